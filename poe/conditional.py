@@ -1,0 +1,89 @@
+"""p(x | y): bind a condition first, then compose like any other expert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from poe.errors import DtypeError, ShapeError
+from poe.expert import Expert
+from poe.space import Space
+
+Condition = int | float | Tensor
+
+
+class Conditional(nn.Module):
+    """A family of densities p̃(x | y); `given(y)` binds y and returns an Expert.
+
+    Subclasses set `space` and implement `log_density(x, condition) -> (*batch,)`. The condition
+    is a 0-d tensor (one label for the whole batch) or a tensor whose first dimension is the
+    batch. A subclass whose log-density is normalised sets `is_normalized = True`, and may define
+    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`.
+    """
+
+    space: Space
+    is_normalized: bool = False
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p̃(x | y): `(*batch, *event) -> (*batch,)`."""
+        raise NotImplementedError
+
+    def given(self, condition: Condition) -> Given:
+        """The expert p̃(x | y = condition)."""
+        return Given(self, condition)
+
+
+class Given(Expert):
+    """A conditional with its condition bound: log-density log p̃(x | y).
+
+    With a 0-d condition every x has the same density. With a condition of length n this is a
+    batch of n densities, one for each chain, and x must have the batch shape `(n,)`.
+    """
+
+    condition: Tensor
+
+    def __init__(self, conditional: Conditional, condition: Condition) -> None:
+        super().__init__()
+        self.space = conditional.space
+        self.conditional = conditional
+        self.register_buffer("condition", _as_condition(condition, conditional))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_batch(self.space.batch_shape(x))
+        return self.conditional.log_density(x, self.condition)
+
+    def extra_repr(self) -> str:
+        if self.condition.ndim or self.condition.is_meta:
+            return f"condition={tuple(self.condition.shape)}"
+        return f"condition={self.condition.item():g}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and self.conditional.is_normalized:
+            return self.__call__
+        if name == "sample" and hasattr(self.conditional, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        self._check_batch(torch.Size((num_samples,)))
+        return self.conditional.sample(self.condition, num_samples, generator=generator)
+
+    def _check_batch(self, batch_shape: torch.Size) -> None:
+        if self.condition.ndim and batch_shape != self.condition.shape[:1]:
+            raise ShapeError(
+                f"expected x of batch shape ({len(self.condition)},), one for each condition, "
+                f"got {tuple(batch_shape)}; bind a single label for a batch of another shape"
+            )
+
+
+def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
+    if isinstance(condition, Tensor):
+        return condition.detach()
+    if isinstance(condition, bool) or not isinstance(condition, int | float):
+        raise DtypeError(
+            f"expected a condition that is a number or a tensor, got {type(condition).__name__}"
+        )
+    device = next((tensor.device for tensor in conditional.parameters()), None)
+    return torch.tensor(condition, device=device)

@@ -1,0 +1,47 @@
+"""What can go wrong, in words: every error says what was expected, what came, and the remedy."""
+
+from __future__ import annotations
+
+
+class PoeError(ValueError):
+    """Any error that this package raises on purpose."""
+
+
+class ShapeError(PoeError):
+    """A tensor has the wrong shape."""
+
+
+class DtypeError(PoeError, TypeError):
+    """A tensor has the wrong dtype or lies on the wrong device, or the value is no tensor."""
+
+
+class OperatorError(PoeError, TypeError):
+    """An operator has no meaning between densities; the message names the one that has."""
+
+
+class SpaceMismatchError(PoeError):
+    """Two experts live on different spaces; the message names the bridge between them."""
+
+
+class ImproperError(PoeError):
+    """A density has no finite normaliser, so it can be neither sampled nor normalised."""
+
+
+class NormalizationError(PoeError):
+    """An operation needs a known normaliser, and this expert has none."""
+
+
+class NonFiniteError(PoeError):
+    """A log-density is NaN or infinite where a number is needed."""
+
+
+class AdaptationError(PoeError):
+    """An object from elsewhere cannot be adapted without loss."""
+
+
+class StorageError(PoeError):
+    """A saved expert is missing, truncated, tampered with, or of an unknown kind."""
+
+
+class TrustWarning(UserWarning):
+    """A result was computed, and there is a reason not to trust it yet."""

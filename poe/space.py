@@ -1,0 +1,323 @@
+"""Where x lives: the shape of one event, membership, base measure, unconstrained coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import IndependentTransform, Transform, identity_transform
+
+from poe.errors import DtypeError, PoeError, ShapeError
+
+Shape = int | SequenceOf[int]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of events with a base measure; densities are taken with respect to that measure."""
+
+    is_discrete: ClassVar[bool] = False
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one event x."""
+        raise NotImplementedError
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Whether each x lies in the space: `(*batch, *event) -> (*batch,)`, boolean."""
+        self.batch_shape(x)
+        dims = tuple(range(x.ndim - len(self.event_shape), x.ndim))
+        inside = self._elements_inside(x)
+        return inside.all(dim=dims) if dims and inside.ndim == x.ndim else inside
+
+    def batch_shape(self, x: Tensor) -> torch.Size:
+        """The leading shape of `x`; raises `ShapeError` unless its trailing shape is the event's.
+
+        >>> Real(2).batch_shape(torch.zeros(5, 2))
+        torch.Size([5])
+        """
+        if not isinstance(x, Tensor):
+            raise DtypeError(
+                f"expected a torch.Tensor in {self}, got {type(x).__name__}; use torch.as_tensor(x)"
+            )
+        event = self.event_shape
+        split = x.ndim - len(event)
+        if split < 0 or x.shape[split:] != event:
+            raise ShapeError(
+                f"expected x of shape (*batch, {', '.join(map(str, event))}) for {self}, "
+                f"got {tuple(x.shape)}; put the batch first and the event last"
+            )
+        if not self.is_discrete and not x.is_floating_point():
+            raise DtypeError(
+                f"expected floating-point x in {self}, got {x.dtype}; use x.to(torch.get_default_dtype())"
+            )
+        return x.shape[:split]
+
+    def unconstrained(self) -> Space:
+        """The space of the unconstrained coordinates, always a `Real`."""
+        if self.is_discrete:
+            raise PoeError(
+                f"{self} is discrete and has no unconstrained coordinates; use a discrete sampler"
+            )
+        return Real(self.to_unconstrained.forward_shape(self.event_shape))
+
+    @property
+    def to_unconstrained(self) -> Transform:
+        """The bijection from this space to `unconstrained()`; its `.inv` comes back."""
+        if self.is_discrete:
+            raise PoeError(
+                f"{self} is discrete and has no unconstrained coordinates; use a discrete sampler"
+            )
+        return self._from_unconstrained().inv
+
+    def _from_unconstrained(self) -> Transform:
+        raise NotImplementedError
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Shaped(Space):
+    shape: Shape = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _as_shape(self.shape))
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size(self.shape)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({_shape_text(self.event_shape)})"
+
+    def _elementwise(self, constraint: constraints.Constraint) -> Transform:
+        return IndependentTransform(biject_to(constraint), len(self.event_shape))
+
+
+@dataclass(frozen=True)
+class Real(_Shaped):
+    """All real arrays of a shape, with Lebesgue measure.
+
+    >>> Real(2) == Real((2,))
+    True
+    """
+
+    def _from_unconstrained(self) -> Transform:
+        return IndependentTransform(identity_transform, len(self.event_shape))
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return x.isfinite()
+
+
+@dataclass(frozen=True)
+class Interval(_Shaped):
+    """Arrays whose every element lies in [low, high], with Lebesgue measure."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
+        if not self.low < self.high:
+            raise PoeError(f"expected low < high, got low={self.low}, high={self.high}")
+
+    def __str__(self) -> str:
+        return f"Interval({_shape_text(self.event_shape)}, {self.low:g}, {self.high:g})"
+
+    def _from_unconstrained(self) -> Transform:
+        return self._elementwise(constraints.interval(self.low, self.high))
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return (x >= self.low) & (x <= self.high)
+
+
+@dataclass(frozen=True)
+class Positive(_Shaped):
+    """Arrays whose every element is positive, with Lebesgue measure."""
+
+    def _from_unconstrained(self) -> Transform:
+        return self._elementwise(constraints.positive)
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return (x > 0) & x.isfinite()
+
+
+@dataclass(frozen=True)
+class Simplex(Space):
+    """Vectors of k non-negative numbers that sum to 1, with Lebesgue measure on the first k - 1."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _require_count("k", self.k, 2)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.k,))
+
+    def __str__(self) -> str:
+        return f"Simplex({self.k})"
+
+    def _from_unconstrained(self) -> Transform:
+        return biject_to(constraints.simplex)
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        # A sum of k rounded numbers is never exactly 1.
+        tolerance = self.k * torch.finfo(x.dtype).eps * 8
+        return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() <= tolerance)
+
+
+@dataclass(frozen=True)
+class PositiveDefinite(Space):
+    """Symmetric positive definite k x k matrices, with Lebesgue measure on the lower triangle."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _require_count("k", self.k, 1)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.k, self.k))
+
+    def __str__(self) -> str:
+        return f"PositiveDefinite({self.k})"
+
+    def _from_unconstrained(self) -> Transform:
+        return _LogCholesky(self.k)
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax((-2, -1))
+        gap = (x - x.mT).abs().amax((-2, -1))
+        is_symmetric = gap <= 8 * self.k * torch.finfo(x.dtype).eps * scale
+        return is_symmetric & (torch.linalg.cholesky_ex(x).info == 0)
+
+
+@dataclass(frozen=True)
+class Binary(_Shaped):
+    """Arrays of zeros and ones, with counting measure."""
+
+    is_discrete: ClassVar[bool] = True
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return (x == 0) | (x == 1)
+
+
+@dataclass(frozen=True)
+class Categorical(_Shaped):
+    """Arrays of class indices 0 .. k - 1, with counting measure."""
+
+    k: int = 2
+    is_discrete: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("k", self.k, 1)
+
+    def __str__(self) -> str:
+        return f"Categorical({_shape_text(self.event_shape)}, {self.k})"
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return (x >= 0) & (x < self.k) & (x == x.round() if x.is_floating_point() else True)
+
+
+@dataclass(frozen=True)
+class Count(_Shaped):
+    """Arrays of non-negative integers, with counting measure."""
+
+    is_discrete: ClassVar[bool] = True
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return (x >= 0) & (x == x.round() if x.is_floating_point() else True) & (x != torch.inf)
+
+
+@dataclass(frozen=True)
+class Sequence(Space):
+    """Sequences of `length` tokens 0 .. vocab_size - 1, with counting measure."""
+
+    vocab_size: int
+    length: int
+    is_discrete: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_count("vocab_size", self.vocab_size, 1)
+        _require_count("length", self.length, 1)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.length,))
+
+    def __str__(self) -> str:
+        return f"Sequence({self.vocab_size}, {self.length})"
+
+    def _elements_inside(self, x: Tensor) -> Tensor:
+        return Categorical((self.length,), self.vocab_size)._elements_inside(x)
+
+
+class _LogCholesky(Transform):
+    """Vectors of length k(k+1)/2 to L L', where L is lower triangular with exp on its diagonal.
+
+    log |det| = k log 2 + sum_i (k - i + 2) log L_ii, i = 1 .. k: the Jacobian of L -> L L'
+    (Muirhead 1982, Theorem 2.1.9) times that of exp on the diagonal.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.positive_definite
+    bijective = True
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _LogCholesky) and other.k == self.k
+
+    def _call(self, x: Tensor) -> Tensor:
+        rows, columns = torch.tril_indices(self.k, self.k, device=x.device)
+        lower = x.new_zeros((*x.shape[:-1], self.k, self.k))
+        lower[..., rows, columns] = x
+        diagonal = lower.diagonal(dim1=-2, dim2=-1)
+        lower = lower.tril(-1) + torch.diag_embed(diagonal.exp())
+        return lower @ lower.mT
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(y)
+        logs = lower.diagonal(dim1=-2, dim2=-1).log()
+        rows, columns = torch.tril_indices(self.k, self.k, device=y.device)
+        return (lower.tril(-1) + torch.diag_embed(logs))[..., rows, columns]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        steps = torch.arange(1, self.k + 1, device=x.device)
+        logs = x[..., steps * (steps + 1) // 2 - 1]
+        powers = (self.k + 2 - steps).to(x.dtype)
+        constant = self.k * torch.log(torch.tensor(2.0, dtype=x.dtype, device=x.device))
+        return (powers * logs).sum(-1) + constant
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], self.k, self.k)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-2], self.k * (self.k + 1) // 2)
+
+
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
+        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}")
+    return sizes
+
+
+def _shape_text(shape: torch.Size) -> str:
+    return str(shape[0]) if len(shape) == 1 else str(tuple(shape))
+
+
+def _require_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ShapeError(f"expected an integer {name} >= {least}, got {value!r}")
