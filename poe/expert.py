@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 Exponent = float | Tensor
 
+_MISSING_METHODS = {
+    "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
+    "poe.log_partition(expert) for the normaliser",
+    "sample": "has no exact sample(); use poe.sample(expert, num_samples)",
+}
+
 
 class Expert(nn.Module):
     """An unnormalised log-density log p̃(x) on a space; subclasses implement `forward`.
@@ -122,15 +128,9 @@ class Expert(nn.Module):
         _refuse("a density has no negative: use `a / b ** alpha` for a AND NOT b")
 
     def __getattr__(self, name: str) -> Any:
-        if name == "log_prob":
-            raise AttributeError(
-                f"{type(self).__name__} has no log_prob: its normaliser is not known; "
-                "use log_density(x), and poe.log_partition(expert) for the normaliser"
-            )
-        if name == "sample":
-            raise AttributeError(
-                f"{type(self).__name__} has no exact sample(); use poe.sample(expert, num_samples)"
-            )
+        # Only what an expert lacks arrives here: these two exist where the mathematics allows.
+        if name in _MISSING_METHODS:
+            raise AttributeError(f"{type(self).__name__} {_MISSING_METHODS[name]}")
         return super().__getattr__(name)
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
@@ -168,6 +168,9 @@ class Tempered(Expert):
         if learned or isinstance(exponent, Expert):
             return super().__pow__(exponent)
         return Tempered(self.expert, self.exponent * _as_exponent(exponent, self.expert))
+
+    def __getattr__(self, name: str) -> Any:
+        return _closed_form(self, name) or super().__getattr__(name)
 
     def extra_repr(self) -> str:
         kind = "learned, " if isinstance(self.exponent, nn.Parameter) else ""
@@ -228,11 +231,24 @@ class Product(Expert):
         powers = [expert**weight for expert in self.experts]
         return _named_product(self.names, powers)
 
+    def __getattr__(self, name: str) -> Any:
+        return _closed_form(self, name) or super().__getattr__(name)
+
     def extra_repr(self) -> str:
         return f"names={list(self.names)}"
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
         yield from zip(self.names, self.experts, strict=True)  # type: ignore[misc]
+
+
+def _closed_form(expert: Expert, name: str) -> Any:
+    """`log_prob` or `sample` of a composition that has a closed form, else None."""
+    if name not in _MISSING_METHODS:
+        return None
+    from poe.properties import simplify
+
+    simple = simplify(expert).expert
+    return None if isinstance(simple, Product | Tempered) else getattr(simple, name, None)
 
 
 def _gradient(value: Tensor, position: Tensor) -> Tensor:

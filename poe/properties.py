@@ -1,26 +1,100 @@
-"""What only some experts have; families register themselves with `functools.singledispatch`."""
+"""What only some experts have, by `functools.singledispatch`; families register themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.errors import NormalizationError
-from poe.expert import Expert
+from poe.errors import ImproperError, NormalizationError
+from poe.expert import Expert, Product, Tempered
+
+
+class Term(NamedTuple):
+    """One factor of a product: log-density `exponent * expert(x)`."""
+
+    name: str
+    expert: Expert
+    exponent: Tensor
+
+
+class Simplified(NamedTuple):
+    """An equal density in a simpler form: `original(x) == expert(x) + log_constant`."""
+
+    expert: Expert
+    log_constant: Tensor
+
+
+@singledispatch
+def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
+    """The product of `terms`, all of `first`'s class, as one expert; None where it has no such form.
+
+    A family registers here that it is closed under products and powers. Raises `ImproperError`,
+    naming the experts to blame, where the product has no finite normaliser.
+    """
+    return None
+
+
+@singledispatch
+def simplify(expert: Expert) -> Simplified:
+    """The same density in the simplest known form; an improper product stays as it is.
+
+    >>> g = experts.Gaussian([0.0], scale=[1.0])
+    >>> simplify(g * g).expert.scale
+    tensor([0.7071])
+    """
+    return Simplified(expert, torch.zeros(()))
+
+
+@simplify.register(Tempered)
+@simplify.register(Product)
+def _(expert: Tempered | Product) -> Simplified:
+    families: dict[type[Expert], list[Term]] = {}
+    for term in _terms(expert):
+        families.setdefault(type(term.expert), []).append(term)
+    combined = {family: _combine_if_proper(terms) for family, terms in families.items()}
+    if all(simple is None for simple in combined.values()):
+        return Simplified(expert, torch.zeros(()))
+    factors: list[Expert] = []
+    log_constant = torch.zeros(())
+    for family, terms in families.items():
+        simple = combined[family]
+        if simple is None:
+            factors += [term.expert**term.exponent for term in terms]
+        else:
+            factors.append(simple.expert)
+            log_constant = log_constant + simple.log_constant
+    return Simplified(factors[0] if len(factors) == 1 else Product(*factors), log_constant)
 
 
 @singledispatch
 def is_normalized(expert: Expert) -> bool:
-    """Whether the normaliser is known, so that `log_prob` exists."""
+    """Whether the normaliser is known in closed form, so that `log_prob` exists."""
     return hasattr(expert, "log_prob")
 
 
 @singledispatch
 def exact_log_partition(expert: Expert) -> Tensor | None:
-    """log of the integral of p̃ in closed form, or None where there is none."""
+    """log of the integral of p̃ in closed form, or None where there is none.
+
+    An expert with `log_prob` whose own log-density is not normalised registers here, such that
+    `expert(x) - exact_log_partition(expert) == expert.log_prob(x)`.
+    """
     return torch.zeros(()) if hasattr(expert, "log_prob") else None
+
+
+@exact_log_partition.register(Tempered)
+@exact_log_partition.register(Product)
+def _(expert: Tempered | Product) -> Tensor | None:
+    check_proper(expert)
+    simple, log_constant = simplify(expert)
+    if isinstance(simple, Tempered | Product):
+        return None
+    inner = exact_log_partition(simple)
+    return None if inner is None else inner + log_constant
 
 
 @singledispatch
@@ -29,11 +103,15 @@ def can_sample_exactly(expert: Expert) -> bool:
     return hasattr(expert, "sample")
 
 
-@singledispatch
 def exact_sample(
     expert: Expert, num_samples: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Independent exact draws: `(num_samples, *event)`."""
+    """Independent exact draws: `(num_samples, *event)`.
+
+    Raises `NormalizationError` where there is no exact sampler, `ImproperError` where there is
+    nothing to sample.
+    """
+    check_proper(expert)
     if not can_sample_exactly(expert):
         raise NormalizationError(
             f"{type(expert).__name__} has no exact sampler; use poe.sample(expert, num_samples)"
@@ -43,4 +121,38 @@ def exact_sample(
 
 @singledispatch
 def check_proper(expert: Expert) -> None:
-    """Raise `ImproperError` where the expert can be shown to have no finite normaliser."""
+    """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
+
+    Where nothing can be decided this returns in silence; samplers then watch for escape.
+    """
+
+
+@check_proper.register(Tempered)
+@check_proper.register(Product)
+def _(expert: Tempered | Product) -> None:
+    terms = _terms(expert)
+    if len({type(term.expert) for term in terms}) == 1:
+        combine(terms[0].expert, terms)
+
+
+def _terms(expert: Expert) -> list[Term]:
+    product = Product(expert)
+    factors = [factor for _, factor in product._factors()]
+    return [_term(name, factor) for name, factor in zip(product.names, factors, strict=True)]
+
+
+def _term(name: str, expert: Expert) -> Term:
+    exponent = torch.ones((), dtype=torch.float64)
+    while isinstance(expert, Tempered):
+        exponent = exponent * expert.exponent
+        expert = expert.expert
+    return Term(name, expert, exponent)
+
+
+def _combine_if_proper(terms: list[Term]) -> Simplified | None:
+    if len(terms) == 1 and not terms[0].exponent.requires_grad and terms[0].exponent == 1:
+        return Simplified(terms[0].expert, torch.zeros(()))
+    try:
+        return combine(terms[0].expert, terms)
+    except ImproperError:  # another factor may mend it, so the terms stay as they are
+        return None
