@@ -17,13 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A module imports from its own layer and from those below it, never from above.
 # A package named here stands for all its modules, save those that have a place of their own.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("where x lives", ("poe.errors", "poe.space")),
+    ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
+    ("maps that carry their tensors", ("poe.bijection",)),
     ("what an expert is", ("poe.expert",)),
-    ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
     ("what only some have", ("poe.properties",)),
+    ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
     ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
-    ("how it is tuned and run", ("poe.adapt_kernel", "poe.draws", "poe.run")),
+    ("how it is tuned", ("poe.adapt_kernel", "poe.coordinates")),
+    (
+        "how it is run, and judged",
+        ("poe.diagnostics", "poe.draws", "poe.checkpoint", "poe.loop", "poe.run"),
+    ),
     ("what is computed from it", ("poe.ratio", "poe.partition")),
     ("laws and storage", ("poe.testing", "poe.io")),
     ("the public names", ("poe",)),
@@ -134,52 +139,64 @@ def reduced_edges(root: Path = ROOT) -> set[tuple[str, str]]:
 
 
 def draw(path: Path, root: Path = ROOT) -> None:
-    """One band a layer, one box a module, one line an import."""
+    """A column of modules in their order; an arc leads from each down to what it imports."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "architecture"  # the same picture, the same bytes
     from matplotlib import pyplot as plt
-    from matplotlib.patches import FancyBboxPatch, PathPatch
-    from matplotlib.path import Path as Curve
+    from matplotlib.patches import Arc, FancyBboxPatch
 
     present = {drawn_name(module) for module in source_files(root)}
     layers = [(caption, [n for n in names if n in present]) for caption, names in LAYERS]
-    layers = [(caption, names) for caption, names in layers if names]
-    centre = {
-        name: (4.4 * (column - (len(names) - 1) / 2) / 1.7, float(row))
-        for row, (_, names) in enumerate(layers)
-        for column, name in enumerate(names)
-    }
-    width, height = 1.9, 0.46
+    order = [name for _, names in layers for name in names]
+    # Within a layer too, what is imported stands beneath what imports it.
+    edges = reduced_edges(root)
+    row = {name: index for index, name in enumerate(_lowest_first(order, edges))}
+    width, height = 3.0, 0.66
+    longest = max((row[above] - row[below] for above, below in edges), default=1)
 
-    figure, axis = plt.subplots(figsize=(10.0, 0.72 * len(layers) + 0.4), layout="constrained")
-    for row, (caption, _) in enumerate(layers):
-        axis.axhspan(row - 0.5, row + 0.5, color="#f4f2ec" if row % 2 else "#fbfaf7", zorder=0)
-        axis.text(-7.2, row, caption, va="center", fontsize=10, color="#6b675e", style="italic")
-    for above, below in sorted(reduced_edges(root)):
-        (x0, y0), (x1, y1) = centre[above], centre[below]
-        if y0 == y1:  # within a layer: from side to side
-            side = width / 2 if x1 > x0 else -width / 2
-            points = [(x0 + side, y0), (x0 + side, y0), (x1 - side, y1), (x1 - side, y1)]
-        else:
-            start, end = y0 - height / 2, y1 + height / 2
-            middle = (start + end) / 2
-            points = [(x0, start), (x0, middle), (x1, middle), (x1, end)]
-        curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-        axis.add_patch(PathPatch(curve, fill=False, color="#8fa9c4", linewidth=1.2, zorder=1))
-    for name, (x, y) in centre.items():
+    figure, axis = plt.subplots(figsize=(8.0, 0.36 * len(row)), layout="constrained")
+    for index, (caption, names) in enumerate(layers):
+        if not names:
+            continue
+        low, high = min(row[n] for n in names) - 0.5, max(row[n] for n in names) + 0.5
+        axis.axhspan(low, high, color="#f1eee6" if index % 2 else "#faf9f5", zorder=0)
+        axis.text(-6.4, (low + high) / 2, caption, va="center", color="#6b675e", style="italic")
+    for name, y in row.items():
         colour = "#2a5c99" if name.startswith("poe") else "#b4552d"
-        corner = (x - width / 2, y - height / 2)
         box = FancyBboxPatch(
-            corner, width, height, boxstyle="round,pad=0,rounding_size=0.1", color=colour, zorder=2
-        )
+            (-width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.15",
+            color=colour, zorder=2,
+        )  # fmt: skip
         axis.add_patch(box)
-        axis.text(x, y - 0.01, name, ha="center", va="center", color="white", fontsize=10, zorder=3)
-    axis.set(xlim=(-7.4, 4.6), ylim=(-0.5, len(layers) - 0.5))
+        axis.text(0, y - 0.03, name, ha="center", va="center", color="white", fontsize=10)
+    for above, below in sorted(edges):
+        # Arcs leave a box a little under its middle and arrive a little above it.
+        top, bottom = row[above] - 0.12, row[below] + 0.12
+        reach = 2 * 7.0 * (top - bottom) / longest
+        arc = Arc(
+            (width / 2, (top + bottom) / 2), reach, top - bottom, theta1=-90, theta2=90,
+            color="#6f8fb3", linewidth=1.2,
+        )  # fmt: skip
+        axis.add_patch(arc)
+        axis.plot(width / 2 + 0.1, bottom, marker="<", markersize=4.5, color="#6f8fb3")
+    axis.set(xlim=(-6.6, 8.9), ylim=(-0.6, len(row) - 0.4))
     axis.set_axis_off()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
+
+
+def _lowest_first(order: list[str], edges: set[tuple[str, str]]) -> list[str]:
+    """`order`, rearranged inside each layer so that every edge leads to an earlier name."""
+    depth: dict[str, int] = {}
+
+    def measure(name: str) -> int:
+        if name not in depth:
+            depth[name] = 1 + max((measure(low) for high, low in edges if high == name), default=0)
+        return depth[name]
+
+    return sorted(order, key=lambda name: (layer_of(name), measure(name)))
 
 
 if __name__ == "__main__":
