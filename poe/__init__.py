@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from poe import link
+from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
+from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.conditional import Conditional, Given
 from poe.errors import (
     AdaptationError,
@@ -17,6 +20,8 @@ from poe.errors import (
     TrustWarning,
 )
 from poe.expert import Expert, Product, Tempered
+from poe.partition import LogPartition, log_partition
+from poe.ratio import log_ratio
 from poe.space import (
     Binary,
     Categorical,
@@ -31,10 +36,19 @@ from poe.space import (
 )
 
 __all__ = [
-    "AdaptationError", "Binary", "Categorical", "Conditional", "Count", "DtypeError", "Expert",
-    "Given", "ImproperError", "Interval", "NonFiniteError", "NormalizationError", "OperatorError",
-    "PoeError", "Positive", "PositiveDefinite", "Product", "Real", "Sequence", "ShapeError",
-    "Simplex", "Space", "SpaceMismatchError", "StorageError", "Tempered", "TrustWarning",
+    "AdaptationError", "At", "Binary", "Categorical", "Conditional", "Count", "Dequantized",
+    "DtypeError", "Expert", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
+    "ImproperError", "Interval", "LogPartition", "Mixture", "NonFiniteError",
+    "NormalizationError", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
+    "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Space",
+    "SpaceMismatchError", "StorageError", "Tempered", "Transformed", "TrustWarning",
+    "as_expert", "link", "log_partition", "log_ratio",
 ]  # fmt: skip
 
 # --- samplers (marked block: extended by the inference half) ---
+from poe import samplers  # noqa: E402
+from poe.adapt_kernel import Warmup, tune_ladder, warm_up  # noqa: E402
+from poe.draws import Draws, Summary  # noqa: E402
+from poe.run import sample  # noqa: E402
+
+__all__ += ["Draws", "Summary", "Warmup", "sample", "samplers", "tune_ladder", "warm_up"]

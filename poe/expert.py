@@ -83,18 +83,18 @@ class Expert(nn.Module):
     def __mul__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other)
-        _refuse(f"cannot multiply an expert by {_kind(other)}: to weight an expert use `expert ** 2`")
+        _refuse(f"cannot multiply an expert by {kind_of(other)}: to weight an expert use `expert ** 2`")
 
     def __rmul__(self, other: object) -> NoReturn:
-        _refuse(f"cannot multiply {_kind(other)} by an expert: to weight an expert use `expert ** 2`")
+        _refuse(f"cannot multiply {kind_of(other)} by an expert: to weight an expert use `expert ** 2`")
 
     def __truediv__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other**-1)
-        _refuse(f"cannot divide an expert by {_kind(other)}: for a temperature T use `expert ** (1 / T)`")
+        _refuse(f"cannot divide an expert by {kind_of(other)}: for a temperature T use `expert ** (1 / T)`")
 
     def __rtruediv__(self, other: object) -> NoReturn:
-        _refuse(f"cannot divide {_kind(other)} by an expert: use `a / b` or `b ** -1`")
+        _refuse(f"cannot divide {kind_of(other)} by an expert: use `a / b` or `b ** -1`")
 
     def __pow__(self, exponent: Exponent) -> Expert:
         if isinstance(exponent, Expert):
@@ -109,10 +109,10 @@ class Expert(nn.Module):
 
         if isinstance(other, Expert):
             return either(self, other)
-        _refuse(f"cannot mix an expert with {_kind(other)}: use `a | b` or `Mixture([a, b], weights)`")
+        _refuse(f"cannot mix an expert with {kind_of(other)}: use `a | b` or `Mixture([a, b], weights)`")
 
     def __ror__(self, other: object) -> NoReturn:
-        _refuse(f"cannot mix {_kind(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`")
+        _refuse(f"cannot mix {kind_of(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`")
 
     def __add__(self, other: object) -> NoReturn:
         _refuse("densities are not added: use `a * b` for AND, `a | b` for OR")
@@ -149,7 +149,7 @@ class Tempered(Expert):
 
     def __init__(self, expert: Expert, exponent: Exponent) -> None:
         super().__init__()
-        self.space = _require_expert(expert).space
+        self.space = require_expert(expert).space
         self.expert = expert
         weight = _as_exponent(exponent, expert)
         if isinstance(weight, nn.Parameter):
@@ -199,14 +199,14 @@ class Product(Expert):
 
     def __init__(self, *experts: Expert, **named: Expert) -> None:
         super().__init__()
-        factors = [pair for expert in experts for pair in _require_expert(expert)._factors()]
+        factors = [pair for expert in experts for pair in require_expert(expert)._factors()]
         for name, expert in named.items():
-            factors += _renamed(name, list(_require_expert(expert)._factors()))
+            factors += _renamed(name, list(require_expert(expert)._factors()))
         if not factors:
             raise PoeError("expected at least one expert in a product, got none")
         self.names = _unique([name for name, _ in factors])
         self.experts = nn.ModuleList([expert for _, expert in factors])
-        self.space = _shared_space(self.names, [expert for _, expert in factors])
+        self.space = shared_space(self.names, [expert for _, expert in factors])
 
     def forward(self, x: Tensor) -> Tensor:
         values = [expert(x) for expert in self.experts]
@@ -260,7 +260,7 @@ def _gradient(value: Tensor, position: Tensor) -> Tensor:
 def _check_output(expert: Expert, value: object, x: Tensor, batch_shape: torch.Size) -> None:
     if not isinstance(value, Tensor):
         raise DtypeError(
-            f"expected {type(expert).__name__}.forward to return a tensor, got {_kind(value)}"
+            f"expected {type(expert).__name__}.forward to return a tensor, got {kind_of(value)}"
         )
     if value.shape != batch_shape:
         raise ShapeError(
@@ -292,7 +292,7 @@ def _explain_placement(expert: Expert, x: Tensor, error: RuntimeError) -> None:
 
 def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
     if isinstance(exponent, bool) or not isinstance(exponent, int | float | Tensor):
-        _refuse(f"expected an exponent that is a number or a 0-d tensor, got {_kind(exponent)}")
+        _refuse(f"expected an exponent that is a number or a 0-d tensor, got {kind_of(exponent)}")
     if isinstance(exponent, Tensor):
         if exponent.ndim != 0:
             raise ShapeError(
@@ -323,21 +323,23 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _require_expert(candidate: object) -> Expert:
+def require_expert(candidate: object) -> Expert:
+    """`candidate` itself, if it is an Expert; raises `OperatorError` with the remedy otherwise."""
     if isinstance(candidate, Expert):
         return candidate
     _refuse(
-        f"expected an Expert, got {_kind(candidate)}; use poe.as_expert(distribution), "
+        f"expected an Expert, got {kind_of(candidate)}; use poe.as_expert(distribution), "
         "poe.FromLogDensity(fn, space=...) or poe.FromEnergy(fn, space=...)"
     )
 
 
-def _shared_space(names: tuple[str, ...], experts: list[Expert]) -> Space:
+def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "product") -> Space:
+    """The one space of all `experts`; raises `SpaceMismatchError` where there are two."""
     first = experts[0].space
     for name, expert in zip(names, experts, strict=True):
         if expert.space != first:
             raise SpaceMismatchError(
-                f"experts of a product share one space: {names[0]} lives on {first}, {name} on "
+                f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
                 f"{expert.space}; bring them together with Transformed(expert, bijection), "
                 "expert.at(generator), Dequantized(expert) or Relaxed(expert)"
             )
@@ -364,7 +366,7 @@ def _named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
     return product
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     return f"{type(value).__name__} {value!r}" if isinstance(value, int | float) else type(value).__name__
 
 

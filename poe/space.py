@@ -191,7 +191,7 @@ class PositiveDefinite(Space):
         return f"PositiveDefinite({self.k})"
 
     def _from_unconstrained(self) -> Transform:
-        return _LogCholesky(self.k)
+        return LogCholesky(self.k)
 
     def _elements_inside(self, x: Tensor) -> Tensor:
         scale = x.abs().amax((-2, -1))
@@ -261,7 +261,7 @@ class Sequence(Space):
         return Categorical((self.length,), self.vocab_size)._elements_inside(x)
 
 
-class _LogCholesky(Transform):
+class LogCholesky(Transform):
     """Vectors of length k(k+1)/2 to L L', where L is lower triangular with exp on its diagonal.
 
     log |det| = k log 2 + sum_i (k - i + 2) log L_ii, i = 1 .. k: the Jacobian of L -> L L'
@@ -277,7 +277,7 @@ class _LogCholesky(Transform):
         self.k = k
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _LogCholesky) and other.k == self.k
+        return isinstance(other, LogCholesky) and other.k == self.k
 
     def _call(self, x: Tensor) -> Tensor:
         rows, columns = torch.tril_indices(self.k, self.k, device=x.device)
@@ -321,3 +321,46 @@ def _shape_text(shape: torch.Size) -> str:
 def _require_count(name: str, value: int, least: int) -> None:
     if not isinstance(value, int) or value < least:
         raise ShapeError(f"expected an integer {name} >= {least}, got {value!r}")
+
+
+def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> Space:
+    """The space that matches a `torch.distributions` constraint, for events of `event_shape`.
+
+    >>> str(space_of(constraints.unit_interval, (2,)))
+    'Interval(2, 0, 1)'
+    """
+    shape = tuple(event_shape)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if support is constraints.boolean:
+        return Binary(shape)
+    if support is constraints.simplex:
+        return Simplex(shape[-1])
+    if support is constraints.positive_definite:
+        return PositiveDefinite(shape[-1])
+    if isinstance(support, type(constraints.nonnegative_integer)) and low == 0:
+        return Count(shape)
+    if isinstance(support, constraints.integer_interval) and _is_number(low, 0):
+        return Categorical(shape, int(high) + 1)
+    if isinstance(support, type(constraints.positive) | type(constraints.nonnegative)) and low == 0:
+        return Positive(shape)
+    if isinstance(support, constraints.interval | constraints.half_open_interval):
+        return Interval(shape, _one_bound(low), _one_bound(high))
+    if support is constraints.real or support is constraints.real_vector:
+        return Real(shape)
+    raise PoeError(
+        f"expected a support that is a space of this package, got {support!r}; "
+        "use poe.FromLogDensity(fn, space=...) and say what the space is"
+    )
+
+
+def _is_number(bound: object, number: float) -> bool:
+    return bool((torch.as_tensor(bound) == number).all())
+
+
+def _one_bound(bound: object) -> float:
+    values = torch.as_tensor(bound).flatten().unique()
+    if len(values) != 1:
+        raise PoeError(f"expected the same bound for every element, got {values.tolist()}")
+    return float(values)

@@ -1,0 +1,280 @@
+"""New experts from old: mixtures, moved densities, factors read through a map, and bridges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.transforms import Transform
+
+from poe.bijection import Bijection
+from poe.errors import NormalizationError, PoeError, ShapeError
+from poe.expert import Expert, require_expert, shared_space
+from poe.randomness import resolve
+from poe.space import Binary, Categorical, Interval, Real, Sequence as Tokens, Space, space_of
+
+
+class Mixture(Expert):
+    """The disjunction of experts: log sum_k w_k p_k(x), with weights that sum to 1.
+
+    Each component needs `log_prob`, or an estimate of its log partition in `log_partitions`
+    (None for the others): unnormalised densities have no common scale to be added on. Raises
+    `NormalizationError` otherwise. `log_prob` exists where nothing was estimated, `sample` where
+    every component has one.
+
+    >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
+    >>> m.log_prob(torch.zeros(1, 1))
+    tensor([-2.3043])
+    """
+
+    weights: Tensor
+    log_partitions: Tensor
+
+    def __init__(
+        self,
+        experts: Sequence[Expert],
+        weights: Sequence[float] | Tensor | None = None,
+        *,
+        log_partitions: Sequence[float | None] | None = None,
+    ) -> None:
+        super().__init__()
+        components = [require_expert(expert) for expert in experts]
+        if not components:
+            raise PoeError("expected at least one component in a mixture, got none")
+        self.experts = nn.ModuleList(components)
+        names = tuple(type(expert).__name__ for expert in components)
+        self.space = shared_space(names, components, "mixture")
+        self.estimates = tuple(log_partitions or [None] * len(components))
+        _require_scale(components, self.estimates)
+        self.register_buffer("weights", _as_weights(weights, len(components)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
+        return torch.logsumexp(values + self.weights.to(values.dtype).log(), -1)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.experts)} components"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and all(estimate is None for estimate in self.estimates):
+            return self.__call__
+        if name == "sample" and all(hasattr(expert, "sample") for expert in self.experts):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _component(self, k: int, x: Tensor) -> Tensor:
+        expert, estimate = self.experts[k], self.estimates[k]
+        return expert.log_prob(x) if estimate is None else expert(x) - estimate
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        generator = resolve(generator, self.weights.device)
+        chosen = torch.multinomial(self.weights, num_samples, True, generator=generator)
+        parts = [
+            expert.sample(int((chosen == k).sum()), generator=generator)
+            for k, expert in enumerate(self.experts)
+        ]
+        # Sorted by component, then put back where each component was chosen.
+        return torch.cat(parts)[chosen.argsort(stable=True).argsort()]
+
+
+def either(a: Expert, b: Expert) -> Mixture:
+    """`a | b`: every component counts the same, so `a | b | c` has weights 1/3, 1/3, 1/3."""
+    first, second = _components(a), _components(b)
+    total = len(first) + len(second)
+    weights = [len(first) / total * w for _, w in first]
+    weights += [len(second) / total * w for _, w in second]
+    return Mixture([expert for expert, _ in [*first, *second]], weights)
+
+
+class Transformed(Expert):
+    """A density moved by a bijection T: log p̃(T^-1 y) + log |det dT^-1/dy|.
+
+    `bijection` is a `torch.distributions` transform whose tensors become part of this module.
+    The log partition stays the same, and so `log_prob` and `sample` exist where the expert has
+    them. The new space is read off the bijection's codomain; give `space` where it cannot be.
+
+    >>> from torch.distributions.transforms import ExpTransform
+    >>> log_normal = Transformed(experts.Gaussian([0.0], 1.0), ExpTransform())
+    >>> str(log_normal.space), log_normal.log_prob(torch.ones(1, 1))
+    ('Positive(1)', tensor([-0.9189]))
+    """
+
+    def __init__(self, expert: Expert, bijection: Transform, *, space: Space | None = None) -> None:
+        super().__init__()
+        source = require_expert(expert).space
+        if source.is_discrete:
+            raise PoeError(f"expected an expert on a continuous space, got {source}")
+        self.expert = expert
+        self.bijection = Bijection(bijection)
+        shape = bijection.forward_shape(source.event_shape)
+        self.space = space_of(bijection.codomain, shape) if space is None else space
+        if self.space.event_shape != torch.Size(shape):
+            raise ShapeError(
+                f"expected a space of event shape {tuple(shape)}, got {self.space}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._pull_back(x, self.expert)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and hasattr(self.expert, "log_prob"):
+            return self._log_prob
+        if name == "sample" and hasattr(self.expert, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _pull_back(self, y: Tensor, density: Any) -> Tensor:
+        transform = self.bijection.transform()
+        x = transform.inv(y)
+        jacobian = transform.log_abs_det_jacobian(x, y)
+        batch = self.space.batch_shape(y)
+        jacobian = jacobian.reshape(*batch, -1).sum(-1) if jacobian.ndim > len(batch) else jacobian
+        value = density(x) - jacobian
+        if isinstance(self.space, Real):
+            return value
+        return mask_outside(self.space, y, value)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return self._pull_back(x, self.expert.log_prob)
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return self.bijection.transform()(self.expert.sample(num_samples, generator=generator))
+
+
+class At(Expert):
+    """A factor read through a map G, without a Jacobian: z -> log p̃(G(z)).
+
+    This weighs z by what the expert says of G(z); it is no change of variables (for that use
+    `Transformed`). `space` is where z lives; without it, `generator.space` is taken.
+
+    >>> doubled = torch.nn.Linear(1, 1, bias=False)
+    >>> torch.nn.init.constant_(doubled.weight, 2.0).item()
+    2.0
+    >>> experts.Gaussian([2.0], 1.0).at(doubled, poe.Real(1))(torch.ones(1, 1)).detach()
+    tensor([-0.9189])
+    """
+
+    def __init__(self, expert: Expert, generator: nn.Module, space: Space | None = None) -> None:
+        super().__init__()
+        if not isinstance(generator, nn.Module):
+            raise PoeError(f"expected an nn.Module G, got {type(generator).__name__}")
+        self.space = _input_space(generator) if space is None else space
+        self.expert = require_expert(expert)
+        self.generator = generator
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.expert(self.generator(z))
+
+
+class Dequantized(Expert):
+    """A discrete expert on a continuous space, by uniform noise: log p̃(floor(y)).
+
+    x in {0, .., k-1} becomes y = x + u with u uniform on [0, 1), so y lives on
+    `Interval(shape, 0, k)`. Exact: the log partition stays the same (Theis et al. 2016, sec. 3.1).
+    The density is constant within a cell, so its score is zero.
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        self.space = Interval(expert.space.event_shape, 0, _num_classes(expert.space))
+        self.expert = expert
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert(self._cell(x)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and hasattr(self.expert, "log_prob"):
+            return self._log_prob
+        if name == "sample" and hasattr(self.expert, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _cell(self, y: Tensor) -> Tensor:
+        top = _num_classes(self.expert.space) - 1
+        cell = y.detach().floor().clamp(0, top)
+        return cell if isinstance(self.expert.space, Binary) else cell.long()
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert.log_prob(self._cell(x)))
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        x = self.expert.sample(num_samples, generator=generator)
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        generator = resolve(generator, x.device)
+        return x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+class Relaxed(Expert):
+    """A binary expert's own formula read at real numbers in [0, 1]: y -> log p̃(y).
+
+    Biased: it agrees with the expert at the corners of the cube only, and its log partition is
+    another one. For experts whose formula is smooth in x (RBM, Ising, neural energies).
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        if not isinstance(expert.space, Binary):
+            raise PoeError(f"expected an expert on a Binary space, got {expert.space}")
+        self.space = Interval(expert.space.event_shape, 0, 1)
+        self.expert = expert
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert(x))
+
+
+def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
+    """`value`, with -inf where x lies outside `space`; NaN in x stays the value's own affair."""
+    is_nan = x.isnan().reshape(*value.shape, -1).any(-1)
+    return value.masked_fill(~space.contains(x) & ~is_nan, -torch.inf)
+
+
+def _components(expert: Expert) -> list[tuple[Expert, float]]:
+    if not isinstance(expert, Mixture) or any(e is not None for e in expert.estimates):
+        return [(expert, 1.0)]
+    return list(zip(expert.experts, expert.weights.tolist(), strict=True))  # type: ignore[arg-type]
+
+
+def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -> None:
+    if len(estimates) != len(experts):
+        raise ShapeError(f"expected {len(experts)} log partitions, got {len(estimates)}")
+    for expert, estimate in zip(experts, estimates, strict=True):
+        if estimate is None and not hasattr(expert, "log_prob"):
+            raise NormalizationError(
+                f"expected normalised components, but {type(expert).__name__} has no log_prob; "
+                "give an estimate in log_partitions=, for example poe.log_partition(expert).value"
+            )
+
+
+def _as_weights(weights: Sequence[float] | Tensor | None, count: int) -> Tensor:
+    if weights is None:
+        return torch.full((count,), 1 / count, dtype=torch.float64)
+    tensor = torch.as_tensor(weights, dtype=torch.float64)
+    if tensor.shape != (count,):
+        raise ShapeError(f"expected weights of shape ({count},), got {tuple(tensor.shape)}")
+    if not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
+        raise PoeError(
+            f"expected weights >= 0 that sum to 1, got {tensor.tolist()}; use w / w.sum()"
+        )
+    return tensor
+
+
+def _input_space(generator: nn.Module) -> Space:
+    space = getattr(generator, "space", None)
+    if isinstance(space, Space):
+        return space
+    raise PoeError(
+        f"expected to know where the input of {type(generator).__name__} lives; "
+        "use expert.at(generator, poe.Real(...))"
+    )
+
+
+def _num_classes(space: Space) -> int:
+    if isinstance(space, Binary):
+        return 2
+    if isinstance(space, Categorical):
+        return space.k
+    if isinstance(space, Tokens):
+        return space.vocab_size
+    raise PoeError(f"expected an expert on a Binary, Categorical or Sequence space, got {space}")

@@ -1,0 +1,225 @@
+"""Adaptive quadrature of a density in one or two continuous dimensions.
+
+Real and positive half lines are folded onto a finite interval (x = sinh t, x = exp t), and cells
+are split where the 7-point Gauss and the 15-point Kronrod rule disagree (Piessens et al. 1983,
+QUADPACK, QAG). Everything is relative to the largest log-density seen, so that a narrow peak
+draws the cells to itself long before its density is more than zero in floating point.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.expert import Expert
+from poe.space import Interval, Positive, Real, Space
+
+MAX_EVALUATIONS = 4_000_000
+EVALUATIONS_AT_ONCE = 2**16
+# Half of the nodes of the 15-point Kronrod rule with its weights, and those of the 7-point Gauss.
+_NODES = (
+    0.991455371120812639206854697526329,
+    0.949107912342758524526189684047851,
+    0.864864423359769072789712788640926,
+    0.741531185599394439863864773280788,
+    0.586087235467691130294144838258730,
+    0.405845151377397166906606412076961,
+    0.207784955007898467600689403773245,
+    0.0,
+)
+_KRONROD = (
+    0.022935322010529224963732008058970,
+    0.063092092629978553290700663189204,
+    0.104790010322250183839876322541518,
+    0.140653259715525918745189590510238,
+    0.169004726639267902826583426598550,
+    0.190350578064785409913256402421014,
+    0.204432940075298892414161999234649,
+    0.209482141084727828012999174891714,
+)
+_GAUSS = (
+    0.0,
+    0.129484966168869693270611432679082,
+    0.0,
+    0.279705391489276667901467771423780,
+    0.0,
+    0.381830050505118944950369775488975,
+    0.0,
+    0.417959183673469387755102040816327,
+)
+
+
+class _Chart(NamedTuple):
+    """t in [low, high] to x, elementwise, with log dx/dt; `is_folded` marks ends at infinity."""
+
+    low: float
+    high: float
+    to_x: Callable[[Tensor], Tensor]
+    log_jacobian: Callable[[Tensor], Tensor]
+    is_folded: bool
+
+
+class _Rule(NamedTuple):
+    nodes: Tensor  # (points, d) in [-1, 1]
+    kronrod: Tensor  # (points,)
+    gauss: Tensor  # (points,)
+
+
+class _Cells(NamedTuple):
+    centers: Tensor  # (cells, d)
+    half_widths: Tensor  # (cells, d)
+    log_kronrod: Tensor  # (cells,) log integrals
+    log_gauss: Tensor
+    log_noise: Tensor  # how far rounding alone may move them
+
+
+def integrate(target: Expert) -> tuple[Tensor, Tensor]:
+    """log of the integral of p̃ with its estimated error, both `()`.
+
+    Raises `ImproperError` where the mass does not die out towards infinity, `NonFiniteError`
+    where a log-density is NaN or +inf or all are -inf, `NormalizationError` where the space has
+    no chart or the cells run out.
+    """
+    chart, like = _chart(target.space), _reference(target)
+    cells = _evaluate(target, chart, like, *_initial_cells(chart, target, like.device))
+    evaluations = 0
+    tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
+    while evaluations < MAX_EVALUATIONS:
+        errors, is_unsure = _errors(cells)
+        if float(errors.sum()) <= tolerance or not bool(is_unsure.any()):
+            break
+        parts = _split(cells.centers[is_unsure], cells.half_widths[is_unsure])
+        evaluations += len(parts[0]) * 15 ** parts[0].shape[1]
+        finer = _evaluate(target, chart, like, *parts)
+        kept = (old[~is_unsure] for old in cells)
+        cells = _Cells(*(torch.cat(pair) for pair in zip(kept, finer, strict=True)))
+    return _total(target, chart, cells, like)
+
+
+def _total(
+    target: Expert, chart: _Chart, cells: _Cells, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    total = cells.log_kronrod.logsumexp(0)
+    if not bool(total.isfinite()):
+        raise NonFiniteError(
+            f"the log-density of {type(target).__name__} is -inf wherever it was looked at in "
+            f"{target.space}; check the signs and the support of its experts"
+        )
+    if chart.is_folded and _mass_at_ends(chart, cells, total) > 1e-6:
+        raise ImproperError(
+            f"expected the mass of {type(target).__name__} to die out towards infinity, and it "
+            "does not: the density has no finite normaliser, or too heavy a tail; "
+            "multiply by a broad prior"
+        )
+    rounding = (cells.log_noise - total).exp()
+    error = float((_errors(cells)[0] + rounding).sum())
+    if error > 0.05:
+        raise NormalizationError(
+            f"quadrature of {type(target).__name__} did not converge in {MAX_EVALUATIONS} "
+            f"evaluations (relative error {error:.2g})"
+        )
+    return total.to(like), torch.tensor(error).to(like)
+
+
+def _mass_at_ends(chart: _Chart, cells: _Cells, total: Tensor) -> float:
+    reach = cells.centers.abs() + cells.half_widths
+    is_last = (reach > chart.high - 0.5).any(-1)
+    return float((cells.log_kronrod[is_last] - total).exp().sum())
+
+
+def _errors(cells: _Cells) -> tuple[Tensor, Tensor]:
+    """The error of each cell over the whole integral, and which cells are worth a split."""
+    total = cells.log_kronrod.logsumexp(0)
+    scale = total if bool(total.isfinite()) else torch.zeros_like(total)
+    errors = ((cells.log_kronrod - scale).exp() - (cells.log_gauss - scale).exp()).abs()
+    noise = (cells.log_noise - scale).exp()
+    share = max(float(errors.sum()) * 0.05, 1e-13) / len(errors)
+    is_coarse = cells.half_widths.amax(-1) > 1e-13
+    return errors, (errors > share) & (errors > noise) & is_coarse
+
+
+def _evaluate(
+    target: Expert, chart: _Chart, like: Tensor, centers: Tensor, half_widths: Tensor
+) -> _Cells:
+    rule = _rule(centers.shape[1], centers.device)
+    t = centers[:, None] + half_widths[:, None] * rule.nodes
+    values = _log_density(target, chart, t.flatten(0, 1), like).reshape(len(t), -1)
+    log_volume = half_widths.log().sum(-1)
+    log_kronrod = torch.logsumexp(values + rule.kronrod.log(), -1) + log_volume
+    log_gauss = torch.logsumexp(values + rule.gauss.log(), -1) + log_volume
+    largest = values.masked_fill(values == -torch.inf, 0).abs().amax(-1)
+    log_noise = log_kronrod + (4 * torch.finfo(like.dtype).eps * (1 + largest)).log()
+    return _Cells(centers, half_widths, log_kronrod, log_gauss, log_noise)
+
+
+def _log_density(target: Expert, chart: _Chart, t: Tensor, like: Tensor) -> Tensor:
+    """The log-density over t in float64: `(points, d) -> (points,)`."""
+    x = chart.to_x(t).to(like).reshape(-1, *target.space.event_shape)
+    with torch.no_grad():
+        values = torch.cat([target(part).double() for part in x.split(EVALUATIONS_AT_ONCE)])
+    is_broken = values.isnan() | values.isposinf()
+    if bool(is_broken.any()):
+        raise NonFiniteError(
+            f"the log-density of {type(target).__name__} is NaN or +inf at "
+            f"x = {x[is_broken][0].tolist()}; look at its contributions there"
+        )
+    return values + chart.log_jacobian(t).sum(-1)
+
+
+def _initial_cells(chart: _Chart, target: Expert, device: torch.device) -> tuple[Tensor, Tensor]:
+    d = target.space.event_shape.numel()
+    count = 512 if d == 1 else 24
+    half = (chart.high - chart.low) / (2 * count)
+    middles = chart.low + half * (
+        2 * torch.arange(count, dtype=torch.float64, device=device) + 1
+    )
+    centers = torch.cartesian_prod(*[middles] * d).reshape(-1, d)
+    return centers, torch.full_like(centers, half)
+
+
+def _split(centers: Tensor, half_widths: Tensor) -> tuple[Tensor, Tensor]:
+    d = centers.shape[1]
+    corners = torch.cartesian_prod(*[centers.new_tensor([-0.5, 0.5])] * d).reshape(-1, d)
+    moved = centers[:, None] + corners * half_widths[:, None]
+    return moved.flatten(0, 1), (half_widths / 2).repeat_interleave(len(corners), 0)
+
+
+def _rule(d: int, device: torch.device) -> _Rule:
+    def symmetric(values: tuple[float, ...], sign: float) -> Tensor:
+        half = torch.tensor(values, dtype=torch.float64, device=device)
+        return torch.cat([sign * half, half[:-1].flip(0)])
+
+    def product(values: Tensor) -> Tensor:
+        return torch.cartesian_prod(*[values] * d).reshape(-1, d)
+
+    return _Rule(
+        product(symmetric(_NODES, -1)),
+        product(symmetric(_KRONROD, 1)).prod(-1),
+        product(symmetric(_GAUSS, 1)).prod(-1),
+    )
+
+
+def _chart(space: Space) -> _Chart:
+    if isinstance(space, Real):
+        return _Chart(-25, 25, torch.sinh, lambda t: t.cosh().log(), True)
+    if isinstance(space, Positive):
+        return _Chart(-80, 80, torch.exp, lambda t: t, True)
+    if isinstance(space, Interval):
+        return _Chart(space.low, space.high, lambda t: t, torch.zeros_like, False)
+    raise NormalizationError(
+        f"quadrature knows Real, Positive and Interval spaces, not {space}; "
+        "move the expert there with Transformed(expert, bijection)"
+    )
+
+
+def _reference(target: Expert) -> Tensor:
+    """A tensor of the dtype and device at which the target wants x."""
+    tensors = itertools.chain(target.parameters(), target.buffers())
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    # 0-d tensors (exponents) adapt to any dtype, so they do not decide.
+    return next((t for t in floats if t.ndim), torch.zeros((), dtype=torch.float64)).detach()
