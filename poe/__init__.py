@@ -46,9 +46,9 @@ __all__ = [
 ]  # fmt: skip
 
 # --- samplers (marked block: extended by the inference half) ---
-from poe import samplers  # noqa: E402
-from poe.adapt_kernel import Warmup, tune_ladder, warm_up  # noqa: E402
-from poe.draws import Draws, Summary  # noqa: E402
-from poe.run import sample  # noqa: E402
+from poe import samplers
+from poe.adapt_kernel import Warmup, tune_ladder, warm_up
+from poe.draws import Draws, Summary
+from poe.run import sample
 
 __all__ += ["Draws", "Summary", "Warmup", "sample", "samplers", "tune_ladder", "warm_up"]

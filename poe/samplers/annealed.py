@@ -1,0 +1,122 @@
+"""Annealed Langevin: down a ladder of densities from broad to sharp, then on at the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.langevin import MALA
+
+
+class AnnealedState(NamedTuple):
+    """The inner kernel's state, and the number of steps taken (which tells the level)."""
+
+    inner: Any
+    num_steps: int
+
+    @property
+    def position(self) -> Tensor:
+        """``(chains, *event)``"""
+        return self.inner.position
+
+    @property
+    def log_density(self) -> Tensor:
+        """``(chains,)``, of the level the chains are at."""
+        return self.inner.log_density
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    """Run a kernel at each density of a ladder from broad to sharp, and go on at the target itself.
+
+    p̃₁, …, p̃_L, then p̃: ``steps_per_level`` steps at each of the L levels, starting each level where
+    the one before ended; every later step is at the target. The walk down the ladder only finds a
+    good start, so the guarantee is that of the kernel at the target.
+
+    - ``ladder``: tuple of Experts on the target's space; they may be batches of densities, one per
+      chain, like the target.
+    - ``kernel``: one kernel for all, or a tuple of L + 1 (one a level, and the target's).
+    - ``step_size``: None keeps the kernels' own; a tuple of L + 1 sets the step size at each level
+      (each a number or a tensor of shape () or (chains,)).
+
+    A step size left out everywhere is tuned level by level in poe.sample's warm-up, or beforehand
+    by ``poe.tune_ladder``, which returns this kernel with the tuned tuple: a kernel never re-tunes
+    itself.
+
+    Source: Song & Ermon 2019, algorithm 1; corrected at each level as in Du et al. 2023.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -8.0 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = AnnealedLangevin((target ** 0.1, target ** 0.5), MALA(0.05), steps_per_level=3)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> for _ in range(7):
+    ...     state, info = kernel.step(target, state, generator=g)
+    >>> kernel.level(state), kernel.num_ladder_steps
+    (2, 6)
+    """
+
+    ladder: tuple[Expert, ...] = field(repr=False)
+    kernel: Kernel | tuple[Kernel, ...] = field(default_factory=MALA)
+    steps_per_level: int = 100
+    step_size: tuple[Tensor | float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps_per_level < 1:
+            raise PoeError(f"expected steps_per_level >= 1, got {self.steps_per_level}")
+        for name, value in (("kernel", self.kernel), ("step_size", self.step_size)):
+            if isinstance(value, tuple) and len(value) != len(self.ladder) + 1:
+                raise PoeError(
+                    f"expected {len(self.ladder) + 1} entries of `{name}`, one for each of the "
+                    f"{len(self.ladder)} levels and one for the target, got {len(value)}"
+                )
+
+    @property
+    def num_ladder_steps(self) -> int:
+        """The number of steps before the chains are at the target."""
+        return len(self.ladder) * self.steps_per_level
+
+    @property
+    def guarantee(self) -> str:
+        """That of the kernel at the target."""
+        return self.kernel_at(len(self.ladder)).guarantee
+
+    def kernel_at(self, level: int) -> Kernel:
+        """The kernel of that level; level L is the target's."""
+        kernel = self.kernel[level] if isinstance(self.kernel, tuple) else self.kernel
+        if self.step_size is None:
+            return kernel
+        if isinstance(kernel, TunableKernel):
+            return kernel.with_scale(self.step_size[level])
+        return replace(kernel, step_size=self.step_size[level])  # type: ignore[type-var]
+
+    def level(self, state: AnnealedState) -> int:
+        """The level of the next step: 0 … L − 1 on the ladder, L at the target."""
+        return min(state.num_steps // self.steps_per_level, len(self.ladder))
+
+    def init(self, target: Expert, x: Tensor) -> AnnealedState:
+        """State at ``x`` on the first level. Raises NonFiniteError at a non-finite start."""
+        return AnnealedState(self.kernel_at(0).init((*self.ladder, target)[0], x), 0)
+
+    def init_at_target(self, target: Expert, x: Tensor) -> AnnealedState:
+        """State at ``x`` with the ladder already behind it."""
+        inner = self.kernel_at(len(self.ladder)).init(target, x)
+        return AnnealedState(inner, self.num_ladder_steps)
+
+    def step(
+        self, target: Expert, state: AnnealedState, *, generator: torch.Generator
+    ) -> tuple[AnnealedState, Info]:
+        """One transition of every chain at the current level."""
+        level = self.level(state)
+        density, kernel = (*self.ladder, target)[level], self.kernel_at(level)
+        inner = state.inner
+        if level > 0 and state.num_steps == level * self.steps_per_level:
+            inner = kernel.init(density, inner.position)  # the first step at a new level
+        inner, info = kernel.step(density, inner, generator=generator)
+        return AnnealedState(inner, state.num_steps + 1), info

@@ -1,0 +1,189 @@
+"""Langevin kernels: ULA follows the score with noise, MALA corrects it by an accept step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.expert import Expert
+from poe.samplers.kernel import (
+    ASYMPTOTICALLY_EXACT,
+    BIASED,
+    Info,
+    Noise,
+    accept,
+    draw_noise,
+    per_chain,
+    require_positive,
+    require_start,
+    where_accepted,
+)
+
+
+class LangevinState(NamedTuple):
+    """Position ``(chains, *event)``, log-density ``(chains,)`` and score ``(chains, *event)``.
+
+    The score is kept so that a step costs one gradient, not two.
+    """
+
+    position: Tensor
+    log_density: Tensor
+    score: Tensor
+
+
+def _init(target: Expert, x: Tensor) -> LangevinState:
+    x = x.detach()
+    log_density, score = target.log_density_and_score(x)
+    require_start(target, x, log_density, score)
+    return LangevinState(x, log_density, score)
+
+
+def _sqrt(value: Tensor | float) -> Tensor | float:
+    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+
+
+def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) -> Tensor:
+    """y = x + ε ∇log p̃(x) + √(2ε) z"""
+    drifted = state.position + step_size * state.score
+    return drifted.add_(_sqrt(2.0 * step_size) * normal)
+
+
+@dataclass(frozen=True)
+class ULA:
+    """Unadjusted Langevin: y = x + ε ∇log p̃(x) + √(2ε) z, z ~ N(0, I). Biased by O(ε).
+
+    ``step_size`` ε: a number, or a tensor of shape () or (chains,). Nothing is rejected, so there
+    is no acceptance rate to tune it on: it must be given. Too large a step makes the chains
+    explode, which is counted in ``Info.is_undefined``.
+
+    Source: Roberts & Tweedie 1996, eq. 1.4 (with h = 2ε).
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = ULA(step_size=0.1)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.score.shape, kernel.guarantee
+    (torch.Size([5, 2]), 'biased')
+    """
+
+    step_size: Tensor | float
+
+    def __post_init__(self) -> None:
+        require_positive("step_size", self.step_size)
+
+    @property
+    def guarantee(self) -> str:
+        """Unadjusted: biased."""
+        return BIASED
+
+    def init(self, target: Expert, x: Tensor) -> LangevinState:
+        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
+        return _init(target, x)
+
+    def step(
+        self, target: Expert, state: LangevinState, *, generator: torch.Generator
+    ) -> tuple[LangevinState, Info]:
+        """One transition of every chain."""
+        return self._transition(target, state, draw_noise(state.position, generator))
+
+    def _transition(
+        self, target: Expert, state: LangevinState, noise: Noise
+    ) -> tuple[LangevinState, Info]:
+        position = _propose(state, noise.normal, per_chain(self.step_size, state.position))
+        log_density, score = target.log_density_and_score(position)
+        is_outside = log_density == -torch.inf
+        is_finite = log_density.isfinite() & score.flatten(1).sum(1).isfinite()
+        info = Info(
+            acceptance_probability=torch.ones_like(log_density),
+            is_accepted=torch.ones_like(is_outside),
+            is_outside=is_outside,
+            is_undefined=~(is_finite | is_outside),
+        )
+        return LangevinState(position, log_density, score), info
+
+
+@dataclass(frozen=True)
+class MALA:
+    """Metropolis-adjusted Langevin: propose as ULA, accept with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)).
+
+    y = x + ε ∇log p̃(x) + √(2ε) z, so q(y|x) = N(y; x + ε ∇log p̃(x), 2ε I), whose log-density is
+    −|y − x − ε ∇log p̃(x)|² / 4ε up to a constant. One gradient a step: the score at the current
+    position is in the state.
+
+    ``step_size`` ε: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
+    acceptance rate of 0.574.
+
+    Source: Roberts & Tweedie 1996, section 1.4; optimal rate: Roberts & Rosenthal 1998.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = MALA(step_size=0.5)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, info.acceptance_probability.shape
+    (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    step_size: Tensor | float | None = None
+
+    target_acceptance: ClassVar[float] = 0.574
+
+    def __post_init__(self) -> None:
+        require_positive("step_size", self.step_size)
+
+    @property
+    def guarantee(self) -> str:
+        """Corrected by an accept step: asymptotically exact."""
+        return ASYMPTOTICALLY_EXACT
+
+    @property
+    def scale_setting(self) -> Tensor | float | None:
+        """The setting that warm-up tunes."""
+        return self.step_size
+
+    def with_scale(self, value: Tensor | float) -> MALA:
+        """The same kernel with that step size."""
+        return replace(self, step_size=value)
+
+    def init(self, target: Expert, x: Tensor) -> LangevinState:
+        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
+        return _init(target, x)
+
+    def step(
+        self, target: Expert, state: LangevinState, *, generator: torch.Generator
+    ) -> tuple[LangevinState, Info]:
+        """One transition of every chain."""
+        return self._transition(target, state, draw_noise(state.position, generator))
+
+    def _transition(
+        self, target: Expert, state: LangevinState, noise: Noise
+    ) -> tuple[LangevinState, Info]:
+        step_size = per_chain(self.step_size, state.position)
+        position = _propose(state, noise.normal, step_size)
+        proposed = LangevinState(position, *target.log_density_and_score(position))
+        log_ratio = self._log_ratio(state, proposed, noise.normal, step_size)
+        info = accept(log_ratio, proposed.log_density, noise.uniform)
+        return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
+
+    def _log_ratio(
+        self,
+        state: LangevinState,
+        proposed: LangevinState,
+        normal: Tensor,
+        step_size: Tensor | float,
+    ) -> Tensor:
+        """log p̃(y) q(x|y) − log p̃(x) q(y|x), without forming the residuals.
+
+        With S = ∇log p̃(x) + ∇log p̃(y) and a = √(ε/2) the way back needs the noise −(z + aS), so
+        log q(x|y) − log q(y|x) = |z|²/2 − |z + aS|²/2 = −a S·(z + aS/2).
+        """
+        a = _sqrt(0.5 * step_size)
+        scores = (state.score + proposed.score).mul_(a)
+        proposal_ratio = -(normal + 0.5 * scores).mul_(scores).flatten(1).sum(1)
+        return proposed.log_density - state.log_density + proposal_ratio
