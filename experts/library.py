@@ -1,0 +1,79 @@
+"""Shipped pretrained experts: ``experts.available()`` lists them, ``experts.load(name)`` reads one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+
+import poe
+from experts.autoregressive import PixelMixture
+from experts.flow import ImageFlow
+from experts.neural import ReconstructionEnergy
+from experts.noise import NoisyConditional
+
+FAMILIES: dict[str, type[NoisyConditional]] = {
+    "PixelMixture": PixelMixture,
+    "ImageFlow": ImageFlow,
+    "ReconstructionEnergy": ReconstructionEnergy,
+}
+
+
+def folder() -> Traversable:
+    """Where the weights, their descriptions and their cards lie."""
+    return files("experts").joinpath("pretrained")
+
+
+def available() -> tuple[str, ...]:
+    """Names of the shipped experts.
+
+    >>> available()
+    ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness')
+    """
+    names = (entry.name for entry in folder().iterdir())
+    return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
+
+
+def load(name: str) -> Any:
+    """A shipped expert by name: a conditional, or an expert where its label is bound already.
+
+    Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
+    Parameters need no gradient. Raises ``ValueError`` for an unknown name and ``poe.StorageError``
+    for weights that were changed.
+
+    >>> load("digits-slant").labels
+    ('left', 'upright', 'right', 'any')
+    >>> load("digits-slant").given("left").space
+    Real((16, 16))
+    """
+    if name not in available():
+        raise ValueError(
+            f"expected one of the shipped experts {', '.join(available())}; got {name!r}"
+        )
+    description = json.loads(folder().joinpath(f"{name}.json").read_text())
+    model = build(description)
+    return model if description["given"] is None else model.given(description["given"])
+
+
+def build(description: dict[str, Any]) -> NoisyConditional:
+    """The conditional that a description names, with its weights."""
+    family = FAMILIES[description["family"]]
+    shape = tuple(description["shape"])
+    model = family(
+        shape, description["labels"], description["noise_level"], **description["settings"]
+    )
+    weights = folder().joinpath(description["weights"]).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != description["sha256"]:
+        raise poe.StorageError(
+            f"expected weights with SHA-256 {description['sha256']} in {description['weights']}, "
+            "got others: install the package again"
+        )
+    # Weights are shipped in half precision and used in single.
+    tensors = {key: value.to(torch.float32) for key, value in load_tensors(weights).items()}
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
