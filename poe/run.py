@@ -221,8 +221,9 @@ def _resume(
     for key, what in (("settings", "target, kernel or settings"), ("seed", "seed")):
         if found.get(key) != facts[key]:
             raise StorageError(
-                f"expected a checkpoint of this run at {path}, got one of another {what}: "
-                "call with the same arguments (a generator of the same seed), or delete it to start afresh"
+                f"expected a checkpoint of this run at {path}, got one of another {what}: call "
+                "with the same arguments and a generator of the same seed, or delete it to start "
+                "afresh"
             )
     return Run.restore(plan, found, tensors), found["seconds"]
 
@@ -379,10 +380,10 @@ def _escape_remarks(target: Expert, run: Run) -> list[str]:
         return []  # written so that a NaN, from an overflow, counts as growth
     blamed = ", ".join(repr(name) for name in _negative_factors(target))
     return [
-        f"the chains were still moving outward at the end (root-mean-square distance from "
-        f"the start {means[0] ** 0.5:.3g}, {means[1] ** 0.5:.3g}, {means[2] ** 0.5:.3g} over successive "
-        f"doublings of the run): the product may be improper, or not yet converged. It has a "
-        f"negative exponent on {blamed}."
+        "the chains were still moving outward at the end (root-mean-square distance from the "
+        f"start {', '.join(f'{mean**0.5:.3g}' for mean in means)} over successive doublings of the "
+        "run): the product may be improper, or not yet converged. It has a negative exponent on "
+        f"{blamed}."
     ]
 
 

@@ -145,8 +145,8 @@ def require_start(target: Expert, x: Tensor, log_density: Tensor, score: Tensor 
     raise NonFiniteError(
         f"expected a finite log-density and score at the start of every chain, got others at "
         f"{len(chains)} of {len(x)}: chain {first} has log-density "
-        f"{log_density[first].item()}{_culprits(target, x, first)}. Start inside the support of every "
-        "expert, by `initial=` in poe.sample."
+        f"{log_density[first].item()}{_culprits(target, x, first)}. Start inside the support of "
+        "every expert, by `initial=` in poe.sample."
     )
 
 

@@ -1,0 +1,186 @@
+"""Every kernel x every target: invariance from exact draws; red on known mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import poe
+from poe.expert import Expert
+from poe.samplers import MALA, ULA, AnnealedLangevin, LangevinState, MetropolisHastings
+from poe.samplers.kernel import Kernel, Noise
+from poe.testing import LawError, check_kernel
+
+CHAINS = 40_000
+
+
+class Case(NamedTuple):
+    """A target and its exact sampler."""
+
+    target: Expert
+    draw: Callable[[torch.Generator], Tensor]
+
+
+def _gaussian() -> Case:
+    factor = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+
+    def log_density(x: Tensor) -> Tensor:
+        z = torch.linalg.solve_triangular(factor, x.T, upper=False).T
+        return -0.5 * z.square().sum(-1)
+
+    def draw(g: torch.Generator) -> Tensor:
+        return torch.randn(CHAINS, 2, generator=g) @ factor.T
+
+    return Case(poe.FromLogDensity(log_density, space=poe.Real(2)), draw)
+
+
+def _skewed() -> Case:
+    """Gumbel: log-density −x − e^(−x)."""
+
+    def draw(g: torch.Generator) -> Tensor:
+        return -torch.empty(CHAINS, 1).exponential_(generator=g).log()
+
+    log_density = lambda x: (-x - (-x).exp()).sum(-1)  # noqa: E731
+    return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
+
+
+def _heavy_tailed() -> Case:
+    """Student t with 8 degrees of freedom: the fourth moment that the law needs exists."""
+
+    def draw(g: torch.Generator) -> Tensor:
+        chi2 = torch.randn(CHAINS, 8, generator=g).square().sum(1, keepdim=True)
+        return torch.randn(CHAINS, 1, generator=g) / (chi2 / 8).sqrt()
+
+    log_density = lambda x: (-4.5 * (1 + x.square() / 8).log()).sum(-1)  # noqa: E731
+    return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
+
+
+def _two_modes() -> Case:
+    """0.3 N(−2, 0.5²) + 0.7 N(1.5, 1)."""
+
+    def log_density(x: Tensor) -> Tensor:
+        left = -0.5 * ((x + 2) / 0.5).square() + torch.tensor(0.3 / 0.5).log()
+        right = -0.5 * (x - 1.5).square() + torch.tensor(0.7).log()
+        return torch.logaddexp(left, right).sum(-1)
+
+    def draw(g: torch.Generator) -> Tensor:
+        z = torch.randn(CHAINS, 1, generator=g)
+        return torch.where(torch.rand(CHAINS, 1, generator=g) < 0.3, 0.5 * z - 2, z + 1.5)
+
+    return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
+
+
+CASES = {
+    "gaussian": _gaussian(),
+    "skewed": _skewed(),
+    "heavy-tailed": _heavy_tailed(),
+    "two modes": _two_modes(),
+}
+KERNELS: dict[str, Callable[[Expert], Kernel]] = {
+    "MetropolisHastings": lambda target: MetropolisHastings(1.0),
+    "MetropolisHastings, per chain": lambda target: MetropolisHastings(
+        torch.linspace(0.2, 3.0, CHAINS)
+    ),
+    "MALA": lambda target: MALA(0.4),
+    "MALA, large step": lambda target: MALA(1.0),
+    "MALA, per chain": lambda target: MALA(torch.linspace(0.05, 1.5, CHAINS)),
+    "AnnealedLangevin": lambda target: AnnealedLangevin(
+        (target, target), MALA(), steps_per_level=2, step_size=(0.8, 0.2, 0.4)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("build", KERNELS.values(), ids=KERNELS.keys())
+def test_invariance(build: Callable[[Expert], Kernel], case: Case) -> None:
+    g = torch.Generator().manual_seed(0)
+    check_kernel(build(case.target), case.target, case.draw(g), num_steps=10, generator=g)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_invariance_of_the_end_of_a_ladder(case: Case) -> None:
+    g = torch.Generator().manual_seed(0)
+    kernel = AnnealedLangevin((case.target**0.1, case.target**0.5), MALA(0.4), steps_per_level=3)
+    exact = case.draw(g)
+    check_kernel(
+        kernel, case.target, exact, num_steps=10, generator=g, init=kernel.init_at_target
+    )
+
+
+@dataclass(frozen=True)
+class WrongProposalDensity(MALA):
+    """The published mistake: exp(−|y − x − ε∇|² / 2ε²) for exp(−|y − x − ε∇|² / 4ε)."""
+
+    def _log_ratio(
+        self,
+        state: LangevinState,
+        proposed: LangevinState,
+        normal: Tensor,
+        step_size: Tensor | float,
+    ) -> Tensor:
+        forth = proposed.position - state.position - step_size * state.score
+        back = state.position - proposed.position - step_size * proposed.score
+        ratio = (forth.square().sum(-1) - back.square().sum(-1)) / (2.0 * step_size**2)
+        return proposed.log_density - state.log_density + ratio
+
+
+@dataclass(frozen=True)
+class ForgottenProposalDensity(MALA):
+    """Accepts as if the proposal were symmetric."""
+
+    def _log_ratio(self, state, proposed, normal, step_size):  # type: ignore[no-untyped-def]
+        return proposed.log_density - state.log_density
+
+
+@dataclass(frozen=True)
+class OneUniform(MALA):
+    """The published mistake: one uniform decides for all chains."""
+
+    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        shared = noise.uniform[:1].expand_as(noise.uniform)
+        return super()._transition(target, state, Noise(noise.normal, shared))
+
+
+@dataclass(frozen=True)
+class StaleScore(MALA):
+    """Keeps the old score where it accepted: the aliasing kind of mistake."""
+
+    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        moved, info = super()._transition(target, state, noise)
+        return moved._replace(score=state.score), info
+
+
+MISTAKES: dict[str, Kernel] = {
+    "2 step^2 for 4 step": WrongProposalDensity(0.4),
+    "proposal density forgotten": ForgottenProposalDensity(0.4),
+    "one uniform for all": OneUniform(1.0),
+    "stale score": StaleScore(0.4),
+    "no correction at a large step": ULA(0.4),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("kernel", MISTAKES.values(), ids=MISTAKES.keys())
+def test_the_law_goes_red_on_mistakes(kernel: Kernel, case: Case) -> None:
+    g = torch.Generator().manual_seed(0)
+    with pytest.raises(LawError, match="does not leave its target invariant"):
+        check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
+
+
+def test_the_law_goes_red_on_a_lost_chain() -> None:
+    case = CASES["gaussian"]
+    g = torch.Generator().manual_seed(0)
+    with pytest.raises(LawError):  # one step in, every chain has exploded to infinity
+        check_kernel(ULA(1e30), case.target, case.draw(g), num_steps=3, generator=g)
+
+
+def test_too_few_chains_are_refused() -> None:
+    case = CASES["gaussian"]
+    g = torch.Generator().manual_seed(0)
+    with pytest.raises(poe.PoeError, match="at least 40000"):
+        check_kernel(MALA(0.4), case.target, case.draw(g)[:100], num_steps=1, generator=g)
