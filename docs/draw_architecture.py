@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A package named here stands for all its modules, save those that have a place of their own.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
-    ("maps that carry their tensors", ("poe.bijection",)),
+    ("maps that carry their tensors", ("poe.bijection", "poe.parts")),
     ("what an expert is", ("poe.expert",)),
     ("what only some have", ("poe.properties",)),
     ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
@@ -29,8 +29,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "how it is run, and judged",
         ("poe.diagnostics", "poe.draws", "poe.checkpoint", "poe.loop", "poe.run"),
     ),
-    ("what is computed from it", ("poe.ratio", "poe.partition")),
-    ("laws and storage", ("poe.testing", "poe.io")),
+    ("what is computed from it", ("poe.ratio", "poe.quadrature", "poe.partition")),
+    ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),
     ("the command line", ("poe.demo", "poe.cli", "poe.__main__")),
