@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
+from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
 
@@ -76,23 +77,21 @@ class Gaussian(Expert):
             shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device
         )
         if self.scale_tril is None:
-            return self.loc + self.scale * noise
+            return self.loc + _present(self.scale) * noise
         return self.loc + noise @ self.scale_tril.mT
 
     @property
     def covariance(self) -> Tensor:
         """The covariance matrix `(d, d)`, with events flattened."""
         if self.scale_tril is None:
-            assert self.scale is not None
-            return torch.diag(self.scale.flatten().square())
+            return torch.diag(_present(self.scale).flatten().square())
         return self.scale_tril @ self.scale_tril.mT
 
     @property
     def precision(self) -> Tensor:
         """The inverse of the covariance `(d, d)`, with events flattened."""
         if self.scale_tril is None:
-            assert self.scale is not None
-            return torch.diag(self.scale.flatten().square().reciprocal())
+            return torch.diag(_present(self.scale).flatten().square().reciprocal())
         return torch.cholesky_inverse(self.scale_tril)
 
     def extra_repr(self) -> str:
@@ -101,15 +100,14 @@ class Gaussian(Expert):
 
     def _whiten(self, centered: Tensor) -> Tensor:
         if self.scale_tril is None:
-            return centered / self.scale
+            return centered / _present(self.scale)
         batch = centered.reshape(-1, centered.shape[-1])
         solved = torch.linalg.solve_triangular(self.scale_tril, batch.mT, upper=False)
         return solved.mT.reshape(centered.shape)
 
     def _log_scale(self) -> Tensor:
         if self.scale_tril is None:
-            assert self.scale is not None
-            return self.scale.log()
+            return _present(self.scale).log()
         return self.scale_tril.diagonal().log()
 
 
@@ -134,10 +132,22 @@ def _(first: Gaussian, terms: Sequence[Term]) -> Simplified | None:
     return Simplified(combined.to(target.device, target.dtype), log_constant.to(target))
 
 
+def _build(fields: Fields) -> Gaussian:
+    """From its own tensors, without a second factorisation."""
+    gaussian = Gaussian(fields["loc"].detach(), scale=1.0)
+    for name, tensor in fields.items():
+        delattr(gaussian, name)
+        _keep(gaussian, name, tensor)
+    return gaussian
+
+
+register(Gaussian, lambda g: {"loc": g.loc, "scale": g.scale, "scale_tril": g.scale_tril}, _build)
+
+
 def _combine_diagonal(
     terms: Sequence[Term], parts: list[Gaussian], weights: list[Tensor]
 ) -> Gaussian:
-    shares = [w * p.scale**-2 for w, p in zip(weights, parts, strict=True) if p.scale is not None]
+    shares = [w * _present(p.scale) ** -2 for w, p in zip(weights, parts, strict=True)]
     precision = torch.stack(shares).sum(0)
     _require_proper(terms, bool((precision > 0).all()))
     pulls = torch.stack([s * p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
@@ -165,12 +175,16 @@ def _require_proper(terms: Sequence[Term], is_proper: bool) -> None:
 
 
 def _in_float64(expert: Gaussian) -> Gaussian:
-    def move(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to("cpu", torch.float64)
+    tensors = {"loc": expert.loc, "scale": expert.scale, "scale_tril": expert.scale_tril}
+    return _build(
+        {k: None if t is None else t.to("cpu", torch.float64) for k, t in tensors.items()}
+    )
 
-    copy = Gaussian(expert.loc.to("cpu", torch.float64), scale=1.0)
-    copy.scale, copy.scale_tril = move(expert.scale), move(expert.scale_tril)
-    return copy
+
+def _present(scale: Tensor | None) -> Tensor:
+    if scale is None:
+        raise PoeError("expected a Gaussian with a scale or a scale_tril, got neither")
+    return scale
 
 
 def _keep(module: nn.Module, name: str, value: Tensor | None) -> None:
@@ -214,7 +228,9 @@ def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
     if tensor.is_meta:
         return tensor
     factor, info = torch.linalg.cholesky_ex(tensor)
-    is_symmetric = torch.allclose(tensor, tensor.mT, rtol=1e-4, atol=1e-6 * float(tensor.abs().max()))
+    is_symmetric = torch.allclose(
+        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * float(tensor.abs().max())
+    )
     if info != 0 or not is_symmetric:
         raise PoeError(f"expected a symmetric positive definite {name}, got {tensor}")
     return factor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from poe import link
+from poe import codecs as codecs
+from poe import io, link
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.conditional import Conditional, Given
@@ -20,6 +21,7 @@ from poe.errors import (
     TrustWarning,
 )
 from poe.expert import Expert, Product, Tempered
+from poe.io import load, save
 from poe.partition import LogPartition, log_partition
 from poe.ratio import log_ratio
 from poe.space import (
@@ -42,7 +44,7 @@ __all__ = [
     "NormalizationError", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
     "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Space",
     "SpaceMismatchError", "StorageError", "Tempered", "Transformed", "TrustWarning",
-    "as_expert", "link", "log_partition", "log_ratio",
+    "as_expert", "io", "link", "load", "log_partition", "log_ratio", "save",
 ]  # fmt: skip
 
 # --- samplers (marked block: extended by the inference half) ---

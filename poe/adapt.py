@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import singledispatch
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    TransformedDistribution,
-)
-from torch.distributions.transforms import Transform
+from torch.distributions import Distribution, VonMises
 
 from poe.algebra import mask_outside
-from poe.bijection import Bijection
 from poe.errors import AdaptationError
 from poe.expert import Expert
+from poe.parts import Opaque, Parts, parts_of
 from poe.randomness import borrowed, resolve
-from poe.space import Real, Space, space_of
+from poe.space import Interval, Real, Space, space_of
 
 
 @singledispatch
@@ -108,13 +103,13 @@ class FromDistribution(Expert):
                 f"{tuple(distribution.batch_shape)}; use torch.distributions.Independent("
                 f"distribution, {count}) for their product"
             )
-        self.space = space_of(distribution.support, distribution.event_shape)
-        self.parts = DistributionParts(distribution)
+        self.space = _space_of_distribution(distribution)
+        self.parts = parts_of(distribution)
+        _require_rebuilt(self.parts, distribution)
 
     def forward(self, x: Tensor) -> Tensor:
-        distribution = self.parts.distribution()
-        floats = x if x.is_floating_point() else x.to(self.parts.dtype)
-        value = distribution.log_prob(floats)
+        floats = x if x.is_floating_point() else x.to(self._dtype())
+        value = self.parts.build().log_prob(floats)
         return value if isinstance(self.space, Real) else mask_outside(self.space, floats, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -125,82 +120,30 @@ class FromDistribution(Expert):
         """Independent draws: `(num_samples, *event)`; the global generator is put back after."""
         device = next((tensor.device for tensor in self.buffers()), torch.device("cpu"))
         with borrowed(resolve(generator, device)):
-            return self.parts.distribution().sample((num_samples,))
+            return self.parts.build().sample((num_samples,))
+
+    def _dtype(self) -> torch.dtype:
+        tensors = [*self.parameters(), *self.buffers()]
+        return tensors[0].dtype if tensors else torch.get_default_dtype()
 
 
-class DistributionParts(nn.Module):
-    """The defining tensors of a distribution, as a tree of modules that can rebuild it."""
-
-    def __init__(self, distribution: Distribution) -> None:
-        super().__init__()
-        self.kind = type(distribution)
-        self.arguments: dict[str, Any] = {}
-        for name, value in _defining_arguments(distribution).items():
-            self._keep(name, value)
-
-    def distribution(self) -> Distribution:
-        """The distribution with this module's present tensors, unvalidated: off-support is legal."""
-        names = [*self.arguments, *self._modules, *self._parameters, *self._buffers]
-        return self.kind(**{name: self._value(name) for name in names}, validate_args=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        tensors = (tensor.dtype for tensor in [*self.parameters(), *self.buffers()])
-        return next(tensors, torch.get_default_dtype())
-
-    def extra_repr(self) -> str:
-        return self.kind.__name__
-
-    def _keep(self, name: str, value: Any) -> None:
-        if isinstance(value, Distribution):
-            self.add_module(name, DistributionParts(value))
-        elif isinstance(value, list):
-            self.add_module(name, nn.ModuleList([Bijection(part) for part in value]))
-        elif isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        elif isinstance(value, Tensor):
-            self.register_buffer(name, value)
-        else:
-            self.arguments[name] = value
-
-    def _value(self, name: str) -> Any:
-        value = self.arguments[name] if name in self.arguments else getattr(self, name)
-        if isinstance(value, DistributionParts):
-            return value.distribution()
-        if isinstance(value, nn.ModuleList):
-            return [part.transform() for part in value]
-        return value
+def _space_of_distribution(distribution: Distribution) -> Space:
+    if isinstance(distribution, VonMises):  # a density on the circle, though torch says "real"
+        return Interval((), -math.pi, math.pi)
+    if distribution.support is None:
+        raise AdaptationError(f"{type(distribution).__name__} does not say what its support is")
+    return space_of(distribution.support, distribution.event_shape)
 
 
-def _defining_arguments(distribution: Distribution) -> dict[str, Any]:
-    """The constructor arguments of `distribution`, one parametrisation of it."""
-    if isinstance(distribution, Independent):
-        return {
-            "base_distribution": distribution.base_dist,
-            "reinterpreted_batch_ndims": distribution.reinterpreted_batch_ndims,
-        }
-    if isinstance(distribution, MixtureSameFamily):
-        return {
-            "mixture_distribution": distribution.mixture_distribution,
-            "component_distribution": distribution.component_distribution,
-        }
-    if type(distribution) is TransformedDistribution:
-        transforms: list[Transform] = list(distribution.transforms)
-        return {"base_distribution": distribution.base_dist, "transforms": transforms}
-    alternatives = ("probs", "logits"), ("covariance_matrix", "precision_matrix", "scale_tril")
-    names = [name for name in distribution.arg_constraints if _is_stored(distribution, name)]
-    for group in alternatives:
-        for extra in [name for name in names if name in group][1:]:
-            names.remove(extra)
-    extras = ("total_count",) if hasattr(distribution, "total_count") else ()
-    return {name: getattr(distribution, name) for name in dict.fromkeys([*names, *extras])}
-
-
-def _is_stored(distribution: Distribution, name: str) -> bool:
-    # Lazily derived parametrisations live on the class until someone asks for them; derived
-    # distributions (LogNormal, Gumbel) answer for their parameters by plain properties.
-    return name in vars(distribution) or isinstance(getattr(type(distribution), name, None), property)
+def _require_rebuilt(parts: Parts | Opaque, distribution: Distribution) -> None:
+    """A distribution of an unusual class may need more than its parameters to be built again."""
+    try:
+        parts.build()
+    except TypeError as error:
+        raise AdaptationError(
+            f"cannot tell how {type(distribution).__name__} is constructed ({error}); use "
+            "poe.FromLogDensity(distribution.log_prob, space=...)"
+        ) from error
 
 
 def _require_space(space: object) -> Space:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 
-from poe.bijection import Bijection
 from poe.errors import NormalizationError, PoeError, ShapeError
-from poe.expert import Expert, require_expert, shared_space
+from poe.expert import Expert, dtype_of, experts_in, require_expert, shared_space
+from poe.parts import parts_of
 from poe.randomness import resolve
-from poe.space import Binary, Categorical, Interval, Real, Sequence as Tokens, Space, space_of
+from poe.space import Binary, Categorical, Interval, Real, Space, space_of
+from poe.space import Sequence as Tokens
 
 
 class Mixture(Expert):
@@ -26,11 +27,10 @@ class Mixture(Expert):
 
     >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
     >>> m.log_prob(torch.zeros(1, 1))
-    tensor([-2.3043])
+    tensor([-2.3042])
     """
 
     weights: Tensor
-    log_partitions: Tensor
 
     def __init__(
         self,
@@ -46,9 +46,14 @@ class Mixture(Expert):
         self.experts = nn.ModuleList(components)
         names = tuple(type(expert).__name__ for expert in components)
         self.space = shared_space(names, components, "mixture")
-        self.estimates = tuple(log_partitions or [None] * len(components))
+        self.estimates = tuple(
+            None if estimate is None else float(estimate)
+            for estimate in log_partitions or [None] * len(components)
+        )
         _require_scale(components, self.estimates)
-        self.register_buffer("weights", _as_weights(weights, len(components)))
+        self.register_buffer(
+            "weights", _as_weights(weights, len(components), dtype_of(self.experts))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
@@ -60,12 +65,14 @@ class Mixture(Expert):
     def __getattr__(self, name: str) -> Any:
         if name == "log_prob" and all(estimate is None for estimate in self.estimates):
             return self.__call__
-        if name == "sample" and all(hasattr(expert, "sample") for expert in self.experts):
+        if name == "sample" and all(
+            hasattr(expert, "sample") for expert in experts_in(self.experts)
+        ):
             return self._sample
         return super().__getattr__(name)
 
     def _component(self, k: int, x: Tensor) -> Tensor:
-        expert, estimate = self.experts[k], self.estimates[k]
+        expert, estimate = experts_in(self.experts)[k], self.estimates[k]
         return expert.log_prob(x) if estimate is None else expert(x) - estimate
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -73,7 +80,7 @@ class Mixture(Expert):
         chosen = torch.multinomial(self.weights, num_samples, True, generator=generator)
         parts = [
             expert.sample(int((chosen == k).sum()), generator=generator)
-            for k, expert in enumerate(self.experts)
+            for k, expert in enumerate(experts_in(self.experts))
         ]
         # Sorted by component, then put back where each component was chosen.
         return torch.cat(parts)[chosen.argsort(stable=True).argsort()]
@@ -107,13 +114,11 @@ class Transformed(Expert):
         if source.is_discrete:
             raise PoeError(f"expected an expert on a continuous space, got {source}")
         self.expert = expert
-        self.bijection = Bijection(bijection)
-        shape = bijection.forward_shape(source.event_shape)
+        self.bijection = parts_of(_require_bijection(bijection))
+        shape = bijection.forward_shape(source.event_shape)  # type: ignore[no-untyped-call]
         self.space = space_of(bijection.codomain, shape) if space is None else space
         if self.space.event_shape != torch.Size(shape):
-            raise ShapeError(
-                f"expected a space of event shape {tuple(shape)}, got {self.space}"
-            )
+            raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 
     def forward(self, x: Tensor) -> Tensor:
         return self._pull_back(x, self.expert)
@@ -126,7 +131,7 @@ class Transformed(Expert):
         return super().__getattr__(name)
 
     def _pull_back(self, y: Tensor, density: Any) -> Tensor:
-        transform = self.bijection.transform()
+        transform = self.bijection.build()
         x = transform.inv(y)
         jacobian = transform.log_abs_det_jacobian(x, y)
         batch = self.space.batch_shape(y)
@@ -140,7 +145,7 @@ class Transformed(Expert):
         return self._pull_back(x, self.expert.log_prob)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        return self.bijection.transform()(self.expert.sample(num_samples, generator=generator))
+        return self.bijection.build()(self.expert.sample(num_samples, generator=generator))
 
 
 class At(Expert):
@@ -233,7 +238,16 @@ def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
 def _components(expert: Expert) -> list[tuple[Expert, float]]:
     if not isinstance(expert, Mixture) or any(e is not None for e in expert.estimates):
         return [(expert, 1.0)]
-    return list(zip(expert.experts, expert.weights.tolist(), strict=True))  # type: ignore[arg-type]
+    return list(zip(experts_in(expert.experts), expert.weights.tolist(), strict=True))
+
+
+def _require_bijection(bijection: object) -> Transform:
+    if isinstance(bijection, Transform) and bijection.bijective:
+        return bijection
+    raise PoeError(
+        "expected a bijective torch.distributions.transforms.Transform, got "
+        f"{type(bijection).__name__}; a map without a Jacobian goes in expert.at(map)"
+    )
 
 
 def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -> None:
@@ -247,10 +261,10 @@ def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -
             )
 
 
-def _as_weights(weights: Sequence[float] | Tensor | None, count: int) -> Tensor:
+def _as_weights(weights: Sequence[float] | Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
     if weights is None:
-        return torch.full((count,), 1 / count, dtype=torch.float64)
-    tensor = torch.as_tensor(weights, dtype=torch.float64)
+        return torch.full((count,), 1 / count, dtype=dtype)
+    tensor = torch.as_tensor(weights, dtype=dtype)
     if tensor.shape != (count,):
         raise ShapeError(f"expected weights of shape ({count},), got {tuple(tensor.shape)}")
     if not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ class Given(Expert):
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         self._check_batch(torch.Size((num_samples,)))
-        return self.conditional.sample(self.condition, num_samples, generator=generator)
+        sample: Callable[..., Tensor] = self.conditional.sample  # type: ignore[assignment]
+        return sample(self.condition, num_samples, generator=generator)
 
     def _check_batch(self, batch_shape: torch.Size) -> None:
         if self.condition.ndim and batch_shape != self.condition.shape[:1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,15 +83,22 @@ class Expert(nn.Module):
     def __mul__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other)
-        _refuse(f"cannot multiply an expert by {kind_of(other)}: to weight an expert use `expert ** 2`")
+        _refuse(
+            f"cannot multiply an expert by {kind_of(other)}: to weight an expert use `expert ** 2`"
+        )
 
     def __rmul__(self, other: object) -> NoReturn:
-        _refuse(f"cannot multiply {kind_of(other)} by an expert: to weight an expert use `expert ** 2`")
+        _refuse(
+            f"cannot multiply {kind_of(other)} by an expert: to weight an expert use `expert ** 2`"
+        )
 
     def __truediv__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other**-1)
-        _refuse(f"cannot divide an expert by {kind_of(other)}: for a temperature T use `expert ** (1 / T)`")
+        _refuse(
+            f"cannot divide an expert by {kind_of(other)}: "
+            "for a temperature T use `expert ** (1 / T)`"
+        )
 
     def __rtruediv__(self, other: object) -> NoReturn:
         _refuse(f"cannot divide {kind_of(other)} by an expert: use `a / b` or `b ** -1`")
@@ -109,10 +116,14 @@ class Expert(nn.Module):
 
         if isinstance(other, Expert):
             return either(self, other)
-        _refuse(f"cannot mix an expert with {kind_of(other)}: use `a | b` or `Mixture([a, b], weights)`")
+        _refuse(
+            f"cannot mix an expert with {kind_of(other)}: use `a | b` or `Mixture([a, b], weights)`"
+        )
 
     def __ror__(self, other: object) -> NoReturn:
-        _refuse(f"cannot mix {kind_of(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`")
+        _refuse(
+            f"cannot mix {kind_of(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`"
+        )
 
     def __add__(self, other: object) -> NoReturn:
         _refuse("densities are not added: use `a * b` for AND, `a | b` for OR")
@@ -182,7 +193,7 @@ class Tempered(Expert):
             yield factors[0][0], self
             return
         for name, factor in factors:
-            yield name, factor ** self.exponent
+            yield name, factor**self.exponent
 
 
 class Product(Expert):
@@ -228,8 +239,8 @@ class Product(Expert):
         if isinstance(exponent, Expert):
             return super().__pow__(exponent)
         weight = _as_exponent(exponent, self)
-        powers = [expert**weight for expert in self.experts]
-        return _named_product(self.names, powers)
+        powers = [expert**weight for expert in experts_in(self.experts)]
+        return named_product(self.names, powers)
 
     def __getattr__(self, name: str) -> Any:
         return _closed_form(self, name) or super().__getattr__(name)
@@ -238,7 +249,7 @@ class Product(Expert):
         return f"names={list(self.names)}"
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
-        yield from zip(self.names, self.experts, strict=True)  # type: ignore[misc]
+        yield from zip(self.names, experts_in(self.experts), strict=True)
 
 
 def _closed_form(expert: Expert, name: str) -> Any:
@@ -300,15 +311,15 @@ def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
                 "use one `expert ** w` for each weight"
             )
         if not exponent.is_floating_point():
-            exponent = exponent.to(_dtype_of(expert))
+            exponent = exponent.to(dtype_of(expert))
     else:
-        exponent = torch.tensor(float(exponent), dtype=_dtype_of(expert), device=_device_of(expert))
+        exponent = torch.tensor(float(exponent), dtype=dtype_of(expert), device=_device_of(expert))
     if not exponent.is_meta and not math.isfinite(exponent.item()):
         raise PoeError(f"expected a finite exponent, got {exponent.item()}")
     return exponent
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
+def dtype_of(module: nn.Module) -> torch.dtype:
     """The module's own dtype, so that 1 / 3 is as exact as its other numbers."""
     floats = [t.dtype for t in _tensors(module) if t.is_floating_point()]
     return floats[0] if floats else torch.float64
@@ -321,6 +332,11 @@ def _device_of(module: nn.Module) -> torch.device:
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
+
+
+def experts_in(modules: nn.ModuleList) -> list[Expert]:
+    """The experts that a module list holds."""
+    return cast("list[Expert]", list(modules))
 
 
 def require_expert(candidate: object) -> Expert:
@@ -360,14 +376,19 @@ def _unique(names: list[str]) -> tuple[str, ...]:
     return tuple(taken)
 
 
-def _named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
+def named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
+    """The product of `experts` under exactly these names."""
     product = Product(*experts)
     product.names = names
     return product
 
 
 def kind_of(value: object) -> str:
-    return f"{type(value).__name__} {value!r}" if isinstance(value, int | float) else type(value).__name__
+    return (
+        f"{type(value).__name__} {value!r}"
+        if isinstance(value, int | float)
+        else type(value).__name__
+    )
 
 
 def _refuse(message: str) -> NoReturn:

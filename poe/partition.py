@@ -78,7 +78,7 @@ def states(space: Space) -> Tensor:
 def _by_enumeration(target: Expert) -> Tensor:
     device = next((t.device for t in itertools.chain(target.parameters(), target.buffers())), None)
     with torch.no_grad():
-        parts = [target(part.to(device)) for part in states(target.space).split(2**14)]
+        parts = [target(part.to(device)) for part in torch.split(states(target.space), 2**14)]
     values = torch.cat(parts)
     if bool((values.isnan() | values.isposinf()).any()):
         raise NonFiniteError(f"a log-density of {type(target).__name__} is NaN or +inf")

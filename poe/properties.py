@@ -30,7 +30,7 @@ class Simplified(NamedTuple):
 
 @singledispatch
 def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
-    """The product of `terms`, all of `first`'s class, as one expert; None where it has no such form.
+    """The product of `terms`, all of `first`'s class, as one expert; None where it is none.
 
     A family registers here that it is closed under products and powers. Raises `ImproperError`,
     naming the experts to blame, where the product has no finite normaliser.

@@ -101,9 +101,7 @@ def integrate(target: Expert) -> tuple[Tensor, Tensor]:
     return _total(target, chart, cells, like)
 
 
-def _total(
-    target: Expert, chart: _Chart, cells: _Cells, like: Tensor
-) -> tuple[Tensor, Tensor]:
+def _total(target: Expert, chart: _Chart, cells: _Cells, like: Tensor) -> tuple[Tensor, Tensor]:
     total = cells.log_kronrod.logsumexp(0)
     if not bool(total.isfinite()):
         raise NonFiniteError(
@@ -161,7 +159,7 @@ def _log_density(target: Expert, chart: _Chart, t: Tensor, like: Tensor) -> Tens
     """The log-density over t in float64: `(points, d) -> (points,)`."""
     x = chart.to_x(t).to(like).reshape(-1, *target.space.event_shape)
     with torch.no_grad():
-        values = torch.cat([target(part).double() for part in x.split(EVALUATIONS_AT_ONCE)])
+        values = torch.cat([target(part).double() for part in torch.split(x, EVALUATIONS_AT_ONCE)])
     is_broken = values.isnan() | values.isposinf()
     if bool(is_broken.any()):
         raise NonFiniteError(
@@ -175,9 +173,7 @@ def _initial_cells(chart: _Chart, target: Expert, device: torch.device) -> tuple
     d = target.space.event_shape.numel()
     count = 512 if d == 1 else 24
     half = (chart.high - chart.low) / (2 * count)
-    middles = chart.low + half * (
-        2 * torch.arange(count, dtype=torch.float64, device=device) + 1
-    )
+    middles = chart.low + half * (2 * torch.arange(count, dtype=torch.float64, device=device) + 1)
     centers = torch.cartesian_prod(*[middles] * d).reshape(-1, d)
     return centers, torch.full_like(centers, half)
 

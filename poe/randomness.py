@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 
 
-def resolve(generator: torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
+def resolve(
+    generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """`generator` itself, or a fresh one on `device` seeded by the operating system."""
     if generator is not None:
         return generator

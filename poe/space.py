@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class Space:
             )
         if not self.is_discrete and not x.is_floating_point():
             raise DtypeError(
-                f"expected floating-point x in {self}, got {x.dtype}; use x.to(torch.get_default_dtype())"
+                f"expected floating-point x in {self}, got {x.dtype}; "
+                "use x.to(torch.get_default_dtype())"
             )
         return x.shape[:split]
 
@@ -63,7 +64,8 @@ class Space:
             raise PoeError(
                 f"{self} is discrete and has no unconstrained coordinates; use a discrete sampler"
             )
-        return Real(self.to_unconstrained.forward_shape(self.event_shape))
+        shape = self.to_unconstrained.forward_shape(self.event_shape)  # type: ignore[no-untyped-call]
+        return Real(shape)
 
     @property
     def to_unconstrained(self) -> Transform:
@@ -132,7 +134,7 @@ class Interval(_Shaped):
         return f"Interval({_shape_text(self.event_shape)}, {self.low:g}, {self.high:g})"
 
     def _from_unconstrained(self) -> Transform:
-        return self._elementwise(constraints.interval(self.low, self.high))
+        return self._elementwise(constraints.interval(self.low, self.high))  # type: ignore[no-untyped-call]
 
     def _elements_inside(self, x: Tensor) -> Tensor:
         return (x >= self.low) & (x <= self.high)
@@ -330,9 +332,10 @@ def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> S
     'Interval(2, 0, 1)'
     """
     shape = tuple(event_shape)
-    while isinstance(support, constraints.independent):
+    while hasattr(support, "base_constraint"):  # independent(...), or that of a mixture
         support = support.base_constraint
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
     if support is constraints.boolean:
         return Binary(shape)
     if support is constraints.simplex:
@@ -360,7 +363,7 @@ def _is_number(bound: object, number: float) -> bool:
 
 
 def _one_bound(bound: object) -> float:
-    values = torch.as_tensor(bound).flatten().unique()
+    values = torch.unique(torch.as_tensor(bound))
     if len(values) != 1:
         raise PoeError(f"expected the same bound for every element, got {values.tolist()}")
     return float(values)

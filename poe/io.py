@@ -1,0 +1,333 @@
+"""Save and load whole compositions: safetensors for the numbers, JSON for the tree, no pickle.
+
+A saved expert is a directory with `expert.json` (the tree, and the hashes of everything) and one
+`weights-<hash>.safetensors`. Only classes that were registered are ever built, so a file can run
+no code. Writing is atomic: the JSON is moved into place last, in one step, and the weights that
+it names were complete before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from poe import space as spaces
+from poe.errors import StorageError
+from poe.space import Space
+
+FORMAT = "product-of-experts"
+VERSION = 1
+DESCRIPTION = "expert.json"
+
+Module = TypeVar("Module", bound=nn.Module)
+Fields = dict[str, Any]
+_SPACES = {
+    kind.__name__: kind
+    for kind in vars(spaces).values()
+    if isinstance(kind, type) and issubclass(kind, Space) and not kind.__name__.startswith("_")
+}
+
+
+class _Codec(NamedTuple):
+    kind: type[nn.Module]
+    describe: Callable[[Any], Fields]
+    build: Callable[[Fields], nn.Module]
+
+
+_codecs: dict[str, _Codec] = {}
+
+
+def register(
+    kind: type[Module], describe: Callable[[Module], Fields], build: Callable[[Fields], Module]
+) -> None:
+    """Let instances of `kind` (exactly, no subclasses) be saved and loaded.
+
+    `describe(module)` returns named fields: numbers, strings, None, tensors, spaces, registered
+    modules, and lists, tuples or dicts of these; `build(fields)` makes the module again. Loading
+    needs the same registration, so do it where the class is defined.
+    """
+    _codecs[_name_of(kind)] = _Codec(kind, describe, build)
+
+
+def register_module(
+    kind: type[Module], arguments: Sequence[str] | Callable[[Module], Fields] = ()
+) -> None:
+    """Let a network class be saved: its constructor's arguments, and all its tensors by name.
+
+    `arguments` are the attributes that the constructor takes under the same names, or a function
+    that returns them. Non-persistent buffers are left to the constructor.
+    """
+
+    def describe(module: Module) -> Fields:
+        given = arguments(module) if callable(arguments) else _attributes(module, arguments)
+        return {"arguments": given, "tensors": module.state_dict(keep_vars=True)}
+
+    def build(fields: Fields) -> Module:
+        module = kind(**fields["arguments"])
+        _assign_tensors(module, fields["tensors"])
+        return module
+
+    register(kind, describe, build)
+
+
+def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write `expert` (any composition, or a conditional) into the directory `path`, atomically.
+
+    An expert saved there before is replaced, in one step. Raises `StorageError` where a part of
+    the composition has no registered class (a bare function has none).
+
+    >>> folder = tempfile.mkdtemp()
+    >>> save(experts.Gaussian([0.0], scale=[1.0]) ** 2, folder)
+    >>> load(folder)(torch.zeros(1, 1))
+    tensor([-1.8379])
+    """
+    encoder = _Encoder()
+    tree = encoder.encode(expert)
+    weights = safetensors.torch.save(encoder.tensors())
+    digest = hashlib.sha256(weights).hexdigest()
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "weights": _weights_name(digest),
+        "weights_sha256": digest,
+        "in_training": [name for name, part in _parts(expert) if part.training],
+        "tree": tree,
+    }
+    description["sha256"] = _digest(description)
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"expected a directory to save into, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / _weights_name(digest), weights)
+    _write(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode())
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != _weights_name(digest):
+            old.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The expert that `save` wrote into the directory `path`, bit for bit, on the CPU.
+
+    Raises `StorageError` where a file is missing, truncated or altered, where it is of a newer
+    version, or where it names a class that nobody registered (import its package first).
+    """
+    folder = Path(path)
+    description = _read_description(folder)
+    tensors = _read_weights(folder, description)
+    try:
+        expert = _Decoder(tensors).decode(description["tree"])
+        in_training = set(description["in_training"])
+        for name, part in _parts(expert):
+            part.training = name in in_training
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{folder} does not describe a valid expert: {error}") from error
+    return expert
+
+
+class _Encoder:
+    """Objects to JSON, each shared module and tensor once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[object, Any]] = {}  # holds the object, so its id stays its own
+        self._tensors: list[Tensor] = []
+
+    def encode(self, value: object) -> Any:
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return {"$": "float", "value": value.hex()}
+        if isinstance(value, list | tuple):
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {"$": kind, "items": [self.encode(item) for item in value]}
+        if isinstance(value, dict):
+            return {"$": "dict", "items": {str(k): self.encode(v) for k, v in value.items()}}
+        if isinstance(value, Space):
+            fields = {
+                f.name: self.encode(getattr(value, f.name)) for f in dataclasses.fields(value)
+            }
+            return {"$": "space", "kind": type(value).__name__, "fields": fields}
+        return self._encode_shared(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            str(i): tensor.detach().cpu().contiguous().clone()
+            for i, tensor in enumerate(self._tensors)
+        }
+
+    def _encode_shared(self, value: object) -> Any:
+        if id(value) in self._seen:
+            return {"$": "same", "as": self._seen[id(value)][1]}
+        number = len(self._seen)
+        self._seen[id(value)] = (value, number)
+        if isinstance(value, Tensor):
+            return self._encode_tensor(value, number)
+        codec = _codecs.get(_name_of(type(value)))
+        if codec is None or codec.kind is not type(value):
+            raise StorageError(
+                f"cannot save {_name_of(type(value))}: it is not registered; use "
+                "poe.io.register(YourClass, describe, build), and a module instead of a function"
+            )
+        fields = {key: self.encode(field) for key, field in codec.describe(value).items()}
+        return {"$": "module", "kind": _name_of(type(value)), "id": number, "fields": fields}
+
+    def _encode_tensor(self, tensor: Tensor, number: int) -> Any:
+        if tensor.is_meta:
+            raise StorageError("cannot save a tensor on the meta device: it holds no numbers")
+        self._tensors.append(tensor)
+        return {
+            "$": "parameter" if isinstance(tensor, nn.Parameter) else "tensor",
+            "id": number,
+            "key": str(len(self._tensors) - 1),
+            "learned": tensor.requires_grad and tensor.is_leaf,
+        }
+
+
+class _Decoder:
+    """JSON to objects; what was shared is shared again."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._made: dict[int, Any] = {}
+
+    def decode(self, node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        match node["$"]:
+            case "float":
+                return float.fromhex(node["value"])
+            case "list":
+                return [self.decode(item) for item in node["items"]]
+            case "tuple":
+                return tuple(self.decode(item) for item in node["items"])
+            case "dict":
+                return {key: self.decode(item) for key, item in node["items"].items()}
+            case "space":
+                fields = {key: self.decode(item) for key, item in node["fields"].items()}
+                return _SPACES[node["kind"]](**fields)
+            case "same":
+                return self._made[node["as"]]
+        self._made[node["id"]] = made = self._make(node)
+        return made
+
+    def _make(self, node: Any) -> Any:
+        if node["$"] == "parameter":
+            return nn.Parameter(self._tensors[node["key"]], requires_grad=node["learned"])
+        if node["$"] == "tensor":
+            return self._tensors[node["key"]].requires_grad_(node["learned"])
+        codec = _codecs.get(node["kind"])
+        if codec is None:
+            raise StorageError(
+                f"the file holds a {node['kind']}, which is not registered here; import the "
+                "package that defines it before loading (for example `import experts`)"
+            )
+        return codec.build({key: self.decode(field) for key, field in node["fields"].items()})
+
+
+def _read_description(folder: Path) -> Fields:
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"expected a saved expert at {folder}, found no {DESCRIPTION}"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"{folder / DESCRIPTION} is truncated or damaged: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise StorageError(f"{folder / DESCRIPTION} is not a saved expert of this package")
+    if description.get("version") != VERSION:
+        raise StorageError(
+            f"expected format version {VERSION}, got {description.get('version')}; "
+            "load it with the version of this package that saved it"
+        )
+    stated = description.pop("sha256", None)
+    if stated != _digest(description):
+        raise StorageError(
+            f"{folder / DESCRIPTION} was altered after it was saved: its hash differs"
+        )
+    return description
+
+
+def _read_weights(folder: Path, description: Fields) -> dict[str, Tensor]:
+    file = folder / _weights_name(description["weights_sha256"])
+    try:
+        weights = file.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read the weights {file}: {error}") from error
+    if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
+        raise StorageError(
+            f"{file} is truncated or was altered: its hash is not the one in {DESCRIPTION}; "
+            "save the expert again or fetch the file again"
+        )
+    try:
+        return safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise StorageError(f"{file} is no valid safetensors file: {error}") from error
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write under a temporary name and move into place, so that no reader sees half a file."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _digest(description: Fields) -> str:
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _weights_name(digest: str) -> str:
+    return f"weights-{digest[:16]}.safetensors"
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return module.named_modules(remove_duplicate=False)
+
+
+def _attributes(module: nn.Module, names: Sequence[str]) -> Fields:
+    return {name: getattr(module, name) for name in names}
+
+
+def _assign_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put the saved tensors themselves in place: dtype, sharing and `requires_grad` included."""
+    expected = module.state_dict()
+    if expected.keys() != tensors.keys():
+        odd = sorted(expected.keys() ^ tensors.keys())
+        raise StorageError(f"the tensors of {type(module).__name__} do not fit: {', '.join(odd)}")
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:  # non-persistent buffers follow
+        module.to(dtypes.pop())
+    for path, tensor in tensors.items():
+        if tensor.shape != expected[path].shape:
+            raise StorageError(
+                f"expected {type(module).__name__}.{path} of shape {tuple(expected[path].shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        owner_path, _, name = path.rpartition(".")
+        owner = module.get_submodule(owner_path)
+        tensors_of_owner: Any = owner._parameters if name in owner._parameters else owner._buffers
+        tensors_of_owner[name] = tensor

@@ -1,0 +1,154 @@
+"""A distribution or a transform as a module, so that its tensors move, learn and are saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    transforms,
+)
+from torch.distributions.transforms import Transform
+
+from poe.space import LogCholesky
+
+# The constructor's arguments of each transform, with the attribute that holds each.
+_TRANSFORM_ARGUMENTS: dict[type[Transform], dict[str, str]] = {
+    transforms.AffineTransform: {"loc": "loc", "scale": "scale", "event_dim": "_event_dim"},
+    transforms.ComposeTransform: {"parts": "parts"},
+    transforms.ExpTransform: {},
+    transforms.IndependentTransform: {
+        "base_transform": "base_transform",
+        "reinterpreted_batch_ndims": "reinterpreted_batch_ndims",
+    },
+    transforms.PowerTransform: {"exponent": "exponent"},
+    transforms.ReshapeTransform: {"in_shape": "in_shape", "out_shape": "out_shape"},
+    transforms.SigmoidTransform: {},
+    transforms.SoftplusTransform: {},
+    transforms.StickBreakingTransform: {},
+    transforms.TanhTransform: {},
+    transforms._InverseTransform: {"transform": "_inv"},
+    LogCholesky: {"k": "k"},
+}
+_DISTRIBUTION_ARGUMENTS: dict[type[Distribution], dict[str, str]] = {
+    Independent: {
+        "base_distribution": "base_dist",
+        "reinterpreted_batch_ndims": "reinterpreted_batch_ndims",
+    },
+    MixtureSameFamily: {
+        "mixture_distribution": "mixture_distribution",
+        "component_distribution": "component_distribution",
+    },
+    TransformedDistribution: {"base_distribution": "base_dist", "transforms": "transforms"},
+}
+# Parametrisations of one and the same thing: the first that is stored decides.
+_ALTERNATIVES = (
+    ("probs", "logits"),
+    ("covariance_matrix", "precision_matrix", "scale_tril"),
+)
+KINDS: dict[str, type] = {kind.__name__: kind for kind in _TRANSFORM_ARGUMENTS} | {
+    name: getattr(torch.distributions, name)
+    for name in torch.distributions.__all__
+    if isinstance(getattr(torch.distributions, name), type)
+    and issubclass(getattr(torch.distributions, name), Distribution)
+}
+
+
+class Parts(nn.Module):
+    """The class and the constructor's arguments of a distribution or transform, as a module.
+
+    Tensors become buffers (`nn.Parameter`s stay parameters), inner distributions and transforms
+    become inner `Parts`. `build()` makes the object from the present tensors.
+
+    >>> affine = torch.distributions.AffineTransform(torch.zeros(2), torch.ones(2))
+    >>> parts_of(affine).to(torch.float64).build()(torch.zeros(2)).dtype
+    torch.float64
+    """
+
+    def __init__(self, kind: type, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.names = tuple(arguments)
+        for name, value in arguments.items():
+            if isinstance(value, list):
+                value = nn.ModuleList(value)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def arguments(self) -> dict[str, Any]:
+        """The present arguments; inner objects as `Parts`."""
+        values = ((name, getattr(self, name)) for name in self.names)
+        return {n: list(v) if isinstance(v, nn.ModuleList) else v for n, v in values}
+
+    def build(self) -> Any:
+        """The distribution or transform; distributions unvalidated, as off-support x is legal."""
+        arguments = {name: _built(value) for name, value in self.arguments().items()}
+        if issubclass(self.kind, Distribution):
+            arguments["validate_args"] = False
+        return self.kind(**arguments)
+
+    def extra_repr(self) -> str:
+        return self.kind.__name__
+
+
+class Opaque(nn.Module):
+    """A transform of a class unknown here: used as it is, neither moved nor saved."""
+
+    def __init__(self, source: Transform) -> None:
+        super().__init__()
+        self.source = source
+
+    def build(self) -> Any:
+        """The transform itself."""
+        return self.source
+
+
+def parts_of(source: Distribution | Transform) -> Parts | Opaque:
+    """Take a distribution or transform apart."""
+    if isinstance(source, Distribution):
+        table = _DISTRIBUTION_ARGUMENTS.get(type(source)) or _stored_arguments(source)
+    elif type(source) in _TRANSFORM_ARGUMENTS:
+        table = _TRANSFORM_ARGUMENTS[type(source)]
+    else:
+        return Opaque(source)
+    return Parts(
+        type(source), {name: _taken_apart(getattr(source, key)) for name, key in table.items()}
+    )
+
+
+def _stored_arguments(distribution: Distribution) -> dict[str, str]:
+    names = [name for name in distribution.arg_constraints if _is_stored(distribution, name)]
+    for group in _ALTERNATIVES:
+        spare = [name for name in names if name in group][1:]
+        names = [name for name in names if name not in spare]
+    # Some constructors take more than the constrained parameters.
+    names += [name for name in ("total_count", "temperature") if hasattr(distribution, name)]
+    return {name: name for name in dict.fromkeys(names)}
+
+
+def _is_stored(distribution: Distribution, name: str) -> bool:
+    # Lazily derived parametrisations are not stored until someone asks for them; derived
+    # distributions (LogNormal, Gumbel) answer for their parameters by plain properties.
+    is_plain_property = isinstance(getattr(type(distribution), name, None), property)
+    return name in vars(distribution) or is_plain_property
+
+
+def _taken_apart(value: Any) -> Any:
+    if isinstance(value, Distribution | Transform):
+        return parts_of(value)
+    if isinstance(value, list):
+        return [parts_of(part) for part in value]
+    return tuple(value) if isinstance(value, torch.Size) else value
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Parts | Opaque):
+        return value.build()
+    return [part.build() for part in value] if isinstance(value, list) else value
