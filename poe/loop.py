@@ -28,7 +28,7 @@ from poe.adapt_kernel import (
 )
 from poe.coordinates import Coordinates
 from poe.errors import StorageError
-from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.kernel import Info, Kernel, TunableKernel, sum_event
 
 
 class Tally(NamedTuple):
@@ -58,7 +58,7 @@ class Spread(NamedTuple):
 
     def plus(self, position: Tensor, num_steps: int) -> Spread:
         """With one more step, the ``num_steps``-th."""
-        squares = (position - self.start).double().square().flatten(1).sum(1)
+        squares = sum_event((position - self.start).double().square())
         totals = self.totals.clone()
         totals[num_steps.bit_length() - 1] += squares.mean()
         return self._replace(totals=totals)

@@ -184,3 +184,8 @@ def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Te
     """The proposed value where a chain accepted, else the current one."""
     mask = is_accepted.reshape(-1, *([1] * (current.ndim - 1)))
     return torch.where(mask, proposed, current)
+
+
+def sum_event(x: Tensor) -> Tensor:
+    """The sum over each chain's event: ``(chains, *event) -> (chains,)``."""
+    return x.reshape(len(x), -1).sum(1)

@@ -21,6 +21,7 @@ from poe.samplers.kernel import (
     per_chain,
     require_positive,
     require_start,
+    sum_event,
     where_accepted,
 )
 
@@ -98,7 +99,7 @@ class ULA:
         position = _propose(state, noise.normal, per_chain(self.step_size, state.position))
         log_density, score = target.log_density_and_score(position)
         is_outside = log_density == -torch.inf
-        is_finite = log_density.isfinite() & score.flatten(1).sum(1).isfinite()
+        is_finite = log_density.isfinite() & sum_event(score).isfinite()
         info = Info(
             acceptance_probability=torch.ones_like(log_density),
             is_accepted=torch.ones_like(is_outside),
@@ -185,5 +186,5 @@ class MALA:
         """
         a = _sqrt(0.5 * step_size)
         scores = (state.score + proposed.score).mul_(a)
-        proposal_ratio = -(normal + 0.5 * scores).mul_(scores).flatten(1).sum(1)
+        proposal_ratio = -sum_event((normal + 0.5 * scores).mul_(scores))
         return proposed.log_density - state.log_density + proposal_ratio

@@ -83,7 +83,7 @@ def _badness(z: float) -> float:
 
 @torch.no_grad()
 def _moments(target: Expert, x: Tensor) -> dict[str, Tensor]:
-    flat = x.flatten(1).double()
+    flat = x.reshape(len(x), -1).double()
     return {
         "mean": flat,
         "second moment": flat.square(),
