@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A package named here stands for all its modules, save those that have a place of their own.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
-    ("maps that carry their tensors", ("poe.bijection", "poe.parts")),
+    ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
     ("what only some have", ("poe.properties",)),
     ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
