@@ -166,7 +166,7 @@ def _combine_full(terms: Sequence[Term], parts: list[Gaussian], weights: list[Te
 def _require_proper(terms: Sequence[Term], is_proper: bool) -> None:
     if is_proper:
         return
-    blamed = [f"{t.name} ** {float(t.exponent):g}" for t in terms if float(t.exponent) <= 0]
+    blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() <= 0]
     raise ImproperError(
         "expected a product of Gaussians whose precisions sum to a positive definite matrix; "
         f"{', '.join(blamed)} takes away more than the others give, so the density grows without "
@@ -229,7 +229,7 @@ def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
         return tensor
     factor, info = torch.linalg.cholesky_ex(tensor)
     is_symmetric = torch.allclose(
-        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * float(tensor.abs().max())
+        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * tensor.detach().abs().max().item()
     )
     if info != 0 or not is_symmetric:
         raise PoeError(f"expected a symmetric positive definite {name}, got {tensor}")

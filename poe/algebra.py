@@ -135,7 +135,8 @@ class Transformed(Expert):
         x = transform.inv(y)
         jacobian = transform.log_abs_det_jacobian(x, y)
         batch = self.space.batch_shape(y)
-        jacobian = jacobian.reshape(*batch, -1).sum(-1) if jacobian.ndim > len(batch) else jacobian
+        if jacobian.ndim > len(batch):
+            jacobian = jacobian.flatten(len(batch)).sum(-1)
         value = density(x) - jacobian
         if isinstance(self.space, Real):
             return value
@@ -231,7 +232,7 @@ class Relaxed(Expert):
 
 def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
     """`value`, with -inf where x lies outside `space`; NaN in x stays the value's own affair."""
-    is_nan = x.isnan().reshape(*value.shape, -1).any(-1)
+    is_nan = space.as_vector(x.isnan()).any(-1)
     return value.masked_fill(~space.contains(x) & ~is_nan, -torch.inf)
 
 

@@ -47,7 +47,7 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
     closed = exact_log_partition(target)
     if closed is not None:
         return _exact(closed, "closed form")
-    if _num_states(target.space) <= MAX_STATES:
+    if num_states(target.space) <= MAX_STATES:
         return _exact(_by_enumeration(target), "enumeration")
     if not target.space.is_discrete and target.space.event_shape.numel() <= 2:
         value, error = integrate(target)
@@ -68,7 +68,7 @@ def states(space: Space) -> Tensor:
             [1., 0.],
             [1., 1.]])
     """
-    if _num_states(space) > MAX_STATES:
+    if num_states(space) > MAX_STATES:
         raise NormalizationError(f"expected at most {MAX_STATES} states, got {space}")
     rows = torch.cartesian_prod(*[torch.arange(_num_values(space))] * space.event_shape.numel())
     table = rows.reshape(-1, *space.event_shape)
@@ -101,7 +101,8 @@ def _num_values(space: Space) -> int:
     return space.vocab_size if isinstance(space, Sequence) else 0
 
 
-def _num_states(space: Space) -> float:
+def num_states(space: Space) -> float:
+    """How many events a space has; infinity where they are not finite, or far too many."""
     values, size = _num_values(space), space.event_shape.numel()
     if values == 0 or size * math.log(values) > 2 * math.log(MAX_STATES):
         return math.inf

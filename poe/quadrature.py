@@ -200,6 +200,11 @@ def _rule(d: int, device: torch.device) -> _Rule:
     )
 
 
+def has_chart(space: Space) -> bool:
+    """Whether `integrate` knows this kind of space."""
+    return isinstance(space, Real | Positive | Interval)
+
+
 def _chart(space: Space) -> _Chart:
     if isinstance(space, Real):
         return _Chart(-25, 25, torch.sinh, lambda t: t.cosh().log(), True)

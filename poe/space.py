@@ -30,9 +30,13 @@ class Space:
     def contains(self, x: Tensor) -> Tensor:
         """Whether each x lies in the space: `(*batch, *event) -> (*batch,)`, boolean."""
         self.batch_shape(x)
-        dims = tuple(range(x.ndim - len(self.event_shape), x.ndim))
         inside = self._elements_inside(x)
-        return inside.all(dim=dims) if dims and inside.ndim == x.ndim else inside
+        return self.as_vector(inside).all(-1) if inside.ndim == x.ndim else inside
+
+    def as_vector(self, x: Tensor) -> Tensor:
+        """`(*batch, *event) -> (*batch, numel)`, for reductions over whole events."""
+        event_ndim = len(self.event_shape)
+        return x.flatten(-event_ndim) if event_ndim else x.unsqueeze(-1)
 
     def batch_shape(self, x: Tensor) -> torch.Size:
         """The leading shape of `x`; raises `ShapeError` unless its trailing shape is the event's.
@@ -171,8 +175,8 @@ class Simplex(Space):
         return biject_to(constraints.simplex)
 
     def _elements_inside(self, x: Tensor) -> Tensor:
-        # A sum of k rounded numbers is never exactly 1.
-        tolerance = self.k * torch.finfo(x.dtype).eps * 8
+        # A sum of k rounded numbers is never exactly 1, and x may once have been float32.
+        tolerance = max(1e-6, 8 * self.k * torch.finfo(x.dtype).eps)
         return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() <= tolerance)
 
 
@@ -198,7 +202,7 @@ class PositiveDefinite(Space):
     def _elements_inside(self, x: Tensor) -> Tensor:
         scale = x.abs().amax((-2, -1))
         gap = (x - x.mT).abs().amax((-2, -1))
-        is_symmetric = gap <= 8 * self.k * torch.finfo(x.dtype).eps * scale
+        is_symmetric = gap <= max(1e-6, 8 * self.k * torch.finfo(x.dtype).eps) * scale
         return is_symmetric & (torch.linalg.cholesky_ex(x).info == 0)
 
 

@@ -1,0 +1,228 @@
+"""Every expert by every law; a new expert enters by one line. Then broken experts, law by law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch import distributions as D
+
+import poe
+from experts import Gaussian
+from poe.testing import EXPERT_LAWS, LawError, check_expert
+from poe.testing import expert_laws as laws
+
+
+class LabelledGaussian(poe.Conditional):
+    is_normalized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = poe.Real(2)
+        self.locs = nn.Parameter(torch.tensor([[0.0, 1.0], [2.0, -1.0]]))
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        return normal(x - nn.functional.embedding(condition, self.locs))
+
+    def sample(
+        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        loc = self.locs[condition].detach()
+        shape = (num_samples, 2)
+        return loc + torch.randn(shape, generator=generator, dtype=loc.dtype, device=loc.device)
+
+
+class LastScalar(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(-1)
+
+
+def normal(x: Tensor) -> Tensor:
+    return -0.5 * (x.square() + 1.8378770664093453).sum(-1)
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), LastScalar())
+
+
+def _real(n: int, *shape: int) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
+
+
+a = Gaussian([0.0, 1.0], scale=[1.0, 2.0])
+b = Gaussian([1.0, -1.0], covariance=[[2.0, 0.5], [0.5, 1.0]])
+line = Gaussian([0.5], scale=0.7)
+matrix = torch.eye(2) + 0.1
+
+EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
+    "Gaussian": (a, _real(4, 2)),
+    "Gaussian, 1-D": (line, _real(4, 1)),
+    "Gaussian, full": (b, _real(4, 2)),
+    "Gaussian, image": (Gaussian(torch.zeros(1, 3, 3), scale=0.5), _real(3, 1, 3, 3)),
+    "Tempered": (poe.Tempered(a, 0.3), _real(4, 2)),
+    "Product": (a * b**0.5 / a**0.25, _real(4, 2)),
+    "Product, learned exponent": (
+        poe.Product(a, style=b ** nn.Parameter(torch.tensor(0.7))),
+        _real(4, 2),
+    ),
+    "Mixture": (poe.Mixture([a, b], [0.3, 0.7]), _real(4, 2)),
+    "Mixture, estimated": (
+        poe.Mixture([a, b**2], [0.3, 0.7], log_partitions=[None, -1.0]),
+        _real(4, 2),
+    ),
+    "Transformed": (
+        poe.Transformed(b, D.AffineTransform(torch.ones(2), torch.tensor([2.0, -3.0]))),
+        _real(4, 2),
+    ),
+    "Transformed, positive": (poe.Transformed(line, D.ExpTransform()), _real(4, 1).exp()),
+    "At": (line.at(nn.Linear(2, 1), poe.Real(2)), _real(4, 2)),
+    "Given": (LabelledGaussian().given(1), _real(4, 2)),
+    "Given, a batch of densities": (
+        LabelledGaussian().given(torch.tensor([0, 1, 1, 0])),
+        _real(4, 2),
+    ),
+    "FromLogDensity": (
+        poe.FromLogDensity(lambda x: -x.pow(4).sum(-1), space=poe.Real(2)),
+        _real(4, 2),
+    ),
+    "FromEnergy": (poe.FromEnergy(lambda x: x.pow(4).sum(-1), space=poe.Real(2)), _real(4, 2)),
+    "exponential": (poe.link.exponential(_network(), poe.Real(2)), _real(4, 2)),
+    "square": (poe.link.square(_network(), poe.Real(2)), _real(4, 2)),
+    "absolute": (poe.link.absolute(_network(), poe.Real(2)), _real(4, 2)),
+    "softplus": (poe.link.softplus(_network(), poe.Real(2)), _real(4, 2)),
+    "Normal": (poe.as_expert(D.Normal(0.3, 2.0)), _real(4)),
+    "Gamma": (poe.as_expert(D.Gamma(2.0, 1.5)), _real(4).exp()),
+    "Beta": (poe.as_expert(D.Beta(2.0, 3.0)), _real(4).sigmoid()),
+    "Uniform": (poe.as_expert(D.Uniform(-1.0, 2.0)), _real(4).sigmoid()),
+    "Dirichlet": (
+        poe.as_expert(D.Dirichlet(torch.tensor([2.0, 3.0, 1.5]))),
+        _real(4, 3).softmax(-1),
+    ),
+    "Wishart": (poe.as_expert(D.Wishart(4.0, torch.eye(2))), matrix.expand(3, 2, 2).clone()),
+    "Bernoulli": (
+        poe.as_expert(D.Independent(D.Bernoulli(torch.tensor([0.2, 0.7])), 1)),
+        torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+    ),
+    "Categorical": (
+        poe.as_expert(D.Categorical(torch.tensor([0.2, 0.8]))),
+        torch.tensor([0, 1, 1]),
+    ),
+    "Dequantized": (
+        poe.Dequantized(poe.as_expert(D.Categorical(torch.tensor([0.2, 0.8])))),
+        torch.tensor([0.3, 1.7]),
+    ),
+    "Relaxed": (
+        poe.Relaxed(poe.FromLogDensity(lambda x: x.square().sum(-1), space=poe.Binary(2))),
+        _real(4, 2).sigmoid(),
+    ),
+}
+
+
+@pytest.mark.parametrize("law", EXPERT_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_law(name: str, law: laws.Law) -> None:
+    if name == "Wishart" and law is laws.device:
+        pytest.skip("torch.distributions.Wishart looks at its numbers when it is built")
+    law(*EXPERTS[name])
+
+
+class Broken(poe.Expert):
+    """A standard normal on Real(1), with one thing wrong."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.space = poe.Real(1)
+        self.register_buffer("one", torch.ones(1))
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x)
+
+
+class Claiming(Broken):
+    """Claims that its log-density is normalised, and that it can be sampled."""
+
+    draws = staticmethod(lambda n, g: torch.randn(n, 1, generator=g))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return self.draws(num_samples, generator)
+
+
+def _drawing(draws: Callable[[int, torch.Generator], Tensor]) -> Claiming:
+    expert = Claiming(normal)
+    expert.draws = draws  # type: ignore[assignment]
+    return expert
+
+
+class Detached(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return normal(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient[:, None] * 3.0
+
+
+BROKEN: dict[str, tuple[laws.Law, poe.Expert]] = {
+    "NaN": (laws.finite_log_density, Broken(lambda x: (x.sum(-1) - 100).log())),
+    "random": (laws.finite_log_density, Broken(lambda x: normal(x) + torch.rand(len(x)))),
+    "one batch dimension only": (
+        laws.batch_shape,
+        Broken(lambda x: torch.mm(x, x.new_ones(1, 1))[:, 0]),
+    ),
+    "batch mean": (laws.one_by_one, Broken(lambda x: normal(x - x.mean(0)))),
+    "always float32": (laws.dtype, Broken(lambda x: normal(x.float()))),
+    "tensor left in float32": (
+        laws.dtype,
+        Broken(lambda x: (x @ torch.ones(1, 1, dtype=torch.float32)).sum(-1)),
+    ),
+    "half precision inside": (laws.score, Broken(lambda x: normal(x.bfloat16()).to(x.dtype))),
+    "hard-coded device": (laws.device, Broken(lambda x: normal(x - torch.ones(1, device="cpu")))),
+    "comes back to the cpu": (laws.device, Broken(lambda x: torch.zeros(len(x)))),
+    "detached": (laws.score, Broken(lambda x: normal(x.detach()) + 0 * x.sum(-1))),
+    "wrong backward": (laws.score, Broken(Detached.apply)),
+    "not normalised": (laws.normalization, Claiming(lambda x: normal(x) + 0.01)),
+    "draws of the wrong shape": (laws.sampling, _drawing(lambda n, g: torch.randn(n, generator=g))),
+    "draws globally": (laws.sampling, _drawing(lambda n, g: torch.randn(n, 1))),
+    "ignores the seed": (
+        laws.sampling,
+        _drawing(lambda n, g: torch.rand(n, 1, generator=torch.Generator().manual_seed(g.seed()))),
+    ),
+    "draws outside": (laws.sampling, _drawing(lambda n, g: torch.full((n, 1), torch.nan))),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_law_catches(name: str) -> None:
+    law, expert = BROKEN[name]
+    with pytest.raises((LawError, poe.PoeError)):
+        law(expert, _real(4, 1))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_check_expert_catches(name: str) -> None:
+    with pytest.raises((LawError, poe.PoeError)):
+        check_expert(BROKEN[name][1], _real(4, 1))
+
+
+def test_healthy_twin_of_the_broken_ones_passes() -> None:
+    check_expert(Claiming(normal), _real(4, 1))
+
+
+def test_check_expert_needs_a_batch() -> None:
+    with pytest.raises(poe.PoeError, match=r"expected x of shape \(n, \*event\)"):
+        check_expert(line, torch.zeros(1, 1))
+
+
+def test_check_expert_leaves_the_expert_as_it_is() -> None:
+    expert = Gaussian([0.0], scale=1.0)
+    check_expert(expert, _real(3, 1))
+    assert expert.loc.dtype == torch.float32
+    assert expert.loc.device.type == "cpu"
