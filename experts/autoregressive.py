@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from experts.noise import LabelAndNoise, NoisyConditional, fresh_generator
+import poe.io
+from experts.noise import LabelAndNoise, NoisyConditional, constructor_arguments
+from poe.randomness import resolve
 
 
 class CausalConv2d(nn.Conv2d):
@@ -43,7 +45,9 @@ class CausalConv2d(nn.Conv2d):
 
 
 class GatedBlock(nn.Module):
-    """Residual causal block, its gate shifted by an embedding: (n, c, h, w), (n, e) -> (n, c, h, w).
+    """Residual causal block, its gate shifted by an embedding.
+
+    Shapes: (n, c, h, w), (n, e) -> (n, c, h, w).
 
     Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", eq. 4.
     """
@@ -91,9 +95,7 @@ class PixelCNN(nn.Module):
         channels = self.first.out_channels
         return [first, *(x.new_zeros(n, channels, 1, width) for _ in self.blocks)]
 
-    def row(
-        self, x: Tensor, embedding: Tensor, above: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def row(self, x: Tensor, embedding: Tensor, above: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """One row (n, 1, w), given what is above it: its parameters and what the next row sees."""
         image = with_border(x)
         below = [torch.cat([above[0], image], -2)[:, :, 1:]]
@@ -135,7 +137,7 @@ class PixelMixture(NoisyConditional):
         self,
         shape: tuple[int, int],
         labels: Sequence[str],
-        noise_level: float,
+        noise_level: float | Tensor,
         *,
         channels: int = 32,
         blocks: int = 6,
@@ -155,7 +157,8 @@ class PixelMixture(NoisyConditional):
         weight, mean, scale = self.mixture(x, label, noise_level)
         z = (x[:, None] - mean) / scale
         pixel = (weight - 0.5 * z**2 - scale.log()).logsumexp(1)
-        return pixel.sum((-2, -1)) - 0.5 * math.log(2 * math.pi) * pixel[0].numel()
+        size = self.space.event_shape.numel()
+        return pixel.sum((-2, -1)) - 0.5 * math.log(2 * math.pi) * size
 
     @torch.no_grad()
     def sample(
@@ -166,18 +169,21 @@ class PixelMixture(NoisyConditional):
         Each row is computed alone, on top of what its predecessors left for it, so an image costs
         about as much as ``width + 1`` evaluations of its density.
         """
-        generator = generator or fresh_generator(self.noise_level.device)
-        level = self.noise_level.expand(num_samples)
+        generator = resolve(generator, self.noise_level.device)
+        level = self.noise_levels(torch.Size((num_samples,)))
         embedding = self.net.embed(condition.expand(num_samples), level)
         x = level.new_zeros(num_samples, *self.space.event_shape)
         above = self.net.rows_above(x)
-        for row in x.split(1, -2):
+        for row in x.chunk(x.shape[-2], -2):
             for column in range(row.shape[-1]):
                 parameters, _ = self.net.row(row, embedding, above)
                 pixel = as_mixture(parameters[..., column : column + 1], level)
                 row[..., column : column + 1] = draw(*pixel, generator)
             _, above = self.net.row(row, embedding, above)
         return x
+
+
+poe.io.register_module(PixelMixture, constructor_arguments)
 
 
 def as_mixture(parameters: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor, Tensor]:

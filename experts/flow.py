@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from nflows.distributions import StandardNormal
+from nflows.distributions import (
+    ConditionalDiagonalNormal,
+    ConditionalIndependentBernoulli,
+    DiagonalNormal,
+    Distribution,
+    StandardNormal,
+)
 from nflows.flows import Flow as NFlow
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
@@ -19,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from experts.noise import LabelAndNoise, NoisyConditional, fresh_generator
+import poe.io
+from experts.noise import LabelAndNoise, NoisyConditional, constructor_arguments
+from poe.randomness import borrowed, resolve
 
 
 class Flow(poe.Expert):
@@ -48,11 +56,7 @@ class Flow(poe.Expert):
             raise poe.AdaptationError(
                 f"expected an nflows.flows.Flow, got {type(nflows_flow).__name__}"
             )
-        if any(isinstance(module, NaiveLinear) for module in nflows_flow.modules()):
-            raise poe.AdaptationError(
-                "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
-                "calls torch.solve, which is gone: use nflows.transforms.LULinear instead"
-            )
+        require_usable(nflows_flow)
         self.flow = nflows_flow
         self.space = poe.Real(base_shape(nflows_flow))
 
@@ -68,35 +72,65 @@ class Flow(poe.Expert):
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws: ``(num_samples, *event)``."""
-        base = self.flow._distribution
-        like = next(self.flow.parameters(), torch.zeros(()))
-        generator = generator or fresh_generator(like.device)
-        if isinstance(base, StandardNormal):
-            shape = (num_samples, *self.space.event_shape)
-            noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-        else:
-            noise = seeded_sample(base, num_samples, generator).to(like.dtype)
+        like = own_tensor(self.flow)
+        generator = resolve(generator, like.device)
+        noise = base_sample(self.flow._distribution, num_samples, like, generator)
         return self.flow._transform.inverse(noise)[0]
 
 
 def base_shape(flow: NFlow) -> torch.Size:
     """Event shape of a flow's base density."""
-    shape = getattr(flow._distribution, "_shape", None)
+    base = flow._distribution
+    shape = getattr(base, "_shape", None)
     if shape is None:
         raise poe.AdaptationError(
-            f"expected a flow whose base density has a shape, got {type(flow._distribution).__name__}"
-            ": use nflows.distributions.StandardNormal, or wrap it with poe.FromLogDensity"
+            f"expected a flow whose base density has a shape, got {type(base).__name__}: "
+            "use nflows.distributions.StandardNormal, or wrap it with poe.FromLogDensity"
         )
     return torch.Size(shape)
 
 
-def seeded_sample(base: nn.Module, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Draws of a base density that only knows the global generator, which is put back after."""
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(int(seed))
+def require_usable(flow: NFlow) -> None:
+    """Refuse a flow that cannot be inverted, and one that is a density only given a context."""
+    modules = list(flow.modules())
+    if any(isinstance(module, NaiveLinear) for module in modules):
+        raise poe.AdaptationError(
+            "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
+            "calls torch.solve, which is gone: use nflows.transforms.LULinear instead"
+        )
+    conditional = (ConditionalDiagonalNormal, ConditionalIndependentBernoulli)
+    has_context = not isinstance(flow._embedding_net, nn.Identity) or any(
+        # The networks of nflows keep a layer of this name where they were made with a context.
+        isinstance(module, conditional) or hasattr(module, "context_layer")
+        for module in modules
+    )
+    if has_context:
+        raise poe.AdaptationError(
+            "expected a flow without context, got one that is a density only given its context: "
+            "write a poe.Conditional whose log_density(x, condition) calls "
+            "flow.log_prob(x, context=condition), and bind it with given(condition)"
+        )
+
+
+def own_tensor(flow: NFlow) -> Tensor:
+    """A tensor with the dtype and device of a flow; of the base only parameters tell the dtype."""
+    tensors = (*flow.parameters(), *flow._transform.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+
+
+def base_sample(
+    base: Distribution, num_samples: int, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draws of a base density, ``(num_samples, *event)``, with the dtype and device of ``like``."""
+    if isinstance(base, StandardNormal | DiagonalNormal):
+        size = (num_samples, *base._shape)
+        noise = torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+        # nflows has no sampler for its DiagonalNormal.
+        is_standard = isinstance(base, StandardNormal)
+        return noise if is_standard else base.mean_ + base.log_std_.exp() * noise
+    with borrowed(generator):  # any other base knows only the global generator
         draws: Tensor = base.sample(num_samples)
-    return draws
+    return draws.to(like)
 
 
 @poe.as_expert.register
@@ -150,7 +184,7 @@ class BoundedAffineCoupling(AffineCouplingTransform):
     """nflows' affine coupling with a scale in (1/e, e); nflows' own can only contract."""
 
     def _scale_and_shift(self, transform_params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = transform_params.split(self.num_transform_features, 1)
+        shift, log_scale = transform_params.chunk(2, 1)
         return log_scale.tanh().exp(), shift
 
 
@@ -203,7 +237,7 @@ class ImageFlow(NoisyConditional):
         self,
         shape: tuple[int, ...],
         labels: Sequence[str],
-        noise_level: float,
+        noise_level: float | Tensor,
         *,
         layers: int = 8,
         hidden: int = 192,
@@ -232,11 +266,14 @@ class ImageFlow(NoisyConditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact samples (num_samples, *event): noise from the generator through the inverse of T."""
-        level = self.noise_level.expand(num_samples)
+        """Exact samples ``(num_samples, *event)``: normal noise through the inverse of T."""
+        level = self.noise_levels(torch.Size((num_samples,)))
         label = condition.expand(num_samples).to(level)
         context = self.flow._embedding_net(torch.stack([label, level], -1))
-        generator = generator or fresh_generator(level.device)
+        generator = resolve(generator, level.device)
         size = (num_samples, self.space.event_shape.numel())
         noise = torch.randn(size, generator=generator, device=level.device, dtype=level.dtype)
         return self.flow._transform.inverse(noise, context)[0]
+
+
+poe.io.register_module(ImageFlow, constructor_arguments)

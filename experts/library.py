@@ -1,14 +1,14 @@
-"""Shipped pretrained experts: ``experts.available()`` lists them, ``experts.load(name)`` reads one."""
+"""Shipped pretrained experts: ``available()`` lists them, ``load(name)`` reads one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import torch
 from safetensors.torch import load as load_tensors
 
 import poe
@@ -17,7 +17,7 @@ from experts.flow import ImageFlow
 from experts.neural import ReconstructionEnergy
 from experts.noise import NoisyConditional
 
-FAMILIES: dict[str, type[NoisyConditional]] = {
+FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "PixelMixture": PixelMixture,
     "ImageFlow": ImageFlow,
     "ReconstructionEnergy": ReconstructionEnergy,
@@ -35,7 +35,7 @@ def available() -> tuple[str, ...]:
     >>> available()
     ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness')
     """
-    names = (entry.name for entry in folder().iterdir())
+    names = [entry.name for entry in folder().iterdir()] if folder().is_dir() else []
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
@@ -43,8 +43,8 @@ def load(name: str) -> Any:
     """A shipped expert by name: a conditional, or an expert where its label is bound already.
 
     Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
-    Parameters need no gradient. Raises ``ValueError`` for an unknown name and ``poe.StorageError``
-    for weights that were changed.
+    Parameters need no gradient. Raises ``poe.PoeError`` for an unknown name and
+    ``poe.StorageError`` for weights that were changed.
 
     >>> load("digits-slant").labels
     ('left', 'upright', 'right', 'any')
@@ -52,7 +52,7 @@ def load(name: str) -> Any:
     Real((16, 16))
     """
     if name not in available():
-        raise ValueError(
+        raise poe.PoeError(
             f"expected one of the shipped experts {', '.join(available())}; got {name!r}"
         )
     description = json.loads(folder().joinpath(f"{name}.json").read_text())
@@ -73,7 +73,5 @@ def build(description: dict[str, Any]) -> NoisyConditional:
             f"expected weights with SHA-256 {description['sha256']} in {description['weights']}, "
             "got others: install the package again"
         )
-    # Weights are shipped in half precision and used in single.
-    tensors = {key: value.to(torch.float32) for key, value in load_tensors(weights).items()}
-    model.load_state_dict(tensors)
+    model.load_state_dict(load_tensors(weights))  # shipped in half precision, used in single
     return model.eval().requires_grad_(False)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from experts.noise import LabelAndNoise, NoisyConditional
+import poe.io
+from experts.noise import LabelAndNoise, NoisyConditional, constructor_arguments
 
 
 class NeuralEnergy(poe.Expert):
@@ -84,7 +85,7 @@ def double(h: Tensor) -> Tensor:
 
 
 class ReconstructionEnergy(NoisyConditional):
-    r"""A conditional neural energy: how far x is from its own reconstruction, in units of the noise.
+    r"""A conditional neural energy: how far x is from its own reconstruction.
 
     .. math:: f_\sigma(x \mid y) = -\frac{\lVert x - D(x, y, \sigma) \rVert^2}{2 \sigma^2},
        \qquad D = \frac{s^2 x + \sigma s\, \sqrt{s^2 + \sigma^2}\, r(x, y, \sigma)}{s^2 + \sigma^2}
@@ -94,6 +95,7 @@ class ReconstructionEnergy(NoisyConditional):
     Sources: Vincent 2011; Karras et al. 2022 (the form of D); Du et al. 2023, section 4 (energies).
 
     Shapes: x ``(*batch, height, width)`` with sides divisible by 4, label ``()`` or ``(batch,)``.
+    Raises ``poe.ShapeError`` for sides that are not.
 
     >>> model = ReconstructionEnergy((8, 8), ["thin", "thick"], noise_level=0.1, channels=4)
     >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
@@ -104,11 +106,15 @@ class ReconstructionEnergy(NoisyConditional):
         self,
         shape: tuple[int, int],
         labels: Sequence[str],
-        noise_level: float,
+        noise_level: float | Tensor,
         *,
         channels: int = 24,
         spread: float = 0.3,
     ) -> None:
+        if any(side % 4 for side in shape):
+            raise poe.ShapeError(
+                f"expected sides divisible by 4, got {tuple(shape)}: pad the images"
+            )
         super().__init__(poe.Real(shape), labels, noise_level)
         self.embed = LabelAndNoise(len(labels), 64)
         self.net = Reconstruction(channels, 64)
@@ -123,3 +129,11 @@ class ReconstructionEnergy(NoisyConditional):
         # (x - D) / sigma, written so that nothing is divided by a small number.
         residual = (x * level / total - self.spread * r) / total
         return -0.5 * residual.square().sum((-2, -1))
+
+
+poe.io.register_module(ReconstructionEnergy, constructor_arguments)
+poe.io.register(
+    NeuralEnergy,
+    lambda expert: {"net": expert.net, "space": expert.space},
+    lambda fields: NeuralEnergy(**fields),
+)

@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import singledispatch
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 import poe
+import poe.io
+from poe.expert import named_product
 
 
 class NoisyConditional(poe.Conditional):
@@ -24,38 +26,57 @@ class NoisyConditional(poe.Conditional):
     ``log_density_at(x, label, noise_level)`` with x ``(n, *event)``, label ``(n,)`` and noise level
     ``(n,)``, to ``(n,)``.
 
-    ``labels`` names the values of y; ``given`` takes a name, an index, or a tensor of indices.
+    ``labels`` names the values of y; ``given`` takes a name, an index, or a tensor of indices. The
+    noise level is one number for all, or a tensor ``(batch,)`` with one for each chain. Raises
+    ``poe.PoeError`` for a noise level that is not positive and for an unknown label.
     """
 
     noise_level: Tensor
+    settings: dict[str, int | float]
 
-    def __init__(self, space: poe.Space, labels: Sequence[str], noise_level: float) -> None:
+    def __init__(
+        self, space: poe.Space, labels: Sequence[str], noise_level: float | Tensor
+    ) -> None:
         super().__init__()
         self.space = space
         self.labels = tuple(labels)
-        self.register_buffer("noise_level", torch.tensor(float(noise_level)))
+        level = torch.as_tensor(noise_level, dtype=torch.get_default_dtype())
+        self.register_buffer("noise_level", require_noise_level(level))
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must implement log_density_at")
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        batch = x.shape[: x.dim() - len(self.space.event_shape)]
-        flat = x.reshape(-1, *self.space.event_shape)
+        batch = self.space.batch_shape(x)
+        flat = x.reshape(batch.numel(), *self.space.event_shape)
         label = condition.expand(batch).reshape(-1)
-        level = self.noise_level.expand(batch).reshape(-1)
+        # In the dtype of x, since weights shared with another level may have been moved there.
+        level = self.noise_levels(batch).to(x).reshape(-1)
         return self.log_density_at(flat, label, level).reshape(batch)
+
+    def noise_levels(self, batch: torch.Size) -> Tensor:
+        """The noise level of each element of a batch: ``(*batch,)``."""
+        if self.noise_level.ndim and batch != self.noise_level.shape:
+            raise poe.ShapeError(
+                f"expected a batch of shape {tuple(self.noise_level.shape)}, one for each noise "
+                f"level, got {tuple(batch)}: use at_noise_level with a single number for any batch"
+            )
+        return self.noise_level.expand(batch)
 
     def at_noise_level(self, noise_level: float | Tensor) -> Self:
         """The same weights, shared, read at another level of noise: a float, or one per chain."""
-        other = copy.copy(self)
-        other._buffers = dict(self._buffers)
-        other.noise_level = torch.as_tensor(
+        level = torch.as_tensor(
             noise_level, dtype=self.noise_level.dtype, device=self.noise_level.device
         )
+        other = copy.copy(self)
+        other._buffers = self._buffers | {"noise_level": require_noise_level(level)}
         return other
 
     def given(self, condition: int | float | str | Tensor) -> NoisyGiven:
-        """p(x | y) as an expert; y a label's name, its index, or a tensor with one index a chain."""
+        """p(x | y) as an expert; y a label's name, its index, or a tensor with one index a chain.
+
+        Raises ``poe.PoeError`` for a name or an index that is no label of this conditional.
+        """
         if isinstance(condition, str):
             condition = self.index(condition)
         return NoisyGiven(self, condition)
@@ -63,7 +84,7 @@ class NoisyConditional(poe.Conditional):
     def index(self, label: str) -> int:
         """Position of a label's name among ``labels``."""
         if label not in self.labels:
-            raise ValueError(
+            raise poe.PoeError(
                 f"expected one of the labels {', '.join(self.labels)}; got {label!r}: "
                 "give a name from this list or its index"
             )
@@ -75,6 +96,41 @@ class NoisyGiven(poe.Given):
 
     conditional: NoisyConditional
 
+    def __init__(self, conditional: NoisyConditional, condition: int | float | Tensor) -> None:
+        super().__init__(conditional, condition)
+        require_label(self.condition, conditional.labels)
+
+
+def require_label(index: Tensor, labels: tuple[str, ...]) -> None:
+    """Refuse what does not index ``labels``: an index of another dtype, shape or range."""
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise poe.DtypeError(
+            f"expected the integer index of a label, got {index.dtype}: use index.long(), or a name"
+        )
+    if index.ndim > 1:
+        raise poe.ShapeError(
+            f"expected one label, or a tensor (batch,) of labels, got shape {tuple(index.shape)}"
+        )
+    if not index.is_meta and bool(((index < 0) | (index >= len(labels))).any()):
+        raise poe.PoeError(
+            f"expected indices of labels from 0 to {len(labels) - 1} ({', '.join(labels)}), "
+            f"got {index.tolist()}"
+        )
+
+
+def require_noise_level(level: Tensor) -> Tensor:
+    """``level`` itself, if it is positive and of shape ``()`` or ``(batch,)``."""
+    if level.ndim > 1:
+        raise poe.ShapeError(
+            f"expected one noise level, or a tensor (batch,) of them, got {tuple(level.shape)}"
+        )
+    if not level.is_meta and not bool(((level > 0) & level.isfinite()).all()):
+        raise poe.PoeError(
+            f"expected a positive noise level, got {level.tolist()}: without noise the data have "
+            "no density, so end the ladder on the expert's own level"
+        )
+    return level
+
 
 @singledispatch
 def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Expert:
@@ -82,9 +138,9 @@ def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Exper
 
     Weights are shared. A product of densities of noised data is *not* the density of the noised
     product (Du et al. 2023, section 3): use it to find good starts, and end on the target itself.
-    Raises ``ValueError`` for an expert without noise levels.
+    Raises ``poe.PoeError`` for an expert without noise levels.
     """
-    raise ValueError(
+    raise poe.PoeError(
         f"expected an expert with noise levels, or a product of such, got {type(expert).__name__}: "
         "give a ladder for it by hand, as poe.samplers.AnnealedLangevin((first, ..., last))"
     )
@@ -102,8 +158,9 @@ def _(expert: poe.Tempered, noise_level: float | Tensor) -> poe.Expert:
 
 @at_noise_level.register
 def _(expert: poe.Product, noise_level: float | Tensor) -> poe.Expert:
-    moved = [at_noise_level(factor, noise_level) for factor in expert.experts]
-    return poe.Product(**dict(zip(expert.names, moved, strict=True)))
+    factors: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
+    moved = [at_noise_level(factor, noise_level) for factor in factors]
+    return named_product(expert.names, moved)
 
 
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
@@ -113,6 +170,8 @@ def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe
 
 class LabelAndNoise(nn.Module):
     """Embeds a label and a noise level: (n,) and (n,) -> (n, features)."""
+
+    frequencies: Tensor
 
     def __init__(self, num_labels: int, features: int) -> None:
         super().__init__()
@@ -127,8 +186,18 @@ class LabelAndNoise(nn.Module):
         return self.mix(self.label(label) + self.noise(waves))
 
 
-def fresh_generator(device: torch.device) -> torch.Generator:
-    """A generator seeded by the operating system, for callers that gave none."""
-    generator = torch.Generator(device)
-    generator.seed()
-    return generator
+def constructor_arguments(model: NoisyConditional) -> dict[str, Any]:
+    """What a family's constructor took, for ``poe.io.register_module``."""
+    arguments = {
+        "shape": tuple(model.space.event_shape),
+        "labels": model.labels,
+        "noise_level": model.noise_level,
+    }
+    return arguments | model.settings
+
+
+poe.io.register(
+    NoisyGiven,
+    lambda given: {"conditional": given.conditional, "condition": given.condition},
+    lambda fields: NoisyGiven(**fields),
+)
