@@ -68,6 +68,7 @@ class Expert(nn.Module):
         """log p̃(x) and its gradient by one forward and one backward pass, both detached."""
         if self.space.is_discrete:
             raise PoeError(f"expected a continuous space for a score, got {self.space}")
+        self.space.batch_shape(x)  # before x is asked for a gradient
         with torch.inference_mode(False), torch.enable_grad():
             position = (x.clone() if x.is_inference() else x).detach().requires_grad_()
             value = self(position)
