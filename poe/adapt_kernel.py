@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class Warmup:
     - ``per_chain``: tune one step size for each chain, on its own acceptance, in place of one step
       size for all on the mean acceptance. For a batch of densities, where each chain has its own
       target; it is noisier, so it needs more steps.
+
+    A step size for all is tuned in the second half of the steps. In the first half each chain has
+    its own, so that one that starts where only small steps are accepted finds its way out.
     """
 
     num_steps: int = 1000
@@ -78,21 +81,45 @@ class Stage(NamedTuple):
     target: Expert
     kernel: Kernel
     num_steps: int
+    per_chain: bool = False
+    """Whether a step size left out is tuned for each chain apart."""
+    is_last: bool = True
+    """Whether the level's step size is the one tuned here."""
 
 
-def stages(target: Expert, kernel: Kernel, num_steps: int) -> tuple[Stage, ...]:
-    """The warm-up of a kernel: one stage, or for a ladder one a level and then the target's."""
+def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
+    """The warm-up of a kernel: its stages, or for a ladder those of each level and the target's."""
     if not isinstance(kernel, AnnealedLangevin):
-        return (Stage(target, kernel, num_steps),)
-    levels = tuple(
-        Stage(density, kernel.kernel_at(level), kernel.steps_per_level)
-        for level, density in enumerate(kernel.ladder)
+        return _halves(Stage(target, kernel, warmup.num_steps, warmup.per_chain))
+    steps = [kernel.steps_per_level] * len(kernel.ladder) + [warmup.num_steps]
+    levels = [
+        Stage(density, kernel.kernel_at(level), steps[level], warmup.per_chain)
+        for level, density in enumerate((*kernel.ladder, target))
+    ]
+    return tuple(half for level in levels for half in _halves(level))
+
+
+def _halves(stage: Stage) -> tuple[Stage, ...]:
+    """Before one step size for all is tuned, one for each chain, so that none stays behind."""
+    if not needs_tuning(stage.kernel):
+        return (stage,)
+    if stage.num_steps == 0:
+        raise PoeError(
+            f"expected warm-up steps to tune the step size that {type(stage.kernel).__name__} "
+            "leaves out, got 0: give the step size, or a warm-up"
+        )
+    if stage.per_chain:
+        return (stage,)
+    first = stage.num_steps // 2
+    return (
+        stage._replace(num_steps=first, per_chain=True, is_last=False),
+        stage._replace(num_steps=stage.num_steps - first),
     )
-    return (*levels, Stage(target, kernel.kernel_at(len(levels)), num_steps))
 
 
-def rejoin(kernel: Kernel, tuned: tuple[Kernel, ...]) -> Kernel:
+def rejoin(kernel: Kernel, plan: tuple[Stage, ...], tuned: tuple[Kernel, ...]) -> Kernel:
     """The kernel with the tuned kernels of its stages in their places."""
+    tuned = tuple(inner for stage, inner in zip(plan, tuned, strict=True) if stage.is_last)
     if not isinstance(kernel, AnnealedLangevin):
         return tuned[0]
     if not all(isinstance(inner, TunableKernel) for inner in tuned):
@@ -106,11 +133,10 @@ def needs_tuning(kernel: Kernel) -> bool:
     return isinstance(kernel, TunableKernel) and kernel.scale_setting is None
 
 
-def first_scale(x: Tensor, per_chain: bool) -> Tensor:
-    """Where tuning begins: d^(−1/2), for all chains or for each."""
-    shape = x.shape[:1] if per_chain else ()
+def first_scale(x: Tensor) -> Tensor:
+    """Where tuning begins, for each chain: d^(−1/2), of shape ``(chains,)``."""
     dimension = max(1, x[0].numel())
-    return torch.full(shape, dimension**-0.5, dtype=x.dtype, device=x.device)
+    return torch.full(x.shape[:1], dimension**-0.5, dtype=x.dtype, device=x.device)
 
 
 class StageState(NamedTuple):
@@ -121,9 +147,12 @@ class StageState(NamedTuple):
 
 
 def begin_stage(stage: Stage, x: Tensor, scale: Tensor) -> StageState:
-    """Start a stage at ``x``; ``scale`` is where tuning begins, if the stage tunes."""
-    averaging = start_averaging(scale) if needs_tuning(stage.kernel) else None
-    return StageState(stage.kernel.init(stage.target, x), averaging)
+    """Start a stage at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
+    inner = stage.kernel.init(stage.target, x)
+    if not needs_tuning(stage.kernel):
+        return StageState(inner, None)
+    first = scale if stage.per_chain else scale.log().mean().exp()
+    return StageState(inner, start_averaging(first))
 
 
 def stage_step(
@@ -134,8 +163,7 @@ def stage_step(
     if averaging is None:
         inner, info = stage.kernel.step(stage.target, state.inner, generator=generator)
         return StageState(inner, None), info
-    assert isinstance(stage.kernel, TunableKernel)
-    kernel = stage.kernel.with_scale(averaging.log_scale.exp())
+    kernel = cast(TunableKernel, stage.kernel).with_scale(averaging.log_scale.exp())
     inner, info = kernel.step(stage.target, state.inner, generator=generator)
     probability = info.acceptance_probability
     acceptance = probability if averaging.log_scale.ndim else probability.mean()
@@ -177,29 +205,22 @@ def warm_up(
     True
     """
     tuned: tuple[Kernel, ...] = ()
-    scale = first_scale(x, warmup.per_chain)
-    for stage in stages(target, kernel, warmup.num_steps):
-        require_steps(stage)
+    scale, plan = first_scale(x), stages(target, kernel, warmup)
+    for stage in plan:
         state = begin_stage(stage, x, scale)
         for _ in range(stage.num_steps):
             state, _ = stage_step(stage, state, generator)
         tuned = (*tuned, end_stage(stage, state))
         x, scale = state.inner.position, next_scale(state, scale)
-    return rejoin(kernel, tuned), x
+    return rejoin(kernel, plan, tuned), x
 
 
 def next_scale(state: StageState, scale: Tensor) -> Tensor:
-    """Where the next stage's tuning begins: at this stage's tuned scale, if it tuned."""
-    return scale if state.averaging is None else state.averaging.log_scale_average.exp()
-
-
-def require_steps(stage: Stage) -> None:
-    """Refuse to tune in no steps."""
-    if stage.num_steps == 0 and needs_tuning(stage.kernel):
-        raise PoeError(
-            f"expected warm-up steps to tune the step size that {type(stage.kernel).__name__} "
-            "leaves out, got 0: give the step size, or a warm-up"
-        )
+    """Where the next stage's tuning begins, for each chain: at this stage's scale, if it tuned."""
+    averaging = state.averaging
+    if averaging is None or not (averaging.num_updates > 0).all():
+        return scale
+    return averaging.log_scale_average.exp().expand_as(scale)
 
 
 def tune_ladder(

@@ -27,7 +27,8 @@ def write(
 ) -> None:
     """Write JSON-able ``facts`` and ``tensors`` to one file, atomically, with a hash of both."""
     path = Path(path)
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Clones: the format refuses tensors that share memory.
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(facts, sort_keys=True)
     header = {"facts": text, "sha256": _digest(text, stored)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -95,7 +95,6 @@ class Plan:
 
     stages: tuple[Stage, ...]
     num_draws: int
-    per_chain: bool
     coordinates: Coordinates
     generator: torch.Generator
     collect: Callable[[Tensor], Tensor] | None
@@ -121,7 +120,7 @@ class Run:
     @classmethod
     def start(cls, plan: Plan, u: Tensor) -> Run:
         """The run at its beginning, with the chains at ``u``."""
-        scale = first_scale(u, plan.per_chain)
+        scale = first_scale(u)
         zeros = torch.zeros(len(u), dtype=torch.int64, device=u.device)
         moment = Moment(
             phase=0,

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe import checkpoint as checkpoints
-from poe.adapt_kernel import Warmup, needs_tuning, rejoin, require_steps, stages
+from poe.adapt_kernel import Warmup, needs_tuning, rejoin, stages
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
@@ -34,6 +34,7 @@ Collect = Callable[[Tensor], Tensor]
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2
 MAX_START_ATTEMPTS = 100
+ABSURD_GROWTH = 1e6
 ROWS_AT_ONCE = 4096
 
 
@@ -97,8 +98,9 @@ def sample(
             "gradients. Give one that moves on that space, by `kernel=`."
         )
     kernel = MALA() if kernel is None else kernel
+    warmup = _warmup(kernel, warmup)
     plan = _plan(target, kernel, num_samples, num_chains, warmup, generator, collect)
-    schedule = (num_samples, num_chains, plan.num_warmup, plan.per_chain)
+    schedule = (num_samples, num_chains, warmup)
     settings = (target, kernel, schedule, initial, collect)
     return _execute(target, kernel, plan, settings, num_chains, initial, progress, checkpoint)
 
@@ -121,36 +123,34 @@ def _num_chains(
     return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
 
 
+def _warmup(kernel: Kernel, warmup: int | Warmup | None) -> Warmup:
+    if warmup is None:
+        return Warmup(kernel.steps_per_level) if isinstance(kernel, AnnealedLangevin) else Warmup()
+    return Warmup(warmup) if isinstance(warmup, int) else warmup
+
+
 def _plan(
     target: Expert,
     kernel: Kernel,
     num_samples: int,
     num_chains: int,
-    warmup: int | Warmup | None,
+    warmup: Warmup,
     generator: torch.Generator,
     collect: Collect | None,
 ) -> Plan:
     """The stages of a run, in unconstrained coordinates."""
-    if warmup is None:
-        is_ladder = isinstance(kernel, AnnealedLangevin)
-        warmup = Warmup(kernel.steps_per_level) if is_ladder else Warmup()  # type: ignore[attr-defined]
-    warmup = Warmup(warmup) if isinstance(warmup, int) else warmup
     coordinates = Coordinates(target.space)
-    plan = Plan(
+    return Plan(
         stages=tuple(
             stage._replace(target=coordinates.pull(stage.target))
-            for stage in stages(target, kernel, warmup.num_steps)
+            for stage in stages(target, kernel, warmup)
         ),
         num_draws=-(-num_samples // num_chains),
-        per_chain=warmup.per_chain,
         coordinates=coordinates,
         generator=generator,
         collect=collect,
         is_watched=bool(_negative_factors(target)),
     )
-    for stage in plan.stages:
-        require_steps(stage)
-    return plan
 
 
 def _execute(
@@ -327,7 +327,7 @@ def _gather(target: Expert, kernel: Kernel, run: Run, seconds: float) -> Draws:
     """The draws of a finished run, and a warning for each thing it noticed."""
     assert run.samples is not None
     assert run.log_density is not None
-    used = rejoin(kernel, run.moment.tuned)
+    used = rejoin(kernel, run.plan.stages, run.moment.tuned)
     tally = run.moment.tally
     draws = Draws(
         samples=run.samples,
@@ -375,9 +375,13 @@ def _escape_remarks(target: Expert, run: Run) -> list[str]:
     spread: Spread | None = run.moment.spread
     if spread is None:
         return []
-    means = spread.means(run.moment.num_steps)[-3:].tolist()
-    if len(means) < 3 or any(later <= 1.3 * earlier for earlier, later in pairwise(means)):
-        return []  # written so that a NaN, from an overflow, counts as growth
+    history = spread.means(run.moment.num_steps)
+    means = history[-3:].tolist()
+    is_growing = len(means) == 3 and all(b > 1.3 * a for a, b in pairwise(means))
+    # Chains that ran away may end where rounding freezes them, or in NaN (hence the `not`).
+    is_far = not history[-1] <= ABSURD_GROWTH * history[0]
+    if not is_growing and not is_far:
+        return []
     blamed = ", ".join(repr(name) for name in _negative_factors(target))
     return [
         "the chains were still moving outward at the end (root-mean-square distance from the "

@@ -1,0 +1,570 @@
+"""`poe.sample`: what it chooses, where it starts, what it refuses and notices, and resuming."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import experts
+import poe
+from poe.samplers import MALA, ULA, AnnealedLangevin, MetropolisHastings
+from poe.samplers.kernel import Kernel
+
+
+def gaussian_like(dimension: int = 2) -> poe.Expert:
+    """A standard normal that nobody can sample exactly."""
+    return poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(dimension))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def quiet(target: poe.Expert, num_samples: int, **arguments: object) -> poe.Draws:
+    return poe.sample(target, num_samples, progress=False, **arguments)  # type: ignore[arg-type]
+
+
+# What it chooses
+
+
+def test_a_product_of_gaussians_is_drawn_exactly() -> None:
+    joint = experts.Gaussian([-1.0], scale=[1.0]) * experts.Gaussian([2.0], scale=[0.5])
+    draws = quiet(joint, 20_000, generator=seeded())
+    assert draws.guarantee == "exact"
+    assert draws.kernel is None
+    assert draws.log_weights is None
+    x = draws.samples.flatten()
+    precision = 1 + 4
+    mean, sd = (-1 + 4 * 2) / precision, precision**-0.5
+    assert abs(x.mean() - mean) < 4 * sd / len(x) ** 0.5
+    assert abs(x.var() - sd**2) < 4 * sd**2 * (2 / len(x)) ** 0.5
+    torch.testing.assert_close(draws.log_density, joint(draws.samples))
+
+
+def test_the_default_is_mala_tuned_over_all_chains() -> None:
+    draws = quiet(gaussian_like(5), 4000, num_chains=40, warmup=400, generator=seeded())
+    assert draws.guarantee == "asymptotically exact"
+    assert isinstance(draws.kernel, MALA)
+    assert isinstance(draws.kernel.step_size, float)
+    assert draws.acceptance_rate is not None
+    assert abs(draws.acceptance_rate.mean() - 0.574) < 0.04
+    assert draws.remarks == ()
+    summary = draws.summary()
+    z = (summary.mean / summary.mcse).abs().max()
+    assert z < 4
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 1000, 4001, 70_000])
+def test_there_are_enough_draws(num_samples: int) -> None:
+    draws = quiet(experts.Gaussian([0.0], scale=[1.0]), num_samples, generator=seeded())
+    chains, length, dimension = draws.samples.shape
+    assert num_samples <= chains * length < num_samples + chains
+    assert dimension == 1
+    assert draws.log_density.shape == (chains, length)
+
+
+@pytest.mark.parametrize("num_samples", [1, 9])
+def test_there_are_enough_draws_from_a_kernel(num_samples: int) -> None:
+    draws = quiet(gaussian_like(), num_samples, kernel=MALA(0.5), warmup=0, generator=seeded())
+    assert draws.samples.shape == (4, -(-num_samples // 4), 2)
+
+
+def test_a_kernel_keeps_the_settings_given() -> None:
+    draws = quiet(gaussian_like(), 100, kernel=MALA(0.123), warmup=50, generator=seeded())
+    assert draws.kernel == MALA(0.123)
+    assert draws.num_warmup == 50
+
+
+def test_a_setting_left_out_is_tuned() -> None:
+    kernel = MetropolisHastings()
+    draws = quiet(
+        gaussian_like(), 4000, kernel=kernel, num_chains=40, warmup=400, generator=seeded()
+    )
+    assert isinstance(draws.kernel, MetropolisHastings)
+    assert draws.kernel.scale is not None
+    assert draws.acceptance_rate is not None
+    assert abs(draws.acceptance_rate.mean() - 0.234) < 0.04
+
+
+def test_ula_is_called_biased() -> None:
+    draws = quiet(gaussian_like(), 100, kernel=ULA(0.1), warmup=10, generator=seeded())
+    assert draws.guarantee == "biased"
+
+
+def test_a_discrete_space_needs_a_kernel() -> None:
+    target = poe.FromLogDensity(lambda x: x.float().sum(-1), space=poe.Binary(3))
+    with pytest.raises(poe.PoeError, match="expected a kernel for the discrete space Binary"):
+        quiet(target, 10)
+
+
+def test_the_transition_is_that_of_the_kernel_by_hand() -> None:
+    target, kernel, x = gaussian_like(), MALA(0.5), torch.ones(3, 2)
+    draws = quiet(target, 12, kernel=kernel, warmup=5, initial=x, generator=seeded())
+    g, state = seeded(), kernel.init(target, x)
+    for step in range(9):
+        state, _ = kernel.step(target, state, generator=g)
+        if step >= 5:
+            assert torch.equal(draws.samples[:, step - 5], state.position)
+            assert torch.equal(draws.log_density[:, step - 5], state.log_density)
+
+
+def test_same_seed_same_bits_and_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    first = quiet(gaussian_like(), 200, warmup=50, generator=seeded(5))
+    second = quiet(gaussian_like(), 200, warmup=50, generator=seeded(5))
+    other = quiet(gaussian_like(), 200, warmup=50, generator=seeded(6))
+    assert torch.equal(first.samples, second.samples)
+    assert not torch.equal(first.samples, other.samples)
+    assert first.seed == 5
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_a_generator_each_run_is_new() -> None:
+    runs = [quiet(gaussian_like(), 8, kernel=MALA(0.5), warmup=1).samples for _ in range(2)]
+    assert not torch.equal(*runs)
+
+
+def test_it_says_what_it_does_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    poe.sample(gaussian_like(), 40, warmup=20, generator=seeded())
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "MALA, 4 chains x 10 draws after 20 warm-up steps (step size tuned)" in captured.err
+    assert "acceptance" in captured.err
+    poe.sample(gaussian_like(), 40, warmup=20, generator=seeded(), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_collect_keeps_a_function_of_each_draw() -> None:
+    arguments = {"kernel": MALA(0.5), "warmup": 10}
+    whole = quiet(gaussian_like(), 40, generator=seeded(), **arguments)
+    first = quiet(
+        gaussian_like(), 40, generator=seeded(), collect=lambda x: x[:, 0], **arguments
+    )
+    assert torch.equal(first.samples, whole.samples[:, :, 0])
+    exact = quiet(
+        experts.Gaussian([0.0, 1.0], scale=[1.0, 1.0]), 40, collect=lambda x: x.sum(-1)
+    )
+    assert exact.samples.shape == (4, 10)
+
+
+# Constrained spaces
+
+CONSTRAINED: dict[str, tuple[poe.Expert, Callable[[Tensor], Tensor], float]] = {
+    # space, statistic and its mean in closed form
+    "Positive": (
+        poe.FromLogDensity(lambda x: (x.log() - x).sum(-1), space=poe.Positive(2)),
+        lambda x: x.mean(-1),  # Gamma(2, 1)
+        2.0,
+    ),
+    "Interval": (
+        poe.FromLogDensity(lambda x: (x + 1).log().sum(-1), space=poe.Interval(2, -1.0, 1.0)),
+        lambda x: x.mean(-1),  # density (x + 1) / 2
+        1 / 3,
+    ),
+    "Simplex": (
+        poe.FromLogDensity(lambda x: 2 * x[..., 0].log(), space=poe.Simplex(3)),
+        lambda x: x[..., 0],  # Dirichlet(3, 1, 1)
+        0.6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+@pytest.mark.parametrize("kernel", [None, MetropolisHastings()], ids=["MALA", "Metropolis"])
+def test_constrained_spaces(name: str, kernel: Kernel | None) -> None:
+    target, statistic, expected = CONSTRAINED[name]
+    draws = quiet(
+        target, 20_000, kernel=kernel, num_chains=400, warmup=300, generator=seeded()
+    )
+    assert target.space.contains(draws.samples).all()
+    torch.testing.assert_close(draws.log_density, target(draws.samples), atol=1e-3, rtol=1e-3)
+    by_chain = statistic(draws.samples).mean(1)  # chains are independent
+    z = (by_chain.mean() - expected) / (by_chain.std() / len(by_chain) ** 0.5)
+    assert abs(z) < 4
+
+
+def test_a_ladder_on_a_constrained_space() -> None:
+    target = CONSTRAINED["Positive"][0]
+    kernel = AnnealedLangevin((target**0.5,), steps_per_level=100)
+    draws = quiet(target, 20_000, kernel=kernel, num_chains=400, generator=seeded())
+    by_chain = draws.samples.mean((1, 2))
+    assert abs(by_chain.mean() - 2.0) < 4 * by_chain.std() / 400**0.5
+
+
+def test_initial_positions_are_given_in_the_targets_own_space() -> None:
+    target = CONSTRAINED["Interval"][0]
+    x = torch.full((4, 2), 0.25)
+    draws = quiet(target, 4, kernel=MALA(1e-12), warmup=0, initial=x, generator=seeded())
+    torch.testing.assert_close(draws.samples[:, 0], x, atol=1e-4, rtol=0)
+
+
+# Where it starts
+
+
+def test_chains_start_at_draws_of_a_samplable_expert() -> None:
+    far = experts.Gaussian([100.0], scale=[0.1])
+    target = poe.Product(shape=gaussian_like(1), far=far)
+    draws = quiet(target, 4, kernel=MALA(1e-9), warmup=0, generator=seeded())
+    assert (draws.samples - 100).abs().max() < 1
+
+
+def test_a_negative_expert_is_no_place_to_start() -> None:
+    far = experts.Gaussian([100.0], scale=[10.0])
+    target = gaussian_like(1) / far
+    draws = quiet(target, 4, kernel=MALA(1e-9), warmup=0, generator=seeded())
+    assert draws.samples.abs().max() < 6
+
+
+def test_starts_outside_the_support_are_drawn_again() -> None:
+    target = poe.FromLogDensity(
+        lambda x: torch.where(x > 0, -x, -torch.inf).sum(-1), space=poe.Real(1)
+    )
+    draws = quiet(target, 80, kernel=MALA(0.1), num_chains=40, warmup=0, generator=seeded())
+    assert (draws.samples > 0).all()
+
+
+def test_a_start_that_never_gets_inside_is_an_error_with_the_experts_name() -> None:
+    nowhere = poe.FromLogDensity(lambda x: torch.full_like(x[:, 0], -torch.inf), space=poe.Real(1))
+    target = poe.Product(fine=gaussian_like(1), nowhere=nowhere)
+    with pytest.raises(poe.NonFiniteError, match="expert 'nowhere': -inf"):
+        quiet(target, 10)
+
+
+def test_an_initial_position_outside_the_support_is_an_error_with_the_experts_name() -> None:
+    half = poe.FromLogDensity(
+        lambda x: torch.where(x > 0, -x, -torch.inf).sum(-1), space=poe.Real(1)
+    )
+    target = poe.Product(fine=gaussian_like(1), half=half)
+    with pytest.raises(poe.NonFiniteError, match="expert 'half': -inf"):
+        quiet(target, 10, initial=torch.tensor([[1.0], [-1.0]]))
+
+
+def test_a_nan_start_is_an_error() -> None:
+    target = poe.FromLogDensity(lambda x: x.sum(-1) * torch.nan, space=poe.Real(1))
+    with pytest.raises(poe.NonFiniteError, match="nan"):
+        quiet(target, 10)
+
+
+def test_float64_all_the_way() -> None:
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    draws = quiet(gaussian_like(), 40, warmup=50, initial=x, generator=seeded())
+    assert draws.samples.dtype == draws.log_density.dtype == torch.float64
+
+
+# A batch of densities
+
+
+class Shifted(poe.Conditional):
+    """N(y, 0.5²) for a label y: one density for each chain."""
+
+    space = poe.Real(1)
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        return -2.0 * (x.squeeze(-1) - condition).square()
+
+
+def test_a_batch_of_densities_has_a_chain_for_each_condition() -> None:
+    labels = torch.tensor([0.0, 10.0, -10.0])
+    target = Shifted().given(labels)
+    draws = quiet(target, 900, initial=labels[:, None], generator=seeded())
+    assert draws.samples.shape == (3, 300, 1)
+    assert (draws.samples.mean((1, 2)) - labels).abs().max() < 0.5
+    ladder = AnnealedLangevin((target**0.2,), steps_per_level=50)
+    warmup = poe.Warmup(50, per_chain=True)
+    draws = quiet(target, 900, kernel=ladder, warmup=warmup, generator=seeded())
+    assert (draws.samples.mean((1, 2)) - labels).abs().max() < 0.5
+    assert isinstance(draws.kernel, AnnealedLangevin)
+    assert draws.kernel.step_size is not None
+    assert draws.kernel.step_size[1].shape == (3,)  # type: ignore[union-attr]
+
+
+def test_numbers_of_chains_must_agree() -> None:
+    target = Shifted().given(torch.zeros(3))
+    with pytest.raises(poe.ShapeError, match="num_chains = 4, the target's number .* = 3"):
+        quiet(target, 100, num_chains=4)
+    with pytest.raises(poe.ShapeError, match="one number of chains"):
+        quiet(gaussian_like(), 100, num_chains=4, initial=torch.zeros(5, 2))
+    with pytest.raises(poe.ShapeError):
+        quiet(gaussian_like(), 100, num_chains=0)
+
+
+@pytest.mark.parametrize("num_samples", [0, -3])
+def test_no_samples_are_refused(num_samples: int) -> None:
+    with pytest.raises(poe.PoeError, match="num_samples >= 1"):
+        quiet(gaussian_like(), num_samples)
+
+
+# What it notices
+
+
+def test_an_exploding_ula_is_counted_and_warned_about() -> None:
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(1))
+    start = torch.tensor([[10.0], [0.0], [10.0]])
+    with pytest.warns(poe.TrustWarning, match="2 of 3 chains exploded"):
+        draws = quiet(target, 90, kernel=ULA(0.1), warmup=0, initial=start, generator=seeded())
+    assert draws.num_undefined is not None
+    assert (draws.num_undefined > 20).tolist() == [True, False, True]
+    assert (draws.num_nonfinite > 20).tolist() == [True, False, True]
+    assert "exploded" in str(draws.summary())
+
+
+def test_a_ula_that_explodes_in_warm_up_is_still_reported() -> None:
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(1))
+    start = torch.full((3, 1), 10.0)
+    with pytest.warns(poe.TrustWarning, match="3 of 3 chains exploded"):
+        quiet(target, 9, kernel=ULA(0.1), warmup=20, initial=start, generator=seeded())
+
+
+def test_nan_proposals_are_counted_and_warned_about() -> None:
+    target = poe.FromLogDensity(
+        lambda x: torch.where(x > -1, -0.5 * x.square(), torch.nan).sum(-1), space=poe.Real(1)
+    )
+    with pytest.warns(poe.TrustWarning, match="NaN"):
+        draws = quiet(target, 400, initial=torch.zeros(4, 1), warmup=50, generator=seeded())
+    assert draws.num_undefined is not None
+    assert draws.num_undefined.sum() > 0
+    assert draws.samples.isfinite().all()
+
+
+def test_chains_that_never_move_are_named() -> None:
+    scale = torch.tensor([1.0, 1e6])
+    with pytest.warns(poe.TrustWarning, match=r"1 of 2 chains never moved.*chain 1"):
+        draws = quiet(
+            gaussian_like(), 200, kernel=MetropolisHastings(scale), num_chains=2, warmup=0,
+            generator=seeded(),
+        )  # fmt: skip
+    assert draws.stuck_chains == [1]
+
+
+@pytest.mark.parametrize(
+    ("log_density", "name"),
+    [
+        (lambda x: -0.5 * x.square().sum(-1), "explosive"),  # N / N² grows like exp(x²/2)
+        (lambda x: -0.5 * x.sum(-1), "linear"),
+    ],
+)
+def test_an_escape_from_an_improper_product_is_noticed(
+    log_density: Callable[[Tensor], Tensor], name: str
+) -> None:
+    bad = poe.FromLogDensity(log_density, space=poe.Real(1))
+    flat = poe.FromLogDensity(lambda x: 0.0 * x.sum(-1), space=poe.Real(1))
+    target = poe.Product(flat=flat, bad=bad**-1)
+    with pytest.warns(poe.TrustWarning, match="still moving outward.*'bad'"):
+        quiet(target, 800, kernel=MALA(0.3), warmup=300, generator=seeded())
+
+
+def test_a_flat_density_is_an_escape_too() -> None:
+    flat = poe.FromLogDensity(lambda x: 0.0 * x.sum(-1), space=poe.Real(1))
+    target = poe.Product(flat=flat, cancelled=gaussian_like(1) / gaussian_like(1))
+    with pytest.warns(poe.TrustWarning, match="still moving outward"):
+        quiet(target, 19_200, kernel=MALA(0.3), num_chains=64, warmup=1, generator=seeded())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_proper_product_with_a_negative_exponent_is_not_blamed(seed: int) -> None:
+    narrow = poe.FromLogDensity(lambda x: -2.0 * x.square().sum(-1), space=poe.Real(2))
+    target = narrow / gaussian_like() ** 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", poe.TrustWarning)
+        quiet(target, 800, warmup=400, generator=seeded(seed))
+
+
+def test_a_product_that_can_be_shown_improper_is_refused() -> None:
+    target = poe.Product(
+        sharp=experts.Gaussian([0.0], scale=[2.0]),
+        taken_away=experts.Gaussian([0.0], scale=[1.0]) ** -1,
+    )
+    with pytest.raises(poe.ImproperError, match="taken_away"):
+        quiet(target, 100)
+
+
+# Resuming
+
+
+class Interrupted(poe.Expert):
+    """A standard normal that a user interrupts at the n-th evaluation, after the noise is drawn."""
+
+    def __init__(self, at: int | None, error: type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__()
+        self.space = poe.Real(2)
+        self.at, self.error, self.calls = at, error, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            raise self.error
+        return -0.5 * x.square().sum(-1)
+
+
+RESUMABLE: dict[str, Callable[[poe.Expert], Kernel]] = {
+    "MALA, tuned": lambda target: MALA(),
+    "MALA": lambda target: MALA(0.5),
+    "MetropolisHastings, tuned": lambda target: MetropolisHastings(),
+    "ULA": lambda target: ULA(0.1),
+    "AnnealedLangevin, tuned": lambda target: AnnealedLangevin(
+        (target**0.1, target**0.5), steps_per_level=10
+    ),
+}
+
+
+@pytest.mark.parametrize("per_chain", [False, True])
+@pytest.mark.parametrize("at", [5, 14, 25, 41, 48])
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_a_resumed_run_gives_the_same_bits(
+    name: str, at: int, per_chain: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+
+    def run(target: poe.Expert, checkpoint: Path | None, seed: int = 0) -> poe.Draws:
+        kernel, warmup = RESUMABLE[name](target), poe.Warmup(20, per_chain)
+        return quiet(
+            target, 90, kernel=kernel, num_chains=3, warmup=warmup, generator=seeded(seed),
+            checkpoint=checkpoint,
+        )  # fmt: skip
+
+    whole = run(Interrupted(None), None)
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(at), path)
+    assert path.exists()
+    resumed = run(Interrupted(None), path)
+    assert torch.equal(whole.samples, resumed.samples)
+    assert torch.equal(whole.log_density, resumed.log_density)
+    assert whole.acceptance_rate is not None
+    assert resumed.acceptance_rate is not None
+    assert torch.equal(whole.acceptance_rate, resumed.acceptance_rate)
+    assert repr(whole.kernel) == repr(resumed.kernel)
+
+
+def _interrupted(path: Path, at: int = 30, error: type[BaseException] = KeyboardInterrupt) -> None:
+    with pytest.raises(error):
+        quiet(
+            Interrupted(at, error), 90, kernel=MALA(), warmup=20, generator=seeded(),
+            checkpoint=path,
+        )  # fmt: skip
+
+
+def _resume(path: Path, **changes: object) -> poe.Draws:
+    arguments: dict[str, object] = {"kernel": MALA(), "warmup": 20, "generator": seeded()}
+    target = changes.pop("target", Interrupted(None))
+    num_samples = changes.pop("num_samples", 90)
+    return quiet(target, num_samples, checkpoint=path, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_interrupted_twice_and_by_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _interrupted(path, 30, RuntimeError)
+    with pytest.raises(KeyboardInterrupt):
+        _resume(path, target=Interrupted(9))
+    whole = _resume(tmp_path / "other")
+    assert torch.equal(_resume(path).samples, whole.samples)
+    assert list(tmp_path.iterdir()) == sorted(tmp_path.iterdir())
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "other"}  # no temporary is left
+
+
+def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
+    first = _resume(tmp_path / "run")
+    target = Interrupted(None)
+    again = _resume(tmp_path / "run", target=target)
+    assert torch.equal(first.samples, again.samples)
+    assert target.calls < 5  # nothing was sampled anew
+
+
+def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        quiet(Interrupted(30), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
+    with safe_open(tmp_path / "run", framework="pt") as file:
+        position = file.get_tensor("position")
+    resumed = quiet(
+        Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run"
+    )
+    assert any(torch.equal(position, x) for x in resumed.samples.unbind(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kernel": MALA(0.5)},
+        {"warmup": 21},
+        {"num_samples": 91},
+        {"num_chains": 5},
+        {"initial": torch.zeros(4, 2)},
+        {"collect": torch.Tensor.double},
+        {"generator": seeded(1)},
+        {"target": gaussian_like()},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_checkpoint_of_another_run_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+    _interrupted(tmp_path / "run")
+    before = (tmp_path / "run").read_bytes()
+    with pytest.raises(poe.StorageError, match="of another"):
+        _resume(tmp_path / "run", **changes)
+    assert (tmp_path / "run").read_bytes() == before  # refused, and left as it was
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
+    def run(scale: float, at: int | None) -> None:
+        target = experts.Gaussian([0.0, 0.0], scale=[scale, 1.0]) * Interrupted(at)
+        _resume(tmp_path / "run", target=target)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(1.0, 30)
+    with pytest.raises(poe.StorageError, match="of another"):
+        run(2.0, None)
+
+
+def test_a_checkpoint_of_a_function_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    """A function prints no weights, so its log-density at the stored positions is compared."""
+    path, calls = tmp_path / "run", 0
+
+    def first(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 30:
+            raise KeyboardInterrupt
+        return -0.5 * x.square().sum(-1)
+
+    with pytest.raises(KeyboardInterrupt):
+        _resume(path, target=poe.FromLogDensity(first, space=poe.Real(2)))
+    other = poe.FromLogDensity(lambda x: -0.7 * x.square().sum(-1), space=poe.Real(2))
+    with pytest.raises(poe.StorageError, match="of this target, got one of another"):
+        _resume(path, target=other)
+
+
+def test_a_tampered_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _interrupted(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    tensors["position"][0, 0] += 1e-3
+    save_file(tensors, path, metadata=header)
+    with pytest.raises(poe.StorageError, match="altered"):
+        _resume(path)
+
+
+def test_altered_facts_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _interrupted(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    header["facts"] = header["facts"].replace('"step": 1', '"step": 2')
+    save_file(load_file(path), path, metadata={**header, "facts": header["facts"] + " "})
+    with pytest.raises(poe.StorageError, match="altered"):
+        _resume(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_a_truncated_checkpoint_is_refused(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _interrupted(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(poe.StorageError, match="cannot be read"):
+        _resume(path)
