@@ -144,7 +144,7 @@ def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
     together = model.given(torch.tensor([2, 0, 1])).log_prob(x)
     alone = [model.given(label).log_prob(x[i]) for i, label in enumerate(["c", "a", "b"])]
     torch.testing.assert_close(together, torch.stack(alone))
-    assert len(set(model.given(label)(x[0]).item() for label in LABELS)) == 3
+    assert len({model.given(label)(x[0]).item() for label in LABELS}) == 3
 
 
 def test_samples_of_a_batch_of_labels_are_those_of_each_label(randomize: Randomize) -> None:

@@ -1,0 +1,166 @@
+"""Shipped experts: read by name, checked, and independent of each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import experts
+import poe
+from experts import library
+
+Randomize = Callable[[nn.Module], None]
+SETTINGS: dict[str, dict[str, int]] = {
+    "PixelMixture": {"channels": 3, "blocks": 1, "components": 2},
+    "ImageFlow": {"layers": 2, "hidden": 4},
+    "ReconstructionEnergy": {"channels": 2},
+}
+
+
+@pytest.fixture
+def models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomize: Randomize
+) -> dict[str, experts.NoisyConditional]:
+    """One small expert of each family, written to a folder that stands for the shipped one."""
+    monkeypatch.setattr(library, "folder", lambda: tmp_path)
+    made = {}
+    for family, settings in SETTINGS.items():
+        model = library.FAMILIES[family]((4, 4), ("a", "b"), 0.25, **settings)
+        randomize(model)
+        made[family] = model
+        write(tmp_path, family, model, settings)
+    return made
+
+
+def write(
+    folder: Path,
+    family: str,
+    model: experts.NoisyConditional,
+    settings: dict[str, int],
+) -> None:
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
+    weights = folder / f"{family}.safetensors"
+    save_file(state, weights)
+    description = {
+        "family": family,
+        "labels": model.labels,
+        "settings": settings,
+        "shape": (4, 4),
+        "noise_level": 0.25,
+        "weights": weights.name,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    for name, given in ((family, None), (f"{family}-bound", "b")):
+        (folder / f"{name}.json").write_text(json.dumps(description | {"given": given}))
+
+
+def images() -> Tensor:
+    return 0.3 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.usefixtures("models")
+def test_available_lists_the_descriptions() -> None:
+    expected = [name + end for name in sorted(SETTINGS) for end in ("", "-bound")]
+    assert experts.available() == tuple(expected)
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_load_gives_the_saved_expert_in_single_precision(
+    family: str, models: dict[str, experts.NoisyConditional]
+) -> None:
+    loaded, model = experts.load(family), models[family]
+    assert type(loaded) is type(model)
+    assert loaded.labels == ("a", "b")
+    # Half precision keeps every number to one part in 2,048.
+    for key, value in model.state_dict().items():
+        tensor = loaded.state_dict()[key]
+        assert tensor.dtype == value.dtype
+        torch.testing.assert_close(tensor, value, rtol=2**-11, atol=2**-24)
+    assert loaded.given("a")(images()).isfinite().all()
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("family", SETTINGS)
+def test_a_description_can_bind_the_label(family: str) -> None:
+    bound = experts.load(f"{family}-bound")
+    assert isinstance(bound, poe.Expert)
+    assert torch.equal(bound(images()), experts.load(family).given("b")(images()))
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("family", SETTINGS)
+def test_loaded_experts_are_fixed_and_independent(family: str) -> None:
+    first, second = experts.load(family), experts.load(family)
+    assert not first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    before = second.given(0)(images())
+    for parameter in first.parameters():
+        parameter.zero_()
+    assert torch.equal(second.given(0)(images()), before)
+    assert torch.equal(experts.load(family).given(0)(images()), before)
+
+
+@pytest.mark.usefixtures("models")
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(poe.PoeError, match=r"ImageFlow, ImageFlow-bound.*got 'image-flow'"):
+        experts.load("image-flow")
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("family", SETTINGS)
+@pytest.mark.parametrize("change", ["one bit", "truncated", "appended"])
+def test_changed_weights_are_refused(family: str, change: str, tmp_path: Path) -> None:
+    weights = tmp_path / f"{family}.safetensors"
+    content = weights.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    changed = {"one bit": flipped, "truncated": content[:-2], "appended": content + b"\0"}
+    weights.write_bytes(changed[change])
+    with pytest.raises(poe.StorageError, match=rf"SHA-256 \w+ in {family}.safetensors"):
+        experts.load(family)
+
+
+def test_an_installation_without_weights_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "folder", lambda: tmp_path / "missing")
+    assert experts.available() == ()
+
+
+def test_the_digits_are_shipped() -> None:
+    shipped = {"digits-class", "digits-slant", "digits-thickness", "digits-prior"}
+    assert shipped <= set(experts.available())
+
+
+@pytest.mark.parametrize("name", experts.available())
+def test_a_shipped_expert_works_and_has_a_card(name: str) -> None:
+    loaded = experts.load(name)
+    expert = loaded if isinstance(loaded, poe.Expert) else loaded.given(0)
+    blank = torch.zeros(2, *expert.space.event_shape)
+    log_density, score = expert.log_density_and_score(blank)
+    assert log_density.isfinite().all()
+    assert score.isfinite().all()
+    card = library.folder().joinpath(f"{name}.md")
+    assert card.is_file(), f"write the card {card}"
+    assert "licence" in card.read_text().lower()
+
+
+@pytest.mark.parametrize("name", experts.available())
+def test_rounding_leaves_a_shipped_density_normalised(name: str) -> None:
+    """The noise level is the stated one, and a flow's principal axes are a rotation."""
+    loaded = experts.load(name)
+    model = loaded if isinstance(loaded, experts.NoisyConditional) else loaded.conditional
+    description = json.loads(library.folder().joinpath(f"{name}.json").read_text())
+    assert model.noise_level.item() == pytest.approx(description["noise_level"], rel=1e-6)
+    if isinstance(model, experts.ImageFlow):
+        axes = model.whitening.axes
+        torch.testing.assert_close(axes.T @ axes, torch.eye(len(axes)), rtol=0, atol=1e-5)
