@@ -226,6 +226,8 @@ class _Decoder:
             return nn.Parameter(self._tensors[node["key"]], requires_grad=node["learned"])
         if node["$"] == "tensor":
             return self._tensors[node["key"]].requires_grad_(node["learned"])
+        if node["$"] != "module":
+            raise StorageError(f"the file holds an unknown node {node['$']!r}")
         codec = _codecs.get(node["kind"])
         if codec is None:
             raise StorageError(

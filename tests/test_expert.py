@@ -86,7 +86,7 @@ def test_output_of_the_wrong_shape_is_refused(fn: Callable[[Tensor], object], go
 
 
 def test_output_that_is_no_float_tensor_is_refused() -> None:
-    with pytest.raises(poe.DtypeError, match="to return a tensor, got float 1.0"):
+    with pytest.raises(poe.DtypeError, match="to return a tensor, got float"):
         from_function(lambda x: 1.0)(X)
     with pytest.raises(poe.DtypeError, match="expected a floating-point log-density"):
         from_function(lambda x: x.sum(-1).long())(X)
@@ -192,9 +192,9 @@ def test_exponent_is_as_exact_as_the_expert(a: Gaussian) -> None:
 def test_missing_methods_say_what_to_do() -> None:
     expert = from_function(lambda x: -x.square().sum(-1))
     for owner in (expert, expert**2, expert * expert):
-        with pytest.raises(AttributeError, match="poe.log_partition"):
+        with pytest.raises(AttributeError, match=r"poe\.log_partition"):
             owner.log_prob(X)
-        with pytest.raises(AttributeError, match="poe.sample"):
+        with pytest.raises(AttributeError, match=r"poe\.sample"):
             owner.sample(3)
         assert not hasattr(owner, "log_prob")
     with pytest.raises(AttributeError, match="no attribute 'foo'"):

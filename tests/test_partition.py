@@ -1,0 +1,171 @@
+"""Log partitions by closed form, enumeration and quadrature, and the refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch import distributions as D
+
+import poe
+from experts import Gaussian
+from poe.partition import states
+
+
+def real(fn: Callable[[Tensor], Tensor], d: int = 1) -> poe.Expert:
+    return poe.FromLogDensity(fn, space=poe.Real(d))
+
+
+def hidden(expert: poe.Expert) -> poe.Expert:
+    """The same density, known as a function only."""
+    return poe.FromLogDensity(expert.forward, space=expert.space)
+
+
+def quadratic(x: Tensor) -> Tensor:
+    return x.square().sum(-1)
+
+
+def gaussian(loc: list[float], **spread: object) -> Gaussian:
+    return Gaussian(torch.tensor(loc, dtype=torch.float64), **spread)  # type: ignore[arg-type]
+
+
+def test_closed_form_is_exact() -> None:
+    result = poe.log_partition(Gaussian([-1.0], scale=[1.0]) * Gaussian([2.0], scale=[0.5]))
+    assert result.method == "closed form"
+    assert result.std_error.item() == 0
+    assert result.lower == result.value == result.upper
+    # N(-1; 2, 1 + 1/4) is the integral of the product.
+    expected = D.Normal(2.0, math.sqrt(1.25)).log_prob(torch.tensor(-1.0))
+    torch.testing.assert_close(result.value, expected)
+
+
+QUADRATURE: dict[str, tuple[poe.Expert, float]] = {
+    "quartic": (real(lambda x: -x.pow(4).sum(-1)), math.log(2 * math.gamma(1.25))),
+    "narrow and far": (hidden(gaussian([1000.0], scale=1e-3)), 0.0),
+    "broad": (hidden(gaussian([5.0], scale=100.0)), 0.0),
+    "two modes": (hidden(gaussian([-20.0], scale=0.1) | gaussian([30.0], scale=0.01)), 0.0),
+    "heavy tails": (real(lambda x: -torch.log1p(x.square()).sum(-1)), math.log(math.pi)),
+    "huge": (real(lambda x: 5000 - quadratic(x)), 5000 + 0.5 * math.log(math.pi)),
+    "2-D, correlated": (
+        hidden(gaussian([3.0, 1.0], covariance=[[1.0, 0.99], [0.99, 1.0]])),
+        0.0,
+    ),
+    "positive": (hidden(poe.as_expert(D.Gamma(2.0, 3.0)).double()), 0.0),
+    "interval": (hidden(poe.as_expert(D.Beta(2.0, 3.0)).double()), 0.0),
+    "scalar event": (
+        poe.FromEnergy(lambda x: x.square(), space=poe.Real(())),
+        math.log(math.pi) / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUADRATURE)
+def test_quadrature_finds_the_integral(name: str) -> None:
+    expert, expected = QUADRATURE[name]
+    result = poe.log_partition(expert)
+    assert result.method == "quadrature"
+    assert abs(result.value.item() - expected) < 1e-8 * max(1, abs(expected))
+    assert result.lower <= result.value <= result.upper
+
+
+def test_quadrature_in_float32_knows_its_error() -> None:
+    mixture = Gaussian([0.0, 1.0], scale=1.0) | Gaussian([3.0, 1.0], scale=0.3)
+    wrapped = poe.FromLogDensity(torch.nn.Sequential(mixture), space=poe.Real(2))
+    result = poe.log_partition(wrapped)
+    assert result.value.dtype == torch.float32
+    assert result.std_error.item() < 1e-4
+    assert abs(result.value.item()) < 4 * result.std_error.item()
+
+
+def test_quadrature_of_a_jump_says_its_error() -> None:
+    def disc(x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=x.dtype).masked_fill(quadratic(x) > 1, -torch.inf)
+
+    result = poe.log_partition(real(disc, 2))
+    assert abs(result.value.item() - math.log(math.pi)) < 4 * result.std_error.item()
+    assert result.std_error.item() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: 0 * quadratic(x),
+        quadratic,
+        lambda x: -0.5 * torch.log1p(quadratic(x)),
+        lambda x: -(x.sum(-1)),
+    ],
+    ids=["flat", "growing", "1 / x", "one-sided"],
+)
+def test_escaping_mass_is_improper(fn: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(poe.ImproperError, match="die out towards infinity"):
+        poe.log_partition(real(fn))
+
+
+def test_improper_in_two_dimensions() -> None:
+    with pytest.raises(poe.ImproperError, match="die out"):
+        poe.log_partition(real(lambda x: -x[..., 0].square(), 2))
+
+
+def test_nan_is_reported_with_the_place() -> None:
+    with pytest.raises(poe.NonFiniteError, match=r"NaN or \+inf at x = \["):
+        poe.log_partition(real(lambda x: (x.sum(-1) - 1).log()))
+
+
+def test_nothing_anywhere_is_reported() -> None:
+    with pytest.raises(poe.NonFiniteError, match="-inf wherever it was looked at"):
+        poe.log_partition(real(lambda x: torch.full_like(x[:, 0], -torch.inf)))
+
+
+def test_enumeration_of_a_small_binary_space() -> None:
+    coupling = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    expert = poe.FromLogDensity(
+        lambda x: torch.einsum("bi,ij,bj->b", x, coupling, x), space=poe.Binary(6)
+    )
+    result = poe.log_partition(expert)
+    total = sum(
+        math.exp(float(x @ coupling @ x))
+        for x in torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6)
+    )
+    assert result.method == "enumeration"
+    assert abs(result.value.item() - math.log(total)) < 1e-5
+
+
+def test_enumeration_of_a_normalised_discrete_expert() -> None:
+    coin = poe.as_expert(D.Binomial(5, torch.tensor(0.3)))
+    assert poe.log_partition(hidden(coin)).method == "enumeration"
+    assert abs(poe.log_partition(hidden(coin)).value.item()) < 1e-6
+
+
+def test_states_lists_every_event_once() -> None:
+    table = states(poe.Categorical((2,), 3))
+    assert table.shape == (9, 2)
+    assert len(table.unique(dim=0)) == 9
+    assert states(poe.Binary((2, 2))).shape == (16, 2, 2)
+    assert states(poe.Binary(())).tolist() == [0.0, 1.0]
+    with pytest.raises(poe.NormalizationError, match="at most"):
+        states(poe.Binary(100))
+
+
+@pytest.mark.parametrize(
+    "expert",
+    [
+        real(lambda x: -quadratic(x), 3),
+        poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Binary(40)),
+        poe.FromLogDensity(lambda x: -x, space=poe.Count(())),
+        poe.FromLogDensity(lambda x: x[..., 0], space=poe.Simplex(3)),
+    ],
+    ids=["Real(3)", "Binary(40)", "Count", "Simplex"],
+)
+def test_what_no_method_reaches_is_refused(expert: poe.Expert) -> None:
+    with pytest.raises(poe.NormalizationError, match=r"poe.log_ratio|Transformed"):
+        poe.log_partition(expert)
+
+
+def test_product_of_a_closed_form_and_a_function_uses_quadrature() -> None:
+    product = (
+        gaussian([0.0], scale=1.0) / gaussian([0.0], scale=0.9) * real(lambda x: -x.pow(4).sum(-1))
+    )
+    assert poe.log_partition(product).method == "quadrature"
