@@ -287,7 +287,7 @@ def test_a_batch_of_densities_has_a_chain_for_each_condition() -> None:
 
 def test_numbers_of_chains_must_agree() -> None:
     target = Shifted().given(torch.zeros(3))
-    with pytest.raises(poe.ShapeError, match="num_chains = 4, the target's number .* = 3"):
+    with pytest.raises(poe.ShapeError, match=r"num_chains = 4, the target's number .* = 3"):
         quiet(target, 100, num_chains=4)
     with pytest.raises(poe.ShapeError, match="one number of chains"):
         quiet(gaussian_like(), 100, num_chains=4, initial=torch.zeros(5, 2))
