@@ -36,7 +36,7 @@ def statistics(x: Tensor) -> Tensor:
 
 def integrate(expert: poe.Expert) -> tuple[Tensor, Tensor]:
     """The integral of p, and its moments, over the plane of two pixels by the trapezoidal rule."""
-    axis = torch.linspace(-10, 10, 101, dtype=torch.float64)
+    axis = torch.linspace(-16, 16, 161, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis).reshape(-1, 1, 2)
     with torch.no_grad():
         mass = expert(points).exp() * (axis[1] - axis[0]) ** 2

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts.flow import NoiseWhitening
-from poe.testing import check_expert
 
 Randomize = Callable[[nn.Module], None]
 
@@ -127,12 +126,6 @@ def test_the_diagonal_normal_of_nflows_is_sampled_with_its_location_and_scale() 
     assert largest_z((x - base.mean_.detach()) ** 2, (2 * base.log_std_.detach()).exp()) < 4
 
 
-def test_a_flow_keeps_the_laws(randomize: Randomize) -> None:
-    flow = make_flow()
-    randomize(flow)
-    check_expert(experts.Flow(flow), points(3, 2).float())
-
-
 @pytest.mark.filterwarnings("ignore:torch.(triangular_solve|qr):UserWarning")
 def test_naive_linear_is_refused_and_the_remedy_works() -> None:
     with pytest.raises(poe.AdaptationError, match=r"NaiveLinear.*use nflows.transforms.LULinear"):
@@ -185,7 +178,7 @@ def fill_gently(model: nn.Module, randomize: Randomize) -> None:
     randomize(model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(0.7)
+            parameter.mul_(0.5)
 
 
 @pytest.mark.parametrize("label", ["left", "right"])

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nflows.distributions import StandardNormal
+from nflows.flows import Flow as NFlow
+from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor, nn
 from torch import distributions as D
 
 import poe
-from experts import Gaussian
+from experts import Flow, Gaussian, ImageFlow, NeuralEnergy, PixelMixture, ReconstructionEnergy
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
 
@@ -46,6 +49,11 @@ def normal(x: Tensor) -> Tensor:
 def _network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), LastScalar())
+
+
+def _flow() -> NFlow:
+    made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
+    return NFlow(made, StandardNormal([2]))
 
 
 def _real(n: int, *shape: int) -> Tensor:
@@ -117,6 +125,21 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "Relaxed": (
         poe.Relaxed(poe.FromLogDensity(lambda x: x.square().sum(-1), space=poe.Binary(2))),
         _real(4, 2).sigmoid(),
+    ),
+    "Flow": (Flow(_flow()), _real(3, 2)),
+    "NeuralEnergy": (NeuralEnergy(_network(), poe.Real(2)), _real(3, 2)),
+    "PixelMixture": (
+        PixelMixture((1, 2), "ab", 0.5, channels=3, blocks=1, components=2).given("b"),
+        _real(3, 1, 2),
+    ),
+    "ImageFlow": (ImageFlow((1, 2), "ab", 0.5, layers=2, hidden=4).given("b"), _real(3, 1, 2)),
+    "ImageFlow, a batch of densities": (
+        ImageFlow((2, 2), "ab", 0.5, layers=2, hidden=4).given(torch.tensor([1, 0, 1])),
+        _real(3, 2, 2),
+    ),
+    "ReconstructionEnergy": (
+        ReconstructionEnergy((4, 4), "ab", 0.5, channels=2).given("b"),
+        _real(3, 4, 4),
     ),
 }
 
