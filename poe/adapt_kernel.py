@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -85,6 +88,8 @@ class Stage(NamedTuple):
     """Whether a step size left out is tuned for each chain apart."""
     is_last: bool = True
     """Whether the level's step size is the one tuned here."""
+    descend: Callable[[Any], Tensor] = attrgetter("position")
+    """Where the next stage starts, from the state of this stage's kernel."""
 
 
 def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
@@ -96,6 +101,9 @@ def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
         Stage(density, kernel.kernel_at(level), steps[level], warmup.per_chain)
         for level, density in enumerate((*kernel.ladder, target))
     ]
+    for level in range(len(kernel.ladder)):
+        descend = partial(kernel.descend, level=level)
+        levels[level] = levels[level]._replace(descend=descend)
     return tuple(half for level in levels for half in _halves(level))
 
 
@@ -112,7 +120,7 @@ def _halves(stage: Stage) -> tuple[Stage, ...]:
         return (stage,)
     first = stage.num_steps // 2
     return (
-        stage._replace(num_steps=first, per_chain=True, is_last=False),
+        Stage(stage.target, stage.kernel, first, per_chain=True, is_last=False),
         stage._replace(num_steps=stage.num_steps - first),
     )
 
@@ -211,7 +219,7 @@ def warm_up(
         for _ in range(stage.num_steps):
             state, _ = stage_step(stage, state, generator)
         tuned = (*tuned, end_stage(stage, state))
-        x, scale = state.inner.position, next_scale(state, scale)
+        x, scale = stage.descend(state.inner), next_scale(state, scale)
     return rejoin(kernel, plan, tuned), x
 
 

@@ -177,7 +177,7 @@ class Run:
         if phase == len(self.plan.stages):  # sampling goes on from the very state
             state = StageState(moment.state.inner, None)
         else:
-            state = begin_stage(self.plan.stages[phase], moment.state.inner.position, scale)
+            state = begin_stage(self.plan.stages[phase], stage.descend(moment.state.inner), scale)
         tuned = (*moment.tuned, end_stage(stage, moment.state))
         return moment._replace(phase=phase, step=0, state=state, scale=scale, tuned=tuned)
 

@@ -137,3 +137,37 @@ def test_sample_with_a_ladder_takes_the_steps_of_its_kernel() -> None:
     for _ in range(2 * 4 + 2 + 5):
         state, _ = kernel.step(TARGET, state, generator=g)
     assert torch.equal(draws.samples[:, -1], state.position)
+
+
+def noisy(level: float) -> poe.Expert:
+    """Normal data of standard deviation 1, with noise."""
+    variance = 1 + level**2
+    return poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1) / variance, space=poe.Real(2))
+
+
+def test_noise_levels_take_out_the_noise_that_is_too_much(g: torch.Generator) -> None:
+    levels = (3.0, 1.0)
+    kernel = AnnealedLangevin((noisy(3.0),), MALA(1e-12), 1, noise_levels=levels)
+    x = torch.randn(100, 2, generator=g)
+    state = kernel.init(noisy(1.0), x)
+    for _ in range(2):
+        state, _ = kernel.step(noisy(1.0), state, generator=g)
+    # u = x - 9 x / 10, and a third of the rest stays
+    torch.testing.assert_close(state.position, 0.1 * x + 0.9 * x / 3, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_is_taken_out_in_warm_up_too(g: torch.Generator) -> None:
+    kernel = AnnealedLangevin((noisy(3.0),), MALA(1e-12), 1, noise_levels=(3.0, 1.0))
+    x = torch.randn(100, 2, generator=g)
+    draws = poe.sample(
+        noisy(1.0), 100, kernel=kernel, warmup=1, initial=x, generator=g, progress=False
+    )
+    torch.testing.assert_close(draws.samples[:, 0], 0.4 * x, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_levels_need_a_kernel_that_keeps_a_score(g: torch.Generator) -> None:
+    kernel = AnnealedLangevin((noisy(3.0),), MetropolisHastings(0.1), 1, noise_levels=(3.0, 1.0))
+    state = kernel.init(noisy(1.0), torch.zeros(2, 2))
+    state, _ = kernel.step(noisy(1.0), state, generator=g)
+    with pytest.raises(poe.PoeError, match="keeps a score"):
+        kernel.step(noisy(1.0), state, generator=g)

@@ -11,7 +11,7 @@ from torch import Tensor
 from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.kernel import Info, Kernel, TunableKernel
-from poe.samplers.langevin import MALA
+from poe.samplers.langevin import MALA, LangevinState
 
 
 class AnnealedState(NamedTuple):
@@ -45,6 +45,12 @@ class AnnealedLangevin:
     - ``step_size``: None keeps the kernels' own; a tuple of L + 1 sets the step size at each level
       (each a number or a tensor of shape () or (chains,)).
 
+    - ``noise_levels``: the noise σ of each level and of the target (L + 1 numbers), where these are
+      densities of data with Gaussian noise. Then a change of level from σ to σ' also takes out
+      the noise that is too much there: with u = x + σ² ∇log p_σ(x), the mean of the clean data
+      given x (Robbins 1956; Efron 2011, eq. 1.4), x moves to u + (σ'/σ) (x − u), which is a step of
+      Song et al. 2021a, eq. 12.
+
     A step size left out everywhere is tuned level by level in poe.sample's warm-up, or beforehand
     by ``poe.tune_ladder``, which returns this kernel with the tuned tuple: a kernel never re-tunes
     itself.
@@ -66,11 +72,17 @@ class AnnealedLangevin:
     kernel: Kernel | tuple[Kernel, ...] = field(default_factory=MALA)
     steps_per_level: int = 100
     step_size: tuple[Tensor | float, ...] | None = None
+    noise_levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_level < 1:
             raise PoeError(f"expected steps_per_level >= 1, got {self.steps_per_level}")
-        for name, value in (("kernel", self.kernel), ("step_size", self.step_size)):
+        settings = {
+            "kernel": self.kernel,
+            "step_size": self.step_size,
+            "noise_levels": self.noise_levels,
+        }
+        for name, value in settings.items():
             if isinstance(value, tuple) and len(value) != len(self.ladder) + 1:
                 raise PoeError(
                     f"expected {len(self.ladder) + 1} entries of `{name}`, one for each of the "
@@ -100,6 +112,23 @@ class AnnealedLangevin:
         """The level of the next step: 0 … L − 1 on the ladder, L at the target."""
         return min(state.num_steps // self.steps_per_level, len(self.ladder))
 
+    def descend(self, inner: Any, level: int) -> Tensor:
+        """Where chains that leave ``level`` start the next one: ``(chains, *event)``.
+
+        Raises PoeError where the noise should be taken out, but the kernel keeps no score.
+        """
+        position: Tensor = inner.position
+        if self.noise_levels is None:
+            return position
+        if not isinstance(inner, LangevinState):
+            raise PoeError(
+                f"expected a kernel that keeps a score with noise_levels, such as MALA, got "
+                f"{type(self.kernel_at(level)).__name__}: use MALA or ULA, or leave noise_levels out"
+            )
+        now, then = self.noise_levels[level : level + 2]
+        clean = position + now**2 * inner.score
+        return clean + then / now * (position - clean)
+
     def init(self, target: Expert, x: Tensor) -> AnnealedState:
         """State at ``x`` on the first level. Raises NonFiniteError at a non-finite start."""
         return AnnealedState(self.kernel_at(0).init((*self.ladder, target)[0], x), 0)
@@ -117,6 +146,7 @@ class AnnealedLangevin:
         density, kernel = (*self.ladder, target)[level], self.kernel_at(level)
         inner = state.inner
         if level > 0 and state.num_steps == level * self.steps_per_level:
-            inner = kernel.init(density, inner.position)  # the first step at a new level
+            # the first step at a new level
+            inner = kernel.init(density, self.descend(inner, level - 1))
         inner, info = kernel.step(density, inner, generator=generator)
         return AnnealedState(inner, state.num_steps + 1), info
