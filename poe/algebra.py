@@ -115,7 +115,7 @@ class Transformed(Expert):
             raise PoeError(f"expected an expert on a continuous space, got {source}")
         self.expert = expert
         self.bijection = parts_of(_require_bijection(bijection))
-        shape = bijection.forward_shape(source.event_shape)  # type: ignore[no-untyped-call]
+        shape = bijection.forward_shape(source.event_shape)
         self.space = space_of(bijection.codomain, shape) if space is None else space
         if self.space.event_shape != torch.Size(shape):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")

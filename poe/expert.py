@@ -221,10 +221,9 @@ class Product(Expert):
         self.space = shared_space(self.names, [expert for _, expert in factors])
 
     def forward(self, x: Tensor) -> Tensor:
-        values = [expert(x) for expert in self.experts]
-        lowest = torch.stack([value.detach() for value in values]).amin(0)
-        total = values[0] if len(values) == 1 else torch.stack(values).sum(0)
-        return torch.where(lowest == -torch.inf, lowest, total)
+        values = torch.stack([expert(x) for expert in self.experts])
+        lowest = values.detach().amin(0)
+        return torch.where(lowest == -torch.inf, lowest, values.sum(0))
 
     def contributions(self, x: Tensor) -> Tensor:
         """What each factor says: `(*batch, n_experts)`, in the order of `names`; sums to `self(x)`.

@@ -68,7 +68,7 @@ class Space:
             raise PoeError(
                 f"{self} is discrete and has no unconstrained coordinates; use a discrete sampler"
             )
-        shape = self.to_unconstrained.forward_shape(self.event_shape)  # type: ignore[no-untyped-call]
+        shape = self.to_unconstrained.forward_shape(self.event_shape)
         return Real(shape)
 
     @property
@@ -138,7 +138,7 @@ class Interval(_Shaped):
         return f"Interval({_shape_text(self.event_shape)}, {self.low:g}, {self.high:g})"
 
     def _from_unconstrained(self) -> Transform:
-        return self._elementwise(constraints.interval(self.low, self.high))  # type: ignore[no-untyped-call]
+        return self._elementwise(constraints.interval(self.low, self.high))
 
     def _elements_inside(self, x: Tensor) -> Tensor:
         return (x >= self.low) & (x <= self.high)
