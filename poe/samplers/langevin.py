@@ -48,10 +48,19 @@ def _sqrt(value: Tensor | float) -> Tensor | float:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
+def _add_scaled(
+    x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None = None
+) -> Tensor:
+    """x + scale · y in one pass over memory."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(x, y, scale, out=out)
+    return torch.add(x, y, alpha=scale, out=out)
+
+
 def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) -> Tensor:
     """y = x + ε ∇log p̃(x) + √(2ε) z"""
-    drifted = state.position + step_size * state.score
-    return drifted.add_(_sqrt(2.0 * step_size) * normal)
+    drifted = _add_scaled(state.position, state.score, step_size)
+    return _add_scaled(drifted, normal, _sqrt(2.0 * step_size), out=drifted)
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ class MALA:
         log q(x|y) − log q(y|x) = |z|²/2 − |z + aS|²/2 = −a S·(z + aS/2).
         """
         a = _sqrt(0.5 * step_size)
-        scores = (state.score + proposed.score).mul_(a)
-        proposal_ratio = -sum_event((normal + 0.5 * scores).mul_(scores))
+        scores = state.score + proposed.score
+        residual = _add_scaled(normal, scores, 0.5 * a)
+        proposal_ratio = sum_event(residual.mul_(scores).mul_(-a))
         return proposed.log_density - state.log_density + proposal_ratio
