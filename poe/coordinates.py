@@ -52,5 +52,5 @@ class Coordinates:
         """log p̃(x) from log p̃(u): the Jacobian taken out again; all of shape ``(*batch,)``."""
         if self.is_identity:
             return log_density_of_u
-        jacobian: Tensor = self.space.to_unconstrained.inv.log_abs_det_jacobian(u, x)  # type: ignore[no-untyped-call]
+        jacobian: Tensor = self.space.to_unconstrained.inv.log_abs_det_jacobian(u, x)
         return log_density_of_u - jacobian

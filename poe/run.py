@@ -341,7 +341,7 @@ def _gather(target: Expert, kernel: Kernel, run: Run, seconds: float) -> Draws:
         seconds=seconds,
         seed=run.plan.generator.initial_seed(),
     )
-    remarks = [*_chain_remarks(draws), *_escape_remarks(target, run)]
+    remarks = [*_chain_remarks(draws), *_escape_remarks(target, run, draws)]
     for remark in remarks:
         warnings.warn(remark, TrustWarning, stacklevel=4)
     return replace(draws, remarks=tuple(remarks))
@@ -370,7 +370,7 @@ def _chain_remarks(draws: Draws) -> list[str]:
     return remarks
 
 
-def _escape_remarks(target: Expert, run: Run) -> list[str]:
+def _escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
     """Whether the chains of a possibly improper target were on their way to infinity."""
     spread: Spread | None = run.moment.spread
     if spread is None:
@@ -380,12 +380,14 @@ def _escape_remarks(target: Expert, run: Run) -> list[str]:
     is_growing = len(means) == 3 and all(b > 1.3 * a for a, b in pairwise(means))
     # Chains that ran away may end where rounding freezes them, or in NaN (hence the `not`).
     is_far = not history[-1] <= ABSURD_GROWTH * history[0]
-    if not is_growing and not is_far:
+    is_stuck = bool(draws.stuck_chains)  # MALA can resist a runaway only by rejecting
+    if not (is_growing or is_far or is_stuck):
         return []
+    distances = ", ".join(f"{mean**0.5:.3g}" for mean in means)
     blamed = ", ".join(repr(name) for name in _negative_factors(target))
     return [
-        "the chains were still moving outward at the end (root-mean-square distance from the "
-        f"start {', '.join(f'{mean**0.5:.3g}' for mean in means)} over successive doublings of the "
+        f"the chains {'got stuck' if is_stuck else 'were still moving outward at the end'} "
+        f"(root-mean-square distance from the start {distances} over successive doublings of the "
         "run): the product may be improper, or not yet converged. It has a negative exponent on "
         f"{blamed}."
     ]
