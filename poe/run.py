@@ -86,6 +86,7 @@ def sample(
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     check_proper(target)
+    seed = None if generator is None else generator.initial_seed()
     generator = resolve(generator, _device_of(target, initial))
     num_chains = _num_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
@@ -101,7 +102,7 @@ def sample(
     warmup = _warmup(kernel, warmup)
     plan = _plan(target, kernel, num_samples, num_chains, warmup, generator, collect)
     schedule = (num_samples, num_chains, warmup)
-    settings = (target, kernel, schedule, initial, collect)
+    settings = (target, kernel, schedule, initial, collect, seed)
     return _execute(target, kernel, plan, settings, num_chains, initial, progress, checkpoint)
 
 
@@ -165,7 +166,7 @@ def _execute(
 ) -> Draws:
     """Start or resume the run, follow it to its end, and gather the draws."""
     began = time.perf_counter()
-    facts: dict[str, Any] = {"settings": "", "seed": plan.generator.initial_seed(), "seconds": 0.0}
+    facts: dict[str, Any] = {"settings": "", "seconds": 0.0}
     if checkpoint is not None:
         facts["settings"] = checkpoints.fingerprint(settings)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -218,13 +219,12 @@ def _resume(
 ) -> tuple[Run, float]:
     """The run that a checkpoint holds and the seconds it took. Refuses that of another run."""
     found, tensors = checkpoints.read(path)
-    for key, what in (("settings", "target, kernel or settings"), ("seed", "seed")):
-        if found.get(key) != facts[key]:
-            raise StorageError(
-                f"expected a checkpoint of this run at {path}, got one of another {what}: call "
-                "with the same arguments and a generator of the same seed, or delete it to start "
-                "afresh"
-            )
+    if found.get("settings") != facts["settings"]:
+        raise StorageError(
+            f"expected a checkpoint of this run at {path}, got one of another target, kernel, seed "
+            "or settings: call with the same arguments and a generator of the same seed, or delete "
+            "it to start afresh"
+        )
     return Run.restore(plan, found, tensors), found["seconds"]
 
 
