@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -35,12 +36,11 @@ class CausalConv2d(nn.Conv2d):
         mask[-1, reach + int(sees_itself) :] = 0
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x: Tensor, above: Tensor | None = None) -> Tensor:
-        """All of an image, or, if the ``rows - 1`` rows above x are given, just the rows of x."""
-        if above is None:
-            x = F.pad(x, self.around)
-        else:
-            x = F.pad(torch.cat([above, x], -2), (*self.around[:2], 0, 0))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unpadded(F.pad(x, self.around))
+
+    def unpadded(self, x: Tensor) -> Tensor:
+        """The convolution where the kernel fits into x: (n, c, rows, columns) gives one pixel."""
         return F.conv2d(x, self.weight * self.mask, self.bias)
 
 
@@ -58,9 +58,12 @@ class GatedBlock(nn.Module):
         self.shift = nn.Linear(embedding, 2 * channels)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, h: Tensor, embedding: Tensor, above: Tensor | None = None) -> Tensor:
-        shift = self.shift(embedding)[:, :, None, None]
-        value, gate = (self.causal(h, above) + shift).chunk(2, 1)
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.gated(h, self.causal(h), embedding)
+
+    def gated(self, h: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
+        """h and what was seen around it, merged."""
+        value, gate = (seen + self.shift(embedding)[:, :, None, None]).chunk(2, 1)
         return h + self.out(F.silu(value) * torch.sigmoid(gate))
 
 
@@ -88,22 +91,36 @@ class PixelCNN(nn.Module):
             h = block(h, embedding)
         return self.last(h)
 
-    def rows_above(self, x: Tensor) -> list[Tensor]:
-        """What the top row of x sees above itself: for the first layer, then for each block."""
-        n, _, width = x.shape
-        first = x.new_zeros(n, 2, self.first.rows - 1, width)
-        channels = self.first.out_channels
-        return [first, *(x.new_zeros(n, channels, 1, width) for _ in self.blocks)]
+    def blank(self, x: Tensor) -> list[Tensor]:
+        """Room for what each layer sees, with its padding: all zeros, and the border's ones."""
+        n, height, width = x.shape
+        layers = [self.first, *(block.causal for block in self.blocks)]
+        room = []
+        for layer in layers:
+            left, right, top, _ = layer.around
+            room.append(x.new_zeros(n, layer.in_channels, height + top, width + left + right))
+        left, right, top, _ = self.first.around
+        room[0][:, 1, top:, left:-right] = 1
+        return room
 
-    def row(self, x: Tensor, embedding: Tensor, above: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One row (n, 1, w), given what is above it: its parameters and what the next row sees."""
-        image = with_border(x)
-        below = [torch.cat([above[0], image], -2)[:, :, 1:]]
-        h = self.first(image, above[0])
-        for block, previous in zip(self.blocks, above[1:], strict=True):
-            below.append(h)
-            h = block(h, embedding, previous)
-        return self.last(h), below
+    def pixel(self, seen: list[Tensor], embedding: Tensor, row: int, column: int) -> Tensor:
+        """Parameters of one pixel (n, 3 * components, 1, 1), from what the layers saw before it.
+
+        Writes what this pixel's features are into ``seen``, for the pixels to come.
+        """
+        h = self.first.unpadded(window(seen[0], self.first, row, column))
+        for block, features in zip(self.blocks, seen[1:], strict=True):
+            _, reach, top, _ = block.causal.around
+            features[:, :, row + top, column + reach] = h[:, :, 0, 0]
+            around = window(features, block.causal, row, column)
+            h = block.gated(h, block.causal.unpadded(around), embedding)
+        return self.last(h)
+
+
+def window(features: Tensor, layer: CausalConv2d, row: int, column: int) -> Tensor:
+    """What the layer's kernel covers at one pixel of padded features: (n, c, rows, columns)."""
+    rows, columns = layer.kernel_size
+    return features[:, :, row : row + rows, column : column + columns]
 
 
 def with_border(x: Tensor) -> Tensor:
@@ -166,20 +183,19 @@ class PixelMixture(NoisyConditional):
     ) -> Tensor:
         """Ancestral samples, pixel by pixel: (num_samples, height, width). Exact.
 
-        Each row is computed alone, on top of what its predecessors left for it, so an image costs
-        about as much as ``width + 1`` evaluations of its density.
+        Every layer keeps what it has seen, so that an image costs about one evaluation of its
+        density.
         """
         generator = resolve(generator, self.noise_level.device)
         level = self.noise_levels(torch.Size((num_samples,)))
         embedding = self.net.embed(condition.expand(num_samples), level)
         x = level.new_zeros(num_samples, *self.space.event_shape)
-        above = self.net.rows_above(x)
-        for row in x.chunk(x.shape[-2], -2):
-            for column in range(row.shape[-1]):
-                parameters, _ = self.net.row(row, embedding, above)
-                pixel = as_mixture(parameters[..., column : column + 1], level)
-                row[..., column : column + 1] = draw(*pixel, generator)
-            _, above = self.net.row(row, embedding, above)
+        seen = self.net.blank(x)
+        _, reach, top, _ = self.net.first.around
+        for row, column in itertools.product(range(x.shape[1]), range(x.shape[2])):
+            parameters = self.net.pixel(seen, embedding, row, column)
+            x[:, row, column] = draw(*as_mixture(parameters, level), generator)[:, 0, 0]
+            seen[0][:, 0, row + top, column + reach] = x[:, row, column]
         return x
 
 

@@ -40,14 +40,14 @@ def available() -> tuple[str, ...]:
 
 
 def load(name: str) -> Any:
-    """A shipped expert by name: a conditional, or an expert where its label is bound already.
+    """A shipped expert by name: a conditional, or for "digits-prior" an expert without label.
 
     Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
     Parameters need no gradient. Raises ``poe.PoeError`` for an unknown name and
     ``poe.StorageError`` for weights that were changed.
 
     >>> load("digits-slant").labels
-    ('left', 'upright', 'right', 'any')
+    ('left', 'upright', 'right', 'between')
     >>> load("digits-slant").given("left").space
     Real((16, 16))
     """
@@ -56,11 +56,18 @@ def load(name: str) -> Any:
             f"expected one of the shipped experts {', '.join(available())}; got {name!r}"
         )
     description = json.loads(folder().joinpath(f"{name}.json").read_text())
-    model = build(description)
-    return model if description["given"] is None else model.given(description["given"])
+    return prior(description) if "prior_of" in description else conditional(description)
 
 
-def build(description: dict[str, Any]) -> NoisyConditional:
+def prior(description: dict[str, Any]) -> poe.Expert:
+    """The geometric mean of the unconditional densities of several shipped experts."""
+    sources: dict[str, str] = description["prior_of"]
+    return poe.Product(
+        **{name: load(source).marginal() ** (1 / len(sources)) for name, source in sources.items()}
+    )
+
+
+def conditional(description: dict[str, Any]) -> NoisyConditional:
     """The conditional that a description names, with its weights."""
     family = FAMILIES[description["family"]]
     shape = tuple(description["shape"])

@@ -81,6 +81,16 @@ class NoisyConditional(poe.Conditional):
             condition = self.index(condition)
         return NoisyGiven(self, condition)
 
+    def marginal(self) -> poe.Expert:
+        """p(x), with no label: the label "any" where it was learned, else all labels alike.
+
+        A mixture bounds the ratio p(x | y) / p(x) by the number of labels, everywhere. Raises
+        ``poe.NormalizationError`` for unnormalised densities without the label "any".
+        """
+        if "any" in self.labels:
+            return self.given("any")
+        return poe.Mixture([self.given(index) for index in range(len(self.labels))])
+
     def index(self, label: str) -> int:
         """Position of a label's name among ``labels``."""
         if label not in self.labels:
@@ -161,6 +171,12 @@ def _(expert: poe.Product, noise_level: float | Tensor) -> poe.Expert:
     factors: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
     moved = [at_noise_level(factor, noise_level) for factor in factors]
     return named_product(expert.names, moved)
+
+
+@at_noise_level.register
+def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
+    components: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
+    return poe.Mixture([at_noise_level(one, noise_level) for one in components], expert.weights)
 
 
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:

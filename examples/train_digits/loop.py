@@ -19,9 +19,17 @@ AVERAGING = 0.999
 
 
 def train(
-    module: nn.Module, loss: Loss, *, steps: int, learning_rate: float, checkpoint: Path
+    module: nn.Module,
+    loss: Loss,
+    *,
+    steps: int,
+    learning_rate: float,
+    checkpoint: Path,
+    stop: int | None = None,
 ) -> nn.Module:
     """Minimise ``loss(module, generator)`` and return the averaged module.
+
+    The learning rate falls over ``steps`` updates; ``stop`` ends the run before they are done.
 
     A checkpoint is written every 500 steps; a run that finds one continues from it with the same
     bits. Raises ``ValueError`` at the first loss that is not finite.
@@ -30,7 +38,7 @@ def train(
     optimizer = torch.optim.Adam(module.parameters(), learning_rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(0)
     start = resume(checkpoint, module, average, optimizer, generator)
-    progress = trange(start, steps, initial=start, total=steps, mininterval=5)
+    progress = trange(start, stop or steps, initial=start, total=stop or steps, mininterval=5)
     running = 0.0
     for step in progress:
         optimizer.param_groups[0]["lr"] = learning_rate * schedule(step, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -54,18 +55,18 @@ def test_far_pixels_are_hidden_by_the_masks_of_all_layers(randomize: Randomize) 
         assert gradient.flatten()[:place].any() or place == 0
 
 
-def test_rows_one_by_one_give_what_the_whole_network_gives(randomize: Randomize) -> None:
+def test_pixels_one_by_one_give_what_the_whole_network_gives(randomize: Randomize) -> None:
     model = make((7, 5))
     randomize(model)
     x, label = images(3, 7, 5), torch.tensor([0, 2, 1])
     level = model.noise_level.expand(3)
     embedding = model.net.embed(label, level)
-    above, rows = model.net.rows_above(x), []
-    for row in x.split(1, -2):
-        parameters, above = model.net.row(row, embedding, above)
-        rows.append(parameters)
-    expected = model.net(x, label, level)
-    torch.testing.assert_close(torch.cat(rows, -2), expected, rtol=1e-12, atol=1e-12)
+    seen, expected = model.net.blank(x), model.net(x, label, level)
+    _, reach, top, _ = model.net.first.around
+    for row, column in itertools.product(range(7), range(5)):
+        found = model.net.pixel(seen, embedding, row, column)[..., 0, 0]
+        torch.testing.assert_close(found, expected[..., row, column], rtol=1e-12, atol=1e-12)
+        seen[0][:, 0, row + top, column + reach] = x[:, row, column]
 
 
 @pytest.mark.parametrize("label", ["a", "c"])
@@ -80,7 +81,7 @@ def test_two_pixels_integrate_to_one_and_have_the_moments_of_the_samples(
 def test_a_column_of_two_pixels_too(
     randomize: Randomize, check_two_pixels: Callable[[poe.Expert], None]
 ) -> None:
-    """The second pixel lies in the next row: what it sees was carried there by the row path."""
+    """The second pixel lies in the next row: what it sees was carried there pixel by pixel."""
     model = make((2, 1), noise_level=0.4)
     randomize(model)
     turned = poe.Real((1, 2))
