@@ -84,17 +84,21 @@ class PixelCNN(nn.Module):
             nn.Conv2d(2 * channels, 3 * components, 1),
         )
 
+    def residual(self) -> list[GatedBlock]:
+        """The residual blocks, in order."""
+        return [block for block in self.blocks if isinstance(block, GatedBlock)]
+
     def forward(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
         embedding = self.embed(label, noise_level)
         h = self.first(with_border(x).to(memory_format=torch.channels_last))
-        for block in self.blocks:
+        for block in self.residual():
             h = block(h, embedding)
         return self.last(h)
 
     def blank(self, x: Tensor) -> list[Tensor]:
         """Room for what each layer sees, with its padding: all zeros, and the border's ones."""
         n, height, width = x.shape
-        layers = [self.first, *(block.causal for block in self.blocks)]
+        layers = [self.first, *(block.causal for block in self.residual())]
         room = []
         for layer in layers:
             left, right, top, _ = layer.around
@@ -109,7 +113,7 @@ class PixelCNN(nn.Module):
         Writes what this pixel's features are into ``seen``, for the pixels to come.
         """
         h = self.first.unpadded(window(seen[0], self.first, row, column))
-        for block, features in zip(self.blocks, seen[1:], strict=True):
+        for block, features in zip(self.residual(), seen[1:], strict=True):
             _, reach, top, _ = block.causal.around
             features[:, :, row + top, column + reach] = h[:, :, 0, 0]
             around = window(features, block.causal, row, column)

@@ -214,9 +214,7 @@ def _report(run: Run, bar: tqdm) -> None:
     bar.update(run.moment.num_steps - bar.n)
 
 
-def _resume(
-    plan: Plan, path: str | os.PathLike[str], facts: dict[str, Any]
-) -> tuple[Run, float]:
+def _resume(plan: Plan, path: str | os.PathLike[str], facts: dict[str, Any]) -> tuple[Run, float]:
     """The run that a checkpoint holds and the seconds it took. Refuses that of another run."""
     found, tensors = checkpoints.read(path)
     if found.get("settings") != facts["settings"]:

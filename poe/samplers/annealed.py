@@ -122,8 +122,8 @@ class AnnealedLangevin:
             return position
         if not isinstance(inner, LangevinState):
             raise PoeError(
-                f"expected a kernel that keeps a score with noise_levels, such as MALA, got "
-                f"{type(self.kernel_at(level)).__name__}: use MALA or ULA, or leave noise_levels out"
+                "expected a kernel that keeps a score with noise_levels, got "
+                f"{type(self.kernel_at(level)).__name__}: use MALA or ULA, or give no noise_levels"
             )
         now, then = self.noise_levels[level : level + 2]
         clean = position + now**2 * inner.score

@@ -59,9 +59,7 @@ class Kernel(Protocol):
     def init(self, target: Expert, x: Tensor) -> Any:
         """State at the positions ``x`` of shape ``(chains, *event)``."""
 
-    def step(
-        self, target: Expert, state: Any, *, generator: torch.Generator
-    ) -> tuple[Any, Info]:
+    def step(self, target: Expert, state: Any, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One transition of every chain."""
 
 

@@ -48,9 +48,7 @@ def _sqrt(value: Tensor | float) -> Tensor | float:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
-def _add_scaled(
-    x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None = None
-) -> Tensor:
+def _add_scaled(x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
     """x + scale · y in one pass over memory."""
     if isinstance(scale, Tensor):
         return torch.addcmul(x, y, scale, out=out)

