@@ -17,6 +17,7 @@ COMMAND_LINE = ("poe.cli", "poe.demo", "poe.__main__")
 LAZY_UPWARD = {("poe.expert", "poe.algebra"), ("poe.expert", "poe.properties")}
 OPTIONAL = {
     "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
+    "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "experts": ("arviz", "skimage", "scipy"),  # nflows loads matplotlib by itself
 }
 
@@ -69,7 +70,7 @@ def test_poe_knows_no_concrete_model() -> None:
     assert not offenders
 
 
-@pytest.mark.parametrize("package", ["poe", "experts"])
+@pytest.mark.parametrize("package", OPTIONAL)
 def test_importing_needs_nothing_optional(package: str) -> None:
     # In an interpreter of its own: this one has imported plenty already.
     code = (

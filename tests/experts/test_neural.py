@@ -74,6 +74,15 @@ def test_the_score_is_smooth_and_a_gradient_field(randomize: Randomize) -> None:
     change = expert.score(images(1)[0] + step) - expert.score(images(1)[0] - step)
     expected = 2 * hessian @ step.flatten()
     torch.testing.assert_close(change.flatten(), expected, rtol=1e-4, atol=1e-8)
+    # With activations of straight pieces the log-density would be quadratic piece by piece, and its
+    # Hessian constant next to x: a smooth one changes in proportion to the step.
+    place = images(1)[0]
+    near, nearer = (
+        torch.autograd.functional.hessian(expert, place + size * step).reshape(32, 32) - hessian
+        for size in (1.0, 0.5)
+    )
+    assert near.abs().max() > 1e-9
+    torch.testing.assert_close(nearer, near / 2, rtol=1e-2, atol=1e-11)
 
 
 def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:

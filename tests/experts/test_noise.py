@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import experts
 import poe
 import poe.io
+from experts.noise import LabelAndNoise
 
 Randomize = Callable[[nn.Module], None]
 
@@ -56,6 +57,16 @@ def test_another_level_shares_the_weights(
         expected = model.log_density_at(x, label, torch.full((3,), 0.4))
         torch.testing.assert_close(moved.given(label)(x), expected)
         assert not torch.allclose(model.given(label)(x), expected)
+
+
+def test_the_embedding_hears_the_label_and_the_noise_level(randomize: Randomize) -> None:
+    embed = LabelAndNoise(3, 16)
+    randomize(embed)
+    label, level = torch.tensor([0, 1, 2, 0]), torch.tensor([0.1, 0.1, 0.1, 0.3])
+    found = embed(label, level)
+    assert found.shape == (4, 16)
+    assert torch.pdist(found).min() > 0.01
+    torch.testing.assert_close(embed(label[2:3], level[2:3]), found[2:3])
 
 
 def test_one_level_for_each_chain(families: tuple[experts.NoisyConditional, ...]) -> None:

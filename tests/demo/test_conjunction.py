@@ -1,0 +1,149 @@
+"""The composition is its formula, term by term."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import experts
+import poe
+from poe.demo.attributes import Combination
+from poe.demo.conjunction import (
+    LADDER,
+    NOISE_LEVEL,
+    Experts,
+    Exponents,
+    Schedule,
+    compose,
+    evidence,
+    load_experts,
+)
+
+WANTED = (Combination(7, 2, 2), Combination(0, 1, 0), Combination(3, 0, 1))
+SUBSETS = [
+    subset
+    for size in (1, 2, 3)
+    for subset in itertools.combinations(("digit", "slant", "thickness"), size)
+]
+
+
+@pytest.fixture(scope="module")
+def parts() -> Experts:
+    return load_experts()
+
+
+@pytest.fixture(scope="module")
+def images(parts: Experts) -> Tensor:
+    digits = torch.tensor([one.digit for one in WANTED])
+    generator = torch.Generator().manual_seed(0)
+    return parts.digit.given(digits).sample(3, generator=generator)
+
+
+def marginal(part: experts.NoisyConditional, x: Tensor) -> Tensor:
+    """log p(x): the label "any" of an energy; all labels alike of a normalised density."""
+    if isinstance(part, experts.ReconstructionEnergy):
+        return part.given("any")(x)
+    each = torch.stack([part.given(label)(x) for label in range(len(part.labels))])
+    return each.logsumexp(0) - math.log(len(part.labels))
+
+
+def by_hand(
+    parts: Experts, subset: tuple[str, ...], k: float, loud: Exponents, x: Tensor
+) -> dict[str, Tensor]:
+    """Every term for every image, from single labels."""
+    order = [name for name in ("digit", "thickness", "slant") if name in subset]
+    terms = {}
+    for name in order:
+        part, exponent = getattr(parts, name), getattr(loud, name)
+        each = [part.given(getattr(one, name))(x[i]) for i, one in enumerate(WANTED)]
+        terms[name] = exponent * torch.stack(each)
+        if name != order[0]:
+            terms[f"prior of {name}"] = -exponent * k / 2 * marginal(part, x)
+    return terms
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+@pytest.mark.parametrize(
+    ("k", "exponents"),
+    [(2.0, Exponents(1.0, 1.0, 1.0)), (0.7, Exponents(1.5, 3.0, 0.6)), (0.0, Exponents(1, 2, 1))],
+)
+def test_compose_is_the_formula_term_by_term(
+    parts: Experts, images: Tensor, subset: tuple[str, ...], k: float, exponents: Exponents
+) -> None:
+    product = compose(parts, WANTED, subset, k, exponents)
+    terms = by_hand(parts, subset, k, exponents, images)
+    assert product.names == tuple(terms)
+    expected = torch.stack(list(terms.values()), -1)
+    torch.testing.assert_close(product.contributions(images), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(product(images), expected.sum(-1), rtol=1e-4, atol=2e-3)
+
+
+def test_the_order_of_the_attributes_does_not_matter(parts: Experts, images: Tensor) -> None:
+    one = compose(parts, WANTED, ("slant", "digit"))
+    other = compose(parts, WANTED, ("digit", "slant"))
+    assert torch.equal(one(images), other(images))
+
+
+def test_all_three_are_divided_by_the_shipped_prior(parts: Experts, images: Tensor) -> None:
+    """p(x|class) p(x|slant) p(x|thickness) / p(x)^k, for Bayes' k = 2 and any other."""
+    digit, slant, thickness = torch.tensor(WANTED).unbind(-1)
+    given = parts.digit.given(digit) * parts.slant.given(slant) * parts.thickness.given(thickness)
+    for k in (2.0, 1.3):
+        expected = given(images) - k * parts.prior(images)
+        found = compose(parts, WANTED, prior_exponent=k)(images)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-3)
+
+
+def test_bayes_is_the_default(parts: Experts, images: Tensor) -> None:
+    plain = compose(parts, WANTED, ("digit", "slant", "thickness"), 2.0, Exponents(1.0, 1.0, 1.0))
+    assert torch.equal(compose(parts, WANTED)(images), plain(images))
+
+
+def test_a_batch_of_combinations_is_each_alone(parts: Experts, images: Tensor) -> None:
+    together = compose(parts, WANTED).contributions(images)
+    alone = [compose(parts, [one]).contributions(images[i, None]) for i, one in enumerate(WANTED)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-3)
+    other = compose(parts, WANTED[::-1]).contributions(images)
+    # Another wish changes every attribute's term, and no prior.
+    changed = ((other - together).abs() > 0.01).all(0) | ((other - together).abs() > 0.01)[0]
+    names = compose(parts, WANTED).names
+    assert changed.tolist() == [not name.startswith("prior") for name in names]
+
+
+def test_at_another_noise_level_every_term_moves(parts: Experts, images: Tensor) -> None:
+    product = compose(parts, WANTED, prior_exponent=1.3, exponents=Exponents(1.5, 2.0, 0.5))
+    moved = compose(parts.at_noise_level(0.3), WANTED, prior_exponent=1.3,
+                    exponents=Exponents(1.5, 2.0, 0.5))  # fmt: skip
+    expected = experts.at_noise_level(product, 0.3)
+    assert isinstance(expected, poe.Product)
+    values = expected.contributions(images)
+    torch.testing.assert_close(moved.contributions(images), values, rtol=1e-5, atol=1e-3)
+    assert (values - product.contributions(images)).abs().min() > 0.01
+
+
+def test_the_shipped_experts_stand_at_the_end_of_the_ladder(parts: Experts) -> None:
+    for part in (parts.digit, parts.slant, parts.thickness):
+        assert part.noise_level.item() == pytest.approx(NOISE_LEVEL)
+    assert list(LADDER) == sorted(LADDER, reverse=True)
+    assert LADDER[-1] > NOISE_LEVEL
+
+
+def test_evidence_is_the_ratio_of_each_label_to_the_prior(parts: Experts, images: Tensor) -> None:
+    said = evidence(parts, images)
+    assert said.slant.shape == said.thickness.shape == (3, 3)
+    for one in (Combination(1, 0, 2), Combination(4, 2, 1)):
+        expected = (
+            parts.slant.given(one.slant)(images)
+            - marginal(parts.slant, images)
+            + parts.thickness.given(one.thickness)(images)
+            - marginal(parts.thickness, images)
+        )
+        torch.testing.assert_close(said.of(one), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_schedule_counts_its_gradients() -> None:
+    assert Schedule(steps_per_level=5, warmup=7, draws=11).steps == 5 * len(LADDER) + 7 + 11
