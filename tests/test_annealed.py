@@ -129,9 +129,7 @@ def test_sample_with_a_ladder_takes_the_steps_of_its_kernel() -> None:
     kernel = AnnealedLangevin(LADDER, MALA(), steps_per_level=4, step_size=(0.5, 0.05, 0.005))
     x = torch.ones(3, 2)
     g = torch.Generator().manual_seed(1)
-    draws = poe.sample(
-        TARGET, 15, kernel=kernel, warmup=2, initial=x, generator=g, progress=False
-    )
+    draws = poe.sample(TARGET, 15, kernel=kernel, warmup=2, initial=x, generator=g, progress=False)
     g = torch.Generator().manual_seed(1)
     state = kernel.init(TARGET, x)
     for _ in range(2 * 4 + 2 + 5):

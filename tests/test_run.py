@@ -144,13 +144,9 @@ def test_it_says_what_it_does_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
 def test_collect_keeps_a_function_of_each_draw() -> None:
     arguments = {"kernel": MALA(0.5), "warmup": 10}
     whole = quiet(gaussian_like(), 40, generator=seeded(), **arguments)
-    first = quiet(
-        gaussian_like(), 40, generator=seeded(), collect=lambda x: x[:, 0], **arguments
-    )
+    first = quiet(gaussian_like(), 40, generator=seeded(), collect=lambda x: x[:, 0], **arguments)
     assert torch.equal(first.samples, whole.samples[:, :, 0])
-    exact = quiet(
-        experts.Gaussian([0.0, 1.0], scale=[1.0, 1.0]), 40, collect=lambda x: x.sum(-1)
-    )
+    exact = quiet(experts.Gaussian([0.0, 1.0], scale=[1.0, 1.0]), 40, collect=lambda x: x.sum(-1))
     assert exact.samples.shape == (4, 10)
 
 
@@ -180,9 +176,7 @@ CONSTRAINED: dict[str, tuple[poe.Expert, Callable[[Tensor], Tensor], float]] = {
 @pytest.mark.parametrize("kernel", [None, MetropolisHastings()], ids=["MALA", "Metropolis"])
 def test_constrained_spaces(name: str, kernel: Kernel | None) -> None:
     target, statistic, expected = CONSTRAINED[name]
-    draws = quiet(
-        target, 20_000, kernel=kernel, num_chains=400, warmup=300, generator=seeded()
-    )
+    draws = quiet(target, 20_000, kernel=kernel, num_chains=400, warmup=300, generator=seeded())
     assert target.space.contains(draws.samples).all()
     torch.testing.assert_close(draws.log_density, target(draws.samples), atol=1e-3, rtol=1e-3)
     by_chain = statistic(draws.samples).mean(1)  # chains are independent
@@ -481,9 +475,7 @@ def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:
         quiet(Interrupted(30), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as file:
         position = file.get_tensor("position")
-    resumed = quiet(
-        Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run"
-    )
+    resumed = quiet(Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
     assert any(torch.equal(position, x) for x in resumed.samples.unbind(1))
 
 

@@ -15,6 +15,7 @@ from poe.demo.attributes import Combination
 from poe.demo.conjunction import (
     LADDER,
     NOISE_LEVEL,
+    PRIOR_EXPONENT,
     Experts,
     Exponents,
     Schedule,
@@ -98,8 +99,9 @@ def test_all_three_are_divided_by_the_shipped_prior(parts: Experts, images: Tens
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-3)
 
 
-def test_bayes_is_the_default(parts: Experts, images: Tensor) -> None:
-    plain = compose(parts, WANTED, ("digit", "slant", "thickness"), 2.0, Exponents(1.0, 1.0, 1.0))
+def test_by_default_every_attribute_speaks_once(parts: Experts, images: Tensor) -> None:
+    names = ("digit", "slant", "thickness")
+    plain = compose(parts, WANTED, names, PRIOR_EXPONENT, Exponents(1.0, 1.0, 1.0))
     assert torch.equal(compose(parts, WANTED)(images), plain(images))
 
 

@@ -107,9 +107,7 @@ def test_invariance_of_the_end_of_a_ladder(case: Case) -> None:
     g = torch.Generator().manual_seed(0)
     kernel = AnnealedLangevin((case.target**0.1, case.target**0.5), MALA(0.4), steps_per_level=3)
     exact = case.draw(g)
-    check_kernel(
-        kernel, case.target, exact, num_steps=10, generator=g, init=kernel.init_at_target
-    )
+    check_kernel(kernel, case.target, exact, num_steps=10, generator=g, init=kernel.init_at_target)
 
 
 @dataclass(frozen=True)
