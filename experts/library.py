@@ -48,7 +48,7 @@ def load(name: str) -> Any:
 
     >>> load("digits-slant").labels
     ('left', 'upright', 'right', 'between')
-    >>> load("digits-slant").given("left").space
+    >>> print(load("digits-slant").given("left").space)
     Real((16, 16))
     """
     if name not in available():

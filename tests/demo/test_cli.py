@@ -50,7 +50,8 @@ def test_an_unknown_value_is_refused_with_the_known_ones(
 
 def test_a_combination_is_read_from_its_words() -> None:
     top = parser()
-    assert chosen(top.parse_args(["demo", *ONE]), top) == Combination(7, 2, 2)
+    words = ["demo", "--digit", "4", "--slant", "left", "--thickness", "medium"]
+    assert chosen(top.parse_args(words), top) == Combination(digit=4, slant=0, thickness=1)
     assert chosen(top.parse_args(["demo"]), top) is None
 
 
