@@ -21,9 +21,8 @@ LADDER = (0.45, 0.4, 0.35, 0.3, 0.24, 0.18, 0.13)
 STEP_SIZE = 0.2
 """Langevin step size, in units of the variance of the noise: accepts about 57 % of the moves."""
 
-PRIOR_EXPONENT = 1.5
-"""k = 2 is Bayes' rule for three attributes that are independent given x. A little less keeps some
-of the two experts' own density of digits, which makes up for what the class expert gets wrong."""
+PRIOR_EXPONENT = 2.0
+"""k = 2 is Bayes' rule for three attributes that are independent given x."""
 
 
 class Exponents(NamedTuple):
@@ -35,7 +34,7 @@ class Exponents(NamedTuple):
 
 
 BAYES = Exponents(1.0, 1.0, 1.0)
-GUIDE = Exponents(3.0, 4.5, 4.0)
+GUIDE = Exponents(2.0, 3.0, 2.5)
 """On the ladder the attributes speak louder: it finds good starts, the target corrects them."""
 
 

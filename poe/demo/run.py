@@ -78,10 +78,9 @@ class Demo:
         thickness = self.anneal(combinations, ["thickness"], slant)
         found = {"class": digit, "slant": slant, "thickness": thickness}
         for pair in PAIRS:
-            say(f"{' AND '.join(pair)}")
-            start = digit if "digit" in pair else slant
             name = " AND ".join("class" if one == "digit" else one for one in pair)
-            found[name] = self.anneal(combinations, pair, start)
+            say(name)
+            found[name] = self.anneal(combinations, pair, digit if "digit" in pair else slant)
         return found
 
 
