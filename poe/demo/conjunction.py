@@ -17,7 +17,7 @@ ATTRIBUTES = ("digit", "thickness", "slant")
 
 # The densities of data with noise 0.1 are the target; the broader ones only find good starts.
 NOISE_LEVEL = 0.1
-LADDER = (0.45, 0.4, 0.35, 0.3, 0.24, 0.18, 0.13)
+LADDER = (0.36, 0.3, 0.25, 0.2, 0.16, 0.125)
 STEP_SIZE = 0.2
 """Langevin step size, in units of the variance of the noise: accepts about 57 % of the moves."""
 
@@ -34,7 +34,7 @@ class Exponents(NamedTuple):
 
 
 BAYES = Exponents(1.0, 1.0, 1.0)
-GUIDE = Exponents(2.0, 3.0, 2.5)
+GUIDE = Exponents(3.0, 4.5, 4.0)
 """On the ladder the attributes speak louder: it finds good starts, the target corrects them."""
 
 

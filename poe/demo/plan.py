@@ -15,7 +15,7 @@ COLUMNS = tuple(
     )
 )
 
-LONG = Schedule(steps_per_level=18, warmup=12, draws=20)
+LONG = Schedule(steps_per_level=20, warmup=10, draws=10)
 SHORT = Schedule(steps_per_level=8, warmup=10, draws=1)
 
 
