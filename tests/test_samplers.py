@@ -10,10 +10,10 @@ from torch import Tensor
 
 import poe
 from poe.adapt_kernel import DualAveraging, start_averaging, update_averaging
-from poe.samplers import MALA, ULA, LangevinState, MetropolisHastings
+from poe.samplers import HMC, MALA, ULA, LangevinState, MetropolisHastings
 from poe.samplers.kernel import Kernel, Noise, draw_noise
 
-KERNELS: list[Kernel] = [MetropolisHastings(0.5), ULA(0.1), MALA(0.3)]
+KERNELS: list[Kernel] = [MetropolisHastings(0.5), ULA(0.1), MALA(0.3), HMC(0.4, num_steps=3)]
 
 
 def normal_density(x: Tensor) -> Tensor:
@@ -54,13 +54,21 @@ class HalfLine(poe.Expert):
         return torch.where(x < -5, torch.nan, inside)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS[:3])
 def test_one_evaluation_a_step(kernel: Kernel, g: torch.Generator) -> None:
     target = Counting()
     state = kernel.init(target, torch.zeros(3, 2))
     for _ in range(10):
         state, _ = kernel.step(target, state, generator=g)
     assert target.calls == 11
+
+
+def test_hmc_takes_one_evaluation_a_leapfrog_step(g: torch.Generator) -> None:
+    target, kernel = Counting(), HMC(0.1, num_steps=4)
+    state = kernel.init(target, torch.zeros(3, 2))
+    for _ in range(10):
+        state, _ = kernel.step(target, state, generator=g)
+    assert target.calls == 41
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -134,7 +142,62 @@ def test_mala_is_what_its_formula_says() -> None:
     assert torch.equal(info.is_accepted, noise.uniform < info.acceptance_probability)
 
 
-@pytest.mark.parametrize("kernel", [MALA(0.3), MetropolisHastings(1.0)])
+def test_hmc_of_one_step_is_mala() -> None:
+    """The same noise gives the same proposal and acceptance, in float64, with ε = h²/2."""
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(2))
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 2, generator=g, dtype=torch.float64)
+    step, noise = torch.linspace(0.1, 0.8, 50, dtype=torch.float64), draw_noise(x, g)
+    hmc, mala = HMC(step, num_steps=1), MALA(step**2 / 2)
+    moved, info = hmc._transition(target, hmc.init(target, x), noise)
+    expected, expected_info = mala._transition(target, mala.init(target, x), noise)
+    torch.testing.assert_close(moved, expected)
+    torch.testing.assert_close(info, expected_info)
+    assert 0.3 < info.acceptance_probability.mean() < 1
+
+
+def test_leapfrog_is_reversible() -> None:
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(2))
+    g = torch.Generator().manual_seed(0)
+    x, momentum = torch.randn(2, 50, 2, generator=g, dtype=torch.float64)
+    kernel = HMC(0.01, num_steps=50)
+    end, p = kernel._leapfrog(target, kernel.init(target, x), momentum)
+    back, q = kernel._leapfrog(target, end, -p)
+    torch.testing.assert_close(back.position, x)
+    torch.testing.assert_close(-q, momentum)
+    assert (end.position - x).norm(dim=-1).median() > 0.3
+
+
+def test_leapfrog_errs_in_the_energy_by_the_square_of_the_step() -> None:
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(2))
+    g = torch.Generator().manual_seed(0)
+    x, momentum = torch.randn(2, 50, 2, generator=g, dtype=torch.float64)
+
+    def error(kernel: HMC) -> Tensor:
+        state = kernel.init(target, x)
+        end, p = kernel._leapfrog(target, state, momentum)
+        kinetic = 0.5 * (p.square() - momentum.square()).sum(-1)
+        return (end.log_density - state.log_density - kinetic).norm()
+
+    ratio = error(HMC(0.004, num_steps=50)) / error(HMC(0.002, num_steps=100))
+    assert 3.8 < ratio < 4.2
+
+
+def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
+    """Out over a gap in the support and back onto it: no other point tells."""
+    target = poe.FromLogDensity(
+        lambda x: torch.where((x > 1) & (x < 2), -torch.inf, 0.0 * x).sum(-1), space=poe.Real(1)
+    )
+    kernel = HMC(1.0, num_steps=3)
+    noise = Noise(torch.ones(1, 1), torch.zeros(1))
+    state, info = kernel._transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
+    assert info.is_outside.all()
+    assert not info.is_accepted.any()
+    assert not info.is_undefined.any()
+    assert state.position.item() == 0.5
+
+
+@pytest.mark.parametrize("kernel", [MALA(0.3), MetropolisHastings(1.0), HMC(0.3, num_steps=3)])
 def test_the_state_stays_consistent(kernel: Kernel, g: torch.Generator) -> None:
     target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(2))
     state = kernel.init(target, torch.randn(200, 2, generator=g))
@@ -146,7 +209,7 @@ def test_the_state_stays_consistent(kernel: Kernel, g: torch.Generator) -> None:
         assert torch.equal(state.score, score)
 
 
-@pytest.mark.parametrize("kernel", [MALA(2.0), MetropolisHastings(4.0)])
+@pytest.mark.parametrize("kernel", [MALA(2.0), MetropolisHastings(4.0), HMC(3.0, num_steps=1)])
 def test_infinite_and_nan_proposals_are_rejected_and_counted(
     kernel: Kernel, g: torch.Generator
 ) -> None:
@@ -165,7 +228,7 @@ def test_infinite_and_nan_proposals_are_rejected_and_counted(
     assert undefined > 10
 
 
-@pytest.mark.parametrize("kernel", [MALA(0.5), MetropolisHastings(0.5)])
+@pytest.mark.parametrize("kernel", [MALA(0.5), MetropolisHastings(0.5), HMC(0.7, num_steps=2)])
 def test_an_infinitely_dense_point_is_rejected_and_counted(
     kernel: Kernel, g: torch.Generator
 ) -> None:
@@ -204,14 +267,20 @@ def test_ula_counts_an_explosion(g: torch.Generator) -> None:
 
 def test_guarantees() -> None:
     assert MALA(0.1).guarantee == MetropolisHastings(0.1).guarantee == "asymptotically exact"
+    assert HMC(0.1).guarantee == "asymptotically exact"
     assert ULA(0.1).guarantee == "biased"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", [MALA, ULA, MetropolisHastings])
+@pytest.mark.parametrize("kind", [HMC, MALA, ULA, MetropolisHastings])
 def test_a_step_size_must_be_positive(kind: type, value: float) -> None:
     with pytest.raises(poe.PoeError, match="positive finite"):
         kind(value)
+
+
+def test_hmc_needs_a_step() -> None:
+    with pytest.raises(poe.PoeError, match="num_steps >= 1"):
+        HMC(0.1, num_steps=0)
 
 
 def test_step_size_shapes_are_checked(target: poe.Expert, g: torch.Generator) -> None:
@@ -252,6 +321,18 @@ def _average(scale: float, acceptance: float, shape: tuple[int, ...] = ()) -> Du
 def test_dual_averaging_finds_the_scale_from_anywhere(scale: float) -> None:
     found = _average(scale, 0.574).log_scale_average.exp()
     assert abs(torch.exp(-3.0 * found).item() - 0.574) < 0.01
+
+
+def test_warm_up_tunes_hmc(target: poe.Expert, g: torch.Generator) -> None:
+    kernel, x = poe.warm_up(
+        target, HMC(num_steps=3), torch.zeros(100, 2), poe.Warmup(500), generator=g
+    )
+    state, total = kernel.init(target, x), 0.0
+    for _ in range(200):
+        state, info = kernel.step(target, state, generator=g)
+        total += info.acceptance_probability.mean().item() / 200
+    assert kernel == HMC(kernel.step_size, num_steps=3)
+    assert abs(total - 0.65) < 0.05
 
 
 @pytest.mark.parametrize("per_chain", [False, True])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
+from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings, MetropolisState
 
 __all__ = [
+    "HMC",
     "MALA",
     "ULA",
     "AnnealedLangevin",

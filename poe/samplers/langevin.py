@@ -37,7 +37,8 @@ class LangevinState(NamedTuple):
     score: Tensor
 
 
-def _init(target: Expert, x: Tensor) -> LangevinState:
+def init_langevin(target: Expert, x: Tensor) -> LangevinState:
+    """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
     x = x.detach()
     log_density, score = target.log_density_and_score(x)
     require_start(target, x, log_density, score)
@@ -48,7 +49,7 @@ def _sqrt(value: Tensor | float) -> Tensor | float:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
-def _add_scaled(x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
+def add_scaled(x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
     """x + scale · y in one pass over memory."""
     if isinstance(scale, Tensor):
         return torch.addcmul(x, y, scale, out=out)
@@ -57,8 +58,8 @@ def _add_scaled(x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None 
 
 def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) -> Tensor:
     """y = x + ε ∇log p̃(x) + √(2ε) z"""
-    drifted = _add_scaled(state.position, state.score, step_size)
-    return _add_scaled(drifted, normal, _sqrt(2.0 * step_size), out=drifted)
+    drifted = add_scaled(state.position, state.score, step_size)
+    return add_scaled(drifted, normal, _sqrt(2.0 * step_size), out=drifted)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ULA:
 
     def init(self, target: Expert, x: Tensor) -> LangevinState:
         """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        return _init(target, x)
+        return init_langevin(target, x)
 
     def step(
         self, target: Expert, state: LangevinState, *, generator: torch.Generator
@@ -161,7 +162,7 @@ class MALA:
 
     def init(self, target: Expert, x: Tensor) -> LangevinState:
         """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        return _init(target, x)
+        return init_langevin(target, x)
 
     def step(
         self, target: Expert, state: LangevinState, *, generator: torch.Generator
@@ -193,6 +194,6 @@ class MALA:
         """
         a = _sqrt(0.5 * step_size)
         scores = state.score + proposed.score
-        residual = _add_scaled(normal, scores, 0.5 * a)
+        residual = add_scaled(normal, scores, 0.5 * a)
         proposal_ratio = sum_event(residual.mul_(scores).mul_(-a))
         return proposed.log_density - state.log_density + proposal_ratio

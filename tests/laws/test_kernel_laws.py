@@ -12,7 +12,7 @@ from torch import Tensor
 
 import poe
 from poe.expert import Expert
-from poe.samplers import MALA, ULA, AnnealedLangevin, LangevinState, MetropolisHastings
+from poe.samplers import HMC, MALA, ULA, AnnealedLangevin, LangevinState, MetropolisHastings
 from poe.samplers.kernel import Kernel, Noise
 from poe.testing import LawError, check_kernel
 
@@ -89,6 +89,9 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MALA": lambda target: MALA(0.4),
     "MALA, large step": lambda target: MALA(1.0),
     "MALA, per chain": lambda target: MALA(torch.linspace(0.05, 1.5, CHAINS)),
+    "HMC": lambda target: HMC(0.5, num_steps=4),
+    "HMC, large step": lambda target: HMC(1.1, num_steps=2),
+    "HMC, per chain": lambda target: HMC(torch.linspace(0.1, 1.2, CHAINS), num_steps=3),
     "AnnealedLangevin": lambda target: AnnealedLangevin(
         (target, target), MALA(), steps_per_level=2, step_size=(0.8, 0.2, 0.4)
     ),
@@ -153,7 +156,25 @@ class StaleScore(MALA):
         return moved._replace(score=state.score), info
 
 
+@dataclass(frozen=True)
+class ForgottenKineticEnergy(HMC):
+    """Accepts on the densities alone, as if the momentum had not changed."""
+
+    def _leapfrog(self, target, state, momentum):  # type: ignore[no-untyped-def]
+        return super()._leapfrog(target, state, momentum)[0], momentum
+
+
+@dataclass(frozen=True)
+class FullFirstStep(HMC):
+    """Starts with a whole step of the momentum where half a step is due."""
+
+    def _leapfrog(self, target, state, momentum):  # type: ignore[no-untyped-def]
+        return super()._leapfrog(target, state, momentum + 0.5 * self.step_size * state.score)
+
+
 MISTAKES: dict[str, Kernel] = {
+    "kinetic energy forgotten": ForgottenKineticEnergy(0.9, num_steps=2),
+    "whole first step": FullFirstStep(0.5, num_steps=2),
     "2 step^2 for 4 step": WrongProposalDensity(0.4),
     "proposal density forgotten": ForgottenProposalDensity(0.4),
     "one uniform for all": OneUniform(1.0),
