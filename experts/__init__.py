@@ -7,9 +7,10 @@ from experts.exponential import Gaussian
 from experts.flow import Flow, ImageFlow
 from experts.library import available, load
 from experts.neural import NeuralEnergy, ReconstructionEnergy
-from experts.noise import NoisyConditional, at_noise_level, noise_ladder
+from experts.noise import DensityRatio, NoisyConditional, at_noise_level, noise_ladder
 
 __all__ = [
+    "DensityRatio",
     "Flow",
     "Gaussian",
     "ImageFlow",

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import poe
 import poe.io
-from experts.noise import LabelAndNoise, NoisyConditional, constructor_arguments
+from experts.noise import ANY, NoiseEmbedding, NoisyConditional, constructor_arguments
 
 
 class NeuralEnergy(poe.Expert):
@@ -69,9 +69,7 @@ class Reconstruction(nn.Module):
         self.last = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        # The second channel tells the network where the picture ends.
-        image = torch.stack([x, torch.ones_like(x)], 1).to(memory_format=torch.channels_last)
-        fine = self.fine(self.enter(image, embedding), embedding)
+        fine = self.fine(self.enter(with_border(x), embedding), embedding)
         middle = self.middle(self.down(F.avg_pool2d(fine, 2), embedding), embedding)
         deep = self.deeper(self.deep(F.avg_pool2d(middle, 2), embedding), embedding)
         middle = self.up(torch.cat([double(deep), middle], 1), embedding)
@@ -79,25 +77,55 @@ class Reconstruction(nn.Module):
         return self.last(fine)[:, 0]
 
 
+def with_border(x: Tensor) -> Tensor:
+    """Adds a channel of ones, which tells the network where the picture ends."""
+    return torch.stack([x, torch.ones_like(x)], 1).to(memory_format=torch.channels_last)
+
+
 def double(h: Tensor) -> Tensor:
     """Twice as many rows and columns, each value repeated."""
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
+class Posterior(nn.Module):
+    """Logits of the label of an image: x (n, h, w), embedding (n, e) -> (n, labels)."""
+
+    def __init__(self, num_labels: int, channels: int, embedding: int) -> None:
+        super().__init__()
+        wide, wider = 2 * channels, 4 * channels
+        self.enter = FeatureShift(2, channels, embedding)
+        self.fine = FeatureShift(channels, channels, embedding)
+        self.down = FeatureShift(channels, wide, embedding)
+        self.middle = FeatureShift(wide, wide, embedding)
+        self.last = nn.Sequential(
+            nn.Linear(channels + wide, wider), nn.SiLU(), nn.Linear(wider, num_labels)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        fine = self.fine(self.enter(with_border(x), embedding), embedding)
+        middle = self.middle(self.down(F.avg_pool2d(fine, 2), embedding), embedding)
+        return self.last(torch.cat([fine.mean((-2, -1)), middle.mean((-2, -1))], -1))
+
+
 class ReconstructionEnergy(NoisyConditional):
-    r"""A conditional neural energy: how far x is from its own reconstruction.
+    r"""A conditional neural energy: x's reconstruction error, and the posterior of its label.
 
-    .. math:: f_\sigma(x \mid y) = -\frac{\lVert x - D(x, y, \sigma) \rVert^2}{2 \sigma^2},
-       \qquad D = \frac{s^2 x + \sigma s\, \sqrt{s^2 + \sigma^2}\, r(x, y, \sigma)}{s^2 + \sigma^2}
+    .. math:: f_\sigma(x \mid y) = f_\sigma(x) + \log p_\sigma(y \mid x), \qquad
+       f_\sigma(x) = -\frac{\lVert x - D(x, \sigma) \rVert^2}{2 \sigma^2}, \qquad
+       D = \frac{s^2 x + \sigma s\, \sqrt{s^2 + \sigma^2}\, r(x, \sigma)}{s^2 + \sigma^2}
 
-    with a network r and the spread s of the data. Unnormalised. Trained by denoising score matching
-    of its gradient, which is a true gradient field, unlike a free score network.
-    Sources: Vincent 2011; Karras et al. 2022 (the form of D); Du et al. 2023, section 4 (energies).
+    with a network r, the spread s of the data, and a second network for the posterior. Under the
+    last label, "any", it is :math:`f_\sigma(x)`: the exact marginal, as the posterior sums to one.
+    Unnormalised. f is trained by denoising score matching of its gradient, which is a true gradient
+    field, unlike a free score network; the posterior by cross-entropy.
+    Sources: Vincent 2011; Karras et al. 2022 (the form of D); Grathwohl et al. 2020, eq. 4 (one
+    energy for x and its label).
 
     Shapes: x ``(*batch, height, width)`` with sides divisible by 4, label ``()`` or ``(batch,)``.
-    Raises ``poe.ShapeError`` for sides that are not.
+    Raises ``poe.ShapeError`` for sides that are not, ``poe.PoeError`` where the last label is not
+    "any".
 
-    >>> model = ReconstructionEnergy((8, 8), ["thin", "thick"], noise_level=0.1, channels=4)
+    >>> model = ReconstructionEnergy((8, 8), ["thin", "thick", "any"], noise_level=0.1, channels=4)
     >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
     torch.Size([3])
     """
@@ -115,20 +143,38 @@ class ReconstructionEnergy(NoisyConditional):
             raise poe.ShapeError(
                 f"expected sides divisible by 4, got {tuple(shape)}: pad the images"
             )
+        if not labels or labels[-1] != ANY:
+            raise poe.PoeError(f"expected {ANY!r} as the last label, got {list(labels)}: add it")
         super().__init__(poe.Real(shape), labels, noise_level)
-        self.embed = LabelAndNoise(len(labels), 64)
+        self.embed = NoiseEmbedding(64)
         self.net = Reconstruction(channels, 64)
+        self.embed_for_posterior = NoiseEmbedding(64)
+        self.posterior = Posterior(len(labels) - 1, channels, 64)
         self.spread = spread
         self.settings = {"channels": channels, "spread": spread}
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
-        embedding = self.embed(label, noise_level)
+        return self.log_marginal_at(x, noise_level) + self.log_ratio_at(x, label, noise_level)
+
+    def log_marginal_at(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        """f(x), whatever the label: (n, h, w), (n,) -> (n,)."""
         level = noise_level[:, None, None]
         total = (self.spread**2 + level**2).sqrt()
-        r = self.net(x / total, embedding)
+        r = self.net(x / total, self.embed(noise_level))
         # (x - D) / sigma, written so that nothing is divided by a small number.
         residual = (x * level / total - self.spread * r) / total
         return -0.5 * residual.square().sum((-2, -1))
+
+    def log_ratio_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
+        known = self.log_posterior_at(x, noise_level)
+        # "any" is certain.
+        return torch.cat([known, torch.zeros_like(known[:, :1])], 1).gather(1, label[:, None])[:, 0]
+
+    def log_posterior_at(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        """log p(y | x) of every label but "any": (n, h, w), (n,) -> (n, labels - 1)."""
+        total = (self.spread**2 + noise_level[:, None, None] ** 2).sqrt()
+        logits = self.posterior(x / total, self.embed_for_posterior(noise_level))
+        return logits.log_softmax(-1)
 
 
 poe.io.register_module(ReconstructionEnergy, constructor_arguments)

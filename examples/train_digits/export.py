@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
 EXPERTS: dict[str, dict[str, Any]] = {
     "digits-class": {
         "family": "PixelMixture",
-        "labels": CLASSES,
+        "labels": (*CLASSES, "any"),
         "settings": {"channels": 32, "blocks": 7},
         "run": "class",
     },
@@ -31,7 +31,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     },
     "digits-thickness": {
         "family": "ReconstructionEnergy",
-        "labels": (*THICKNESSES, "any"),
+        "labels": (*THICKNESSES, "between", "any"),
         "settings": {"channels": 24},
         "run": "thickness",
     },

@@ -1,7 +1,8 @@
 """Train the autoregressive expert on the class of a digit.
 
 First by maximum likelihood at every noise level; then with the posterior of the class, against
-three wrong classes drawn at random, added to the loss.
+three wrong classes drawn at random, added to the loss; at last by maximum likelihood again, with a
+label for "any" class, which one image in three is given.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from loop import arguments, batch, noise_levels, train
 from torch import Tensor, nn
 
 from experts.autoregressive import PixelMixture
+from experts.noise import ANY
 from poe.demo.attributes import CLASSES
 
 POSTERIOR_WEIGHT = 0.1
@@ -41,6 +43,23 @@ def with_posterior(digits: Digits, module: nn.Module, generator: torch.Generator
     return -value[:, 0].mean() / 256 - POSTERIOR_WEIGHT * posterior
 
 
+def with_any(digits: Digits, module: nn.Module, generator: torch.Generator) -> Tensor:
+    x, digit, level = draw(digits, 64, generator)
+    hidden = torch.rand(len(x), generator=generator) < 1 / 3
+    label = digit.masked_fill(hidden, len(CLASSES))
+    return -module.log_density_at(x, label, level).mean() / 256
+
+
+def with_unconditional(narrow: nn.Module) -> PixelMixture:
+    """The same density with one label more, which starts at the mean of the others."""
+    wide = PixelMixture((16, 16), (*CLASSES, ANY), 0.1, channels=32, blocks=7)
+    state = dict(narrow.state_dict())
+    known = state["net.embed.label.weight"]
+    state["net.embed.label.weight"] = torch.cat([known, known.mean(0, keepdim=True)])
+    wide.load_state_dict(state)
+    return wide
+
+
 def main() -> None:
     options = arguments(__doc__, steps=8500)
     digits = training_digits()
@@ -59,6 +78,13 @@ def main() -> None:
         steps=options.steps * 2 // 5,
         learning_rate=6e-4,
         checkpoint=options.work / "class-posterior.pt",
+    )
+    model = train(
+        with_unconditional(model),
+        lambda module, generator: with_any(digits, module, generator),
+        steps=options.steps * 2 // 5,
+        learning_rate=1e-3,
+        checkpoint=options.work / "class-any.pt",
     )
     torch.save(model.state_dict(), options.work / "class-final.pt")
 

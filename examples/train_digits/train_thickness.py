@@ -1,8 +1,8 @@
-"""Train the neural energy on the thickness of the stroke, and on no attribute at all.
+"""Train the neural energy: of digits by score matching, of their thickness by cross-entropy.
 
-First by denoising score matching (Vincent 2011) given the thickness; then, with a label for "any"
-thickness added, together with the posterior of the thickness, so that the ratio of the two energies
-tells thickness apart and not only digits from other pictures.
+f(x | thickness) = f(x) + log p(thickness | x), so the two parts are trained apart: f by denoising
+score matching (Vincent 2011) without any label, the posterior as a classifier of noised images. A
+fourth label, "between", is what lies near an edge.
 """
 
 from __future__ import annotations
@@ -16,88 +16,55 @@ from torch.nn import functional as F
 from experts.neural import ReconstructionEnergy
 from poe.demo.attributes import THICKNESSES
 
-UNCONDITIONAL = "any"
-POSTERIOR_WEIGHT = 0.1
+LABELS = (*THICKNESSES, "between", "any")
 
 
-class WithOffsets(nn.Module):
-    """An energy and one number for each label, which stands in for its unknown log partition."""
-
-    def __init__(self, energy: ReconstructionEnergy) -> None:
-        super().__init__()
-        self.energy = energy
-        self.offset = nn.Linear(2, len(THICKNESSES))
-
-    def posterior(self, x: Tensor, level: Tensor) -> Tensor:
-        """Logits of the thickness: (n, 16, 16), (n,) -> (n, 3). The offset depends on the noise."""
-        labels = torch.arange(len(THICKNESSES))
-        pairs = [t.repeat_interleave(len(labels), 0) for t in (x, level)]
-        value = self.energy.log_density_at(pairs[0], labels.repeat(len(x)), pairs[1])
-        return value.view(len(x), -1) - self.offset(torch.stack([level.log(), 1 / level], -1))
+def draw(digits: Digits, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean images (size, 16, 16), their thickness (3 where unclear), and noise levels."""
+    index = batch(len(digits.images), size, generator)
+    thickness = digits.thickness[index]
+    label = thickness.masked_fill(thickness < 0, LABELS.index("between"))
+    return digits.images[index], label, noise_levels(size, 0.04, 1.0, generator)
 
 
-def score_matching(
-    energy: nn.Module, images: Tensor, label: Tensor, level: Tensor, generator: torch.Generator
-) -> Tensor:
+def score_matching(module: nn.Module, digits: Digits, generator: torch.Generator) -> Tensor:
     """Mean squared error of the score against that of the noise, in units of the noise."""
+    images, _, level = draw(digits, 128, generator)
     noise = torch.randn(images.shape, generator=generator)
     x = (images + level[:, None, None] * noise).requires_grad_()
-    value = energy.log_density_at(x, label, level)
+    value = module.log_marginal_at(x, level)
     (score,) = torch.autograd.grad(value.sum(), x, create_graph=True)
     return (level[:, None, None] * score + noise).square().mean()
 
 
-def first_phase(digits: Digits, module: nn.Module, generator: torch.Generator) -> Tensor:
-    clear = digits.thickness >= 0
-    images, labels = digits.images[clear], digits.thickness[clear]
-    index = batch(len(images), 128, generator)
-    level = noise_levels(128, 0.05, 1.0, generator)
-    return score_matching(module, images[index], labels[index], level, generator)
-
-
-def second_phase(digits: Digits, module: WithOffsets, generator: torch.Generator) -> Tensor:
-    index = batch(len(digits.images), 64, generator)
-    images, thickness = digits.images[index], digits.thickness[index]
-    level = noise_levels(64, 0.05, 1.0, generator)
-    hidden = (thickness < 0) | (torch.rand(64, generator=generator) < 1 / 3)
-    label = thickness.masked_fill(hidden, len(THICKNESSES))
-    matching = score_matching(module.energy, images, label, level, generator)
-    clear = thickness >= 0
+def cross_entropy(module: nn.Module, digits: Digits, generator: torch.Generator) -> Tensor:
+    images, label, level = draw(digits, 128, generator)
     noise = torch.randn(images.shape, generator=generator)
-    logits = module.posterior((images + level[:, None, None] * noise)[clear], level[clear])
-    return matching + POSTERIOR_WEIGHT * F.cross_entropy(logits, thickness[clear])
-
-
-def with_unconditional(narrow: nn.Module) -> ReconstructionEnergy:
-    """The same energy with one label more, which starts at the mean of the others."""
-    wide = ReconstructionEnergy((16, 16), (*THICKNESSES, UNCONDITIONAL), 0.1, channels=24)
-    state = dict(narrow.state_dict())
-    known = state["embed.label.weight"]
-    state["embed.label.weight"] = torch.cat([known, known.mean(0, keepdim=True)])
-    wide.load_state_dict(state)
-    return wide
+    x = images + level[:, None, None] * noise
+    return F.nll_loss(module.log_posterior_at(x, level), label)
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=4500)
+    options = arguments(__doc__, steps=4000)
     digits = training_digits()
     torch.manual_seed(0)
-    narrow = train(
-        ReconstructionEnergy((16, 16), THICKNESSES, 0.1, channels=24),
-        lambda module, generator: first_phase(digits, module, generator),
+    model: nn.Module = ReconstructionEnergy((16, 16), LABELS, 0.1, channels=24)
+    model = train(
+        model,
+        lambda module, generator: score_matching(module, digits, generator),
         steps=options.steps,
         learning_rate=1e-3,
         checkpoint=options.work / "thickness.pt",
-        stop=options.steps * 2 // 3,
     )
-    both = train(
-        WithOffsets(with_unconditional(narrow)),
-        lambda module, generator: second_phase(digits, module, generator),
-        steps=options.steps * 5 // 9,
-        learning_rate=7e-4,
+    # The two parts share no weights, so neither phase undoes the other.
+    model = train(
+        model.requires_grad_(True),
+        lambda module, generator: cross_entropy(module, digits, generator),
+        steps=2 * options.steps,
+        learning_rate=1.5e-3,
         checkpoint=options.work / "thickness-posterior.pt",
     )
-    torch.save(both.energy.state_dict(), options.work / "thickness-final.pt")
+    torch.save(model.state_dict(), options.work / "thickness-final.pt")
 
 
 if __name__ == "__main__":

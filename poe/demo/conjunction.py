@@ -17,24 +17,31 @@ ATTRIBUTES = ("digit", "thickness", "slant")
 
 # The densities of data with noise 0.1 are the target; the broader ones only find good starts.
 NOISE_LEVEL = 0.1
-LADDER = (0.36, 0.3, 0.25, 0.2, 0.16, 0.125)
+LADDER = (0.36, 0.28, 0.22, 0.17)
+
 STEP_SIZE = 0.2
-"""Langevin step size, in units of the variance of the noise: accepts about 57 % of the moves."""
+"""Langevin step size at the target, in units of the variance of the noise."""
+
+LEAPFROG_STEPS = 5
+LEAPFROG_STEP_SIZE = 0.63
+"""On the ladder, in units of the noise: five such steps turn the noise half around (Lh = pi), so
+that they keep its energy, while the digit goes on in one direction."""
 
 PRIOR_EXPONENT = 2.0
 """k = 2 is Bayes' rule for three attributes that are independent given x."""
 
 
 class Exponents(NamedTuple):
-    """How loudly each attribute speaks."""
+    """How loudly each attribute speaks, and how sharp the density is as a whole."""
 
     digit: float
     slant: float
     thickness: float
+    density: float
 
 
-BAYES = Exponents(1.0, 1.0, 1.0)
-GUIDE = Exponents(3.0, 4.5, 4.0)
+BAYES = Exponents(1.0, 1.0, 1.0, 1.0)
+GUIDE = Exponents(digit=3.0, slant=5.0, thickness=5.0, density=2.0)
 """On the ladder the attributes speak louder: it finds good starts, the target corrects them."""
 
 
@@ -59,10 +66,19 @@ class Experts(NamedTuple):
             experts.at_noise_level(self.prior, noise_level),
         )
 
+    def given(self, attribute: str, label: int | str | Tensor) -> poe.Expert:
+        """p(x | label) of one attribute."""
+        part: experts.NoisyConditional = getattr(self, attribute)
+        return part.given(label)
+
+    def ratio(self, attribute: str, label: int | str | Tensor) -> poe.Expert:
+        """What an image says of one attribute: p(x | label) / p(x)."""
+        return experts.DensityRatio(getattr(self, attribute)).given(label)
+
     def own_prior(self, attribute: str) -> poe.Expert:
         """The unconditional density of one expert's own kind."""
-        factors = dict(self.prior._factors())
-        return factors[attribute] ** 2
+        part: experts.NoisyConditional = getattr(self, attribute)
+        return part.marginal()
 
 
 def load_experts() -> Experts:
@@ -88,17 +104,24 @@ def compose(
 
     Each expert after the first is divided by the prior of its own kind, so that what remains of it
     is its attribute alone. For three attributes the denominator is p(x)^k, the shipped prior; k = 2
-    is Bayes' rule.
+    is Bayes' rule. An expert and its own prior are one factor, their ratio.
+
+    Exponents of a guide raise each ratio p(x | y) / p(x) to its attribute's, and the density of
+    whole digits to ``density``: the first attribute brings p(x | y_1)^e / p(x)^(e - density).
     """
     names = ("digit", "slant", "thickness")
     wanted = dict(zip(names, torch.tensor(combinations).unbind(-1), strict=True))
     first, *others = (name for name in ATTRIBUTES if name in attributes)
     loud = exponents._asdict()
-    factors = {first: getattr(parts, first).given(wanted[first]) ** loud[first]}
+    factors: dict[str, poe.Expert] = {first: parts.given(first, wanted[first]) ** loud[first]}
+    if loud[first] != exponents.density:
+        share = exponents.density - loud[first]
+        factors[f"prior of {first}"] = parts.own_prior(first) ** share
     for name in others:
-        factors[name] = getattr(parts, name).given(wanted[name]) ** loud[name]
-        share = -loud[name] * prior_exponent / 2
-        factors[f"prior of {name}"] = parts.own_prior(name) ** share
+        factors[name] = parts.ratio(name, wanted[name]) ** loud[name]
+        if prior_exponent != 2:
+            share = loud[name] * (1 - prior_exponent / 2)
+            factors[f"prior of {name}"] = parts.own_prior(name) ** share
     return poe.Product(**factors)
 
 
@@ -118,9 +141,7 @@ def evidence(parts: Experts, x: Tensor) -> Evidence:
     """What the slant and the thickness expert say of images (n, 16, 16)."""
 
     def of(name: str, labels: Sequence[str]) -> Tensor:
-        part: experts.NoisyConditional = getattr(parts, name)
-        values = torch.stack([part.given(label)(x) for label in labels], -1)
-        return values - parts.own_prior(name)(x)[:, None]
+        return torch.stack([parts.ratio(name, label)(x) for label in labels], -1)
 
     return Evidence(of("slant", SLANTS), of("thickness", THICKNESSES))
 
@@ -128,14 +149,15 @@ def evidence(parts: Experts, x: Tensor) -> Evidence:
 class Schedule(NamedTuple):
     """How long to anneal, to burn in at the target, and to sample there."""
 
-    steps_per_level: int
+    trajectories_per_level: int
     warmup: int
     draws: int
 
     @property
-    def steps(self) -> int:
+    def gradients(self) -> int:
         """Gradients of the product for each chain."""
-        return self.steps_per_level * len(LADDER) + self.warmup + self.draws
+        ladder = self.trajectories_per_level * LEAPFROG_STEPS * len(LADDER)
+        return ladder + self.warmup + self.draws
 
 
 def sample(
@@ -147,29 +169,31 @@ def sample(
     generator: torch.Generator,
     prior_exponent: float = PRIOR_EXPONENT,
 ) -> tuple[poe.Product, poe.Draws]:
-    """A composition, and corrected Langevin chains that walk down the ladder to it.
+    """A composition, and corrected Langevin chains at it, which first walk down the ladder.
 
-    ``start`` (chains, 16, 16) are samples at the broadest noise level.
+    ``start`` (chains, 16, 16) are images with the noise of the target.
     """
     target = compose(parts, combinations, attributes, prior_exponent)
     guide = compose(parts, combinations, attributes, exponents=GUIDE)
-    first = next(name for name in ATTRIBUTES if name in attributes)
     # A density to the power e has 1 / e of the noise variance.
-    quieter = getattr(GUIDE, first) ** 0.5
     power = 1 + (len(attributes) - 1) * (1 - prior_exponent / 2)
-    levels = (*(level / quieter for level in LADDER), NOISE_LEVEL / max(power, 1) ** 0.5)
+    last = NOISE_LEVEL / max(power, 1) ** 0.5
+    levels = tuple(level / GUIDE.density**0.5 for level in LADDER)
+    walk = (poe.samplers.HMC(LEAPFROG_STEP_SIZE * level, LEAPFROG_STEPS) for level in levels)
     kernel = poe.samplers.AnnealedLangevin(
         experts.noise_ladder(guide, LADDER),
-        tuple(poe.samplers.MALA(STEP_SIZE * level**2) for level in levels),
-        schedule.steps_per_level,
-        noise_levels=levels,
+        (*walk, poe.samplers.MALA(STEP_SIZE * last**2)),
+        schedule.trajectories_per_level,
+        noise_levels=(*levels, last),
     )
+    extra = (levels[0] ** 2 - NOISE_LEVEL**2) ** 0.5
+    noise = torch.randn(start.shape, generator=generator)
     draws = poe.sample(
         target,
         schedule.draws * len(start),
         kernel=kernel,
         warmup=schedule.warmup,
-        initial=start,
+        initial=start + extra * noise,
         generator=generator,
     )
     return target, draws

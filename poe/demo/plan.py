@@ -15,17 +15,17 @@ COLUMNS = tuple(
     )
 )
 
-LONG = Schedule(steps_per_level=20, warmup=10, draws=10)
-SHORT = Schedule(steps_per_level=8, warmup=10, draws=1)
+LONG = Schedule(trajectories_per_level=5, warmup=20, draws=20)
+SHORT = Schedule(trajectories_per_level=2, warmup=10, draws=1)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Combinations, chains of each, and the length of the chains.
 
-    ``pool`` samples of the class expert are drawn for each class. They are where the chains start,
-    and all that rejection, the alternative, may choose from: one for each gradient that a chain of
-    the conjunction takes. (A sample costs about one density evaluation, a gradient about two.)
+    ``pool`` samples of the class expert are drawn for each class. They are where the chains start.
+    Rejection, the alternative, chooses each of its samples among as many of them as a chain of the
+    conjunction takes gradients. (A sample costs about one evaluation, a gradient about two.)
     """
 
     training: tuple[Combination, ...] = TRAINING_COMBINATIONS
@@ -36,7 +36,7 @@ class Plan:
     schedule: Schedule = LONG
     side_schedule: Schedule = SHORT
     side_chains: int = 3
-    pool: int = LONG.steps
+    pool: int = 2 * LONG.gradients
     prior_exponent: float = PRIOR_EXPONENT
     seed: int = 0
 
@@ -72,7 +72,7 @@ FAST = Plan(
     columns=COLUMNS[:5],
     chains=2,
     held_out_chains=2,
-    schedule=Schedule(2, 3, 4),
+    schedule=Schedule(1, 3, 4),
     side_schedule=Schedule(1, 1, 1),
     side_chains=1,
     pool=12,

@@ -15,18 +15,11 @@ import poe
 from poe import diagnostics
 from poe.demo import picture
 from poe.demo.attributes import Combination
-from poe.demo.conjunction import (
-    ATTRIBUTES,
-    LADDER,
-    NOISE_LEVEL,
-    Schedule,
-    load_experts,
-    sample,
-)
+from poe.demo.conjunction import ATTRIBUTES, Schedule, load_experts, sample
 from poe.demo.evaluate import diversity, held, rates
 from poe.demo.judge import load_facts, load_judge
 from poe.demo.plan import Plan
-from poe.demo.rejection import Pool, best_of, resample
+from poe.demo.rejection import best_of, draw_pool, resample
 from poe.demo.report import Report, Row
 
 Combinations = Sequence[Combination]
@@ -43,7 +36,7 @@ class Demo:
         self.judge = load_judge()
         self.generator = torch.Generator().manual_seed(plan.seed)
         say(f"{plan.pool} ancestral samples of the class expert for each class")
-        self.pool = Pool(self.parts, plan.pool, self.generator)
+        self.pool = draw_pool(self.parts, plan.pool, self.generator)
 
     def row(self, name: str, images: Tensor, combinations: Combinations) -> Row:
         """A line of the table."""
@@ -51,14 +44,12 @@ class Demo:
 
     def conjunction(self, combinations: Combinations) -> tuple[poe.Product, poe.Draws]:
         """The product of all three attributes, one combination a chain, and its draws."""
-        start = resample(self.parts, self.pool, combinations, LADDER[0], self.generator)
+        start = resample(self.parts, self.pool, combinations, self.generator)
         return self.chains(combinations, ATTRIBUTES, start, self.plan.schedule)
 
     def anneal(self, combinations: Combinations, attributes: Sequence[str], x: Tensor) -> Tensor:
-        """The last draws of some of the attributes, from chains that start at noised x."""
-        extra = (LADDER[0] ** 2 - NOISE_LEVEL**2) ** 0.5
-        start = x + extra * torch.randn(x.shape, generator=self.generator)
-        _, draws = self.chains(combinations, attributes, start, self.plan.side_schedule)
+        """The last draws of some of the attributes, from chains that start at x."""
+        _, draws = self.chains(combinations, attributes, x, self.plan.side_schedule)
         return draws.samples[:, -1]
 
     def chains(
@@ -103,8 +94,9 @@ def run(plan: Plan, folder: Path, began: float) -> Report:
     rows += [demo.row(name, sides[name], side) for name in list(sides)[3:]]
     for name, (combinations, _) in groups.items():
         one_each = sorted(set(combinations))
-        best = best_of(demo.parts, demo.pool, one_each)
-        rows.append(demo.row(f"rejection, {name}", best, one_each))
+        pools = demo.pool.split(plan.schedule.gradients)
+        best = torch.cat([best_of(demo.parts, pool, one_each) for pool in pools])
+        rows.append(demo.row(f"rejection, {name}", best, one_each * len(pools)))
     for name, (combinations, images) in groups.items():
         rows.append(demo.row(f"conjunction, {name}", images, combinations))
 
@@ -140,7 +132,7 @@ def summarize(
     memory = peak_memory()
     figures: dict[str, float | str] = {
         "guarantee": draws.guarantee,
-        "gradients of the product for each chain": demo.plan.schedule.steps,
+        "gradients of the product for each chain": demo.plan.schedule.gradients,
         "acceptance rate at the target": float(draws.acceptance_rate.mean()),
         f"median ESS of the log-density in {draws.samples.shape[1]} draws of a chain": float(ess),
         "seconds for the conjunction": draws.seconds,

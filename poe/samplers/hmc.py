@@ -35,8 +35,8 @@ class HMC:
 
     - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.65.
-    - ``num_steps`` L: the same for all chains. On a Gaussian whose period it meets, h L = 2π times a
-      standard deviation, that direction comes back to where it was.
+    - ``num_steps`` L: the same for all chains. A direction of standard deviation s comes back to
+      where it was after h L = 2π s.
 
     A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
 

@@ -13,15 +13,20 @@ import experts
 import poe
 from poe.demo.attributes import Combination
 from poe.demo.conjunction import (
+    GUIDE,
     LADDER,
+    LEAPFROG_STEP_SIZE,
+    LEAPFROG_STEPS,
     NOISE_LEVEL,
     PRIOR_EXPONENT,
+    STEP_SIZE,
     Experts,
     Exponents,
     Schedule,
     compose,
     evidence,
     load_experts,
+    sample,
 )
 
 WANTED = (Combination(7, 2, 2), Combination(0, 1, 0), Combination(3, 0, 1))
@@ -45,8 +50,8 @@ def images(parts: Experts) -> Tensor:
 
 
 def marginal(part: experts.NoisyConditional, x: Tensor) -> Tensor:
-    """log p(x): the label "any" of an energy; all labels alike of a normalised density."""
-    if isinstance(part, experts.ReconstructionEnergy):
+    """log p(x): the label "any", or all labels alike."""
+    if "any" in part.labels:
         return part.given("any")(x)
     each = torch.stack([part.given(label)(x) for label in range(len(part.labels))])
     return each.logsumexp(0) - math.log(len(part.labels))
@@ -60,17 +65,28 @@ def by_hand(
     terms = {}
     for name in order:
         part, exponent = getattr(parts, name), getattr(loud, name)
-        each = [part.given(getattr(one, name))(x[i]) for i, one in enumerate(WANTED)]
-        terms[name] = exponent * torch.stack(each)
-        if name != order[0]:
-            terms[f"prior of {name}"] = -exponent * k / 2 * marginal(part, x)
+        each = torch.stack([part.given(getattr(one, name))(x[i]) for i, one in enumerate(WANTED)])
+        prior = marginal(part, x)
+        if name == order[0]:
+            terms[name] = exponent * each
+            if exponent != loud.density:
+                terms[f"prior of {name}"] = (loud.density - exponent) * prior
+            continue
+        terms[name] = exponent * (each - prior)
+        if k != 2:
+            terms[f"prior of {name}"] = exponent * (1 - k / 2) * prior
     return terms
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
 @pytest.mark.parametrize(
     ("k", "exponents"),
-    [(2.0, Exponents(1.0, 1.0, 1.0)), (0.7, Exponents(1.5, 3.0, 0.6)), (0.0, Exponents(1, 2, 1))],
+    [
+        (2.0, Exponents(1, 1, 1, 1)),
+        (0.7, Exponents(1.5, 3, 0.6, 1)),
+        (2.0, Exponents(3, 5, 4, 2)),
+        (0.0, Exponents(1, 2, 1, 1.2)),
+    ],
 )
 def test_compose_is_the_formula_term_by_term(
     parts: Experts, images: Tensor, subset: tuple[str, ...], k: float, exponents: Exponents
@@ -101,7 +117,7 @@ def test_all_three_are_divided_by_the_shipped_prior(parts: Experts, images: Tens
 
 def test_by_default_every_attribute_speaks_once(parts: Experts, images: Tensor) -> None:
     names = ("digit", "slant", "thickness")
-    plain = compose(parts, WANTED, names, PRIOR_EXPONENT, Exponents(1.0, 1.0, 1.0))
+    plain = compose(parts, WANTED, names, PRIOR_EXPONENT, Exponents(1, 1, 1, 1))
     assert torch.equal(compose(parts, WANTED)(images), plain(images))
 
 
@@ -117,14 +133,14 @@ def test_a_batch_of_combinations_is_each_alone(parts: Experts, images: Tensor) -
 
 
 def test_at_another_noise_level_every_term_moves(parts: Experts, images: Tensor) -> None:
-    product = compose(parts, WANTED, prior_exponent=1.3, exponents=Exponents(1.5, 2.0, 0.5))
+    product = compose(parts, WANTED, prior_exponent=1.3, exponents=Exponents(1.5, 2, 0.5, 1.1))
     moved = compose(parts.at_noise_level(0.3), WANTED, prior_exponent=1.3,
-                    exponents=Exponents(1.5, 2.0, 0.5))  # fmt: skip
+                    exponents=Exponents(1.5, 2, 0.5, 1.1))  # fmt: skip
     expected = experts.at_noise_level(product, 0.3)
     assert isinstance(expected, poe.Product)
     values = expected.contributions(images)
     torch.testing.assert_close(moved.contributions(images), values, rtol=1e-5, atol=1e-3)
-    assert (values - product.contributions(images)).abs().min() > 0.01
+    assert (values - product.contributions(images)).abs().amax(0).min() > 0.01
 
 
 def test_the_shipped_experts_stand_at_the_end_of_the_ladder(parts: Experts) -> None:
@@ -148,4 +164,47 @@ def test_evidence_is_the_ratio_of_each_label_to_the_prior(parts: Experts, images
 
 
 def test_a_schedule_counts_its_gradients() -> None:
-    assert Schedule(steps_per_level=5, warmup=7, draws=11).steps == 5 * len(LADDER) + 7 + 11
+    schedule = Schedule(trajectories_per_level=3, warmup=7, draws=11)
+    assert schedule.gradients == 3 * LEAPFROG_STEPS * len(LADDER) + 7 + 11
+
+
+def test_five_leapfrog_steps_turn_the_noise_half_around() -> None:
+    """On N(0, 1) a step of size h turns (x, p) by 2 arcsin(h / 2) (Neal 2011, section 2.3)."""
+    angle = LEAPFROG_STEPS * 2 * math.asin(LEAPFROG_STEP_SIZE / 2)
+    assert angle == pytest.approx(math.pi, rel=0.03)
+
+
+def test_chains_start_with_the_noise_of_the_first_level(
+    parts: Experts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images have noise 0.1 already: variances add up to the level's."""
+    seen: dict[str, Tensor] = {}
+
+    def record(target: poe.Expert, num_samples: int, *, initial: Tensor, **rest: object) -> None:
+        seen["start"] = initial
+        assert num_samples == 5 * len(initial)
+
+    monkeypatch.setattr(poe, "sample", record)
+    combinations, clean = [WANTED[0]] * 200, torch.zeros(200, 16, 16)
+    generator = torch.Generator().manual_seed(0)
+    sample(parts, combinations, ("digit", "slant"), clean, Schedule(1, 2, 5), generator)
+    squares = seen["start"].flatten().square()
+    first = LADDER[0] ** 2 / GUIDE.density
+    z = (squares.mean() - (first - 0.01)) / (squares.std() / len(squares) ** 0.5)
+    assert z.abs() < 4, z
+
+
+def test_the_ladder_has_its_own_kernels_and_ends_in_langevin(
+    parts: Experts, images: Tensor
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    schedule = Schedule(trajectories_per_level=1, warmup=1, draws=2)
+    target, draws = sample(parts, WANTED, ("digit", "slant"), images, schedule, generator)
+    assert draws.guarantee == "asymptotically exact"
+    assert draws.samples.shape == (3, 2, 16, 16)
+    kernel = draws.kernel
+    assert isinstance(kernel, poe.samplers.AnnealedLangevin)
+    used = [kernel.kernel_at(level) for level in range(len(LADDER) + 1)]
+    assert [type(one) for one in used] == [poe.samplers.HMC] * len(LADDER) + [poe.samplers.MALA]
+    assert used[-1] == poe.samplers.MALA(STEP_SIZE * NOISE_LEVEL**2)
+    torch.testing.assert_close(draws.log_density[:, -1], target(draws.samples[:, -1]))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from poe.demo import rejection
 from poe.demo.attributes import Combination
-from poe.demo.conjunction import NOISE_LEVEL, Evidence, Experts
-from poe.demo.rejection import Pool, best_of, resample
+from poe.demo.conjunction import Evidence, Experts
+from poe.demo.rejection import Pool, best_of, draw_pool, resample
 
 SIZE = 4
 
@@ -29,14 +29,12 @@ class Digits:
 
 
 def make_parts() -> Experts:
-    parts = SimpleNamespace(digit=Digits())
-    parts.at_noise_level = lambda noise_level: parts
-    return cast(Experts, parts)
+    return cast(Experts, SimpleNamespace(digit=Digits()))
 
 
 @pytest.fixture
 def pool() -> Pool:
-    return Pool(make_parts(), SIZE, torch.Generator())
+    return draw_pool(make_parts(), SIZE, torch.Generator())
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def number(images: Tensor) -> list[int]:
 
 def test_the_pool_has_as_many_samples_of_each_class() -> None:
     parts = make_parts()
-    pool = Pool(parts, SIZE, torch.Generator())
+    pool = draw_pool(parts, SIZE, torch.Generator())
     label = cast(Digits, parts.digit).label
     assert len(pool.images) == len(label) == 10 * SIZE
     for digit in range(10):
@@ -69,6 +67,21 @@ def test_some_samples_are_of_the_class_and_another_one_each_time(pool: Pool) -> 
     assert len(set(found)) == 4
 
 
+@pytest.mark.parametrize(("size", "count"), [(1, 4), (2, 2), (3, 1), (4, 1), (9, 1)])
+def test_a_split_pool_has_every_sample_once_and_in_its_class(
+    pool: Pool, size: int, count: int
+) -> None:
+    parts = pool.split(size)
+    assert len(parts) == count
+    found = [number(part.images[part.rows(digit)]) for part in parts for digit in range(10)]
+    assert all(len(values) == min(size, SIZE) for values in found)
+    assert [value // SIZE for values in found for value in values] == [
+        digit for _ in parts for digit in range(10) for _ in range(min(size, SIZE))
+    ]
+    everything = [value for values in found for value in values]
+    assert len(set(everything)) == len(everything) == 10 * count * min(size, SIZE)
+
+
 def test_the_best_of_a_class_is_what_the_others_rate_highest(pool: Pool, said: Evidence) -> None:
     combinations = [Combination(7, 2, 0), Combination(2, 0, 1), Combination(7, 1, 1)]
     found = number(best_of(make_parts(), pool, combinations))
@@ -81,7 +94,7 @@ def test_the_best_of_a_class_is_what_the_others_rate_highest(pool: Pool, said: E
 @pytest.mark.usefixtures("said")
 def test_chains_start_at_different_samples_of_their_class(pool: Pool) -> None:
     combinations = [Combination(7, 2, 0), Combination(2, 0, 1)] * SIZE
-    start = resample(make_parts(), pool, combinations, NOISE_LEVEL, torch.Generator())
+    start = resample(make_parts(), pool, combinations, torch.Generator())
     found = number(start)
     assert sorted(found[::2]) == list(range(7 * SIZE, 8 * SIZE))
     assert sorted(found[1::2]) == list(range(2 * SIZE, 3 * SIZE))
@@ -90,7 +103,7 @@ def test_chains_start_at_different_samples_of_their_class(pool: Pool) -> None:
 @pytest.mark.usefixtures("said")
 def test_more_chains_than_samples_use_every_sample_before_any_comes_again(pool: Pool) -> None:
     combinations = [Combination(7, 2, 0)] * (SIZE + 1)
-    found = number(resample(make_parts(), pool, combinations, NOISE_LEVEL, torch.Generator()))
+    found = number(resample(make_parts(), pool, combinations, torch.Generator()))
     assert sorted(found[:SIZE]) == list(range(7 * SIZE, 8 * SIZE))
     assert found[SIZE] == found[0]
 
@@ -98,7 +111,7 @@ def test_more_chains_than_samples_use_every_sample_before_any_comes_again(pool: 
 def test_a_start_is_drawn_with_its_weight(pool: Pool, said: Evidence) -> None:
     one, n = Combination(5, 2, 0), 4000
     generator = torch.Generator().manual_seed(0)
-    found = [number(resample(make_parts(), pool, [one], NOISE_LEVEL, generator)) for _ in range(n)]
+    found = [number(resample(make_parts(), pool, [one], generator)) for _ in range(n)]
     counts = torch.tensor(found).flatten().sub(5 * SIZE).bincount(minlength=SIZE)
     weight = said.of(one)[pool.rows(5)].softmax(0)
     z = (counts / n - weight) / (weight * (1 - weight) / n).sqrt()
@@ -106,24 +119,12 @@ def test_a_start_is_drawn_with_its_weight(pool: Pool, said: Evidence) -> None:
 
 
 @pytest.mark.usefixtures("said")
-def test_a_start_has_the_noise_of_its_level(pool: Pool) -> None:
-    """The samples of the pool have noise 0.1 already: variances add up to the level's."""
-    pool.images = torch.zeros(10 * SIZE, 100, 100)
-    combinations = [Combination(digit, 0, 0) for digit in range(10)]
-    generator = torch.Generator().manual_seed(0)
-    start = resample(make_parts(), pool, combinations, 0.5, generator)
-    squares = start.flatten().square()
-    z = (squares.mean() - (0.25 - 0.01)) / (squares.std() / len(squares) ** 0.5)
-    assert z.abs() < 4, z
-
-
-@pytest.mark.usefixtures("said")
 def test_the_same_seed_gives_the_same_starts(pool: Pool) -> None:
-    combinations = [Combination(7, 2, 0)] * 2
+    combinations = [Combination(digit, 2, 0) for digit in range(10)]
 
     def start(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return resample(make_parts(), pool, combinations, 0.5, generator)
+        return resample(make_parts(), pool, combinations, generator)
 
     assert torch.equal(start(0), start(0))
     assert not torch.equal(start(0), start(1))

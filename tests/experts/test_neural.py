@@ -16,7 +16,7 @@ Randomize = Callable[[nn.Module], None]
 
 def make(noise_level: float = 0.2) -> experts.ReconstructionEnergy:
     return experts.ReconstructionEnergy(
-        (4, 8), ("thin", "thick"), noise_level, channels=2, spread=0.3
+        (4, 8), ("thin", "thick", "any"), noise_level, channels=2, spread=0.3
     ).double()
 
 
@@ -55,11 +55,30 @@ def test_the_energy_is_the_distance_to_the_reconstruction(
     randomize(model)
     x, label, s, sigma = images(3), torch.tensor([0, 1, 0]), 0.3, noise_level
     total = s**2 + sigma**2
-    embedding = model.embed(label, torch.full((3,), sigma, dtype=torch.float64))
+    level = torch.full((3,), sigma, dtype=torch.float64)
+    embedding = model.embed(level)
     r = model.net(x / total**0.5, embedding)
     reconstruction = (s**2 * x + sigma * s * total**0.5 * r) / total
     expected = -(x - reconstruction).square().sum((-2, -1)) / (2 * sigma**2)
-    torch.testing.assert_close(model.given(label)(x), expected)
+    torch.testing.assert_close(model.given("any")(x), expected)
+    logits = model.posterior(x / total**0.5, model.embed_for_posterior(level))
+    posterior = logits.log_softmax(-1)[torch.arange(3), label]
+    torch.testing.assert_close(model.given(label)(x), expected + posterior)
+
+
+def test_any_is_the_exact_marginal(randomize: Randomize) -> None:
+    model = make()
+    randomize(model)
+    x = images(5)
+    each = torch.stack([model.given("thin")(x), model.given("thick")(x)])
+    torch.testing.assert_close(each.logsumexp(0), model.marginal()(x))
+    assert (each[0] - each[1]).abs().min() > 1e-3
+
+
+def test_any_is_the_last_label() -> None:
+    for labels in (["a"], ["any", "a"], []):
+        with pytest.raises(poe.PoeError, match="'any' as the last label, got"):
+            experts.ReconstructionEnergy((4, 4), labels, 0.1)
 
 
 def test_the_score_is_smooth_and_a_gradient_field(randomize: Randomize) -> None:
@@ -96,7 +115,7 @@ def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
 
 def test_sides_that_cannot_be_halved_twice_are_refused() -> None:
     with pytest.raises(poe.ShapeError, match=r"divisible by 4, got \(6, 8\): pad"):
-        experts.ReconstructionEnergy((6, 8), ["a"], 0.1)
+        experts.ReconstructionEnergy((6, 8), ["any"], 0.1)
 
 
 def test_shapes_precision_and_device() -> None:

@@ -23,7 +23,7 @@ def families(randomize: Randomize) -> tuple[experts.NoisyConditional, ...]:
     models = (
         experts.PixelMixture(shape, ("0", "1", "2"), level, channels=3, blocks=1, components=2),
         experts.ImageFlow(shape, ("left", "right"), level, layers=2, hidden=4),
-        experts.ReconstructionEnergy(shape, ("thin", "thick"), level, channels=2),
+        experts.ReconstructionEnergy(shape, ("thin", "thick", "any"), level, channels=2),
     )
     for model in models:
         randomize(model)
@@ -121,6 +121,33 @@ def test_a_ladder_is_the_product_at_each_level(product: poe.Product) -> None:
     assert isinstance(ladder, tuple)
     for expert, level in zip(ladder, (1.0, 0.3), strict=True):
         torch.testing.assert_close(expert(x), experts.at_noise_level(product, level)(x))
+
+
+def test_a_density_ratio_is_the_density_over_the_marginal(
+    families: tuple[experts.NoisyConditional, ...],
+) -> None:
+    x, label = images(), torch.tensor([1, 0, 1])
+    for model in families:
+        ratio = experts.DensityRatio(model)
+        for level in (0.1, 0.5):
+            moved = model.at_noise_level(level)
+            found = experts.at_noise_level(ratio.given(label), level)
+            expected = moved.given(label)(x) - moved.marginal()(x)
+            torch.testing.assert_close(found(x), expected, rtol=1e-4, atol=1e-4)
+            assert expected.abs().max() > 0.01
+        by_name = ratio.given(model.labels[1])(x.reshape(1, 3, 4, 4))
+        torch.testing.assert_close(by_name[0], ratio.given(1)(x))
+        assert not poe.properties.is_normalized(ratio.given(1))
+        assert not hasattr(ratio.given(1), "sample")
+
+
+def test_a_density_ratio_is_saved(
+    families: tuple[experts.NoisyConditional, ...], tmp_path: Path
+) -> None:
+    for i, model in enumerate(families):
+        expert = experts.DensityRatio(model).given(0)
+        poe.io.save(expert, tmp_path / str(i))
+        assert torch.equal(poe.io.load(tmp_path / str(i))(images()), expert(images()))
 
 
 def test_an_expert_without_noise_levels_is_refused() -> None:
