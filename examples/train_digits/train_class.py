@@ -1,8 +1,8 @@
 """Train the autoregressive expert on the class of a digit.
 
 First by maximum likelihood at every noise level; then with the posterior of the class, against
-three wrong classes drawn at random, added to the loss; at last by maximum likelihood again, with a
-label for "any" class, which one image in three is given.
+three wrong classes drawn at random, added to the loss; then by maximum likelihood again, with a
+label for "any" class, which one image in three is given; at last with both.
 """
 
 from __future__ import annotations
@@ -34,13 +34,20 @@ def likelihood(digits: Digits, module: nn.Module, generator: torch.Generator) ->
 
 
 def with_posterior(digits: Digits, module: nn.Module, generator: torch.Generator) -> Tensor:
-    x, digit, level = draw(digits, 32, generator)
-    away = 1 + torch.rand(32, len(CLASSES) - 1, generator=generator).argsort(-1)[:, :WRONG]
+    own, posterior = own_and_posterior(digits, module, 32, generator)
+    return -own / 256 - POSTERIOR_WEIGHT * posterior
+
+
+def own_and_posterior(
+    digits: Digits, module: nn.Module, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mean log-density of the own class, and its mean log-posterior against some wrong ones."""
+    x, digit, level = draw(digits, size, generator)
+    away = 1 + torch.rand(size, len(CLASSES) - 1, generator=generator).argsort(-1)[:, :WRONG]
     labels = torch.cat([digit[:, None], (digit[:, None] + away) % len(CLASSES)], -1)
     pairs = [t.repeat_interleave(1 + WRONG, 0) for t in (x, level)]
-    value = module.log_density_at(pairs[0], labels.flatten(), pairs[1]).view(32, -1)
-    posterior = value.log_softmax(-1)[:, 0].mean()
-    return -value[:, 0].mean() / 256 - POSTERIOR_WEIGHT * posterior
+    value = module.log_density_at(pairs[0], labels.flatten(), pairs[1]).view(size, -1)
+    return value[:, 0].mean(), value.log_softmax(-1)[:, 0].mean()
 
 
 def with_any(digits: Digits, module: nn.Module, generator: torch.Generator) -> Tensor:
@@ -48,6 +55,11 @@ def with_any(digits: Digits, module: nn.Module, generator: torch.Generator) -> T
     hidden = torch.rand(len(x), generator=generator) < 1 / 3
     label = digit.masked_fill(hidden, len(CLASSES))
     return -module.log_density_at(x, label, level).mean() / 256
+
+
+def with_both(digits: Digits, module: nn.Module, generator: torch.Generator) -> Tensor:
+    own, posterior = own_and_posterior(digits, module, 16, generator)
+    return with_any(digits, module, generator) - own / 1024 - POSTERIOR_WEIGHT * posterior
 
 
 def with_unconditional(narrow: nn.Module) -> PixelMixture:
@@ -85,6 +97,13 @@ def main() -> None:
         steps=options.steps * 2 // 5,
         learning_rate=1e-3,
         checkpoint=options.work / "class-any.pt",
+    )
+    model = train(
+        model.requires_grad_(True),
+        lambda module, generator: with_both(digits, module, generator),
+        steps=options.steps // 5,
+        learning_rate=6e-4,
+        checkpoint=options.work / "class-both.pt",
     )
     torch.save(model.state_dict(), options.work / "class-final.pt")
 

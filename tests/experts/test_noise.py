@@ -123,6 +123,17 @@ def test_a_ladder_is_the_product_at_each_level(product: poe.Product) -> None:
         torch.testing.assert_close(expert(x), experts.at_noise_level(product, level)(x))
 
 
+def test_unnormalised_densities_without_any_have_no_marginal() -> None:
+    """Their mixture would need every log partition."""
+
+    class Bowl(experts.NoisyConditional):
+        def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
+            return -x.square().sum((-2, -1)) * (1 + label)
+
+    with pytest.raises(poe.NormalizationError):
+        Bowl(poe.Real((4, 4)), ("a", "b"), 0.1).marginal()
+
+
 def test_a_density_ratio_is_the_density_over_the_marginal(
     families: tuple[experts.NoisyConditional, ...],
 ) -> None:

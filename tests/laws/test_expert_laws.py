@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch import distributions as D
 
 import poe
-from experts import Flow, Gaussian, ImageFlow, NeuralEnergy, PixelMixture, ReconstructionEnergy
+from experts import (
+    DensityRatio,
+    Flow,
+    Gaussian,
+    ImageFlow,
+    NeuralEnergy,
+    PixelMixture,
+    ReconstructionEnergy,
+)
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
 
@@ -137,8 +145,12 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         ImageFlow((2, 2), "ab", 0.5, layers=2, hidden=4).given(torch.tensor([1, 0, 1])),
         _real(3, 2, 2),
     ),
+    "DensityRatio": (
+        DensityRatio(ImageFlow((1, 2), "ab", 0.5, layers=2, hidden=4)).given("b"),
+        _real(3, 1, 2),
+    ),
     "ReconstructionEnergy": (
-        ReconstructionEnergy((4, 4), "ab", 0.5, channels=2).given("b"),
+        ReconstructionEnergy((4, 4), ("a", "b", "any"), 0.5, channels=2).given("b"),
         _real(3, 4, 4),
     ),
 }
