@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -11,22 +11,12 @@ from torch import Tensor
 
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.samplers.kernel import (
-    ASYMPTOTICALLY_EXACT,
-    Info,
-    Noise,
-    accept,
-    draw_noise,
-    per_chain,
-    require_positive,
-    sum_event,
-    where_accepted,
-)
-from poe.samplers.langevin import LangevinState, add_scaled, init_langevin
+from poe.samplers.kernel import Info, Noise, accept, per_chain, sum_event, where_accepted
+from poe.samplers.langevin import CorrectedWithScore, LangevinState, add_scaled
 
 
 @dataclass(frozen=True)
-class HMC:
+class HMC(CorrectedWithScore):
     """Hamiltonian Monte Carlo with fresh momentum p ~ N(0, I) and L leapfrog steps of size h.
 
     p ← p + h/2 ∇log p̃(x);  x ← x + h p;  p ← p + h/2 ∇log p̃(x);  L times; accepted with
@@ -52,39 +42,14 @@ class HMC:
     (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    step_size: Tensor | float | None = None
     num_steps: int = 5
 
     target_acceptance: ClassVar[float] = 0.65
 
     def __post_init__(self) -> None:
-        require_positive("step_size", self.step_size)
+        super().__post_init__()
         if self.num_steps < 1:
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
-
-    @property
-    def guarantee(self) -> str:
-        """Corrected by an accept step: asymptotically exact."""
-        return ASYMPTOTICALLY_EXACT
-
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    def with_scale(self, value: Tensor | float) -> HMC:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
-
-    def init(self, target: Expert, x: Tensor) -> LangevinState:
-        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        return init_langevin(target, x)
-
-    def step(
-        self, target: Expert, state: LangevinState, *, generator: torch.Generator
-    ) -> tuple[LangevinState, Info]:
-        """One transition of every chain."""
-        return self._transition(target, state, draw_noise(state.position, generator))
 
     def _transition(
         self, target: Expert, state: LangevinState, noise: Noise

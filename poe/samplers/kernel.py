@@ -9,7 +9,7 @@ that compiles in one graph.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -96,6 +96,29 @@ def draw_noise(position: Tensor, generator: torch.Generator) -> Noise:
     normal = torch.empty_like(position).normal_(generator=generator)
     uniform = torch.empty_like(position[(...,) + (0,) * (position.ndim - 1)])
     return Noise(normal, uniform.uniform_(generator=generator))
+
+
+S = TypeVar("S", bound=State)
+
+
+class OnDrawnNoise(Generic[S]):
+    """A step in two parts: the random numbers first, then a pure transition on them."""
+
+    def step(self, target: Expert, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
+        """One transition of every chain."""
+        return self._transition(target, state, draw_noise(state.position, generator))
+
+    def _transition(self, target: Expert, state: S, noise: Noise) -> tuple[S, Info]:
+        raise NotImplementedError(f"{type(self).__name__} must implement _transition")
+
+
+class Corrected(OnDrawnNoise[S]):
+    """A step that ends in an accept decision, which leaves the target invariant."""
+
+    @property
+    def guarantee(self) -> str:
+        """Corrected by an accept step: asymptotically exact."""
+        return ASYMPTOTICALLY_EXACT
 
 
 def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:

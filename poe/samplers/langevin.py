@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from poe.expert import Expert
 from poe.samplers.kernel import (
-    ASYMPTOTICALLY_EXACT,
     BIASED,
+    Corrected,
     Info,
     Noise,
+    OnDrawnNoise,
     accept,
-    draw_noise,
     per_chain,
     require_positive,
     require_start,
@@ -37,12 +37,34 @@ class LangevinState(NamedTuple):
     score: Tensor
 
 
-def init_langevin(target: Expert, x: Tensor) -> LangevinState:
-    """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-    x = x.detach()
-    log_density, score = target.log_density_and_score(x)
-    require_start(target, x, log_density, score)
-    return LangevinState(x, log_density, score)
+class WithScore(OnDrawnNoise[LangevinState]):
+    """Starts a kernel whose state holds the score."""
+
+    def init(self, target: Expert, x: Tensor) -> LangevinState:
+        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
+        x = x.detach()
+        log_density, score = target.log_density_and_score(x)
+        require_start(target, x, log_density, score)
+        return LangevinState(x, log_density, score)
+
+
+@dataclass(frozen=True)
+class CorrectedWithScore(WithScore, Corrected[LangevinState]):
+    """A corrected kernel along the score, with one step size that warm-up can tune."""
+
+    step_size: Tensor | float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("step_size", self.step_size)
+
+    @property
+    def scale_setting(self) -> Tensor | float | None:
+        """The setting that warm-up tunes."""
+        return self.step_size
+
+    def with_scale(self, value: Tensor | float) -> Self:
+        """The same kernel with that step size."""
+        return replace(self, step_size=value)
 
 
 def _sqrt(value: Tensor | float) -> Tensor | float:
@@ -63,7 +85,7 @@ def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) ->
 
 
 @dataclass(frozen=True)
-class ULA:
+class ULA(WithScore):
     """Unadjusted Langevin: y = x + ε ∇log p̃(x) + √(2ε) z, z ~ N(0, I). Biased by O(ε).
 
     ``step_size`` ε: a number, or a tensor of shape () or (chains,). Nothing is rejected, so there
@@ -91,16 +113,6 @@ class ULA:
         """Unadjusted: biased."""
         return BIASED
 
-    def init(self, target: Expert, x: Tensor) -> LangevinState:
-        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        return init_langevin(target, x)
-
-    def step(
-        self, target: Expert, state: LangevinState, *, generator: torch.Generator
-    ) -> tuple[LangevinState, Info]:
-        """One transition of every chain."""
-        return self._transition(target, state, draw_noise(state.position, generator))
-
     def _transition(
         self, target: Expert, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
@@ -118,7 +130,7 @@ class ULA:
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(CorrectedWithScore):
     """Metropolis-adjusted Langevin: propose as ULA, accept with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)).
 
     y = x + ε ∇log p̃(x) + √(2ε) z, so q(y|x) = N(y; x + ε ∇log p̃(x), 2ε I), whose log-density is
@@ -139,36 +151,7 @@ class MALA:
     (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    step_size: Tensor | float | None = None
-
     target_acceptance: ClassVar[float] = 0.574
-
-    def __post_init__(self) -> None:
-        require_positive("step_size", self.step_size)
-
-    @property
-    def guarantee(self) -> str:
-        """Corrected by an accept step: asymptotically exact."""
-        return ASYMPTOTICALLY_EXACT
-
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    def with_scale(self, value: Tensor | float) -> MALA:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
-
-    def init(self, target: Expert, x: Tensor) -> LangevinState:
-        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        return init_langevin(target, x)
-
-    def step(
-        self, target: Expert, state: LangevinState, *, generator: torch.Generator
-    ) -> tuple[LangevinState, Info]:
-        """One transition of every chain."""
-        return self._transition(target, state, draw_noise(state.position, generator))
 
     def _transition(
         self, target: Expert, state: LangevinState, noise: Noise

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from poe.expert import Expert
 from poe.samplers.kernel import (
-    ASYMPTOTICALLY_EXACT,
+    Corrected,
     Info,
     Noise,
     accept,
-    draw_noise,
     per_chain,
     require_positive,
     require_start,
@@ -31,7 +30,7 @@ class MetropolisState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MetropolisHastings:
+class MetropolisHastings(Corrected[MetropolisState]):
     """Random-walk Metropolis: y = x + scale · z, z ~ N(0, I), accepted with min(1, p̃(y) / p̃(x)).
 
     ``scale``: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
@@ -56,11 +55,6 @@ class MetropolisHastings:
         require_positive("scale", self.scale)
 
     @property
-    def guarantee(self) -> str:
-        """Corrected by an accept step: asymptotically exact."""
-        return ASYMPTOTICALLY_EXACT
-
-    @property
     def scale_setting(self) -> Tensor | float | None:
         """The setting that warm-up tunes."""
         return self.scale
@@ -76,12 +70,6 @@ class MetropolisHastings:
             log_density = target.log_density(x)
         require_start(target, x, log_density, None)
         return MetropolisState(x, log_density)
-
-    def step(
-        self, target: Expert, state: MetropolisState, *, generator: torch.Generator
-    ) -> tuple[MetropolisState, Info]:
-        """One transition of every chain."""
-        return self._transition(target, state, draw_noise(state.position, generator))
 
     @torch.no_grad()
     def _transition(
