@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 import poe
 import poe.io
-from experts.noise import LabelAndNoise, NoisyConditional, constructor_arguments
+from experts.embedding import LabelAndNoise
+from experts.noise import NoisyConditional, constructor_arguments
 from poe.randomness import borrowed, resolve
 
 

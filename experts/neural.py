@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 import poe
 import poe.io
-from experts.noise import ANY, NoiseEmbedding, NoisyConditional, constructor_arguments
+from experts.embedding import NoiseEmbedding
+from experts.noise import ANY, NoisyConditional, constructor_arguments
 
 
 class NeuralEnergy(poe.Expert):

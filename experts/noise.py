@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import singledispatch
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import poe
 import poe.io
-from poe.expert import named_product
 
 ANY = "any"
 """The label of what has no label: p(x | any) = p(x)."""
@@ -204,79 +202,6 @@ def require_noise_level(level: Tensor) -> Tensor:
             "no density, so end the ladder on the expert's own level"
         )
     return level
-
-
-@singledispatch
-def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Expert:
-    """The same composition with every expert read at another level of noise.
-
-    Weights are shared. A product of densities of noised data is *not* the density of the noised
-    product (Du et al. 2023, section 3): use it to find good starts, and end on the target itself.
-    Raises ``poe.PoeError`` for an expert without noise levels.
-    """
-    raise poe.PoeError(
-        f"expected an expert with noise levels, or a product of such, got {type(expert).__name__}: "
-        "give a ladder for it by hand, as poe.samplers.AnnealedLangevin((first, ..., last))"
-    )
-
-
-@at_noise_level.register
-def _(expert: NoisyGiven, noise_level: float | Tensor) -> poe.Expert:
-    return expert.conditional.at_noise_level(noise_level).given(expert.condition)
-
-
-@at_noise_level.register
-def _(expert: poe.Tempered, noise_level: float | Tensor) -> poe.Expert:
-    return at_noise_level(expert.expert, noise_level) ** expert.exponent
-
-
-@at_noise_level.register
-def _(expert: poe.Product, noise_level: float | Tensor) -> poe.Expert:
-    factors: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
-    moved = [at_noise_level(factor, noise_level) for factor in factors]
-    return named_product(expert.names, moved)
-
-
-@at_noise_level.register
-def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
-    components: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
-    return poe.Mixture([at_noise_level(one, noise_level) for one in components], expert.weights)
-
-
-def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
-    """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``."""
-    return tuple(at_noise_level(expert, level) for level in noise_levels)
-
-
-class NoiseEmbedding(nn.Module):
-    """Embeds a noise level: (n,) -> (n, features)."""
-
-    frequencies: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.noise = nn.Linear(2 * 8, features)
-        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU())
-        self.register_buffer("frequencies", torch.arange(1, 9) * (math.pi / 8), persistent=False)
-
-    def forward(self, noise_level: Tensor) -> Tensor:
-        return self.mix(self.waves(noise_level))
-
-    def waves(self, noise_level: Tensor) -> Tensor:
-        """Before the last layers: (n,) -> (n, features)."""
-        angle = noise_level.log()[:, None] * self.frequencies
-        return self.noise(torch.cat([angle.cos(), angle.sin()], -1))
-
-
-class LabelAndNoise(NoiseEmbedding):
-    """Embeds a label and a noise level: (n,) and (n,) -> (n, features)."""
-
-    def __init__(self, num_labels: int, features: int) -> None:
-        super().__init__(features)
-        self.label = nn.Embedding(num_labels, features)
-
-    def forward(self, label: Tensor, noise_level: Tensor) -> Tensor:  # type: ignore[override]
-        return self.mix(self.label(label) + self.waves(noise_level))
 
 
 def constructor_arguments(model: NoisyConditional) -> dict[str, Any]:

@@ -123,7 +123,8 @@ class AnnealedLangevin:
         if not isinstance(inner, LangevinState):
             raise PoeError(
                 "expected a kernel that keeps a score with noise_levels, got "
-                f"{type(self.kernel_at(level)).__name__}: use MALA, HMC or ULA, or give no noise_levels"
+                f"{type(self.kernel_at(level)).__name__}: use MALA, HMC or ULA, or leave "
+                "noise_levels out"
             )
         now, then = self.noise_levels[level : level + 2]
         clean = position + now**2 * inner.score

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import experts
 import poe
 import poe.io
-from experts.noise import LabelAndNoise
+from experts.embedding import LabelAndNoise
 
 Randomize = Callable[[nn.Module], None]
 

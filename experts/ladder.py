@@ -1,0 +1,54 @@
+"""A whole composition read at other levels of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+from torch import Tensor
+
+import poe
+from experts.noise import NoisyGiven
+from poe.expert import named_product
+
+
+@singledispatch
+def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Expert:
+    """The same composition with every expert read at another level of noise.
+
+    Weights are shared. A product of densities of noised data is *not* the density of the noised
+    product (Du et al. 2023, section 3): use it to find good starts, and end on the target itself.
+    Raises ``poe.PoeError`` for an expert without noise levels.
+    """
+    raise poe.PoeError(
+        f"expected an expert with noise levels, or a product of such, got {type(expert).__name__}: "
+        "give a ladder for it by hand, as poe.samplers.AnnealedLangevin((first, ..., last))"
+    )
+
+
+@at_noise_level.register
+def _(expert: NoisyGiven, noise_level: float | Tensor) -> poe.Expert:
+    return expert.conditional.at_noise_level(noise_level).given(expert.condition)
+
+
+@at_noise_level.register
+def _(expert: poe.Tempered, noise_level: float | Tensor) -> poe.Expert:
+    return at_noise_level(expert.expert, noise_level) ** expert.exponent
+
+
+@at_noise_level.register
+def _(expert: poe.Product, noise_level: float | Tensor) -> poe.Expert:
+    factors: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
+    moved = [at_noise_level(factor, noise_level) for factor in factors]
+    return named_product(expert.names, moved)
+
+
+@at_noise_level.register
+def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
+    components: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
+    return poe.Mixture([at_noise_level(one, noise_level) for one in components], expert.weights)
+
+
+def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
+    """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``."""
+    return tuple(at_noise_level(expert, level) for level in noise_levels)
