@@ -55,8 +55,8 @@ class NoisyConditional(poe.Conditional):
             return self.log_density_at(x, label, noise_level) - marginal
         size = len(self.labels)
         each = torch.arange(size, device=label.device).repeat(len(x))
-        again = (t.repeat_interleave(size, 0) for t in (x, noise_level))
-        values = self.log_density_at(next(again), each, next(again)).view(len(x), size)
+        images, levels = (t.repeat_interleave(size, 0) for t in (x, noise_level))
+        values = self.log_density_at(images, each, levels).view(len(x), size)
         own = values.gather(1, label[:, None])[:, 0]
         return own - values.logsumexp(1) + math.log(size)
 
