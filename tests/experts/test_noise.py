@@ -161,6 +161,19 @@ def test_a_density_ratio_is_saved(
         assert torch.equal(poe.io.load(tmp_path / str(i))(images()), expert(images()))
 
 
+def test_a_product_prints_as_a_short_tree(product: poe.Product) -> None:
+    text = str(product)
+    assert len(text.splitlines()) < 40
+    assert "(conditional): ImageFlow(left, right; noise_level=0.1, " in text
+    slant = product.experts[1]
+    assert isinstance(slant, poe.Given)
+    size = sum(parameter.numel() for parameter in slant.parameters())
+    assert f"{size:,} parameters" in text
+    model = slant.conditional.at_noise_level(torch.tensor([0.1, 0.2]))
+    assert "noise_level=(2,)" in str(model)
+    assert "noise_level=()" in str(slant.conditional.to("meta"))
+
+
 def test_an_expert_without_noise_levels_is_refused() -> None:
     gaussian = experts.Gaussian([0.0], scale=1.0)
     with pytest.raises(poe.PoeError, match="got Gaussian: give a ladder"):
