@@ -14,7 +14,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.samplers import MALA, ULA, AnnealedLangevin, MetropolisHastings
+from poe.samplers import HMC, MALA, ULA, AnnealedLangevin, MetropolisHastings
 from poe.samplers.kernel import Kernel
 
 
@@ -404,6 +404,13 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel]] = {
     "ULA": lambda target: ULA(0.1),
     "AnnealedLangevin, tuned": lambda target: AnnealedLangevin(
         (target**0.1, target**0.5), steps_per_level=10
+    ),
+    "HMC, tuned": lambda target: HMC(num_steps=3),
+    "AnnealedLangevin, its ladder by HMC": lambda target: AnnealedLangevin(
+        (target**0.1, target**0.5),
+        (HMC(0.5, num_steps=2), HMC(0.3, num_steps=2), MALA(0.2)),
+        steps_per_level=4,
+        noise_levels=(3.0, 1.4, 1.0),
     ),
 }
 
