@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import poe
 import poe.io
-from experts.embedding import LabelAndNoise
+from experts.embedding import LabelAndNoise, with_border
 from experts.noise import NoisyConditional, constructor_arguments
 from poe.randomness import resolve
 
@@ -91,7 +91,7 @@ class PixelCNN(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
         embedding = self.embed(label, noise_level)
-        h = self.first(with_border(x).to(memory_format=torch.channels_last))
+        h = self.first(with_border(x))
         for block in self.residual():
             h = block(h, embedding)
         return self.last(h)
@@ -126,11 +126,6 @@ def window(features: Tensor, layer: CausalConv2d, row: int, column: int) -> Tens
     """What the layer's kernel covers at one pixel of padded features: (n, c, rows, columns)."""
     rows, columns = layer.kernel_size
     return features[:, :, row : row + rows, column : column + columns]
-
-
-def with_border(x: Tensor) -> Tensor:
-    """Adds a channel of ones, which tells paper in the picture from the padding around it."""
-    return torch.stack([x, torch.ones_like(x)], 1)
 
 
 class PixelMixture(NoisyConditional):

@@ -1,4 +1,4 @@
-"""What a network hears of a label and a noise level."""
+"""What a network is told besides the pixels: the label, the noise level, the border."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 
-class NoiseEmbedding(nn.Module):
-    """Embeds a noise level: (n,) -> (n, features)."""
+def with_border(x: Tensor) -> Tensor:
+    """Adds a channel of ones, which tells paper in the picture from the padding around it.
+
+    Shapes: (n, h, w) -> (n, 2, h, w), channels last in memory.
+    """
+    return torch.stack([x, torch.ones_like(x)], 1).to(memory_format=torch.channels_last)
+
+
+class NoiseWaves(nn.Module):
+    """The layers that embeddings of a noise level share."""
 
     frequencies: Tensor
 
@@ -19,21 +27,25 @@ class NoiseEmbedding(nn.Module):
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU())
         self.register_buffer("frequencies", torch.arange(1, 9) * (math.pi / 8), persistent=False)
 
-    def forward(self, noise_level: Tensor) -> Tensor:
-        return self.mix(self.waves(noise_level))
-
     def waves(self, noise_level: Tensor) -> Tensor:
         """Before the last layers: (n,) -> (n, features)."""
         angle = noise_level.log()[:, None] * self.frequencies
         return self.noise(torch.cat([angle.cos(), angle.sin()], -1))
 
 
-class LabelAndNoise(NoiseEmbedding):
+class NoiseEmbedding(NoiseWaves):
+    """Embeds a noise level: (n,) -> (n, features)."""
+
+    def forward(self, noise_level: Tensor) -> Tensor:
+        return self.mix(self.waves(noise_level))
+
+
+class LabelAndNoise(NoiseWaves):
     """Embeds a label and a noise level: (n,) and (n,) -> (n, features)."""
 
     def __init__(self, num_labels: int, features: int) -> None:
         super().__init__(features)
         self.label = nn.Embedding(num_labels, features)
 
-    def forward(self, label: Tensor, noise_level: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, label: Tensor, noise_level: Tensor) -> Tensor:
         return self.mix(self.label(label) + self.waves(noise_level))

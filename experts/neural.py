@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import poe
 import poe.io
-from experts.embedding import NoiseEmbedding
+from experts.embedding import NoiseEmbedding, with_border
 from experts.noise import ANY, NoisyConditional, constructor_arguments
 
 
@@ -53,16 +53,28 @@ class FeatureShift(nn.Module):
         return F.silu(self.conv(h) * (1 + gain) + shift)
 
 
-class Reconstruction(nn.Module):
-    """A small U-shaped network with smooth activations: x (n, h, w), embedding -> (n, h, w)."""
+class TwoScales(nn.Module):
+    """The first layers of the networks here: features of an image, and of it at half its size."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
-        wide, wider = 2 * channels, 4 * channels
         self.enter = FeatureShift(2, channels, embedding)
         self.fine = FeatureShift(channels, channels, embedding)
-        self.down = FeatureShift(channels, wide, embedding)
-        self.middle = FeatureShift(wide, wide, embedding)
+        self.down = FeatureShift(channels, 2 * channels, embedding)
+        self.middle = FeatureShift(2 * channels, 2 * channels, embedding)
+
+    def features(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """x (n, h, w), embedding (n, e) -> (n, c, h, w), (n, 2c, h/2, w/2)."""
+        fine = self.fine(self.enter(with_border(x), embedding), embedding)
+        return fine, self.middle(self.down(F.avg_pool2d(fine, 2), embedding), embedding)
+
+
+class Reconstruction(TwoScales):
+    """A small U-shaped network with smooth activations: x (n, h, w), embedding -> (n, h, w)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__(channels, embedding)
+        wide, wider = 2 * channels, 4 * channels
         self.deep = FeatureShift(wide, wider, embedding)
         self.deeper = FeatureShift(wider, wider, embedding)
         self.up = FeatureShift(wider + wide, wide, embedding)
@@ -70,17 +82,11 @@ class Reconstruction(nn.Module):
         self.last = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        fine = self.fine(self.enter(with_border(x), embedding), embedding)
-        middle = self.middle(self.down(F.avg_pool2d(fine, 2), embedding), embedding)
+        fine, middle = self.features(x, embedding)
         deep = self.deeper(self.deep(F.avg_pool2d(middle, 2), embedding), embedding)
         middle = self.up(torch.cat([double(deep), middle], 1), embedding)
         fine = self.leave(torch.cat([double(middle), fine], 1), embedding)
         return self.last(fine)[:, 0]
-
-
-def with_border(x: Tensor) -> Tensor:
-    """Adds a channel of ones, which tells the network where the picture ends."""
-    return torch.stack([x, torch.ones_like(x)], 1).to(memory_format=torch.channels_last)
 
 
 def double(h: Tensor) -> Tensor:
@@ -88,23 +94,18 @@ def double(h: Tensor) -> Tensor:
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
-class Posterior(nn.Module):
+class Posterior(TwoScales):
     """Logits of the label of an image: x (n, h, w), embedding (n, e) -> (n, labels)."""
 
     def __init__(self, num_labels: int, channels: int, embedding: int) -> None:
-        super().__init__()
-        wide, wider = 2 * channels, 4 * channels
-        self.enter = FeatureShift(2, channels, embedding)
-        self.fine = FeatureShift(channels, channels, embedding)
-        self.down = FeatureShift(channels, wide, embedding)
-        self.middle = FeatureShift(wide, wide, embedding)
+        super().__init__(channels, embedding)
+        wider = 4 * channels
         self.last = nn.Sequential(
-            nn.Linear(channels + wide, wider), nn.SiLU(), nn.Linear(wider, num_labels)
+            nn.Linear(3 * channels, wider), nn.SiLU(), nn.Linear(wider, num_labels)
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        fine = self.fine(self.enter(with_border(x), embedding), embedding)
-        middle = self.middle(self.down(F.avg_pool2d(fine, 2), embedding), embedding)
+        fine, middle = self.features(x, embedding)
         return self.last(torch.cat([fine.mean((-2, -1)), middle.mean((-2, -1))], -1))
 
 

@@ -156,8 +156,17 @@ class Schedule(NamedTuple):
     @property
     def gradients(self) -> int:
         """Gradients of the product for each chain."""
-        ladder = self.trajectories_per_level * LEAPFROG_STEPS * len(LADDER)
-        return ladder + self.warmup + self.draws
+        return self.ladder_gradients + self.warmup + self.draws
+
+    @property
+    def ladder_gradients(self) -> int:
+        """Those before the target."""
+        return self.trajectories_per_level * LEAPFROG_STEPS * len(LADDER)
+
+    @property
+    def evaluations(self) -> int:
+        """Density evaluations of the first expert: on the ladder its prior is asked as well."""
+        return self.gradients + self.ladder_gradients
 
 
 def sample(

@@ -25,7 +25,7 @@ class Plan:
 
     ``pool`` samples of the class expert are drawn for each class. They are where the chains start.
     Rejection, the alternative, chooses each of its samples among as many of them as a chain of the
-    conjunction takes gradients. (A sample costs about one evaluation, a gradient about two.)
+    conjunction evaluates the density of that expert. (A sample costs about one evaluation.)
     """
 
     training: tuple[Combination, ...] = TRAINING_COMBINATIONS
@@ -36,7 +36,7 @@ class Plan:
     schedule: Schedule = LONG
     side_schedule: Schedule = SHORT
     side_chains: int = 3
-    pool: int = 2 * LONG.gradients
+    pool: int = LONG.evaluations
     prior_exponent: float = PRIOR_EXPONENT
     seed: int = 0
 

@@ -94,7 +94,7 @@ def run(plan: Plan, folder: Path, began: float) -> Report:
     rows += [demo.row(name, sides[name], side) for name in list(sides)[3:]]
     for name, (combinations, _) in groups.items():
         one_each = sorted(set(combinations))
-        pools = demo.pool.split(plan.schedule.gradients)
+        pools = demo.pool.split(plan.schedule.evaluations)
         best = torch.cat([best_of(demo.parts, pool, one_each) for pool in pools])
         rows.append(demo.row(f"rejection, {name}", best, one_each * len(pools)))
     for name, (combinations, images) in groups.items():
@@ -133,6 +133,7 @@ def summarize(
     figures: dict[str, float | str] = {
         "guarantee": draws.guarantee,
         "gradients of the product for each chain": demo.plan.schedule.gradients,
+        "density evaluations of the class expert for each chain": demo.plan.schedule.evaluations,
         "acceptance rate at the target": float(draws.acceptance_rate.mean()),
         f"median ESS of the log-density in {draws.samples.shape[1]} draws of a chain": float(ess),
         "seconds for the conjunction": draws.seconds,

@@ -168,6 +168,24 @@ def test_a_schedule_counts_its_gradients() -> None:
     assert schedule.gradients == 3 * LEAPFROG_STEPS * len(LADDER) + 7 + 11
 
 
+def test_a_schedule_counts_every_evaluation_of_the_class_expert(
+    parts: Experts, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    density = experts.PixelMixture.log_density_at
+
+    def counted(self: experts.PixelMixture, *arguments: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return density(self, *arguments)
+
+    monkeypatch.setattr(experts.PixelMixture, "log_density_at", counted)
+    schedule, generator = Schedule(1, 2, 3), torch.Generator().manual_seed(0)
+    sample(parts, WANTED, ("digit", "slant", "thickness"), images, schedule, generator)
+    # Each level and the target also start from a density of their own.
+    assert schedule.evaluations < calls <= schedule.evaluations + 2 * (len(LADDER) + 1) + 2
+
+
 def test_five_leapfrog_steps_turn_the_noise_half_around() -> None:
     """On N(0, 1) a step of size h turns (x, p) by 2 arcsin(h / 2) (Neal 2011, section 2.3)."""
     angle = LEAPFROG_STEPS * 2 * math.asin(LEAPFROG_STEP_SIZE / 2)
