@@ -19,6 +19,8 @@ from poe.expert import Expert
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"
+DIVERGENT = -1000.0
+"""The log acceptance ratio below which a trajectory has left the level set: as in Stan."""
 
 
 class Info(NamedTuple):
@@ -34,6 +36,8 @@ class Info(NamedTuple):
     is_undefined: Tensor
     """The proposal's log-density or score is NaN, or its log-density +inf: a fault of the target
     or an exploded chain."""
+    is_divergent: Tensor
+    """The log acceptance ratio is below −1000, or undefined: the discretisation broke down."""
 
 
 class State(Protocol):
@@ -106,9 +110,13 @@ class OnDrawnNoise(Generic[S]):
 
     def step(self, target: Expert, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
         """One transition of every chain."""
-        return self._transition(target, state, draw_noise(state.position, generator))
+        return self._transition(target, state, self.draw_noise(state.position, generator))
 
-    def _transition(self, target: Expert, state: S, noise: Noise) -> tuple[S, Info]:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
+        """All the random numbers of one step at positions like these, as a NamedTuple."""
+        return draw_noise(position, generator)
+
+    def _transition(self, target: Expert, state: S, noise: Any) -> tuple[S, Info]:
         raise NotImplementedError(f"{type(self).__name__} must implement _transition")
 
 
@@ -196,9 +204,10 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
     """
     is_outside = log_density == -torch.inf
     is_undefined = (log_ratio.isnan() & ~is_outside) | (log_density == torch.inf)
+    is_divergent = is_undefined | ((log_ratio < DIVERGENT) & ~is_outside)
     probability = log_ratio.exp().clamp(max=1.0)
     probability = probability.masked_fill(is_outside | is_undefined, 0.0)
-    return Info(probability, uniform < probability, is_outside, is_undefined)
+    return Info(probability, uniform < probability, is_outside, is_undefined, is_divergent)
 
 
 def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Tensor:

@@ -125,6 +125,7 @@ class ULA(WithScore):
             is_accepted=torch.ones_like(is_outside),
             is_outside=is_outside,
             is_undefined=~(is_finite | is_outside),
+            is_divergent=~(is_finite | is_outside),
         )
         return LangevinState(position, log_density, score), info
 
