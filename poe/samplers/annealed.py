@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
 from poe.samplers.langevin import MALA, LangevinState
 
 
@@ -130,17 +130,17 @@ class AnnealedLangevin:
         clean = position + now**2 * inner.score
         return clean + then / now * (position - clean)
 
-    def init(self, target: Expert, x: Tensor) -> AnnealedState:
+    def init(self, target: Density, x: Tensor) -> AnnealedState:
         """State at ``x`` on the first level. Raises NonFiniteError at a non-finite start."""
         return AnnealedState(self.kernel_at(0).init((*self.ladder, target)[0], x), 0)
 
-    def init_at_target(self, target: Expert, x: Tensor) -> AnnealedState:
+    def init_at_target(self, target: Density, x: Tensor) -> AnnealedState:
         """State at ``x`` with the ladder already behind it."""
         inner = self.kernel_at(len(self.ladder)).init(target, x)
         return AnnealedState(inner, self.num_ladder_steps)
 
     def step(
-        self, target: Expert, state: AnnealedState, *, generator: torch.Generator
+        self, target: Density, state: AnnealedState, *, generator: torch.Generator
     ) -> tuple[AnnealedState, Info]:
         """One transition of every chain at the current level."""
         level = self.level(state)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.errors import PoeError
-from poe.expert import Expert
-from poe.samplers.kernel import Info, Noise, accept, per_chain, sum_event, where_accepted
+from poe.samplers.kernel import Density, Info, Noise, accept, per_chain, sum_event, where_accepted
 from poe.samplers.langevin import CorrectedWithScore, LangevinState, add_scaled
 
 
@@ -52,7 +51,7 @@ class HMC(CorrectedWithScore):
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
 
     def _transition(
-        self, target: Expert, state: LangevinState, noise: Noise
+        self, target: Density, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
         proposed, momentum = self._leapfrog(target, state, noise.normal)
         # |p|² − |p'|² as a product: two large sums would lose the difference.
@@ -62,7 +61,7 @@ class HMC(CorrectedWithScore):
         return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
 
     def _leapfrog(
-        self, target: Expert, state: LangevinState, momentum: Tensor
+        self, target: Density, state: LangevinState, momentum: Tensor
     ) -> tuple[LangevinState, Tensor]:
         """Where the trajectory ends: state and momentum; log-density −inf if it left the support.
 

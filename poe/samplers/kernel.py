@@ -15,12 +15,22 @@ import torch
 from torch import Tensor
 
 from poe.errors import NonFiniteError, PoeError
-from poe.expert import Expert
+from poe.expert import Product
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"
 DIVERGENT = -1000.0
 """The log acceptance ratio below which a trajectory has left the level set: as in Stan."""
+
+
+class Density(Protocol):
+    """What a kernel asks of its target: every Expert has it."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): ``(chains, *event) -> (chains,)``."""
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and ∇ log p̃(x), detached: ``(chains,)`` and ``(chains, *event)``."""
 
 
 class Info(NamedTuple):
@@ -60,10 +70,10 @@ class Kernel(Protocol):
     def guarantee(self) -> str:
         """``"asymptotically exact"`` where the target is left invariant, else ``"biased"``."""
 
-    def init(self, target: Expert, x: Tensor) -> Any:
+    def init(self, target: Density, x: Tensor) -> Any:
         """State at the positions ``x`` of shape ``(chains, *event)``."""
 
-    def step(self, target: Expert, state: Any, *, generator: torch.Generator) -> tuple[Any, Info]:
+    def step(self, target: Density, state: Any, *, generator: torch.Generator) -> tuple[Any, Info]:
         """One transition of every chain."""
 
 
@@ -108,7 +118,7 @@ S = TypeVar("S", bound=State)
 class OnDrawnNoise(Generic[S]):
     """A step in two parts: the random numbers first, then a pure transition on them."""
 
-    def step(self, target: Expert, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
+    def step(self, target: Density, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
         """One transition of every chain."""
         return self._transition(target, state, self.draw_noise(state.position, generator))
 
@@ -116,7 +126,7 @@ class OnDrawnNoise(Generic[S]):
         """All the random numbers of one step at positions like these, as a NamedTuple."""
         return draw_noise(position, generator)
 
-    def _transition(self, target: Expert, state: S, noise: Any) -> tuple[S, Info]:
+    def _transition(self, target: Density, state: S, noise: Any) -> tuple[S, Info]:
         raise NotImplementedError(f"{type(self).__name__} must implement _transition")
 
 
@@ -160,7 +170,7 @@ def require_positive(name: str, value: Tensor | float | None) -> None:
         raise PoeError(f"expected a positive finite {name}, got {value}")
 
 
-def require_start(target: Expert, x: Tensor, log_density: Tensor, score: Tensor | None) -> None:
+def require_start(target: Density, x: Tensor, log_density: Tensor, score: Tensor | None) -> None:
     """Refuse a start with a non-finite log-density or score, naming the experts at fault."""
     if x.is_meta:
         return
@@ -179,13 +189,12 @@ def require_start(target: Expert, x: Tensor, log_density: Tensor, score: Tensor 
     )
 
 
-def _culprits(target: Expert, x: Tensor, chain: int) -> str:
+def _culprits(target: Density, x: Tensor, chain: int) -> str:
     """Which experts of a product are not finite at that chain, in words."""
-    contributions = getattr(target, "contributions", None)
-    if contributions is None:
+    if not isinstance(target, Product):
         return ""
     with torch.no_grad():
-        row = contributions(x)[chain].tolist()
+        row = target.contributions(x)[chain].tolist()
     values = dict(zip(target.names, row, strict=True))
     at_fault = {name: v for name, v in values.items() if not abs(v) < float("inf")}
     return f" ({', '.join(f'expert {n!r}: {v}' for n, v in at_fault.items())})" if at_fault else ""

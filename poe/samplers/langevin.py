@@ -10,10 +10,10 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
 from poe.samplers.kernel import (
     BIASED,
     Corrected,
+    Density,
     Info,
     Noise,
     OnDrawnNoise,
@@ -40,7 +40,7 @@ class LangevinState(NamedTuple):
 class WithScore(OnDrawnNoise[LangevinState]):
     """Starts a kernel whose state holds the score."""
 
-    def init(self, target: Expert, x: Tensor) -> LangevinState:
+    def init(self, target: Density, x: Tensor) -> LangevinState:
         """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
         x = x.detach()
         log_density, score = target.log_density_and_score(x)
@@ -114,7 +114,7 @@ class ULA(WithScore):
         return BIASED
 
     def _transition(
-        self, target: Expert, state: LangevinState, noise: Noise
+        self, target: Density, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
         position = _propose(state, noise.normal, per_chain(self.step_size, state.position))
         log_density, score = target.log_density_and_score(position)
@@ -155,7 +155,7 @@ class MALA(CorrectedWithScore):
     target_acceptance: ClassVar[float] = 0.574
 
     def _transition(
-        self, target: Expert, state: LangevinState, noise: Noise
+        self, target: Density, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
         step_size = per_chain(self.step_size, state.position)
         position = _propose(state, noise.normal, step_size)

@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
 from poe.samplers.kernel import (
     Corrected,
+    Density,
     Info,
     Noise,
     accept,
@@ -63,7 +63,7 @@ class MetropolisHastings(Corrected[MetropolisState]):
         """The same kernel with that scale."""
         return replace(self, scale=value)
 
-    def init(self, target: Expert, x: Tensor) -> MetropolisState:
+    def init(self, target: Density, x: Tensor) -> MetropolisState:
         """State at ``x``. Raises NonFiniteError where its log-density is not finite."""
         x = x.detach()
         with torch.no_grad():
@@ -73,7 +73,7 @@ class MetropolisHastings(Corrected[MetropolisState]):
 
     @torch.no_grad()
     def _transition(
-        self, target: Expert, state: MetropolisState, noise: Noise
+        self, target: Density, state: MetropolisState, noise: Noise
     ) -> tuple[MetropolisState, Info]:
         proposal = state.position + per_chain(self.scale, state.position) * noise.normal
         log_density = target.log_density(proposal)
