@@ -11,7 +11,8 @@ from torch import Tensor
 import poe
 from poe.adapt_kernel import DualAveraging, start_averaging, update_averaging
 from poe.samplers import HMC, MALA, ULA, LangevinState, MetropolisHastings
-from poe.samplers.kernel import Kernel, Noise, draw_noise
+from poe.samplers.hmc import TrajectoryNoise
+from poe.samplers.kernel import Kernel, draw_noise
 
 KERNELS: list[Kernel] = [MetropolisHastings(0.5), ULA(0.1), MALA(0.3), HMC(0.4, num_steps=3)]
 
@@ -112,7 +113,7 @@ def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
     net.to("meta")
     x = torch.zeros(4, 3, device="meta")
     state = kernel.init(target, x)
-    noise = Noise(torch.zeros_like(x), torch.zeros(4, device="meta"))
+    noise = kernel.draw_noise(x, torch.Generator())  # type: ignore[attr-defined]
     state, info = kernel._transition(target, state, noise)  # type: ignore[attr-defined]
     assert all(part.device.type == "meta" for part in (*state, *info))
     assert state.position.shape == (4, 3)
@@ -148,8 +149,8 @@ def test_hmc_of_one_step_is_mala() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     step, noise = torch.linspace(0.1, 0.8, 50, dtype=torch.float64), draw_noise(x, g)
-    hmc, mala = HMC(step, num_steps=1), MALA(step**2 / 2)
-    moved, info = hmc._transition(target, hmc.init(target, x), noise)
+    hmc, mala = HMC(step, num_steps=1, jitter=0.0), MALA(step**2 / 2)
+    moved, info = hmc._transition(target, hmc.init(target, x), TrajectoryNoise(*noise, None))
     expected, expected_info = mala._transition(target, mala.init(target, x), noise)
     torch.testing.assert_close(moved, expected)
     torch.testing.assert_close(info, expected_info)
@@ -161,8 +162,8 @@ def test_leapfrog_is_reversible() -> None:
     g = torch.Generator().manual_seed(0)
     x, momentum = torch.randn(2, 50, 2, generator=g, dtype=torch.float64)
     kernel = HMC(0.01, num_steps=50)
-    end, p = kernel._leapfrog(target, kernel.init(target, x), momentum)
-    back, q = kernel._leapfrog(target, end, -p)
+    end, p = kernel._trajectory(target, kernel.init(target, x), momentum, 0.01)
+    back, q = kernel._trajectory(target, end, -p, 0.01)
     torch.testing.assert_close(back.position, x)
     torch.testing.assert_close(-q, momentum)
     assert (end.position - x).norm(dim=-1).median() > 0.3
@@ -175,7 +176,7 @@ def test_leapfrog_errs_in_the_energy_by_the_square_of_the_step() -> None:
 
     def error(kernel: HMC) -> Tensor:
         state = kernel.init(target, x)
-        end, p = kernel._leapfrog(target, state, momentum)
+        end, p = kernel._trajectory(target, state, momentum, kernel.step_size)
         kinetic = 0.5 * (p.square() - momentum.square()).sum(-1)
         return (end.log_density - state.log_density - kinetic).norm()
 
@@ -189,7 +190,7 @@ def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
         lambda x: torch.where((x > 1) & (x < 2), -torch.inf, 0.0 * x).sum(-1), space=poe.Real(1)
     )
     kernel = HMC(1.0, num_steps=3)
-    noise = Noise(torch.ones(1, 1), torch.zeros(1))
+    noise = TrajectoryNoise(torch.ones(1, 1), torch.zeros(1), None)
     state, info = kernel._transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
     assert info.is_outside.all()
     assert not info.is_accepted.any()

@@ -188,7 +188,9 @@ def sample(
     power = 1 + (len(attributes) - 1) * (1 - prior_exponent / 2)
     last = NOISE_LEVEL / max(power, 1) ** 0.5
     levels = tuple(level / GUIDE.density**0.5 for level in LADDER)
-    walk = (poe.samplers.HMC(LEAPFROG_STEP_SIZE * level, LEAPFROG_STEPS) for level in levels)
+    walk = (
+        poe.samplers.HMC(LEAPFROG_STEP_SIZE * level, LEAPFROG_STEPS, jitter=0.0) for level in levels
+    )
     kernel = poe.samplers.AnnealedLangevin(
         experts.noise_ladder(guide, LADDER),
         (*walk, poe.samplers.MALA(STEP_SIZE * last**2)),

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings, MetropolisState
+from poe.samplers.preconditioned import Preconditioned, PreconditionedState
+from poe.samplers.split import SplitHMC
 
 __all__ = [
     "HMC",
     "MALA",
     "ULA",
+    "Affine",
     "AnnealedLangevin",
     "AnnealedState",
+    "Dense",
+    "Diagonal",
     "Info",
     "Kernel",
     "LangevinState",
+    "LowRank",
     "MetropolisHastings",
     "MetropolisState",
     "Noise",
+    "Preconditioned",
+    "PreconditionedState",
+    "SplitHMC",
     "State",
     "TunableKernel",
+    "fit_affine",
 ]

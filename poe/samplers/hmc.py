@@ -4,18 +4,108 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.errors import PoeError
-from poe.samplers.kernel import Density, Info, Noise, accept, per_chain, sum_event, where_accepted
+from poe.samplers.kernel import (
+    Density,
+    Info,
+    accept,
+    draw_noise,
+    per_chain,
+    sum_event,
+    where_accepted,
+)
 from poe.samplers.langevin import CorrectedWithScore, LangevinState, add_scaled
 
 
+class TrajectoryNoise(NamedTuple):
+    """Momentum ``(chains, *event)``; for each chain a uniform to accept by, and one to vary by."""
+
+    normal: Tensor
+    uniform: Tensor
+    variation: Tensor | None
+
+
 @dataclass(frozen=True)
-class HMC(CorrectedWithScore):
+class Hamiltonian(CorrectedWithScore):
+    """A trajectory of kicks and drifts with fresh momentum p ~ N(0, I), then one accept step.
+
+    Accepted with min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)); one step costs L gradients.
+    A subclass says what drifts and what kicks; both conserve volume and can be reversed.
+    """
+
+    num_steps: int = 5
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps < 1:
+            raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+        if not 0.0 <= self.jitter < 1.0:
+            raise PoeError(f"expected 0 <= jitter < 1, got {self.jitter}")
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> TrajectoryNoise:
+        """The momentum and the uniforms."""
+        normal, uniform = draw_noise(position, generator)
+        varies = self.jitter > 0
+        variation = (
+            torch.empty_like(uniform).uniform_(-1, 1, generator=generator) if varies else None
+        )
+        return TrajectoryNoise(normal, uniform, variation)
+
+    def _force(self, position: Tensor, score: Tensor) -> Tensor:
+        """What kicks the momentum: ``(chains, *event)``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _force")
+
+    def _drift(
+        self, position: Tensor, momentum: Tensor, duration: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """Position and momentum after a time without kicks."""
+        raise NotImplementedError(f"{type(self).__name__} must implement _drift")
+
+    def _transition(
+        self, target: Density, state: LangevinState, noise: TrajectoryNoise
+    ) -> tuple[LangevinState, Info]:
+        step_size = per_chain(self._varied(noise), state.position)
+        proposed, momentum = self._trajectory(target, state, noise.normal, step_size)
+        # |p|² − |p'|² as a product: two large sums would lose the difference.
+        kinetic = 0.5 * sum_event((noise.normal - momentum) * (noise.normal + momentum))
+        log_ratio = proposed.log_density - state.log_density + kinetic
+        info = accept(log_ratio, proposed.log_density, noise.uniform)
+        return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
+
+    def _varied(self, noise: TrajectoryNoise) -> Tensor | float | None:
+        """Each chain's own step size in this step."""
+        if noise.variation is None or self.step_size is None:
+            return self.step_size
+        return self.step_size * (1.0 + self.jitter * noise.variation)
+
+    def _trajectory(
+        self, target: Density, state: LangevinState, momentum: Tensor, h: Tensor | float
+    ) -> tuple[LangevinState, Tensor]:
+        """Where the trajectory ends: state and momentum; log-density −inf if it left the support.
+
+        To reject for any point on the way keeps the balance: the way back has the same points.
+        """
+        position, score = state.position, state.score
+        is_outside = torch.zeros_like(state.log_density, dtype=torch.bool)
+        momentum = add_scaled(momentum, self._force(position, score), 0.5 * h)
+        for step in range(self.num_steps):
+            position, momentum = self._drift(position, momentum, h)
+            log_density, score = target.log_density_and_score(position)
+            is_outside = is_outside | (log_density == -torch.inf)
+            duration = h if step < self.num_steps - 1 else 0.5 * h
+            momentum = add_scaled(momentum, self._force(position, score), duration)
+        log_density = log_density.masked_fill(is_outside, -torch.inf)
+        return LangevinState(position, log_density, score), momentum
+
+
+@dataclass(frozen=True)
+class HMC(Hamiltonian):
     """Hamiltonian Monte Carlo with fresh momentum p ~ N(0, I) and L leapfrog steps of size h.
 
     p ← p + h/2 ∇log p̃(x);  x ← x + h p;  p ← p + h/2 ∇log p̃(x);  L times; accepted with
@@ -24,13 +114,15 @@ class HMC(CorrectedWithScore):
 
     - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.65.
-    - ``num_steps`` L: the same for all chains. A direction of standard deviation s comes back to
-      where it was after h L = 2π s.
+    - ``num_steps`` L: the same for all chains.
+    - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With
+      none, a direction of standard deviation s comes back to where it was after h L = 2π s.
 
-    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
+    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
+    jitter outside [0, 1).
 
-    Source: Neal 2011, "MCMC using Hamiltonian dynamics", section 3.2; optimal rate: Beskos et al.
-    2013.
+    Source: Neal 2011, "MCMC using Hamiltonian dynamics", sections 3.2 and 4.2; optimal rate: Beskos
+    et al. 2013.
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
@@ -41,39 +133,14 @@ class HMC(CorrectedWithScore):
     (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    num_steps: int = 5
+    jitter: float = 0.2
 
     target_acceptance: ClassVar[float] = 0.65
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_steps < 1:
-            raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+    def _force(self, position: Tensor, score: Tensor) -> Tensor:
+        return score
 
-    def _transition(
-        self, target: Density, state: LangevinState, noise: Noise
-    ) -> tuple[LangevinState, Info]:
-        proposed, momentum = self._leapfrog(target, state, noise.normal)
-        # |p|² − |p'|² as a product: two large sums would lose the difference.
-        kinetic = 0.5 * sum_event((noise.normal - momentum) * (noise.normal + momentum))
-        log_ratio = proposed.log_density - state.log_density + kinetic
-        info = accept(log_ratio, proposed.log_density, noise.uniform)
-        return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
-
-    def _leapfrog(
-        self, target: Density, state: LangevinState, momentum: Tensor
-    ) -> tuple[LangevinState, Tensor]:
-        """Where the trajectory ends: state and momentum; log-density −inf if it left the support.
-
-        To reject for any point on the way keeps the balance: the way back has the same points.
-        """
-        h = per_chain(self.step_size, state.position)
-        position, is_outside = state.position, torch.zeros_like(state.log_density, dtype=torch.bool)
-        momentum = add_scaled(momentum, state.score, 0.5 * h)
-        for step in range(self.num_steps):
-            position = add_scaled(position, momentum, h)
-            log_density, score = target.log_density_and_score(position)
-            is_outside = is_outside | (log_density == -torch.inf)
-            momentum = add_scaled(momentum, score, h if step < self.num_steps - 1 else 0.5 * h)
-        log_density = log_density.masked_fill(is_outside, -torch.inf)
-        return LangevinState(position, log_density, score), momentum
+    def _drift(
+        self, position: Tensor, momentum: Tensor, duration: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        return add_scaled(position, momentum, duration), momentum

@@ -12,7 +12,19 @@ from torch import Tensor
 
 import poe
 from poe.expert import Expert
-from poe.samplers import HMC, MALA, ULA, AnnealedLangevin, LangevinState, MetropolisHastings
+from poe.samplers import (
+    HMC,
+    MALA,
+    ULA,
+    AnnealedLangevin,
+    Dense,
+    Diagonal,
+    LangevinState,
+    LowRank,
+    MetropolisHastings,
+    Preconditioned,
+    SplitHMC,
+)
 from poe.samplers.kernel import Kernel, Noise
 from poe.testing import LawError, check_kernel
 
@@ -81,6 +93,27 @@ CASES = {
     "heavy-tailed": _heavy_tailed(),
     "two modes": _two_modes(),
 }
+
+
+def dense(target: Expert) -> Dense:
+    """A map off the target's own moments."""
+    d = target.space.event_shape.numel()
+    return Dense(torch.full((d,), 0.3), torch.tril(torch.full((d, d), 0.4)) + 0.5 * torch.eye(d))
+
+
+def diagonal(target: Expert) -> Diagonal:
+    """Unequal scales."""
+    d = target.space.event_shape.numel()
+    return Diagonal(torch.full((d,), -0.2), torch.linspace(0.7, 1.3, d))
+
+
+def low_rank(target: Expert) -> LowRank:
+    """One direction stretched."""
+    d = target.space.event_shape.numel()
+    loc, scale = torch.full((d,), 0.1), torch.linspace(0.8, 1.1, d)
+    return LowRank(loc, scale, torch.full((d, 1), d**-0.5), torch.tensor([1.6]))
+
+
 KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MetropolisHastings": lambda target: MetropolisHastings(1.0),
     "MetropolisHastings, per chain": lambda target: MetropolisHastings(
@@ -91,6 +124,21 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MALA, per chain": lambda target: MALA(torch.linspace(0.05, 1.5, CHAINS)),
     "HMC": lambda target: HMC(0.5, num_steps=4),
     "HMC, large step": lambda target: HMC(1.1, num_steps=2),
+    "HMC, much varied": lambda target: HMC(0.7, num_steps=3, jitter=0.9),
+    "SplitHMC": lambda target: SplitHMC(1.2),
+    "SplitHMC, three steps": lambda target: SplitHMC(0.5, num_steps=3, jitter=0.3),
+    "SplitHMC, per chain": lambda target: SplitHMC(torch.linspace(0.1, 2.0, CHAINS), num_steps=2),
+    "Preconditioned MALA": lambda target: Preconditioned(MALA(0.5), dense(target)),
+    "Preconditioned MetropolisHastings": lambda target: Preconditioned(
+        MetropolisHastings(1.5), dense(target)
+    ),
+    "Preconditioned SplitHMC": lambda target: Preconditioned(SplitHMC(1.0), dense(target)),
+    "Preconditioned HMC, diagonal": lambda target: Preconditioned(
+        HMC(0.6, num_steps=3), diagonal(target)
+    ),
+    "Preconditioned SplitHMC, low rank": lambda target: Preconditioned(
+        SplitHMC(0.8, num_steps=2), low_rank(target)
+    ),
     "HMC, per chain": lambda target: HMC(torch.linspace(0.1, 1.2, CHAINS), num_steps=3),
     "AnnealedLangevin": lambda target: AnnealedLangevin(
         (target, target), MALA(), steps_per_level=2, step_size=(0.8, 0.2, 0.4)
@@ -160,19 +208,28 @@ class StaleScore(MALA):
 class ForgottenKineticEnergy(HMC):
     """Accepts on the densities alone, as if the momentum had not changed."""
 
-    def _leapfrog(self, target, state, momentum):  # type: ignore[no-untyped-def]
-        return super()._leapfrog(target, state, momentum)[0], momentum
+    def _trajectory(self, target, state, momentum, h):  # type: ignore[no-untyped-def]
+        return super()._trajectory(target, state, momentum, h)[0], momentum
 
 
 @dataclass(frozen=True)
 class FullFirstStep(HMC):
     """Starts with a whole step of the momentum where half a step is due."""
 
-    def _leapfrog(self, target, state, momentum):  # type: ignore[no-untyped-def]
-        return super()._leapfrog(target, state, momentum + 0.5 * self.step_size * state.score)
+    def _trajectory(self, target, state, momentum, h):  # type: ignore[no-untyped-def]
+        return super()._trajectory(target, state, momentum + 0.5 * h * state.score, h)
+
+
+@dataclass(frozen=True)
+class DriftAlone(SplitHMC):
+    """Rotates the position and leaves the momentum as it was."""
+
+    def _drift(self, position, momentum, duration):  # type: ignore[no-untyped-def]
+        return super()._drift(position, momentum, duration)[0], momentum
 
 
 MISTAKES: dict[str, Kernel] = {
+    "momentum not rotated": DriftAlone(1.0),
     "kinetic energy forgotten": ForgottenKineticEnergy(0.9, num_steps=2),
     "whole first step": FullFirstStep(0.5, num_steps=2),
     "2 step^2 for 4 step": WrongProposalDensity(0.4),

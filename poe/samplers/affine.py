@@ -1,0 +1,245 @@
+"""Affine maps x = μ + L u that whiten a density, and the fit of one to positions and scores.
+
+Chains that move in u see a density close to N(0, I), whatever scales and correlations x has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from poe.errors import PoeError, ShapeError
+
+MAX_DENSE_DIMENSION = 512
+"""Above this a full L costs more than most experts, and its fit needs more draws than there are."""
+RANK = 32
+"""The most directions that a low-rank map corrects."""
+NOTICEABLE = 2.0
+"""A direction whose variance is off by less than this factor is not worth correcting."""
+REGULARIZATION = 1e-3
+
+
+class Affine(Protocol):
+    """x = μ + L u, with |det L| > 0. Events are flattened to d numbers on the way."""
+
+    def to_x(self, u: Tensor) -> Tensor:
+        """μ + L u: ``(*batch, *event)`` to the same shape."""
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """L⁻¹ (x − μ): ``(*batch, *event)`` to the same shape."""
+
+    def pull_score(self, score: Tensor) -> Tensor:
+        """The gradient in u of a function whose gradient in x is ``score``: Lᵀ ∇."""
+
+    def log_abs_det(self) -> Tensor:
+        """log |det L|: ()."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """x = μ + s ∘ u: each component on its own scale. ``loc``, ``scale`` ``(d,)``.
+
+    >>> affine = Diagonal(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 3.0]))
+    >>> affine.to_x(torch.tensor([[1.0, 1.0]]))
+    tensor([[3., 3.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def to_x(self, u: Tensor) -> Tensor:
+        """μ + s ∘ u"""
+        return torch.addcmul(_like(self.loc, u), u, _like(self.scale, u))
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """(x − μ) / s"""
+        return (x - _like(self.loc, x)) / _like(self.scale, x)
+
+    def pull_score(self, score: Tensor) -> Tensor:
+        """s ∘ ∇"""
+        return score * _like(self.scale, score)
+
+    def log_abs_det(self) -> Tensor:
+        """Σ log s"""
+        return self.scale.log().sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """x = μ + L u with a lower-triangular L. ``loc`` ``(d,)``, ``factor`` L ``(d, d)``.
+
+    >>> affine = Dense(torch.zeros(2), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+    >>> affine.to_u(affine.to_x(torch.tensor([[1.0, 3.0]])))
+    tensor([[1., 3.]])
+    """
+
+    loc: Tensor
+    factor: Tensor
+
+    def to_x(self, u: Tensor) -> Tensor:
+        """μ + L u"""
+        return torch.addmm(self.loc, _flat(u), self.factor.mT).reshape(u.shape)
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """L⁻¹ (x − μ)"""
+        centred = (_flat(x) - self.loc).mT
+        u = torch.linalg.solve_triangular(self.factor, centred, upper=False)
+        return u.mT.reshape(x.shape)
+
+    def pull_score(self, score: Tensor) -> Tensor:
+        """Lᵀ ∇"""
+        return (_flat(score) @ self.factor).reshape(score.shape)
+
+    def log_abs_det(self) -> Tensor:
+        """Σ log L_ii"""
+        return self.factor.diagonal().log().sum()
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """x = μ + s ∘ (u + V (a − 1) Vᵀ u): a diagonal, stretched by aₖ along k orthonormal directions.
+
+    ``loc``, ``scale`` ``(d,)``, ``directions`` V ``(d, k)``, ``stretch`` a ``(k,)``. Costs d k,
+    where a dense map costs d².
+
+    >>> v = torch.tensor([[0.6], [0.8]])
+    >>> affine = LowRank(torch.zeros(2), torch.ones(2), v, torch.tensor([10.0]))
+    >>> affine.to_x(torch.tensor([[0.6, 0.8]]))
+    tensor([[6., 8.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+    directions: Tensor
+    stretch: Tensor
+
+    def to_x(self, u: Tensor) -> Tensor:
+        """μ + s ∘ (u + V (a − 1) Vᵀ u)"""
+        stretched = self._stretched(_flat(u), self.stretch)
+        return torch.addcmul(self.loc, stretched, self.scale).reshape(u.shape)
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """The inverse: stretched by 1 / a."""
+        centred = (_flat(x) - self.loc) / self.scale
+        return self._stretched(centred, 1.0 / self.stretch).reshape(x.shape)
+
+    def pull_score(self, score: Tensor) -> Tensor:
+        """The transpose, which is the same stretch after the scale."""
+        return self._stretched(_flat(score) * self.scale, self.stretch).reshape(score.shape)
+
+    def log_abs_det(self) -> Tensor:
+        """Σ log s + Σ log a"""
+        return self.scale.log().sum() + self.stretch.log().sum()
+
+    def _stretched(self, u: Tensor, stretch: Tensor) -> Tensor:
+        return u + ((u @ self.directions) * (stretch - 1.0)) @ self.directions.mT
+
+
+def fit_affine(x: Tensor, score: Tensor) -> Diagonal | Dense | LowRank:
+    """The map whose N(μ, L Lᵀ) has, on these positions, the scores most like the target's.
+
+    It minimises the Fisher divergence E |Lᵀ (∇ log p̃(x) + (L Lᵀ)⁻¹ (x − μ))|². With C_x and C_g the
+    covariances of positions and of scores, Σ = L Lᵀ solves Σ C_g Σ = C_x, and μ = x̄ + Σ ḡ. For a
+    Gaussian target that is its own mean and covariance from **any** d + 1 positions, drawn from it
+    or not. Dense up to 512 dimensions; above, or with fewer than 2 d positions, a diagonal with up
+    to 32 directions corrected.
+
+    Shapes: x and score ``(n, *event)``, n ≥ 2. Raises ShapeError where they differ, and PoeError
+    below two positions.
+
+    Source: Seyboldt, Carlson & Carpenter 2024, "Preconditioning Hamiltonian Monte Carlo by
+    minimizing Fisher divergence", section 3.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = 5.0 + torch.randn(50, 2, generator=g)  # not draws of the target, N(1, 0.1²)
+    >>> affine = fit_affine(x, -(x - 1.0) / 0.01)
+    >>> affine.loc, (affine.factor @ affine.factor.T).diagonal()
+    (tensor([1.0000, 1.0000]), tensor([0.0100, 0.0100]))
+    """
+    if x.shape != score.shape:
+        raise ShapeError(
+            f"expected a score of the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}"
+        )
+    if len(x) < 2:
+        raise PoeError(f"expected at least 2 positions to fit a map to, got {len(x)}")
+    flat_x, flat_score = _flat(x).double(), _flat(score).double()
+    diagonal = _fit_diagonal(flat_x, flat_score)
+    u, pulled = diagonal.to_u(flat_x), diagonal.pull_score(flat_score)
+    n, d = u.shape
+    if d <= MAX_DENSE_DIMENSION and n >= 2 * d:
+        fitted: Diagonal | Dense | LowRank = _fit_dense(diagonal, u, pulled)
+    else:
+        fitted = _fit_low_rank(diagonal, u, pulled)
+    return _cast(fitted, x.dtype)
+
+
+def _fit_diagonal(x: Tensor, score: Tensor) -> Diagonal:
+    """s² = sd(x) / sd(∇): the Fisher solution of each component by itself."""
+    sd_x, sd_score = x.std(0), score.std(0)
+    is_usable = (sd_x > 0) & (sd_score > 0)
+    scale = torch.where(is_usable, sd_x / sd_score, torch.ones_like(sd_x)).sqrt()
+    return Diagonal(x.mean(0), scale)
+
+
+def _fit_dense(diagonal: Diagonal, u: Tensor, score: Tensor) -> Dense:
+    covariance = _fisher_covariance(u, score)
+    factor = torch.linalg.cholesky(covariance)
+    loc = diagonal.to_x((u.mean(0) + covariance @ score.mean(0))[None])[0]
+    return Dense(loc, diagonal.scale[:, None] * factor)
+
+
+def _fit_low_rank(diagonal: Diagonal, u: Tensor, score: Tensor) -> LowRank:
+    """The dense solution within the span of the leading directions of positions and scores."""
+    rank = min(RANK, (len(u) - 1) // 2, u.shape[1] // 2)
+    leading = torch.cat([_leading_directions(u, rank), _leading_directions(score, rank)], 1)
+    basis = torch.linalg.qr(leading).Q
+    inside = _fisher_covariance(u @ basis, score @ basis)
+    variances, rotation = torch.linalg.eigh(inside)
+    # Only the directions furthest from the diagonal's 1 are kept, and only where it matters.
+    furthest = variances.log().abs().argsort(descending=True)[:rank]
+    kept = furthest[variances[furthest].log().abs() > torch.tensor(NOTICEABLE).log()]
+    stretch, directions = variances[kept].sqrt(), basis @ rotation[:, kept]
+    correction = LowRank(torch.zeros_like(diagonal.loc), torch.ones_like(diagonal.scale),
+                         directions, stretch)  # fmt: skip
+    mean_score = correction.to_x(correction.pull_score(score.mean(0)[None]))[0]
+    return LowRank(
+        diagonal.to_x((u.mean(0) + mean_score)[None])[0], diagonal.scale, directions, stretch
+    )
+
+
+def _leading_directions(x: Tensor, rank: int) -> Tensor:
+    """Orthonormal directions of largest variance: ``(n, d) -> (d, rank)``."""
+    return torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:rank].mT
+
+
+def _fisher_covariance(u: Tensor, score: Tensor) -> Tensor:
+    """The Σ with Σ C_g Σ = C_u: the geometric mean of C_u and C_g⁻¹."""
+    n, d = u.shape
+    ridge = REGULARIZATION * d / n * torch.eye(d, dtype=u.dtype, device=u.device)
+    root, inverse_root = _square_roots(torch.cov(score.mT).reshape(d, d) + ridge)
+    middle, _ = _square_roots(root @ (torch.cov(u.mT).reshape(d, d) + ridge) @ root)
+    covariance = inverse_root @ middle @ inverse_root
+    return 0.5 * (covariance + covariance.mT)
+
+
+def _square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The symmetric square root of a positive-definite matrix, and its inverse."""
+    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
+    values = values.clamp(min=1e-12 * values.amax()).sqrt()
+    return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT
+
+
+def _cast(affine: Diagonal | Dense | LowRank, dtype: torch.dtype) -> Diagonal | Dense | LowRank:
+    parts = {name: part.to(dtype).contiguous() for name, part in vars(affine).items()}
+    return type(affine)(**parts)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1)
+
+
+def _like(vector: Tensor, x: Tensor) -> Tensor:
+    return vector.reshape(x.shape[1:])

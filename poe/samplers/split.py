@@ -1,0 +1,67 @@
+"""Hamiltonian Monte Carlo split around a Gaussian: exact for it, and fast for what is near it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from poe.samplers.hmc import Hamiltonian
+
+QUARTER_TURN = math.pi / 2
+
+
+@dataclass(frozen=True)
+class SplitHMC(Hamiltonian):
+    """Hamiltonian Monte Carlo around N(0, I): its flow is a rotation, done exactly.
+
+    log p̃(x) = −|x|²/2 + φ(x), and only φ, what the Gaussian leaves over, is approximated:
+
+    p ← p + h/2 ∇φ(x);  (x, p) ← (x cos h + p sin h, p cos h − x sin h);  p ← p + h/2 ∇φ(x);  L times,
+    with ∇φ = ∇log p̃ + x; accepted with min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)). One
+    step costs L gradients.
+
+    Where the target is N(0, I) every step is accepted, and the quarter turn h L = π/2 is an
+    independent draw for one gradient. So give it whitened coordinates: in
+    ``Preconditioned(SplitHMC())`` the Gaussian is N(μ, L Lᵀ), fitted to leave the smallest ∇φ over.
+
+    - ``step_size`` h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
+      warm-up, to an acceptance rate of 0.8 but no further than a quarter turn.
+    - ``num_steps`` L: the same for all chains.
+    - ``jitter``: each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
+
+    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
+    jitter outside [0, 1).
+
+    Source: Shahbaba, Lan, Johnson & Neal 2014, section 2; Beskos, Pinski, Sanz-Serna & Stuart 2011.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = SplitHMC(step_size=1.57)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, bool((info.acceptance_probability > 0.999).all())
+    (torch.Size([5, 2]), True)
+    """
+
+    num_steps: int = 1
+
+    target_acceptance: ClassVar[float] = 0.8
+    max_scale: ClassVar[float] = QUARTER_TURN
+
+    def _force(self, position: Tensor, score: Tensor) -> Tensor:
+        return score + position
+
+    def _drift(
+        self, position: Tensor, momentum: Tensor, duration: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        cos, sin = _cos_sin(duration)
+        return position * cos + momentum * sin, momentum * cos - position * sin
+
+
+def _cos_sin(angle: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+    if isinstance(angle, Tensor):
+        return angle.cos(), angle.sin()
+    return math.cos(angle), math.sin(angle)
