@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
+from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings, MetropolisState
+from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
+from poe.samplers.momentum import MomentumState
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.split import SplitHMC
+from poe.samplers.underdamped import UnderdampedLangevin
 
 __all__ = [
     "HMC",
     "MALA",
+    "MCLMC",
     "ULA",
+    "AdjustedMCLMC",
     "Affine",
     "AnnealedLangevin",
     "AnnealedState",
     "Dense",
     "Diagonal",
+    "GeneralizedHMC",
     "Info",
     "Kernel",
     "LangevinState",
     "LowRank",
     "MetropolisHastings",
     "MetropolisState",
+    "MomentumState",
     "Noise",
     "Preconditioned",
     "PreconditionedState",
     "SplitHMC",
     "State",
     "TunableKernel",
+    "UnderdampedLangevin",
     "fit_affine",
 ]
