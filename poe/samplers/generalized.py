@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from poe.errors import PoeError
+from poe.samplers.hmc import HMC
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -21,7 +21,7 @@ from poe.samplers.kernel import (
     sum_event,
     where_accepted,
 )
-from poe.samplers.langevin import add_scaled
+from poe.samplers.langevin import LangevinState
 from poe.samplers.momentum import MomentumState, WithMomentum, refresh, set_momentum, where_set
 
 
@@ -96,19 +96,9 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
         return start._replace(momentum=-start.momentum)
 
     def _leapfrog(self, target: Density, state: MomentumState) -> MomentumState:
-        """Where the trajectory ends; log-density −inf if it left the support.
-
-        To reject for any point on the way keeps the balance: the way back has the same points.
-        """
+        """Where the trajectory of HMC ends; log-density −inf if it left the support."""
+        hmc = HMC(self.step_size, self.num_steps, jitter=0.0)
+        start = LangevinState(state.position, state.log_density, state.score)
         h = per_chain(self.step_size, state.position)
-        position, is_outside = state.position, torch.zeros_like(state.has_momentum)
-        momentum = add_scaled(state.momentum, state.score, 0.5 * h)
-        for step in range(self.num_steps):
-            position = add_scaled(position, momentum, h)
-            log_density, score = target.log_density_and_score(position)
-            is_outside = is_outside | (log_density == -torch.inf)
-            momentum = add_scaled(momentum, score, h if step < self.num_steps - 1 else 0.5 * h)
-        log_density = log_density.masked_fill(is_outside, -torch.inf)
-        return state._replace(
-            position=position, log_density=log_density, score=score, momentum=momentum
-        )
+        end, momentum = hmc._trajectory(target, start, state.momentum, h)
+        return MomentumState(*end, momentum, state.has_momentum)
