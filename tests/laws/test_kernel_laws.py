@@ -15,16 +15,22 @@ from poe.expert import Expert
 from poe.samplers import (
     HMC,
     MALA,
+    MCLMC,
     ULA,
+    AdjustedMCLMC,
     AnnealedLangevin,
     Dense,
     Diagonal,
+    GeneralizedHMC,
     LangevinState,
     LowRank,
     MetropolisHastings,
+    MomentumState,
     Preconditioned,
     SplitHMC,
+    UnderdampedLangevin,
 )
+from poe.samplers.isokinetic import LEAPFROG, MINIMAL_NORM
 from poe.samplers.kernel import Kernel, Noise
 from poe.testing import LawError, check_kernel
 
@@ -125,6 +131,23 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "HMC": lambda target: HMC(0.5, num_steps=4),
     "HMC, large step": lambda target: HMC(1.1, num_steps=2),
     "HMC, much varied": lambda target: HMC(0.7, num_steps=3, jitter=0.9),
+    "GeneralizedHMC": lambda target: GeneralizedHMC(0.5),
+    "GeneralizedHMC, large step": lambda target: GeneralizedHMC(1.1, num_steps=2, friction=0.1),
+    "GeneralizedHMC, per chain": lambda target: GeneralizedHMC(torch.linspace(0.1, 1.2, CHAINS)),
+    "AdjustedMCLMC": lambda target: AdjustedMCLMC(0.5, num_steps=4),
+    "AdjustedMCLMC, large step": lambda target: AdjustedMCLMC(1.5, num_steps=2),
+    "AdjustedMCLMC, minimal norm": lambda target: AdjustedMCLMC(
+        1.0, num_steps=2, splitting=MINIMAL_NORM
+    ),
+    "AdjustedMCLMC, per chain": lambda target: AdjustedMCLMC(
+        torch.linspace(0.1, 1.5, CHAINS), num_steps=3
+    ),
+    "Preconditioned GeneralizedHMC": lambda target: Preconditioned(
+        GeneralizedHMC(0.6), dense(target)
+    ),
+    "Preconditioned AdjustedMCLMC": lambda target: Preconditioned(
+        AdjustedMCLMC(0.7, num_steps=3), dense(target)
+    ),
     "SplitHMC": lambda target: SplitHMC(1.2),
     "SplitHMC, three steps": lambda target: SplitHMC(0.5, num_steps=3, jitter=0.3),
     "SplitHMC, per chain": lambda target: SplitHMC(torch.linspace(0.1, 2.0, CHAINS), num_steps=2),
@@ -228,7 +251,47 @@ class DriftAlone(SplitHMC):
         return super()._drift(position, momentum, duration)[0], momentum
 
 
+@dataclass(frozen=True)
+class ForgottenFlip(GeneralizedHMC):
+    """The published mistake: partial refresh, and the momentum goes on as it was on rejection."""
+
+    def _turn_back(self, start: MomentumState) -> MomentumState:
+        return start
+
+
+@dataclass(frozen=True)
+class AliasedMomentum(GeneralizedHMC):
+    """The published mistake: leapfrog writes in place, so the energy is compared with itself."""
+
+    def _leapfrog(self, target, state):  # type: ignore[no-untyped-def]
+        end = super()._leapfrog(target, state)
+        return end._replace(momentum=state.momentum.copy_(end.momentum))
+
+
+@dataclass(frozen=True)
+class ForgottenJacobian(AdjustedMCLMC):
+    """Accepts on the densities alone, as if turning the velocity kept the volume."""
+
+    def _integrate(self, evaluate, start):  # type: ignore[no-untyped-def]
+        end, kinetic = super()._integrate(evaluate, start)
+        return end, torch.zeros_like(kinetic)
+
+
+@dataclass(frozen=True)
+class JacobianOfSpace(AdjustedMCLMC):
+    """Counts the dimensions of space, n, where the sphere of velocities has n − 1."""
+
+    def _integrate(self, evaluate, start):  # type: ignore[no-untyped-def]
+        end, kinetic = super()._integrate(evaluate, start)
+        n = start.position.shape[1]
+        return end, kinetic * n / (n - 1)
+
+
 MISTAKES: dict[str, Kernel] = {
+    "partial refresh without the flip": ForgottenFlip(0.9, num_steps=4, friction=0.01),
+    "in-place momentum": AliasedMomentum(0.8),
+    "Jacobian of the turns forgotten": ForgottenJacobian(1.0, num_steps=2),
+    "Jacobian of n for n - 1": JacobianOfSpace(1.0, num_steps=2),
     "momentum not rotated": DriftAlone(1.0),
     "kinetic energy forgotten": ForgottenKineticEnergy(0.9, num_steps=2),
     "whole first step": FullFirstStep(0.5, num_steps=2),
@@ -237,6 +300,8 @@ MISTAKES: dict[str, Kernel] = {
     "one uniform for all": OneUniform(1.0),
     "stale score": StaleScore(0.4),
     "no correction at a large step": ULA(0.4),
+    "no correction of a momentum": UnderdampedLangevin(0.7),
+    "no correction of a unit velocity": MCLMC(2.0, splitting=LEAPFROG),
 }
 
 
