@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
+from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
@@ -11,8 +12,11 @@ from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings, MetropolisState
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.momentum import MomentumState
+from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.split import SplitHMC
+from poe.samplers.surrogate import SurrogateMALA, SurrogateState
+from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
 from poe.samplers.underdamped import UnderdampedLangevin
 
 __all__ = [
@@ -24,6 +28,8 @@ __all__ = [
     "Affine",
     "AnnealedLangevin",
     "AnnealedState",
+    "DelayedAcceptance",
+    "DelayedState",
     "Dense",
     "Diagonal",
     "GeneralizedHMC",
@@ -35,11 +41,17 @@ __all__ = [
     "MetropolisState",
     "MomentumState",
     "Noise",
+    "ParallelTempering",
     "Preconditioned",
     "PreconditionedState",
     "SplitHMC",
     "State",
+    "SurrogateMALA",
+    "SurrogateState",
+    "TemperingState",
     "TunableKernel",
     "UnderdampedLangevin",
     "fit_affine",
+    "geometric_ladder",
+    "swap_rates",
 ]

@@ -1,0 +1,145 @@
+"""Delayed acceptance: steps on a cheap surrogate first, then one decision on the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.errors import PoeError
+from poe.expert import Expert, shared_space
+from poe.samplers.kernel import (
+    ASYMPTOTICALLY_EXACT,
+    Corrected,
+    Density,
+    Info,
+    Kernel,
+    OnDrawnNoise,
+    accept,
+    require_start,
+    where_accepted,
+)
+
+MEMORYLESS = {"position", "log_density", "score", "surrogate_score"}
+
+
+class DelayedState(NamedTuple):
+    """The kernel's state on the surrogate, and the target's log-density there ``(chains,)``."""
+
+    inner: Any
+    log_density: Tensor
+
+    @property
+    def position(self) -> Tensor:
+        """``(chains, *event)``"""
+        position: Tensor = self.inner.position
+        return position
+
+
+class DelayedNoise(NamedTuple):
+    """The random numbers of each surrogate step, and the uniforms of the last decision."""
+
+    inner: tuple[Any, ...]
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
+class DelayedAcceptance(Corrected[DelayedState]):
+    """K corrected steps x → y on a surrogate s̃ as a proposal, then one decision on the target.
+
+    Accepted with min(1, p̃(y) s̃(x) / p̃(x) s̃(y)): the steps leave s̃ in detailed balance, so their
+    proposal density cancels but for s̃. Exact for every surrogate whose support covers the target's.
+
+    What it saves: the target is evaluated once in K steps, and never differentiated; a bad proposal
+    is turned down by the surrogate before the target sees it. It pays where the target costs much
+    more than the surrogate and log p̃ − log s̃ varies by no more than about 1 over the draws: what
+    is rejected at the end has cost all K steps. For a drift alone see SurrogateMALA.
+
+    - ``kernel``: with its step size, corrected and reversible, as are MetropolisHastings, MALA and
+      HMC; one that carries a momentum from step to step is not, and is refused. To tune it, warm
+      it up on the surrogate.
+    - ``surrogate``: an expert on the target's space, in the coordinates that the chains move in.
+    - ``num_steps`` K ≥ 1.
+
+    Raises PoeError, and SpaceMismatchError where the surrogate lives on another space. ``Info`` is
+    that of the last decision; it counts as accepted where the chain has moved.
+
+    Source: Christen & Fox 2005, section 2; K steps: Liu 2001, section 9.4.3.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
+    >>> smooth = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
+    >>> kernel = DelayedAcceptance(poe.samplers.MALA(0.5), smooth, num_steps=3)
+    >>> state = kernel.init(target, torch.ones(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, kernel.guarantee
+    (torch.Size([5, 2]), 'asymptotically exact')
+    """
+
+    kernel: Kernel
+    surrogate: Expert = field(repr=False)
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, OnDrawnNoise):
+            raise PoeError(
+                "expected a kernel that draws its random numbers first (OnDrawnNoise), got "
+                f"{type(self.kernel).__name__}"
+            )
+        if self.num_steps < 1:
+            raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+        if self.kernel.guarantee != ASYMPTOTICALLY_EXACT:
+            raise PoeError(
+                f"expected a corrected kernel on the surrogate, got {type(self.kernel).__name__}, "
+                "which is not in balance with it: use MetropolisHastings, MALA or HMC"
+            )
+
+    def init(self, target: Density, x: Tensor) -> DelayedState:
+        """State at ``x``. Raises NonFiniteError where either density is not finite there."""
+        if isinstance(target, Expert):
+            shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
+        with torch.no_grad():
+            log_density = target.log_density(x)
+        require_start(target, x, log_density, None)
+        inner = self.kernel.init(self.surrogate, x)
+        if not set(inner._fields) <= MEMORYLESS:
+            raise PoeError(
+                "expected a reversible kernel, whose state is position, log_density and score, got "
+                f"{type(self.kernel).__name__}, whose state holds {', '.join(inner._fields)}: use "
+                "MetropolisHastings, MALA or HMC"
+            )
+        return DelayedState(inner, log_density)
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> DelayedNoise:
+        """The noise of the K steps, and one uniform for each chain."""
+        assert isinstance(self.kernel, OnDrawnNoise)
+        inner = tuple(self.kernel.draw_noise(position, generator) for _ in range(self.num_steps))
+        uniform = position.new_empty(len(position)).uniform_(generator=generator)
+        return DelayedNoise(inner, uniform)
+
+    def _transition(
+        self, target: Density, state: DelayedState, noise: DelayedNoise
+    ) -> tuple[DelayedState, Info]:
+        assert isinstance(self.kernel, OnDrawnNoise)
+        inner = state.inner
+        has_moved = torch.zeros_like(state.log_density, dtype=torch.bool)
+        for drawn in noise.inner:
+            inner, step_info = self.kernel._transition(self.surrogate, inner, drawn)
+            has_moved = has_moved | step_info.is_accepted
+        with torch.no_grad():
+            log_density = target.log_density(inner.position)
+        log_ratio = self._log_ratio(state, inner, log_density)
+        info = accept(log_ratio, log_density, noise.uniform)
+        keep = partial(where_accepted, info.is_accepted)
+        kept = DelayedState(
+            type(inner)(*map(keep, inner, state.inner)), keep(log_density, state.log_density)
+        )
+        return kept, info._replace(is_accepted=info.is_accepted & has_moved)
+
+    def _log_ratio(self, state: DelayedState, inner: Any, log_density: Tensor) -> Tensor:
+        """log p̃(y) − log p̃(x) + log s̃(x) − log s̃(y)"""
+        surrogate_difference = state.inner.log_density - inner.log_density
+        return log_density - state.log_density + surrogate_difference

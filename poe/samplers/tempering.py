@@ -1,0 +1,315 @@
+"""Parallel tempering: replicas from an easy density to the target, which exchange positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.errors import PoeError, ShapeError
+from poe.expert import Expert, shared_space
+from poe.properties import can_sample_exactly, exact_sample
+from poe.samplers.kernel import (
+    Corrected,
+    Density,
+    Info,
+    Kernel,
+    OnDrawnNoise,
+    TunableKernel,
+    accept,
+)
+from poe.samplers.path import Components, RecordedPath
+
+UNDERSTOOD = {"position", "log_density", "score", "momentum", "has_momentum"}
+"""The fields of a kernel's state: others might depend on the position, and would be left behind."""
+
+
+class SwapTally(NamedTuple):
+    """Counts over all chains, for each adjacent pair of levels: ``(levels - 1,)``."""
+
+    tried: Tensor
+    accepted: Tensor
+    probability: Tensor
+    """The acceptance probabilities, summed."""
+
+    def plus(self, is_tried: Tensor, is_swapped: Tensor, probability: Tensor) -> SwapTally:
+        """With one more step: is_tried ``(pairs,)``, the others ``(pairs, chains)``."""
+        return SwapTally(
+            self.tried + is_tried * probability.shape[1],
+            self.accepted + is_swapped.sum(1),
+            self.probability + is_tried * probability.sum(1, dtype=torch.float64),
+        )
+
+
+class TemperingState(NamedTuple):
+    """Every replica, in rows: row l · chains + c is chain c at level l, the target's level last."""
+
+    replicas: Any
+    """The kernel's state, at ``levels * chains`` rows."""
+    components: Components
+    num_steps: Tensor
+    """Steps taken, (): its parity says which pairs are tried."""
+    tally: SwapTally
+    came_from_start: Tensor
+    """``(levels * chains,)``: whether the row's position was at the start since it last was at the
+    target."""
+    num_round_trips: Tensor
+    """``(chains,)``: how often a position came to the target all the way from the start."""
+
+    @property
+    def num_chains(self) -> int:
+        """The number of chains, each of which has a replica at every level."""
+        return len(self.num_round_trips)
+
+    @property
+    def position(self) -> Tensor:
+        """``(chains, *event)``, at the target."""
+        position: Tensor = self.replicas.position[-self.num_chains :]
+        return position
+
+    @property
+    def log_density(self) -> Tensor:
+        """``(chains,)``, of the target."""
+        log_density: Tensor = self.replicas.log_density[-self.num_chains :]
+        return log_density
+
+
+class TemperingNoise(NamedTuple):
+    """The kernel's noise for its rows, uniforms ``(levels - 1, chains)``, and exact draws."""
+
+    kernel: Any
+    uniform: Tensor
+    fresh: Tensor | None
+    """``(chains, *event)``, where the start can be sampled exactly."""
+
+
+def swap_rates(state: TemperingState) -> Tensor:
+    """The mean acceptance probability of swaps, for each adjacent pair: ``(levels - 1,)``."""
+    return state.tally.probability / state.tally.tried
+
+
+@dataclass(frozen=True)
+class ParallelTempering(Corrected[TemperingState]):
+    """Replicas at p̃_l ∝ start^(1 − β_l) target^β_l, β_1 < … < β_L = 1, which exchange positions.
+
+    A step moves every replica by the kernel, all levels and chains in one batch, then tries to swap
+    the positions x, x' of levels (1, 2), (3, 4), … in even and of (2, 3), (4, 5), … in odd steps,
+    accepted with min(1, exp((β' − β) (log r(x) − log r(x')))), r = target / start. To alternate the
+    pairs in order, not by chance, carries a position along the ladder in O(L) steps, not O(L²).
+    What start and target say is kept apart, so that a swap costs no evaluation.
+
+    - ``start``: a broad expert on the target's space, in the coordinates that the chains move in,
+      that is one density (not a batch), as is the target. Where it can be sampled exactly and
+      β_1 = 0, level 1 is drawn afresh in each step, which brings the target ever new modes.
+    - ``kernel``: any kernel whose state is position, log_density, and perhaps score and momentum.
+    - ``exponents``: β, increasing; ``poe.tune_tempering`` finds them, and the step sizes.
+    - ``step_size``: one for each level, or None to keep the kernel's own.
+
+    Position and log-density of the state, and ``Info``, are the target's; ``swap_rates(state)``
+    and ``state.num_round_trips`` tell how well positions travel. Raises PoeError.
+
+    Source: Geyer 1991; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, algorithm 1.
+
+    >>> import poe, experts
+    >>> modes = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
+    >>> broad = experts.Gaussian([0.0], scale=[3.0])
+    >>> kernel = ParallelTempering(broad, poe.samplers.MALA(0.1), exponents=(0.0, 0.2, 1.0))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> state = kernel.init(modes, torch.full((100, 1), 3.0))  # all in one mode
+    >>> for _ in range(100):
+    ...     state, info = kernel.step(modes, state, generator=g)
+    >>> state.position.shape, 40 < (state.position > 0).sum() < 60
+    (torch.Size([100, 1]), tensor(True))
+    """
+
+    start: Expert = field(repr=False)
+    kernel: Kernel
+    exponents: tuple[float, ...]
+    step_size: tuple[float, ...] | None = None
+    has_exact_start: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        ends_well = len(self.exponents) > 1 and self.exponents[0] >= 0 and self.exponents[-1] == 1
+        if not ends_well or any(not a < b for a, b in pairwise(self.exponents)):
+            raise PoeError(
+                f"expected at least two increasing exponents from [0, 1], the last of them 1, got "
+                f"{self.exponents}"
+            )
+        if self.step_size is not None and len(self.step_size) != len(self.exponents):
+            raise PoeError(
+                f"expected {len(self.exponents)} step sizes, one for each exponent, got "
+                f"{len(self.step_size)}"
+            )
+        if self.step_size is not None and not isinstance(self.kernel, TunableKernel):
+            raise PoeError(f"{type(self.kernel).__name__} has no step size: leave step_size out")
+        if not isinstance(self.kernel, OnDrawnNoise):
+            raise PoeError(
+                "expected a kernel that draws its random numbers first (OnDrawnNoise), got "
+                f"{type(self.kernel).__name__}"
+            )
+        is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
+        object.__setattr__(self, "has_exact_start", is_exact)  # asked once: frozen otherwise
+
+    @property
+    def guarantee(self) -> str:
+        """That of the kernel: swaps leave the joint density of the replicas invariant."""
+        return self.kernel.guarantee
+
+    def init(self, target: Density, x: Tensor) -> TemperingState:
+        """State at ``x`` ``(chains, *event)``; each level starts a chain where another one does."""
+        starts = [x.roll(level, 0) for level in reversed(range(len(self.exponents)))]
+        return self.init_replicas(target, torch.stack(starts))
+
+    def init_replicas(self, target: Density, x: Tensor) -> TemperingState:
+        """State with a start for each replica: x ``(levels, chains, *event)``, the target's last.
+
+        Raises NonFiniteError where a start is outside the support of its level.
+        """
+        if x.ndim < 2 or len(x) != len(self.exponents):
+            raise ShapeError(
+                f"expected x of shape (levels, chains, *event) with {len(self.exponents)} levels, "
+                f"got {tuple(x.shape)}"
+            )
+        if isinstance(target, Expert):
+            shared_space(("target", "start"), [target, self.start], kind="path")
+        chains, rows = x.shape[1], x.flatten(0, 1).detach()
+        path = self._path(target, chains, rows)
+        replicas = self._kernel_of_rows(chains, rows).init(path, rows)
+        if not set(replicas._fields) <= UNDERSTOOD:
+            raise PoeError(
+                "expected a kernel whose state is position, log_density, score or momentum, got "
+                f"{type(self.kernel).__name__}, whose state holds {', '.join(replicas._fields)}: "
+                "use MetropolisHastings, MALA or HMC"
+            )
+        none = torch.zeros(len(x) - 1, dtype=torch.int64, device=x.device)
+        return TemperingState(
+            replicas=replicas,
+            components=path.components_at(rows),
+            num_steps=none.new_zeros(()),
+            tally=SwapTally(none, none, none.to(torch.float64)),
+            came_from_start=torch.zeros(len(rows), dtype=torch.bool, device=x.device),
+            num_round_trips=none.new_zeros(chains),
+        )
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> TemperingNoise:
+        """The kernel's noise for every row it moves, a uniform for each pair, and exact draws."""
+        assert isinstance(self.kernel, OnDrawnNoise)
+        levels, chains = len(self.exponents), len(position)
+        moved = levels - 1 if self.has_exact_start else levels
+        like = position.new_empty((moved * chains, *position.shape[1:]))
+        noise = self.kernel.draw_noise(like, generator)
+        uniform = position.new_empty((levels - 1, chains)).uniform_(generator=generator)
+        fresh = exact_sample(self.start, chains, generator) if self.has_exact_start else None
+        return TemperingNoise(noise, uniform, fresh)
+
+    def _transition(
+        self, target: Density, state: TemperingState, noise: TemperingNoise
+    ) -> tuple[TemperingState, Info]:
+        state, info = self.transition_of_all(target, state, noise)
+        return state, Info(*(part[-state.num_chains :] for part in info))
+
+    def transition_of_all(
+        self, target: Density, state: TemperingState, noise: TemperingNoise
+    ) -> tuple[TemperingState, Info]:
+        """One step, with the Info of every row that the kernel moved."""
+        moved, info = self._move(target, state, noise)
+        return self._swap(moved, noise.uniform), info
+
+    def _move(
+        self, target: Density, state: TemperingState, noise: TemperingNoise
+    ) -> tuple[TemperingState, Info]:
+        """One step of the kernel at every level; with exact draws, at every level but the first."""
+        chains = state.num_chains
+        kernel_rows = slice(0 if noise.fresh is None else chains, None)
+        before = type(state.replicas)(*(part[kernel_rows] for part in state.replicas))
+        components = Components(*(part[:, kernel_rows] for part in state.components))
+        path = self._path(target, chains, before.position)
+        path.records.append((before.position, components))
+        kernel = self._kernel_of_rows(chains, before.position)
+        assert isinstance(kernel, OnDrawnNoise)
+        after, info = kernel._transition(path, before, noise.kernel)
+        components = path.components_at(after.position)
+        if noise.fresh is not None:
+            components = path.components_of(noise.fresh).joined(components)
+            fresh = type(after)(*(part[:chains] for part in state.replicas))._replace(
+                position=noise.fresh
+            )
+            after = type(after)(*(torch.cat(parts) for parts in zip(fresh, after, strict=True)))
+        return state._replace(replicas=after, components=components), info
+
+    def _swap(self, state: TemperingState, uniform: Tensor) -> TemperingState:
+        """Exchange adjacent levels' positions, and with them what start and target say there.
+
+        A momentum stays at its level: it is N(0, I) at every one.
+        """
+        chains, levels = state.num_chains, len(self.exponents)
+        info = self._decide(state, uniform)
+        pair = torch.arange(levels - 1, device=uniform.device)
+        is_tried = (pair + state.num_steps) % 2 == 0
+        is_swapped = info.is_accepted & is_tried[:, None]
+        source = _exchange(is_swapped)
+        components = state.components.at(source)
+        log_density, score = components.tempered(self._exponents_of_rows(chains, uniform))
+        changed = {
+            "position": state.replicas.position.index_select(0, source),
+            "log_density": log_density,
+            "score": score,
+        }
+        kept = {name: changed[name] for name in state.replicas._fields if name in changed}
+        came = state.came_from_start.index_select(0, source)
+        at_start, at_target = torch.ones_like(came[:chains]), torch.zeros_like(came[:chains])
+        return state._replace(
+            replicas=state.replicas._replace(**kept),
+            components=components,
+            num_steps=state.num_steps + 1,
+            tally=state.tally.plus(is_tried, is_swapped, info.acceptance_probability),
+            came_from_start=torch.cat([at_start, came[chains:-chains], at_target]),
+            num_round_trips=state.num_round_trips + came[-chains:],
+        )
+
+    def _decide(self, state: TemperingState, uniform: Tensor) -> Info:
+        """Whether each pair would swap, were it tried: fields ``(levels - 1, chains)``.
+
+        log α = (β' − β) (log r(x) − log r(x')), r = target / start, with x at β and x' at β' > β.
+        """
+        chains = state.num_chains
+        exponents = self._exponents_of_rows(chains, uniform).reshape(-1, chains)
+        start, of_target = state.components.log_density.reshape(2, -1, chains)
+        advantage = of_target - start
+        log_ratio = exponents.diff(dim=0) * (advantage[:-1] - advantage[1:])
+        return accept(log_ratio, of_target[:-1], uniform)
+
+    def _path(self, target: Density, chains: int, rows: Tensor) -> RecordedPath:
+        exponents = self._exponents_of_rows(chains, rows)[-len(rows) :]
+        return RecordedPath(self.start, target, exponents)
+
+    def _exponents_of_rows(self, chains: int, like: Tensor) -> Tensor:
+        return _of_rows(self.exponents, chains, like)
+
+    def _kernel_of_rows(self, chains: int, rows: Tensor) -> Kernel:
+        """The kernel with its level's step size at each row."""
+        if self.step_size is None:
+            return self.kernel
+        assert isinstance(self.kernel, TunableKernel)
+        return self.kernel.with_scale(_of_rows(self.step_size, chains, rows)[-len(rows) :])
+
+
+def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
+    """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
+    the host, which would have to wait for it."""
+    return torch.cat([like.new_full((chains,), value) for value in values])
+
+
+def _exchange(is_swapped: Tensor) -> Tensor:
+    """From which row each row gets its position: ``(pairs, chains)`` to ``(levels * chains,)``.
+
+    >>> _exchange(torch.tensor([[True, False], [False, False]]))  # chain 0, levels 1 and 2
+    tensor([2, 1, 0, 3, 4, 5])
+    """
+    none = torch.zeros_like(is_swapped[:1])
+    step = torch.cat([is_swapped, none]).long() - torch.cat([none, is_swapped]).long()
+    rows = torch.arange(step.numel(), device=step.device)
+    return rows + step.flatten() * step.shape[1]
