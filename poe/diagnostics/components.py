@@ -1,0 +1,57 @@
+"""A statistic of every component of draws ``(chains, draws, *event)``, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MIN_DRAWS = 4
+"""Fewer draws a chain than this have no R-hat and no ESS: they are NaN."""
+NUMBERS_AT_ONCE = 2**19
+"""Few enough to stay in a processor's cache from one operation to the next."""
+
+Statistic = Callable[[Tensor], Tensor]
+"""``(components, chains, draws) -> (components,)`` in float64."""
+
+
+def by_component(statistic: Statistic, samples: Tensor) -> Tensor:
+    """``statistic`` of each component: ``(chains, draws, *event) -> (*event,)`` in float64.
+
+    It is NaN where a component does not vary or is not finite, or the draws are fewer than four.
+    """
+    chains, draws, *event = samples.shape
+    num_components = math.prod(event)
+    if draws < MIN_DRAWS or chains * num_components == 0:
+        return samples.new_full(event, math.nan, dtype=torch.float64)
+    columns = _as_float(samples.detach()).reshape(chains * draws, num_components).T.contiguous()
+    count = max(1, NUMBERS_AT_ONCE // (chains * draws))
+    blocks = columns.reshape(num_components, chains, draws).split(count)
+    return torch.cat([_or_nan(statistic, block) for block in blocks]).reshape(event)
+
+
+def split(x: Tensor) -> Tensor:
+    """Each chain as two, its halves; the middle draw of an odd number is left out.
+
+    ``(components, chains, draws) -> (components, 2 * chains, draws // 2)``
+
+    >>> split(torch.arange(5.0).reshape(1, 1, 5))
+    tensor([[[0., 1.],
+             [3., 4.]]])
+    """
+    half = x.shape[2] // 2
+    return torch.cat([x[:, :, :half], x[:, :, -half:]], 1)
+
+
+def _as_float(samples: Tensor) -> Tensor:
+    """In a dtype that holds every value exactly and can be sorted by its bits."""
+    is_narrow = samples.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.bool)
+    return samples.to(torch.float32 if is_narrow else torch.float64)
+
+
+def _or_nan(statistic: Statistic, x: Tensor) -> Tensor:
+    low, high = x.flatten(1).aminmax(dim=1)  # NaN where one value is
+    varies = low.isfinite() & high.isfinite() & (low != high)
+    return statistic(x).masked_fill(~varies, math.nan)
