@@ -35,9 +35,12 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
     not. One step costs L gradients. With L = 1 it is underdamped Langevin with the bias removed;
     with α → 0 it is HMC.
 
-    - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up.
+    - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+      an acceptance rate of 0.8.
     - ``num_steps`` L: the same for all chains.
-    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is.
+    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is; about
+      0.7 / s where s is the standard deviation of the widest direction. The default is that of the
+      unit scale.
 
     A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
 
@@ -54,9 +57,12 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
 
     step_size: Tensor | float | None = None
     num_steps: int = 1
-    friction: float = 1.0
+    # Less than the 1 / s that is best without rejections, for a rejection turns the momentum too.
+    friction: float = 0.7
 
-    target_acceptance: ClassVar[float] = 0.85
+    # On Gaussians of d = 32 and 100, rates of 0.65, 0.8, 0.9 and 0.95 were tried: a rejection costs
+    # more here than in HMC, since the chain goes back the way it came.
+    target_acceptance: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)

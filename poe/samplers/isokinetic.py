@@ -28,14 +28,16 @@ class PhasePoint(NamedTuple):
 
 
 class IsokineticNoise(NamedTuple):
-    """Normals for the velocity ``(chains, n)`` and companion ``(chains, n − d)``; one uniform each.
+    """Normals for the velocity ``(chains, n)`` and the companion ``(chains, n − d)``.
 
-    n = d, save for d = 1, where n = 2.
+    n = d, save for d = 1, where n = 2. For each chain a uniform to accept by, in [0, 1), and one to
+    vary the step size by, in [−1, 1).
     """
 
     direction: Tensor
     companion: Tensor
     uniform: Tensor
+    variation: Tensor
 
 
 def draw_isokinetic_noise(position: Tensor, generator: torch.Generator) -> IsokineticNoise:
@@ -48,12 +50,12 @@ def draw_isokinetic_noise(position: Tensor, generator: torch.Generator) -> Isoki
     >>> noise.direction.shape, noise.companion.shape, noise.uniform.shape
     (torch.Size([5, 2]), torch.Size([5, 1]), torch.Size([5]))
     """
-    d = position[0].numel()
-    num_companions = max(2 - d, 0)
-    direction = position.new_empty(len(position), d + num_companions).normal_(generator=generator)
-    companion = position.new_empty(len(position), num_companions).normal_(generator=generator)
+    chains, d = len(position), position[0].numel()
     return IsokineticNoise(
-        direction, companion, position.new_empty(len(position)).uniform_(generator=generator)
+        direction=position.new_empty(chains, max(d, 2)).normal_(generator=generator),
+        companion=position.new_empty(chains, max(2 - d, 0)).normal_(generator=generator),
+        uniform=position.new_empty(chains).uniform_(generator=generator),
+        variation=position.new_empty(chains).uniform_(-1.0, 1.0, generator=generator),
     )
 
 

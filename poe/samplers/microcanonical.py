@@ -116,12 +116,14 @@ class AdjustedMCLMC(CorrectedWithScore):
     ΔK = (d − 1) Σ log r, is their product.
 
     - ``step_size`` h: a length in x, a number, or a tensor of shape () or (chains,); None is tuned
-      in warm-up.
+      in warm-up, to an acceptance rate of 0.8.
     - ``num_steps`` L: the same for all chains.
+    - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
     - ``splitting``: ``LEAPFROG`` (one gradient a step) or ``MINIMAL_NORM`` (two).
 
     On a line (d = 1) the target is given a companion, see ``draw_isokinetic_noise``. A trajectory
-    that leaves the support anywhere is rejected. Raises PoeError for L < 1.
+    that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a jitter
+    outside [0, 1).
 
     Source: Robnik, Cohn-Gordon & Seljak 2025.
 
@@ -134,15 +136,21 @@ class AdjustedMCLMC(CorrectedWithScore):
     (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    num_steps: int = 5
+    num_steps: int = 2
+    jitter: float = 0.2
     splitting: tuple[float, ...] = LEAPFROG
 
+    # Short trajectories: of L = 1 to 8 and rates of 0.65 to 0.9, on Gaussians of d = 32 and 100, L = 2
+    # at 0.8 had the most effective draws a gradient for the worse of x and x². The paper's 0.9 is for
+    # trajectories of a length tuned to the target.
     target_acceptance: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_steps < 1:
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+        if not 0.0 <= self.jitter < 1.0:
+            raise PoeError(f"expected 0 <= jitter < 1, got {self.jitter}")
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> IsokineticNoise:
         """Normals for the velocity and the companion, and one uniform for each chain."""
@@ -152,14 +160,22 @@ class AdjustedMCLMC(CorrectedWithScore):
         self, target: Density, state: LangevinState, noise: IsokineticNoise
     ) -> tuple[LangevinState, Info]:
         start = with_companion(state, noise.companion, normalize(noise.direction))
-        end, kinetic = self._integrate(on_flat(target, state.position), start)
+        h = self._varied(noise.variation[:, None])
+        end, kinetic = self._integrate(on_flat(target, state.position), start, h)
         potential = end.log_density - start.log_density + companion_gain(start, end, state.position)
         info = accept(potential - kinetic, end.log_density, noise.uniform)
         proposed = without_companion(end, state.position)
         return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
 
+    def _varied(self, variation: Tensor) -> Tensor | float:
+        """Each chain's own step size in this step; the same for all where there is no jitter."""
+        h = per_chain(self.step_size, variation)
+        return h * (1.0 + self.jitter * variation) if self.jitter > 0.0 else h
+
     def _integrate(
-        self, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], start: PhasePoint
+        self,
+        evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+        start: PhasePoint,
+        h: Tensor | float,
     ) -> tuple[PhasePoint, Tensor]:
-        h = per_chain(self.step_size, start.position)
         return integrate(evaluate, start, h, repeated(self.splitting, self.num_steps))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import experts
 import poe
 from poe.expert import Expert
 from poe.samplers import (
@@ -19,6 +20,7 @@ from poe.samplers import (
     ULA,
     AdjustedMCLMC,
     AnnealedLangevin,
+    DelayedAcceptance,
     Dense,
     Diagonal,
     GeneralizedHMC,
@@ -26,8 +28,10 @@ from poe.samplers import (
     LowRank,
     MetropolisHastings,
     MomentumState,
+    ParallelTempering,
     Preconditioned,
     SplitHMC,
+    SurrogateMALA,
     UnderdampedLangevin,
 )
 from poe.samplers.isokinetic import LEAPFROG, MINIMAL_NORM
@@ -120,6 +124,19 @@ def low_rank(target: Expert) -> LowRank:
     return LowRank(loc, scale, torch.full((d, 1), d**-0.5), torch.tensor([1.6]))
 
 
+def surrogate(target: Expert) -> Expert:
+    """A density much unlike the target's, with heavier tails than all but one."""
+    return poe.FromLogDensity(
+        lambda x: -3.0 * (1 + (x - 0.3).square().sum(-1) / 8).log(), space=target.space
+    )
+
+
+def broad(target: Expert) -> Expert:
+    """A start of parallel tempering that can be sampled exactly."""
+    d = target.space.event_shape.numel()
+    return experts.Gaussian(torch.full((d,), 0.3), scale=torch.linspace(1.5, 2.0, d))
+
+
 KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MetropolisHastings": lambda target: MetropolisHastings(1.0),
     "MetropolisHastings, per chain": lambda target: MetropolisHastings(
@@ -136,6 +153,7 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "GeneralizedHMC, per chain": lambda target: GeneralizedHMC(torch.linspace(0.1, 1.2, CHAINS)),
     "AdjustedMCLMC": lambda target: AdjustedMCLMC(0.5, num_steps=4),
     "AdjustedMCLMC, large step": lambda target: AdjustedMCLMC(1.5, num_steps=2),
+    "AdjustedMCLMC, much varied": lambda target: AdjustedMCLMC(0.9, jitter=0.9),
     "AdjustedMCLMC, minimal norm": lambda target: AdjustedMCLMC(
         1.0, num_steps=2, splitting=MINIMAL_NORM
     ),
@@ -163,6 +181,35 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
         SplitHMC(0.8, num_steps=2), low_rank(target)
     ),
     "HMC, per chain": lambda target: HMC(torch.linspace(0.1, 1.2, CHAINS), num_steps=3),
+    "SurrogateMALA": lambda target: SurrogateMALA(surrogate(target), 0.4),
+    "SurrogateMALA, per chain": lambda target: SurrogateMALA(
+        surrogate(target), torch.linspace(0.05, 1.5, CHAINS)
+    ),
+    "DelayedAcceptance": lambda target: DelayedAcceptance(MALA(0.4), surrogate(target)),
+    "DelayedAcceptance, three steps": lambda target: DelayedAcceptance(
+        HMC(0.7, num_steps=2), surrogate(target), num_steps=3
+    ),
+    "DelayedAcceptance, MetropolisHastings": lambda target: DelayedAcceptance(
+        MetropolisHastings(0.8), surrogate(target), num_steps=2
+    ),
+    "ParallelTempering MetropolisHastings": lambda target: ParallelTempering(
+        broad(target), MetropolisHastings(1.0), (0.0, 1.0)
+    ),
+    "ParallelTempering MALA": lambda target: ParallelTempering(
+        broad(target), MALA(0.4), (0.0, 1.0)
+    ),
+    "ParallelTempering HMC": lambda target: ParallelTempering(
+        broad(target), HMC(0.5, num_steps=3), (0.0, 1.0)
+    ),
+    "ParallelTempering SplitHMC": lambda target: ParallelTempering(
+        broad(target), SplitHMC(1.2), (0.0, 1.0)
+    ),
+    "ParallelTempering GeneralizedHMC": lambda target: ParallelTempering(
+        broad(target), GeneralizedHMC(0.5, friction=0.3), (0.0, 1.0)
+    ),
+    "ParallelTempering AdjustedMCLMC": lambda target: ParallelTempering(
+        broad(target), AdjustedMCLMC(0.5, num_steps=3), (0.0, 1.0)
+    ),
     "AnnealedLangevin": lambda target: AnnealedLangevin(
         (target, target), MALA(), steps_per_level=2, step_size=(0.8, 0.2, 0.4)
     ),
@@ -272,8 +319,8 @@ class AliasedMomentum(GeneralizedHMC):
 class ForgottenJacobian(AdjustedMCLMC):
     """Accepts on the densities alone, as if turning the velocity kept the volume."""
 
-    def _integrate(self, evaluate, start):  # type: ignore[no-untyped-def]
-        end, kinetic = super()._integrate(evaluate, start)
+    def _integrate(self, evaluate, start, h):  # type: ignore[no-untyped-def]
+        end, kinetic = super()._integrate(evaluate, start, h)
         return end, torch.zeros_like(kinetic)
 
 
@@ -281,8 +328,8 @@ class ForgottenJacobian(AdjustedMCLMC):
 class JacobianOfSpace(AdjustedMCLMC):
     """Counts the dimensions of space, n, where the sphere of velocities has n − 1."""
 
-    def _integrate(self, evaluate, start):  # type: ignore[no-untyped-def]
-        end, kinetic = super()._integrate(evaluate, start)
+    def _integrate(self, evaluate, start, h):  # type: ignore[no-untyped-def]
+        end, kinetic = super()._integrate(evaluate, start, h)
         n = start.position.shape[1]
         return end, kinetic * n / (n - 1)
 
