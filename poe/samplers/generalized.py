@@ -38,9 +38,9 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
     - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.8.
     - ``num_steps`` L: the same for all chains.
-    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is; about
-      0.7 / s where s is the standard deviation of the widest direction. The default is that of the
-      unit scale.
+    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is;
+      about 0.7 / s where s is the standard deviation of the widest direction. The default is that
+      of the unit scale.
 
     A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
 

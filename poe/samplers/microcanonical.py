@@ -140,9 +140,9 @@ class AdjustedMCLMC(CorrectedWithScore):
     jitter: float = 0.2
     splitting: tuple[float, ...] = LEAPFROG
 
-    # Short trajectories: of L = 1 to 8 and rates of 0.65 to 0.9, on Gaussians of d = 32 and 100, L = 2
-    # at 0.8 had the most effective draws a gradient for the worse of x and x². The paper's 0.9 is for
-    # trajectories of a length tuned to the target.
+    # Of L = 1 to 8 and rates of 0.65 to 0.9, on Gaussians of d = 32 and 100, L = 2 at 0.8 had the
+    # most effective draws a gradient for the worse of x and x². The paper's 0.9 is for trajectories
+    # of a length tuned to the target.
     target_acceptance: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
