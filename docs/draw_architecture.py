@@ -25,11 +25,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
     ("how it is tuned", ("poe.adapt_kernel", "poe.coordinates")),
+    ("particles between densities", ("poe.anneal", "poe.mutation", "poe.resampling")),
     (
         "how it is run, and judged",
         ("poe.diagnostics", "poe.draws", "poe.checkpoint", "poe.loop", "poe.run"),
     ),
-    ("what is computed from it", ("poe.ratio", "poe.quadrature", "poe.partition")),
+    ("what is computed from it", ("poe.ratio", "poe.quadrature", "poe.partition", "poe.smc")),
     ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),

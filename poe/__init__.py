@@ -52,5 +52,6 @@ from poe import samplers
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.draws import Draws, Summary
 from poe.run import sample
+from poe.smc import smc
 
-__all__ += ["Draws", "Summary", "Warmup", "sample", "samplers", "tune_ladder", "warm_up"]
+__all__ += ["Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "warm_up"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from poe import diagnostics
 from poe.samplers.kernel import Kernel
+
+if TYPE_CHECKING:
+    from poe.partition import LogPartition
 
 MAX_R_HAT = 1.01
 MIN_ESS = 400.0
@@ -35,8 +38,13 @@ class Draws:
       accepted proposals, and the number of those with log-density −inf, and of those with NaN or
       +inf, while sampling; None for exact draws;
     - ``num_warmup``: steps before the first draw; ``seconds``: wall-clock time, warm-up included;
+    - ``warmup_gradients``, ``num_gradients``: how often a chain evaluated the target, in warm-up and
+      while sampling; ``warmup_seconds``, ``sampling_seconds``, ``compile_seconds``: what these took,
+      and what compiling took beside it;
+    - ``choice``: why this kernel, in words;
     - ``seed``: the generator's initial seed;
-    - ``remarks``: what the run itself noticed, in words.
+    - ``remarks``: what the run itself noticed, in words;
+    - ``log_partition``: log Z, where the run estimated it on its way.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(4, 500, 2, generator=g)
@@ -52,10 +60,18 @@ class Draws:
     acceptance_rate: Tensor | None = None
     num_outside: Tensor | None = None
     num_undefined: Tensor | None = None
+    num_divergent: Tensor | None = None
     num_warmup: int = 0
     seconds: float = 0.0
     seed: int | None = None
+    warmup_gradients: int = 0
+    num_gradients: int = 0
+    warmup_seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    choice: str = ""
     remarks: tuple[str, ...] = ()
+    log_partition: LogPartition | None = None
 
     def __repr__(self) -> str:
         chains, draws, *event = self.samples.shape

@@ -119,6 +119,18 @@ def exact_sample(
     return expert.sample(num_samples, generator=generator)
 
 
+def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
+    """The first factor with a positive exponent that can be sampled exactly, with its name."""
+    for name, factor in target._factors():
+        is_positive = True
+        while isinstance(factor, Tempered):
+            is_positive = is_positive and factor.exponent.item() > 0
+            factor = factor.expert
+        if is_positive and can_sample_exactly(factor):
+            return name, factor
+    return None
+
+
 @singledispatch
 def check_proper(expert: Expert) -> None:
     """Raise `ImproperError` where the expert can be shown to have no finite normaliser.

@@ -1,0 +1,414 @@
+"""``poe.smc``: tempered adaptive sequential Monte Carlo, which gives weighted draws and log Z."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from poe.adapt import as_expert
+from poe.algebra import Transformed
+from poe.anneal import GeometricPath, Level, Parts, geometric_path
+from poe.conditional import Given
+from poe.coordinates import Coordinates
+from poe.draws import Draws
+from poe.errors import NonFiniteError, NormalizationError, PoeError, TrustWarning
+from poe.expert import Expert
+from poe.mutation import Tally, first_scale, move_chains
+from poe.partition import LogPartition
+from poe.properties import (
+    can_sample_exactly,
+    check_proper,
+    exact_log_partition,
+    exact_sample,
+    samplable_factor,
+    simplify,
+)
+from poe.randomness import resolve
+from poe.resampling import num_strips, snake_order, systematic_resample
+from poe.samplers.affine import fit_affine
+from poe.samplers.kernel import Kernel
+from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.split import SplitHMC
+
+BROAD = 10.0
+"""The standard deviation of the start where no expert can be sampled, in unconstrained units."""
+MAX_LEVELS = 1000
+NUM_BISECTIONS = 40
+ENOUGH_TO_FIT = 1000
+"""So many particles, or 10 for each dimension if that is more, to fit a preconditioner to."""
+
+
+class Schedule(NamedTuple):
+    """How many particles there are, how the levels are chosen and how they move at each."""
+
+    num_islands: int
+    num_chains: int
+    """In each island."""
+    num_moves: int
+    max_thinning: int
+    conditional_ess: float
+    temperatures: tuple[float, ...] | None
+
+
+def smc(
+    target: Expert,
+    num_samples: int,
+    *,
+    start: Expert | None = None,
+    kernel: Kernel | None = None,
+    path: Sequence[Expert] = (),
+    temperatures: Sequence[float] | None = None,
+    num_islands: int = 16,
+    num_moves: int = 8,
+    max_thinning: int = 8,
+    conditional_ess: float = 0.8,
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> Draws:
+    """Weighted draws of x ~ p̃ / Z and log Z together, from a start that can be sampled exactly.
+
+    Particles go from p₀ to p̃ through γ_t = p₀^(1−t) p̃^t, t = 0 … 1 (where p₀ is a factor of
+    p̃ = p₀ r that is p₀ rᵗ). At each level: the next t is the one at which the weights γ_t' / γ_t
+    have a conditional ESS of ``conditional_ess``; each island resamples its chains, systematically
+    along a curve through space; a corrected kernel moves every chain ``num_moves`` times; and
+    **all** positions on the way are the particles of the next level (waste-free). Then
+    Ẑ = Z₀ ∏ mean(γ_t' / γ_t), in float64: with given temperatures and kernel settings unbiased,
+    with adapted ones consistent.
+
+    - ``num_samples``: at least so many draws, ``num_islands`` × particles; each island has
+      num_samples / (num_islands · num_moves) chains. ``draws.log_weights`` are such that the
+      mean of exp(log_weights) f(x) estimates ∫ p̃ f: not normalised, float64.
+    - ``draws.log_partition``: log of the mean of the islands' Ẑ. Its standard error comes from
+      their spread: they share only temperatures and step sizes. It has
+      ``num_islands`` − 1 degrees of freedom.
+    - ``start``: any expert with exact draws and a known normaliser that covers the target. By
+      default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
+      coordinates; from there modes need not be known, but it must reach them.
+    - ``kernel``: its settings are kept; a step size left out is adapted to the kernel's target
+      acceptance, pooled over all chains; an ``affine`` left out of ``Preconditioned`` is
+      fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``.
+    - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
+    - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
+    - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take
+      them no further.
+
+    A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
+    reported in ``num_undefined`` and in words. Raises NonFiniteError where no particle is inside
+    the support, NormalizationError for a start without sampler or normaliser, PoeError for settings
+    out of range, for discrete spaces without a kernel, and for batches of densities.
+
+    Source: Del Moral, Doucet & Jasra 2006; temperatures: Zhou, Johansen & Aston 2016, section 3.3;
+    waste-free: Dau & Chopin 2022, algorithm 2; islands: Vergé et al. 2015.
+
+    >>> import poe
+    >>> prior = experts.Gaussian([0.0], scale=[3.0])
+    >>> likelihood = poe.FromLogDensity(lambda x: -8 * (x - 1).square().sum(-1), space=poe.Real(1))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> draws = poe.smc(prior * likelihood, 4000, generator=g, progress=False)
+    >>> draws.samples.shape, draws.guarantee  # (islands, particles, *event)
+    (torch.Size([16, 256, 1]), 'asymptotically exact')
+    >>> log_z, closed_form = draws.log_partition, -2.5435
+    >>> bool((log_z.value - closed_form).abs() < 4 * log_z.std_error)
+    True
+    """
+    began = time.perf_counter()
+    _check(target, num_samples, kernel)
+    schedule = _schedule(
+        num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
+    )
+    log_constant = 0.0
+    if start is None:  # simplified first: experts of one family make one start together
+        target, constant = simplify(target)
+        log_constant = constant.item()
+        factor = samplable_factor(target)
+        start = broad_start(target) if factor is None else factor[1]
+    kernel = Preconditioned(SplitHMC()) if kernel is None else kernel
+    run = Run(target, kernel, schedule, resolve(generator, _like(target).device))
+    run.begin(start)
+    with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
+        for one, other in pairwise((start, *path, target)):
+            run.follow(one, other, bar)
+    return _gather(run, log_constant, time.perf_counter() - began)
+
+
+class Run:
+    """The particles on their way, and the log of every island's Ẑ."""
+
+    def __init__(
+        self, target: Expert, kernel: Kernel, schedule: Schedule, generator: torch.Generator
+    ) -> None:
+        self.target, self.template, self.schedule = target, kernel, schedule
+        self.generator = generator
+        self.coordinates = Coordinates(target.space)
+        self.kernel, self.scale = kernel, first_scale(kernel)
+        self.tally = Tally(schedule.num_islands)
+        self.num_levels = 0
+
+    def begin(self, start: Expert) -> None:
+        """Draw all the particles from the start."""
+        check_proper(start)
+        log_z = exact_log_partition(start) if can_sample_exactly(start) else None
+        if log_z is None:
+            raise NormalizationError(
+                f"expected a start with exact draws and a known normaliser, got "
+                f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert"
+            )
+        islands, chains, moves = self.schedule[:3]
+        self.log_z = torch.full((islands,), log_z.item(), dtype=torch.float64)
+        self.position = self.coordinates.to_u(
+            exact_sample(start, islands * chains * moves, self.generator)
+        )
+        self.log_z = self.log_z.to(self.position.device)
+
+    def follow(self, start: Expert, end: Expert, bar: tqdm) -> None:
+        """Take the particles from one density to the next."""
+        path = geometric_path(start, end, self.coordinates)
+        parts, temperature = path.evaluate(self.position, self._uses_score()), 0.0
+        while temperature < 1.0:
+            tilt = self._tilt(path, parts)
+            following = self._next(tilt, temperature)
+            log_weights = (following - temperature) * tilt
+            self.log_z += torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
+            temperature = following
+            parts = self._move(path, temperature, parts, log_weights)
+            self._report(bar, temperature)
+        self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
+
+    def _uses_score(self) -> bool:
+        return not (self.target.space.is_discrete or isinstance(self.template, MetropolisHastings))
+
+    def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
+        """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
+        tilt = path.tilt(parts).reshape(self.schedule.num_islands, -1)
+        is_undefined = tilt.isnan() | (tilt == torch.inf)
+        self.tally.count_start(tilt == -torch.inf, is_undefined)
+        tilt = tilt.masked_fill(is_undefined, -torch.inf)
+        if bool((tilt == -torch.inf).all()):
+            raise NonFiniteError(
+                f"expected a particle inside the support of {type(self.target).__name__}, got none "
+                f"of {tilt.numel()}: give a start that covers it, by `start=`, or more samples"
+            )
+        return tilt
+
+    def _next(self, tilt: Tensor, temperature: float) -> float:
+        self.num_levels += 1
+        if self.num_levels > MAX_LEVELS:
+            raise PoeError(
+                f"expected at most {MAX_LEVELS} levels, got no further than t = {temperature:.3g}: "
+                "start nearer to the target, or accept a smaller `conditional_ess`"
+            )
+        given = self.schedule.temperatures
+        if given is not None:
+            return next(t for t in given if t > temperature)
+        return next_temperature(tilt, temperature, self.schedule.conditional_ess)
+
+    def _move(
+        self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
+    ) -> Parts:
+        """Resample the chains and move them: the particles of the next level."""
+        chosen = parts.at(self._resample(parts, log_weights))
+        kernel = self._fitted(path, temperature, parts, log_weights)
+        self.tally.start_level()
+        moved = move_chains(
+            Level(path, temperature, chosen),
+            kernel,
+            chosen,
+            self.scale,
+            num_moves=self.schedule.num_moves,
+            max_thinning=self.schedule.max_thinning,
+            tally=self.tally,
+            generator=self.generator,
+        )
+        self.kernel, self.scale = moved.kernel, moved.scale
+        return moved.parts
+
+    def _resample(self, parts: Parts, log_weights: Tensor) -> Tensor:
+        """The rows of the chosen chains: ``(islands * chains,)``."""
+        islands, n = log_weights.shape
+        is_dead = (log_weights == -torch.inf).all(1)
+        # An island without weight counts as Ẑ = 0 for good; its chains only fill the batch.
+        source = torch.where(
+            is_dead, (~is_dead).int().argmax(), torch.arange(islands).to(is_dead.device)
+        )
+        chains = self.schedule.num_chains
+        order = snake_order(parts.position, islands, num_strips(chains))[source]
+        chosen = systematic_resample(
+            log_weights[source].gather(1, order), chains, generator=self.generator
+        )
+        return (order.gather(1, chosen) + n * source[:, None]).flatten()
+
+    def _fitted(
+        self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
+    ) -> Kernel:
+        """The kernel, with a preconditioner fitted to the weighted particles if it was left out."""
+        if not isinstance(self.template, Preconditioned) or self.template.affine is not None:
+            return self.template
+        pooled = log_weights.reshape(1, -1)
+        enough = max(ENOUGH_TO_FIT, 10 * parts.position[0].numel())
+        num_rows = min(enough, pooled.shape[1])
+        rows = systematic_resample(pooled, num_rows, generator=self.generator)
+        weighted = parts.at(rows[0])
+        if weighted.start_score is None:
+            weighted = path.evaluate(weighted.position)
+        affine = fit_affine(weighted.position, path.score(weighted, temperature))
+        return replace(self.template, affine=affine)
+
+    def _report(self, bar: tqdm, temperature: float) -> None:
+        acceptance = torch.stack(self.tally.acceptance).mean().item()
+        bar.set_description(f"t = {temperature:.3g}", refresh=False)
+        bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+        bar.update()
+
+
+def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:
+    """The t' at which the conditional ESS of exp((t' − t) tilt), a fraction of n, is as given.
+
+    CESS = (Σ w)² / Σ w² for particles of equal weight, n those whose tilt is not −inf; 1 where even
+    the whole step keeps more. By bisection.
+
+    Source: Zhou, Johansen & Aston 2016, eq. 3.16.
+
+    >>> tilt = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).double()
+    >>> t = next_temperature(3.0 * tilt, 0.0, 0.8)  # exp(−(3 t)²) = 0.8
+    >>> abs(t - 0.157) < 0.01
+    True
+    """
+    inside = tilt[tilt > -torch.inf].double()
+    inside = inside - inside.max()
+
+    def ess(step: float) -> float:
+        weights = (step * inside).exp()
+        return (weights.mean().square() / weights.square().mean()).item()
+
+    low, high = 0.0, 1.0 - temperature
+    if ess(high) >= conditional_ess:
+        return 1.0
+    for _ in range(NUM_BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if ess(middle) >= conditional_ess else (low, middle)
+    return temperature + high
+
+
+def _check(target: Expert, num_samples: int, kernel: Kernel | None) -> None:
+    if num_samples < 1:
+        raise PoeError(f"expected num_samples >= 1, got {num_samples}")
+    check_proper(target)
+    if any(isinstance(m, Given) and m.condition.ndim for m in target.modules()):
+        raise PoeError(
+            "expected one density, got a batch of them (a condition for each chain): islands mix "
+            "their chains, so run poe.smc once for each condition"
+        )
+    if kernel is None and target.space.is_discrete:
+        raise PoeError(
+            f"expected a kernel for the discrete space {target.space}: the default needs "
+            "gradients. Give one that moves on that space, by `kernel=`."
+        )
+
+
+def _schedule(
+    num_samples: int,
+    num_islands: int,
+    num_moves: int,
+    max_thinning: int,
+    conditional_ess: float,
+    temperatures: Sequence[float] | None,
+) -> Schedule:
+    if num_islands < 2 or num_moves < 1 or max_thinning < 1:
+        raise PoeError(
+            "expected num_islands >= 2 (their spread is the standard error), num_moves >= 1 and "
+            f"max_thinning >= 1, got {num_islands}, {num_moves} and {max_thinning}"
+        )
+    if not 0.0 < conditional_ess < 1.0:
+        raise PoeError(f"expected 0 < conditional_ess < 1, got {conditional_ess}")
+    given = None if temperatures is None else tuple(temperatures)
+    if given is not None and not (
+        given and given[-1] == 1.0 and all(a < b for a, b in pairwise((0.0, *given)))
+    ):
+        raise PoeError(f"expected temperatures 0 < t1 < ... < 1, the last one 1, got {given}")
+    num_chains = -(-num_samples // (num_islands * num_moves))
+    return Schedule(num_islands, num_chains, num_moves, max_thinning, conditional_ess, given)
+
+
+def broad_start(target: Expert, scale: float = BROAD) -> Expert:
+    """N(0, scale² I) in unconstrained coordinates, on the target's space."""
+    coordinates = Coordinates(target.space)
+    zeros = _like(target).new_zeros(coordinates.u_space.event_shape)
+    normal = Normal(zeros, torch.full_like(zeros, scale))
+    broad = as_expert(Independent(normal, zeros.ndim))
+    if coordinates.is_identity:
+        return broad
+    return Transformed(broad, target.space.to_unconstrained.inv)
+
+
+def _like(target: Expert) -> Tensor:
+    """An empty tensor of the dtype and on the device of the target's own arrays."""
+    tensors = [*target.parameters(), *target.buffers()]
+    arrays = (t for t in tensors if t.is_floating_point() and t.ndim)
+    return next(arrays, torch.empty(0)).detach().new_empty(0)
+
+
+def _gather(run: Run, log_constant: float, seconds: float) -> Draws:
+    islands = run.schedule.num_islands
+    x = run.coordinates.to_x(run.position)
+    log_density = run.coordinates.log_density_of_x(run.position, x, run.log_density)
+    draws = Draws(
+        samples=x.reshape(islands, -1, *x.shape[1:]),
+        log_density=log_density.reshape(islands, -1) + log_constant,
+        guarantee=run.kernel.guarantee,
+        log_weights=(run.log_z + log_constant)[:, None].expand(islands, len(x) // islands),
+        kernel=run.kernel,
+        acceptance_rate=torch.stack(run.tally.acceptance).mean(0),
+        num_outside=torch.as_tensor(run.tally.outside),
+        num_undefined=torch.as_tensor(run.tally.undefined),
+        num_warmup=run.tally.num_steps_before_level,
+        seconds=seconds,
+        seed=run.generator.initial_seed(),
+        log_partition=_log_partition(run.log_z + log_constant),
+    )
+    remarks = _remarks(draws)
+    for remark in remarks:
+        warnings.warn(remark, TrustWarning, stacklevel=3)
+    return replace(draws, remarks=remarks)
+
+
+def _log_partition(log_z: Tensor) -> LogPartition:
+    """The log of the mean of the islands' Ẑ, its standard error from their spread."""
+    value = torch.logsumexp(log_z, 0) - math.log(len(log_z))
+    std_error = (log_z - value).exp().std() / math.sqrt(len(log_z))
+    method = f"sequential Monte Carlo, {len(log_z)} islands"
+    return LogPartition(value, std_error, value - 2 * std_error, value + 2 * std_error, method)
+
+
+def _remarks(draws: Draws) -> tuple[str, ...]:
+    """What the run noticed, in words."""
+    remarks = []
+    assert draws.num_undefined is not None
+    assert draws.log_weights is not None
+    if undefined := int(draws.num_undefined.sum()):
+        remarks.append(
+            f"{undefined} positions had a NaN or +inf log-density, or a NaN score, and were given "
+            "no weight: the target is not defined there."
+        )
+    weights = torch.softmax(draws.log_weights[:, 0], 0)
+    effective = (1.0 / weights.square().sum()).item()
+    if effective < 0.5 * len(weights):
+        remarks.append(
+            f"the islands disagree: {len(weights)} of them are worth {effective:.1f} by their "
+            "weights, so log Z and its standard error are not to be trusted. Draw more, raise "
+            "`conditional_ess`, or start from a density nearer to the target."
+        )
+    if stuck := draws.stuck_chains:
+        remarks.append(f"the chains of {len(stuck)} islands never moved at the last level.")
+    return tuple(remarks)
