@@ -190,7 +190,7 @@ class ParallelTempering(Corrected[TemperingState]):
             components=path.components_at(rows),
             num_steps=none.new_zeros(()),
             tally=SwapTally(none, none, none.to(torch.float64)),
-            came_from_start=torch.zeros(len(rows), dtype=torch.bool, device=x.device),
+            came_from_start=torch.arange(len(rows), device=x.device) < chains,
             num_round_trips=none.new_zeros(chains),
         )
 
