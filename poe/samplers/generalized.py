@@ -79,6 +79,11 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
         """The same kernel with that step size."""
         return replace(self, step_size=value)
 
+    @property
+    def gradients_per_step(self) -> int:
+        """L."""
+        return self.num_steps
+
     def _transition(
         self, target: Density, state: MomentumState, noise: Noise
     ) -> tuple[MomentumState, Info]:

@@ -79,6 +79,11 @@ class MCLMC(WithMomentum):
         """Unadjusted: biased."""
         return BIASED
 
+    @property
+    def gradients_per_step(self) -> int:
+        """One for each drift of the splitting."""
+        return len(self.splitting) // 2
+
     def init(self, target: Density, x: Tensor) -> MomentumState:
         """State at ``x``; the velocity is ``(chains, n)``. Raises NonFiniteError as all kernels."""
         state = super().init(target, x)
@@ -151,6 +156,11 @@ class AdjustedMCLMC(CorrectedWithScore):
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
         if not 0.0 <= self.jitter < 1.0:
             raise PoeError(f"expected 0 <= jitter < 1, got {self.jitter}")
+
+    @property
+    def gradients_per_step(self) -> int:
+        """L for each drift of the splitting."""
+        return self.num_steps * (len(self.splitting) // 2)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> IsokineticNoise:
         """Normals for the velocity and the companion, and one uniform for each chain."""
