@@ -29,11 +29,14 @@ class Tally:
     undefined: Tensor | int = 0
     acceptance: list[Tensor] = field(default_factory=list)
     num_steps: int = 0
-    num_steps_before_level: int = 0
+    num_evaluations: int = 0
+    """Of positions, over all chains."""
+    before_level: tuple[int, int] = (0, 0)
+    """Steps and evaluations before the latest level."""
 
     def start_level(self) -> None:
         """Count the acceptance afresh."""
-        self.acceptance, self.num_steps_before_level = [], self.num_steps
+        self.acceptance, self.before_level = [], (self.num_steps, self.num_evaluations)
 
     def count_start(self, is_outside: Tensor, is_undefined: Tensor) -> None:
         """Add particles at which a weight is 0, or is none: both ``(islands, n)``."""
@@ -99,6 +102,7 @@ def move_chains(
         if thinning * 2 > max_thinning or has_mixed(began, [part.position for part in moved]):
             break
         thinning *= 2
+    tally.num_evaluations += level.num_evaluations
     kept = stack_parts(moved[thinning - 1 :: thinning])
     return Moved(kept, adaptation.kernel, adaptation.scale)
 

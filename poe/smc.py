@@ -8,8 +8,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,48 +18,27 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.adapt import as_expert
 from poe.algebra import Transformed
-from poe.anneal import GeometricPath, Level, Parts, geometric_path
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
-from poe.errors import NonFiniteError, NormalizationError, PoeError, TrustWarning
-from poe.expert import Expert
-from poe.mutation import Tally, first_scale, move_chains
+from poe.errors import PoeError, TrustWarning
+from poe.expert import Expert, shared_space
+from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
 from poe.properties import (
-    can_sample_exactly,
     check_proper,
-    exact_log_partition,
-    exact_sample,
     samplable_factor,
     simplify,
 )
 from poe.randomness import resolve
-from poe.resampling import num_strips, snake_order, systematic_resample
-from poe.samplers.affine import fit_affine
 from poe.samplers.kernel import Kernel
-from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
 
 BROAD = 10.0
 """The standard deviation of the start where no expert can be sampled, in unconstrained units."""
-MAX_LEVELS = 1000
-NUM_BISECTIONS = 40
-ENOUGH_TO_FIT = 1000
-"""So many particles, or 10 for each dimension if that is more, to fit a preconditioner to."""
-
-
-class Schedule(NamedTuple):
-    """How many particles there are, how the levels are chosen and how they move at each."""
-
-    num_islands: int
-    num_chains: int
-    """In each island."""
-    num_moves: int
-    max_thinning: int
-    conditional_ess: float
-    temperatures: tuple[float, ...] | None
+ENOUGH_ISLANDS = 10.0
+"""So many islands of equal weight give a standard error that can be trusted."""
 
 
 def smc(
@@ -134,171 +113,24 @@ def smc(
         log_constant = constant.item()
         factor = samplable_factor(target)
         start = broad_start(target) if factor is None else factor[1]
+    shared_space(*_named((start, *path, target)), kind="path")
     kernel = Preconditioned(SplitHMC()) if kernel is None else kernel
-    run = Run(target, kernel, schedule, resolve(generator, _like(target).device))
-    run.begin(start)
+    particles = Particles(target, kernel, schedule, resolve(generator, _like(target).device))
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
+        particles.begin(start)
         for one, other in pairwise((start, *path, target)):
-            run.follow(one, other, bar)
-    return _gather(run, log_constant, time.perf_counter() - began)
+            particles.follow(one, other, partial(_report, bar))
+    return _gather(particles, log_constant, time.perf_counter() - began)
 
 
-class Run:
-    """The particles on their way, and the log of every island's Ẑ."""
-
-    def __init__(
-        self, target: Expert, kernel: Kernel, schedule: Schedule, generator: torch.Generator
-    ) -> None:
-        self.target, self.template, self.schedule = target, kernel, schedule
-        self.generator = generator
-        self.coordinates = Coordinates(target.space)
-        self.kernel, self.scale = kernel, first_scale(kernel)
-        self.tally = Tally(schedule.num_islands)
-        self.num_levels = 0
-
-    def begin(self, start: Expert) -> None:
-        """Draw all the particles from the start."""
-        check_proper(start)
-        log_z = exact_log_partition(start) if can_sample_exactly(start) else None
-        if log_z is None:
-            raise NormalizationError(
-                f"expected a start with exact draws and a known normaliser, got "
-                f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert"
-            )
-        islands, chains, moves = self.schedule[:3]
-        self.log_z = torch.full((islands,), log_z.item(), dtype=torch.float64)
-        self.position = self.coordinates.to_u(
-            exact_sample(start, islands * chains * moves, self.generator)
-        )
-        self.log_z = self.log_z.to(self.position.device)
-
-    def follow(self, start: Expert, end: Expert, bar: tqdm) -> None:
-        """Take the particles from one density to the next."""
-        path = geometric_path(start, end, self.coordinates)
-        parts, temperature = path.evaluate(self.position, self._uses_score()), 0.0
-        while temperature < 1.0:
-            tilt = self._tilt(path, parts)
-            following = self._next(tilt, temperature)
-            log_weights = (following - temperature) * tilt
-            self.log_z += torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
-            temperature = following
-            parts = self._move(path, temperature, parts, log_weights)
-            self._report(bar, temperature)
-        self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
-
-    def _uses_score(self) -> bool:
-        return not (self.target.space.is_discrete or isinstance(self.template, MetropolisHastings))
-
-    def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
-        """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
-        tilt = path.tilt(parts).reshape(self.schedule.num_islands, -1)
-        is_undefined = tilt.isnan() | (tilt == torch.inf)
-        self.tally.count_start(tilt == -torch.inf, is_undefined)
-        tilt = tilt.masked_fill(is_undefined, -torch.inf)
-        if bool((tilt == -torch.inf).all()):
-            raise NonFiniteError(
-                f"expected a particle inside the support of {type(self.target).__name__}, got none "
-                f"of {tilt.numel()}: give a start that covers it, by `start=`, or more samples"
-            )
-        return tilt
-
-    def _next(self, tilt: Tensor, temperature: float) -> float:
-        self.num_levels += 1
-        if self.num_levels > MAX_LEVELS:
-            raise PoeError(
-                f"expected at most {MAX_LEVELS} levels, got no further than t = {temperature:.3g}: "
-                "start nearer to the target, or accept a smaller `conditional_ess`"
-            )
-        given = self.schedule.temperatures
-        if given is not None:
-            return next(t for t in given if t > temperature)
-        return next_temperature(tilt, temperature, self.schedule.conditional_ess)
-
-    def _move(
-        self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
-    ) -> Parts:
-        """Resample the chains and move them: the particles of the next level."""
-        chosen = parts.at(self._resample(parts, log_weights))
-        kernel = self._fitted(path, temperature, parts, log_weights)
-        self.tally.start_level()
-        moved = move_chains(
-            Level(path, temperature, chosen),
-            kernel,
-            chosen,
-            self.scale,
-            num_moves=self.schedule.num_moves,
-            max_thinning=self.schedule.max_thinning,
-            tally=self.tally,
-            generator=self.generator,
-        )
-        self.kernel, self.scale = moved.kernel, moved.scale
-        return moved.parts
-
-    def _resample(self, parts: Parts, log_weights: Tensor) -> Tensor:
-        """The rows of the chosen chains: ``(islands * chains,)``."""
-        islands, n = log_weights.shape
-        is_dead = (log_weights == -torch.inf).all(1)
-        # An island without weight counts as Ẑ = 0 for good; its chains only fill the batch.
-        source = torch.where(
-            is_dead, (~is_dead).int().argmax(), torch.arange(islands).to(is_dead.device)
-        )
-        chains = self.schedule.num_chains
-        order = snake_order(parts.position, islands, num_strips(chains))[source]
-        chosen = systematic_resample(
-            log_weights[source].gather(1, order), chains, generator=self.generator
-        )
-        return (order.gather(1, chosen) + n * source[:, None]).flatten()
-
-    def _fitted(
-        self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
-    ) -> Kernel:
-        """The kernel, with a preconditioner fitted to the weighted particles if it was left out."""
-        if not isinstance(self.template, Preconditioned) or self.template.affine is not None:
-            return self.template
-        pooled = log_weights.reshape(1, -1)
-        enough = max(ENOUGH_TO_FIT, 10 * parts.position[0].numel())
-        num_rows = min(enough, pooled.shape[1])
-        rows = systematic_resample(pooled, num_rows, generator=self.generator)
-        weighted = parts.at(rows[0])
-        if weighted.start_score is None:
-            weighted = path.evaluate(weighted.position)
-        affine = fit_affine(weighted.position, path.score(weighted, temperature))
-        return replace(self.template, affine=affine)
-
-    def _report(self, bar: tqdm, temperature: float) -> None:
-        acceptance = torch.stack(self.tally.acceptance).mean().item()
-        bar.set_description(f"t = {temperature:.3g}", refresh=False)
-        bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
-        bar.update()
+def _report(bar: tqdm, temperature: float, acceptance: float) -> None:
+    bar.set_description(f"t = {temperature:.3g}", refresh=False)
+    bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+    bar.update()
 
 
-def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:
-    """The t' at which the conditional ESS of exp((t' − t) tilt), a fraction of n, is as given.
-
-    CESS = (Σ w)² / Σ w² for particles of equal weight, n those whose tilt is not −inf; 1 where even
-    the whole step keeps more. By bisection.
-
-    Source: Zhou, Johansen & Aston 2016, eq. 3.16.
-
-    >>> tilt = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).double()
-    >>> t = next_temperature(3.0 * tilt, 0.0, 0.8)  # exp(−(3 t)²) = 0.8
-    >>> abs(t - 0.157) < 0.01
-    True
-    """
-    inside = tilt[tilt > -torch.inf].double()
-    inside = inside - inside.max()
-
-    def ess(step: float) -> float:
-        weights = (step * inside).exp()
-        return (weights.mean().square() / weights.square().mean()).item()
-
-    low, high = 0.0, 1.0 - temperature
-    if ess(high) >= conditional_ess:
-        return 1.0
-    for _ in range(NUM_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if ess(middle) >= conditional_ess else (low, middle)
-    return temperature + high
+def _named(experts: Sequence[Expert]) -> tuple[tuple[str, ...], list[Expert]]:
+    return tuple(type(expert).__name__ for expert in experts), list(experts)
 
 
 def _check(target: Expert, num_samples: int, kernel: Kernel | None) -> None:
@@ -349,7 +181,7 @@ def broad_start(target: Expert, scale: float = BROAD) -> Expert:
     broad = as_expert(Independent(normal, zeros.ndim))
     if coordinates.is_identity:
         return broad
-    return Transformed(broad, target.space.to_unconstrained.inv)
+    return Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
 
 
 def _like(target: Expert) -> Tensor:
@@ -359,8 +191,9 @@ def _like(target: Expert) -> Tensor:
     return next(arrays, torch.empty(0)).detach().new_empty(0)
 
 
-def _gather(run: Run, log_constant: float, seconds: float) -> Draws:
-    islands = run.schedule.num_islands
+def _gather(run: Particles, log_constant: float, seconds: float) -> Draws:
+    islands, chains = run.schedule[:2]
+    (num_warmup, warmup_evaluations), tally = run.tally.before_level, run.tally
     x = run.coordinates.to_x(run.position)
     log_density = run.coordinates.log_density_of_x(run.position, x, run.log_density)
     draws = Draws(
@@ -369,10 +202,12 @@ def _gather(run: Run, log_constant: float, seconds: float) -> Draws:
         guarantee=run.kernel.guarantee,
         log_weights=(run.log_z + log_constant)[:, None].expand(islands, len(x) // islands),
         kernel=run.kernel,
-        acceptance_rate=torch.stack(run.tally.acceptance).mean(0),
-        num_outside=torch.as_tensor(run.tally.outside),
-        num_undefined=torch.as_tensor(run.tally.undefined),
-        num_warmup=run.tally.num_steps_before_level,
+        acceptance_rate=torch.stack(tally.acceptance).mean(0),
+        num_outside=torch.as_tensor(tally.outside),
+        num_undefined=torch.as_tensor(tally.undefined),
+        num_warmup=num_warmup,
+        warmup_gradients=warmup_evaluations // (islands * chains),
+        num_gradients=(tally.num_evaluations - warmup_evaluations) // (islands * chains),
         seconds=seconds,
         seed=run.generator.initial_seed(),
         log_partition=_log_partition(run.log_z + log_constant),
@@ -403,7 +238,7 @@ def _remarks(draws: Draws) -> tuple[str, ...]:
         )
     weights = torch.softmax(draws.log_weights[:, 0], 0)
     effective = (1.0 / weights.square().sum()).item()
-    if effective < 0.5 * len(weights):
+    if effective < min(0.5 * len(weights), ENOUGH_ISLANDS):
         remarks.append(
             f"the islands disagree: {len(weights)} of them are worth {effective:.1f} by their "
             "weights, so log Z and its standard error are not to be trusted. Draw more, raise "
