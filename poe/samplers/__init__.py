@@ -14,9 +14,10 @@ from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.momentum import MomentumState
 from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
+from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.split import SplitHMC
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
-from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
+from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
 
 __all__ = [

@@ -22,59 +22,10 @@ from poe.samplers.kernel import (
     accept,
 )
 from poe.samplers.path import Components, RecordedPath
+from poe.samplers.replicas import SwapTally, TemperingState, exchange
 
 UNDERSTOOD = {"position", "log_density", "score", "momentum", "has_momentum"}
 """The fields of a kernel's state: others might depend on the position, and would be left behind."""
-
-
-class SwapTally(NamedTuple):
-    """Counts over all chains, for each adjacent pair of levels: ``(levels - 1,)``."""
-
-    tried: Tensor
-    accepted: Tensor
-    probability: Tensor
-    """The acceptance probabilities, summed."""
-
-    def plus(self, is_tried: Tensor, is_swapped: Tensor, probability: Tensor) -> SwapTally:
-        """With one more step: is_tried ``(pairs,)``, the others ``(pairs, chains)``."""
-        return SwapTally(
-            self.tried + is_tried * probability.shape[1],
-            self.accepted + is_swapped.sum(1),
-            self.probability + is_tried * probability.sum(1, dtype=torch.float64),
-        )
-
-
-class TemperingState(NamedTuple):
-    """Every replica, in rows: row l · chains + c is chain c at level l, the target's level last."""
-
-    replicas: Any
-    """The kernel's state, at ``levels * chains`` rows."""
-    components: Components
-    num_steps: Tensor
-    """Steps taken, (): its parity says which pairs are tried."""
-    tally: SwapTally
-    came_from_start: Tensor
-    """``(levels * chains,)``: whether the row's position was at the start since it last was at the
-    target."""
-    num_round_trips: Tensor
-    """``(chains,)``: how often a position came to the target all the way from the start."""
-
-    @property
-    def num_chains(self) -> int:
-        """The number of chains, each of which has a replica at every level."""
-        return len(self.num_round_trips)
-
-    @property
-    def position(self) -> Tensor:
-        """``(chains, *event)``, at the target."""
-        position: Tensor = self.replicas.position[-self.num_chains :]
-        return position
-
-    @property
-    def log_density(self) -> Tensor:
-        """``(chains,)``, of the target."""
-        log_density: Tensor = self.replicas.log_density[-self.num_chains :]
-        return log_density
 
 
 class TemperingNoise(NamedTuple):
@@ -84,11 +35,6 @@ class TemperingNoise(NamedTuple):
     uniform: Tensor
     fresh: Tensor | None
     """``(chains, *event)``, where the start can be sampled exactly."""
-
-
-def swap_rates(state: TemperingState) -> Tensor:
-    """The mean acceptance probability of swaps, for each adjacent pair: ``(levels - 1,)``."""
-    return state.tally.probability / state.tally.tried
 
 
 @dataclass(frozen=True)
@@ -157,6 +103,13 @@ class ParallelTempering(Corrected[TemperingState]):
     def guarantee(self) -> str:
         """That of the kernel: swaps leave the joint density of the replicas invariant."""
         return self.kernel.guarantee
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Those of the kernel at each level that it moves; exact draws take one."""
+        assert isinstance(self.kernel, OnDrawnNoise)
+        each, exact = self.kernel.gradients_per_step, int(self.has_exact_start)
+        return each * (len(self.exponents) - exact) + exact
 
     def init(self, target: Density, x: Tensor) -> TemperingState:
         """State at ``x`` ``(chains, *event)``; each level starts a chain where another one does."""
@@ -250,7 +203,7 @@ class ParallelTempering(Corrected[TemperingState]):
         pair = torch.arange(levels - 1, device=uniform.device)
         is_tried = (pair + state.num_steps) % 2 == 0
         is_swapped = info.is_accepted & is_tried[:, None]
-        source = _exchange(is_swapped)
+        source = exchange(is_swapped)
         components = state.components.at(source)
         log_density, score = components.tempered(self._exponents_of_rows(chains, uniform))
         changed = {
@@ -301,15 +254,3 @@ def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
     """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
     the host, which would have to wait for it."""
     return torch.cat([like.new_full((chains,), value) for value in values])
-
-
-def _exchange(is_swapped: Tensor) -> Tensor:
-    """From which row each row gets its position: ``(pairs, chains)`` to ``(levels * chains,)``.
-
-    >>> _exchange(torch.tensor([[True, False], [False, False]]))  # chain 0, levels 1 and 2
-    tensor([2, 1, 0, 3, 4, 5])
-    """
-    none = torch.zeros_like(is_swapped[:1])
-    step = torch.cat([is_swapped, none]).long() - torch.cat([none, is_swapped]).long()
-    rows = torch.arange(step.numel(), device=step.device)
-    return rows + step.flatten() * step.shape[1]

@@ -17,7 +17,7 @@ from poe.expert import Expert
 from poe.samplers import HMC, MALA, GeneralizedHMC, MetropolisHastings, ParallelTempering
 from poe.samplers.kernel import Density, Info, Kernel, accept
 from poe.samplers.path import RecordedPath
-from poe.samplers.tempering import TemperingState
+from poe.samplers.replicas import TemperingState
 from poe.testing import LawError, check_kernel
 
 CHAINS = 40_000
