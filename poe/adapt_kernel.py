@@ -1,4 +1,8 @@
-"""Warm-up: the step size by dual averaging, apart from the kernels (none re-tunes itself)."""
+"""Warm-up, apart from the kernels (none re-tunes itself): what was left out is learned here.
+
+All chains learn together: one step size from their mean acceptance, one preconditioner from the
+positions and scores of all of them, one trajectory length from both.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,26 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.errors import PoeError
 from poe.expert import Expert
+from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
+from poe.samplers.hmc import Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.split import QUARTER_TURN, SplitHMC
+
+WINDOWS = (0.1, 0.1, 0.2, 0.2)
+"""The shares of a warm-up at whose ends the preconditioner is fitted anew."""
+SCALING = 0.15
+"""The share after them in which the trajectory's length is found; the rest tunes its steps."""
+SETTLING = 1 / 3
+"""The share of such a window that is not fitted to."""
+MAX_NUMBERS = 2**24
+"""The most numbers that a window keeps of positions; beyond, some steps are left out."""
+MAX_STEPS = 16
+"""The most steps of a trajectory that warm-up chooses."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,9 @@ class Warmup:
       target; it is noisier, so it needs more steps.
 
     A step size for all is tuned in the second half of the steps. In the first half each chain has
-    its own, so that one that starts where only small steps are accepted finds its way out.
+    its own, so that one that starts where only small steps are accepted finds its way out. A
+    preconditioner is fitted after a tenth, a fifth, two fifths and three fifths of the steps; what
+    is left tunes the step size on the last one.
     """
 
     num_steps: int = 1000
@@ -39,45 +61,6 @@ class Warmup:
             raise PoeError(f"expected num_steps >= 0, got {self.num_steps}")
 
 
-class DualAveraging(NamedTuple):
-    """Nesterov dual averaging of a log-scale; every tensor is () or (chains,)."""
-
-    log_scale: Tensor
-    log_scale_average: Tensor
-    error_average: Tensor
-    anchor: Tensor
-    num_updates: Tensor
-
-
-def start_averaging(scale: Tensor) -> DualAveraging:
-    """Dual averaging that begins at that scale and leans towards ten times it."""
-    zero, log_scale = torch.zeros_like(scale), scale.log()
-    return DualAveraging(log_scale, zero, zero, log_scale + math.log(10.0), torch.zeros_like(scale))
-
-
-def update_averaging(state: DualAveraging, acceptance: Tensor, target: float) -> DualAveraging:
-    """One update towards the target acceptance.
-
-    H̄ₜ = (1 − 1/(t + t₀)) H̄ₜ₋₁ + (δ − αₜ)/(t + t₀);  log εₜ = μ − √t/γ H̄ₜ;
-    log ε̄ₜ = t^−κ log εₜ + (1 − t^−κ) log ε̄ₜ₋₁, with γ = 0.05, t₀ = 10, κ = 0.75.
-
-    Source: Hoffman & Gelman 2014, eq. 6 and section 3.2.
-
-    >>> state = start_averaging(torch.tensor(1.0))
-    >>> for _ in range(500):  # a chain that accepts with probability exp(-scale)
-    ...     state = update_averaging(state, torch.exp(-state.log_scale.exp()), 0.5)
-    >>> round(float(state.log_scale_average.exp()), 1)  # exp(-0.7) = 0.5
-    0.7
-    """
-    t = state.num_updates + 1.0
-    weight = 1.0 / (t + 10.0)
-    error = (1.0 - weight) * state.error_average + weight * (target - acceptance)
-    log_scale = state.anchor - t.sqrt() / 0.05 * error
-    eta = t**-0.75
-    average = eta * log_scale + (1.0 - eta) * state.log_scale_average
-    return DualAveraging(log_scale, average, error, state.anchor, t)
-
-
 class Stage(NamedTuple):
     """A stretch of warm-up: that many steps of a kernel at a density."""
 
@@ -86,16 +69,29 @@ class Stage(NamedTuple):
     num_steps: int
     per_chain: bool = False
     """Whether a step size left out is tuned for each chain apart."""
+    fits: bool = False
+    """Whether a preconditioner is fitted at its end."""
     is_last: bool = True
-    """Whether the level's step size is the one tuned here."""
+    """Whether the level's settings are those learned here."""
     descend: Callable[[Any], Tensor] = attrgetter("position")
     """Where the next stage starts, from the state of this stage's kernel."""
+
+
+class Learned(NamedTuple):
+    """What warm-up knows so far of the settings that a kernel leaves out."""
+
+    scale: Tensor
+    """``(chains,)``"""
+    affine: Affine | None = None
+    num_steps: int = 1
+    r_hat: float = math.nan
+    """The largest R-hat over the last stretch of a preconditioned kernel's warm-up."""
 
 
 def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
     """The warm-up of a kernel: its stages, or for a ladder those of each level and the target's."""
     if not isinstance(kernel, AnnealedLangevin):
-        return _halves(Stage(target, kernel, warmup.num_steps, warmup.per_chain))
+        return _windows(Stage(target, kernel, warmup.num_steps, warmup.per_chain))
     steps = [kernel.steps_per_level] * len(kernel.ladder) + [warmup.num_steps]
     levels = [
         Stage(density, kernel.kernel_at(level), steps[level], warmup.per_chain)
@@ -104,36 +100,65 @@ def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
     for level in range(len(kernel.ladder)):
         descend = partial(kernel.descend, level=level)
         levels[level] = levels[level]._replace(descend=descend)
-    return tuple(half for level in levels for half in _halves(level))
+    return tuple(window for level in levels for window in _windows(level))
 
 
-def _halves(stage: Stage) -> tuple[Stage, ...]:
-    """Before one step size for all is tuned, one for each chain, so that none stays behind."""
-    if not needs_tuning(stage.kernel):
+def _windows(stage: Stage) -> tuple[Stage, ...]:
+    """The stretches of one level's warm-up, each beginning with what the one before learned."""
+    if not (needs_tuning(stage.kernel) or needs_fit(stage.kernel)):
         return (stage,)
     if stage.num_steps == 0:
         raise PoeError(
-            f"expected warm-up steps to tune the step size that {type(stage.kernel).__name__} "
-            "leaves out, got 0: give the step size, or a warm-up"
+            f"expected warm-up steps to tune what {type(stage.kernel).__name__} leaves out, got 0: "
+            "give the step size and the preconditioner, or a warm-up"
         )
-    if stage.per_chain:
-        return (stage,)
-    first = stage.num_steps // 2
-    return (
-        Stage(stage.target, stage.kernel, first, per_chain=True, is_last=False),
-        stage._replace(num_steps=stage.num_steps - first),
-    )
+    window = stage._replace(is_last=False, descend=attrgetter("position"))
+    if not needs_fit(stage.kernel):
+        first = 0 if stage.per_chain else stage.num_steps // 2
+        before = [window._replace(num_steps=first)] if first else []
+    else:
+        lengths = [max(1, int(share * stage.num_steps)) for share in WINDOWS]
+        before = [window._replace(num_steps=length, fits=True) for length in lengths]
+        before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
+    # Before one step size for all is tuned, one for each chain, so that none stays behind.
+    apart = [window._replace(per_chain=True) for window in before[:1]]
+    left = stage.num_steps - sum(window.num_steps for window in before)
+    return (*apart, *before[1:], stage._replace(num_steps=left))
 
 
-def rejoin(kernel: Kernel, plan: tuple[Stage, ...], tuned: tuple[Kernel, ...]) -> Kernel:
+def fill(stage: Stage, learned: Learned) -> Kernel:
+    """The stage's kernel with what it leaves out as learned at its end."""
+    kernel = shaped(stage.kernel, learned)
+    if not needs_tuning(kernel):
+        return kernel
+    scale = learned.scale if stage.per_chain else _common(learned.scale)
+    return cast(TunableKernel, kernel).with_scale(scale if scale.ndim else scale.item())
+
+
+def shaped(kernel: Kernel, learned: Learned) -> Kernel:
+    """The kernel with the preconditioner and trajectory length as learned, where left out."""
+    if isinstance(kernel, Preconditioned):
+        affine = kernel.affine if kernel.affine is not None else learned.affine
+        return replace(kernel, kernel=shaped(kernel.kernel, learned), affine=affine)
+    if isinstance(kernel, Hamiltonian) and kernel.num_steps is None:
+        return replace(kernel, num_steps=learned.num_steps)
+    return kernel
+
+
+def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]) -> Kernel:
     """The kernel with the tuned kernels of its stages in their places."""
-    tuned = tuple(inner for stage, inner in zip(plan, tuned, strict=True) if stage.is_last)
+    tuned = tuple(
+        fill(stage, known)
+        for stage, known in zip(plan, learned, strict=True)
+        if stage.is_last
+    )
     if not isinstance(kernel, AnnealedLangevin):
         return tuned[0]
-    if not all(isinstance(inner, TunableKernel) for inner in tuned):
+    is_by_scale = all(isinstance(inner, TunableKernel) for inner in tuned)
+    if not is_by_scale or any(isinstance(inner, Preconditioned) for inner in tuned):
         return replace(kernel, kernel=tuned, step_size=None)
-    scales = tuple(inner.scale_setting for inner in tuned)  # type: ignore[attr-defined]
-    return replace(kernel, step_size=scales)
+    scales = tuple(cast(TunableKernel, inner).scale_setting for inner in tuned)
+    return replace(kernel, step_size=scales)  # type: ignore[arg-type]
 
 
 def needs_tuning(kernel: Kernel) -> bool:
@@ -141,51 +166,123 @@ def needs_tuning(kernel: Kernel) -> bool:
     return isinstance(kernel, TunableKernel) and kernel.scale_setting is None
 
 
-def first_scale(x: Tensor) -> Tensor:
-    """Where tuning begins, for each chain: d^(−1/2), of shape ``(chains,)``."""
+def needs_fit(kernel: Kernel) -> bool:
+    """Whether the kernel's preconditioner was left out."""
+    return isinstance(kernel, Preconditioned) and kernel.affine is None
+
+
+def first_learned(stage: Stage, x: Tensor) -> Learned:
+    """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
-    return torch.full(x.shape[:1], dimension**-0.5, dtype=x.dtype, device=x.device)
+    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=x.dtype, device=x.device))
+    if not needs_fit(stage.kernel):
+        return learned
+    ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
+    learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
+    if len(x) < 2:
+        return learned
+    start = shaped(stage.kernel, learned).init(stage.target, x)
+    return learned._replace(affine=_fitted((_visit(start),), learned))
 
 
 class StageState(NamedTuple):
-    """Where a stage stands: the kernel's state, and the averaging where its scale is tuned."""
+    """Where a stage stands."""
 
     inner: Any
+    """The kernel's state."""
     averaging: DualAveraging | None
+    """Where the kernel's scale is tuned."""
+    visited: tuple[tuple[Tensor, ...], ...] = ()
+    """Positions, and scores where the kernel keeps them, to fit the preconditioner to."""
 
 
-def begin_stage(stage: Stage, x: Tensor, scale: Tensor) -> StageState:
+def begin_stage(stage: Stage, x: Tensor, learned: Learned) -> StageState:
     """Start a stage at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
-    inner = stage.kernel.init(stage.target, x)
-    if not needs_tuning(stage.kernel):
+    kernel = shaped(stage.kernel, learned)
+    inner = kernel.init(stage.target, x)
+    if not needs_tuning(kernel):
         return StageState(inner, None)
-    first = scale if stage.per_chain else scale.log().mean().exp()
+    first = learned.scale if stage.per_chain else _common(learned.scale)
     return StageState(inner, start_averaging(first))
 
 
 def stage_step(
-    stage: Stage, state: StageState, generator: torch.Generator
+    stage: Stage, state: StageState, step: int, learned: Learned, generator: torch.Generator
 ) -> tuple[StageState, Info]:
-    """One step of a stage's kernel, and one update of its scale where that is tuned."""
-    averaging = state.averaging
-    if averaging is None:
-        inner, info = stage.kernel.step(stage.target, state.inner, generator=generator)
-        return StageState(inner, None), info
-    kernel = cast(TunableKernel, stage.kernel).with_scale(averaging.log_scale.exp())
+    """One step of a stage's kernel, its ``step``-th, and one update of what is tuned."""
+    averaging, kernel = state.averaging, shaped(stage.kernel, learned)
+    if averaging is not None:
+        kernel = cast(TunableKernel, kernel).with_scale(averaging.log_scale.exp())
     inner, info = kernel.step(stage.target, state.inner, generator=generator)
+    if averaging is not None:
+        averaging = _averaged(averaging, info, kernel, _max_scale(stage, kernel))
+    visited = state.visited
+    if stage.fits and _is_kept(stage, step, inner.position):
+        visited = (*visited, _visit(inner))
+    return StageState(inner, averaging, visited), info
+
+
+def _averaged(
+    averaging: DualAveraging, info: Info, kernel: Kernel, max_scale: float
+) -> DualAveraging:
     probability = info.acceptance_probability
     acceptance = probability if averaging.log_scale.ndim else probability.mean()
-    averaging = update_averaging(averaging, acceptance, kernel.target_acceptance)
-    return StageState(inner, averaging), info
+    goal = cast(TunableKernel, kernel).target_acceptance
+    return update_averaging(averaging, acceptance, goal, max_scale)
 
 
-def end_stage(stage: Stage, state: StageState) -> Kernel:
-    """The stage's kernel with the scale that was tuned: a number, or ``(chains,)``."""
-    if state.averaging is None:
-        return stage.kernel
-    assert isinstance(stage.kernel, TunableKernel)
-    scale = state.averaging.log_scale_average.exp()
-    return stage.kernel.with_scale(scale if scale.ndim else scale.item())
+def _max_scale(stage: Stage, kernel: Kernel) -> float:
+    """The largest scale worth tuning to: SplitHMC goes no further than a quarter turn.
+
+    While its number of steps is not settled, one step may go as far as all of them will.
+    """
+    inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+    if not isinstance(inner, SplitHMC):
+        return math.inf
+    return QUARTER_TURN / (inner.gradients_per_step if stage.is_last else 1)
+
+
+def _is_kept(stage: Stage, step: int, position: Tensor) -> bool:
+    every = math.ceil(position.numel() * stage.num_steps / MAX_NUMBERS)
+    return step >= SETTLING * stage.num_steps and step % every == 0
+
+
+def _visit(inner: Any) -> tuple[Tensor, ...]:
+    score = getattr(inner.inner, "score", None)
+    return (inner.position,) if score is None else (inner.position, score)
+
+
+def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
+    """What is known after a stage."""
+    averaging = state.averaging
+    if averaging is not None and stage.num_steps > 0:
+        scale = averaging.log_scale_average.exp().expand_as(learned.scale)
+        learned = learned._replace(scale=scale)
+    if state.visited:
+        learned = learned._replace(affine=_fitted(state.visited, learned))
+    if stage.fits or needs_tuning(stage.kernel):
+        learned = learned._replace(num_steps=_quarter_turn(learned.scale))
+    return learned
+
+
+def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine:
+    """The map fitted to all that was visited; scores come in the coordinates of the map before."""
+    position, *score = (torch.cat(parts) for parts in zip(*visited, strict=True))
+    if not score:
+        return fit_affine(position)
+    assert learned.affine is not None
+    return fit_affine(position, learned.affine.push_score(score[0]))
+
+
+def _quarter_turn(scale: Tensor) -> int:
+    """The number of steps of that scale that make a quarter turn in whitened coordinates."""
+    ratio = QUARTER_TURN / _common(scale).item()
+    return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
+
+
+def _common(scale: Tensor) -> Tensor:
+    """The geometric mean: ()."""
+    return scale.log().mean().exp()
 
 
 def warm_up(
@@ -198,10 +295,12 @@ def warm_up(
 ) -> tuple[Kernel, Tensor]:
     """Run a kernel's warm-up: the kernel with nothing left out, and where the chains ended.
 
-    A setting given is kept (the warm-up is then burn-in); a step size left out is tuned by dual
-    averaging to the kernel's target acceptance, level by level where there is a ladder.
+    A setting given is kept (the warm-up is then burn-in); what is left out is learned: a step size
+    by dual averaging to the kernel's target acceptance, a preconditioner from the positions and
+    scores of all chains, a number of steps that makes a quarter turn; level by level where there is
+    a ladder.
 
-    Shapes: x ``(chains, *event)``. Raises PoeError where a step size must be tuned in no steps.
+    Shapes: x ``(chains, *event)``. Raises PoeError where something must be learned in no steps.
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
@@ -212,23 +311,15 @@ def warm_up(
     >>> 0.5 < kernel.step_size < 2.0
     True
     """
-    tuned: tuple[Kernel, ...] = ()
-    scale, plan = first_scale(x), stages(target, kernel, warmup)
+    plan = stages(target, kernel, warmup)
+    learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
     for stage in plan:
-        state = begin_stage(stage, x, scale)
-        for _ in range(stage.num_steps):
-            state, _ = stage_step(stage, state, generator)
-        tuned = (*tuned, end_stage(stage, state))
-        x, scale = stage.descend(state.inner), next_scale(state, scale)
-    return rejoin(kernel, plan, tuned), x
-
-
-def next_scale(state: StageState, scale: Tensor) -> Tensor:
-    """Where the next stage's tuning begins, for each chain: at this stage's scale, if it tuned."""
-    averaging = state.averaging
-    if averaging is None or not (averaging.num_updates > 0).all():
-        return scale
-    return averaging.log_scale_average.exp().expand_as(scale)
+        state = begin_stage(stage, x, learned[-1])
+        for step in range(stage.num_steps):
+            state, _ = stage_step(stage, state, step, learned[-1], generator)
+        learned = (*learned, end_stage(stage, state, learned[-1]))
+        x = stage.descend(state.inner)
+    return rejoin(kernel, plan, learned[1:]), x
 
 
 def tune_ladder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +9,17 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
+from poe.diagnostics.experts import ExpertReport
+from poe.errors import PoeError
+from poe.expert import Expert
 from poe.samplers.kernel import Kernel
+from poe.summary import Summary as Summary
+from poe.summary import summarize
 
 if TYPE_CHECKING:
     from poe.partition import LogPartition
 
-MAX_R_HAT = 1.01
-MIN_ESS = 400.0
-"""The thresholds of Vehtari et al. 2021, section 4."""
 MIN_DRAWS_TO_BE_STUCK = 20
-SHORT_CHAIN = 500
-SHORT_CHAIN_WORDS = (
-    "They are short, which alone raises R-hat: draw more from each, or use a longer warm-up."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +34,12 @@ class Draws:
     - ``acceptance_rate``, ``num_outside``, ``num_undefined`` ``(chains,)``: the fraction of
       accepted proposals, and the number of those with log-density −inf, and of those with NaN or
       +inf, while sampling; None for exact draws;
+    - ``num_divergent`` ``(chains,)``: the steps while sampling whose discretisation broke down (log
+      acceptance ratio below −1000, or undefined); None where that was not counted;
     - ``num_warmup``: steps before the first draw; ``seconds``: wall-clock time, warm-up included;
-    - ``warmup_gradients``, ``num_gradients``: how often a chain evaluated the target, in warm-up and
-      while sampling; ``warmup_seconds``, ``sampling_seconds``, ``compile_seconds``: what these took,
-      and what compiling took beside it;
+    - ``warmup_gradients``, ``num_gradients``: how often a chain evaluated the target, in warm-up
+      and while sampling; ``warmup_seconds``, ``sampling_seconds``, ``compile_seconds``: what these
+      took, and what compiling took beside it;
     - ``choice``: why this kernel, in words;
     - ``seed``: the generator's initial seed;
     - ``remarks``: what the run itself noticed, in words;
@@ -76,13 +75,20 @@ class Draws:
     def __repr__(self) -> str:
         chains, draws, *event = self.samples.shape
         parts = [f"{chains} chains x {draws} draws of shape {tuple(event)}", self.guarantee]
+        parts += ["weighted"] * (self.log_weights is not None)
         return f"Draws({', '.join(parts + [repr(self.kernel)] * (self.kernel is not None))})"
 
     @property
     def num_nonfinite(self) -> Tensor:
-        """How many draws of each chain are not finite (in x or in log-density): ``(chains,)``."""
+        """How many draws of each chain are not finite (in x or in log-density): ``(chains,)``.
+
+        Weighted draws of weight zero do not count.
+        """
         is_finite = self.samples.reshape(*self.log_density.shape, -1).isfinite().all(-1)
-        return (~(is_finite & self.log_density.isfinite())).sum(1)
+        is_bad = ~(is_finite & self.log_density.isfinite())
+        if self.log_weights is not None:
+            is_bad = is_bad & (self.log_weights != -torch.inf)
+        return is_bad.sum(1)
 
     @property
     def stuck_chains(self) -> list[int]:
@@ -91,10 +97,39 @@ class Draws:
             return []
         return (self.acceptance_rate == 0).nonzero().flatten().tolist()
 
+    @property
+    def still_chains(self) -> list[int]:
+        """The chains that stood still for a quarter of their draws, or hardly accepted a proposal.
+
+        That is for 20 consecutive draws at least, or at less than a tenth of the chains' median
+        acceptance rate; those in ``stuck_chains`` are not repeated. Weighted draws have no order.
+        """
+        is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
+        if self.acceptance_rate is None or self.log_weights is not None or is_short:
+            return []
+        stay = diagnostics.longest_stay(self.samples, self.log_density)
+        is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4)
+        is_rare = self.acceptance_rate < self.acceptance_rate.median() / 10
+        is_moving = self.acceptance_rate > 0
+        return ((is_long | is_rare) & is_moving).nonzero().flatten().tolist()
+
+    @property
+    def escaped_chains(self) -> list[int]:
+        """The chains whose medians are ten robust sds or more away from those of the others.
+
+        In position, or downward in log-density; see ``poe.diagnostics.distance_from_others``. None
+        of fewer than 20 draws a chain, and none of weighted draws.
+        """
+        if self.log_weights is not None or self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK:
+            return []
+        distance = diagnostics.distance_from_others(self.samples, self.log_density)
+        return (distance >= diagnostics.MAX_DISTANCE).nonzero().flatten().tolist()
+
     def summary(self) -> Summary:
         """Mean, sd, MCSE, ESS and R-hat of each component, with plain words where they are bad.
 
-        Needs ArviZ (``pip install "product-of-experts[diagnostics]"``).
+        Of weighted draws the weighted mean and sd, with their standard error; R-hat and the chains'
+        ESS are not defined for them (NaN), and Kish's ESS of the weights stands in the footer.
 
         >>> g = torch.Generator().manual_seed(0)
         >>> x = torch.randn(4, 500, 1, generator=g)
@@ -103,112 +138,24 @@ class Draws:
         x[0]  ...
         exact; 4 chains x 500 draws
         """
-        x = self.samples.double()
-        r_hat = diagnostics.r_hat(x)
-        bulk, tail = diagnostics.ess_bulk(x), diagnostics.ess_tail(x)
-        return Summary(
-            mean=x.mean((0, 1)),
-            sd=x.flatten(0, 1).std(0),
-            mcse=diagnostics.mcse_mean(x),
-            ess_bulk=bulk,
-            ess_tail=tail,
-            r_hat=r_hat,
-            footer=_footer(self),
-            warnings=(*self.remarks, *_words(self, r_hat, torch.minimum(bulk, tail))),
-        )
+        return summarize(self)
+
+    def experts(self, target: Expert) -> ExpertReport:
+        """What each expert of the target does along these draws: who vetoes, is saturated, pulls.
+
+        See ``poe.diagnostics.expert_report``. Raises PoeError for weighted draws, which must be
+        resampled first.
+        """
+        if self.log_weights is not None:
+            raise PoeError(
+                "expected draws of equal weight, got weighted ones: resample them by their weights "
+                "and call poe.diagnostics.expert_report(target, samples)"
+            )
+        return diagnostics.expert_report(target, self.samples)
 
     def to_arviz(self) -> Any:
-        """These draws as an ``arviz.InferenceData`` (ArviZ >= 1 returns an ``xarray.DataTree``)."""
+        """These draws as an ``arviz.InferenceData`` (ArviZ >= 1 returns an ``xarray.DataTree``).
+
+        Needs ArviZ (``pip install "product-of-experts[diagnostics]"``); weights are left out.
+        """
         return diagnostics.to_dataset(self.samples, self.log_density)
-
-
-COLUMNS = {
-    "mean": "9.3f",
-    "sd": "9.3f",
-    "mcse": "9.4f",
-    "ess_bulk": "10.0f",
-    "ess_tail": "10.0f",
-    "r_hat": "7.3f",
-}
-MAX_ROWS = 20
-
-
-@dataclass(frozen=True, eq=False)
-class Summary:
-    """Statistics of each component (tensors of the event shape) that print as a table.
-
-    ``warnings`` says in words why the draws are not to be trusted; empty where nothing was seen.
-    """
-
-    mean: Tensor
-    sd: Tensor
-    mcse: Tensor
-    ess_bulk: Tensor
-    ess_tail: Tensor
-    r_hat: Tensor
-    footer: str = ""
-    warnings: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        names = _component_names(self.mean.shape)
-        width = max(map(len, names[:MAX_ROWS]))
-        header = " " * width + "".join(f"{name:>{_width(f)}}" for name, f in COLUMNS.items())
-        columns = [getattr(self, name).flatten().tolist() for name in COLUMNS]
-        rows = [
-            f"{name:<{width}}" + "".join(map(format, row, COLUMNS.values()))
-            for name, *row in itertools.islice(zip(names, *columns, strict=True), MAX_ROWS)
-        ]
-        more = [f"... and {len(names) - MAX_ROWS} more components"] if len(names) > MAX_ROWS else []
-        words = [f"! {text}" for text in self.warnings]
-        return "\n".join([header, *rows, *more, self.footer, *words])
-
-    __repr__ = __str__
-
-
-def _width(column_format: str) -> int:
-    return int(column_format.split(".")[0])
-
-
-def _component_names(event_shape: torch.Size) -> list[str]:
-    indices = itertools.product(*(range(n) for n in event_shape))
-    return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
-
-
-def _footer(draws: Draws) -> str:
-    chains, length = draws.samples.shape[:2]
-    parts = [draws.guarantee, f"{chains} chains x {length} draws"]
-    if draws.kernel is not None:
-        parts.append(f"{draws.num_warmup} warm-up steps")
-    if draws.acceptance_rate is not None:
-        parts.append(f"acceptance {draws.acceptance_rate.mean().item():.2f}")
-    return "; ".join(parts)
-
-
-def _words(draws: Draws, r_hat: Tensor, ess: Tensor) -> list[str]:
-    """What is bad about the draws' convergence, in plain words."""
-    words = []
-    if num_bad := int(draws.num_nonfinite.sum()):
-        words.append(f"{num_bad} draws are not finite: the statistics of their components are NaN.")
-    if r_hat.isnan().all():
-        words.append(
-            "R-hat and ESS could not be computed (too few draws a chain, or draws that do not "
-            "vary): nothing here shows that the chains have converged."
-        )
-        return words
-    if (worst := _finite_max(r_hat)) > MAX_R_HAT:
-        is_short = draws.samples.shape[1] < SHORT_CHAIN
-        words.append(
-            f"R-hat is {worst:.3f} > {MAX_R_HAT}: the chains disagree with each other, so they are "
-            "not shown to have converged. "
-            + (SHORT_CHAIN_WORDS if is_short else "Use a longer warm-up or another kernel.")
-        )
-    if (least := -_finite_max(-ess)) < MIN_ESS:
-        words.append(
-            f"the smallest ESS is {least:.0f} < {MIN_ESS:.0f}: the draws are worth few independent "
-            "ones. Draw more."
-        )
-    return words
-
-
-def _finite_max(values: Tensor) -> float:
-    return values[~values.isnan()].max().item()

@@ -6,29 +6,28 @@ consistent one behind, and a run resumed from it gives the same bits.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe import checkpoint
 from poe.adapt_kernel import (
-    DualAveraging,
+    Learned,
     Stage,
     StageState,
     begin_stage,
     end_stage,
-    first_scale,
-    needs_tuning,
-    next_scale,
+    fill,
+    first_learned,
+    shaped,
     stage_step,
 )
+from poe.compiled import Block
 from poe.coordinates import Coordinates
-from poe.errors import StorageError
-from poe.samplers.kernel import Info, Kernel, TunableKernel, sum_event
+from poe.samplers.kernel import Info, Kernel, OnDrawnNoise, sum_event
 
 
 class Tally(NamedTuple):
@@ -37,6 +36,7 @@ class Tally(NamedTuple):
     accepted: Tensor
     outside: Tensor
     undefined: Tensor
+    divergent: Tensor
 
     def plus(self, info: Info) -> Tally:
         """The counts with one more step."""
@@ -44,6 +44,7 @@ class Tally(NamedTuple):
             self.accepted + info.is_accepted,
             self.outside + info.is_outside,
             self.undefined + info.is_undefined,
+            self.divergent + info.is_divergent,
         )
 
 
@@ -81,9 +82,13 @@ class Moment(NamedTuple):
     """Steps done in this phase."""
     num_steps: int
     """Steps done in all."""
+    num_gradients: tuple[int, int]
+    """How often each chain evaluated the target, in warm-up and in sampling."""
+    seconds: tuple[float, float]
+    """The time these took."""
     state: StageState
-    scale: Tensor
-    tuned: tuple[Kernel, ...]
+    learned: tuple[Learned, ...]
+    """What was known at the start, and after each stage."""
     tally: Tally
     spread: Spread | None
     generator_state: Tensor
@@ -100,6 +105,8 @@ class Plan:
     collect: Callable[[Tensor], Tensor] | None
     is_watched: bool
     """Whether to watch for escape."""
+    compile: bool = False
+    """Whether to sample in compiled blocks of steps."""
 
     @property
     def num_warmup(self) -> int:
@@ -116,24 +123,28 @@ class Run:
         self.samples: Tensor | None = None
         self.log_density: Tensor | None = None
         self.last_info: Info | None = None
+        self.block: Block | None = None
 
     @classmethod
     def start(cls, plan: Plan, u: Tensor) -> Run:
         """The run at its beginning, with the chains at ``u``."""
-        scale = first_scale(u)
+        began = time.perf_counter()
+        first = plan.stages[0]
+        learned = first_learned(first, u)
         zeros = torch.zeros(len(u), dtype=torch.int64, device=u.device)
         moment = Moment(
             phase=0,
             step=0,
             num_steps=0,
-            state=begin_stage(plan.stages[0], u, scale),
-            scale=scale,
-            tuned=(),
-            tally=Tally(zeros, zeros, zeros),
+            num_gradients=(1 + (learned.affine is not None), 0),
+            seconds=(0.0, 0.0),
+            state=begin_stage(first, u, learned),
+            learned=(learned,),
+            tally=Tally(*[zeros] * len(Tally._fields)),
             spread=_watch(u) if plan.is_watched else None,
             generator_state=plan.generator.get_state(),
         )
-        return cls(plan, moment)
+        return cls(plan, moment._replace(seconds=(time.perf_counter() - began, 0.0)))
 
     @property
     def is_sampling(self) -> bool:
@@ -146,110 +157,108 @@ class Run:
         return self.is_sampling and self.moment.step == self.plan.num_draws
 
     def advance(self) -> None:
-        """One step, or the passage from one phase to the next."""
-        moment = self.moment
+        """One step, one block of compiled steps, or the passage from one phase to the next."""
+        began = time.perf_counter()
         stage = self._stage()
-        if moment.step == stage.num_steps:
-            self.moment = self._next_phase(stage)
-            return
-        state, info = stage_step(stage, moment.state, self.plan.generator)
-        if self.is_sampling:
-            self._record(state.inner, moment.step)
-        position, num_steps = state.inner.position, moment.num_steps + 1
-        self.moment = moment._replace(
-            step=moment.step + 1,
-            num_steps=num_steps,
-            state=state,
-            tally=moment.tally.plus(info) if self.is_sampling else moment.tally,
-            spread=moment.spread and moment.spread.plus(position, num_steps),
-            generator_state=self.plan.generator.get_state(),
-        )
-        self.last_info = info
+        if self.moment.step == stage.num_steps:
+            moment = self._next_phase(stage)
+        elif self.is_sampling and self.plan.compile and self._block(stage) is not None:
+            moment = self._stepped_in_block(stage)
+        else:
+            moment = self._stepped(stage)
+        warmup, sampling = moment.seconds
+        elapsed = time.perf_counter() - began
+        seconds = (warmup, sampling + elapsed) if self.is_sampling else (warmup + elapsed, sampling)
+        self.moment = moment._replace(seconds=seconds)
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling took, here and not before an interruption."""
+        return 0.0 if self.block is None else self.block.compile_seconds
 
     def _stage(self) -> Stage:
         if not self.is_sampling:
             return self.plan.stages[self.moment.phase]
-        return Stage(self.plan.stages[-1].target, self.moment.tuned[-1], self.plan.num_draws)
+        last = self.plan.stages[-1]
+        return Stage(last.target, fill(last, self.moment.learned[-1]), self.plan.num_draws)
+
+    def _stepped(self, stage: Stage) -> Moment:
+        moment = self.moment
+        learned = moment.learned[-1]
+        state, info = stage_step(stage, moment.state, moment.step, learned, self.plan.generator)
+        if self.is_sampling:
+            self._record(state.inner.position, state.inner.log_density, moment.step)
+        position, num_steps = state.inner.position, moment.num_steps + 1
+        self.last_info = info
+        return self._after(1, gradients_per_step(stage.kernel, learned))._replace(
+            state=state,
+            tally=moment.tally.plus(info) if self.is_sampling else moment.tally,
+            spread=moment.spread and moment.spread.plus(position, num_steps),
+        )
+
+    def _block(self, stage: Stage) -> Block | None:
+        """The compiled steps, where that many are left."""
+        if self.block is None:
+            self.block = Block(stage.kernel, stage.target)
+        return self.block if self.block.num_steps <= stage.num_steps - self.moment.step else None
+
+    def _stepped_in_block(self, stage: Stage) -> Moment:
+        assert self.block is not None
+        moment, tally = self.moment, self.moment.tally
+        num_steps, spread = self.block.num_steps, moment.spread
+        inner, visits = self.block(moment.state.inner, self.plan.generator)
+        for step, visit in enumerate(visits):
+            self._record(visit.position, visit.log_density, moment.step + step)
+            tally = tally.plus(visit.info)
+            spread = spread and spread.plus(visit.position, moment.num_steps + step + 1)
+        self.last_info = visits[-1].info
+        return self._after(
+            num_steps, gradients_per_step(stage.kernel, moment.learned[-1])
+        )._replace(state=StageState(inner, None), tally=tally, spread=spread)
+
+    def _after(self, num_steps: int, num_gradients: int) -> Moment:
+        """The counts after that many steps, each of so many gradients."""
+        moment = self.moment
+        warmup, sampling = moment.num_gradients
+        spent = num_steps * num_gradients
+        return moment._replace(
+            step=moment.step + num_steps,
+            num_steps=moment.num_steps + num_steps,
+            num_gradients=(warmup, sampling + spent)
+            if self.is_sampling
+            else (warmup + spent, sampling),
+            generator_state=self.plan.generator.get_state(),
+        )
 
     def _next_phase(self, stage: Stage) -> Moment:
         moment, phase = self.moment, self.moment.phase + 1
-        scale = next_scale(moment.state, moment.scale)
+        learned = end_stage(stage, moment.state, moment.learned[-1])
+        moment = moment._replace(phase=phase, step=0, learned=(*moment.learned, learned))
         if phase == len(self.plan.stages):  # sampling goes on from the very state
-            state = StageState(moment.state.inner, None)
-        else:
-            state = begin_stage(self.plan.stages[phase], stage.descend(moment.state.inner), scale)
-        tuned = (*moment.tuned, end_stage(stage, moment.state))
-        return moment._replace(phase=phase, step=0, state=state, scale=scale, tuned=tuned)
+            return moment._replace(state=StageState(moment.state.inner, None))
+        warmup, sampling = moment.num_gradients
+        x = stage.descend(moment.state.inner)
+        return moment._replace(
+            state=begin_stage(self.plan.stages[phase], x, learned),
+            num_gradients=(warmup + 1, sampling),
+        )
 
-    def _record(self, state: Any, index: int) -> None:
-        u, coordinates = state.position, self.plan.coordinates
+    def _record(self, u: Tensor, log_density: Tensor, index: int) -> None:
+        coordinates = self.plan.coordinates
         x = coordinates.to_x(u)
         kept = x if self.plan.collect is None else self.plan.collect(x)
-        log_density = coordinates.log_density_of_x(u, x, state.log_density)
+        log_density = coordinates.log_density_of_x(u, x, log_density)
         if self.samples is None or self.log_density is None:
             self.samples = _room(kept, self.plan.num_draws)
             self.log_density = _room(log_density, self.plan.num_draws)
         self.samples[:, index] = kept
         self.log_density[:, index] = log_density
 
-    def save(self, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
-        """Write this moment and the draws so far to a checkpoint."""
-        moment = self.moment
-        tensors = {
-            "generator_state": moment.generator_state,
-            "position": moment.state.inner.position,
-            "scale": moment.scale,
-            **_named("state", _leaves(moment.state.inner)),
-            **_named("averaging", moment.state.averaging or ()),
-            **_named("tally", moment.tally),
-            **_named("spread", moment.spread or ()),
-            **_named("tuned", [_scale_of(kernel) for kernel in moment.tuned]),
-        }
-        if self.is_sampling and self.samples is not None and self.log_density is not None:
-            tensors["samples"] = self.samples[:, : moment.step]
-            tensors["log_density"] = self.log_density[:, : moment.step]
-        place = {"phase": moment.phase, "step": moment.step, "num_steps": moment.num_steps}
-        checkpoint.write(path, {**facts, **place}, tensors)
 
-    @classmethod
-    def restore(cls, plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
-        """The run at the moment that a checkpoint holds; the generator is put back too.
-
-        Raises StorageError where the target says another log-density there than it did.
-        """
-        device = plan.generator.device
-        generator_state = tensors.pop("generator_state")
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        phase, spread = facts["phase"], _unnamed("spread", tensors)
-        averaging = _unnamed("averaging", tensors)
-        scales = _unnamed("tuned", tensors)
-        stage = plan.stages[min(phase, len(plan.stages) - 1)]
-        template = stage.kernel.init(stage.target, tensors["position"])
-        inner = _filled(template, iter(_unnamed("state", tensors)))
-        if not torch.allclose(template.log_density, inner.log_density, rtol=1e-4, atol=1e-4):
-            raise StorageError(
-                "expected a checkpoint of this target, got one of another: the log-density at its "
-                "positions is not the one it holds. Delete the checkpoint to start afresh."
-            )
-        plan.generator.set_state(generator_state)
-        run = cls(
-            plan,
-            Moment(
-                phase=phase,
-                step=facts["step"],
-                num_steps=facts["num_steps"],
-                state=StageState(inner, DualAveraging(*averaging) if averaging else None),
-                scale=tensors["scale"],
-                tuned=tuple(_retuned(s, v) for s, v in zip(plan.stages, scales, strict=False)),
-                tally=Tally(*_unnamed("tally", tensors)),
-                spread=Spread(*spread) if spread else None,
-                generator_state=generator_state,
-            ),
-        )
-        if "samples" in tensors:
-            run.samples = _refilled(tensors["samples"], plan.num_draws)
-            run.log_density = _refilled(tensors["log_density"], plan.num_draws)
-        return run
+def gradients_per_step(kernel: Kernel, learned: Learned) -> int:
+    """How often a step evaluates the target's score, with what was left out as learned."""
+    kernel = shaped(kernel, learned)
+    return kernel.gradients_per_step if isinstance(kernel, OnDrawnNoise) else 1
 
 
 def _watch(u: Tensor) -> Spread:
@@ -259,46 +268,3 @@ def _watch(u: Tensor) -> Spread:
 def _room(first: Tensor, num_draws: int) -> Tensor:
     """An empty tensor ``(chains, draws, ...)`` for draws like the first."""
     return first.new_empty((len(first), num_draws, *first.shape[1:]))
-
-
-def _refilled(draws: Tensor, num_draws: int) -> Tensor:
-    room = draws.new_empty((len(draws), num_draws, *draws.shape[2:]))
-    room[:, : draws.shape[1]] = draws
-    return room
-
-
-def _retuned(stage: Stage, scale: Tensor) -> Kernel:
-    """The stage's kernel with the scale that its warm-up found, where it was left out."""
-    if not needs_tuning(stage.kernel):
-        return stage.kernel
-    assert isinstance(stage.kernel, TunableKernel)
-    return stage.kernel.with_scale(scale if scale.ndim else scale.item())
-
-
-def _scale_of(kernel: Kernel) -> Tensor:
-    scale = kernel.scale_setting if isinstance(kernel, TunableKernel) else None
-    return scale if isinstance(scale, Tensor) else torch.tensor(scale or 0.0, dtype=torch.float64)
-
-
-def _leaves(state: Any) -> list[Tensor]:
-    """The tensors and numbers of nested NamedTuples, in order."""
-    if isinstance(state, tuple):
-        return [leaf for part in state for leaf in _leaves(part)]
-    return [torch.as_tensor(state)]
-
-
-def _filled(template: Any, leaves: Iterator[Tensor]) -> Any:
-    """The template's structure with other leaves."""
-    if isinstance(template, tuple):
-        return type(template)(*(_filled(part, leaves) for part in template))
-    leaf = next(leaves)
-    return leaf if isinstance(template, Tensor) else type(template)(leaf.item())
-
-
-def _named(prefix: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{index}": tensor for index, tensor in enumerate(tensors)}
-
-
-def _unnamed(prefix: str, tensors: dict[str, Tensor]) -> list[Tensor]:
-    count = sum(name.startswith(f"{prefix}.") for name in tensors)
-    return [tensors[f"{prefix}.{index}"] for index in range(count)]

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,26 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe import checkpoint as checkpoints
-from poe.adapt_kernel import Warmup, needs_tuning, rejoin, stages
+from poe import resume
+from poe.adapt_kernel import Warmup, needs_fit, needs_tuning, rejoin, stages
+from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, ShapeError, StorageError, TrustWarning
-from poe.expert import Expert, Tempered
-from poe.loop import Plan, Run, Spread
+from poe.expert import Expert
+from poe.loop import Plan, Run
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
+from poe.remarks import chain_remarks, escape_remarks, negative_factors
 from poe.samplers.annealed import AnnealedLangevin
-from poe.samplers.kernel import BIASED, Kernel, require_start
-from poe.samplers.langevin import MALA
+from poe.samplers.kernel import Kernel
+from poe.samplers.preconditioned import Preconditioned
+from poe.start import device_of, start
 
 Collect = Callable[[Tensor], Tensor]
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2
-MAX_START_ATTEMPTS = 100
-ABSURD_GROWTH = 1e6
 ROWS_AT_ONCE = 4096
 
 
@@ -50,21 +51,24 @@ def sample(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     collect: Collect | None = None,
+    compile: bool = False,
 ) -> Draws:
     """Draw from x ~ p̃ / Z: at least ``num_samples`` draws, as ``(chains, draws, *event)``.
 
     Without a kernel: independent exact draws where the target (simplified) can be sampled exactly;
-    otherwise MALA, its step size tuned in warm-up to an acceptance rate of 0.574 over all chains.
-    Chains move in unconstrained coordinates (Jacobian included; step sizes refer to those) and the
-    draws come back in the target's own space.
+    where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
+    (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
+    batch of densities MALA. It says which, and why. Chains move in unconstrained coordinates
+    (Jacobian included; step sizes refer to those), and the draws come back in the target's space.
 
     - ``kernel``: its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
       ``draws.kernel`` shows what was used.
     - ``num_chains``: by default 4 to 64, one for each 1000 samples (long enough for R-hat to
       mean something); more is cheaper a draw where the target is costly. A batch of densities (one
       condition per chain) has as many chains as conditions.
-    - ``warmup``: number of steps (default 1000; with an annealed kernel the steps at the target
-      after the ladder, default ``steps_per_level``), or a ``Warmup``.
+    - ``warmup``: number of steps, or a ``Warmup``. By default 1000; to fit a preconditioner fewer
+      with more chains, down to 200; with an annealed kernel the steps at the target after the
+      ladder, by default ``steps_per_level``.
     - ``initial`` ``(chains, *event)``: where the chains start. By default draws of the first expert
       of the product that can be sampled exactly, else standard normals in unconstrained
       coordinates; drawn again, up to 100 times, where the target's log-density is −inf.
@@ -72,6 +76,9 @@ def sample(
     - ``checkpoint``: a file that an interrupted run is written to, and resumed from by the same
       call; the resumed run gives the same bits.
     - ``collect``: what to keep of each draw, a function of x ``(chains, *event)``; by default x.
+    - ``compile``: sample in blocks of steps compiled in one graph. That takes seconds, once a run
+      (``draws.compile_seconds``), and pays where steps are many; a model that cannot be captured is
+      sampled without, and this is said.
 
     Raises ImproperError, NonFiniteError (a start outside the support), PoeError (a discrete space
     without a kernel), StorageError (a checkpoint of another run, or an altered one).
@@ -87,23 +94,38 @@ def sample(
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     check_proper(target)
     seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, _device_of(target, initial))
+    generator = resolve(generator, device_of(target, initial))
     num_chains = _num_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
     if kernel is None and can_sample_exactly(simple):
         _say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-    if kernel is None and target.space.is_discrete:
-        raise PoeError(
-            f"expected a kernel for the discrete space {target.space}: the default, MALA, needs "
-            "gradients. Give one that moves on that space, by `kernel=`."
-        )
-    kernel = MALA() if kernel is None else kernel
-    warmup = _warmup(kernel, warmup)
-    plan = _plan(target, kernel, num_samples, num_chains, warmup, generator, collect)
-    schedule = (num_samples, num_chains, warmup)
-    settings = (target, kernel, schedule, initial, collect, seed)
-    return _execute(target, kernel, plan, settings, num_chains, initial, progress, checkpoint)
+    settings = (target, kernel, (num_samples, num_chains, warmup), initial, collect, seed)
+    coordinates = Coordinates(target.space)
+    x, where = start(target, num_chains, initial, coordinates, generator)
+    u = coordinates.to_u(x)
+    choice = _choice(target, kernel, coordinates, u)
+    warmup = _warmup(choice.kernel, warmup, num_chains)
+    plan = Plan(
+        stages=tuple(
+            stage._replace(target=coordinates.pull(stage.target))
+            for stage in stages(target, choice.kernel, warmup)
+        ),
+        num_draws=-(-num_samples // num_chains),
+        coordinates=coordinates,
+        generator=generator,
+        collect=collect,
+        is_watched=bool(negative_factors(target)),
+        compile=compile,
+    )
+    said = f"{_chosen(choice, plan, num_chains)}, started at {where}"
+    return _execute(target, choice, plan, settings, u, said, progress, checkpoint)
+
+
+def _choice(target: Expert, kernel: Kernel | None, coordinates: Coordinates, u: Tensor) -> Choice:
+    if kernel is not None:
+        return Choice(kernel, "as given")
+    return choose(target, coordinates.pull(target), u)
 
 
 def _num_chains(
@@ -124,70 +146,51 @@ def _num_chains(
     return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
 
 
-def _warmup(kernel: Kernel, warmup: int | Warmup | None) -> Warmup:
-    if warmup is None:
-        return Warmup(kernel.steps_per_level) if isinstance(kernel, AnnealedLangevin) else Warmup()
-    return Warmup(warmup) if isinstance(warmup, int) else warmup
-
-
-def _plan(
-    target: Expert,
-    kernel: Kernel,
-    num_samples: int,
-    num_chains: int,
-    warmup: Warmup,
-    generator: torch.Generator,
-    collect: Collect | None,
-) -> Plan:
-    """The stages of a run, in unconstrained coordinates."""
-    coordinates = Coordinates(target.space)
-    return Plan(
-        stages=tuple(
-            stage._replace(target=coordinates.pull(stage.target))
-            for stage in stages(target, kernel, warmup)
-        ),
-        num_draws=-(-num_samples // num_chains),
-        coordinates=coordinates,
-        generator=generator,
-        collect=collect,
-        is_watched=bool(_negative_factors(target)),
-    )
+def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> Warmup:
+    if isinstance(warmup, Warmup):
+        return warmup
+    if warmup is not None:
+        return Warmup(warmup)
+    if isinstance(kernel, AnnealedLangevin):
+        return Warmup(kernel.steps_per_level)
+    if isinstance(kernel, Preconditioned):  # many chains need fewer steps to know as much
+        return Warmup(max(200, min(1000, 16_000 // num_chains)))
+    return Warmup()
 
 
 def _execute(
     target: Expert,
-    kernel: Kernel,
+    choice: Choice,
     plan: Plan,
     settings: tuple[object, ...],
-    num_chains: int,
-    initial: Tensor | None,
+    u: Tensor,
+    said: str,
     progress: bool,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Draws:
     """Start or resume the run, follow it to its end, and gather the draws."""
     began = time.perf_counter()
-    facts: dict[str, Any] = {"settings": "", "seconds": 0.0}
+    facts: dict[str, Any] = {"settings": "", "seconds_in_all": 0.0}
     if checkpoint is not None:
         facts["settings"] = checkpoints.fingerprint(settings)
     if checkpoint is not None and Path(checkpoint).exists():
-        run, facts["seconds"] = _resume(plan, checkpoint, facts)
+        run, facts["seconds_in_all"] = _resume(plan, checkpoint, facts)
         _say(progress, f"resumed from {checkpoint} after {run.moment.num_steps} steps")
     else:
-        x, where = _start(target, num_chains, initial, plan)
-        _say(progress, f"{_chosen(kernel, plan, num_chains)}, started at {where}")
-        run = Run.start(plan, plan.coordinates.to_u(x))
+        _say(progress, said)
+        run = Run.start(plan, u)
 
     def write() -> None:
         if checkpoint is not None:
-            seconds = facts["seconds"] + time.perf_counter() - began
-            run.save(checkpoint, {**facts, "seconds": seconds})
+            seconds = facts["seconds_in_all"] + time.perf_counter() - began
+            resume.save(run, checkpoint, {**facts, "seconds_in_all": seconds})
 
     try:
         _follow(run, progress, write)
     finally:  # an interrupted run is written too, whatever interrupted it
         write()
-    seconds = facts["seconds"] + time.perf_counter() - began
-    return _gather(target, kernel, run, seconds)
+    seconds = facts["seconds_in_all"] + time.perf_counter() - began
+    return _gather(target, choice, run, seconds)
 
 
 def _follow(run: Run, progress: bool, write: Callable[[], None]) -> None:
@@ -223,68 +226,7 @@ def _resume(plan: Plan, path: str | os.PathLike[str], facts: dict[str, Any]) -> 
             "or settings: call with the same arguments and a generator of the same seed, or delete "
             "it to start afresh"
         )
-    return Run.restore(plan, found, tensors), found["seconds"]
-
-
-def _start(
-    target: Expert, num_chains: int, initial: Tensor | None, plan: Plan
-) -> tuple[Tensor, str]:
-    """Start positions in the target's space, and where they come from in words."""
-    if initial is not None:
-        _require_usable(target, initial)
-        return initial.detach(), "`initial`"
-    source = _samplable_factor(target)
-    like = torch.empty(0, dtype=_dtype_of(target), device=_device_of(target, None))
-
-    def draw() -> Tensor:
-        if source is not None:
-            return exact_sample(source[1], num_chains, plan.generator)
-        event_shape = plan.coordinates.u_space.event_shape
-        u = like.new_empty((num_chains, *event_shape)).normal_(generator=plan.generator)
-        return plan.coordinates.to_x(u)
-
-    x = _inside(target, draw)
-    _require_usable(target, x)
-    where = f"draws of expert {source[0]!r}" if source else "standard normals"
-    return x, where
-
-
-@torch.no_grad()
-def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
-    """Draws, repeated for the chains where the target's log-density is −inf."""
-    x = draw()
-    for _ in range(MAX_START_ATTEMPTS):
-        is_outside = target(x) == -torch.inf
-        if not is_outside.any():
-            break
-        x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), draw(), x)
-    return x
-
-
-def _require_usable(target: Expert, x: Tensor) -> None:
-    with torch.no_grad():
-        require_start(target, x, target(x), None)
-
-
-def _samplable_factor(target: Expert) -> tuple[str, Expert] | None:
-    """The first factor with a positive exponent that can be sampled exactly, with its name."""
-    for name, factor in target._factors():
-        is_positive = True
-        while isinstance(factor, Tempered):
-            is_positive = is_positive and factor.exponent.item() > 0
-            factor = factor.expert
-        if is_positive and can_sample_exactly(factor):
-            return name, factor
-    return None
-
-
-def _negative_factors(target: Expert) -> list[str]:
-    """The factors whose exponent is negative: they can make a product improper."""
-    return [
-        name
-        for name, factor in target._factors()
-        if any(isinstance(m, Tempered) and m.exponent.item() < 0 for m in factor.modules())
-    ]
+    return resume.restore(plan, found, tensors), found["seconds_in_all"]
 
 
 def _sample_exactly(
@@ -298,8 +240,7 @@ def _sample_exactly(
     """Independent draws, shaped as chains so that every diagnostic applies."""
     began = time.perf_counter()
     num_draws = -(-num_samples // num_chains)
-    is_batch = any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
-    rows = num_chains if is_batch else max(1, ROWS_AT_ONCE // num_chains) * num_chains
+    rows = num_chains if is_batch(target) else max(1, ROWS_AT_ONCE // num_chains) * num_chains
     kept, values = [], []
     with torch.no_grad():
         for first in range(0, num_chains * num_draws, rows):
@@ -321,83 +262,54 @@ def _split(x: Tensor, num_chains: int) -> Tensor:
     return x.reshape(-1, num_chains, *x.shape[1:]).transpose(0, 1)
 
 
-def _gather(target: Expert, kernel: Kernel, run: Run, seconds: float) -> Draws:
+def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     """The draws of a finished run, and a warning for each thing it noticed."""
     assert run.samples is not None
     assert run.log_density is not None
-    used = rejoin(kernel, run.plan.stages, run.moment.tuned)
-    tally = run.moment.tally
+    used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
+    tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     draws = Draws(
         samples=run.samples,
         log_density=run.log_density,
         guarantee=used.guarantee,
         kernel=used,
+        choice=choice.why,
         acceptance_rate=tally.accepted / run.plan.num_draws,
         num_outside=tally.outside,
         num_undefined=tally.undefined,
+        num_divergent=tally.divergent,
         num_warmup=run.plan.num_warmup,
+        warmup_gradients=warmup_gradients,
+        num_gradients=num_gradients,
         seconds=seconds,
+        warmup_seconds=run.moment.seconds[0],
+        sampling_seconds=run.moment.seconds[1] - run.compile_seconds,
+        compile_seconds=run.compile_seconds,
         seed=run.plan.generator.initial_seed(),
     )
-    remarks = [*_chain_remarks(draws), *_escape_remarks(target, run, draws)]
+    remarks = [*chain_remarks(draws), *escape_remarks(target, run, draws)]
     for remark in remarks:
         warnings.warn(remark, TrustWarning, stacklevel=4)
     return replace(draws, remarks=tuple(remarks))
 
 
-def _chain_remarks(draws: Draws) -> list[str]:
-    """What the counts of a run say, in words."""
-    remarks = []
-    assert draws.num_undefined is not None
-    undefined, chains = int(draws.num_undefined.sum()), int((draws.num_undefined > 0).sum())
-    if undefined and draws.guarantee == BIASED:
-        remarks.append(
-            f"{chains} of {len(draws.samples)} chains exploded: {undefined} of their positions "
-            "have a non-finite log-density or score. Use a smaller step size, or MALA."
-        )
-    elif undefined:
-        remarks.append(
-            f"{undefined} proposals of {chains} chains had a NaN or +inf log-density or a NaN "
-            "score, and were rejected: the target is not defined there."
-        )
-    if stuck := draws.stuck_chains:
-        remarks.append(
-            f"{len(stuck)} of {len(draws.samples)} chains never moved while sampling (chain "
-            f"{stuck[0]} is one): use a smaller step size, a longer warm-up or another start."
-        )
-    return remarks
-
-
-def _escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
-    """Whether the chains of a possibly improper target were on their way to infinity."""
-    spread: Spread | None = run.moment.spread
-    if spread is None:
-        return []
-    history = spread.means(run.moment.num_steps)
-    means = history[-3:].tolist()
-    is_growing = len(means) == 3 and all(b > 1.3 * a for a, b in pairwise(means))
-    # Chains that ran away may end where rounding freezes them, or in NaN (hence the `not`).
-    is_far = not history[-1] <= ABSURD_GROWTH * history[0]
-    is_stuck = bool(draws.stuck_chains)  # MALA can resist a runaway only by rejecting
-    if not (is_growing or is_far or is_stuck):
-        return []
-    distances = ", ".join(f"{mean**0.5:.3g}" for mean in means)
-    blamed = ", ".join(repr(name) for name in _negative_factors(target))
-    return [
-        f"the chains {'got stuck' if is_stuck else 'were still moving outward at the end'} "
-        f"(root-mean-square distance from the start {distances} over successive doublings of the "
-        "run): the product may be improper, or not yet converged. It has a negative exponent on "
-        f"{blamed}."
-    ]
-
-
-def _chosen(kernel: Kernel, plan: Plan, num_chains: int) -> str:
-    is_tuned = any(needs_tuning(stage.kernel) for stage in plan.stages)
-    tuning = " (step size tuned)" if is_tuned else ""
+def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:
+    kernels = [stage.kernel for stage in plan.stages]
+    learns = {
+        "step size tuned": any(map(needs_tuning, kernels)),
+        "preconditioner fitted": any(map(needs_fit, kernels)),
+    }
+    learned = ", ".join(what for what, is_learned in learns.items() if is_learned)
     return (
-        f"{_name(kernel)}, {num_chains} chains x {plan.num_draws} draws after {plan.num_warmup} "
-        f"warm-up steps{tuning}"
+        f"{_kernel_name(choice.kernel)} ({choice.why}), {num_chains} chains x {plan.num_draws} "
+        f"draws after {plan.num_warmup} warm-up steps" + (f" ({learned})" if learned else "")
     )
+
+
+def _kernel_name(kernel: Kernel) -> str:
+    if isinstance(kernel, Preconditioned):
+        return f"preconditioned {_name(kernel.kernel)}"
+    return _name(kernel)
 
 
 def _name(value: object) -> str:
@@ -407,15 +319,3 @@ def _name(value: object) -> str:
 def _say(progress: bool, text: str) -> None:
     if progress:
         tqdm.write(f"poe.sample: {text}", file=sys.stderr)
-
-
-def _dtype_of(target: Expert) -> torch.dtype:
-    """The dtype of the target's own arrays; a lone number, such as an exponent, has no say."""
-    tensors = [*target.parameters(), *target.buffers()]
-    floats = (t.dtype for t in tensors if t.is_floating_point() and t.ndim)
-    return next(floats, torch.get_default_dtype())
-
-
-def _device_of(target: Expert, initial: Tensor | None) -> torch.device:
-    tensors = [initial] if initial is not None else [*target.parameters(), *target.buffers()]
-    return next((t.device for t in tensors), torch.get_default_device())

@@ -11,7 +11,15 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.samplers import MALA, ULA, AnnealedLangevin, MetropolisHastings
+from poe.samplers import (
+    MALA,
+    ULA,
+    AnnealedLangevin,
+    Dense,
+    MetropolisHastings,
+    Preconditioned,
+    SplitHMC,
+)
 from poe.samplers.kernel import Kernel
 
 
@@ -45,13 +53,24 @@ def test_a_product_of_gaussians_is_drawn_exactly() -> None:
     torch.testing.assert_close(draws.log_density, joint(draws.samples))
 
 
-def test_the_default_is_mala_tuned_over_all_chains() -> None:
-    draws = quiet(gaussian_like(5), 4000, num_chains=40, warmup=400, generator=seeded())
-    assert draws.guarantee == "asymptotically exact"
+def test_mala_is_tuned_over_all_chains() -> None:
+    draws = quiet(
+        gaussian_like(5), 4000, kernel=MALA(), num_chains=40, warmup=400, generator=seeded()
+    )
     assert isinstance(draws.kernel, MALA)
     assert isinstance(draws.kernel.step_size, float)
     assert draws.acceptance_rate is not None
     assert abs(draws.acceptance_rate.mean() - 0.574) < 0.04
+
+
+def test_the_default_is_hmc_around_a_fitted_gaussian() -> None:
+    draws = quiet(gaussian_like(5), 4000, num_chains=40, warmup=400, generator=seeded())
+    assert draws.guarantee == "asymptotically exact"
+    assert isinstance(draws.kernel, Preconditioned)
+    assert isinstance(draws.kernel.kernel, SplitHMC)
+    assert isinstance(draws.kernel.affine, Dense)
+    assert draws.kernel.kernel.num_steps == 1  # a quarter turn is an independent draw
+    assert "5 dimensions" in draws.choice
     assert draws.remarks == ()
     summary = draws.summary()
     z = (summary.mean / summary.mcse).abs().max()
@@ -132,7 +151,8 @@ def test_it_says_what_it_does_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
     poe.sample(gaussian_like(), 40, warmup=20, generator=seeded())
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "MALA, 4 chains x 10 draws after 20 warm-up steps (step size tuned)" in captured.err
+    assert "preconditioned SplitHMC (a score in 2 dimensions" in captured.err
+    assert "4 chains x 10 draws after 20 warm-up steps" in captured.err
     assert "acceptance" in captured.err
     poe.sample(gaussian_like(), 40, warmup=20, generator=seeded(), progress=False)
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.adapt_kernel import DualAveraging, start_averaging, update_averaging
+from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.samplers import HMC, MALA, ULA, LangevinState, MetropolisHastings
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.kernel import Kernel, draw_noise

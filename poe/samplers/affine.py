@@ -34,6 +34,9 @@ class Affine(Protocol):
     def pull_score(self, score: Tensor) -> Tensor:
         """The gradient in u of a function whose gradient in x is ``score``: Lᵀ ∇."""
 
+    def push_score(self, score: Tensor) -> Tensor:
+        """The gradient in x of a function whose gradient in u is ``score``: L⁻ᵀ ∇."""
+
     def log_abs_det(self) -> Tensor:
         """log |det L|: ()."""
 
@@ -61,6 +64,10 @@ class Diagonal:
     def pull_score(self, score: Tensor) -> Tensor:
         """s ∘ ∇"""
         return score * _like(self.scale, score)
+
+    def push_score(self, score: Tensor) -> Tensor:
+        """∇ / s"""
+        return score / _like(self.scale, score)
 
     def log_abs_det(self) -> Tensor:
         """Σ log s"""
@@ -92,6 +99,11 @@ class Dense:
     def pull_score(self, score: Tensor) -> Tensor:
         """Lᵀ ∇"""
         return (_flat(score) @ self.factor).reshape(score.shape)
+
+    def push_score(self, score: Tensor) -> Tensor:
+        """L⁻ᵀ ∇"""
+        pushed = torch.linalg.solve_triangular(self.factor.mT, _flat(score).mT, upper=True)
+        return pushed.mT.reshape(score.shape)
 
     def log_abs_det(self) -> Tensor:
         """Σ log L_ii"""
@@ -130,6 +142,10 @@ class LowRank:
         """The transpose, which is the same stretch after the scale."""
         return self._stretched(_flat(score) * self.scale, self.stretch).reshape(score.shape)
 
+    def push_score(self, score: Tensor) -> Tensor:
+        """The inverse of the transpose."""
+        return (self._stretched(_flat(score), 1.0 / self.stretch) / self.scale).reshape(score.shape)
+
     def log_abs_det(self) -> Tensor:
         """Σ log s + Σ log a"""
         return self.scale.log().sum() + self.stretch.log().sum()
@@ -138,7 +154,10 @@ class LowRank:
         return u + ((u @ self.directions) * (stretch - 1.0)) @ self.directions.mT
 
 
-def fit_affine(x: Tensor, score: Tensor) -> Diagonal | Dense | LowRank:
+AFFINE_MAPS = {kind.__name__: kind for kind in (Diagonal, Dense, LowRank)}
+
+
+def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | LowRank:
     """The map whose N(μ, L Lᵀ) has, on these positions, the scores most like the target's.
 
     It minimises the Fisher divergence E |Lᵀ (∇ log p̃(x) + (L Lᵀ)⁻¹ (x − μ))|². With C_x and C_g the
@@ -146,6 +165,9 @@ def fit_affine(x: Tensor, score: Tensor) -> Diagonal | Dense | LowRank:
     Gaussian target that is its own mean and covariance from **any** d + 1 positions, drawn from it
     or not. Dense up to 512 dimensions; above, or with fewer than 2 d positions, a diagonal with up
     to 32 directions corrected.
+
+    Without scores: the mean and covariance of the positions, or with fewer than 2 d of them their
+    variances.
 
     Shapes: x and score ``(n, *event)``, n ≥ 2. Raises ShapeError where they differ, and PoeError
     below two positions.
@@ -159,21 +181,31 @@ def fit_affine(x: Tensor, score: Tensor) -> Diagonal | Dense | LowRank:
     >>> affine.loc, (affine.factor @ affine.factor.T).diagonal()
     (tensor([1.0000, 1.0000]), tensor([0.0100, 0.0100]))
     """
-    if x.shape != score.shape:
+    if score is not None and x.shape != score.shape:
         raise ShapeError(
             f"expected a score of the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}"
         )
     if len(x) < 2:
         raise PoeError(f"expected at least 2 positions to fit a map to, got {len(x)}")
-    flat_x, flat_score = _flat(x).double(), _flat(score).double()
+    n, d = len(x), x[0].numel()
+    can_be_dense = d <= MAX_DENSE_DIMENSION and n >= 2 * d
+    flat_x = _flat(x).double()
+    if score is None:
+        return _cast(_fit_moments(flat_x, can_be_dense), x.dtype)
+    flat_score = _flat(score).double()
     diagonal = _fit_diagonal(flat_x, flat_score)
     u, pulled = diagonal.to_u(flat_x), diagonal.pull_score(flat_score)
-    n, d = u.shape
-    if d <= MAX_DENSE_DIMENSION and n >= 2 * d:
-        fitted: Diagonal | Dense | LowRank = _fit_dense(diagonal, u, pulled)
-    else:
-        fitted = _fit_low_rank(diagonal, u, pulled)
-    return _cast(fitted, x.dtype)
+    fit = _fit_dense if can_be_dense else _fit_low_rank
+    return _cast(fit(diagonal, u, pulled), x.dtype)
+
+
+def _fit_moments(x: Tensor, can_be_dense: bool) -> Diagonal | Dense:
+    sd = x.std(0)
+    diagonal = Diagonal(x.mean(0), torch.where(sd > 0, sd, torch.ones_like(sd)))
+    if not can_be_dense:
+        return diagonal
+    covariance = _ridged(torch.cov(diagonal.to_u(x).mT), len(x))
+    return Dense(diagonal.loc, diagonal.scale[:, None] * torch.linalg.cholesky(covariance))
 
 
 def _fit_diagonal(x: Tensor, score: Tensor) -> Diagonal:
@@ -202,12 +234,11 @@ def _fit_low_rank(diagonal: Diagonal, u: Tensor, score: Tensor) -> LowRank:
     furthest = variances.log().abs().argsort(descending=True)[:rank]
     kept = furthest[variances[furthest].log().abs() > torch.tensor(NOTICEABLE).log()]
     stretch, directions = variances[kept].sqrt(), basis @ rotation[:, kept]
-    correction = LowRank(torch.zeros_like(diagonal.loc), torch.ones_like(diagonal.scale),
-                         directions, stretch)  # fmt: skip
-    mean_score = correction.to_x(correction.pull_score(score.mean(0)[None]))[0]
-    return LowRank(
-        diagonal.to_x((u.mean(0) + mean_score)[None])[0], diagonal.scale, directions, stretch
-    )
+    origin, ones = torch.zeros_like(diagonal.loc), torch.ones_like(diagonal.scale)
+    correction = LowRank(origin, ones, directions, stretch)
+    newton = correction.to_x(correction.pull_score(score.mean(0)[None]))[0]
+    loc = diagonal.to_x((u.mean(0) + newton)[None])[0]
+    return LowRank(loc, diagonal.scale, directions, stretch)
 
 
 def _leading_directions(x: Tensor, rank: int) -> Tensor:
@@ -217,12 +248,17 @@ def _leading_directions(x: Tensor, rank: int) -> Tensor:
 
 def _fisher_covariance(u: Tensor, score: Tensor) -> Tensor:
     """The Σ with Σ C_g Σ = C_u: the geometric mean of C_u and C_g⁻¹."""
-    n, d = u.shape
-    ridge = REGULARIZATION * d / n * torch.eye(d, dtype=u.dtype, device=u.device)
-    root, inverse_root = _square_roots(torch.cov(score.mT).reshape(d, d) + ridge)
-    middle, _ = _square_roots(root @ (torch.cov(u.mT).reshape(d, d) + ridge) @ root)
+    root, inverse_root = _square_roots(_ridged(torch.cov(score.mT), len(u)))
+    middle, _ = _square_roots(root @ _ridged(torch.cov(u.mT), len(u)) @ root)
     covariance = inverse_root @ middle @ inverse_root
     return 0.5 * (covariance + covariance.mT)
+
+
+def _ridged(covariance: Tensor, n: int) -> Tensor:
+    """A covariance of standardised numbers, kept away from singular where n draws are few."""
+    d = covariance.numel() ** 0.5
+    covariance = covariance.reshape(round(d), round(d))
+    return covariance + REGULARIZATION * d / n * torch.eye(round(d)).to(covariance)
 
 
 def _square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,15 +38,25 @@ class Hamiltonian(CorrectedWithScore):
     A subclass says what drifts and what kicks; both conserve volume and can be reversed.
     """
 
-    num_steps: int = 5
+    num_steps: int | None = 5
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 1:
+        if self.num_steps is not None and self.num_steps < 1:
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
         if not 0.0 <= self.jitter < 1.0:
             raise PoeError(f"expected 0 <= jitter < 1, got {self.jitter}")
+
+    @property
+    def gradients_per_step(self) -> int:
+        """L. Raises PoeError where it was left out."""
+        if self.num_steps is None:
+            raise PoeError(
+                "this kernel's num_steps was left out: expected a number, got None. Give one, or "
+                "let poe.sample choose it in warm-up."
+            )
+        return self.num_steps
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TrajectoryNoise:
         """The momentum and the uniforms."""
@@ -94,11 +104,11 @@ class Hamiltonian(CorrectedWithScore):
         position, score = state.position, state.score
         is_outside = torch.zeros_like(state.log_density, dtype=torch.bool)
         momentum = add_scaled(momentum, self._force(position, score), 0.5 * h)
-        for step in range(self.num_steps):
+        for step in range(self.gradients_per_step):
             position, momentum = self._drift(position, momentum, h)
             log_density, score = target.log_density_and_score(position)
             is_outside = is_outside | (log_density == -torch.inf)
-            duration = h if step < self.num_steps - 1 else 0.5 * h
+            duration = h if step < self.gradients_per_step - 1 else 0.5 * h
             momentum = add_scaled(momentum, self._force(position, score), duration)
         log_density = log_density.masked_fill(is_outside, -torch.inf)
         return LangevinState(position, log_density, score), momentum
@@ -114,7 +124,7 @@ class HMC(Hamiltonian):
 
     - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.65.
-    - ``num_steps`` L: the same for all chains.
+    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = π/2.
     - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With
       none, a direction of standard deviation s comes back to where it was after h L = 2π s.
 

@@ -122,6 +122,11 @@ class OnDrawnNoise(Generic[S]):
         """One transition of every chain."""
         return self._transition(target, state, self.draw_noise(state.position, generator))
 
+    @property
+    def gradients_per_step(self) -> int:
+        """How often a step evaluates the target's score."""
+        return 1
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """All the random numbers of one step at positions like these, as a NamedTuple."""
         return draw_noise(position, generator)

@@ -83,6 +83,11 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         """The inner kernel's."""
         return self.kernel.target_acceptance
 
+    @property
+    def gradients_per_step(self) -> int:
+        """The inner kernel's."""
+        return self.kernel.gradients_per_step
+
     def with_scale(self, value: Tensor | float) -> Self:
         """The same kernel with that scale."""
         return replace(self, kernel=self.kernel.with_scale(value))

@@ -19,9 +19,9 @@ class SplitHMC(Hamiltonian):
 
     log p̃(x) = −|x|²/2 + φ(x), and only φ, what the Gaussian leaves over, is approximated:
 
-    p ← p + h/2 ∇φ(x);  (x, p) ← (x cos h + p sin h, p cos h − x sin h);  p ← p + h/2 ∇φ(x);  L times,
-    with ∇φ = ∇log p̃ + x; accepted with min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)). One
-    step costs L gradients.
+    p ← p + h/2 ∇φ(x);  (x, p) ← (x cos h + p sin h, p cos h − x sin h);  p ← p + h/2 ∇φ(x);
+    L times, where ∇φ = ∇log p̃ + x; accepted with
+    min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)). One step costs L gradients.
 
     Where the target is N(0, I) every step is accepted, and the quarter turn h L = π/2 is an
     independent draw for one gradient. So give it whitened coordinates: in
@@ -29,7 +29,7 @@ class SplitHMC(Hamiltonian):
 
     - ``step_size`` h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
       warm-up, to an acceptance rate of 0.8 but no further than a quarter turn.
-    - ``num_steps`` L: the same for all chains.
+    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = π/2.
     - ``jitter``: each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
 
     A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
@@ -46,7 +46,7 @@ class SplitHMC(Hamiltonian):
     (torch.Size([5, 2]), True)
     """
 
-    num_steps: int = 1
+    num_steps: int | None = 1
 
     target_acceptance: ClassVar[float] = 0.8
     max_scale: ClassVar[float] = QUARTER_TURN

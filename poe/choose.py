@@ -1,0 +1,69 @@
+"""Which sampler, and why: decided by what the target offers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.conditional import Given
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.samplers.affine import MAX_DENSE_DIMENSION
+from poe.samplers.kernel import Density, Kernel
+from poe.samplers.langevin import MALA
+from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.split import SplitHMC
+
+
+class Choice(NamedTuple):
+    """A kernel, and in words why this one."""
+
+    kernel: Kernel
+    why: str
+
+
+def choose(target: Expert, density: Density, u: Tensor) -> Choice:
+    """The kernel for a target whose density in the chains' coordinates is known at their start.
+
+    Raises PoeError for a discrete space, where no kernel here moves by itself.
+
+    Shapes: u ``(chains, *event)``.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+    >>> choose(target, target, torch.randn(8, 2)).why
+    'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
+    """
+    if target.space.is_discrete:
+        raise PoeError(
+            f"expected a kernel for the discrete space {target.space}: those chosen here move on "
+            "continuous ones. Give one that moves on that space, by `kernel=`."
+        )
+    if is_batch(target):
+        return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
+    if not has_score(density, u):
+        walk = Preconditioned(MetropolisHastings())
+        return Choice(walk, "no score: a random walk shaped by the covariance of all chains")
+    dimension = u[0].numel()
+    is_dense = dimension <= MAX_DENSE_DIMENSION
+    shape = "a Gaussian of full covariance" if is_dense else "a Gaussian of diagonal plus low rank"
+    why = f"a score in {dimension} dimensions: HMC around {shape} fitted to all chains"
+    return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
+
+
+def is_batch(target: Expert) -> bool:
+    """Whether the target is a batch of densities, one for each chain."""
+    return any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
+
+
+def has_score(density: Density, u: Tensor) -> bool:
+    """Whether there is a gradient to follow: none is a log-density that varies, its score all zero.
+
+    Only at starts where it varies can this be told; a flat density has nothing to follow either.
+    """
+    log_density, score = density.log_density_and_score(u)
+    is_flat = bool((log_density == log_density[0]).all())
+    return is_flat or bool(torch.any(score != 0))

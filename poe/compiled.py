@@ -1,0 +1,76 @@
+"""Blocks of steps compiled in one graph, with the random numbers drawn outside."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from poe.samplers.kernel import Density, Info
+
+GRADIENTS_PER_BLOCK = 16
+"""Long enough that a call's overhead is small, short enough to compile in seconds."""
+
+
+class Visit(NamedTuple):
+    """What a run keeps of one step."""
+
+    position: Tensor
+    log_density: Tensor
+    info: Info
+
+
+class Functional:
+    """A density whose score comes by ``torch.func``, which compiles in one graph."""
+
+    def __init__(self, target: Density) -> None:
+        self.target = target
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): ``(chains, *event) -> (chains,)``."""
+        return self.target.log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient."""
+        score, (_, log_density) = grad_and_value(self._summed, has_aux=True)(x)
+        return log_density, score
+
+    def _summed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_density = self.target.log_density(x)
+        return log_density.sum(), log_density
+
+
+class Block:
+    """Some steps of a kernel at a density, compiled at the first call.
+
+    The random numbers are those that the same steps draw one by one, so a compiled run differs from
+    an eager one by rounding alone.
+    """
+
+    def __init__(self, kernel: Any, target: Density) -> None:
+        self.kernel = kernel
+        self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, kernel.gradients_per_step))
+        self.compile_seconds = 0.0
+        self._target = Functional(target)
+        self._compiled = torch.compile(self._steps, fullgraph=True, dynamic=False)
+        self._is_cold = True
+
+    def __call__(self, state: Any, generator: torch.Generator) -> tuple[Any, list[Visit]]:
+        """The state after all the steps, and what is kept of each."""
+        noises = [self.kernel.draw_noise(state.position, generator) for _ in range(self.num_steps)]
+        began = time.perf_counter()
+        with torch.no_grad():
+            result = self._compiled(state, noises)
+        if self._is_cold:
+            self.compile_seconds, self._is_cold = time.perf_counter() - began, False
+        return result
+
+    def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
+        visits = []
+        for noise in noises:
+            state, info = self.kernel._transition(self._target, state, noise)
+            visits.append(Visit(state.position, state.log_density, info))
+        return state, visits

@@ -1,0 +1,71 @@
+"""Where chains start, and on what device and in what dtype a target lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from poe.coordinates import Coordinates
+from poe.expert import Expert
+from poe.properties import exact_sample, samplable_factor
+from poe.samplers.kernel import require_start
+
+MAX_START_ATTEMPTS = 100
+
+
+def start(
+    target: Expert,
+    num_chains: int,
+    initial: Tensor | None,
+    coordinates: Coordinates,
+    generator: torch.Generator,
+) -> tuple[Tensor, str]:
+    """Start positions in the target's space, and where they come from in words."""
+    if initial is not None:
+        _require_usable(target, initial)
+        return initial.detach(), "`initial`"
+    source = samplable_factor(target)
+    like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+
+    def draw() -> Tensor:
+        if source is not None:
+            return exact_sample(source[1], num_chains, generator)
+        event_shape = coordinates.u_space.event_shape
+        u = like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
+        return coordinates.to_x(u)
+
+    x = _inside(target, draw)
+    _require_usable(target, x)
+    where = f"draws of expert {source[0]!r}" if source else "standard normals"
+    return x, where
+
+
+@torch.no_grad()
+def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
+    """Draws, repeated for the chains where the target's log-density is −inf."""
+    x = draw()
+    for _ in range(MAX_START_ATTEMPTS):
+        is_outside = target(x) == -torch.inf
+        if not is_outside.any():
+            break
+        x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), draw(), x)
+    return x
+
+
+def _require_usable(target: Expert, x: Tensor) -> None:
+    with torch.no_grad():
+        require_start(target, x, target(x), None)
+
+
+def dtype_of(target: Expert) -> torch.dtype:
+    """The dtype of the target's own arrays; a lone number, such as an exponent, has no say."""
+    tensors = [*target.parameters(), *target.buffers()]
+    floats = (t.dtype for t in tensors if t.is_floating_point() and t.ndim)
+    return next(floats, torch.get_default_dtype())
+
+
+def device_of(target: Expert, initial: Tensor | None) -> torch.device:
+    tensors = [initial] if initial is not None else [*target.parameters(), *target.buffers()]
+    return next((t.device for t in tensors), torch.get_default_device())
