@@ -38,10 +38,14 @@ def test_a_good_summary_has_no_words(independent: Tensor) -> None:
 
 def test_the_numbers_are_those_of_arviz(independent: Tensor) -> None:
     summary, column = draws_of(independent).summary(), independent[:, :, 1].double().numpy()
-    assert summary.ess_bulk[1].item() == float(arviz.ess(column, method="bulk"))
-    assert summary.ess_tail[1].item() == float(arviz.ess(column, method="tail"))
-    assert summary.r_hat[1].item() == float(arviz.rhat(column))
-    assert summary.mcse[1].item() == float(arviz.mcse(column))
+    expected = {
+        "ess_bulk": arviz.ess(column, method="bulk"),
+        "ess_tail": arviz.ess(column, method="tail"),
+        "r_hat": arviz.rhat(column),
+        "mcse": arviz.mcse(column),
+    }
+    for name, value in expected.items():
+        assert getattr(summary, name)[1].item() == pytest.approx(float(value), rel=1e-9)
 
 
 def test_it_prints_as_a_table(independent: Tensor) -> None:
@@ -145,10 +149,113 @@ def test_without_arviz_the_message_says_what_to_install(
 
     monkeypatch.delitem(sys.modules, "arviz")
     monkeypatch.setattr(builtins, "__import__", no_arviz)
+    assert draws_of(independent).summary().warnings == ()  # which does not need it
     with pytest.raises(ImportError, match=r'pip install "product-of-experts\[diagnostics\]"'):
-        draws_of(independent).summary()
+        draws_of(independent).to_arviz()
 
 
 def test_gradients_and_devices_do_not_get_in_the_way(independent: Tensor) -> None:
     draws = draws_of(independent.requires_grad_())
     assert draws.summary().warnings == ()
+
+
+def words_of(samples: Tensor, **fields: Any) -> str:
+    return " | ".join(draws_of(samples, **fields).summary().warnings)
+
+
+def test_one_chain_has_no_r_hat() -> None:
+    samples = torch.randn(1, 2000, 1, generator=torch.Generator().manual_seed(0))
+    assert words_of(samples).startswith("R-hat could not be computed, since there is one chain")
+
+
+def test_divergences_are_told_with_the_chains_they_come_from(independent: Tensor) -> None:
+    assert words_of(independent, num_divergent=torch.zeros(4)) == ""
+    words = words_of(independent, num_divergent=torch.tensor([0, 3, 0, 4]))
+    assert words.startswith("7 steps of 2 of 4 chains diverged")
+
+
+def test_a_stuck_chain_is_told_once(independent: Tensor) -> None:
+    rate = torch.tensor([0.5, 0.5, 0.0, 0.5])
+    independent[2] = independent[2, :1]
+    assert "1 of 4 chains never moved (chain 2 is one)" in words_of(
+        independent, acceptance_rate=rate
+    )
+    words = words_of(independent, acceptance_rate=rate, remarks=("chain 2 never moved",))
+    assert words.count("never moved") == 1
+
+
+def test_chains_that_hardly_move(independent: Tensor) -> None:
+    rate = torch.full((4,), 0.5)
+    assert draws_of(independent, acceptance_rate=rate).still_chains == []
+    independent[1, 100:225] = independent[1, 100]  # a quarter of its draws
+    assert draws_of(independent, acceptance_rate=rate).still_chains == [1]
+    assert "1 of 4 chains hardly moved (chain 1 is one)" in words_of(
+        independent, acceptance_rate=rate
+    )
+    independent[1, 124] += 1.0
+    assert draws_of(independent, acceptance_rate=rate).still_chains == []
+    rare = torch.tensor([0.5, 0.5, 0.5, 0.04])
+    assert draws_of(independent, acceptance_rate=rare).still_chains == [3]
+    assert draws_of(independent).still_chains == []  # exact draws may repeat a value
+
+
+def test_escaped_chains(independent: Tensor) -> None:
+    assert draws_of(independent).escaped_chains == []
+    independent[3] += 30
+    assert draws_of(independent).escaped_chains == [3]
+    assert "1 of 4 chains are far from the others (chain 3 is one)" in words_of(independent)
+    assert draws_of(independent[:, :19]).escaped_chains == []
+
+
+def test_weighted_draws_have_weighted_moments(independent: Tensor) -> None:
+    """Weights exp(x) move a standard normal's mean to 1 and leave its sd."""
+    draws = draws_of(independent, log_weights=independent[:, :, 0])
+    summary = draws.summary()
+    assert ((summary.mean - torch.tensor([1.0, 0.0])) / summary.mcse).abs().max() < 4
+    assert summary.ess_weights is not None
+    assert 400 < summary.ess_weights < 1200  # 2000 / e = 736
+    assert summary.r_hat.isnan().all()
+    lines = str(summary).splitlines()
+    assert lines[0].split() == ["mean", "sd", "mcse"]
+    assert "R-hat and the ESS of chains are not defined" in lines[3]
+    assert summary.warnings == ()
+    assert "weighted" in repr(draws)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(1.3, "the weights are worth"), (5.0, "the weights have collapsed")],
+)
+def test_uneven_weights(independent: Tensor, scale: float, words: str) -> None:
+    assert words in words_of(independent, log_weights=scale * independent[:, :, 0])
+
+
+def test_weights_that_are_not_numbers(independent: Tensor) -> None:
+    weights = torch.zeros(4, 500)
+    weights[0, 0] = torch.nan
+    assert "the weights are NaN" in words_of(independent, log_weights=weights)
+
+
+def test_a_draw_of_weight_zero_may_be_anything(independent: Tensor) -> None:
+    weights = torch.zeros(4, 500)
+    weights[0, 0] = -torch.inf
+    independent[0, 0] = torch.nan
+    assert words_of(independent, log_weights=weights) == ""
+    weights[0, 0] = 0.0
+    assert "1 draws are not finite" in words_of(independent, log_weights=weights)
+
+
+def test_the_experts_of_draws(independent: Tensor) -> None:
+    target = poe.Product(*(poe.FromLogDensity(f, space=poe.Real(2)) for f in (pull, push)))
+    report = draws_of(independent).experts(target)
+    assert report.cosine[0, 1].item() == pytest.approx(-1.0)
+    with pytest.raises(poe.PoeError, match="resample"):
+        draws_of(independent, log_weights=torch.zeros(4, 500)).experts(target)
+
+
+def pull(x: Tensor) -> Tensor:
+    return -x.square().sum(-1)
+
+
+def push(x: Tensor) -> Tensor:
+    return 0.5 * x.square().sum(-1)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from poe.diagnostics.chains import MAX_DISTANCE, distance_from_others, longest_stay
 from poe.diagnostics.components import MIN_DRAWS
 from poe.diagnostics.convergence import mcse_mean, mcse_sd, r_hat
 from poe.diagnostics.dataset import import_arviz, to_dataset
 from poe.diagnostics.ess import ess_bulk, ess_mean, ess_tail
+from poe.diagnostics.experts import ExpertReport, expert_report
+from poe.diagnostics.stein import (
+    SteinTest,
+    squared_stein_discrepancy,
+    stein_discrepancy,
+    stein_test,
+)
+from poe.diagnostics.weights import Moments, kish_ess, normalized_weights, weighted_moments
 
 __all__ = [
-    "MIN_DRAWS", "ess_bulk", "ess_mean", "ess_tail", "import_arviz", "mcse_mean", "mcse_sd",
-    "r_hat", "to_dataset",
+    "MAX_DISTANCE", "MIN_DRAWS", "ExpertReport", "Moments", "SteinTest", "distance_from_others",
+    "ess_bulk", "ess_mean", "ess_tail", "expert_report", "import_arviz", "kish_ess",
+    "longest_stay", "mcse_mean", "mcse_sd", "normalized_weights", "r_hat",
+    "squared_stein_discrepancy", "stein_discrepancy", "stein_test", "to_dataset",
+    "weighted_moments",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from poe.diagnostics.components import by_component, split
 from poe.diagnostics.ess import effective_size
-from poe.diagnostics.ranks import argsort, normal_scores
+from poe.diagnostics.ranks import argsort, normal_scores, scores_of_half_ranks
 
 
 def r_hat(samples: Tensor) -> Tensor:
@@ -22,7 +22,8 @@ def r_hat(samples: Tensor) -> Tensor:
     """
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
-    return by_component(_rank_r_hat, samples)
+    table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
+    return by_component(lambda x: _rank_r_hat(split(x), table), samples)
 
 
 def mcse_mean(samples: Tensor) -> Tensor:
@@ -42,15 +43,15 @@ def mcse_sd(samples: Tensor) -> Tensor:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> round(mcse_sd(torch.randn(4, 1000, generator=g)).item(), 3)
-    0.011
+    0.012
     """
     return by_component(_mcse_sd, samples)
 
 
-def _rank_r_hat(x: Tensor) -> Tensor:
-    halves = split(x).double()
-    bulk = _r_hat(normal_scores(split(x)))
-    tail = _r_hat(normal_scores((halves - _median(halves)).abs()))
+def _rank_r_hat(x: Tensor, table: Tensor) -> Tensor:
+    bulk = _r_hat(normal_scores(x, table))
+    distance = (x.double() - _median(x)).abs()
+    tail = _r_hat(normal_scores(distance, table))
     return torch.where(tail > bulk, tail, bulk)  # that of the tail is NaN for two values, say
 
 
@@ -69,7 +70,7 @@ def _median(x: Tensor) -> Tensor:
     rows = x.flatten(1)
     order = argsort(rows)
     middle = order[:, order.shape[1] // 2 - 1 : order.shape[1] // 2 + 1]
-    return rows.gather(1, middle).mean(1)[:, None, None]
+    return rows.gather(1, middle).double().mean(1)[:, None, None]
 
 
 def _mcse_mean(x: Tensor) -> Tensor:

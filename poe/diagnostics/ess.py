@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.diagnostics.components import by_component, split
-from poe.diagnostics.ranks import argsort, normal_scores
+from poe.diagnostics.ranks import argsort, normal_scores, scores_of_half_ranks
 
 RESOLUTION = 1e-15
 """Values within this of each other count as one: their ESS is their number, as in ArviZ."""
@@ -24,7 +24,8 @@ def ess_bulk(samples: Tensor) -> Tensor:
     >>> 3000 < ess_bulk(torch.randn(4, 1000, generator=g)).item() < 5000
     True
     """
-    return by_component(lambda x: effective_size(normal_scores(split(x))), samples)
+    table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
+    return by_component(lambda x: effective_size(normal_scores(split(x), table)), samples)
 
 
 def ess_tail(samples: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def _autocorrelation(x: Tensor) -> Tensor:
     n = x.shape[2]
     means = x.mean(2, keepdim=True)
     length = _fast_length(2 * n)
-    spectrum = torch.view_as_real(torch.fft.rfft(x - means, length)).square().sum(-1).mean(1)
+    spectrum = torch.view_as_real(torch.fft.rfft(x - means, length)).square().mean(1).sum(-1)
     covariance = torch.fft.irfft(spectrum, length)[:, :n] / n
     within = covariance[:, :1] * n / (n - 1)
     total = covariance[:, :1] + means.squeeze(2).var(1, keepdim=True)

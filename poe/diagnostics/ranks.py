@@ -9,21 +9,29 @@ _LOW_BITS = 2**32 - 1
 _SIGN = 2**31
 
 
-def normal_scores(x: Tensor) -> Tensor:
+def normal_scores(x: Tensor, table: Tensor) -> Tensor:
     """z = Φ⁻¹((r − 3/8) / (n + 1/4)), r the rank among the component's n values.
 
     ``(components, chains, draws)`` to the same shape in float64; equal values share the average of
-    their ranks. Source: Blom 1958; Vehtari et al. 2021, eq. 14.
+    their ranks. ``table`` is ``scores_of_half_ranks(chains * draws)``.
 
-    >>> normal_scores(torch.tensor([[[10.0, 20.0, 20.0, 30.0]]])).round(decimals=2)
+    Source: Blom 1958; Vehtari et al. 2021, eq. 14.
+
+    >>> x = torch.tensor([[[10.0, 20.0, 20.0, 30.0]]])
+    >>> normal_scores(x, scores_of_half_ranks(4, x.device)).round(decimals=2)
     tensor([[[-1.0500,  0.0000,  0.0000,  1.0500]]], dtype=torch.float64)
     """
     rows = x.flatten(1)
     order = argsort(rows)
-    twice_rank = _twice_average_ranks(rows.gather(1, order))
-    grid = _scores_of_half_ranks(rows.shape[1], x.device)
-    scores = grid[twice_rank - 2]
+    place = _twice_average_ranks(rows.gather(1, order))
+    scores = table.take(place)
     return torch.empty_like(scores).scatter_(1, order, scores).reshape(x.shape)
+
+
+def scores_of_half_ranks(n: int, device: torch.device) -> Tensor:
+    """The scores of 1, 1.5, 2, ..., n, all that an average rank can be: ``(2 n - 1,)``."""
+    rank = torch.arange(2, 2 * n + 1, device=device, dtype=torch.float64) / 2
+    return torch.special.ndtri((rank - 0.375) / (n + 0.25))
 
 
 def argsort(rows: Tensor) -> Tensor:
@@ -56,12 +64,12 @@ def _ordered_bits(bits: Tensor) -> Tensor:
 
 
 def _twice_average_ranks(values: Tensor) -> Tensor:
-    """Twice the ranks of sorted rows, integers: ``(rows, n) -> (rows, n)``.
+    """Twice the ranks of sorted rows, counted from 0: ``(rows, n) -> (rows, n)``, integers.
 
     Only the values that are equal to a neighbour are looked at again: they are few.
     """
     num_rows, n = values.shape
-    ranks = torch.arange(2, 2 * n + 1, 2, device=values.device).repeat(num_rows, 1)
+    ranks = torch.arange(0, 2 * n, 2, device=values.device).repeat(num_rows, 1)
     is_equal = torch.zeros_like(values, dtype=torch.bool)  # to the value before it
     is_equal[:, 1:] = values[:, 1:] == values[:, :-1]
     later = is_equal.flatten().nonzero().flatten()
@@ -73,9 +81,3 @@ def _twice_average_ranks(values: Tensor) -> Tensor:
     ranks.flatten()[first] = average
     ranks.flatten()[later] = average[run]
     return ranks
-
-
-def _scores_of_half_ranks(n: int, device: torch.device) -> Tensor:
-    """The scores of the ranks 1, 1.5, 2, ..., n."""
-    rank = torch.arange(2, 2 * n + 1, device=device, dtype=torch.float64) / 2
-    return torch.special.ndtri((rank - 0.375) / (n + 0.25))

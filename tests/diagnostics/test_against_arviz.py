@@ -70,7 +70,7 @@ ARRAYS: dict[str, Callable[[], Tensor]] = {
     "zeros of both signs": lambda: normals(4, 50, 2).round() * -1.0,
     "integers": lambda: normals(4, 50, 2).mul(3).long(),
     "chains apart": lambda: normals(4, 100, 2) + 3 * torch.arange(4.0)[:, None, None],
-    "chains of different scale": lambda: normals(4, 100, 2) * (1 + torch.arange(4.0)[:, None, None]),
+    "chains of all scales": lambda: normals(4, 100, 2) * (1 + torch.arange(4.0)[:, None, None]),
     "a trend": lambda: normals(4, 100, 2) + torch.arange(100.0)[:, None] / 30,
     "a stuck chain": stuck_chain,
     "the middle draw alone": one_odd_draw_out,

@@ -1,0 +1,63 @@
+"""Chains that stand still, and chains that are far from the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_DISTANCE = 10.0
+"""In robust sds: a chain's median is within one of them where chains mix, and within about five
+where they do not, so that ten is no accident of slow mixing or of many components."""
+MIN_CHAINS = 3
+"""Of two chains that disagree, neither is the one that is far away."""
+NORMAL_SD = 1.4826
+"""The sd of a normal law over its median absolute deviation."""
+
+
+def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
+    """The most consecutive draws that each chain spent in one place: ``(chains,)``, at least 1.
+
+    >>> x = torch.tensor([[1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]])[..., None]
+    >>> longest_stay(x, torch.zeros(2, 4))
+    tensor([3, 1])
+    """
+    chains, draws = log_density.shape
+    x = samples.reshape(chains, draws, -1)
+    has_moved = (x[:, 1:] != x[:, :-1]).any(2) | (log_density[:, 1:] != log_density[:, :-1])
+    time = torch.arange(draws, device=samples.device).expand(chains, draws)
+    arrival = torch.where(has_moved, time[:, 1:], 0).cummax(1).values
+    return (torch.cat([time[:, :1], time[:, 1:] - arrival], 1) + 1).amax(1)
+
+
+def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
+    """How far each chain is from the others, in pooled robust sds: ``(chains,)``.
+
+    For each component, |median of the chain − median of the chains' medians| over 1.4826 times the
+    median distance of all draws from that centre; for the log-density likewise, where only a chain
+    *below* the others counts and the sd is one nat at least (in one dimension it is smaller, and
+    skewed). The largest of these. Medians, so that the far chains, while they are a minority, have
+    no say in what is far; components of zero robust sd are left out. Infinite where a chain is
+    mostly NaN or infinite; zero for fewer than three chains.
+
+    >>> x = torch.randn(5, 100, 1, generator=torch.Generator().manual_seed(0))
+    >>> x[4] += 50
+    >>> distance_from_others(x, torch.zeros(5, 100)) > 10
+    tensor([False, False, False, False,  True])
+    """
+    if len(samples) < MIN_CHAINS:
+        return samples.new_zeros(len(samples), dtype=torch.float64)
+    values = samples.detach().double().reshape(*log_density.shape, -1)
+    position = _deviations(values).abs().amax(1)
+    depth = -_deviations(log_density.detach().double()[..., None], least_sd=1.0).amin(1)
+    distance = torch.maximum(position, depth.clamp(min=0))
+    return torch.where(distance.isnan(), torch.inf, distance)
+
+
+def _deviations(values: Tensor, least_sd: float = 0.0) -> Tensor:
+    """Of each chain's median from the others', in robust sds: ``(chains, n, k) -> (chains, k)``."""
+    medians = values.nanmedian(1).values
+    centre = medians.nanmedian(0).values
+    scale = NORMAL_SD * (values - centre).abs().flatten(0, 1).nanmedian(0).values
+    scale = scale.clamp(min=least_sd)
+    is_usable = centre.isfinite() & scale.isfinite() & (scale > 0)
+    return torch.where(is_usable, (medians - centre) / scale, 0.0)

@@ -1,0 +1,126 @@
+"""The summary of draws: a table of each component, and plain words below it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from poe import diagnostics
+from poe.trust import chain_words, convergence_words, weight_words
+
+if TYPE_CHECKING:
+    from poe.draws import Draws
+
+COLUMNS = {
+    "mean": "9.3f",
+    "sd": "9.3f",
+    "mcse": "9.4f",
+    "ess_bulk": "10.0f",
+    "ess_tail": "10.0f",
+    "r_hat": "7.3f",
+}
+WEIGHTED_COLUMNS = {name: COLUMNS[name] for name in ("mean", "sd", "mcse")}
+MAX_ROWS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Statistics of each component (tensors of the event shape) that print as a table.
+
+    ``ess_weights``, a scalar, is Kish's ESS of weighted draws, whose ``ess_bulk``, ``ess_tail`` and
+    ``r_hat`` are NaN; None where the draws are unweighted. ``warnings`` says in words why the draws
+    are not to be trusted; empty where nothing was seen.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    mcse: Tensor
+    ess_bulk: Tensor
+    ess_tail: Tensor
+    r_hat: Tensor
+    footer: str = ""
+    warnings: tuple[str, ...] = ()
+    ess_weights: Tensor | None = None
+
+    def __str__(self) -> str:
+        formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
+        names = _component_names(self.mean.shape)
+        width = max(map(len, names[:MAX_ROWS]), default=0)
+        header = " " * width + "".join(f"{name:>{_width(f)}}" for name, f in formats.items())
+        columns = [getattr(self, name).flatten().tolist() for name in formats]
+        rows = [
+            f"{name:<{width}}" + "".join(map(format, row, formats.values()))
+            for name, *row in itertools.islice(zip(names, *columns, strict=True), MAX_ROWS)
+        ]
+        more = [f"... and {len(names) - MAX_ROWS} more components"] if len(names) > MAX_ROWS else []
+        words = [f"! {text}" for text in self.warnings]
+        return "\n".join([header, *rows, *more, self.footer, *words])
+
+    __repr__ = __str__
+
+
+def summarize(draws: Draws) -> Summary:
+    """The summary of draws, weighted or not."""
+    if draws.log_weights is not None:
+        return _of_weighted(draws, draws.log_weights)
+    x = draws.samples
+    bulk, tail, r_hat = diagnostics.ess_bulk(x), diagnostics.ess_tail(x), diagnostics.r_hat(x)
+    wide = x.detach().double()
+    return Summary(
+        mean=wide.mean((0, 1)),
+        sd=wide.flatten(0, 1).std(0),
+        mcse=diagnostics.mcse_mean(x),
+        ess_bulk=bulk,
+        ess_tail=tail,
+        r_hat=r_hat,
+        footer="; ".join(_facts(draws)),
+        warnings=(
+            *draws.remarks,
+            *chain_words(draws),
+            *convergence_words(draws, r_hat, torch.minimum(bulk, tail)),
+        ),
+    )
+
+
+def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
+    moments = diagnostics.weighted_moments(draws.samples, log_weights)
+    ess = diagnostics.kish_ess(log_weights)
+    undefined = torch.full_like(moments.mean, torch.nan)
+    worth = (
+        f"by their weights the draws are worth {ess.item():.0f} equal ones (Kish); R-hat and the "
+        "ESS of chains are not defined for them"
+    )
+    return Summary(
+        mean=moments.mean,
+        sd=moments.sd,
+        mcse=moments.mcse,
+        ess_bulk=undefined,
+        ess_tail=undefined,
+        r_hat=undefined,
+        footer="; ".join([*_facts(draws), worth]),
+        warnings=(*draws.remarks, *chain_words(draws), *weight_words(log_weights, ess.item())),
+        ess_weights=ess,
+    )
+
+
+def _width(column_format: str) -> int:
+    return int(column_format.split(".")[0])
+
+
+def _component_names(event_shape: torch.Size) -> list[str]:
+    indices = itertools.product(*(range(n) for n in event_shape))
+    return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
+
+
+def _facts(draws: Draws) -> list[str]:
+    chains, length = draws.samples.shape[:2]
+    parts = [draws.guarantee, f"{chains} chains x {length} draws"]
+    if draws.kernel is not None:
+        parts.append(f"{draws.num_warmup} warm-up steps")
+    if draws.acceptance_rate is not None:
+        parts.append(f"acceptance {draws.acceptance_rate.mean().item():.2f}")
+    return parts
