@@ -43,6 +43,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.loop",
             "poe.resume",
             "poe.remarks",
+            "poe.job",
+            "poe.many_modes",
             "poe.run",
         ),
     ),

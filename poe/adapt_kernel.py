@@ -34,6 +34,10 @@ SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
 """The most numbers that a window keeps of positions; beyond, some steps are left out."""
+MIN_COMPARED = 20
+"""The fewest positions a chain to compare it by."""
+MAX_DRIFT = 1.1
+"""Above this ratio of a chain's halves to its spread, it is still on its way."""
 MAX_STEPS = 16
 """The most steps of a trajectory that warm-up chooses."""
 
@@ -71,6 +75,8 @@ class Stage(NamedTuple):
     """Whether a step size left out is tuned for each chain apart."""
     fits: bool = False
     """Whether a preconditioner is fitted at its end."""
+    is_compared: bool = False
+    """Whether its chains are compared at its end."""
     is_last: bool = True
     """Whether the level's settings are those learned here."""
     descend: Callable[[Any], Tensor] = attrgetter("position")
@@ -85,7 +91,7 @@ class Learned(NamedTuple):
     affine: Affine | None = None
     num_steps: int = 1
     r_hat: float = math.nan
-    """The largest R-hat over the last stretch of a preconditioned kernel's warm-up."""
+    """The largest R-hat of chains that no longer drift, over a fitted kernel's last stretch."""
 
 
 def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
@@ -123,7 +129,8 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
     left = stage.num_steps - sum(window.num_steps for window in before)
-    return (*apart, *before[1:], stage._replace(num_steps=left))
+    last = stage._replace(num_steps=left, is_compared=needs_fit(stage.kernel))
+    return (*apart, *before[1:], last)
 
 
 def fill(stage: Stage, learned: Learned) -> Kernel:
@@ -148,9 +155,7 @@ def shaped(kernel: Kernel, learned: Learned) -> Kernel:
 def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]) -> Kernel:
     """The kernel with the tuned kernels of its stages in their places."""
     tuned = tuple(
-        fill(stage, known)
-        for stage, known in zip(plan, learned, strict=True)
-        if stage.is_last
+        fill(stage, known) for stage, known in zip(plan, learned, strict=True) if stage.is_last
     )
     if not isinstance(kernel, AnnealedLangevin):
         return tuned[0]
@@ -217,7 +222,7 @@ def stage_step(
     if averaging is not None:
         averaging = _averaged(averaging, info, kernel, _max_scale(stage, kernel))
     visited = state.visited
-    if stage.fits and _is_kept(stage, step, inner.position):
+    if (stage.fits or stage.is_compared) and _is_kept(stage, step, inner.position):
         visited = (*visited, _visit(inner))
     return StageState(inner, averaging, visited), info
 
@@ -258,7 +263,9 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
     if averaging is not None and stage.num_steps > 0:
         scale = averaging.log_scale_average.exp().expand_as(learned.scale)
         learned = learned._replace(scale=scale)
-    if state.visited:
+    if stage.is_compared and len(state.visited) > 1:
+        learned = learned._replace(r_hat=_r_hat(torch.stack([visit[0] for visit in state.visited])))
+    elif state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
     if stage.fits or needs_tuning(stage.kernel):
         learned = learned._replace(num_steps=_quarter_turn(learned.scale))
@@ -272,6 +279,25 @@ def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine
         return fit_affine(position)
     assert learned.affine is not None
     return fit_affine(position, learned.affine.push_score(score[0]))
+
+
+def _r_hat(position: Tensor) -> float:
+    """The largest √(1 + B / W) of a component: variance of the chains' means over that within.
+
+    NaN where that component still drifts within the chains, which would tell of slow mixing and not
+    of different modes, and where there is nothing to compare.
+
+    Shapes: position ``(steps, chains, *event)``.
+    """
+    if len(position) < MIN_COMPARED or position.shape[1] < 2:
+        return math.nan
+    flat = position.double().flatten(2)
+    within = flat.var(0).mean(0)
+    r_hat = (1.0 + flat.mean(0).var(0) / within).sqrt()
+    halves = torch.stack([half.mean(0) for half in flat.tensor_split(2)])
+    drift = (1.0 + halves.var(0).mean(0) / within).sqrt()
+    worst = r_hat.argmax()
+    return r_hat[worst].item() if drift[worst].item() < MAX_DRIFT else math.nan
 
 
 def _quarter_turn(scale: Tensor) -> int:

@@ -8,14 +8,28 @@ from torch import Tensor
 
 from poe.algebra import Transformed
 from poe.expert import Expert
+from poe.samplers.affine import Affine
 from poe.space import Real, Space
+
+
+class Rescaled(Expert):
+    """The density of u where x = μ + L u, Jacobian included."""
+
+    def __init__(self, expert: Expert, affine: Affine) -> None:
+        super().__init__()
+        self.space = expert.space
+        self.expert = expert
+        self.affine = affine
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.expert(self.affine.to_x(u)) + self.affine.log_abs_det()
 
 
 @dataclass(frozen=True)
 class Coordinates:
     """Chains move in u = T(x), with T the space's bijection to all of ℝⁿ; discrete ones stay put.
 
-    log p̃(u) = log p̃(x) + log |det dx/du|.
+    With an ``affine`` map u is rescaled too: T(x) = μ + L u. log p̃(u) = log p̃(x) + log |det dx/du|.
 
     >>> import poe
     >>> coordinates = Coordinates(poe.Positive(2))
@@ -25,32 +39,45 @@ class Coordinates:
     """
 
     space: Space
+    affine: Affine | None = None
+
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether T is the identity."""
+        return self.space.is_discrete or isinstance(self.space, Real)
 
     @property
     def is_identity(self) -> bool:
         """Whether u is x itself."""
-        return self.space.is_discrete or isinstance(self.space, Real)
+        return self.is_unbounded and self.affine is None
 
     @property
     def u_space(self) -> Space:
         """The space of the coordinates."""
-        return self.space if self.is_identity else self.space.unconstrained()
+        return self.space if self.is_unbounded else self.space.unconstrained()
 
     def pull(self, expert: Expert) -> Expert:
         """The density of u, Jacobian included."""
-        return expert if self.is_identity else Transformed(expert, self.space.to_unconstrained)
+        if not self.is_unbounded:
+            expert = Transformed(expert, self.space.to_unconstrained)
+        return expert if self.affine is None else Rescaled(expert, self.affine)
 
     def to_u(self, x: Tensor) -> Tensor:
         """``(*batch, *event)`` to unconstrained coordinates."""
-        return x if self.is_identity else self.space.to_unconstrained(x)
+        unbounded = x if self.is_unbounded else self.space.to_unconstrained(x)
+        return unbounded if self.affine is None else self.affine.to_u(unbounded)
 
     def to_x(self, u: Tensor) -> Tensor:
         """Back to the space."""
-        return u if self.is_identity else self.space.to_unconstrained.inv(u)
+        unbounded = u if self.affine is None else self.affine.to_x(u)
+        return unbounded if self.is_unbounded else self.space.to_unconstrained.inv(unbounded)
 
     def log_density_of_x(self, u: Tensor, x: Tensor, log_density_of_u: Tensor) -> Tensor:
         """log p̃(x) from log p̃(u): the Jacobian taken out again; all of shape ``(*batch,)``."""
-        if self.is_identity:
+        if self.affine is not None:
+            log_density_of_u = log_density_of_u - self.affine.log_abs_det()
+            u = self.affine.to_x(u)
+        if self.is_unbounded:
             return log_density_of_u
         jacobian: Tensor = self.space.to_unconstrained.inv.log_abs_det_jacobian(u, x)
         return log_density_of_u - jacobian

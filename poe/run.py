@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe import checkpoint as checkpoints
-from poe import resume
-from poe.adapt_kernel import Warmup, needs_fit, needs_tuning, rejoin, stages
+from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
-from poe.errors import PoeError, ShapeError, StorageError, TrustWarning
+from poe.errors import PoeError, ShapeError, TrustWarning
 from poe.expert import Expert
+from poe.job import Job, say
 from poe.loop import Plan, Run
+from poe.many_modes import is_done, is_done_or_apart, tempered
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
 from poe.remarks import chain_remarks, escape_remarks, negative_factors
@@ -34,8 +30,6 @@ from poe.samplers.preconditioned import Preconditioned
 from poe.start import device_of, start
 
 Collect = Callable[[Tensor], Tensor]
-SECONDS_BETWEEN_CHECKPOINTS = 30.0
-SECONDS_BETWEEN_REPORTS = 0.2
 ROWS_AT_ONCE = 4096
 
 
@@ -98,19 +92,16 @@ def sample(
     num_chains = _num_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
     if kernel is None and can_sample_exactly(simple):
-        _say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
+        say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
     settings = (target, kernel, (num_samples, num_chains, warmup), initial, collect, seed)
     coordinates = Coordinates(target.space)
     x, where = start(target, num_chains, initial, coordinates, generator)
     u = coordinates.to_u(x)
-    choice = _choice(target, kernel, coordinates, u)
+    choice = Choice(kernel, "as given") if kernel else choose(target, coordinates.pull(target), u)
     warmup = _warmup(choice.kernel, warmup, num_chains)
     plan = Plan(
-        stages=tuple(
-            stage._replace(target=coordinates.pull(stage.target))
-            for stage in stages(target, choice.kernel, warmup)
-        ),
+        stages=_pulled(stages(target, choice.kernel, warmup), coordinates),
         num_draws=-(-num_samples // num_chains),
         coordinates=coordinates,
         generator=generator,
@@ -119,13 +110,15 @@ def sample(
         compile=compile,
     )
     said = f"{_chosen(choice, plan, num_chains)}, started at {where}"
-    return _execute(target, choice, plan, settings, u, said, progress, checkpoint)
-
-
-def _choice(target: Expert, kernel: Kernel | None, coordinates: Coordinates, u: Tensor) -> Choice:
-    if kernel is not None:
-        return Choice(kernel, "as given")
-    return choose(target, coordinates.pull(target), u)
+    job = Job(plan, settings, progress, checkpoint)
+    is_over = is_done if kernel else is_done_or_apart
+    run, seconds = job.follow(u, said, is_over)
+    if not run.is_done:
+        choice, job, u = tempered(target, job, run)
+        said = _chosen(choice, job.plan, num_chains)
+        run, more_seconds = job.follow(u, said, is_done)
+        seconds += more_seconds
+    return _gather(target, choice, run, seconds)
 
 
 def _num_chains(
@@ -156,77 +149,6 @@ def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> War
     if isinstance(kernel, Preconditioned):  # many chains need fewer steps to know as much
         return Warmup(max(200, min(1000, 16_000 // num_chains)))
     return Warmup()
-
-
-def _execute(
-    target: Expert,
-    choice: Choice,
-    plan: Plan,
-    settings: tuple[object, ...],
-    u: Tensor,
-    said: str,
-    progress: bool,
-    checkpoint: str | os.PathLike[str] | None,
-) -> Draws:
-    """Start or resume the run, follow it to its end, and gather the draws."""
-    began = time.perf_counter()
-    facts: dict[str, Any] = {"settings": "", "seconds_in_all": 0.0}
-    if checkpoint is not None:
-        facts["settings"] = checkpoints.fingerprint(settings)
-    if checkpoint is not None and Path(checkpoint).exists():
-        run, facts["seconds_in_all"] = _resume(plan, checkpoint, facts)
-        _say(progress, f"resumed from {checkpoint} after {run.moment.num_steps} steps")
-    else:
-        _say(progress, said)
-        run = Run.start(plan, u)
-
-    def write() -> None:
-        if checkpoint is not None:
-            seconds = facts["seconds_in_all"] + time.perf_counter() - began
-            resume.save(run, checkpoint, {**facts, "seconds_in_all": seconds})
-
-    try:
-        _follow(run, progress, write)
-    finally:  # an interrupted run is written too, whatever interrupted it
-        write()
-    seconds = facts["seconds_in_all"] + time.perf_counter() - began
-    return _gather(target, choice, run, seconds)
-
-
-def _follow(run: Run, progress: bool, write: Callable[[], None]) -> None:
-    """Advance a run to its end, with a progress bar and a checkpoint now and then."""
-    total = run.plan.num_warmup + run.plan.num_draws
-    reported = written = time.monotonic()
-    with tqdm(total=total, initial=run.moment.num_steps, disable=not progress, unit="step") as bar:
-        while not run.is_done:
-            run.advance()
-            now = time.monotonic()
-            if progress and (now - reported > SECONDS_BETWEEN_REPORTS or run.is_done):
-                _report(run, bar)
-                reported = now
-            if now - written > SECONDS_BETWEEN_CHECKPOINTS:
-                write()
-                written = now
-
-
-def _report(run: Run, bar: tqdm) -> None:
-    bar.set_description("sampling" if run.is_sampling else "warm-up", refresh=False)
-    if run.last_info is not None:
-        acceptance = run.last_info.acceptance_probability.mean().item()
-        bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
-    bar.update(run.moment.num_steps - bar.n)
-
-
-def _resume(plan: Plan, path: str | os.PathLike[str], facts: dict[str, Any]) -> tuple[Run, float]:
-    """The run that a checkpoint holds and the seconds it took. Refuses that of another run."""
-    found, tensors = checkpoints.read(path)
-    if found.get("settings") != facts["settings"]:
-        raise StorageError(
-            f"expected a checkpoint of this run at {path}, got one of another target, kernel, seed "
-            "or settings: call with the same arguments and a generator of the same seed, or delete "
-            "it to start afresh"
-        )
-    return resume.restore(plan, found, tensors), found["seconds_in_all"]
 
 
 def _sample_exactly(
@@ -293,6 +215,10 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     return replace(draws, remarks=tuple(remarks))
 
 
+def _pulled(plan: tuple[Stage, ...], coordinates: Coordinates) -> tuple[Stage, ...]:
+    return tuple(stage._replace(target=coordinates.pull(stage.target)) for stage in plan)
+
+
 def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:
     kernels = [stage.kernel for stage in plan.stages]
     learns = {
@@ -314,8 +240,3 @@ def _kernel_name(kernel: Kernel) -> str:
 
 def _name(value: object) -> str:
     return type(value).__name__
-
-
-def _say(progress: bool, text: str) -> None:
-    if progress:
-        tqdm.write(f"poe.sample: {text}", file=sys.stderr)

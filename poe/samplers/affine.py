@@ -199,9 +199,15 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
     return _cast(fit(diagonal, u, pulled), x.dtype)
 
 
+def fit_moments(x: Tensor) -> Diagonal:
+    """Mean and standard deviation of each component of x ``(n, *event)``; 1 where it is constant."""
+    flat = _flat(x)
+    sd = flat.std(0)
+    return Diagonal(flat.mean(0), torch.where(sd > 0, sd, torch.ones_like(sd)))
+
+
 def _fit_moments(x: Tensor, can_be_dense: bool) -> Diagonal | Dense:
-    sd = x.std(0)
-    diagonal = Diagonal(x.mean(0), torch.where(sd > 0, sd, torch.ones_like(sd)))
+    diagonal = fit_moments(x)
     if not can_be_dense:
         return diagonal
     covariance = _ridged(torch.cov(diagonal.to_u(x).mT), len(x))
