@@ -24,7 +24,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
     ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
-    ("how it is tuned", ("poe.averaging", "poe.adapt_kernel", "poe.coordinates")),
+    (
+        "how it is tuned",
+        ("poe.averaging", "poe.adapt_kernel", "poe.adapt_tempering", "poe.coordinates"),
+    ),
     (
         "particles between densities",
         ("poe.anneal", "poe.mutation", "poe.resampling", "poe.particles"),

@@ -50,8 +50,12 @@ __all__ = [
 # --- samplers (marked block: extended by the inference half) ---
 from poe import samplers
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
+from poe.adapt_tempering import tune_tempering
 from poe.draws import Draws, Summary
 from poe.run import sample
 from poe.smc import smc
 
-__all__ += ["Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "warm_up"]
+__all__ += [
+    "Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "tune_tempering",
+    "warm_up",
+]  # fmt: skip

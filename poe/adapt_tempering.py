@@ -1,0 +1,162 @@
+"""Tuning parallel tempering: a ladder whose swaps are all alike, and a step size for each level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from poe.averaging import DualAveraging, start_averaging, update_averaging
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.samplers.kernel import Kernel, TunableKernel
+from poe.samplers.replicas import TemperingState, swap_rates
+from poe.samplers.tempering import ParallelTempering
+
+NUM_ROUNDS = 5
+MIN_STEPS = 100
+FIRST_LEVELS = 12
+LEAST_REJECTION = 1e-3
+"""A pair that never rejects still takes some room, so that the exponents stay apart."""
+
+
+def tune_tempering(
+    target: Expert,
+    start: Expert,
+    kernel: Kernel,
+    x: Tensor,
+    *,
+    num_steps: int,
+    num_levels: int | None = None,
+    generator: torch.Generator,
+) -> tuple[ParallelTempering, Tensor]:
+    """A tuned ladder from start to target, and where its replicas ended.
+
+    In five rounds, each twice as long as the one before, the pairs' mean rejection rates r_l say
+    how far apart start and target are: the barrier Λ(β_l) = r_1 + … + r_{l−1}, interpolated, is cut
+    into equal parts, which makes the next round's swaps equally likely. A step size that the kernel
+    leaves out is tuned for each level to the kernel's target acceptance.
+
+    - ``num_levels``: None takes ⌈2Λ⌉ + 1, where swaps are accepted about every second time.
+    - ``num_steps``: in all rounds together, at least 100.
+
+    Shapes: x ``(chains, *event)``, where each level starts; the replicas come back as
+    ``(levels, chains, *event)``, the target's last, to go on from by ``kernel.init_replicas``.
+
+    Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, section 5 and algorithm 4.
+
+    >>> import poe, experts
+    >>> target = experts.Gaussian([5.0], scale=[0.1])
+    >>> start = experts.Gaussian([0.0], scale=[3.0])
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.full((100, 1), 5.0)
+    >>> kernel, replicas = tune_tempering(
+    ...     target, start, poe.samplers.MALA(), x, num_steps=300, generator=g
+    ... )
+    >>> len(kernel.exponents), replicas.shape
+    (7, torch.Size([7, 100, 1]))
+    """
+    if num_steps < MIN_STEPS:
+        raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")
+    levels = FIRST_LEVELS if num_levels is None else num_levels
+    # Densities change fastest at the start, so that is where the first levels are closest.
+    exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())
+    tempering = ParallelTempering(start, kernel, exponents, _first_step_sizes(kernel, levels, x))
+    replicas = x.expand(levels, *x.shape)
+    for length in _lengths(num_steps):
+        state, tempering = _run(target, tempering, replicas, length, generator)
+        tempering, replicas = _respaced(tempering, state, num_levels)
+    return tempering, replicas
+
+
+def _lengths(num_steps: int) -> list[int]:
+    """The rounds' lengths: each twice the one before, and together ``num_steps``."""
+    shares = [2**k * num_steps // (2**NUM_ROUNDS - 1) for k in range(NUM_ROUNDS - 1)]
+    return [*shares, num_steps - sum(shares)]
+
+
+def _first_step_sizes(kernel: Kernel, levels: int, x: Tensor) -> tuple[float, ...] | None:
+    if not isinstance(kernel, TunableKernel) or kernel.scale_setting is not None:
+        return None
+    return (max(1, x[0].numel()) ** -0.5,) * levels
+
+
+def _run(
+    target: Expert,
+    tempering: ParallelTempering,
+    replicas: Tensor,
+    num_steps: int,
+    generator: torch.Generator,
+) -> tuple[TemperingState, ParallelTempering]:
+    """One round at fixed exponents, with dual averaging of each level's step size."""
+    state, averaging = tempering.init_replicas(target, replicas), None
+    if tempering.step_size is not None:
+        averaging = start_averaging(torch.tensor(tempering.step_size, dtype=torch.float64))
+    for _ in range(num_steps):
+        noise = tempering.draw_noise(state.position, generator)
+        state, info = tempering.transition_of_all(target, state, noise)
+        if averaging is not None:
+            acceptance = info.acceptance_probability.reshape(-1, state.num_chains).mean(1)
+            averaging = _averaged(averaging, tempering, acceptance.double().cpu())
+            tempering = _with_step_sizes(tempering, averaging.log_scale)
+    if averaging is not None:
+        tempering = _with_step_sizes(tempering, averaging.log_scale_average)
+    return state, tempering
+
+
+def _averaged(
+    averaging: DualAveraging, tempering: ParallelTempering, acceptance: Tensor
+) -> DualAveraging:
+    """One update, with the acceptance of the levels that the kernel moved."""
+    assert isinstance(tempering.kernel, TunableKernel)
+    aim = tempering.kernel.target_acceptance
+    unmoved = acceptance.new_full((len(tempering.exponents) - len(acceptance),), aim)
+    return update_averaging(averaging, torch.cat([unmoved, acceptance]), aim)
+
+
+def _with_step_sizes(tempering: ParallelTempering, log_scale: Tensor) -> ParallelTempering:
+    if tempering.has_exact_start:  # its step size is never used, so nothing tunes it
+        log_scale = torch.cat([log_scale[1:2], log_scale[1:]])
+    return replace(tempering, step_size=tuple(log_scale.exp().tolist()))
+
+
+def _respaced(
+    tempering: ParallelTempering, state: TemperingState, num_levels: int | None
+) -> tuple[ParallelTempering, Tensor]:
+    """The ladder that cuts the barrier into equal parts, and replicas for it.
+
+    A new level takes the replicas of the next colder old one, whose support it shares.
+    """
+    old, rates = tempering.exponents, swap_rates(state).tolist()
+    levels = _num_levels(rates) if num_levels is None else num_levels
+    new = equal_barriers(old, rates, levels)
+    step_size = tempering.step_size
+    if step_size is not None:
+        log_scales = np.interp(new, old, np.log(step_size))
+        step_size = tuple(np.exp(log_scales).tolist())
+    colder = torch.from_numpy(np.searchsorted(old, new)).to(state.position.device)
+    replicas = state.replicas.position.reshape(len(old), -1, *state.position.shape[1:])
+    return replace(tempering, exponents=new, step_size=step_size), replicas[colder]
+
+
+def _num_levels(rates: list[float]) -> int:
+    """⌈2Λ⌉ + 1, at most twice as many as there were."""
+    barrier = sum(1.0 - rate for rate in rates)
+    return min(math.ceil(2.0 * barrier) + 1, 2 * (len(rates) + 1))
+
+
+def equal_barriers(
+    exponents: tuple[float, ...], rates: list[float], num_levels: int
+) -> tuple[float, ...]:
+    """The exponents between which swaps would be accepted equally often, from the rates so far.
+
+    >>> equal_barriers((0.0, 0.5, 1.0), [0.1, 0.7], 3)
+    (0.0, 0.333..., 1.0)
+    """
+    rejections = np.maximum(1.0 - np.asarray(rates), LEAST_REJECTION)
+    barrier = np.concatenate([[0.0], rejections.cumsum()])
+    new = np.interp(np.linspace(0.0, barrier[-1], num_levels), barrier, exponents)
+    return (exponents[0], *new[1:-1].tolist(), exponents[-1])
