@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from poe.samplers.kernel import Density, Info
+from poe.samplers.kernel import Density, Info, OnDrawnNoise
 
 GRADIENTS_PER_BLOCK = 16
 """Long enough that a call's overhead is small, short enough to compile in seconds."""
@@ -47,14 +47,21 @@ class Block:
     """Some steps of a kernel at a density, compiled at the first call.
 
     The random numbers are those that the same steps draw one by one, so a compiled run differs from
-    an eager one by rounding alone.
+    an eager one by rounding alone. What cannot be captured in one graph goes on eagerly from these
+    very numbers, and ``failure`` says why; an error of the target itself is raised by its steps.
     """
 
     def __init__(self, kernel: Any, target: Density) -> None:
         self.kernel = kernel
-        self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, kernel.gradients_per_step))
+        self.target = target
+        self.failure = ""
         self.compile_seconds = 0.0
-        self._target = Functional(target)
+        self.num_steps = 1
+        if not isinstance(kernel, OnDrawnNoise):
+            self.failure = f"{type(kernel).__name__} does not draw its random numbers beforehand"
+            return
+        self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, kernel.gradients_per_step))
+        self._functional = Functional(target)
         self._compiled = torch.compile(self._steps, fullgraph=True, dynamic=False)
         self._is_cold = True
 
@@ -62,15 +69,32 @@ class Block:
         """The state after all the steps, and what is kept of each."""
         noises = [self.kernel.draw_noise(state.position, generator) for _ in range(self.num_steps)]
         began = time.perf_counter()
-        with torch.no_grad():
-            result = self._compiled(state, noises)
+        try:
+            with torch.no_grad():
+                result = self._compiled(self._functional, state, noises)
+        except Exception as error:
+            if not _is_of_the_compiler(error):
+                raise
+            self.failure = _first_line(error)
+            result = None
         if self._is_cold:
             self.compile_seconds, self._is_cold = time.perf_counter() - began, False
-        return result
+        return self._steps(self.target, state, noises) if result is None else result
 
-    def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
+    def _steps(self, target: Density, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
         visits = []
         for noise in noises:
-            state, info = self.kernel._transition(self._target, state, noise)
+            state, info = self.kernel._transition(target, state, noise)
             visits.append(Visit(state.position, state.log_density, info))
         return state, visits
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    """Whether capturing or compiling failed, or gave up after too many recompilations."""
+    from torch._dynamo import exc  # takes seconds to import, and the compiler already has
+
+    return isinstance(error, exc.TorchDynamoException | exc.FailOnRecompileLimitHit)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

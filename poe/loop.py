@@ -197,10 +197,11 @@ class Run:
         )
 
     def _block(self, stage: Stage) -> Block | None:
-        """The compiled steps, where that many are left."""
+        """The compiled steps, where they can be compiled and that many are left."""
         if self.block is None:
             self.block = Block(stage.kernel, stage.target)
-        return self.block if self.block.num_steps <= stage.num_steps - self.moment.step else None
+        has_room = self.block.num_steps <= stage.num_steps - self.moment.step
+        return self.block if has_room and not self.block.failure else None
 
     def _stepped_in_block(self, stage: Stage) -> Moment:
         assert self.block is not None

@@ -44,6 +44,16 @@ def chain_remarks(draws: Draws) -> list[str]:
     return remarks
 
 
+def compile_remarks(run: Run) -> list[str]:
+    """Why steps that should have been compiled were not."""
+    if run.block is None or not run.block.failure:
+        return []
+    return [
+        "the steps could not be compiled in one graph, and the same draws were made without "
+        f"compiling ({run.block.failure})"
+    ]
+
+
 def escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
     """Whether the chains of a possibly improper target were on their way to infinity."""
     spread: Spread | None = run.moment.spread

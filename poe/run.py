@@ -23,7 +23,7 @@ from poe.loop import Plan, Run
 from poe.many_modes import is_done, is_done_or_apart, tempered
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
-from poe.remarks import chain_remarks, escape_remarks, negative_factors
+from poe.remarks import chain_remarks, compile_remarks, escape_remarks, negative_factors
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.kernel import Kernel
 from poe.samplers.preconditioned import Preconditioned
@@ -209,7 +209,11 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
         compile_seconds=run.compile_seconds,
         seed=run.plan.generator.initial_seed(),
     )
-    remarks = [*chain_remarks(draws), *escape_remarks(target, run, draws)]
+    remarks = [
+        *chain_remarks(draws),
+        *escape_remarks(target, run, draws),
+        *compile_remarks(run),
+    ]
     for remark in remarks:
         warnings.warn(remark, TrustWarning, stacklevel=4)
     return replace(draws, remarks=tuple(remarks))
