@@ -13,6 +13,7 @@ from poe.adapt_kernel import needs_tuning
 from poe.anneal import Level, Parts, stack_parts
 from poe.samplers.kernel import Info, Kernel, TunableKernel
 from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.split import QUARTER_TURN, SplitHMC
 
 MAX_TRIALS = 30
 """So many steps of a level may be spent on finding a step size that moves the chains at all."""
@@ -66,16 +67,18 @@ def first_scale(kernel: Kernel) -> float:
 
 
 def max_scale(kernel: Kernel) -> float:
-    """The largest scale that makes sense for a kernel, such as a quarter turn."""
+    """The largest scale that makes sense for a kernel: all of SplitHMC's steps, a quarter turn."""
     inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
-    return getattr(inner, "max_scale", math.inf)
+    if not isinstance(inner, SplitHMC):
+        return math.inf
+    return QUARTER_TURN / inner.gradients_per_step
 
 
 def move_chains(
     level: Level,
     kernel: Kernel,
     parts: Parts,
-    scale: float,
+    scale: float | None,
     *,
     num_moves: int,
     max_thinning: int,
@@ -84,9 +87,10 @@ def move_chains(
 ) -> Moved:
     """Move the chains at a level and keep ``num_moves`` positions of each, evenly spaced.
 
-    A scale left out follows the acceptance a, pooled over all chains: log h ← log h + a − a*. Steps
-    at less than half of a* only serve to find it. Then chains go on, 2, 4, … ``max_thinning`` steps
-    a move, until the second half of the way takes them no further from where they began.
+    A scale left out begins at ``scale``, that of the level before, and follows the acceptance a,
+    pooled over all chains: log h ← log h + a − a*. Steps at less than half of a* only serve to find
+    it. Then chains go on, 2, 4, … ``max_thinning`` steps a move, until the second half of the way
+    takes them no further from where they began.
     """
     state, began, steps, thinning = kernel.init(level, parts.position), parts.position, 0, 1
     moved: list[Parts] = []
@@ -110,9 +114,9 @@ def move_chains(
 class _Adaptation:
     """A kernel whose scale, where it was left out, follows the pooled acceptance."""
 
-    def __init__(self, kernel: Kernel, scale: float) -> None:
+    def __init__(self, kernel: Kernel, scale: float | None) -> None:
         self.is_tuned = needs_tuning(kernel)
-        self.template, self.scale = kernel, scale
+        self.template, self.scale = kernel, first_scale(kernel) if scale is None else scale
 
     @property
     def kernel(self) -> Kernel:

@@ -14,10 +14,10 @@ from poe.anneal import GeometricPath, Level, Parts, geometric_path
 from poe.coordinates import Coordinates
 from poe.errors import NonFiniteError, NormalizationError, PoeError
 from poe.expert import Expert
-from poe.mutation import Tally, first_scale, move_chains
+from poe.mutation import Tally, move_chains
 from poe.properties import can_sample_exactly, check_proper, exact_log_partition, exact_sample
 from poe.resampling import num_strips, snake_order, systematic_resample
-from poe.samplers.affine import fit_affine
+from poe.samplers.affine import Affine, fit_affine
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
@@ -47,17 +47,18 @@ class Particles:
     """The particles on their way, and the log of every island's Ẑ."""
 
     def __init__(
-        self, target: Expert, kernel: Kernel, schedule: Schedule, generator: torch.Generator
+        self, target: Expert, start: Expert, schedule: Schedule, generator: torch.Generator
     ) -> None:
-        self.target, self.template, self.schedule = target, kernel, schedule
-        self.generator = generator
+        self.target, self.schedule, self.generator = target, schedule, generator
         self.coordinates = Coordinates(target.space)
-        self.kernel, self.scale = kernel, first_scale(kernel)
+        self.position, self.log_z = self._begin(start)
         self.tally = Tally(schedule.num_islands)
+        self.kernel: Kernel | None = None
+        self.scale: float | None = None
         self.num_levels = 0
 
-    def begin(self, start: Expert) -> None:
-        """Draw all the particles from the start."""
+    def _begin(self, start: Expert) -> tuple[Tensor, Tensor]:
+        """All the particles, drawn from the start, and log Z₀ of every island."""
         check_proper(start)
         log_z = exact_log_partition(start) if can_sample_exactly(start) else None
         if log_z is None:
@@ -66,16 +67,14 @@ class Particles:
                 f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert"
             )
         islands, chains, moves = self.schedule[:3]
-        self.log_z = torch.full((islands,), log_z.item(), dtype=torch.float64)
-        self.position = self.coordinates.to_u(
-            exact_sample(start, islands * chains * moves, self.generator)
-        )
-        self.log_z = self.log_z.to(self.position.device)
+        x = exact_sample(start, islands * chains * moves, self.generator)
+        log_zs = torch.full((islands,), log_z.item(), dtype=torch.float64, device=x.device)
+        return self.coordinates.to_u(x), log_zs
 
-    def follow(self, start: Expert, end: Expert, report: Report) -> None:
-        """Take the particles from one density to the next."""
+    def follow(self, start: Expert, end: Expert, kernel: Kernel, report: Report) -> None:
+        """Take the particles from one density to the next, by moves of that kernel."""
         path = geometric_path(start, end, self.coordinates)
-        parts, temperature = path.evaluate(self.position, self._uses_score()), 0.0
+        parts, temperature = path.evaluate(self.position, self._uses_score(kernel)), 0.0
         self.tally.num_evaluations += len(self.position)
         while temperature < 1.0:
             tilt = self._tilt(path, parts)
@@ -83,12 +82,13 @@ class Particles:
             log_weights = (following - temperature) * tilt
             self.log_z += torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
             temperature = following
-            parts = self._move(path, temperature, parts, log_weights)
+            parts = self._move(path, temperature, parts, log_weights, kernel)
             report(temperature, torch.stack(self.tally.acceptance).mean().item())
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
-    def _uses_score(self) -> bool:
-        return not (self.target.space.is_discrete or isinstance(self.template, MetropolisHastings))
+    def _uses_score(self, kernel: Kernel) -> bool:
+        inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+        return not (self.target.space.is_discrete or isinstance(inner, MetropolisHastings))
 
     def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
         """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
@@ -116,11 +116,17 @@ class Particles:
         return next_temperature(tilt, temperature, self.schedule.conditional_ess)
 
     def _move(
-        self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
+        self,
+        path: GeometricPath,
+        temperature: float,
+        parts: Parts,
+        log_weights: Tensor,
+        kernel: Kernel,
     ) -> Parts:
         """Resample the chains and move them: the particles of the next level."""
         chosen = parts.at(self._resample(parts, log_weights))
-        kernel = self._fitted(path, temperature, parts, log_weights)
+        if isinstance(kernel, Preconditioned) and kernel.affine is None:
+            kernel = replace(kernel, affine=self._fitted(path, temperature, parts, log_weights))
         self.tally.start_level()
         moved = move_chains(
             Level(path, temperature, chosen),
@@ -152,19 +158,17 @@ class Particles:
 
     def _fitted(
         self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
-    ) -> Kernel:
-        """The kernel, with a preconditioner fitted to the weighted particles if it was left out."""
-        if not isinstance(self.template, Preconditioned) or self.template.affine is not None:
-            return self.template
+    ) -> Affine:
+        """A preconditioner fitted to the weighted particles, and to their scores if there are."""
         pooled = log_weights.reshape(1, -1)
         enough = max(ENOUGH_TO_FIT, 10 * parts.position[0].numel())
         num_rows = min(enough, pooled.shape[1])
         rows = systematic_resample(pooled, num_rows, generator=self.generator)
         weighted = parts.at(rows[0])
-        if weighted.start_score is None:
-            weighted = path.evaluate(weighted.position)
-        affine = fit_affine(weighted.position, path.score(weighted, temperature))
-        return replace(self.template, affine=affine)
+        has_score = weighted.start_score is not None
+        return fit_affine(
+            weighted.position, path.score(weighted, temperature) if has_score else None
+        )
 
 
 def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:

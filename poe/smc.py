@@ -18,7 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.adapt import as_expert
 from poe.algebra import Transformed
-from poe.conditional import Given
+from poe.choose import has_score, is_batch
 from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
@@ -32,11 +32,15 @@ from poe.properties import (
 )
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
+from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
+from poe.start import device_of, dtype_of
 
 BROAD = 10.0
 """The standard deviation of the start where no expert can be sampled, in unconstrained units."""
+FEW = 64
+"""So many positions show whether a target has a score."""
 ENOUGH_ISLANDS = 10.0
 """So many islands of equal weight give a standard error that can be trusted."""
 
@@ -77,7 +81,8 @@ def smc(
       coordinates; from there modes need not be known, but it must reach them.
     - ``kernel``: its settings are kept; a step size left out is adapted to the kernel's target
       acceptance, pooled over all chains; an ``affine`` left out of ``Preconditioned`` is
-      fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``.
+      fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``,
+      or a random walk where the target has no score.
     - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
     - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
     - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take
@@ -114,13 +119,20 @@ def smc(
         factor = samplable_factor(target)
         start = broad_start(target) if factor is None else factor[1]
     shared_space(*_named((start, *path, target)), kind="path")
-    kernel = Preconditioned(SplitHMC()) if kernel is None else kernel
-    particles = Particles(target, kernel, schedule, resolve(generator, _like(target).device))
+    generator = resolve(generator, device_of(target, None))
+    particles = Particles(target, start, schedule, generator)
+    kernel = _default_kernel(particles) if kernel is None else kernel
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
-        particles.begin(start)
         for one, other in pairwise((start, *path, target)):
-            particles.follow(one, other, partial(_report, bar))
+            particles.follow(one, other, kernel, partial(_report, bar))
     return _gather(particles, log_constant, time.perf_counter() - began)
+
+
+def _default_kernel(particles: Particles) -> Kernel:
+    """Along the score where the target has one, else a random walk."""
+    density = particles.coordinates.pull(particles.target)
+    follows = has_score(density, particles.position[:FEW])
+    return Preconditioned(SplitHMC() if follows else MetropolisHastings())
 
 
 def _report(bar: tqdm, temperature: float, acceptance: float) -> None:
@@ -137,7 +149,7 @@ def _check(target: Expert, num_samples: int, kernel: Kernel | None) -> None:
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     check_proper(target)
-    if any(isinstance(m, Given) and m.condition.ndim for m in target.modules()):
+    if is_batch(target):
         raise PoeError(
             "expected one density, got a batch of them (a condition for each chain): islands mix "
             "their chains, so run poe.smc once for each condition"
@@ -176,7 +188,8 @@ def _schedule(
 def broad_start(target: Expert, scale: float = BROAD) -> Expert:
     """N(0, scale² I) in unconstrained coordinates, on the target's space."""
     coordinates = Coordinates(target.space)
-    zeros = _like(target).new_zeros(coordinates.u_space.event_shape)
+    shape = coordinates.u_space.event_shape
+    zeros = torch.zeros(shape, dtype=dtype_of(target), device=device_of(target, None))
     normal = Normal(zeros, torch.full_like(zeros, scale))
     broad = as_expert(Independent(normal, zeros.ndim))
     if coordinates.is_identity:
@@ -184,16 +197,10 @@ def broad_start(target: Expert, scale: float = BROAD) -> Expert:
     return Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
 
 
-def _like(target: Expert) -> Tensor:
-    """An empty tensor of the dtype and on the device of the target's own arrays."""
-    tensors = [*target.parameters(), *target.buffers()]
-    arrays = (t for t in tensors if t.is_floating_point() and t.ndim)
-    return next(arrays, torch.empty(0)).detach().new_empty(0)
-
-
 def _gather(run: Particles, log_constant: float, seconds: float) -> Draws:
     islands, chains = run.schedule[:2]
     (num_warmup, warmup_evaluations), tally = run.tally.before_level, run.tally
+    assert run.kernel is not None
     x = run.coordinates.to_x(run.position)
     log_density = run.coordinates.log_density_of_x(run.position, x, run.log_density)
     draws = Draws(

@@ -80,8 +80,8 @@ def test_weights_after_the_move_go_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: particles moved by the new level's kernel, then weighted for that level."""
 
     class WeightsAfterTheMove(particles.Particles):
-        def _move(self, path, temperature, parts, log_weights):  # type: ignore[no-untyped-def]
-            moved = super()._move(path, temperature, parts, log_weights)
+        def _move(self, path, temperature, parts, log_weights, kernel):  # type: ignore[no-untyped-def]
+            moved = super()._move(path, temperature, parts, log_weights, kernel)
             before = torch.logsumexp(log_weights, 1)
             tilt = path.tilt(moved).reshape(log_weights.shape)
             step = temperature - self.last_temperature
@@ -306,6 +306,21 @@ def test_what_was_done_is_shown(g: torch.Generator) -> None:
     assert draws.num_gradients >= 5
     uncorrected = run(PRIOR * LIKELIHOOD, 500, kernel=ULA(0.01), generator=g)
     assert uncorrected.guarantee == "biased"
+
+
+def test_a_target_without_a_score_is_moved_by_a_random_walk(g: torch.Generator) -> None:
+    """Steps of 1/4, which no gradient sees; the integral is that of the nearest multiples."""
+    steps = poe.FromLogDensity(
+        lambda x: -8.0 * ((4.0 * x).round() / 4.0 - 1.0).square().sum(-1), space=poe.Real(1)
+    )
+    start = experts.Gaussian([1.0], scale=[2.0])
+    draws = run(steps, 8000, start=start, generator=g)
+    centres = torch.arange(-400, 400, dtype=torch.float64) / 4.0
+    truth = torch.logsumexp(-8.0 * (centres - 1.0).square() + math.log(0.25), 0)
+    assert isinstance(draws.kernel, Preconditioned)
+    assert isinstance(draws.kernel.kernel, MetropolisHastings)
+    assert draws.log_partition is not None
+    assert abs(draws.log_partition.value - truth) < MAX_Z * draws.log_partition.std_error
 
 
 def test_chains_that_mix_slowly_go_on_longer(g: torch.Generator) -> None:
