@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
     ("what only some have", ("poe.properties",)),
-    ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link")),
+    ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link", "poe.evaluation")),
     ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
     (

@@ -20,6 +20,7 @@ from poe.errors import (
     StorageError,
     TrustWarning,
 )
+from poe.evaluation import Autocast, Chunked
 from poe.expert import Expert, Product, Tempered
 from poe.io import load, save
 from poe.partition import LogPartition, log_partition
@@ -38,7 +39,7 @@ from poe.space import (
 )
 
 __all__ = [
-    "AdaptationError", "At", "Binary", "Categorical", "Conditional", "Count", "Dequantized",
+    "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional", "Count", "Dequantized",
     "DtypeError", "Expert", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
     "ImproperError", "Interval", "LogPartition", "Mixture", "NonFiniteError",
     "NormalizationError", "OperatorError", "PoeError", "Positive", "PositiveDefinite",

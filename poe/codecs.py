@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.conditional import Given
+from poe.evaluation import Autocast, Chunked
 from poe.expert import Product, Tempered, named_product
 from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
@@ -54,6 +56,12 @@ register(Transformed, _attributes("expert", "bijection", "space"), _build_transf
 register(At, _attributes("expert", "generator", "space"), lambda f: At(**f))
 register(Dequantized, _attributes("expert"), lambda f: Dequantized(**f))
 register(Relaxed, _attributes("expert"), lambda f: Relaxed(**f))
+register(Chunked, _attributes("expert", "chunk_size"), lambda f: Chunked(**f))
+register(
+    Autocast,
+    lambda a: {"expert": a.expert, "dtype": str(a.dtype).removeprefix("torch.")},
+    lambda f: Autocast(f["expert"], getattr(torch, f["dtype"])),
+)
 register(FromDistribution, _attributes("parts"), _build_from_distribution)
 register(FromLogDensity, _attributes("fn", "space"), lambda f: FromLogDensity(**f))
 register(FromEnergy, _attributes("fn", "space"), lambda f: FromEnergy(**f))

@@ -12,6 +12,7 @@ from poe.adapt_kernel import Stage
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
 from poe.coordinates import Coordinates
+from poe.evaluation import in_chunks
 from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import Run
@@ -37,7 +38,9 @@ def is_done_or_apart(run: Run) -> bool:
     return run.is_done or (is_warm and run.moment.learned[-1].r_hat > MANY_MODES)
 
 
-def tempered(target: Expert, job: Job, run: Run) -> tuple[Choice, Job, torch.Tensor]:
+def tempered(
+    target: Expert, job: Job, run: Run, chains_at_once: int | None
+) -> tuple[Choice, Job, torch.Tensor]:
     """What to do for such a run: tempering, the job to follow, and where its chains start.
 
     The target is tempered towards a Gaussian twice as broad as all chains together, in coordinates
@@ -47,7 +50,8 @@ def tempered(target: Expert, job: Job, run: Run) -> tuple[Choice, Job, torch.Ten
     settled = run.moment.state.inner.position
     scaled = Coordinates(target.space, fit_moments(settled))
     assert scaled.affine is not None
-    u, density = scaled.affine.to_u(settled), scaled.pull(target)
+    u = scaled.affine.to_u(settled)
+    density = in_chunks(scaled.pull(target), chains_at_once)
     say(job.progress, f"chains settled apart (R-hat {r_hat:.1f}), so a tempering ladder is tuned")
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))

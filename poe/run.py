@@ -17,6 +17,7 @@ from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, ShapeError, TrustWarning
+from poe.evaluation import in_chunks
 from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import Plan, Run
@@ -45,6 +46,7 @@ def sample(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     collect: Collect | None = None,
+    chains_at_once: int | None = None,
     compile: bool = False,
 ) -> Draws:
     """Draw from x ~ p̃ / Z: at least ``num_samples`` draws, as ``(chains, draws, *event)``.
@@ -70,6 +72,8 @@ def sample(
     - ``checkpoint``: a file that an interrupted run is written to, and resumed from by the same
       call; the resumed run gives the same bits.
     - ``collect``: what to keep of each draw, a function of x ``(chains, *event)``; by default x.
+    - ``chains_at_once``: evaluate the target on no more chains than this at a time, which bounds
+      the memory (``poe.Chunked``); by default on all.
     - ``compile``: sample in blocks of steps compiled in one graph. That takes seconds, once a run
       (``draws.compile_seconds``), and pays where steps are many; a model that cannot be captured is
       sampled without, and this is said.
@@ -87,6 +91,11 @@ def sample(
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     check_proper(target)
+    if chains_at_once is not None and is_batch(target):
+        raise PoeError(
+            "expected one density to evaluate on some chains at a time, got a batch of densities, "
+            "one for each chain: leave chains_at_once out, or sample some of the conditions at a time"
+        )
     seed = None if generator is None else generator.initial_seed()
     generator = resolve(generator, device_of(target, initial))
     num_chains = _num_chains(target, num_samples, num_chains, initial)
@@ -98,10 +107,11 @@ def sample(
     coordinates = Coordinates(target.space)
     x, where = start(target, num_chains, initial, coordinates, generator)
     u = coordinates.to_u(x)
-    choice = Choice(kernel, "as given") if kernel else choose(target, coordinates.pull(target), u)
+    density = in_chunks(coordinates.pull(target), chains_at_once)
+    choice = Choice(kernel, "as given") if kernel else choose(target, density, u)
     warmup = _warmup(choice.kernel, warmup, num_chains)
     plan = Plan(
-        stages=_pulled(stages(target, choice.kernel, warmup), coordinates),
+        stages=_pulled(stages(target, choice.kernel, warmup), coordinates, chains_at_once),
         num_draws=-(-num_samples // num_chains),
         coordinates=coordinates,
         generator=generator,
@@ -114,7 +124,7 @@ def sample(
     is_over = is_done if kernel else is_done_or_apart
     run, seconds = job.follow(u, said, is_over)
     if not run.is_done:
-        choice, job, u = tempered(target, job, run)
+        choice, job, u = tempered(target, job, run, chains_at_once)
         said = _chosen(choice, job.plan, num_chains)
         run, more_seconds = job.follow(u, said, is_done)
         seconds += more_seconds
@@ -219,8 +229,14 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     return replace(draws, remarks=tuple(remarks))
 
 
-def _pulled(plan: tuple[Stage, ...], coordinates: Coordinates) -> tuple[Stage, ...]:
-    return tuple(stage._replace(target=coordinates.pull(stage.target)) for stage in plan)
+def _pulled(
+    plan: tuple[Stage, ...], coordinates: Coordinates, chains_at_once: int | None
+) -> tuple[Stage, ...]:
+    """The stages in the chains' coordinates, each evaluated on so many chains at a time."""
+    return tuple(
+        stage._replace(target=in_chunks(coordinates.pull(stage.target), chains_at_once))
+        for stage in plan
+    )
 
 
 def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:

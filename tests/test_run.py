@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from poe.samplers import (
     AnnealedLangevin,
     Dense,
     MetropolisHastings,
+    ParallelTempering,
     Preconditioned,
     SplitHMC,
 )
@@ -394,3 +396,61 @@ def test_a_product_that_can_be_shown_improper_is_refused() -> None:
     )
     with pytest.raises(poe.ImproperError, match="taken_away"):
         quiet(target, 100)
+
+
+def test_chains_in_chunks_give_the_same_draws() -> None:
+    class Few(poe.Expert):
+        space = poe.Real(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert len(x) <= 12, "too many at a time"
+            return -0.5 * x.square().sum(-1)
+
+    arguments = {"kernel": MALA(), "num_chains": 20, "warmup": 20}
+    whole = quiet(gaussian_like(), 100, generator=seeded(), **arguments)
+    with pytest.raises(AssertionError, match="too many at a time"):
+        quiet(Few(), 100, generator=seeded(), **arguments)
+    start = torch.randn(12, 2, generator=seeded())
+    part = quiet(gaussian_like(), 100, generator=seeded(), chains_at_once=7, **arguments)
+    assert torch.equal(whole.samples, part.samples)
+    few = {**arguments, "num_chains": 12, "initial": start}
+    assert quiet(Few(), 100, generator=seeded(), chains_at_once=5, **few).samples.shape[0] == 12
+
+
+def test_a_batch_of_densities_cannot_be_evaluated_in_chunks() -> None:
+    target = Shifted().given(torch.tensor([0.0, 1.0]))
+    with pytest.raises(poe.PoeError, match="batch of densities"):
+        quiet(target, 10, chains_at_once=1)
+
+
+def _two_modes() -> poe.Expert:
+    """0.25 N(−6, 1) + 0.75 N(6, 1), in both components, as nobody can sample it exactly."""
+    weights = torch.tensor([0.25, 0.75]).log()
+
+    def log_density(x: Tensor) -> Tensor:
+        left, right = -0.5 * (x + 6).square().sum(-1), -0.5 * (x - 6).square().sum(-1)
+        return torch.logaddexp(weights[0] + left, weights[1] + right)
+
+    return poe.FromLogDensity(log_density, space=poe.Real(2))
+
+
+def test_chains_that_settle_apart_are_tempered() -> None:
+    draws = quiet(_two_modes(), 16_000, num_chains=16, warmup=400, generator=seeded())
+    assert isinstance(draws.kernel, ParallelTempering)
+    assert "settled in different places" in draws.choice
+    assert draws.guarantee == "asymptotically exact"
+    summary = draws.summary()
+    expected = torch.full((2,), 0.5 * 6.0, dtype=torch.float64)  # −6 · 0.25 + 6 · 0.75
+    assert ((summary.mean - expected) / summary.mcse).abs().max() < 4
+
+
+def test_a_tempered_run_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    def run(checkpoint: Path | None) -> poe.Draws:
+        return quiet(
+            _two_modes(), 800, num_chains=8, warmup=200, generator=seeded(), checkpoint=checkpoint
+        )
+
+    whole = run(None)
+    assert torch.equal(run(tmp_path / "run").samples, whole.samples)
+    assert (tmp_path / "run.tempering").exists()
+    assert torch.equal(run(tmp_path / "run").samples, whole.samples)

@@ -1,0 +1,88 @@
+"""How an expert is evaluated, not what it says: some rows at a time, or in half precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poe.errors import DtypeError, PoeError
+from poe.expert import Expert, require_expert
+
+
+class Chunked(Expert):
+    """An expert evaluated on at most ``chunk_size`` rows at a time, which bounds the memory.
+
+    The values and the score are the expert's own: rows do not depend on each other. Not for a batch
+    of densities, where each row has its own.
+
+    Shapes: x ``(rows, *event)``. Raises PoeError for a chunk size below 1.
+
+    >>> import poe
+    >>> expert = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+    >>> Chunked(expert, 2).score(torch.ones(3, 2))
+    tensor([[-2., -2.],
+            [-2., -2.],
+            [-2., -2.]])
+    """
+
+    def __init__(self, expert: Expert, chunk_size: int) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise PoeError(f"expected chunk_size >= 1, got {chunk_size}")
+        self.space = require_expert(expert).space
+        self.expert = expert
+        self.chunk_size = chunk_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, *self.space.event_shape)
+        values = torch.cat([self.expert(chunk) for chunk in rows.split(self.chunk_size)])
+        return values.reshape(self.space.batch_shape(x))
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient, each chunk's graph freed before the next one's is built."""
+        parts = [self.expert.log_density_and_score(chunk) for chunk in x.split(self.chunk_size)]
+        log_density, score = zip(*parts, strict=True)
+        return torch.cat(log_density), torch.cat(score)
+
+    def extra_repr(self) -> str:
+        return f"chunk_size={self.chunk_size}"
+
+
+class Autocast(Expert):
+    """An expert whose network computes in half precision; its log-density comes in x's own dtype.
+
+    ``torch.autocast`` chooses the operations that tolerate it. The sum over experts, the acceptance
+    ratio and the chains stay as precise as x. The density is then another one, by the rounding of
+    the network (bfloat16: 8 bits): sampling is exact for *that* density, but its score is not quite
+    its gradient, which costs acceptance. Give it to the experts that are networks, and not to a
+    Gaussian or a flow, whose log-density is what the rounding hurts most.
+
+    ``dtype``: bfloat16 or float16.
+
+    >>> import poe
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Flatten(0))
+    >>> expert = poe.FromLogDensity(net, space=poe.Real(2))
+    >>> Autocast(expert)(torch.zeros(3, 2)).dtype
+    torch.float32
+    """
+
+    def __init__(self, expert: Expert, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__()
+        if dtype not in (torch.bfloat16, torch.float16):
+            raise DtypeError(f"expected torch.bfloat16 or torch.float16, got {dtype}")
+        self.space = require_expert(expert).space
+        self.expert = expert
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            value: Tensor = self.expert(x)
+        return value.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"dtype={self.dtype}"
+
+
+def in_chunks(expert: Expert, chunk_size: int | None) -> Expert:
+    """The expert evaluated on so many rows at a time; None is all."""
+    return expert if chunk_size is None else Chunked(expert, chunk_size)

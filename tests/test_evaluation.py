@@ -1,0 +1,74 @@
+"""Experts in chunks and in half precision: the same density, within what is promised."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import experts
+import poe
+from poe.testing import check_expert
+
+
+class Counting(poe.Expert):
+    """A density that notes how many rows it is given at a time."""
+
+    space = poe.Real(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return -x.square().square().sum(-1)
+
+
+def network() -> poe.Expert:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0))
+    return experts.NeuralEnergy(net.requires_grad_(False), poe.Real(2))
+
+
+@pytest.mark.parametrize("num_rows", [1, 6, 7])
+def test_chunks_say_the_same_and_are_small(num_rows: int) -> None:
+    whole, part = Counting(), Counting()
+    x = torch.randn(num_rows, 2, generator=torch.Generator().manual_seed(0))
+    expected, got = whole.log_density_and_score(x), poe.Chunked(part, 3).log_density_and_score(x)
+    torch.testing.assert_close(got, expected)
+    assert max(part.rows) <= 3
+    assert sum(part.rows) == num_rows
+    assert torch.equal(poe.Chunked(part, 3)(x.reshape(1, num_rows, 2)), expected[0][None])
+
+
+def test_chunks_and_half_precision_obey_the_laws() -> None:
+    g = torch.Generator().manual_seed(0)
+    check_expert(poe.Chunked(network(), 3), torch.randn(8, 2, generator=g))
+
+
+def test_half_precision_rounds_the_network_and_not_the_sum() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 2, generator=g)
+    full, half = network(), poe.Autocast(network())
+    rounded = half(x)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, full(x))
+    # bfloat16 has 8 bits: its rounding is at most 2⁻⁸ of each of a few numbers of order one
+    assert (rounded - full(x)).abs().max() < 8 * 2**-8
+    product = half * experts.Gaussian([0.0, 0.0], scale=1.0)
+    log_density, score = product.log_density_and_score(x)
+    assert log_density.dtype == score.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: poe.Chunked(network(), 0), "chunk_size >= 1, got 0"),
+        (lambda: poe.Autocast(network(), torch.float64), "bfloat16 or torch.float16"),
+        (lambda: poe.Chunked(network().forward, 2), "expected an Expert"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_makes_no_sense_is_refused(build: object, message: str) -> None:
+    with pytest.raises(poe.PoeError, match=message):
+        build()  # type: ignore[operator]
