@@ -55,7 +55,8 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
     raise NormalizationError(
         f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "
         f"closed form, more than {MAX_STATES} states and more than two continuous dimensions; "
-        "use poe.log_ratio, which needs no normaliser"
+        "estimate it by poe.smc(target, num_samples).log_partition, or use poe.log_ratio, which "
+        "needs no normaliser"
     )
 
 
