@@ -152,6 +152,16 @@ def test_a_rejected_chain_turns_back_and_an_accepted_one_goes_on(g: torch.Genera
     torch.testing.assert_close(moved.momentum[~taken], -refreshed[~taken])
 
 
+def test_friction_slows_the_momentum() -> None:
+    """Where nothing pushes and no noise is drawn: by e^(−γhL) a step of L, accepted or not."""
+    flat = poe.FromLogDensity(lambda x: 0.0 * x.sum(-1), space=poe.Real(1))
+    h, ones = torch.tensor([0.2, 0.5]), torch.ones(2, 1)
+    kernel = GeneralizedHMC(h, num_steps=3, friction=2.0)
+    noise = Noise(0.0 * ones, torch.zeros(2))
+    moved, _ = kernel._transition(flat, moving(kernel, flat, 0.0 * ones, ones), noise)
+    torch.testing.assert_close(moved.momentum, torch.exp(-6.0 * h)[:, None])
+
+
 def test_leapfrog_and_flip_twice_is_where_it_began(g: torch.Generator) -> None:
     target = poe.FromLogDensity(quartic_density, space=poe.Real(2))
     x, momentum = torch.randn(2, 50, 2, generator=g, dtype=torch.float64)

@@ -137,6 +137,13 @@ def test_a_velocity_against_the_score_stays_so() -> None:
     torch.testing.assert_close(kinetic, torch.tensor([-3.0]))
 
 
+def test_a_turn_almost_right_round_loses_no_digits() -> None:
+    """At an angle of 0.001 to the way back: log r = δ + log((1 + c)/2), where 1 + c = 5e-7."""
+    velocity = torch.tensor([[-1.0, 1e-3]])
+    _, kinetic = turn(velocity, torch.tensor([[20.0, 0.0]]), 1.0)
+    torch.testing.assert_close(kinetic, 20.0 + torch.tensor([2.5e-7]).log(), rtol=1e-4, atol=0)
+
+
 def test_a_small_turn_loses_no_digits() -> None:
     """In float32 against float64: log r of a δ of 1e-4, many of which make up a trajectory."""
     g = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from poe.samplers import MomentumState, UnderdampedLangevin
 from poe.samplers.kernel import Noise
-from poe.samplers.momentum import refresh
+from poe.samplers.momentum import refresh, set_momentum
 
 
 def normal_density(x: Tensor) -> Tensor:
@@ -108,6 +108,16 @@ def test_refresh_keeps_the_normal_distribution(per_chain: bool) -> None:
         torch.testing.assert_close(kept.square() + drawn.square(), one)
         expected = -torch.expm1(torch.full_like(one, -2.0 * time))
         torch.testing.assert_close(drawn.square(), expected)
+
+
+def test_friction_slows_the_momentum() -> None:
+    """Where nothing pushes and no noise is drawn: by e^(−γh) a step, each chain by its own h."""
+    flat = poe.FromLogDensity(lambda x: 0.0 * x.sum(-1), space=poe.Real(1))
+    h, ones = torch.tensor([0.2, 0.5]), torch.ones(2, 1)
+    kernel = UnderdampedLangevin(h, friction=3.0)
+    state = set_momentum(kernel.init(flat, torch.zeros(2, 1)), ones)
+    moved, _ = kernel._transition(flat, state, Noise(0.0 * ones, torch.zeros(2)))
+    torch.testing.assert_close(moved.momentum, torch.exp(-3.0 * h)[:, None])
 
 
 def stationary_covariance(kernel: UnderdampedLangevin, precision: float) -> Tensor:
