@@ -359,16 +359,16 @@ def test_swap_rates(g: torch.Generator) -> None:
 def test_tuning_makes_swaps_and_acceptance_alike(kernel: Kernel, g: torch.Generator) -> None:
     x = torch.tensor([-3.0, 0.0]).repeat(200, 1)
     tuned, replicas = poe.tune_tempering(
-        TARGET, START, kernel, x, num_steps=400, num_levels=5, generator=g
+        TARGET, START, kernel, x, num_steps=310, num_levels=5, generator=g
     )
     assert replicas.shape == (5, 200, 2)
     state, acceptance = tuned.init_replicas(TARGET, replicas), torch.zeros(4)
-    for _ in range(200):
+    for _ in range(100):
         noise = tuned.draw_noise(state.position, g)
         state, info = tuned.transition_of_all(TARGET, state, noise)
-        acceptance += info.acceptance_probability.reshape(4, 200).mean(1) / 200
+        acceptance += info.acceptance_probability.reshape(4, 200).mean(1) / 100
     rates = swap_rates(state)
-    assert rates.max() - rates.min() < 0.06  # from one level to the next they differ by 0.3 untuned
+    assert rates.max() - rates.min() < 0.06  # a ladder by hand differs by 0.3
     aim = kernel.target_acceptance  # type: ignore[attr-defined]
     assert (acceptance - aim).abs().max() < 0.05
 
@@ -380,7 +380,7 @@ def test_tuning_finds_the_number_of_levels(g: torch.Generator) -> None:
     tuned, _ = poe.tune_tempering(near, START, MALA(), x, num_steps=100, generator=g)
     assert tuned.exponents == (0.0, 1.0)
     far = experts.Gaussian([0.0, 0.0], scale=[0.01, 0.01])
-    tuned, _ = poe.tune_tempering(far, START, MALA(), x, num_steps=400, generator=g)
+    tuned, _ = poe.tune_tempering(far, START, MALA(), x, num_steps=310, generator=g)
     assert 6 < len(tuned.exponents) < 20
 
 

@@ -55,9 +55,9 @@ class ParallelTempering(Corrected[TemperingState]):
     - ``step_size``: one for each level, or None to keep the kernel's own.
 
     Position and log-density of the state, and ``Info``, are the target's; ``swap_rates(state)``
-    and ``state.num_round_trips`` tell how well positions travel. In many dimensions a mode much
-    narrower than another has next to no mass at the warmer levels (Woodard, Schmidler & Huber 2009),
-    and is found as slowly as if there were none. Raises PoeError.
+    and ``state.num_round_trips`` tell how well positions travel. In many dimensions a mode that is
+    narrower than another has next to no mass at the warmer levels, and is found as slowly as if
+    there were none (Woodard, Schmidler & Huber 2009). Raises PoeError.
 
     Source: Geyer 1991; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, algorithm 1.
 
