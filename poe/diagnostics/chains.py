@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,9 @@ MAX_DISTANCE = 10.0
 where they do not, so that ten is no accident of slow mixing or of many components."""
 MIN_CHAINS = 3
 """Of two chains that disagree, neither is the one that is far away."""
-NORMAL_SD = 1.4826
-"""The sd of a normal law over its median absolute deviation."""
+QUARTER = 0.75
+NORMAL_DEVIATION = 1.1503
+"""Three quarters of a normal law lie within this many sds of its median."""
 
 
 def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
@@ -32,12 +35,15 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
 def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
     """How far each chain is from the others, in pooled robust sds: ``(chains,)``.
 
-    For each component, |median of the chain − median of the chains' medians| over 1.4826 times the
-    median distance of all draws from that centre; for the log-density likewise, where only a chain
-    *below* the others counts and the sd is one nat at least (in one dimension it is smaller, and
-    skewed). The largest of these. Medians, so that the far chains, while they are a minority, have
-    no say in what is far; components of zero robust sd are left out. Infinite where a chain is
-    mostly NaN or infinite; zero for fewer than three chains.
+    For each component, |median of the chain − median of the chains' medians| over a robust sd. A
+    chain's own is the distance from that centre within which three quarters of its draws lie, over
+    1.1503; it is measured by the upper quartile of those of the *other* chains. For the log-density
+    likewise, where only a chain *below* the others counts and the sd is one nat at least (in one
+    dimension it is smaller, and skewed). The largest of these.
+
+    So one chain of three that went astray cannot hide itself, and a mode that holds more than a
+    quarter of the chains is not called astray. Components of zero robust sd are left out. Infinite
+    where a chain has a NaN, or is mostly infinite; zero for fewer than three chains.
 
     >>> x = torch.randn(5, 100, 1, generator=torch.Generator().manual_seed(0))
     >>> x[4] += 50
@@ -55,9 +61,17 @@ def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
 
 def _deviations(values: Tensor, least_sd: float = 0.0) -> Tensor:
     """Of each chain's median from the others', in robust sds: ``(chains, n, k) -> (chains, k)``."""
-    medians = values.nanmedian(1).values
+    medians = values.median(1).values  # NaN where one value is
     centre = medians.nanmedian(0).values
-    scale = NORMAL_SD * (values - centre).abs().flatten(0, 1).nanmedian(0).values
-    scale = scale.clamp(min=least_sd)
+    count = math.ceil(QUARTER * values.shape[1])
+    own = (values - centre).abs().kthvalue(count, 1).values / NORMAL_DEVIATION
+    scale = _upper_quartile_of_others(own).clamp(min=least_sd)
     is_usable = centre.isfinite() & scale.isfinite() & (scale > 0)
     return torch.where(is_usable, (medians - centre) / scale, 0.0)
+
+
+def _upper_quartile_of_others(values: Tensor) -> Tensor:
+    """Of each column without the row itself: ``(chains, k) -> (chains, k)``."""
+    place = math.ceil(QUARTER * (len(values) - 1))
+    ordered = values.sort(0).values
+    return torch.where(values <= ordered[place - 1], ordered[place], ordered[place - 1])

@@ -33,7 +33,7 @@ class ExpertReport:
     - ``brake`` ``(k,)``: the fraction of proposals in which c_i falls, and falls most;
     - ``score_norm`` ``(k,)``: root mean square of |s_i|; NaN on a discrete space;
     - ``is_saturated`` ``(k,)``: next to no say on where the draws are: ``score_norm`` (on a
-      discrete space ``sd``) is below 1 % of the largest one of all experts;
+      discrete space ``sd``) is below 1 % of the largest one of all experts, and it vetoes nothing;
     - ``cosine`` ``(k, k)``: mean cosine between s_i and s_j over the draws where neither is zero:
       1 they agree, 0 they mind different things, −1 they pull against each other.
     """
@@ -153,7 +153,7 @@ def expert_report(
         veto=veto,
         brake=brake,
         score_norm=norm,
-        is_saturated=strength < LITTLE * strength.max(),
+        is_saturated=(strength < LITTLE * strength.max()) & (veto == 0),
         cosine=_cosine(scores),
     )
 

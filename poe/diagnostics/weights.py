@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ENOUGH_CHAINS = 16
+"""So many chains tell the error of their mean by their spread."""
+
 
 class Moments(NamedTuple):
     """Of weighted draws, each of the event shape in float64."""
@@ -37,21 +40,29 @@ def kish_ess(log_weights: Tensor) -> Tensor:
 
 
 def weighted_moments(samples: Tensor, log_weights: Tensor) -> Moments:
-    """Mean, sd, and the mean's standard error √(Σ w_i² (x_i − mean)²), as for independent draws.
+    """Mean, sd, and the mean's standard error √(Σ_j (Σ_i w_ji (x_ji − mean))²) for chains j.
 
-    ``samples`` ``(chains, draws, *event)``, ``log_weights`` ``(chains, draws)``. A draw of weight
-    zero has no say, whatever its value. Source: Owen 2013, section 9.2.
+    From 16 chains on, only these count as independent of each other, their draws not: chains may
+    be islands of particles. Of fewer chains the sum is Σ w_ji² (x_ji − mean)², as for independent
+    draws. ``samples`` ``(chains, draws, *event)``, ``log_weights`` ``(chains, draws)``. A draw of
+    weight zero has no say, whatever its value. Source: Owen 2013, section 9.2.
 
     >>> x = torch.tensor([[[1.0], [3.0], [torch.nan]]])
     >>> weighted_moments(x, torch.tensor([[0.0, 0.0, -torch.inf]])).mean
     tensor([2.], dtype=torch.float64)
     """
-    weights = normalized_weights(log_weights).flatten()
-    has_say = weights != 0
-    weights = weights[has_say]
-    x = samples.detach().double().flatten(0, 1)[has_say]
-    mean = torch.tensordot(weights, x, 1)
-    squares = (x - mean).square()
-    variance = torch.tensordot(weights, squares, 1)
-    error = torch.tensordot(weights.square(), squares, 1)
-    return Moments(mean, variance.sqrt(), error.sqrt())
+    weights = normalized_weights(log_weights)
+    weights = weights.reshape(*weights.shape, *([1] * (samples.ndim - 2)))
+    x = torch.where(weights != 0, samples.detach().double(), 0.0)
+    mean = (weights * x).sum((0, 1))
+    residual = weights * (x - mean)
+    variance = (residual * (x - mean)).sum((0, 1))
+    return Moments(mean, variance.sqrt(), _standard_error(residual))
+
+
+def _standard_error(residual: Tensor) -> Tensor:
+    """Of the sum of weighted residuals ``(chains, draws, *event)``."""
+    num_chains = len(residual)
+    if num_chains < ENOUGH_CHAINS:
+        return residual.square().sum((0, 1)).sqrt()
+    return (num_chains / (num_chains - 1) * residual.sum(1).square().sum(0)).sqrt()
