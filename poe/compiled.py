@@ -11,7 +11,7 @@ from torch.func import grad_and_value
 
 from poe.samplers.kernel import Density, Info, OnDrawnNoise
 
-GRADIENTS_PER_BLOCK = 16
+GRADIENTS_PER_BLOCK = 8
 """Long enough that a call's overhead is small, short enough to compile in seconds."""
 
 
@@ -65,9 +65,12 @@ class Block:
         self._compiled = torch.compile(self._steps, fullgraph=True, dynamic=False)
         self._is_cold = True
 
-    def __call__(self, state: Any, generator: torch.Generator) -> tuple[Any, list[Visit]]:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> list[Any]:
+        """The random numbers of all the steps, at positions like these."""
+        return [self.kernel.draw_noise(position, generator) for _ in range(self.num_steps)]
+
+    def __call__(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
         """The state after all the steps, and what is kept of each."""
-        noises = [self.kernel.draw_noise(state.position, generator) for _ in range(self.num_steps)]
         began = time.perf_counter()
         try:
             with torch.no_grad():

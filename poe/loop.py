@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from poe.adapt_kernel import (
     shaped,
     stage_step,
 )
+from poe.ahead import Ahead
 from poe.compiled import Block
 from poe.coordinates import Coordinates
 from poe.samplers.kernel import Info, Kernel, OnDrawnNoise, sum_event
@@ -124,6 +126,7 @@ class Run:
         self.log_density: Tensor | None = None
         self.last_info: Info | None = None
         self.block: Block | None = None
+        self.ahead: Ahead | None = None
 
     @classmethod
     def start(cls, plan: Plan, u: Tensor) -> Run:
@@ -207,7 +210,10 @@ class Run:
         assert self.block is not None
         moment, tally = self.moment, self.moment.tally
         num_steps, spread = self.block.num_steps, moment.spread
-        inner, visits = self.block(moment.state.inner, self.plan.generator)
+        ahead, is_last = self._ahead(), moment.step + 2 * num_steps > stage.num_steps
+        inner, visits = self.block(moment.state.inner, ahead.take(is_last))
+        if self.block.failure:
+            ahead.give_back()
         for step, visit in enumerate(visits):
             self._record(visit.position, visit.log_density, moment.step + step)
             tally = tally.plus(visit.info)
@@ -215,7 +221,21 @@ class Run:
         self.last_info = visits[-1].info
         return self._after(
             num_steps, gradients_per_step(stage.kernel, moment.learned[-1])
-        )._replace(state=StageState(inner, None), tally=tally, spread=spread)
+        )._replace(
+            state=StageState(inner, None),
+            tally=tally,
+            spread=spread,
+            generator_state=ahead.generator_state,
+        )
+
+    def _ahead(self) -> Ahead:
+        """What draws the blocks' random numbers."""
+        if self.ahead is None:
+            assert self.block is not None
+            position, generator = self.moment.state.inner.position, self.plan.generator
+            draw = partial(self.block.draw_noise, torch.empty_like(position), generator)
+            self.ahead = Ahead(draw, generator)
+        return self.ahead
 
     def _after(self, num_steps: int, num_gradients: int) -> Moment:
         """The counts after that many steps, each of so many gradients."""
