@@ -95,6 +95,7 @@ def _run(
     state, averaging = tempering.init_replicas(target, replicas), None
     if tempering.step_size is not None:
         averaging = start_averaging(torch.tensor(tempering.step_size, dtype=torch.float64))
+        averaging = averaging._replace(anchor=averaging.log_scale)  # good guesses: lean nowhere
     for _ in range(num_steps):
         noise = tempering.draw_noise(state.position, generator)
         state, info = tempering.transition_of_all(target, state, noise)
