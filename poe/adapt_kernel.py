@@ -123,7 +123,7 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
         first = 0 if stage.per_chain else stage.num_steps // 2
         before = [window._replace(num_steps=first)] if first else []
     else:
-        lengths = [max(1, int(share * stage.num_steps)) for share in WINDOWS]
+        lengths = [int(share * stage.num_steps) for share in WINDOWS]
         before = [window._replace(num_steps=length, fits=True) for length in lengths]
         before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
@@ -148,7 +148,9 @@ def shaped(kernel: Kernel, learned: Learned) -> Kernel:
         affine = kernel.affine if kernel.affine is not None else learned.affine
         return replace(kernel, kernel=shaped(kernel.kernel, learned), affine=affine)
     if isinstance(kernel, Hamiltonian) and kernel.num_steps is None:
-        return replace(kernel, num_steps=learned.num_steps)
+        given = kernel.step_size
+        length = learned.num_steps if given is None else _quarter_turn(torch.as_tensor(given))
+        return replace(kernel, num_steps=length)
     return kernel
 
 
@@ -160,7 +162,7 @@ def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]
     if not isinstance(kernel, AnnealedLangevin):
         return tuned[0]
     is_by_scale = all(isinstance(inner, TunableKernel) for inner in tuned)
-    if not is_by_scale or any(isinstance(inner, Preconditioned) for inner in tuned):
+    if not is_by_scale or any(needs_more_than_a_scale(stage.kernel) for stage in plan):
         return replace(kernel, kernel=tuned, step_size=None)
     scales = tuple(cast(TunableKernel, inner).scale_setting for inner in tuned)
     return replace(kernel, step_size=scales)  # type: ignore[arg-type]
@@ -176,6 +178,13 @@ def needs_fit(kernel: Kernel) -> bool:
     return isinstance(kernel, Preconditioned) and kernel.affine is None
 
 
+def needs_more_than_a_scale(kernel: Kernel) -> bool:
+    """Whether the kernel's preconditioner or trajectory length was left out."""
+    inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+    needs_length = isinstance(inner, Hamiltonian) and inner.num_steps is None
+    return needs_fit(kernel) or needs_length
+
+
 def first_learned(stage: Stage, x: Tensor) -> Learned:
     """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
@@ -184,8 +193,6 @@ def first_learned(stage: Stage, x: Tensor) -> Learned:
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
-    if len(x) < 2:
-        return learned
     start = shaped(stage.kernel, learned).init(stage.target, x)
     return learned._replace(affine=_fitted((_visit(start),), learned))
 
@@ -265,7 +272,7 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
         learned = learned._replace(scale=scale)
     if stage.is_compared and len(state.visited) > 1:
         learned = learned._replace(r_hat=_r_hat(torch.stack([visit[0] for visit in state.visited])))
-    elif state.visited:
+    elif stage.fits and state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
     if stage.fits or needs_tuning(stage.kernel):
         learned = learned._replace(num_steps=_quarter_turn(learned.scale))
@@ -275,9 +282,11 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
 def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine:
     """The map fitted to all that was visited; scores come in the coordinates of the map before."""
     position, *score = (torch.cat(parts) for parts in zip(*visited, strict=True))
+    assert learned.affine is not None
+    if len(position) < 2:
+        return learned.affine
     if not score:
         return fit_affine(position)
-    assert learned.affine is not None
     return fit_affine(position, learned.affine.push_score(score[0]))
 
 

@@ -200,7 +200,7 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
 
 
 def fit_moments(x: Tensor) -> Diagonal:
-    """Mean and standard deviation of each component of x ``(n, *event)``; 1 where it is constant."""
+    """Mean and standard deviation of each component of x ``(n, *event)``; 1 where constant."""
     flat = _flat(x)
     sd = flat.std(0)
     return Diagonal(flat.mean(0), torch.where(sd > 0, sd, torch.ones_like(sd)))
@@ -270,7 +270,7 @@ def _ridged(covariance: Tensor, n: int) -> Tensor:
 def _square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The symmetric square root of a positive-definite matrix, and its inverse."""
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
-    values = values.clamp(min=1e-12 * values.amax()).sqrt()
+    values = values.clamp(min=1e-12 * values[-1:]).sqrt()  # in ascending order; there may be none
     return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT
 
 
