@@ -3,9 +3,9 @@
     python benchmarks/composition.py [--picture composition.png]
 
 Du et al. 2023 (section 4): eight Gaussians (radius 0.5, sd 0.03) times a uniform bar (|x| < 0.2,
-|y| < 1), here with analytic experts, so that every error is the sampler's. Cosine ladder of 100 noise
-levels, start N(0, I), 2000 points, three seeds, one thread. The product is two Gaussians at (0, ±0.5)
-of equal mass.
+|y| < 1), here with analytic experts, so that every error is the sampler's. Cosine ladder of 100
+noise levels, start N(0, I), 2000 points, three seeds, one thread. The product is two Gaussians at
+(0, ±0.5) of equal mass. The published samplers end at the least noise, as published.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def diffused_ring(signal: float) -> poe.Expert:
 
 
 def diffused_bar(signal: float) -> poe.Expert:
-    """The bar at that noise: in each dimension [Φ((h − x)/σ) − Φ((−h − x)/σ)] / 2h, h = √ᾱ × half."""
+    """The bar at that noise: a product of [Φ((h − x)/σ) − Φ((−h − x)/σ)] / 2h, h = √ᾱ × half."""
     halves = math.sqrt(signal) * torch.tensor(BAR, dtype=torch.float64)
     sigma = math.sqrt(1 - signal)
 
@@ -111,7 +111,6 @@ def exact(count: int, generator: torch.Generator) -> Tensor:
     return kept[:count]
 
 
-
 def published_langevin(step_size: float, num_steps: int, is_corrected: bool) -> Sampler:
     """(Un)adjusted Langevin with one step size at every level."""
     kernel_type = poe.samplers.MALA if is_corrected else poe.samplers.ULA
@@ -129,7 +128,7 @@ def published_langevin(step_size: float, num_steps: int, is_corrected: bool) -> 
 
 
 def published_hmc(step_size: float, num_steps: int, is_corrected: bool) -> Sampler:
-    """(Un)adjusted HMC of three leapfrog steps, half of the momentum kept, turned on a rejection."""
+    """(Un)adjusted HMC of three steps, half of the momentum kept, turned back on a rejection."""
 
     def sample(count: int, generator: torch.Generator) -> Tensor:
         x, momentum = start(count, generator), start(count, generator)
@@ -340,11 +339,10 @@ def main() -> None:
     for name, sampler in SAMPLERS.items():
         found[name], points[name] = run(sampler, options.samples, options.seeds, truth)
         columns = torch.tensor(found[name], dtype=torch.float64)
+        means, deviations = columns.mean(0).tolist(), columns.std(0, correction=0).tolist()
         cells = [
-            f"{mean:{style}} ± {sd:.4f}"
-            for mean, sd, style in zip(
-                columns.mean(0).tolist(), columns.std(0, correction=0).tolist(), FORMATS, strict=True
-            )
+            f"{mean:{style}} ± {deviation:.4f}"
+            for mean, deviation, style in zip(means, deviations, FORMATS, strict=True)
         ]
         print(f"{name:<30}" + "".join(f"{cell:>17}" for cell in cells), flush=True)
     print("\n" + "\n".join(verdicts(found["ours: sequential Monte Carlo"], options.samples)))

@@ -1,0 +1,112 @@
+"""What the benchmarks measure with: their targets, and the figures they make of draws."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_scores_are_the_slopes_of_the_log_density(name: str) -> None:
+    from targets import TARGETS, as_expert, summed, torch_operations
+
+    target = TARGETS[name]
+    g = torch.Generator().manual_seed(0)
+    x, direction = torch.randn(2, 5, target.dimension, generator=g, dtype=torch.float64)
+    energy = summed(target.energies(torch_operations(torch.float64)))
+    step = 1e-5
+    slope = -(energy(x + step * direction) - energy(x - step * direction)) / (2 * step)
+    along = (as_expert(target).score(x.float()) * direction).sum(-1)
+    torch.testing.assert_close(along, slope, rtol=1e-4, atol=1e-3)
+
+
+def test_the_gaussian_is_the_one_whose_moments_are_given() -> None:
+    from targets import TARGETS, summed, torch_operations
+
+    target = TARGETS["a"]
+    energy = summed(target.energies(torch_operations(torch.float64)))
+    axes = torch.eye(100, dtype=torch.float64)
+    precision = energy(axes[:, None] + axes) - energy(axes)[:, None] - energy(axes)
+    variance = torch.linalg.inv(precision).diagonal()
+    torch.testing.assert_close(variance, torch.tensor(target.variance))
+    log_z = 0.5 * (100 * math.log(2 * math.pi) - torch.logdet(precision).item())
+    assert log_z == pytest.approx(target.log_partition)
+
+
+def test_the_ring_has_the_mass_and_the_variance_given() -> None:
+    from targets import TARGETS, summed, torch_operations
+
+    target = TARGETS["b"]
+    energy = summed(target.energies(torch_operations(torch.float64)))
+    # The sum over a grid finer than the modes is exact to rounding.
+    axis = torch.arange(-8, 8, 0.1, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    mass = torch.exp(-energy(x)) * 0.01
+    assert mass.sum().item() == pytest.approx(math.exp(target.log_partition))
+    mean = mass @ x
+    torch.testing.assert_close(mass @ (x - mean) ** 2, torch.tensor(target.variance))
+
+
+def test_total_variation_of_mode_masses() -> None:
+    from effective import mode_masses, total_variation
+
+    means = np.array([[0.0, 0.0], [4.0, 0.0]])
+    x = np.array([[[0.1, 1.0], [3.0, 0.0]], [[-5.0, 0.0], [1.9, 0.0]]])  # (chains, draws, 2)
+    masses = mode_masses(x, means)
+    assert masses.tolist() == [0.75, 0.25]
+    assert total_variation(masses, np.array([0.5, 0.5])) == 0.25
+
+
+def test_ess_sees_the_squares_of_antithetic_draws() -> None:
+    from effective import ess
+
+    rng = np.random.default_rng(0)
+    independent = rng.standard_normal((20, 500, 1))
+    # The sign alternates and the size hardly changes: the mean is known too well, the variance not.
+    size = np.abs(rng.standard_normal((20, 1, 1))) + 0.1 * np.abs(independent)
+    antithetic = size * np.where(np.arange(500) % 2, 1.0, -1.0)[:, None]
+    assert 8000 < ess(independent) < 12000  # of 10,000 independent draws, estimated to some 2 %
+    assert ess(antithetic) < 200
+
+
+def test_composition_metrics_at_exact_points() -> None:
+    import composition
+
+    count = 200_000
+    x = composition.exact(count, torch.Generator().manual_seed(0))
+    # Within three sd in two dimensions; next to all mass is in the two modes.
+    expected = math.erf(3 / math.sqrt(2)) ** 2
+    error = math.sqrt(expected * (1 - expected) / count)
+    assert abs(composition.accuracy(x) - expected) < 4 * error
+    # Minus the entropy of two equal Gaussians; log p is −χ²₂/2 + const, of standard deviation 1.
+    entropy = math.log(2 * 2 * math.pi * composition.SD**2) + 1
+    # A quarter of the ring's mass is in the bar, the rest where it leaks.
+    leak = -math.log1p(3 * composition.OUTER / composition.INNER)
+    assert abs(composition.log_likelihood(x) + entropy - leak) < 4 / math.sqrt(count)
+
+
+def test_the_diffused_bar_is_the_bar_in_normal_noise() -> None:
+    import composition
+
+    signal = 0.8
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 2, generator=g, dtype=torch.float64)
+    sigma = math.sqrt(1 - signal)
+    grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 1000 - 1  # midpoints in (−1, 1)
+    expected = torch.zeros(50, dtype=torch.float64)
+    for axis, half in enumerate(composition.BAR):
+        means = math.sqrt(signal) * half * grid
+        density = torch.exp(-0.5 * ((x[:, axis, None] - means) / sigma) ** 2)
+        expected += torch.log(density.mean(1) / (sigma * math.sqrt(2 * math.pi)))
+    torch.testing.assert_close(composition.diffused_bar(signal)(x), expected, rtol=1e-5, atol=1e-5)
