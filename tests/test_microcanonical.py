@@ -287,6 +287,9 @@ def test_settings_are_checked(kind: type) -> None:
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(poe.PoeError, match="positive finite step_size"):
             kind(value)
+    for bad in ((1.0,), (0.5, 1.0), (0.4, 1.0, 0.6), (0.5, 0.9, 0.5), (0.4, 1.0, 0.4)):
+        with pytest.raises(poe.PoeError, match="the same backwards"):
+            kind(0.1, splitting=bad)
     with pytest.raises(poe.PoeError, match="positive finite decoherence_length"):
         MCLMC(0.1, decoherence_length=0.0)
     with pytest.raises(poe.PoeError, match="num_steps >= 1"):

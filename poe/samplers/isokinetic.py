@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.errors import PoeError
 from poe.samplers.kernel import Density
 from poe.samplers.langevin import LangevinState, add_scaled
 from poe.samplers.momentum import MomentumState
@@ -16,6 +17,17 @@ LEAPFROG = (0.5, 1.0, 0.5)
 """Turn, drift, turn, in parts of a step: one gradient a step."""
 MINIMAL_NORM = (0.1931833275037836, 0.5, 0.6136333449924328, 0.5, 0.1931833275037836)
 """Turn, drift, turn, drift, turn: two gradients a step. Source: McLachlan 1995."""
+
+
+def require_splitting(splitting: tuple[float, ...]) -> None:
+    """Refuse parts that are not the same backwards, or do not make up one step of each kind."""
+    is_palindrome = len(splitting) >= 3 and len(splitting) % 2 == 1 and splitting == splitting[::-1]
+    sums = sum(splitting[::2]), sum(splitting[1::2])
+    if not is_palindrome or any(abs(total - 1.0) > 1e-6 for total in sums):
+        raise PoeError(
+            "expected a splitting turn, drift, …, turn that is the same backwards, its turns and "
+            f"its drifts each summing to 1, got {splitting}: use LEAPFROG or MINIMAL_NORM"
+        )
 
 
 class PhasePoint(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from poe.samplers.isokinetic import (
     normalize,
     on_flat,
     repeated,
+    require_splitting,
     with_companion,
     without_companion,
 )
@@ -73,6 +75,7 @@ class MCLMC(WithMomentum):
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         require_positive("decoherence_length", self.decoherence_length)
+        require_splitting(self.splitting)
 
     @property
     def guarantee(self) -> str:
@@ -106,8 +109,10 @@ class MCLMC(WithMomentum):
     def _refresh(self, state: MomentumState, normal: Tensor, h: Tensor | float) -> Tensor:
         """(u + ν z) / |u + ν z|, or z / |z| where there is no velocity yet."""
         d = normal.shape[1]
-        variance = torch.expm1(2.0 * torch.as_tensor(h) / (self.decoherence_length or d**0.5)) / d
-        refreshed = add_scaled(state.momentum, normal, variance.to(normal).sqrt())
+        time = 2.0 * h / (self.decoherence_length or d**0.5)
+        # A number stays one: to make it a tensor would hold up a device that is ahead of its host.
+        variance = (time.expm1() if isinstance(time, Tensor) else math.expm1(time)) / d
+        refreshed = add_scaled(state.momentum, normal, variance**0.5)
         return normalize(where_set(state, refreshed, normal))
 
 
@@ -156,6 +161,7 @@ class AdjustedMCLMC(CorrectedWithScore):
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
         if not 0.0 <= self.jitter < 1.0:
             raise PoeError(f"expected 0 <= jitter < 1, got {self.jitter}")
+        require_splitting(self.splitting)
 
     @property
     def gradients_per_step(self) -> int:
