@@ -18,7 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.adapt import as_expert
 from poe.algebra import Transformed
-from poe.choose import has_score, is_batch
+from poe.choose import Choice, has_score, is_batch
 from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
@@ -112,27 +112,54 @@ def smc(
     schedule = _schedule(
         num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
     )
-    log_constant = 0.0
-    if start is None:  # simplified first: experts of one family make one start together
-        target, constant = simplify(target)
-        log_constant = constant.item()
+    log_constant, name = 0.0, "`start`"
+    if start is None:
+        target, log_constant = _merged(target)
         factor = samplable_factor(target)
+        name = "a broad Gaussian" if factor is None else f"expert {factor[0]!r}"
         start = broad_start(target) if factor is None else factor[1]
     shared_space(*_named((start, *path, target)), kind="path")
     generator = resolve(generator, device_of(target, None))
     particles = Particles(target, start, schedule, generator)
-    kernel = _default_kernel(particles) if kernel is None else kernel
+    choice = _choose(particles) if kernel is None else Choice(kernel, "as given")
+    _say(progress, f"{_in_words(schedule, choice)}, from {name}")
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
         for one, other in pairwise((start, *path, target)):
-            particles.follow(one, other, kernel, partial(_report, bar))
-    return _gather(particles, log_constant, time.perf_counter() - began)
+            particles.follow(one, other, choice.kernel, partial(_report, bar))
+    return _gather(particles, choice, log_constant, time.perf_counter() - began)
 
 
-def _default_kernel(particles: Particles) -> Kernel:
+def _merged(target: Expert) -> tuple[Expert, float]:
+    """The target with experts of one family merged, which together make a better start.
+
+    With the log of the constant that is missing; as it is, names and all, where nothing merges.
+    """
+    simple, log_constant = simplify(target)
+    if len(list(simple._factors())) < len(list(target._factors())):
+        return simple, log_constant.item()
+    return target, 0.0
+
+
+def _choose(particles: Particles) -> Choice:
     """Along the score where the target has one, else a random walk."""
     density = particles.coordinates.pull(particles.target)
-    follows = has_score(density, particles.position[:FEW])
-    return Preconditioned(SplitHMC() if follows else MetropolisHastings())
+    if has_score(density, particles.position[:FEW]):
+        why = "a score: HMC around a Gaussian fitted to the particles of each level"
+        return Choice(Preconditioned(SplitHMC()), why)
+    why = "no score: a random walk shaped by the covariance of the particles"
+    return Choice(Preconditioned(MetropolisHastings()), why)
+
+
+def _in_words(schedule: Schedule, choice: Choice) -> str:
+    return (
+        f"{schedule.num_islands} islands x {schedule.num_chains} chains x {schedule.num_moves} "
+        f"moves a level ({choice.why})"
+    )
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress:
+        tqdm.write(f"poe.smc: {text}", file=sys.stderr)
 
 
 def _report(bar: tqdm, temperature: float, acceptance: float) -> None:
@@ -197,7 +224,7 @@ def broad_start(target: Expert, scale: float = BROAD) -> Expert:
     return Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
 
 
-def _gather(run: Particles, log_constant: float, seconds: float) -> Draws:
+def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float) -> Draws:
     islands, chains = run.schedule[:2]
     (num_warmup, warmup_evaluations), tally = run.tally.before_level, run.tally
     assert run.kernel is not None
@@ -216,6 +243,7 @@ def _gather(run: Particles, log_constant: float, seconds: float) -> Draws:
         warmup_gradients=warmup_evaluations // (islands * chains),
         num_gradients=(tally.num_evaluations - warmup_evaluations) // (islands * chains),
         seconds=seconds,
+        choice=choice.why,
         seed=run.generator.initial_seed(),
         log_partition=_log_partition(run.log_z + log_constant),
     )
