@@ -65,6 +65,7 @@ ARRAYS: dict[str, Callable[[], Tensor]] = {
     "heavy tails": lambda: normals(4, 100, 2) / normals(4, 100, 1),
     "far from zero": lambda: normals(4, 100, 2) * 1e-4 + 1e4,
     "two values": lambda: (autoregressive(0.9, 4, 100, 3) > 0.3).double(),
+    "two values, equally often": lambda: normals(4, 100, 3).argsort(1).remainder(2),
     "a rare value": lambda: (normals(4, 100, 3) > 2).double(),
     "few values": lambda: autoregressive(0.8, 4, 100, 3).mul(1.3).round(),
     "zeros of both signs": lambda: normals(4, 50, 2).round() * -1.0,

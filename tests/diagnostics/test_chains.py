@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from poe.diagnostics import MAX_DISTANCE, distance_from_others, longest_stay
+from poe.diagnostics.chains import _upper_quartile_of_others
 
 
 def normals(*shape: int) -> Tensor:
@@ -94,6 +97,17 @@ def test_a_component_that_hardly_varies_says_nothing() -> None:
     x = torch.zeros(5, 100, 1)
     x[0] = 1.0
     assert distance_from_others(x, torch.zeros(5, 100)).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("chains", [3, 4, 5, 6, 9])
+def test_the_quartile_of_the_others_leaves_the_chain_itself_out(chains: int) -> None:
+    values = normals(chains, 3)
+    values[1, 0] = values[0, 0]
+    place = math.ceil(0.75 * (chains - 1))
+    expected = torch.stack(
+        [torch.cat([values[:i], values[i + 1 :]]).sort(0).values[place - 1] for i in range(chains)]
+    )
+    torch.testing.assert_close(_upper_quartile_of_others(values), expected)
 
 
 def test_of_two_chains_none_is_far() -> None:

@@ -121,6 +121,14 @@ def test_autocorrelated_draws_need_fewer_flips() -> None:
     assert (torch.stack(seldom) < 0.05).double().mean() < 0.05 + 4 * (0.05 * 0.95 / 25) ** 0.5
 
 
+def test_signs_begin_as_fair_coins_and_flip_now_and_then() -> None:
+    signs = module._signs(torch.zeros(3, 50, 1), 4000, 0.1, generator()).reshape(3, 50, 4000)
+    assert (signs.abs() == 1).all()
+    assert (signs[:, 0].mean(1).abs() < 4 / 4000**0.5).all()
+    flips = (signs[:, 1:] != signs[:, :-1]).double().mean()
+    assert abs(flips - 0.1) < 4 * (0.1 * 0.9 / (3 * 49 * 4000)) ** 0.5
+
+
 def test_the_same_seed_gives_the_same_p_value() -> None:
     x = normals(2, 30, 1)
     one, two = (stein_test(x, -x, generator=generator(5)).p_value for _ in range(2))
