@@ -78,7 +78,7 @@ class Block:
         except Exception as error:
             if not _is_of_the_compiler(error):
                 raise
-            self.failure = _first_line(error)
+            self.failure = _in_one_line(error)
             result = None
         if self._is_cold:
             self.compile_seconds, self._is_cold = time.perf_counter() - began, False
@@ -99,5 +99,8 @@ def _is_of_the_compiler(error: Exception) -> bool:
     return isinstance(error, exc.TorchDynamoException | exc.FailOnRecompileLimitHit)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def _in_one_line(error: Exception) -> str:
+    """Its kind and what it says first: the backend's errors say what they wrap in a second line."""
+    first, *others = str(error).strip().splitlines() or [""]
+    wrapped = f" {others[0].strip()}" if others and first.endswith(":") else ""
+    return f"{type(error).__name__}: {first}{wrapped}"

@@ -1,0 +1,133 @@
+"""What is chosen where nobody chooses, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import poe
+from poe.choose import choose, has_score, is_batch
+from poe.coordinates import Coordinates
+from poe.samplers import MALA, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers.affine import MAX_DENSE_DIMENSION
+
+
+def normal(x: Tensor) -> Tensor:
+    return -0.5 * x.square().flatten(1).sum(-1)
+
+
+def chosen(target: poe.Expert, chains: int = 8) -> tuple[object, str]:
+    coordinates = Coordinates(target.space)
+    g = torch.Generator().manual_seed(0)
+    u = torch.randn(chains, *coordinates.u_space.event_shape, generator=g)
+    return choose(target, coordinates.pull(target), u)
+
+
+def test_with_a_score_it_is_split_hmc_around_a_dense_gaussian() -> None:
+    for dimension in (1, 5, MAX_DENSE_DIMENSION):
+        kernel, why = chosen(poe.FromLogDensity(normal, space=poe.Real(dimension)))
+        assert kernel == Preconditioned(SplitHMC(num_steps=None))
+        assert why == (
+            f"a score in {dimension} dimensions: HMC around a Gaussian of full covariance fitted "
+            "to all chains"
+        )
+
+
+def test_in_many_dimensions_the_gaussian_is_of_low_rank() -> None:
+    kernel, why = chosen(poe.FromLogDensity(normal, space=poe.Real((3, 171))))
+    assert kernel == Preconditioned(SplitHMC(num_steps=None))
+    assert why == (
+        "a score in 513 dimensions: HMC around a Gaussian of diagonal plus low rank fitted to all "
+        "chains"
+    )
+
+
+def test_a_constrained_space_counts_its_unconstrained_dimensions() -> None:
+    target = poe.FromLogDensity(lambda x: x.log().sum(-1), space=poe.Simplex(3))
+    _, why = chosen(target)
+    assert why.startswith("a score in 2 dimensions")
+
+
+WITHOUT_A_SCORE: dict[str, Callable[[Tensor], Tensor]] = {
+    "rounded": lambda x: normal((10.0 * x).round() / 10.0),
+    "detached": lambda x: normal(x.detach()),
+    "counted": lambda x: -(x.abs() > 0.5).double().sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_SCORE)
+def test_without_a_score_it_is_a_random_walk(name: str) -> None:
+    target = poe.FromLogDensity(WITHOUT_A_SCORE[name], space=poe.Real(2))
+    kernel, why = chosen(target)
+    assert kernel == Preconditioned(MetropolisHastings())
+    assert why == "no score: a random walk shaped by the covariance of all chains"
+
+
+def test_a_factor_without_a_score_leaves_the_others_theirs() -> None:
+    rounded = poe.FromLogDensity(WITHOUT_A_SCORE["rounded"], space=poe.Real(2))
+    smooth = poe.FromLogDensity(normal, space=poe.Real(2))
+    kernel, _ = chosen(rounded * smooth)
+    assert kernel == Preconditioned(SplitHMC(num_steps=None))
+
+
+def test_a_density_that_is_flat_where_the_chains_start_may_have_a_score_elsewhere() -> None:
+    flat = poe.FromLogDensity(lambda x: -(x.abs() - 9).relu().sum(-1), space=poe.Real(2))
+    assert has_score(flat, torch.zeros(4, 2))
+    assert isinstance(chosen(flat)[0], Preconditioned)
+    assert chosen(flat)[0] == Preconditioned(SplitHMC(num_steps=None))
+
+
+class Shifted(poe.Conditional):
+    """A normal around each condition."""
+
+    space = poe.Real(2)
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        return normal(x - condition)
+
+
+def test_a_batch_of_densities_gets_mala() -> None:
+    target = Shifted().given(torch.zeros(8, 2))
+    assert is_batch(target)
+    assert not is_batch(Shifted().given(torch.tensor(0.0)))
+    kernel, why = chosen(target)
+    assert kernel == MALA()
+    assert why == "a density of its own for each chain: MALA fits nothing to all"
+
+
+def test_a_discrete_space_is_refused() -> None:
+    ising = poe.FromLogDensity(lambda x: x.flatten(1).sum(-1), space=poe.Binary((2, 2)))
+    with pytest.raises(poe.PoeError, match=r"discrete space Binary.*by `kernel="):
+        choose(ising, ising, torch.zeros(4, 2, 2))
+
+
+def test_what_was_chosen_is_said_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    target = poe.FromLogDensity(normal, space=poe.Real(2))
+    g = torch.Generator().manual_seed(0)
+    draws = poe.sample(target, 40, warmup=20, generator=g)
+    words = "a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains"
+    assert draws.choice == words
+    assert f"preconditioned SplitHMC ({words})" in capsys.readouterr().err
+    kernel = MALA(0.5)
+    assert poe.sample(target, 40, kernel=kernel, warmup=0, progress=False).choice == "as given"
+
+
+def test_a_target_without_a_score_is_sampled_by_default() -> None:
+    """A lattice-valued density: the share of each value, in standard errors of 1000 chains."""
+    target = poe.FromLogDensity(
+        lambda x: torch.where((x > 0) & (x < 3), x.floor(), -torch.inf).sum(-1), space=poe.Real(1)
+    )
+    g = torch.Generator().manual_seed(0)
+    draws = poe.sample(
+        target, 1000, num_chains=1000, warmup=300, generator=g, progress=False,
+        initial=3.0 * torch.rand(1000, 1, generator=g),
+    )  # fmt: skip
+    assert isinstance(draws.kernel, Preconditioned)
+    assert isinstance(draws.kernel.kernel, MetropolisHastings)
+    shares = torch.arange(3.0).softmax(0)
+    for value, share in enumerate(shares.tolist()):
+        found = (draws.samples[:, -1].floor() == value).double().mean().item()
+        assert abs(found - share) < 4 * (share * (1 - share) / 1000) ** 0.5
