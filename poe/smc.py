@@ -74,8 +74,8 @@ def smc(
       num_samples / (num_islands · num_moves) chains. ``draws.log_weights`` are such that the
       mean of exp(log_weights) f(x) estimates ∫ p̃ f: not normalised, float64.
     - ``draws.log_partition``: log of the mean of the islands' Ẑ, with a standard error from their
-      spread, of ``num_islands`` − 1 degrees of freedom. Islands share temperatures and kernel: where
-      these are adapted it is up to a tenth too small (measured with 1000 chains), else exact.
+      spread, of ``num_islands`` − 1 degrees of freedom. Islands share temperatures and kernel:
+      where these are adapted it is up to a tenth too small (measured with 1000 chains).
     - ``start``: any expert with exact draws and a known normaliser that covers the target. By
       default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
       coordinates; from there modes need not be known, but it must reach them.

@@ -96,6 +96,9 @@ def test_a_density_has_no_say_where_its_exponent_is_zero() -> None:
     away = geometric_path(wall, BUMP)
     values = [away.log_density(away.evaluate(outside), t).item() for t in (0.0, 0.5, 1.0)]
     assert values == [-torch.inf, -torch.inf, BUMP(outside).item()]
+    nothing_by_nothing = GeometricPath(wall, wall**-1)
+    parts = nothing_by_nothing.evaluate(outside, with_score=False)
+    assert nothing_by_nothing.log_density(parts, 0.5).item() == -torch.inf
 
 
 def test_what_is_undefined_stays_undefined() -> None:
