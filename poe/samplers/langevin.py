@@ -179,5 +179,6 @@ class MALA(CorrectedWithScore):
         a = _sqrt(0.5 * step_size)
         scores = state.score + proposed.score
         residual = add_scaled(normal, scores, 0.5 * a)
-        proposal_ratio = sum_event(residual.mul_(scores).mul_(-a))
-        return proposed.log_density - state.log_density + proposal_ratio
+        per_row = a.reshape(-1) if isinstance(a, Tensor) else a
+        proposal_ratio = per_row * sum_event(residual.mul_(scores))
+        return proposed.log_density - state.log_density - proposal_ratio

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from poe.samplers.hmc import Hamiltonian
+from poe.samplers.langevin import add_scaled
 
 QUARTER_TURN = math.pi / 2
 
@@ -58,7 +59,7 @@ class SplitHMC(Hamiltonian):
         self, position: Tensor, momentum: Tensor, duration: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         cos, sin = _cos_sin(duration)
-        return position * cos + momentum * sin, momentum * cos - position * sin
+        return add_scaled(position * cos, momentum, sin), add_scaled(momentum * cos, position, -sin)
 
 
 def _cos_sin(angle: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
