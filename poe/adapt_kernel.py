@@ -124,13 +124,19 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
         before = [window._replace(num_steps=first)] if first else []
     else:
         lengths = [int(share * stage.num_steps) for share in WINDOWS]
-        before = [window._replace(num_steps=length, fits=True) for length in lengths]
+        fitting = window._replace(kernel=_without_scale(stage.kernel), fits=True)
+        before = [fitting._replace(num_steps=length) for length in lengths]
         before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
     left = stage.num_steps - sum(window.num_steps for window in before)
     last = stage._replace(num_steps=left, is_compared=needs_fit(stage.kernel))
     return (*apart, *before[1:], last)
+
+
+def _without_scale(kernel: Kernel) -> Kernel:
+    """Its scale left out: one that was given is meant for the last map, not for those before."""
+    return cast(Any, kernel).with_scale(None) if isinstance(kernel, TunableKernel) else kernel
 
 
 def fill(stage: Stage, learned: Learned) -> Kernel:

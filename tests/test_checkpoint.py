@@ -13,7 +13,15 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.samplers import HMC, MALA, ULA, AnnealedLangevin, MetropolisHastings
+from poe.samplers import (
+    HMC,
+    MALA,
+    ULA,
+    AnnealedLangevin,
+    MetropolisHastings,
+    Preconditioned,
+    SplitHMC,
+)
 from poe.samplers.kernel import Kernel
 
 
@@ -40,7 +48,7 @@ class Interrupted(poe.Expert):
         return -0.5 * x.square().sum(-1)
 
 
-RESUMABLE: dict[str, Callable[[poe.Expert], Kernel]] = {
+RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
     "MALA, tuned": lambda target: MALA(),
     "MALA": lambda target: MALA(0.5),
     "MetropolisHastings, tuned": lambda target: MetropolisHastings(),
@@ -55,11 +63,20 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel]] = {
         steps_per_level=4,
         noise_levels=(3.0, 1.4, 1.0),
     ),
+    "HMC, its length chosen": lambda target: HMC(num_steps=None),
+    "the default": lambda target: None,
+    "SplitHMC, preconditioned": lambda target: Preconditioned(SplitHMC(num_steps=None, jitter=0.1)),
+    "MALA, preconditioned": lambda target: Preconditioned(MALA()),
+    "MALA with a step size, preconditioned": lambda target: Preconditioned(MALA(0.5)),
+    "MetropolisHastings, preconditioned": lambda target: Preconditioned(MetropolisHastings()),
+    "AnnealedLangevin, preconditioned": lambda target: AnnealedLangevin(
+        (target**0.1,), Preconditioned(MALA()), steps_per_level=10
+    ),
 }
 
 
 @pytest.mark.parametrize("per_chain", [False, True])
-@pytest.mark.parametrize("at", [5, 14, 25, 41, 48])
+@pytest.mark.parametrize("at", [7, 9, 11, 15, 19, 22, 26, 41, 48])
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_gives_the_same_bits(
     name: str, at: int, per_chain: bool, tmp_path: Path

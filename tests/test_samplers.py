@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.samplers import HMC, MALA, ULA, LangevinState, MetropolisHastings
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.kernel import Kernel, draw_noise
@@ -308,67 +307,3 @@ def test_kernels_are_frozen_and_compare_by_value() -> None:
     assert MALA(0.1) == MALA(0.1) != MALA(0.2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         MALA(0.1).step_size = 0.2  # type: ignore[misc]
-
-
-def _average(scale: float, acceptance: float, shape: tuple[int, ...] = ()) -> DualAveraging:
-    state = start_averaging(torch.full(shape, scale))
-    for _ in range(1000):
-        accepted = torch.exp(-state.log_scale.exp() * 3.0)
-        state = update_averaging(state, accepted, acceptance)
-    return state
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
-def test_dual_averaging_finds_the_scale_from_anywhere(scale: float) -> None:
-    found = _average(scale, 0.574).log_scale_average.exp()
-    assert abs(torch.exp(-3.0 * found).item() - 0.574) < 0.01
-
-
-def test_warm_up_tunes_hmc(target: poe.Expert, g: torch.Generator) -> None:
-    kernel, x = poe.warm_up(
-        target, HMC(num_steps=3), torch.zeros(100, 2), poe.Warmup(500), generator=g
-    )
-    state, total = kernel.init(target, x), 0.0
-    for _ in range(200):
-        state, info = kernel.step(target, state, generator=g)
-        total += info.acceptance_probability.mean().item() / 200
-    assert kernel == HMC(kernel.step_size, num_steps=3)
-    assert abs(total - 0.65) < 0.05
-
-
-@pytest.mark.parametrize("per_chain", [False, True])
-def test_warm_up_reaches_the_target_acceptance(per_chain: bool) -> None:
-    """Each chain has a normal of its own scale; tuned apart, each finds its own step size."""
-    scales = torch.logspace(-1, 1, 20)
-    target = poe.FromLogDensity(
-        lambda x: -0.5 * (x / scales[:, None]).square().sum(-1), space=poe.Real(4)
-    )
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 4, generator=g) * scales[:, None]
-    warmup = poe.Warmup(2000, per_chain=per_chain)
-    kernel, x = poe.warm_up(target, MALA(), x, warmup, generator=g)
-    assert isinstance(kernel, MALA)
-    state, total = kernel.init(target, x), torch.zeros(20)
-    for _ in range(1000):
-        state, info = kernel.step(target, state, generator=g)
-        total += info.acceptance_probability / 1000
-    assert abs(total.mean().item() - 0.574) < 0.05
-    if per_chain:
-        assert isinstance(kernel.step_size, Tensor)
-        assert (total - 0.574).abs().max() < 0.1
-        assert 3000 < kernel.step_size[-1] / kernel.step_size[0] < 30000  # (10 / 0.1)^2 = 10^4
-    else:
-        assert isinstance(kernel.step_size, float)
-        assert (total - 0.574).abs().max() > 0.3
-
-
-def test_warm_up_keeps_a_setting_that_was_given(target: poe.Expert, g: torch.Generator) -> None:
-    x = torch.zeros(4, 2)
-    kernel, moved = poe.warm_up(target, MALA(0.123), x, poe.Warmup(10), generator=g)
-    assert kernel == MALA(0.123)
-    assert not torch.equal(x, moved)
-
-
-def test_tuning_in_no_steps_is_refused(target: poe.Expert, g: torch.Generator) -> None:
-    with pytest.raises(poe.PoeError, match="warm-up steps to tune"):
-        poe.warm_up(target, MALA(), torch.zeros(4, 2), poe.Warmup(0), generator=g)
