@@ -21,7 +21,7 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
-from poe.samplers.hmc import Hamiltonian
+from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import QUARTER_TURN, SplitHMC
@@ -126,6 +126,7 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
         lengths = [int(share * stage.num_steps) for share in WINDOWS]
         fitting = window._replace(kernel=_without_scale(stage.kernel), fits=True)
         before = [fitting._replace(num_steps=length) for length in lengths]
+        before[0] = before[0]._replace(kernel=_falling(fitting.kernel))
         before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
@@ -137,6 +138,17 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
 def _without_scale(kernel: Kernel) -> Kernel:
     """Its scale left out: one that was given is meant for the last map, not for those before."""
     return cast(Any, kernel).with_scale(None) if isinstance(kernel, TunableKernel) else kernel
+
+
+def _falling(kernel: Kernel) -> Kernel:
+    """For chains far out in steep tails, a leapfrog step in place of a split trajectory.
+
+    It falls inward as MALA does. To split off a Gaussian that is not yet the target's is no help
+    there: what is left over is as large as the force itself, and small steps lose little energy.
+    """
+    if isinstance(kernel, Preconditioned) and isinstance(kernel.kernel, SplitHMC):
+        return replace(kernel, kernel=HMC(num_steps=1, jitter=0.0))
+    return kernel
 
 
 def fill(stage: Stage, learned: Learned) -> Kernel:

@@ -175,11 +175,12 @@ def test_a_warm_up_of_few_steps_has_no_others(kernel: Any, num_chains: int, num_
     warm.step(standard(), warm.init(standard(), x), generator=seeded())
 
 
+@pytest.mark.parametrize("distance", [10.0, 100.0, 1000.0])
 @pytest.mark.parametrize("kernel", [SPLIT, Preconditioned(MALA())])
-def test_chains_far_out_in_steep_tails_come_back(kernel: Preconditioned) -> None:
-    """Twenty standard deviations out, where the force is 10⁴ times what it is inside."""
+def test_chains_far_out_in_steep_tails_come_back(kernel: Preconditioned, distance: float) -> None:
+    """20 to 2000 standard deviations out, where the force is up to 10¹⁰ times that inside."""
     target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(5))
-    x = 10.0 * torch.randn(64, 5, generator=seeded())
+    x = distance * torch.randn(64, 5, generator=seeded())
     warm, x = warm_up(target, kernel, x)
     variance = math.gamma(3 / 4) / math.gamma(1 / 4)
     fourth = 1 / 4  # E x⁴, which the squares' own variance comes from
