@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from poe.samplers.kernel import Density, Info, OnDrawnNoise
 
@@ -21,26 +20,6 @@ class Visit(NamedTuple):
     position: Tensor
     log_density: Tensor
     info: Info
-
-
-class Functional:
-    """A density whose score comes by ``torch.func``, which compiles in one graph."""
-
-    def __init__(self, target: Density) -> None:
-        self.target = target
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """log p̃(x): ``(chains, *event) -> (chains,)``."""
-        return self.target.log_density(x)
-
-    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p̃(x) and its gradient."""
-        score, (_, log_density) = grad_and_value(self._summed, has_aux=True)(x)
-        return log_density, score
-
-    def _summed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_density = self.target.log_density(x)
-        return log_density.sum(), log_density
 
 
 class Block:
@@ -61,7 +40,6 @@ class Block:
             self.failure = f"{type(kernel).__name__} does not draw its random numbers beforehand"
             return
         self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, kernel.gradients_per_step))
-        self._functional = Functional(target)
         self._compiled = torch.compile(self._steps, fullgraph=True, dynamic=False)
         self._is_cold = True
 
@@ -74,7 +52,7 @@ class Block:
         began = time.perf_counter()
         try:
             with torch.no_grad():
-                result = self._compiled(self._functional, state, noises)
+                result = self._compiled(state, noises)
         except Exception as error:
             if not _is_of_the_compiler(error):
                 raise
@@ -82,12 +60,12 @@ class Block:
             result = None
         if self._is_cold:
             self.compile_seconds, self._is_cold = time.perf_counter() - began, False
-        return self._steps(self.target, state, noises) if result is None else result
+        return self._steps(state, noises) if result is None else result
 
-    def _steps(self, target: Density, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
+    def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
         visits = []
         for noise in noises:
-            state, info = self.kernel._transition(target, state, noise)
+            state, info = self.kernel._transition(self.target, state, noise)
             visits.append(Visit(state.position, state.log_density, info))
         return state, visits
 

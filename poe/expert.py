@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad_and_value
 
 from poe.errors import DtypeError, OperatorError, PoeError, ShapeError, SpaceMismatchError
 from poe.space import Space
@@ -69,6 +70,8 @@ class Expert(nn.Module):
         if self.space.is_discrete:
             raise PoeError(f"expected a continuous space for a score, got {self.space}")
         self.space.batch_shape(x)  # before x is asked for a gradient
+        if torch.compiler.is_compiling():
+            return _by_transform(self, x)
         with torch.inference_mode(False), torch.enable_grad():
             position = (x.clone() if x.is_inference() else x).detach().requires_grad_()
             value = self(position)
@@ -260,6 +263,17 @@ def _closed_form(expert: Expert, name: str) -> Any:
 
     simple = simplify(expert).expert
     return None if isinstance(simple, Product | Tempered) else getattr(simple, name, None)
+
+
+def _by_transform(expert: Expert, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The value and its gradient as one function of x, which is what a compiled graph can hold."""
+
+    def summed(x: Tensor) -> tuple[Tensor, Tensor]:
+        value = expert(x)
+        return value.sum(), value
+
+    score, (_, value) = grad_and_value(summed, has_aux=True)(x)
+    return value, score
 
 
 def _gradient(value: Tensor, position: Tensor) -> Tensor:
