@@ -298,8 +298,13 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
 
 
 def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine:
-    """The map fitted to all that was visited; scores come in the coordinates of the map before."""
-    position, *score = (torch.cat(parts) for parts in zip(*visited, strict=True))
+    """The map fitted to all that was visited; scores come in the coordinates of the map before.
+
+    Where a chain of an uncorrected kernel exploded there is nothing to fit to.
+    """
+    parts = [torch.cat(part) for part in zip(*visited, strict=True)]
+    is_finite = torch.stack([part.flatten(1).isfinite().all(1) for part in parts]).all(0)
+    position, *score = (part[is_finite] for part in parts)
     assert learned.affine is not None
     if len(position) < 2:
         return learned.affine

@@ -15,6 +15,7 @@ from poe.averaging import start_averaging, update_averaging
 from poe.samplers import (
     HMC,
     MALA,
+    ULA,
     AnnealedLangevin,
     Dense,
     Diagonal,
@@ -187,6 +188,13 @@ def test_chains_far_out_in_steep_tails_come_back(kernel: Preconditioned, distanc
     error = ((fourth - variance**2) / (64 * 5)) ** 0.5
     assert abs(x.square().mean() - variance) < 4 * error
     assert warm.kernel.step_size > 0.3
+
+
+def test_exploding_chains_are_told_as_such() -> None:
+    target = poe.FromLogDensity(lambda x: -x.square().square().sum(-1), space=poe.Real(5))
+    x = 3.0 * torch.randn(8, 5, generator=seeded())
+    with pytest.raises(poe.NonFiniteError, match="finite log-density and score"):
+        warm_up(target, Preconditioned(ULA(2.0)), x, 60)
 
 
 def test_a_map_that_was_given_is_kept() -> None:
