@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -180,8 +180,11 @@ class Run:
         return 0.0 if self.block is None else self.block.compile_seconds
 
     def _stage(self) -> Stage:
-        if not self.is_sampling:
-            return self.plan.stages[self.moment.phase]
+        return self._sampling if self.is_sampling else self.plan.stages[self.moment.phase]
+
+    @cached_property
+    def _sampling(self) -> Stage:
+        """What follows the warm-up: filled in once, since a number leaves the device for it."""
         last = self.plan.stages[-1]
         return Stage(last.target, fill(last, self.moment.learned[-1]), self.plan.num_draws)
 

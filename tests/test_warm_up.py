@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.adapt_kernel import MAX_STEPS, Learned, fill, rejoin, shaped, stages
+import poe.loop
+from poe.adapt_kernel import MAX_STEPS, Learned, fill, first_learned, rejoin, shaped, stages
 from poe.averaging import start_averaging, update_averaging
 from poe.samplers import (
     HMC,
@@ -202,6 +203,28 @@ def test_a_map_that_was_given_is_kept() -> None:
     kernel, _ = warm_up(standard(), Preconditioned(MALA(), affine), torch.zeros(8, 2))
     assert kernel.affine is affine
     assert kernel.kernel.step_size is not None
+
+
+def test_the_map_is_settled_before_the_last_steps_are_tuned_on_it() -> None:
+    """In two steps there is no window to fit to: what the start told is kept."""
+    target, x = standard(), torch.randn(8, 2, generator=seeded())
+    [first, *_] = stages(target, Preconditioned(MALA()), poe.Warmup(2))
+    kernel, _ = warm_up(target, Preconditioned(MALA()), x, 2)
+    expected = first_learned(first, x).affine
+    assert all(map(torch.equal, vars(kernel.affine).values(), vars(expected).values()))
+
+
+def test_what_was_learned_is_filled_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not in every step, where it would wait for the device."""
+    calls = []
+
+    def counted(stage: Any, learned: Learned) -> Any:
+        calls.append(stage)
+        return fill(stage, learned)
+
+    monkeypatch.setattr(poe.loop, "fill", counted)
+    poe.sample(standard(), 40, kernel=MALA(), num_chains=2, warmup=20, progress=False)
+    assert len(calls) == 1
 
 
 # The trajectory's length
