@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "particles between densities",
-        ("poe.anneal", "poe.mutation", "poe.resampling", "poe.particles"),
+        ("poe.mutation", "poe.resampling", "poe.particles"),
     ),
     (
         "how it is run, and judged",

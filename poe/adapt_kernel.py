@@ -23,7 +23,7 @@ from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
-from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.preconditioned import Preconditioned, plain
 from poe.samplers.split import QUARTER_TURN, SplitHMC
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
@@ -198,7 +198,7 @@ def needs_fit(kernel: Kernel) -> bool:
 
 def needs_more_than_a_scale(kernel: Kernel) -> bool:
     """Whether the kernel's preconditioner or trajectory length was left out."""
-    inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+    inner = plain(kernel)
     needs_length = isinstance(inner, Hamiltonian) and inner.num_steps is None
     return needs_fit(kernel) or needs_length
 
@@ -245,7 +245,9 @@ def stage_step(
         kernel = cast(TunableKernel, kernel).with_scale(averaging.log_scale.exp())
     inner, info = kernel.step(stage.target, state.inner, generator=generator)
     if averaging is not None:
-        averaging = _averaged(averaging, info, kernel, _max_scale(stage, kernel))
+        # While the number of steps is not settled, one may go as far as all of them will.
+        num_steps = None if stage.is_last else 1
+        averaging = _averaged(averaging, info, kernel, max_scale(kernel, num_steps))
     visited = state.visited
     if (stage.fits or stage.is_compared) and _is_kept(stage, step, inner.position):
         visited = (*visited, _visit(inner))
@@ -261,15 +263,19 @@ def _averaged(
     return update_averaging(averaging, acceptance, goal, max_scale)
 
 
-def _max_scale(stage: Stage, kernel: Kernel) -> float:
-    """The largest scale worth tuning to: SplitHMC goes no further than a quarter turn.
+def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
+    """The largest scale worth tuning to: for all of SplitHMC's steps together a quarter turn.
 
-    While its number of steps is not settled, one step may go as far as all of them will.
+    ``num_steps`` is the kernel's own where it is None.
+
+    >>> import poe
+    >>> max_scale(poe.samplers.SplitHMC(num_steps=2)), max_scale(poe.samplers.MALA())
+    (0.785..., inf)
     """
-    inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+    inner = plain(kernel)
     if not isinstance(inner, SplitHMC):
         return math.inf
-    return QUARTER_TURN / (inner.gradients_per_step if stage.is_last else 1)
+    return QUARTER_TURN / (num_steps or inner.gradients_per_step)
 
 
 def _is_kept(stage: Stage, step: int, position: Tensor) -> bool:

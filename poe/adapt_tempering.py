@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poe.adapt_kernel import max_scale
 from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.errors import PoeError
 from poe.expert import Expert
@@ -115,7 +116,8 @@ def _averaged(
     assert isinstance(tempering.kernel, TunableKernel)
     aim = tempering.kernel.target_acceptance
     unmoved = acceptance.new_full((len(tempering.exponents) - len(acceptance),), aim)
-    return update_averaging(averaging, torch.cat([unmoved, acceptance]), aim)
+    largest = max_scale(tempering.kernel)
+    return update_averaging(averaging, torch.cat([unmoved, acceptance]), aim, largest)
 
 
 def _with_step_sizes(tempering: ParallelTempering, log_scale: Tensor) -> ParallelTempering:

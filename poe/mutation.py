@@ -9,11 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.adapt_kernel import needs_tuning
-from poe.anneal import Level, Parts, stack_parts
+from poe.adapt_kernel import max_scale, needs_tuning
 from poe.samplers.kernel import Info, Kernel, TunableKernel
-from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.split import QUARTER_TURN, SplitHMC
+from poe.samplers.path import Level, Parts, stack_parts
 
 MAX_TRIALS = 30
 """So many steps of a level may be spent on finding a step size that moves the chains at all."""
@@ -60,20 +58,6 @@ class Moved(NamedTuple):
     scale: float
 
 
-def first_scale(kernel: Kernel) -> float:
-    """Where the adaptation of a scale begins: at the largest that makes sense, or at 1."""
-    largest = max_scale(kernel)
-    return largest if math.isfinite(largest) else 1.0
-
-
-def max_scale(kernel: Kernel) -> float:
-    """The largest scale that makes sense for a kernel: all of SplitHMC's steps, a quarter turn."""
-    inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
-    if not isinstance(inner, SplitHMC):
-        return math.inf
-    return QUARTER_TURN / inner.gradients_per_step
-
-
 def move_chains(
     level: Level,
     kernel: Kernel,
@@ -92,13 +76,14 @@ def move_chains(
     it. Then chains go on, 2, 4, … ``max_thinning`` steps a move, until the second half of the way
     takes them no further from where they began.
     """
-    state, began, steps, thinning = kernel.init(level, parts.position), parts.position, 0, 1
+    began, steps, thinning = parts.position, 0, 1
+    state = kernel.init(level.known(parts), parts.position)
     moved: list[Parts] = []
     adaptation = _Adaptation(kernel, scale)
     while True:
         while len(moved) < num_moves * thinning:
             state, info = adaptation.kernel.step(level, state, generator=generator)
-            parts = level.follow(parts, info.is_accepted, state.position)
+            parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
             tally.count(info)
             steps += 1
             if adaptation.accepts(info) or steps > len(moved) + MAX_TRIALS:
@@ -116,7 +101,9 @@ class _Adaptation:
 
     def __init__(self, kernel: Kernel, scale: float | None) -> None:
         self.is_tuned = needs_tuning(kernel)
-        self.template, self.scale = kernel, first_scale(kernel) if scale is None else scale
+        largest = max_scale(kernel)
+        first = largest if math.isfinite(largest) else 1.0
+        self.template, self.scale = kernel, first if scale is None else scale
 
     @property
     def kernel(self) -> Kernel:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.anneal import GeometricPath, Level, Parts, geometric_path
 from poe.coordinates import Coordinates
 from poe.errors import NonFiniteError, NormalizationError, PoeError
 from poe.expert import Expert
@@ -18,10 +17,15 @@ from poe.mutation import Tally, move_chains
 from poe.properties import can_sample_exactly, check_proper, exact_log_partition, exact_sample
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
+from poe.samplers.delayed import DelayedAcceptance
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
+from poe.samplers.preconditioned import Preconditioned, plain
+from poe.samplers.surrogate import SurrogateMALA
 
+WITHOUT_SCORE = (MetropolisHastings, SurrogateMALA, DelayedAcceptance)
+"""Kernels that never ask for the target's score."""
 MAX_LEVELS = 1000
 NUM_BISECTIONS = 40
 ENOUGH_TO_FIT = 1000
@@ -73,7 +77,8 @@ class Particles:
 
     def follow(self, start: Expert, end: Expert, kernel: Kernel, report: Report) -> None:
         """Take the particles from one density to the next, by moves of that kernel."""
-        path = geometric_path(start, end, self.coordinates)
+        # Where the coordinates have a Jacobian, both are new objects: no factor is shared.
+        path = geometric_path(self.coordinates.pull(start), self.coordinates.pull(end))
         parts, temperature = path.evaluate(self.position, self._uses_score(kernel)), 0.0
         self.tally.num_evaluations += len(self.position)
         while temperature < 1.0:
@@ -87,8 +92,7 @@ class Particles:
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
     def _uses_score(self, kernel: Kernel) -> bool:
-        inner = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
-        return not (self.target.space.is_discrete or isinstance(inner, MetropolisHastings))
+        return not (self.target.space.is_discrete or isinstance(plain(kernel), WITHOUT_SCORE))
 
     def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
         """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
@@ -129,7 +133,7 @@ class Particles:
             kernel = replace(kernel, affine=self._fitted(path, temperature, parts, log_weights))
         self.tally.start_level()
         moved = move_chains(
-            Level(path, temperature, chosen),
+            Level(path, temperature),
             kernel,
             chosen,
             self.scale,
@@ -165,10 +169,8 @@ class Particles:
         num_rows = min(enough, pooled.shape[1])
         rows = systematic_resample(pooled, num_rows, generator=self.generator)
         weighted = parts.at(rows[0])
-        has_score = weighted.start_score is not None
-        return fit_affine(
-            weighted.position, path.score(weighted, temperature) if has_score else None
-        )
+        score = path.score(weighted, temperature) if weighted.has_score else None
+        return fit_affine(weighted.position, score)
 
 
 def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:

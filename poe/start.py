@@ -56,7 +56,7 @@ def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
 
 def _require_usable(target: Expert, x: Tensor) -> None:
     with torch.no_grad():
-        require_start(target, x, target(x), None)
+        require_start(target, x, target(x))
 
 
 def dtype_of(target: Expert) -> torch.dtype:

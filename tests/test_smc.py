@@ -13,8 +13,8 @@ from torch import Tensor
 import experts
 import poe
 from poe import particles
-from poe.anneal import Level
 from poe.samplers import HMC, MALA, ULA, AdjustedMCLMC, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers.path import Level
 
 PRIOR = experts.Gaussian([0.0], scale=[3.0])
 LIKELIHOOD = poe.FromLogDensity(lambda x: -8.0 * (x - 1.0).square().sum(-1), space=poe.Real(1))
@@ -100,7 +100,7 @@ def test_a_kernel_of_the_start_at_a_tempered_level_goes_red(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The published mistake: the kernel leaves p₀ invariant, the level is another density."""
-    monkeypatch.setattr(particles, "Level", lambda path, t, known: Level(path, 0.0, known))
+    monkeypatch.setattr(particles, "Level", lambda path, t: Level(path, 0.0))
     assert abs(z_score(unbiased_run(MALA(2.0)), 1.0)) > 2 * MAX_Z
 
 

@@ -115,8 +115,8 @@ class StaleDrift(SurrogateMALA):
 class SurrogateDecides(SurrogateMALA):
     """Accepts by the surrogate's density in place of the target's."""
 
-    def _at(self, target, x):  # type: ignore[no-untyped-def]
-        return super()._at(self.surrogate, x)
+    def state_at(self, target, x):  # type: ignore[no-untyped-def]
+        return super().state_at(self.surrogate, x)
 
 
 @pytest.mark.parametrize("mistake", [ForgottenProposalDensity, StaleDrift, SurrogateDecides])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,18 +18,22 @@ from poe.samplers import (
     HMC,
     MALA,
     ULA,
+    AdjustedMCLMC,
     AnnealedLangevin,
+    DelayedAcceptance,
+    Dense,
     GeneralizedHMC,
     MetropolisHastings,
+    MomentumState,
     ParallelTempering,
     Preconditioned,
+    SplitHMC,
     SurrogateMALA,
     TemperingState,
     geometric_ladder,
     swap_rates,
 )
-from poe.samplers.kernel import Kernel, Noise
-from poe.samplers.path import Components, RecordedPath
+from poe.samplers.kernel import Kernel, Noise, leaves
 from poe.samplers.tempering import TemperingNoise
 
 EXPONENTS = (0.0, 0.1, 0.4, 1.0)
@@ -36,7 +43,10 @@ KERNELS: list[Kernel] = [
     MALA(0.1),
     HMC(0.3, num_steps=3),
     GeneralizedHMC(0.3, num_steps=2),
+    AdjustedMCLMC(0.4),
+    SplitHMC(0.3),
 ]
+MAP = Dense(torch.tensor([0.5, -1.0]), torch.tensor([[2.0, 0.0], [0.3, 0.5]]))
 
 
 def modes(x: Tensor) -> Tensor:
@@ -49,6 +59,8 @@ def modes(x: Tensor) -> Tensor:
 
 TARGET = poe.FromLogDensity(modes, space=poe.Real(2))
 BARE_START = poe.FromLogDensity(lambda x: -x.square().sum(-1) / 18, space=poe.Real(2))
+KERNELS += [Preconditioned(kernel, MAP) for kernel in KERNELS]
+KERNELS += [SurrogateMALA(BARE_START, 0.2), DelayedAcceptance(MALA(0.2), BARE_START)]
 
 
 class Counting(poe.Expert):
@@ -61,6 +73,12 @@ class Counting(poe.Expert):
         self.calls += 1
         self.rows += len(x)
         return modes(x)
+
+
+def name(kernel: Any) -> str:
+    """Its class, and that of the kernel inside."""
+    inner = f" {type(kernel.kernel).__name__}" if hasattr(kernel, "kernel") else ""
+    return type(kernel).__name__ + inner
 
 
 @pytest.fixture
@@ -125,7 +143,7 @@ def test_positions_swap_as_the_formula_says(g: torch.Generator) -> None:
         torch.testing.assert_close(state.replicas.position.reshape(4, 200, 2), expected)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=name)
 @pytest.mark.parametrize("start", [START, BARE_START], ids=["exact start", "moved start"])
 def test_the_state_stays_consistent(kernel: Kernel, start: poe.Expert, g: torch.Generator) -> None:
     state = run(ParallelTempering(start, kernel, EXPONENTS), 12, g)
@@ -133,14 +151,48 @@ def test_the_state_stays_consistent(kernel: Kernel, start: poe.Expert, g: torch.
     offset = START(torch.zeros(2)) - start(torch.zeros(2))  # two ways to write one density
     weights = 1 - torch.tensor(EXPONENTS).repeat_interleave(50)
     torch.testing.assert_close(state.replicas.log_density + weights * offset, densities(state))
-    components = state.components
+    parts = state.parts
     log_density, score = TARGET.log_density_and_score(state.replicas.position)
-    torch.testing.assert_close(components.log_density[1], log_density)
+    torch.testing.assert_close(parts.log_density[1], log_density)
     assert torch.equal(state.position, state.replicas.position[-50:])
     torch.testing.assert_close(state.log_density, TARGET(state.position))
     if "score" in state.replicas._fields:
-        torch.testing.assert_close(components.score[1], score)
+        torch.testing.assert_close(parts.score[1], score)
         torch.testing.assert_close(state.replicas.score[-50:], score[-50:])
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=name)
+@pytest.mark.parametrize("start", [START, BARE_START], ids=["exact start", "moved start"])
+def test_after_swaps_the_kernel_stands_as_if_it_had_started_there(
+    kernel: Any, start: poe.Expert, g: torch.Generator
+) -> None:
+    tempering = ParallelTempering(start, kernel, EXPONENTS)
+    state = run(tempering, 12, g)
+    assert (state.tally.accepted > 0).all()
+    rows = state.replicas.position
+    anew = kernel.state_at(tempering._level(TARGET, 50, rows), rows)
+    for held, fresh in zip(positional(state.replicas), positional(anew), strict=True):
+        torch.testing.assert_close(held, fresh, rtol=1e-3, atol=1e-3)
+
+
+def positional(state: Any) -> list[Tensor]:
+    """What of a state depends on its position, all but the momentum."""
+    if isinstance(state, MomentumState):
+        return list(state[:3])
+    return [state] if isinstance(state, Tensor) else [*chain(*map(positional, state))]
+
+
+def test_a_momentum_stays_until_its_level_gets_another_position(g: torch.Generator) -> None:
+    kernel = ParallelTempering(BARE_START, GeneralizedHMC(0.3), EXPONENTS)
+    state = run(kernel, 1, g)
+    moved, _ = kernel._move(TARGET, state, kernel.draw_noise(state.position, g))
+    noise = torch.rand(3, 50, generator=g)
+    swapped = kernel._swap(TARGET, moved, noise)
+    has_moved = (swapped.replicas.position != moved.replicas.position).any(1)
+    assert 0 < has_moved.sum() < 200
+    assert torch.equal(swapped.replicas.has_momentum, ~has_moved)
+    kept = swapped.replicas.momentum[~has_moved]
+    assert torch.equal(kept, moved.replicas.momentum[~has_moved])
 
 
 def test_a_swap_costs_no_evaluation(g: torch.Generator) -> None:
@@ -152,9 +204,11 @@ def test_a_swap_costs_no_evaluation(g: torch.Generator) -> None:
     assert (target.calls, target.rows) == (21, 11 * 200)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=name)
 def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
+    if isinstance(kernel, Preconditioned):
+        kernel = replace(kernel, affine=Dense(MAP.loc.to("meta"), MAP.factor.to("meta")))
     x, uniform = torch.zeros(5, 2, device="meta"), torch.zeros(3, 5, device="meta")
     start = BARE_START.to("meta")
     tempering = ParallelTempering(start, kernel, EXPONENTS)
@@ -164,8 +218,7 @@ def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
         rows = torch.zeros(20, 2, device="meta")
         noise = TemperingNoise(one.kernel.draw_noise(rows, None), uniform, None)  # type: ignore[attr-defined]
         state, info = one._transition(TARGET, state, noise)
-        leaves = [*state.replicas, *state.components, *state.tally, *state[2:3], *state[4:], *info]
-        assert all(leaf.device.type == "meta" for leaf in leaves)
+        assert all(leaf.device.type == "meta" for leaf in [*leaves(state), *info])
         assert state.position.shape == (5, 2)
 
 
@@ -234,7 +287,7 @@ def test_a_step_leaves_state_and_noise_as_they_were(g: torch.Generator) -> None:
     kernel = ParallelTempering(START, HMC(0.3, num_steps=2), EXPONENTS)
     state = run(kernel, 3, g)
     noise = kernel.draw_noise(state.position, g)
-    held = [*state.replicas, *state.components, *state.tally, *noise.kernel]
+    held = [*state.replicas, *state.parts, *state.tally, *noise.kernel]
     copies = [None if leaf is None else leaf.clone() for leaf in held]
     kernel._transition(TARGET, state, noise)
     for leaf, copy in zip(held, copies, strict=True):
@@ -308,11 +361,10 @@ def test_what_does_not_fit_is_refused() -> None:
         kernel.init(line, torch.zeros(10, 1))
 
 
-def test_a_kernel_with_more_in_its_state_is_refused() -> None:
-    identity = poe.samplers.Diagonal(torch.zeros(2), torch.ones(2))
-    for inner in (SurrogateMALA(BARE_START, 0.1), Preconditioned(MALA(0.1), identity)):
-        with pytest.raises(poe.PoeError, match="whose state holds"):
-            ParallelTempering(START, inner, EXPONENTS).init(TARGET, torch.zeros(10, 2))
+def test_a_kernel_that_cannot_be_restarted_is_refused() -> None:
+    inner = ParallelTempering(START, MALA(0.1), EXPONENTS)
+    with pytest.raises(poe.PoeError, match="OnDrawnNoise with state_at"):
+        ParallelTempering(START, inner, EXPONENTS)
 
 
 def test_a_replica_where_the_target_is_zero_does_not_reach_it(g: torch.Generator) -> None:
@@ -331,21 +383,6 @@ def test_a_replica_where_the_target_is_zero_does_not_reach_it(g: torch.Generator
         assert (rows[0] < -1).any()
         assert (rows[1:] > 0).all()
         assert state.replicas.log_density.isfinite().all()
-
-
-def test_a_kernel_that_ends_where_it_never_asked_is_not_hidden() -> None:
-    path = RecordedPath(BARE_START, TARGET, torch.tensor([0.5, 0.5]))
-    path.log_density(torch.zeros(2, 2))
-    components = path.components_at(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
-    assert components.log_density.isnan().tolist() == [[False, True], [False, True]]
-
-
-def test_weight_zero_has_no_say_and_zero_density_excludes() -> None:
-    inf, nan = torch.inf, torch.nan
-    values = torch.tensor([[1.0, 1.0, -inf, -inf, nan], [-inf, nan, inf, 3.0, 3.0]])
-    exponents = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0])
-    log_density, _ = Components(values, values.new_empty(2, 5, 0)).tempered(exponents)
-    assert log_density.tolist() == [1.0, 1.0, -inf, -inf, 3.0]
 
 
 def test_swap_rates(g: torch.Generator) -> None:

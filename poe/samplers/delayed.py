@@ -19,7 +19,6 @@ from poe.samplers.kernel import (
     Kernel,
     OnDrawnNoise,
     accept,
-    require_start,
     where_accepted,
 )
 
@@ -101,10 +100,14 @@ class DelayedAcceptance(Corrected[DelayedState]):
         """State at ``x``. Raises NonFiniteError where either density is not finite there."""
         if isinstance(target, Expert):
             shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
+        return super().init(target, x)
+
+    def state_at(self, target: Density, x: Tensor) -> DelayedState:
+        """The kernel's state on the surrogate, and the target's log-density."""
+        assert isinstance(self.kernel, OnDrawnNoise)
         with torch.no_grad():
             log_density = target.log_density(x)
-        require_start(target, x, log_density, None)
-        inner = self.kernel.init(self.surrogate, x)
+        inner = self.kernel.state_at(self.surrogate, x)
         if not set(inner._fields) <= MEMORYLESS:
             raise PoeError(
                 "expected a reversible kernel, whose state is position, log_density and score, got "

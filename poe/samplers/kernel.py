@@ -9,6 +9,7 @@ that compiles in one graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
@@ -116,7 +117,24 @@ S = TypeVar("S", bound=State)
 
 
 class OnDrawnNoise(Generic[S]):
-    """A step in two parts: the random numbers first, then a pure transition on them."""
+    """A step in two parts: the random numbers first, then a pure transition on them.
+
+    A kernel implements ``state_at`` and ``_transition``.
+    """
+
+    def init(self, target: Density, x: Tensor) -> S:
+        """State at the positions ``x`` of shape ``(chains, *event)``.
+
+        Raises NonFiniteError where its log-density, or a score that it holds, is not finite.
+        """
+        x = x.detach()
+        state = self.state_at(target, x)
+        require_start(target, x, state.log_density, *leaves(state))
+        return state
+
+    def state_at(self, target: Density, x: Tensor) -> S:
+        """The same state, not checked: pure, as is ``_transition``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement state_at")
 
     def step(self, target: Density, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
         """One transition of every chain."""
@@ -175,13 +193,14 @@ def require_positive(name: str, value: Tensor | float | None) -> None:
         raise PoeError(f"expected a positive finite {name}, got {value}")
 
 
-def require_start(target: Density, x: Tensor, log_density: Tensor, score: Tensor | None) -> None:
-    """Refuse a start with a non-finite log-density or score, naming the experts at fault."""
+def require_start(target: Density, x: Tensor, log_density: Tensor, *others: Tensor) -> None:
+    """Refuse a start where log-density or another part of the state, such as a score, is not
+    finite, naming the experts at fault."""
     if x.is_meta:
         return
     bad = ~torch.isfinite(log_density)
-    if score is not None:
-        bad = bad | ~torch.isfinite(score).reshape(len(x), -1).all(dim=1)
+    for part in others:
+        bad = bad | ~torch.isfinite(part).reshape(len(x), -1).all(dim=1)
     if not bad.any():
         return
     chains = bad.nonzero().flatten().tolist()
@@ -228,6 +247,25 @@ def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Te
     """The proposed value where a chain accepted, else the current one."""
     mask = is_accepted.reshape(-1, *([1] * (current.ndim - 1)))
     return torch.where(mask, proposed, current)
+
+
+def leaves(state: Any) -> Iterator[Tensor]:
+    """The tensors of nested NamedTuples, in order."""
+    for part in state:
+        yield from [part] if isinstance(part, Tensor) else leaves(part)
+
+
+def map_leaves(function: Callable[..., Tensor], *states: Any) -> Any:
+    """A state like the first, of what a function makes of the states' tensors, one from each.
+
+    >>> noise = Noise(torch.zeros(2, 3), torch.ones(2))
+    >>> map_leaves(torch.add, noise, noise).uniform
+    tensor([2., 2.])
+    """
+    if isinstance(states[0], Tensor):
+        return function(*states)
+    parts = zip(*states, strict=True)
+    return type(states[0])(*(map_leaves(function, *part) for part in parts))
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from poe.samplers.kernel import (
     accept,
     per_chain,
     require_positive,
-    require_start,
     sum_event,
     where_accepted,
 )
@@ -40,12 +39,9 @@ class LangevinState(NamedTuple):
 class WithScore(OnDrawnNoise[LangevinState]):
     """Starts a kernel whose state holds the score."""
 
-    def init(self, target: Density, x: Tensor) -> LangevinState:
-        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        x = x.detach()
-        log_density, score = target.log_density_and_score(x)
-        require_start(target, x, log_density, score)
-        return LangevinState(x, log_density, score)
+    def state_at(self, target: Density, x: Tensor) -> LangevinState:
+        """Position, log-density and score."""
+        return LangevinState(x, *target.log_density_and_score(x))
 
 
 @dataclass(frozen=True)

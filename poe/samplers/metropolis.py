@@ -17,7 +17,6 @@ from poe.samplers.kernel import (
     accept,
     per_chain,
     require_positive,
-    require_start,
     where_accepted,
 )
 
@@ -63,13 +62,10 @@ class MetropolisHastings(Corrected[MetropolisState]):
         """The same kernel with that scale."""
         return replace(self, scale=value)
 
-    def init(self, target: Density, x: Tensor) -> MetropolisState:
-        """State at ``x``. Raises NonFiniteError where its log-density is not finite."""
-        x = x.detach()
-        with torch.no_grad():
-            log_density = target.log_density(x)
-        require_start(target, x, log_density, None)
-        return MetropolisState(x, log_density)
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
+        """Position and log-density."""
+        return MetropolisState(x, target.log_density(x))
 
     @torch.no_grad()
     def _transition(

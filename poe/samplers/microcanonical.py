@@ -87,9 +87,9 @@ class MCLMC(WithMomentum):
         """One for each drift of the splitting."""
         return len(self.splitting) // 2
 
-    def init(self, target: Density, x: Tensor) -> MomentumState:
-        """State at ``x``; the velocity is ``(chains, n)``. Raises NonFiniteError as all kernels."""
-        state = super().init(target, x)
+    def state_at(self, target: Density, x: Tensor) -> MomentumState:
+        """Position, log-density and score; the velocity ``(chains, n)`` is unset."""
+        state = super().state_at(target, x)
         return state._replace(momentum=x.new_zeros(len(x), max(x[0].numel(), 2)))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> IsokineticNoise:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.samplers.kernel import Density, Info, OnDrawnNoise, require_start, sum_event
+from poe.samplers.kernel import Density, Info, OnDrawnNoise, sum_event
 from poe.samplers.langevin import add_scaled
 
 
@@ -30,11 +30,9 @@ class MomentumState(NamedTuple):
 class WithMomentum(OnDrawnNoise[MomentumState]):
     """Starts a kernel whose state holds the score and a momentum, as yet unset."""
 
-    def init(self, target: Density, x: Tensor) -> MomentumState:
-        """State at ``x``. Raises NonFiniteError where its log-density or score is not finite."""
-        x = x.detach()
+    def state_at(self, target: Density, x: Tensor) -> MomentumState:
+        """Position, log-density and score; the momentum is unset."""
         log_density, score = target.log_density_and_score(x)
-        require_start(target, x, log_density, score)
         unset = torch.zeros_like(log_density, dtype=torch.bool)
         return MomentumState(x, log_density, score, torch.zeros_like(x), unset)
 

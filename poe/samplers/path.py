@@ -1,15 +1,20 @@
-"""The geometric path between two densities, evaluated with one exponent for each row."""
+"""The geometric path between two densities, both of which are evaluated once at each position."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
+from poe.errors import PoeError
+from poe.expert import Expert, Product, Tempered
 from poe.samplers.kernel import Density
+
+SAME_PLACE = 100.0
+"""Positions that differ by this many units of rounding went through a change of coordinates."""
 
 
 def geometric_ladder(
@@ -28,89 +33,237 @@ def geometric_ladder(
     return tuple(start ** (1.0 - exponent) * target**exponent for exponent in exponents)
 
 
-class Components(NamedTuple):
-    """What start and target say at each row: all that any density between them can ask.
+class Parts(NamedTuple):
+    """What both parts of a path say at some positions: enough for every temperature.
 
-    Shapes: log_density ``(2, rows)``; score ``(2, rows, *event)``, or ``(2, rows, 0)`` where no
-    gradient was asked for.
+    Shapes: position ``(rows, *event)``; of start and rest, log_density ``(2, rows)`` and score
+    ``(2, rows, *event)``, or ``(2, rows, 0)`` where no gradient was asked for.
     """
 
+    position: Tensor
     log_density: Tensor
     score: Tensor
 
-    def at(self, rows: Tensor) -> Self:
-        """Those of the rows with these indices."""
-        return type(self)(*(part.index_select(1, rows) for part in self))
+    @property
+    def has_score(self) -> bool:
+        """Whether the gradients were asked for."""
+        return self.score.shape[2:] == self.position.shape[1:]
 
-    def joined(self, others: Self) -> Self:
-        """These rows, then those of the others."""
-        return type(self)(*(torch.cat(parts, 1) for parts in zip(self, others, strict=True)))
+    def at(self, rows: Tensor | slice) -> Parts:
+        """Those of some rows."""
+        return Parts(self.position[rows], self.log_density[:, rows], self.score[:, rows])
 
-    def tempered(self, exponents: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density and score of start^(1 − β) target^β, with β ``(rows,)``.
-
-        With exponent 0 a density has no say, even where it is infinite or NaN; a density of 0
-        that has a say excludes the row, as in a Product.
-        """
-        weights = torch.stack([1.0 - exponents, exponents])
-        values = _weighted(self.log_density, weights)
-        lowest = values.amin(0)
-        log_density = torch.where(lowest == -torch.inf, lowest, values.sum(0))
-        return log_density, _weighted(self.score, weights).sum(0)
-
-
-def _weighted(values: Tensor, weights: Tensor) -> Tensor:
-    weights = weights.reshape(*weights.shape, *([1] * (values.ndim - 2)))
-    return (weights * values).masked_fill(weights == 0, 0.0)
+    def where(self, mask: Tensor, other: Parts) -> Parts:
+        """These where the mask ``(rows,)`` is true, else the others'; scores if both have."""
+        position = torch.where(_trailing(mask, self.position.ndim), self.position, other.position)
+        log_density = torch.where(mask, self.log_density, other.log_density)
+        if self.has_score and other.has_score:
+            score = torch.where(_trailing(mask, self.position.ndim), self.score, other.score)
+        else:
+            score = log_density.new_empty((*log_density.shape, 0))
+        return Parts(position, log_density, score)
 
 
-class RecordedPath:
-    """start^(1 − β) target^β with one β for each row, which remembers all that it was asked.
+def _trailing(mask: Tensor, ndim: int) -> Tensor:
+    return mask.reshape(-1, *([1] * (ndim - 1)))
 
-    A kernel sees one density, and keeps only its log-density. Another exponent asks for both of its
-    components; whatever position a kernel ends at it has evaluated, so they are among the records
-    and cost no new evaluation.
+
+def join_parts(series: Sequence[Parts]) -> Parts:
+    """The rows of each, one after the other."""
+    position, *others = zip(*series, strict=True)
+    return Parts(torch.cat(position), *(torch.cat(column, 1) for column in others))
+
+
+def stack_parts(series: Sequence[Parts]) -> Parts:
+    """Several positions of the same n chains in one: ``(n * len(series), ...)``, chain by chain."""
+    position, *others = zip(*series, strict=True)
+    columns = (torch.stack(column, 2).flatten(1, 2) for column in others)
+    return Parts(torch.stack(position, 1).flatten(0, 1), *columns)
+
+
+@dataclass(frozen=True, eq=False)
+class GeometricPath:
+    """log γ_t = (1 − t) log p₀ + t log p̃, from p₀ at t = 0 to p̃ at t = 1.
+
+    Written as (1 − t + w t) log p₀ + t log r for p̃ = p₀^w r: where p₀ is a factor of p̃, as the
+    prior of a posterior is, it is not evaluated twice, and with w = 1 only the rest is tempered.
+    A density of 0 excludes x at every t where it has a say; with exponent 0 it has none, even where
+    it is infinite or NaN. A temperature t is a number, or one for each row: ``(rows,)``.
+
+    - ``start`` p₀, ``rest`` r (None where p̃ is a power of p₀), ``exponent`` w.
+
+    Source: Gelman & Meng 1998, section 2.1; Neal 2001, eq. 3.
+
+    >>> import poe
+    >>> a, b = (
+    ...     poe.FromLogDensity(lambda x, c=c: -c * x.square().sum(-1), space=poe.Real(1))
+    ...     for c in (1.0, 9.0)
+    ... )
+    >>> path = geometric_path(a, a * b)
+    >>> path.exponent, path.log_density(path.evaluate(torch.ones(1, 1)), 0.5)
+    (1.0, tensor([-5.5000]))
     """
 
-    def __init__(self, start: Density, target: Density, exponents: Tensor) -> None:
-        self.start, self.target, self.exponents = start, target, exponents
-        self.records: list[tuple[Tensor, Components]] = []
+    start: Density
+    rest: Density | None
+    exponent: float = 0.0
+
+    def evaluate(self, x: Tensor, with_score: bool = True) -> Parts:
+        """Both parts at ``x`` ``(rows, *event)``, detached: each is evaluated once."""
+        answers = [_ask(self.start, x, with_score)]
+        if self.rest is None:
+            answers.append(tuple(map(torch.zeros_like, answers[0])))  # type: ignore[arg-type]
+        else:
+            answers.append(_ask(self.rest, x, with_score))
+        log_density, score = zip(*answers, strict=True)
+        # A copy of the position, which a kernel cannot change.
+        return Parts(x.clone(), torch.stack(log_density), torch.stack(score))
+
+    def log_density(self, parts: Parts, temperature: Tensor | float) -> Tensor:
+        """log γ_t: ``(rows,)``."""
+        weighted = self._weighted(parts.log_density, temperature)
+        is_excluded = (weighted == -torch.inf).any(0)
+        return weighted.sum(0).masked_fill(is_excluded, -torch.inf)
+
+    def score(self, parts: Parts, temperature: Tensor | float) -> Tensor:
+        """∇ log γ_t: ``(rows, *event)``. Raises PoeError where the parts have no scores."""
+        if not parts.has_score:
+            raise PoeError("expected parts with scores, got none: evaluate(x, with_score=True)")
+        return self._weighted(parts.score, temperature).sum(0)
+
+    def tilt(self, parts: Parts) -> Tensor:
+        """d/dt log γ_t, which all weights are made of, in float64: ``(rows,)``."""
+        start, rest = parts.log_density.double()
+        return rest if self.exponent == 1.0 else (self.exponent - 1.0) * start + rest
+
+    def _weighted(self, values: Tensor, temperature: Tensor | float) -> Tensor:
+        """Without a say for weight 0."""
+        if not isinstance(temperature, Tensor):
+            temperature = values.new_full((1,), temperature)
+        weights = torch.stack([1.0 + (self.exponent - 1.0) * temperature, temperature])
+        weights = weights.reshape(*weights.shape, *([1] * (values.ndim - 2)))
+        return (weights * values).masked_fill(weights == 0, 0.0)
+
+
+def _ask(density: Density, x: Tensor, with_score: bool) -> tuple[Tensor, Tensor]:
+    if with_score:
+        return density.log_density_and_score(x)
+    with torch.no_grad():
+        log_density = density.log_density(x)
+    return log_density, log_density.new_empty((len(x), 0))
+
+
+def geometric_path(start: Expert, target: Expert) -> GeometricPath:
+    """The path from ``start`` to ``target``.
+
+    A factor of the target is recognised by being the same object, under any powers.
+    """
+    exponent, rest = 0.0, []
+    for _, factor in target._factors():
+        power, expert = _unwrapped(factor)
+        if expert is start:
+            exponent += power
+        else:
+            rest.append(factor)
+    if exponent == 0.0:
+        return GeometricPath(start, target)
+    if not rest:
+        return GeometricPath(start, None, exponent)
+    return GeometricPath(start, rest[0] if len(rest) == 1 else Product(*rest), exponent)
+
+
+def _unwrapped(factor: Expert) -> tuple[float, Expert]:
+    power = 1.0
+    while isinstance(factor, Tempered):
+        power, factor = power * factor.exponent.item(), factor.expert
+    return power, factor
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """γ_t at positions where the parts are at hand: a kernel that starts there evaluates nothing.
+
+    It answers every question as one about the positions of ``parts``.
+    """
+
+    path: GeometricPath
+    parts: Parts
+    temperature: Tensor | float
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Log-density ``(rows,)``."""
-        return self._record(x, self._values(x))[0]
+        """log γ_t: ``(rows,)``."""
+        return self.path.log_density(self.parts, self.temperature)
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density ``(rows,)`` and score ``(rows, *event)``, each component evaluated apart."""
-        return self._record(x, self._values_and_scores(x))
-
-    def _record(self, x: Tensor, components: Components) -> tuple[Tensor, Tensor]:
-        self.records.append((x.clone(), components))  # a copy, which the kernel cannot change
-        return components.tempered(self.exponents)
-
-    def _values(self, x: Tensor) -> Components:
-        values = torch.stack([density.log_density(x) for density in (self.start, self.target)])
-        return Components(values.detach(), values.new_empty((*values.shape, 0)))
-
-    def _values_and_scores(self, x: Tensor) -> Components:
-        pairs = [density.log_density_and_score(x) for density in (self.start, self.target)]
-        values, scores = zip(*pairs, strict=True)
-        return Components(torch.stack(values), torch.stack(scores))
-
-    def components_of(self, x: Tensor) -> Components:
-        """Those at other positions x ``(*batch, *event)``, evaluated as the kernel does."""
-        has_score = self.records[0][1].score.numel() > 0
-        return self._values_and_scores(x) if has_score else self._values(x)
-
-    def components_at(self, x: Tensor) -> Components:
-        """Those at positions x ``(rows, *event)``, from the records; NaN where there is none."""
-        found = Components(*(torch.full_like(part, torch.nan) for part in self.records[0][1]))
-        for position, components in self.records:
-            is_here = (position == x).reshape(len(x), -1).all(1)
-            parts = zip(components, found, strict=True)
-            found = Components(*(_where(is_here, *pair) for pair in parts))
-        return found
+        """log γ_t and its gradient."""
+        return self.log_density(x), self.path.score(self.parts, self.temperature)
 
 
-def _where(is_here: Tensor, here: Tensor, elsewhere: Tensor) -> Tensor:
-    return torch.where(is_here.reshape(-1, *([1] * (here.ndim - 2))), here, elsewhere)
+class Level:
+    """γ_t of a path as a density for kernels, which remembers what the parts said last.
+
+    A kernel keeps the log-density of the position that it ends at. Another temperature needs its
+    parts, which the kernel has asked for already: a level costs no evaluation but those of the
+    moves. ``temperature`` is a number, or one for each row.
+    """
+
+    def __init__(self, path: GeometricPath, temperature: Tensor | float) -> None:
+        self.path, self.temperature = path, temperature
+        self.latest: Parts | None = None
+        self.num_evaluations = 0
+        """Of positions."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log γ_t(x): ``(rows, *event) -> (rows,)``."""
+        return Known(self.path, self.evaluate(x, False), self.temperature).log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log γ_t(x) and its gradient."""
+        return Known(self.path, self.evaluate(x), self.temperature).log_density_and_score(x)
+
+    def known(self, parts: Parts) -> Known:
+        """This density where the parts are at hand."""
+        return Known(self.path, parts, self.temperature)
+
+    def evaluate(self, x: Tensor, with_score: bool = True) -> Parts:
+        """The parts at ``x``, counted and remembered."""
+        self.num_evaluations += len(x)
+        self.latest = self.path.evaluate(x, with_score)
+        return self.latest
+
+    def follow(self, current: Parts, is_accepted: Tensor, position: Tensor) -> Parts:
+        """The parts at the positions to which a kernel has moved the chains.
+
+        A chain that accepted is where the kernel asked last, the others are where they were. Of a
+        chain for which that is not so they are NaN: a decision on the host would hold up a device.
+        """
+        followed, is_there = self._followed(current, is_accepted, position)
+        unknown = (torch.full_like(part, torch.nan) for part in followed[1:])
+        return followed.where(is_there, Parts(position, *unknown))
+
+    def follow_or_evaluate(self, current: Parts, is_accepted: Tensor, position: Tensor) -> Parts:
+        """The same, where the positions are evaluated anew if a chain is anywhere else."""
+        followed, is_there = self._followed(current, is_accepted, position)
+        return followed if is_there.all() else self.evaluate(position, current.has_score)
+
+    def _followed(
+        self, current: Parts, is_accepted: Tensor, position: Tensor
+    ) -> tuple[Parts, Tensor]:
+        """What a kernel would have left, and whether each chain is there."""
+        latest = self.latest
+        if latest is None or latest.position.shape != position.shape:
+            latest = current
+        followed = latest.where(is_accepted, current)
+        return followed, _is_same_place(followed.position, position)
+
+
+def _is_same_place(one: Tensor, other: Tensor) -> Tensor:
+    """Whether rows are equal up to what a change of coordinates and back does to them: ``(rows,)``.
+
+    Its rounding is that of the largest position, since a map adds and takes away its centre.
+    """
+    if not one.is_floating_point() or one.numel() == 0:
+        return (one == other).reshape(len(one), -1).all(1)
+    scale = other.abs().masked_fill(~other.isfinite(), 0.0).amax()
+    tolerance = SAME_PLACE * torch.finfo(one.dtype).eps * scale
+    return ((one - other).abs() <= tolerance).reshape(len(one), -1).all(1)

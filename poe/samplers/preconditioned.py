@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.errors import PoeError
 from poe.samplers.affine import Affine
-from poe.samplers.kernel import Density, Info, OnDrawnNoise
+from poe.samplers.kernel import Density, Info, Kernel, OnDrawnNoise
 
 
 class Whitened:
@@ -92,11 +92,11 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         """The same kernel with that scale."""
         return replace(self, kernel=self.kernel.with_scale(value))
 
-    def init(self, target: Density, x: Tensor) -> PreconditionedState:
-        """State at ``x``. Raises what the inner kernel raises."""
-        x = x.detach()
+    def state_at(self, target: Density, x: Tensor) -> PreconditionedState:
+        """The inner kernel's state at u = L⁻¹ (x − μ), and x."""
         affine = self._affine()
-        return PreconditionedState(self.kernel.init(Whitened(target, affine), affine.to_u(x)), x)
+        inner = self.kernel.state_at(Whitened(target, affine), affine.to_u(x))
+        return PreconditionedState(inner, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """The inner kernel's random numbers."""
@@ -116,3 +116,9 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
                 "one (poe.samplers.fit_affine), or let poe.sample fit it in warm-up."
             )
         return self.affine
+
+
+def plain(kernel: Kernel) -> Kernel:
+    """The kernel itself, taken out of its preconditioner where it has one."""
+    inner: Kernel = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
+    return inner

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.samplers.path import Components
+from poe.samplers.path import Parts
 
 
 class SwapTally(NamedTuple):
@@ -32,7 +32,8 @@ class TemperingState(NamedTuple):
 
     replicas: Any
     """The kernel's state, at ``levels * chains`` rows."""
-    components: Components
+    parts: Parts
+    """What start and target say at each row, position by position."""
     num_steps: Tensor
     """Steps taken, (): its parity says which pairs are tried."""
     tally: SwapTally

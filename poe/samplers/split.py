@@ -50,7 +50,6 @@ class SplitHMC(Hamiltonian):
     num_steps: int | None = 1
 
     target_acceptance: ClassVar[float] = 0.8
-    max_scale: ClassVar[float] = QUARTER_TURN
 
     def _force(self, position: Tensor, score: Tensor) -> Tensor:
         return score + position

@@ -19,7 +19,6 @@ from poe.samplers.kernel import (
     accept,
     per_chain,
     require_positive,
-    require_start,
     sum_event,
     where_accepted,
 )
@@ -86,11 +85,10 @@ class SurrogateMALA(Corrected[SurrogateState]):
         """State at ``x``. Raises NonFiniteError where log-density or drift is not finite."""
         if isinstance(target, Expert):
             shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
-        state = self._at(target, x.detach())
-        require_start(target, x, state.log_density, state.surrogate_score)
-        return state
+        return super().init(target, x)
 
-    def _at(self, target: Density, x: Tensor) -> SurrogateState:
+    def state_at(self, target: Density, x: Tensor) -> SurrogateState:
+        """Position, the target's log-density and the surrogate's score."""
         with torch.no_grad():
             log_density = target.log_density(x)
         return SurrogateState(x, log_density, self.surrogate.score(x))
@@ -101,7 +99,7 @@ class SurrogateMALA(Corrected[SurrogateState]):
         step_size = per_chain(self.step_size, state.position)
         width = _sqrt(2.0 * step_size)
         moved = state.position + step_size * state.surrogate_score + width * noise.normal
-        proposed = self._at(target, moved)
+        proposed = self.state_at(target, moved)
         log_ratio = proposed.log_density - state.log_density
         log_ratio = log_ratio + self._log_proposal_ratio(state, proposed, noise.normal, width)
         info = accept(log_ratio, proposed.log_density, noise.uniform)

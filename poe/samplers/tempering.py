@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,12 +22,11 @@ from poe.samplers.kernel import (
     OnDrawnNoise,
     TunableKernel,
     accept,
+    map_leaves,
+    where_accepted,
 )
-from poe.samplers.path import Components, RecordedPath
+from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
-
-UNDERSTOOD = {"position", "log_density", "score", "momentum", "has_momentum"}
-"""The fields of a kernel's state: others might depend on the position, and would be left behind."""
 
 
 class TemperingNoise(NamedTuple):
@@ -45,12 +46,14 @@ class ParallelTempering(Corrected[TemperingState]):
     the positions x, x' of levels (1, 2), (3, 4), … in even and of (2, 3), (4, 5), … in odd steps,
     accepted with min(1, exp((β' − β) (log r(x) − log r(x')))), r = target / start. To alternate the
     pairs in order, not by chance, carries a position along the ladder in O(L) steps, not O(L²).
-    What start and target say is kept apart, so that a swap costs no evaluation.
+    What start and target say is kept apart, so that a swap costs no evaluation of either: a kernel
+    goes on from a position that was swapped as from a new start, with a fresh momentum.
 
     - ``start``: a broad expert on the target's space, in the coordinates that the chains move in,
       that is one density (not a batch), as is the target. Where it can be sampled exactly and
       β_1 = 0, level 1 is drawn afresh in each step, which brings the target ever new modes.
-    - ``kernel``: any kernel whose state is position, log_density, and perhaps score and momentum.
+    - ``kernel``: any local kernel of ``poe.samplers``, also in ``Preconditioned`` with its map
+      given. A surrogate's is evaluated once more in each step, at the positions swapped.
     - ``exponents``: β, increasing; ``poe.tune_tempering`` finds them, and the step sizes.
     - ``step_size``: one for each level, or None to keep the kernel's own.
 
@@ -93,10 +96,11 @@ class ParallelTempering(Corrected[TemperingState]):
             )
         if self.step_size is not None and not isinstance(self.kernel, TunableKernel):
             raise PoeError(f"{type(self.kernel).__name__} has no step size: leave step_size out")
-        if not isinstance(self.kernel, OnDrawnNoise):
+        kernel = self.kernel
+        if not isinstance(kernel, OnDrawnNoise) or type(kernel).state_at is OnDrawnNoise.state_at:
             raise PoeError(
-                "expected a kernel that draws its random numbers first (OnDrawnNoise), got "
-                f"{type(self.kernel).__name__}"
+                "expected a local kernel that draws its random numbers first (an OnDrawnNoise with "
+                f"state_at), got {type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
         is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
         object.__setattr__(self, "has_exact_start", is_exact)  # asked once: frozen otherwise
@@ -131,18 +135,13 @@ class ParallelTempering(Corrected[TemperingState]):
         if isinstance(target, Expert):
             shared_space(("target", "start"), [target, self.start], kind="path")
         chains, rows = x.shape[1], x.flatten(0, 1).detach()
-        path = self._path(target, chains, rows)
-        replicas = self._kernel_of_rows(chains, rows).init(path, rows)
-        if not set(replicas._fields) <= UNDERSTOOD:
-            raise PoeError(
-                "expected a kernel whose state is position, log_density, score or momentum, got "
-                f"{type(self.kernel).__name__}, whose state holds {', '.join(replicas._fields)}: "
-                "use MetropolisHastings, MALA or HMC"
-            )
+        level = self._level(target, chains, rows)
+        replicas = self._kernel_of_rows(chains, rows).init(level, rows)
+        assert level.latest is not None
         none = torch.zeros(len(x) - 1, dtype=torch.int64, device=x.device)
         return TemperingState(
             replicas=replicas,
-            components=path.components_at(rows),
+            parts=level.latest,
             num_steps=none.new_zeros(()),
             tally=SwapTally(none, none, none.to(torch.float64)),
             came_from_start=torch.arange(len(rows), device=x.device) < chains,
@@ -171,59 +170,62 @@ class ParallelTempering(Corrected[TemperingState]):
     ) -> tuple[TemperingState, Info]:
         """One step, with the Info of every row that the kernel moved."""
         moved, info = self._move(target, state, noise)
-        return self._swap(moved, noise.uniform), info
+        return self._swap(target, moved, noise.uniform), info
 
     def _move(
         self, target: Density, state: TemperingState, noise: TemperingNoise
     ) -> tuple[TemperingState, Info]:
-        """One step of the kernel at every level; with exact draws, at every level but the first."""
+        """One step of the kernel at every level; with exact draws, at every level but the first.
+
+        There only the parts are new: the kernel's state follows with those that were swapped.
+        """
         chains = state.num_chains
-        kernel_rows = slice(0 if noise.fresh is None else chains, None)
-        before = type(state.replicas)(*(part[kernel_rows] for part in state.replicas))
-        components = Components(*(part[:, kernel_rows] for part in state.components))
-        path = self._path(target, chains, before.position)
-        path.records.append((before.position, components))
+        moved = slice(0 if noise.fresh is None else chains, None)
+        before = map_leaves(lambda leaf: leaf[moved], state.replicas)
+        level = self._level(target, chains, before.position)
         kernel = self._kernel_of_rows(chains, before.position)
         assert isinstance(kernel, OnDrawnNoise)
-        after, info = kernel._transition(path, before, noise.kernel)
-        components = path.components_at(after.position)
+        after, info = kernel._transition(level, before, noise.kernel)
+        parts = level.follow(state.parts.at(moved), info.is_accepted, after.position)
         if noise.fresh is not None:
-            components = path.components_of(noise.fresh).joined(components)
-            fresh = type(after)(*(part[:chains] for part in state.replicas))._replace(
-                position=noise.fresh
-            )
-            after = type(after)(*(torch.cat(parts) for parts in zip(fresh, after, strict=True)))
-        return state._replace(replicas=after, components=components), info
+            parts = join_parts([level.path.evaluate(noise.fresh, parts.has_score), parts])
+            after = map_leaves(_under_first(chains), state.replicas, after)
+        return state._replace(replicas=after, parts=parts), info
 
-    def _swap(self, state: TemperingState, uniform: Tensor) -> TemperingState:
-        """Exchange adjacent levels' positions, and with them what start and target say there.
-
-        A momentum stays at its level: it is N(0, I) at every one.
-        """
+    def _swap(self, target: Density, state: TemperingState, uniform: Tensor) -> TemperingState:
+        """Exchange adjacent levels' positions, and with them what start and target say there."""
         chains, levels = state.num_chains, len(self.exponents)
         info = self._decide(state, uniform)
         pair = torch.arange(levels - 1, device=uniform.device)
         is_tried = (pair + state.num_steps) % 2 == 0
         is_swapped = info.is_accepted & is_tried[:, None]
         source = exchange(is_swapped)
-        components = state.components.at(source)
-        log_density, score = components.tempered(self._exponents_of_rows(chains, uniform))
-        changed = {
-            "position": state.replicas.position.index_select(0, source),
-            "log_density": log_density,
-            "score": score,
-        }
-        kept = {name: changed[name] for name in state.replicas._fields if name in changed}
         came = state.came_from_start.index_select(0, source)
         at_start, at_target = torch.ones_like(came[:chains]), torch.zeros_like(came[:chains])
         return state._replace(
-            replicas=state.replicas._replace(**kept),
-            components=components,
+            replicas=self._restarted(target, state, source),
+            parts=state.parts.at(source),
             num_steps=state.num_steps + 1,
             tally=state.tally.plus(is_tried, is_swapped, info.acceptance_probability),
             came_from_start=torch.cat([at_start, came[chains:-chains], at_target]),
             num_round_trips=state.num_round_trips + came[-chains:],
         )
+
+    def _restarted(self, target: Density, state: TemperingState, source: Tensor) -> Any:
+        """The kernel's state, begun anew at each row whose position comes from another or is fresh.
+
+        The momentum there is drawn afresh: it is N(0, I) at every level, whatever the position.
+        """
+        chains, parts = state.num_chains, state.parts.at(source)
+        rows = torch.arange(len(source), device=source.device)
+        is_new = source != rows
+        if self.has_exact_start:
+            is_new = is_new | (rows < chains)
+        kernel = self._kernel_of_rows(chains, parts.position)
+        assert isinstance(kernel, OnDrawnNoise)
+        level = self._level(target, chains, parts.position)
+        restarted = kernel.state_at(level.known(parts), parts.position)
+        return map_leaves(partial(where_accepted, is_new), restarted, state.replicas)
 
     def _decide(self, state: TemperingState, uniform: Tensor) -> Info:
         """Whether each pair would swap, were it tried: fields ``(levels - 1, chains)``.
@@ -231,18 +233,16 @@ class ParallelTempering(Corrected[TemperingState]):
         log α = (β' − β) (log r(x) − log r(x')), r = target / start, with x at β and x' at β' > β.
         """
         chains = state.num_chains
-        exponents = self._exponents_of_rows(chains, uniform).reshape(-1, chains)
-        start, of_target = state.components.log_density.reshape(2, -1, chains)
+        exponents = _of_rows(self.exponents, chains, uniform).reshape(-1, chains)
+        start, of_target = state.parts.log_density.reshape(2, -1, chains)
         advantage = of_target - start
         log_ratio = exponents.diff(dim=0) * (advantage[:-1] - advantage[1:])
         return accept(log_ratio, of_target[:-1], uniform)
 
-    def _path(self, target: Density, chains: int, rows: Tensor) -> RecordedPath:
-        exponents = self._exponents_of_rows(chains, rows)[-len(rows) :]
-        return RecordedPath(self.start, target, exponents)
-
-    def _exponents_of_rows(self, chains: int, like: Tensor) -> Tensor:
-        return _of_rows(self.exponents, chains, like)
+    def _level(self, target: Density, chains: int, rows: Tensor) -> Level:
+        """The densities of these rows, the last of all, each at its level's exponent."""
+        exponents = _of_rows(self.exponents, chains, rows)[-len(rows) :]
+        return Level(GeometricPath(self.start, target), exponents)
 
     def _kernel_of_rows(self, chains: int, rows: Tensor) -> Kernel:
         """The kernel with its level's step size at each row."""
@@ -256,3 +256,8 @@ def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
     """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
     the host, which would have to wait for it."""
     return torch.cat([like.new_full((chains,), value) for value in values])
+
+
+def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Puts the rows that moved under those of the first level."""
+    return lambda old, new: torch.cat([old[:chains], new])

@@ -1,12 +1,14 @@
 """Parallel tempering with a level between start and target: invariant; red on known mistakes.
 
-Gaussians all the way: every level can be drawn exactly, so the replicas start in equilibrium.
+Every level can be drawn exactly, so the replicas start in equilibrium.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +16,21 @@ from torch import Tensor
 import experts
 import poe
 from poe.expert import Expert
-from poe.samplers import HMC, MALA, GeneralizedHMC, MetropolisHastings, ParallelTempering
+from poe.samplers import (
+    HMC,
+    MALA,
+    AdjustedMCLMC,
+    DelayedAcceptance,
+    Dense,
+    GeneralizedHMC,
+    MetropolisHastings,
+    ParallelTempering,
+    Preconditioned,
+    SplitHMC,
+    SurrogateMALA,
+)
 from poe.samplers.kernel import Density, Info, Kernel, accept
-from poe.samplers.path import RecordedPath
+from poe.samplers.path import Level
 from poe.samplers.replicas import TemperingState
 from poe.testing import LawError, check_kernel
 
@@ -24,12 +38,66 @@ CHAINS = 40_000
 EXPONENTS = (0.0, 0.4, 1.0)
 START = experts.Gaussian([1.0, 0.0], scale=[1.5, 2.0])
 TARGET = experts.Gaussian([-0.5, 0.3], covariance=[[1.0, 0.6], [0.6, 0.8]])
-LEVELS = poe.samplers.geometric_ladder(TARGET, START, EXPONENTS)
 KERNELS: dict[str, Kernel] = {
     "MetropolisHastings": MetropolisHastings(1.0),
     "MALA": MALA(0.3),
     "HMC": HMC(0.5, num_steps=3),
+    "SplitHMC": SplitHMC(0.8),
     "GeneralizedHMC": GeneralizedHMC(0.5, friction=0.3),
+    "AdjustedMCLMC": AdjustedMCLMC(0.5),
+}
+
+
+class Case(NamedTuple):
+    """A start and a target; the same map and surrogate serve all kernels."""
+
+    start: Expert
+    target: Expert
+
+    @property
+    def kernels(self) -> dict[str, Kernel]:
+        """Every corrected local kernel, plain and preconditioned."""
+        d = self.start.space.event_shape.numel()
+        ones = torch.ones(d)
+        affine = Dense(0.3 * ones, 0.6 * torch.eye(d) + 0.3 * torch.ones(d, d).tril())
+        pairs = KERNELS.items()
+        whitened: dict[str, Kernel] = {f"{name}, u": Preconditioned(k, affine) for name, k in pairs}
+        surrogate = experts.Gaussian(0.2 * ones, scale=1.2 * ones)
+        cheap: dict[str, Kernel] = {
+            "SurrogateMALA": SurrogateMALA(surrogate, 0.3),
+            "DelayedAcceptance": DelayedAcceptance(MALA(0.3), surrogate),
+        }
+        return KERNELS | whitened | cheap
+
+    def draw(self, exponent: float, g: torch.Generator) -> Tensor:
+        """Exact draws of a level: in closed form, or on a line by inverting its distribution."""
+        level = self.start ** (1.0 - exponent) * self.target**exponent
+        if poe.properties.can_sample_exactly(level):
+            return poe.properties.exact_sample(level, CHAINS, g)
+        grid = torch.linspace(-30.0, 30.0, 200_001, dtype=torch.float64)
+        mass = level(grid[:, None]).double().softmax(0).cumsum(0)
+        uniform = torch.rand(CHAINS, dtype=torch.float64, generator=g)
+        return torch.from_numpy(np.interp(uniform, mass, grid)).float()[:, None]
+
+
+def _skewed(x: Tensor) -> Tensor:
+    return (-x - (-x).exp()).sum(-1)
+
+
+def _heavy_tailed(x: Tensor) -> Tensor:
+    return (-4.5 * (1 + x.square() / 8).log()).sum(-1)
+
+
+def _two_modes(x: Tensor) -> Tensor:
+    return torch.logaddexp(-2.0 * (x + 2.0).square(), -0.5 * (x - 1.5).square()).sum(-1)
+
+
+BROAD = experts.Gaussian([0.3], scale=[1.8])
+CASES = {
+    "gaussian": Case(START, TARGET),
+    "skewed": Case(BROAD, poe.FromLogDensity(_skewed, space=poe.Real(1))),
+    "heavy-tailed": Case(BROAD, poe.FromLogDensity(_heavy_tailed, space=poe.Real(1))),
+    "two modes": Case(BROAD, poe.FromLogDensity(_two_modes, space=poe.Real(1))),
 }
 
 
@@ -38,22 +106,23 @@ def bare(expert: Expert) -> Expert:
     return poe.FromLogDensity(lambda x: expert(x), space=expert.space)
 
 
-def check(kernel: ParallelTempering, g: torch.Generator) -> None:
-    draws = [poe.properties.exact_sample(level, CHAINS, g) for level in LEVELS]
-    replicas = torch.stack(draws[-len(kernel.exponents) :])
+def check(kernel: ParallelTempering, g: torch.Generator, case: Case = CASES["gaussian"]) -> None:
+    replicas = torch.stack([case.draw(exponent, g) for exponent in kernel.exponents])
 
     def init(target: Expert, x: Tensor) -> TemperingState:
         return kernel.init_replicas(target, replicas)
 
-    check_kernel(kernel, bare(TARGET), replicas[-1], num_steps=10, generator=g, init=init)
+    check_kernel(kernel, bare(case.target), replicas[-1], num_steps=10, generator=g, init=init)
 
 
-@pytest.mark.parametrize("start", [START, bare(START)], ids=["exact start", "moved start"])
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-def test_invariance(kernel: Kernel, start: Expert) -> None:
-    tempering = ParallelTempering(start, kernel, EXPONENTS)
-    assert tempering.has_exact_start == (start is START)
-    check(tempering, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("is_exact", [True, False], ids=["exact start", "moved start"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("name", CASES["gaussian"].kernels)
+def test_invariance(name: str, case: Case, is_exact: bool) -> None:
+    start = case.start if is_exact else bare(case.start)
+    tempering = ParallelTempering(start, case.kernels[name], EXPONENTS)
+    assert tempering.has_exact_start == is_exact
+    check(tempering, torch.Generator().manual_seed(0), case)
 
 
 @pytest.mark.parametrize("kernel", [MALA(), HMC(num_steps=2)])
@@ -73,8 +142,8 @@ class WrongSign(ParallelTempering):
     """Swaps by the inverse of the ratio."""
 
     def _decide(self, state: TemperingState, uniform: Tensor) -> Info:
-        values = state.components.log_density.flip(0)
-        flipped = state._replace(components=state.components._replace(log_density=values))
+        values = state.parts.log_density.flip(0)
+        flipped = state._replace(parts=state.parts._replace(log_density=values))
         return super()._decide(flipped, uniform)
 
 
@@ -83,7 +152,7 @@ class ForgottenExponents(ParallelTempering):
     """Swaps as if every pair were start and target."""
 
     def _decide(self, state: TemperingState, uniform: Tensor) -> Info:
-        start, of_target = state.components.log_density.reshape(2, -1, state.num_chains)
+        start, of_target = state.parts.log_density.reshape(2, -1, state.num_chains)
         advantage = of_target - start
         return accept(advantage[:-1] - advantage[1:], of_target[:-1], uniform)
 
@@ -92,35 +161,35 @@ class ForgottenExponents(ParallelTempering):
 class OneUniform(ParallelTempering):
     """One uniform decides the swaps of all chains."""
 
-    def _swap(self, state: TemperingState, uniform: Tensor) -> TemperingState:
-        return super()._swap(state, uniform[:, :1].expand_as(uniform))
+    def _decide(self, state: TemperingState, uniform: Tensor) -> Info:
+        return super()._decide(state, uniform[:, :1].expand_as(uniform))
 
 
 @dataclass(frozen=True)
 class TargetAtEveryLevel(ParallelTempering):
     """The published mistake: inside a tempered level the kernel moves by the target itself."""
 
-    def _path(self, target: Density, chains: int, rows: Tensor) -> RecordedPath:
-        path = super()._path(target, chains, rows)
-        return RecordedPath(path.start, path.target, torch.ones_like(path.exponents))
+    def _level(self, target: Density, chains: int, rows: Tensor) -> Level:
+        return Level(super()._level(target, chains, rows).path, 1.0)
 
 
 @dataclass(frozen=True)
 class StaleAfterSwap(ParallelTempering):
     """Positions are swapped, and their log-density and score stay behind."""
 
-    def _swap(self, state: TemperingState, uniform: Tensor) -> TemperingState:
-        moved, before = super()._swap(state, uniform), state.replicas
-        stale = before._replace(position=moved.replicas.position)
-        return moved._replace(replicas=stale)
+    def _restarted(self, target: Density, state: TemperingState, source: Tensor) -> Any:
+        moved = super()._restarted(target, state, source)
+        return state.replicas._replace(position=moved.position)
 
 
 @dataclass(frozen=True)
 class BlindToItsSwaps(ParallelTempering):
-    """Takes each position's density from the wrong level: components are not exchanged."""
+    """Takes each position's density from the wrong level: what the parts say is not exchanged."""
 
-    def _swap(self, state: TemperingState, uniform: Tensor) -> TemperingState:
-        return super()._swap(state, uniform)._replace(components=state.components)
+    def _swap(self, target: Density, state: TemperingState, uniform: Tensor) -> TemperingState:
+        moved = super()._swap(target, state, uniform)
+        stale = state.parts._replace(position=moved.parts.position)
+        return moved._replace(parts=stale)
 
 
 MISTAKES: dict[str, type[ParallelTempering]] = {
@@ -129,7 +198,7 @@ MISTAKES: dict[str, type[ParallelTempering]] = {
     "one uniform for all": OneUniform,
     "the target's kernel at every level": TargetAtEveryLevel,
     "stale state after a swap": StaleAfterSwap,
-    "components not exchanged": BlindToItsSwaps,
+    "parts not exchanged": BlindToItsSwaps,
 }
 
 

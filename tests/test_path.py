@@ -8,7 +8,6 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.anneal import GeometricPath, Level, geometric_path, stack_parts
 from poe.coordinates import Coordinates
 from poe.samplers import (
     HMC,
@@ -21,6 +20,7 @@ from poe.samplers import (
     Preconditioned,
     SplitHMC,
 )
+from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, join_parts, stack_parts
 
 PRIOR = experts.Gaussian([0.0, 1.0], scale=[2.0, 1.0])
 BUMP = poe.FromLogDensity(lambda x: -(x - 1.0).pow(4).sum(-1), space=poe.Real(2))
@@ -78,7 +78,7 @@ def test_in_other_coordinates_the_jacobian_is_in_both_ends(g: torch.Generator) -
         torch.tensor([2.0]), torch.tensor([1.0])), 1))  # fmt: skip
     bump = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=start.space)
     coordinates = Coordinates(start.space)
-    path = geometric_path(start, start * bump, coordinates)
+    path = geometric_path(coordinates.pull(start), coordinates.pull(start * bump))
     u = torch.randn(5, 1, generator=g)
     expected = coordinates.pull(start * bump**0.4)
     assert start.space == space
@@ -125,19 +125,19 @@ def test_the_parts_follow_the_chains_of_every_kernel(kernel: Kernel, g: torch.Ge
     path = geometric_path(PRIOR, PRIOR * BUMP)
     x = torch.randn(50, 2, generator=g)
     parts = path.evaluate(x)
-    level = Level(path, 0.4, parts)
-    state = kernel.init(level, x)
-    assert level.num_evaluations == 0  # the parts at the start were known
+    level = Level(path, 0.4)
+    state = kernel.init(level.known(parts), x)
+    assert level.num_evaluations == 0
     for _ in range(6):
         state, info = kernel.step(level, state, generator=g)
         parts = level.follow(parts, info.is_accepted, state.position)
         fresh = path.evaluate(state.position)
         torch.testing.assert_close(parts.position, state.position)
-        torch.testing.assert_close(parts.rest, fresh.rest, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(parts.log_density[1], fresh.log_density[1], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
             path.log_density(parts, 0.4), state.log_density, rtol=1e-4, atol=1e-4
         )
-        if parts.start_score is not None:
+        if parts.has_score:
             torch.testing.assert_close(
                 path.score(parts, 0.4), path.score(fresh, 0.4), rtol=1e-3, atol=1e-3
             )
@@ -146,8 +146,8 @@ def test_the_parts_follow_the_chains_of_every_kernel(kernel: Kernel, g: torch.Ge
 def test_following_costs_no_evaluation(g: torch.Generator) -> None:
     path = geometric_path(PRIOR, PRIOR * BUMP)
     parts = path.evaluate(torch.randn(50, 2, generator=g))
-    level, kernel = Level(path, 0.4, parts), MALA(0.3)
-    state = kernel.init(level, parts.position)
+    level, kernel = Level(path, 0.4), MALA(0.3)
+    state = kernel.init(level.known(parts), parts.position)
     for _ in range(5):
         state, info = kernel.step(level, state, generator=g)
         parts = level.follow(parts, info.is_accepted, state.position)
@@ -157,19 +157,62 @@ def test_following_costs_no_evaluation(g: torch.Generator) -> None:
 def test_a_kernel_that_ends_elsewhere_is_followed_by_a_new_evaluation(g: torch.Generator) -> None:
     path = geometric_path(PRIOR, PRIOR * BUMP)
     parts = path.evaluate(torch.randn(50, 2, generator=g))
-    level = Level(path, 0.4, parts)
+    level = Level(path, 0.4)
     elsewhere = torch.randn(50, 2, generator=g)
-    followed = level.follow(parts, torch.ones(50, dtype=torch.bool), elsewhere)
-    assert torch.equal(followed.rest, BUMP(elsewhere))
+    followed = level.follow_or_evaluate(parts, torch.ones(50, dtype=torch.bool), elsewhere)
+    assert torch.equal(followed.log_density[1], BUMP(elsewhere))
     assert level.num_evaluations == 50
 
 
-def test_known_parts_answer_only_for_their_own_positions(g: torch.Generator) -> None:
+def test_where_nothing_may_be_evaluated_such_a_chain_is_not_hidden() -> None:
+    level = Level(GeometricPath(PRIOR, BUMP), torch.tensor([0.5, 0.5, 0.5]))
+    parts = level.evaluate(torch.zeros(3, 2))
+    level.log_density_and_score(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
+    ends = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    followed = level.follow(parts, torch.tensor([True, False, True]), ends)
+    assert torch.equal(followed.position, ends)
+    assert followed.log_density.isnan().tolist() == [[False, False, True]] * 2
+    expected = level.path.evaluate(ends)
+    assert torch.equal(followed.log_density[:, :2], expected.log_density[:, :2])
+    assert torch.equal(followed.score[:, :2], expected.score[:, :2])
+
+
+def test_known_parts_answer_without_an_evaluation(g: torch.Generator) -> None:
     path = geometric_path(PRIOR, PRIOR * BUMP)
     parts = path.evaluate(torch.randn(50, 2, generator=g))
-    x = torch.randn(50, 2, generator=g)
-    log_density = Level(path, 0.4, parts).log_density(x)
-    torch.testing.assert_close(log_density, path.log_density(path.evaluate(x), 0.4))
+    level = Level(path, 0.4)
+    log_density, score = level.known(parts).log_density_and_score(parts.position)
+    assert level.num_evaluations == 0
+    torch.testing.assert_close(log_density, level.log_density(parts.position))
+    torch.testing.assert_close(score, level.log_density_and_score(parts.position)[1])
+
+
+def test_each_row_has_its_own_temperature(g: torch.Generator) -> None:
+    path = GeometricPath(WAVE, BUMP, 0.5)
+    parts = path.evaluate(torch.randn(4, 2, generator=g))
+    temperatures = torch.tensor([0.0, 0.2, 0.7, 1.0])
+    one_by_one = [parts.at(torch.tensor([row])) for row in range(4)]
+    for ask in (path.log_density, path.score):
+        alone = [ask(*pair) for pair in zip(one_by_one, temperatures.tolist(), strict=True)]
+        torch.testing.assert_close(ask(parts, temperatures), torch.cat(alone))
+
+
+def test_weight_zero_has_no_say_and_zero_density_excludes() -> None:
+    inf, nan = torch.inf, torch.nan
+    values = torch.tensor([[1.0, 1.0, -inf, -inf, nan], [-inf, nan, inf, 3.0, 3.0]])
+    exponents = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0])
+    parts = Parts(torch.zeros(5, 2), values, values.new_empty(2, 5, 0))
+    log_density = GeometricPath(WAVE, BUMP).log_density(parts, exponents)
+    assert log_density.tolist() == [1.0, 1.0, -inf, -inf, 3.0]
+
+
+@pytest.mark.parametrize("with_score", [True, False])
+def test_joined_parts_are_one_under_the_other(with_score: bool) -> None:
+    path, x = GeometricPath(WAVE, BUMP), torch.arange(10.0).reshape(5, 2)
+    whole = path.evaluate(x, with_score)
+    joined = join_parts([whole.at(slice(2)), whole.at(torch.tensor([2, 3, 4]))])
+    assert all(torch.equal(*pair) for pair in zip(joined, whole, strict=True))
+    assert joined.has_score == with_score
 
 
 def test_stacked_parts_run_chain_by_chain() -> None:
@@ -177,7 +220,7 @@ def test_stacked_parts_run_chain_by_chain() -> None:
     first, second = (path.evaluate(torch.full((2, 2), value)) for value in (1.0, 2.0))
     stacked = stack_parts([first, second])
     assert stacked.position[:, 0].tolist() == [1.0, 2.0, 1.0, 2.0]
-    torch.testing.assert_close(stacked.rest, BUMP(stacked.position))
+    torch.testing.assert_close(stacked.log_density[1], BUMP(stacked.position))
 
 
 def test_a_score_that_was_not_asked_for_is_an_error() -> None:
