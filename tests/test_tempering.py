@@ -170,6 +170,7 @@ def test_after_swaps_the_kernel_stands_as_if_it_had_started_there(
     state = run(tempering, 12, g)
     assert (state.tally.accepted > 0).all()
     rows = state.replicas.position
+    torch.testing.assert_close(state.parts.position, rows)
     anew = kernel.state_at(tempering._level(TARGET, 50, rows), rows)
     for held, fresh in zip(positional(state.replicas), positional(anew), strict=True):
         torch.testing.assert_close(held, fresh, rtol=1e-3, atol=1e-3)
