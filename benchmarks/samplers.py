@@ -2,6 +2,7 @@
 
     python benchmarks/samplers.py                    # everything
     python benchmarks/samplers.py a c --fast         # some sections, fewer draws
+    python benchmarks/samplers.py a c --quick        # blackjax ChEES and ours alone
 
 Needs the extra ``benchmarks``. Targets: targets.py; float32; every engine in a process of its own,
 on the same number of cores, one after the other. ESS is ArviZ's, the worse of x and (x − mean)².
@@ -161,7 +162,8 @@ def race(race: Race, options: argparse.Namespace) -> list[str]:
     """Run the engines, print their table, and return what became of the goals."""
     print(f"\ntarget {race.target}: {race.chains} chains, {race.draws} draws each", flush=True)
     rows: dict[str, Figures] = {}
-    for engine in (*race.peers, *OURS):
+    baseline, *others = race.peers
+    for engine in (baseline, *(peer for peer in others if not options.quick), *OURS):
         print(f"  {engine.label} ...", end="", flush=True)
         rows[engine.label] = isolated(
             "samplers",
@@ -176,11 +178,10 @@ def race(race: Race, options: argparse.Namespace) -> list[str]:
             seed=options.seed,
         )
     print()
-    baseline = race.peers[0].label
-    print(table(rows, baseline))
+    print(table(rows, baseline.label))
     best = max((rows[engine.label] for engine in OURS), key=lambda row: row["ess_per_second"])
     where = f"({race.target}) {race.chains} chains,"
-    return [goal.verdict(where, best, rows[baseline]) for goal in race.goals]
+    return [goal.verdict(where, best, rows[baseline.label]) for goal in race.goals]
 
 
 def step_cost(options: argparse.Namespace) -> list[str]:
@@ -281,6 +282,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", default=[], help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="for every engine")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="no peers but the baseline")
     parser.add_argument("--fast", action="store_true", help="half the draws, fewer rounds")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
