@@ -39,8 +39,8 @@ from poe.space import (
 )
 
 __all__ = [
-    "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional", "Count", "Dequantized",
-    "DtypeError", "Expert", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
+    "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional",
+    "Count", "Dequantized", "DtypeError", "Expert", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
     "ImproperError", "Interval", "LogPartition", "Mixture", "NonFiniteError",
     "NormalizationError", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
     "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Space",

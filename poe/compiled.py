@@ -14,8 +14,8 @@ GRADIENTS_PER_BLOCK = 8
 """Long enough that a call's overhead is small, short enough to compile in seconds."""
 
 
-class Visit(NamedTuple):
-    """What a run keeps of one step."""
+class Visits(NamedTuple):
+    """What a run keeps of some steps, each with their number in front: ``(steps, chains, ...)``."""
 
     position: Tensor
     log_density: Tensor
@@ -47,7 +47,7 @@ class Block:
         """The random numbers of all the steps, at positions like these."""
         return [self.kernel.draw_noise(position, generator) for _ in range(self.num_steps)]
 
-    def __call__(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
+    def __call__(self, state: Any, noises: list[Any]) -> tuple[Any, Visits]:
         """The state after all the steps, and what is kept of each."""
         began = time.perf_counter()
         try:
@@ -62,12 +62,13 @@ class Block:
             self.compile_seconds, self._is_cold = time.perf_counter() - began, False
         return self._steps(state, noises) if result is None else result
 
-    def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, list[Visit]]:
+    def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, Visits]:
         visits = []
         for noise in noises:
             state, info = self.kernel._transition(self.target, state, noise)
-            visits.append(Visit(state.position, state.log_density, info))
-        return state, visits
+            visits.append((state.position, state.log_density, *info))
+        position, log_density, *info = map(torch.stack, zip(*visits, strict=True))
+        return state, Visits(position, log_density, Info(*info))
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

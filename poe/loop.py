@@ -41,12 +41,12 @@ class Tally(NamedTuple):
     divergent: Tensor
 
     def plus(self, info: Info) -> Tally:
-        """The counts with one more step."""
+        """The counts with some more steps, whose fields are ``(steps, chains)``."""
         return Tally(
-            self.accepted + info.is_accepted,
-            self.outside + info.is_outside,
-            self.undefined + info.is_undefined,
-            self.divergent + info.is_divergent,
+            self.accepted + info.is_accepted.sum(0),
+            self.outside + info.is_outside.sum(0),
+            self.undefined + info.is_undefined.sum(0),
+            self.divergent + info.is_divergent.sum(0),
         )
 
 
@@ -193,12 +193,12 @@ class Run:
         learned = moment.learned[-1]
         state, info = stage_step(stage, moment.state, moment.step, learned, self.plan.generator)
         if self.is_sampling:
-            self._record(state.inner.position, state.inner.log_density, moment.step)
+            self._record(state.inner.position[None], state.inner.log_density[None])
         position, num_steps = state.inner.position, moment.num_steps + 1
         self.last_info = info
         return self._after(1, gradients_per_step(stage.kernel, learned))._replace(
             state=state,
-            tally=moment.tally.plus(info) if self.is_sampling else moment.tally,
+            tally=moment.tally.plus(_as_one_step(info)) if self.is_sampling else moment.tally,
             spread=moment.spread and moment.spread.plus(position, num_steps),
         )
 
@@ -211,22 +211,21 @@ class Run:
 
     def _stepped_in_block(self, stage: Stage) -> Moment:
         assert self.block is not None
-        moment, tally = self.moment, self.moment.tally
+        moment = self.moment
         num_steps, spread = self.block.num_steps, moment.spread
         ahead, is_last = self._ahead(), moment.step + 2 * num_steps > stage.num_steps
         inner, visits = self.block(moment.state.inner, ahead.take(is_last))
         if self.block.failure:
             ahead.give_back()
-        for step, visit in enumerate(visits):
-            self._record(visit.position, visit.log_density, moment.step + step)
-            tally = tally.plus(visit.info)
-            spread = spread and spread.plus(visit.position, moment.num_steps + step + 1)
-        self.last_info = visits[-1].info
+        self._record(visits.position, visits.log_density)
+        for step, position in enumerate(visits.position, moment.num_steps + 1):
+            spread = spread and spread.plus(position, step)
+        self.last_info = visits.info
         return self._after(
             num_steps, gradients_per_step(stage.kernel, moment.learned[-1])
         )._replace(
             state=StageState(inner, None),
-            tally=tally,
+            tally=moment.tally.plus(visits.info),
             spread=spread,
             generator_state=ahead.generator_state,
         )
@@ -267,16 +266,18 @@ class Run:
             num_gradients=(warmup + 1, sampling),
         )
 
-    def _record(self, u: Tensor, log_density: Tensor, index: int) -> None:
-        coordinates = self.plan.coordinates
-        x = coordinates.to_x(u)
-        kept = x if self.plan.collect is None else self.plan.collect(x)
-        log_density = coordinates.log_density_of_x(u, x, log_density)
+    def _record(self, u: Tensor, log_density: Tensor) -> None:
+        """Keep some steps' draws, ``(steps, chains, *event)`` and ``(steps, chains)``."""
+        coordinates, step = self.plan.coordinates, self.moment.step
+        x = coordinates.to_x(u.flatten(0, 1))
+        log_density = coordinates.log_density_of_x(u.flatten(0, 1), x, log_density.flatten())
+        x = x.unflatten(0, u.shape[:2])
+        kept = x if self.plan.collect is None else torch.stack([*map(self.plan.collect, x)])
         if self.samples is None or self.log_density is None:
             self.samples = _room(kept, self.plan.num_draws)
-            self.log_density = _room(log_density, self.plan.num_draws)
-        self.samples[:, index] = kept
-        self.log_density[:, index] = log_density
+            self.log_density = _room(log_density.reshape(u.shape[:2]), self.plan.num_draws)
+        self.samples[step : step + len(u)] = kept
+        self.log_density[step : step + len(u)] = log_density.reshape(u.shape[:2])
 
 
 def gradients_per_step(kernel: Kernel, learned: Learned) -> int:
@@ -289,6 +290,10 @@ def _watch(u: Tensor) -> Spread:
     return Spread(u.mean(0), torch.zeros(64, dtype=torch.float64, device=u.device))
 
 
+def _as_one_step(info: Info) -> Info:
+    return Info(*(part[None] for part in info))
+
+
 def _room(first: Tensor, num_draws: int) -> Tensor:
-    """An empty tensor ``(chains, draws, ...)`` for draws like the first."""
-    return first.new_empty((len(first), num_draws, *first.shape[1:]))
+    """An empty tensor ``(draws, chains, ...)``, in whose order draws come, for draws like these."""
+    return first.new_empty((num_draws, *first.shape[1:]))

@@ -35,8 +35,8 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
     for index, learned in enumerate(moment.learned):
         tensors |= _named(f"learned.{index}", [learned.scale, *_affine_parts(learned.affine)])
     if run.is_sampling and run.samples is not None and run.log_density is not None:
-        tensors["samples"] = run.samples[:, : moment.step]
-        tensors["log_density"] = run.log_density[:, : moment.step]
+        tensors["samples"] = run.samples[: moment.step]
+        tensors["log_density"] = run.log_density[: moment.step]
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
     checkpoint.write(path, {**facts, **counts, "learned": known}, tensors)
@@ -107,8 +107,8 @@ def _affine_parts(affine: Affine | None) -> list[Tensor]:
 
 
 def _refilled(draws: Tensor, num_draws: int) -> Tensor:
-    room = draws.new_empty((len(draws), num_draws, *draws.shape[2:]))
-    room[:, : draws.shape[1]] = draws
+    room = draws.new_empty((num_draws, *draws.shape[1:]))
+    room[: len(draws)] = draws
     return room
 
 

@@ -94,7 +94,7 @@ def sample(
     if chains_at_once is not None and is_batch(target):
         raise PoeError(
             "expected one density to evaluate on some chains at a time, got a batch of densities, "
-            "one for each chain: leave chains_at_once out, or sample some of the conditions at a time"
+            "one for each chain: leave chains_at_once out, or sample fewer conditions"
         )
     seed = None if generator is None else generator.initial_seed()
     generator = resolve(generator, device_of(target, initial))
@@ -201,8 +201,8 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     draws = Draws(
-        samples=run.samples,
-        log_density=run.log_density,
+        samples=run.samples.transpose(0, 1),
+        log_density=run.log_density.transpose(0, 1),
         guarantee=used.guarantee,
         kernel=used,
         choice=choice.why,
