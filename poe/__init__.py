@@ -42,9 +42,9 @@ __all__ = [
     "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional",
     "Count", "Dequantized", "DtypeError", "Expert", "FromDistribution", "FromEnergy",
     "FromLogDensity", "Given", "ImproperError", "Interval", "LogPartition", "Mixture",
-    "NonFiniteError", "NormalizationError", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
-    "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Space",
-    "SpaceMismatchError", "StorageError", "Tempered", "Transformed", "TrustWarning",
+    "NonFiniteError", "NormalizationError", "OperatorError", "PoeError", "Positive",
+    "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
+    "Space", "SpaceMismatchError", "StorageError", "Tempered", "Transformed", "TrustWarning",
     "as_expert", "io", "link", "load", "log_partition", "log_ratio", "save",
 ]  # fmt: skip
 
