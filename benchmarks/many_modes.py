@@ -29,7 +29,7 @@ def tempered(chains: int, generator: torch.Generator) -> Tensor:
     """Where chains of parallel tempering end that all started in one mode: ``(chains, 2)``."""
     target = as_expert(TARGETS["b"])
     broad = experts.Gaussian([0.0, 0.0], scale=[4.0, 4.0])
-    kernel, replicas = poe.tune_tempering(
+    kernel, replicas, _ = poe.tune_tempering(
         target,
         broad,
         poe.samplers.MALA(),

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 import poe
-from poe.ahead import Ahead
 from poe.compiled import GRADIENTS_PER_BLOCK, Block
 
 Call = Callable[[], object]
@@ -48,14 +47,13 @@ def compiled_gradient(energy: Energy, x: Tensor) -> Call:
 
 
 def compiled_block(target: poe.Expert, x: Tensor, generator: torch.Generator) -> Call:
-    """Some MALA steps in one graph, their random numbers drawn ahead in another thread."""
+    """Some MALA steps in one graph, their random numbers drawn before."""
     kernel = poe.samplers.MALA(step_size=0.01)
     block, state = Block(kernel, target), kernel.init(target, x)
-    ahead = Ahead(lambda: block.draw_noise(x, generator), generator)
 
     def call() -> None:
         nonlocal state
-        state, _ = block(state, ahead.take(is_last=False))
+        state, _ = block(state, block.draw_noise(x, generator))
 
     call()
     if block.failure:

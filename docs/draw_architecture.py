@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.summary",
             "poe.draws",
             "poe.checkpoint",
-            "poe.ahead",
+            "poe.watch",
             "poe.compiled",
             "poe.start",
             "poe.choose",

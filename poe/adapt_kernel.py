@@ -24,7 +24,7 @@ from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
 from poe.samplers.preconditioned import Preconditioned, plain
-from poe.samplers.split import QUARTER_TURN, SplitHMC
+from poe.samplers.split import TURN, SplitHMC
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""
@@ -167,7 +167,7 @@ def shaped(kernel: Kernel, learned: Learned) -> Kernel:
         return replace(kernel, kernel=shaped(kernel.kernel, learned), affine=affine)
     if isinstance(kernel, Hamiltonian) and kernel.num_steps is None:
         given = kernel.step_size
-        length = learned.num_steps if given is None else _quarter_turn(torch.as_tensor(given))
+        length = learned.num_steps if given is None else _whole_turn(torch.as_tensor(given))
         return replace(kernel, num_steps=length)
     return kernel
 
@@ -264,18 +264,18 @@ def _averaged(
 
 
 def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
-    """The largest scale worth tuning to: for all of SplitHMC's steps together a quarter turn.
+    """The largest scale worth tuning to: for all of SplitHMC's steps together 1.65 radians.
 
     ``num_steps`` is the kernel's own where it is None.
 
     >>> import poe
     >>> max_scale(poe.samplers.SplitHMC(num_steps=2)), max_scale(poe.samplers.MALA())
-    (0.785..., inf)
+    (0.825, inf)
     """
     inner = plain(kernel)
     if not isinstance(inner, SplitHMC):
         return math.inf
-    return QUARTER_TURN / (num_steps or inner.gradients_per_step)
+    return TURN / (num_steps or inner.gradients_per_step)
 
 
 def _is_kept(stage: Stage, step: int, position: Tensor) -> bool:
@@ -299,7 +299,7 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
     elif stage.fits and state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
     if stage.fits or needs_tuning(stage.kernel):
-        learned = learned._replace(num_steps=_quarter_turn(learned.scale))
+        learned = learned._replace(num_steps=_whole_turn(learned.scale))
     return learned
 
 
@@ -338,9 +338,9 @@ def _r_hat(position: Tensor) -> float:
     return r_hat[worst].item() if drift[worst].item() < MAX_DRIFT else math.nan
 
 
-def _quarter_turn(scale: Tensor) -> int:
-    """The number of steps of that scale that make a quarter turn in whitened coordinates."""
-    ratio = QUARTER_TURN / _common(scale).item()
+def _whole_turn(scale: Tensor) -> int:
+    """The number of steps of that scale that turn by 1.65 radians in whitened coordinates."""
+    ratio = TURN / _common(scale).item()
     return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
 
 
@@ -361,8 +361,8 @@ def warm_up(
 
     A setting given is kept (the warm-up is then burn-in); what is left out is learned: a step size
     by dual averaging to the kernel's target acceptance, a preconditioner from the positions and
-    scores of all chains, a number of steps that makes a quarter turn; level by level where there is
-    a ladder.
+    scores of all chains, a number of steps that makes a little more than a quarter turn; level by
+    level where there is a ladder.
 
     Shapes: x ``(chains, *event)``. Raises PoeError where something must be learned in no steps.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ LEAST_REJECTION = 1e-3
 """A pair that never rejects still takes some room, so that the exponents stay apart."""
 
 
+class TunedTempering(NamedTuple):
+    """What tuning found, and what it cost."""
+
+    kernel: ParallelTempering
+    replicas: Tensor
+    """Where they ended, the target's last: ``(levels, chains, *event)``."""
+    num_gradients: int
+    """How often a chain, all its replicas together, evaluated the target."""
+
+
 def tune_tempering(
     target: Expert,
     start: Expert,
@@ -33,7 +44,7 @@ def tune_tempering(
     num_steps: int,
     num_levels: int | None = None,
     generator: torch.Generator,
-) -> tuple[ParallelTempering, Tensor]:
+) -> TunedTempering:
     """A tuned ladder from start to target, and where its replicas ended.
 
     In five rounds, each twice as long as the one before, the pairs' mean rejection rates r_l say
@@ -54,10 +65,8 @@ def tune_tempering(
     >>> start = experts.Gaussian([0.0], scale=[3.0])
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.full((100, 1), 5.0)
-    >>> kernel, replicas = tune_tempering(
-    ...     target, start, poe.samplers.MALA(), x, num_steps=300, generator=g
-    ... )
-    >>> len(kernel.exponents), replicas.shape
+    >>> tuned = tune_tempering(target, start, poe.samplers.MALA(), x, num_steps=300, generator=g)
+    >>> len(tuned.kernel.exponents), tuned.replicas.shape
     (7, torch.Size([7, 100, 1]))
     """
     if num_steps < MIN_STEPS:
@@ -66,11 +75,12 @@ def tune_tempering(
     # Densities change fastest at the start, so that is where the first levels are closest.
     exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())
     tempering = ParallelTempering(start, kernel, exponents, _first_step_sizes(kernel, levels, x))
-    replicas = x.expand(levels, *x.shape)
+    replicas, num_gradients = x.expand(levels, *x.shape), 0
     for length in _lengths(num_steps):
+        num_gradients += len(replicas) + length * tempering.gradients_per_step
         state, tempering = _run(target, tempering, replicas, length, generator)
         tempering, replicas = _respaced(tempering, state, num_levels)
-    return tempering, replicas
+    return TunedTempering(tempering, replicas, num_gradients)
 
 
 def _lengths(num_steps: int) -> list[int]:

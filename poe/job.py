@@ -89,8 +89,8 @@ class Job:
 
 def _report(run: Run, bar: tqdm) -> None:
     bar.set_description("sampling" if run.is_sampling else "warm-up", refresh=False)
-    if run.last_info is not None:
-        acceptance = run.last_info.acceptance_probability.mean().item()
+    if run.acceptance_probability is not None:
+        acceptance = run.acceptance_probability.mean().item()
         bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
     bar.update(run.moment.num_steps - bar.n)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -26,53 +26,10 @@ from poe.adapt_kernel import (
     shaped,
     stage_step,
 )
-from poe.ahead import Ahead
 from poe.compiled import Block
 from poe.coordinates import Coordinates
-from poe.samplers.kernel import Info, Kernel, OnDrawnNoise, sum_event
-
-
-class Tally(NamedTuple):
-    """Counts of the sampling phase, each ``(chains,)``."""
-
-    accepted: Tensor
-    outside: Tensor
-    undefined: Tensor
-    divergent: Tensor
-
-    def plus(self, info: Info) -> Tally:
-        """The counts with some more steps, whose fields are ``(steps, chains)``."""
-        return Tally(
-            self.accepted + info.is_accepted.sum(0),
-            self.outside + info.is_outside.sum(0),
-            self.undefined + info.is_undefined.sum(0),
-            self.divergent + info.is_divergent.sum(0),
-        )
-
-
-class Spread(NamedTuple):
-    """Mean squared distance from the start, over the steps of each doubling [2ᵏ, 2ᵏ⁺¹).
-
-    At equilibrium it stops growing; a chain that escapes to infinity doubles it at least.
-    """
-
-    start: Tensor
-    totals: Tensor
-
-    def plus(self, position: Tensor, num_steps: int) -> Spread:
-        """With one more step, the ``num_steps``-th."""
-        squares = sum_event((position - self.start).double().square())
-        totals = self.totals.clone()
-        totals[num_steps.bit_length() - 1] += squares.mean()
-        return self._replace(totals=totals)
-
-    def means(self, num_steps: int) -> Tensor:
-        """The mean over each doubling that is at least half done."""
-        last = num_steps.bit_length() - 1
-        counts = [2**k for k in range(last)] + [num_steps - 2**last + 1]
-        if counts[-1] < 2 ** (last - 1):
-            counts.pop()
-        return self.totals[: len(counts)] / torch.tensor(counts).to(self.totals)
+from poe.samplers.kernel import Kernel, OnDrawnNoise
+from poe.watch import Spread, Tally
 
 
 class Moment(NamedTuple):
@@ -96,6 +53,18 @@ class Moment(NamedTuple):
     generator_state: Tensor
 
 
+class Spent(NamedTuple):
+    """What it took to know where a run had better start."""
+
+    num_steps: int = 0
+    num_gradients: int = 0
+    """How often each chain evaluated the target."""
+    seconds: float = 0.0
+
+
+NOTHING_SPENT = Spent()
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run does: warm-up stages, then ``num_draws`` draws; all in coordinates u."""
@@ -109,6 +78,8 @@ class Plan:
     """Whether to watch for escape."""
     compile: bool = False
     """Whether to sample in compiled blocks of steps."""
+    before: Spent = NOTHING_SPENT
+    """What other runs took that led to this plan: it counts as warm-up."""
 
     @property
     def num_warmup(self) -> int:
@@ -124,9 +95,8 @@ class Run:
         self.moment = moment
         self.samples: Tensor | None = None
         self.log_density: Tensor | None = None
-        self.last_info: Info | None = None
+        self.acceptance_probability: Tensor | None = None
         self.block: Block | None = None
-        self.ahead: Ahead | None = None
 
     @classmethod
     def start(cls, plan: Plan, u: Tensor) -> Run:
@@ -134,7 +104,6 @@ class Run:
         began = time.perf_counter()
         first = plan.stages[0]
         learned = first_learned(first, u)
-        zeros = torch.zeros(len(u), dtype=torch.int64, device=u.device)
         moment = Moment(
             phase=0,
             step=0,
@@ -143,8 +112,8 @@ class Run:
             seconds=(0.0, 0.0),
             state=begin_stage(first, u, learned),
             learned=(learned,),
-            tally=Tally(*[zeros] * len(Tally._fields)),
-            spread=_watch(u) if plan.is_watched else None,
+            tally=Tally.none(len(u), u.device),
+            spread=Spread.around(u) if plan.is_watched else None,
             generator_state=plan.generator.get_state(),
         )
         return cls(plan, moment._replace(seconds=(time.perf_counter() - began, 0.0)))
@@ -192,14 +161,14 @@ class Run:
         moment = self.moment
         learned = moment.learned[-1]
         state, info = stage_step(stage, moment.state, moment.step, learned, self.plan.generator)
+        visited = state.inner.position[None]
         if self.is_sampling:
-            self._record(state.inner.position[None], state.inner.log_density[None])
-        position, num_steps = state.inner.position, moment.num_steps + 1
-        self.last_info = info
+            self._record(visited, state.inner.log_density[None])
+        self.acceptance_probability = info.acceptance_probability
         return self._after(1, gradients_per_step(stage.kernel, learned))._replace(
             state=state,
-            tally=moment.tally.plus(_as_one_step(info)) if self.is_sampling else moment.tally,
-            spread=moment.spread and moment.spread.plus(position, num_steps),
+            tally=moment.tally.plus(Tally.of([info])) if self.is_sampling else moment.tally,
+            spread=moment.spread and moment.spread.plus(visited, moment.num_steps),
         )
 
     def _block(self, stage: Stage) -> Block | None:
@@ -211,33 +180,17 @@ class Run:
 
     def _stepped_in_block(self, stage: Stage) -> Moment:
         assert self.block is not None
-        moment = self.moment
-        num_steps, spread = self.block.num_steps, moment.spread
-        ahead, is_last = self._ahead(), moment.step + 2 * num_steps > stage.num_steps
-        inner, visits = self.block(moment.state.inner, ahead.take(is_last))
-        if self.block.failure:
-            ahead.give_back()
+        moment, inner = self.moment, self.moment.state.inner
+        noises = self.block.draw_noise(inner.position, self.plan.generator)
+        inner, visits = self.block(inner, noises)
         self._record(visits.position, visits.log_density)
-        for step, position in enumerate(visits.position, moment.num_steps + 1):
-            spread = spread and spread.plus(position, step)
-        self.last_info = visits.info
-        return self._after(
-            num_steps, gradients_per_step(stage.kernel, moment.learned[-1])
-        )._replace(
+        self.acceptance_probability = visits.acceptance_probability
+        num_gradients = gradients_per_step(stage.kernel, moment.learned[-1])
+        return self._after(self.block.num_steps, num_gradients)._replace(
             state=StageState(inner, None),
-            tally=moment.tally.plus(visits.info),
-            spread=spread,
-            generator_state=ahead.generator_state,
+            tally=moment.tally.plus(visits.tally),
+            spread=moment.spread and moment.spread.plus(visits.position, moment.num_steps),
         )
-
-    def _ahead(self) -> Ahead:
-        """What draws the blocks' random numbers."""
-        if self.ahead is None:
-            assert self.block is not None
-            position, generator = self.moment.state.inner.position, self.plan.generator
-            draw = partial(self.block.draw_noise, torch.empty_like(position), generator)
-            self.ahead = Ahead(draw, generator)
-        return self.ahead
 
     def _after(self, num_steps: int, num_gradients: int) -> Moment:
         """The counts after that many steps, each of so many gradients."""
@@ -284,14 +237,6 @@ def gradients_per_step(kernel: Kernel, learned: Learned) -> int:
     """How often a step evaluates the target's score, with what was left out as learned."""
     kernel = shaped(kernel, learned)
     return kernel.gradients_per_step if isinstance(kernel, OnDrawnNoise) else 1
-
-
-def _watch(u: Tensor) -> Spread:
-    return Spread(u.mean(0), torch.zeros(64, dtype=torch.float64, device=u.device))
-
-
-def _as_one_step(info: Info) -> Info:
-    return Info(*(part[None] for part in info))
 
 
 def _room(first: Tensor, num_draws: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from poe.coordinates import Coordinates
 from poe.evaluation import in_chunks
 from poe.expert import Expert
 from poe.job import Job, say
-from poe.loop import Run
+from poe.loop import Run, Spent
 from poe.samplers.affine import fit_moments
 from poe.samplers.hmc import HMC
 
@@ -46,6 +47,7 @@ def tempered(
     The target is tempered towards a Gaussian twice as broad as all chains together, in coordinates
     in which these have mean 0 and standard deviation 1.
     """
+    began = time.perf_counter()
     plan, r_hat = job.plan, run.moment.learned[-1].r_hat
     settled = run.moment.state.inner.position
     scaled = Coordinates(target.space, fit_moments(settled))
@@ -55,7 +57,7 @@ def tempered(
     say(job.progress, f"chains settled apart (R-hat {r_hat:.1f}), so a tempering ladder is tuned")
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
-    kernel, replicas = tune_tempering(
+    kernel, replicas, num_gradients = tune_tempering(
         density, start, HMC(num_steps=3), u, num_steps=TUNING_STEPS, generator=plan.generator
     )
     why = (
@@ -64,6 +66,11 @@ def tempered(
     )
     burn_in = (Stage(density, kernel, BURN_IN),)
     checkpoint = None if job.checkpoint is None else f"{job.checkpoint}.tempering"
-    new_plan = replace(plan, stages=burn_in, coordinates=scaled)
+    before = Spent(
+        run.moment.num_steps + TUNING_STEPS,
+        run.moment.num_gradients[0] + num_gradients,
+        run.moment.seconds[0] + time.perf_counter() - began,
+    )
+    new_plan = replace(plan, stages=burn_in, coordinates=scaled, before=before)
     settings = (*job.settings, kernel)
     return Choice(kernel, why), Job(new_plan, settings, job.progress, checkpoint), replicas[-1]

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from poe.draws import Draws
 from poe.expert import Expert, Tempered
-from poe.loop import Run, Spread
+from poe.loop import Run
 from poe.samplers.kernel import BIASED
 
 ABSURD_GROWTH = 1e6
@@ -56,7 +56,7 @@ def compile_remarks(run: Run) -> list[str]:
 
 def escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
     """Whether the chains of a possibly improper target were on their way to infinity."""
-    spread: Spread | None = run.moment.spread
+    spread = run.moment.spread
     if spread is None:
         return []
     history = spread.means(run.moment.num_steps)

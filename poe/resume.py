@@ -13,8 +13,9 @@ from poe import checkpoint
 from poe.adapt_kernel import Learned, StageState, fill, shaped
 from poe.averaging import DualAveraging
 from poe.errors import StorageError
-from poe.loop import Moment, Plan, Run, Spread, Tally
+from poe.loop import Moment, Plan, Run
 from poe.samplers.affine import AFFINE_MAPS, Affine
+from poe.watch import Spread, Tally
 
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
 

@@ -124,7 +124,9 @@ def sample(
     is_over = is_done if kernel else is_done_or_apart
     run, seconds = job.follow(u, said, is_over)
     if not run.is_done:
+        began = time.perf_counter()
         choice, job, u = tempered(target, job, run, chains_at_once)
+        seconds += time.perf_counter() - began
         said = _chosen(choice, job.plan, num_chains)
         run, more_seconds = job.follow(u, said, is_done)
         seconds += more_seconds
@@ -200,6 +202,7 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
+    before = run.plan.before
     draws = Draws(
         samples=run.samples.transpose(0, 1),
         log_density=run.log_density.transpose(0, 1),
@@ -210,11 +213,11 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
         num_outside=tally.outside,
         num_undefined=tally.undefined,
         num_divergent=tally.divergent,
-        num_warmup=run.plan.num_warmup,
-        warmup_gradients=warmup_gradients,
+        num_warmup=before.num_steps + run.plan.num_warmup,
+        warmup_gradients=before.num_gradients + warmup_gradients,
         num_gradients=num_gradients,
         seconds=seconds,
-        warmup_seconds=run.moment.seconds[0],
+        warmup_seconds=before.seconds + run.moment.seconds[0],
         sampling_seconds=run.moment.seconds[1] - run.compile_seconds,
         compile_seconds=run.compile_seconds,
         seed=run.plan.generator.initial_seed(),

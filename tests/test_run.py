@@ -71,7 +71,7 @@ def test_the_default_is_hmc_around_a_fitted_gaussian() -> None:
     assert isinstance(draws.kernel, Preconditioned)
     assert isinstance(draws.kernel.kernel, SplitHMC)
     assert isinstance(draws.kernel.affine, Dense)
-    assert draws.kernel.kernel.num_steps == 1  # a quarter turn is an independent draw
+    assert draws.kernel.kernel.num_steps == 1  # exact for a Gaussian
     assert "5 dimensions" in draws.choice
     assert draws.remarks == ()
     summary = draws.summary()
@@ -442,6 +442,26 @@ def test_chains_that_settle_apart_are_tempered() -> None:
     summary = draws.summary()
     expected = torch.full((2,), 0.5 * 6.0, dtype=torch.float64)  # −6 · 0.25 + 6 · 0.75
     assert ((summary.mean - expected) / summary.mcse).abs().max() < 4
+
+
+def test_what_led_to_tempering_counts_as_warm_up() -> None:
+    """The first run's warm-up, the ladder's tuning, and the burn-in: all evaluate the target."""
+    num_rows, modes = 0, _two_modes()
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal num_rows
+        num_rows += len(x)
+        return modes(x)
+
+    target = poe.FromLogDensity(counted, space=poe.Real(2))
+    draws = quiet(target, 800, num_chains=8, warmup=200, generator=seeded())
+    assert isinstance(draws.kernel, ParallelTempering)
+    num_evaluations = draws.warmup_gradients + draws.num_gradients
+    # Some few more: where the chains start, and where each level of the ladder does.
+    assert num_evaluations <= num_rows / 8 <= num_evaluations + 12
+    assert draws.num_warmup > 200 + 200 + 500
+    assert draws.seconds >= draws.warmup_seconds + draws.sampling_seconds
+    assert draws.warmup_seconds > 5 * draws.sampling_seconds
 
 
 def test_a_tempered_run_resumes_with_the_same_bits(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from poe.samplers import HMC, SplitHMC
 from poe.samplers.hmc import TrajectoryNoise
-from poe.samplers.split import QUARTER_TURN
+from poe.samplers.split import TURN
 
 F64 = torch.float64
 
@@ -41,7 +41,7 @@ def g() -> torch.Generator:
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
 @pytest.mark.parametrize("num_steps", [1, 4])
-@pytest.mark.parametrize("step_size", [0.3, QUARTER_TURN, 2.5])
+@pytest.mark.parametrize("step_size", [0.3, TURN, 2.5])
 def test_on_a_standard_normal_every_step_is_accepted(
     step_size: float, num_steps: int, jitter: float, g: torch.Generator
 ) -> None:
@@ -59,7 +59,7 @@ def test_a_quarter_turn_on_a_standard_normal_forgets_where_it_started(num_steps:
     """It ends at its momentum, wherever it began."""
     x, momentum = draws()
     target = expert(normal_density)
-    kernel = SplitHMC(QUARTER_TURN / num_steps, num_steps)
+    kernel = SplitHMC(0.5 * math.pi / num_steps, num_steps)
     noise = TrajectoryNoise(momentum, torch.full((50,), 0.5, dtype=F64), None)
     moved, _ = kernel._transition(target, kernel.init(target, 5.0 + x), noise)
     torch.testing.assert_close(moved.position, momentum)

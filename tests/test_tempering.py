@@ -396,7 +396,7 @@ def test_swap_rates(g: torch.Generator) -> None:
 @pytest.mark.parametrize("kernel", [MALA(), HMC(num_steps=5), MetropolisHastings()])
 def test_tuning_makes_swaps_and_acceptance_alike(kernel: Kernel, g: torch.Generator) -> None:
     x = torch.tensor([-3.0, 0.0]).repeat(200, 1)
-    tuned, replicas = poe.tune_tempering(
+    tuned, replicas, _ = poe.tune_tempering(
         TARGET, START, kernel, x, num_steps=310, num_levels=5, generator=g
     )
     assert replicas.shape == (5, 200, 2)
@@ -416,16 +416,16 @@ def test_tuning_finds_the_number_of_levels(g: torch.Generator) -> None:
     """A target like its start needs two levels; one far away needs more."""
     x = torch.zeros(200, 2)
     near = experts.Gaussian([0.0, 0.0], scale=[2.9, 3.0])
-    tuned, _ = poe.tune_tempering(near, START, MALA(), x, num_steps=100, generator=g)
+    tuned, *_ = poe.tune_tempering(near, START, MALA(), x, num_steps=100, generator=g)
     assert tuned.exponents == (0.0, 1.0)
     far = experts.Gaussian([0.0, 0.0], scale=[0.01, 0.01])
-    tuned, _ = poe.tune_tempering(far, START, MALA(), x, num_steps=310, generator=g)
+    tuned, *_ = poe.tune_tempering(far, START, MALA(), x, num_steps=310, generator=g)
     assert 6 < len(tuned.exponents) < 20
 
 
 def test_tuning_keeps_a_step_size_that_was_given(g: torch.Generator) -> None:
     x = torch.tensor([-3.0, 0.0]).repeat(50, 1)
-    tuned, _ = poe.tune_tempering(TARGET, BARE_START, MALA(0.1), x, num_steps=100, generator=g)
+    tuned, *_ = poe.tune_tempering(TARGET, BARE_START, MALA(0.1), x, num_steps=100, generator=g)
     assert tuned.kernel == MALA(0.1)
     assert tuned.step_size is None
 

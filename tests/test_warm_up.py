@@ -25,7 +25,7 @@ from poe.samplers import (
     Preconditioned,
     SplitHMC,
 )
-from poe.samplers.split import QUARTER_TURN
+from poe.samplers.split import TURN
 
 F64 = torch.float64
 SPLIT = Preconditioned(SplitHMC(num_steps=None))
@@ -105,7 +105,7 @@ def test_the_covariance_of_a_gaussian_is_found_from_a_bad_start(name: str) -> No
     assert spectrum[-1] / spectrum[0] < 1.01
     assert kernel.affine.to_u(mean[None]).norm() < 0.01
     assert (kernel.kernel.num_steps, kernel.kernel.jitter) == (1, 0.0)
-    assert abs(kernel.kernel.step_size - QUARTER_TURN) < 1e-6
+    assert abs(kernel.kernel.step_size - TURN) < 1e-6
     assert target.calls < 700
     # The chains are draws of it by then: |u|² is chi-squared, in standard errors of 64 chains.
     squares = torch.linalg.solve(covariance, (x - mean).mT).mT.mul(x - mean).sum(-1)
@@ -230,7 +230,7 @@ def test_what_was_learned_is_filled_in_once(monkeypatch: pytest.MonkeyPatch) -> 
 # The trajectory's length
 
 
-def test_a_quarter_turn_takes_one_step_on_a_gaussian_and_more_on_a_hard_density() -> None:
+def test_a_turn_takes_one_step_on_a_gaussian_and_more_on_a_hard_density() -> None:
     def curved(x: Tensor) -> Tensor:
         across = (x[:, 1] - x[:, 0].square()) / 0.3
         return -0.125 * x[:, 0].square() - 0.5 * across.square()
@@ -243,7 +243,7 @@ def test_a_quarter_turn_takes_one_step_on_a_gaussian_and_more_on_a_hard_density(
     assert 2 <= hard.kernel.num_steps <= MAX_STEPS
     # Rounded to whole steps: half a step more or less.
     total = hard.kernel.num_steps * hard.kernel.step_size
-    assert abs(total - QUARTER_TURN) <= 0.5 * hard.kernel.step_size + 1e-6
+    assert abs(total - TURN) <= 0.5 * hard.kernel.step_size + 1e-6
 
 
 def test_a_trajectory_is_never_longer_than_the_cap() -> None:
@@ -258,7 +258,7 @@ def test_a_step_size_that_was_given_sets_the_length(step_size: float | Tensor) -
     x = torch.zeros(4, 2)
     plain, _ = warm_up(standard(), HMC(step_size, num_steps=None), x, 10)
     inner, _ = warm_up(standard(), Preconditioned(SplitHMC(step_size, num_steps=None)), x, 50)
-    assert plain.num_steps == inner.kernel.num_steps == round(QUARTER_TURN / 0.3)
+    assert plain.num_steps == inner.kernel.num_steps == round(TURN / 0.3)
     assert plain.step_size is inner.kernel.step_size is step_size
 
 
@@ -266,7 +266,7 @@ def test_a_length_that_was_given_is_kept() -> None:
     x = torch.randn(64, 2, generator=seeded())
     kernel, _ = warm_up(standard(), Preconditioned(SplitHMC(num_steps=3)), x)
     assert kernel.kernel.num_steps == 3
-    assert kernel.kernel.step_size <= QUARTER_TURN / 3 + 1e-6  # together no more than a quarter
+    assert kernel.kernel.step_size <= TURN / 3 + 1e-6  # of all three together
 
 
 # The step size

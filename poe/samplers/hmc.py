@@ -124,7 +124,8 @@ class HMC(Hamiltonian):
 
     - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.65.
-    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = π/2.
+    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = 1.65,
+      a little more than a quarter turn.
     - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With
       none, a direction of standard deviation s comes back to where it was after h L = 2π s.
 

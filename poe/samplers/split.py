@@ -11,7 +11,9 @@ from torch import Tensor
 from poe.samplers.hmc import Hamiltonian
 from poe.samplers.langevin import add_scaled
 
-QUARTER_TURN = math.pi / 2
+TURN = 1.65
+"""Radians: a little more than a quarter turn. What is turned further comes back on the other side,
+which makes up for the proposals that are rejected."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class SplitHMC(Hamiltonian):
     ``Preconditioned(SplitHMC())`` the Gaussian is N(μ, L Lᵀ), fitted to leave the smallest ∇φ over.
 
     - ``step_size`` h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
-      warm-up, to an acceptance rate of 0.8 but no further than a quarter turn.
-    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = π/2.
+      warm-up, to an acceptance rate of 0.8 but no further than h L = 1.65.
+    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = 1.65.
     - ``jitter``: each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
 
     A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
