@@ -15,7 +15,7 @@ from torch import Tensor
 import experts
 import poe
 
-NUM_MOVES = 8
+NUM_MOVES = {"b": 24, "c": 6}
 TUNING_STEPS, STEPS = 300, 400
 
 
@@ -68,9 +68,9 @@ def log_partition(target: str, chains: int, runs: int) -> dict[str, float]:
         began = time.perf_counter()
         draws = poe.smc(
             problem.target,
-            chains * NUM_MOVES,
+            chains * NUM_MOVES[target],
             start=problem.start,
-            num_moves=NUM_MOVES,
+            num_moves=NUM_MOVES[target],
             generator=torch.Generator().manual_seed(seed),
             progress=False,
         )

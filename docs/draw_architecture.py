@@ -26,7 +26,13 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("how a chain moves", ("poe.samplers",)),
     (
         "how it is tuned",
-        ("poe.averaging", "poe.adapt_kernel", "poe.adapt_tempering", "poe.coordinates"),
+        (
+            "poe.settled",
+            "poe.averaging",
+            "poe.adapt_kernel",
+            "poe.adapt_tempering",
+            "poe.coordinates",
+        ),
     ),
     (
         "particles between densities",
@@ -44,6 +50,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.compiled",
             "poe.start",
             "poe.choose",
+            "poe.elsewhere",
             "poe.loop",
             "poe.resume",
             "poe.remarks",

@@ -25,6 +25,7 @@ from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
 from poe.samplers.preconditioned import Preconditioned, plain
 from poe.samplers.split import TURN, SplitHMC
+from poe.settled import r_hat_of_settled
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""
@@ -34,10 +35,6 @@ SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
 """The most numbers that a window keeps of positions; beyond, some steps are left out."""
-MIN_COMPARED = 20
-"""The fewest positions a chain to compare it by."""
-MAX_DRIFT = 1.1
-"""Above this ratio of a chain's halves to its spread, it is still on its way."""
 MAX_STEPS = 16
 """The most steps of a trajectory that warm-up chooses."""
 
@@ -295,7 +292,8 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
         scale = averaging.log_scale_average.exp().expand_as(learned.scale)
         learned = learned._replace(scale=scale)
     if stage.is_compared and len(state.visited) > 1:
-        learned = learned._replace(r_hat=_r_hat(torch.stack([visit[0] for visit in state.visited])))
+        visited = torch.stack([visit[0] for visit in state.visited])
+        learned = learned._replace(r_hat=r_hat_of_settled(visited))
     elif stage.fits and state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
     if stage.fits or needs_tuning(stage.kernel):
@@ -317,25 +315,6 @@ def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine
     if not score:
         return fit_affine(position)
     return fit_affine(position, learned.affine.push_score(score[0]))
-
-
-def _r_hat(position: Tensor) -> float:
-    """The largest √(1 + B / W) of a component: variance of the chains' means over that within.
-
-    NaN where that component still drifts within the chains, which would tell of slow mixing and not
-    of different modes, and where there is nothing to compare.
-
-    Shapes: position ``(steps, chains, *event)``.
-    """
-    if len(position) < MIN_COMPARED or position.shape[1] < 2:
-        return math.nan
-    flat = position.double().flatten(2)
-    within = flat.var(0).mean(0)
-    r_hat = (1.0 + flat.mean(0).var(0) / within).sqrt()
-    halves = torch.stack([half.mean(0) for half in flat.tensor_split(2)])
-    drift = (1.0 + halves.var(0).mean(0) / within).sqrt()
-    worst = r_hat.argmax()
-    return r_hat[worst].item() if drift[worst].item() < MAX_DRIFT else math.nan
 
 
 def _whole_turn(scale: Tensor) -> int:

@@ -118,6 +118,14 @@ class Run:
         )
         return cls(plan, moment._replace(seconds=(time.perf_counter() - began, 0.0)))
 
+    def count_as_warmup(self, spent: Spent) -> None:
+        """Add what was spent beside the steps, on finding out how to sample."""
+        (warmup, sampling), (before, later) = self.moment.num_gradients, self.moment.seconds
+        self.moment = self.moment._replace(
+            num_gradients=(warmup + spent.num_gradients, sampling),
+            seconds=(before + spent.seconds, later),
+        )
+
     @property
     def is_sampling(self) -> bool:
         """Whether the warm-up is over."""
@@ -149,10 +157,10 @@ class Run:
         return 0.0 if self.block is None else self.block.compile_seconds
 
     def _stage(self) -> Stage:
-        return self._sampling if self.is_sampling else self.plan.stages[self.moment.phase]
+        return self.sampling if self.is_sampling else self.plan.stages[self.moment.phase]
 
     @cached_property
-    def _sampling(self) -> Stage:
+    def sampling(self) -> Stage:
         """What follows the warm-up: filled in once, since a number leaves the device for it."""
         last = self.plan.stages[-1]
         return Stage(last.target, fill(last, self.moment.learned[-1]), self.plan.num_draws)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from poe.adapt import FromDistribution
@@ -13,15 +15,19 @@ from poe.adapt_kernel import Stage
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
 from poe.coordinates import Coordinates
+from poe.elsewhere import look_elsewhere
 from poe.evaluation import in_chunks
 from poe.expert import Expert
 from poe.job import Job, say
-from poe.loop import Run, Spent
+from poe.loop import NOTHING_SPENT, Run, Spent
+from poe.randomness import aside
 from poe.samplers.affine import fit_moments
 from poe.samplers.hmc import HMC
+from poe.samplers.preconditioned import Preconditioned
+from poe.settled import MANY_MODES
 
-MANY_MODES = 1.5
-"""The R-hat at the end of warm-up from which chains count as settled apart."""
+SHARE = 0.5
+"""Of a run's evaluations, what looking around for other modes may take."""
 BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
 TUNING_STEPS = 620
@@ -33,43 +39,103 @@ def is_done(run: Run) -> bool:
     return run.is_done
 
 
-def is_done_or_apart(run: Run) -> bool:
-    """Whether every draw was made, or chains that do not drift turned out to be far apart."""
-    is_warm = run.is_sampling and run.moment.step == 0 and not run.plan.is_watched
-    return run.is_done or (is_warm and run.moment.learned[-1].r_hat > MANY_MODES)
+class Apart(NamedTuple):
+    """Chains, or particles, that settled in different places."""
+
+    why: str
+    """How that is known, in words."""
+    position: Tensor
+    """Where they are, in unconstrained coordinates: ``(positions, *event)``."""
+    spent: Spent = NOTHING_SPENT
+    """What it took to know, beside the run."""
+
+
+class Lookout:
+    """Whether a run is over: every draw was made, or ``apart`` says why it had better be tempered.
+
+    At the end of warm-up the chains are compared; where they settled in one place, it looks around
+    for others, for at most half as many evaluations as the run takes. Its random numbers are its
+    own, so that finding nothing changes no draw.
+    """
+
+    def __init__(self, target: Expert, chains_at_once: int | None, progress: bool) -> None:
+        self.apart: Apart | None = None
+        self._target, self._chains_at_once = target, chains_at_once
+        self._progress, self._has_looked = progress, False
+
+    def __call__(self, run: Run) -> bool:
+        is_warm = run.is_sampling and run.moment.step == 0 and not run.plan.is_watched
+        if is_warm and not self._has_looked:
+            self._has_looked = True
+            self.apart = _settled_apart(run) or self._seen_elsewhere(run)
+        return run.is_done or self.apart is not None
+
+    def _seen_elsewhere(self, run: Run) -> Apart | None:
+        kernel = run.sampling.kernel
+        if not isinstance(kernel, Preconditioned):
+            return None
+        began = time.perf_counter()
+        moment = run.moment
+        num_chains, each = len(moment.state.inner.position), kernel.gradients_per_step
+        planned = num_chains * (moment.num_gradients[0] + run.plan.num_draws * each)
+        look = look_elsewhere(
+            self._target,
+            run.sampling.target,
+            kernel,
+            moment.state.inner.position,
+            budget=round(SHARE * planned),
+            chains_at_once=self._chains_at_once,
+            generator=aside(run.plan.generator),
+        )
+        say(self._progress, look.said)
+        num_gradients = -(-look.num_evaluations // num_chains)
+        spent = Spent(0, num_gradients, time.perf_counter() - began)
+        if look.position is not None:
+            return Apart(look.said, look.position, spent)
+        run.count_as_warmup(spent)
+        return None
+
+
+def _settled_apart(run: Run) -> Apart | None:
+    """Where chains that do not drift turned out to be far apart."""
+    r_hat = run.moment.learned[-1].r_hat
+    if not r_hat > MANY_MODES:
+        return None
+    why = f"chains settled in different places, R-hat {r_hat:.1f} after warm-up"
+    return Apart(why, run.moment.state.inner.position)
 
 
 def tempered(
-    target: Expert, job: Job, run: Run, chains_at_once: int | None
-) -> tuple[Choice, Job, torch.Tensor]:
+    target: Expert, job: Job, run: Run, apart: Apart, chains_at_once: int | None
+) -> tuple[Choice, Job, Tensor]:
     """What to do for such a run: tempering, the job to follow, and where its chains start.
 
-    The target is tempered towards a Gaussian twice as broad as all chains together, in coordinates
-    in which these have mean 0 and standard deviation 1.
+    The target is tempered towards a Gaussian twice as broad as all positions together, in
+    coordinates in which these have mean 0 and standard deviation 1.
     """
     began = time.perf_counter()
-    plan, r_hat = job.plan, run.moment.learned[-1].r_hat
-    settled = run.moment.state.inner.position
-    scaled = Coordinates(target.space, fit_moments(settled))
+    plan, num_chains = job.plan, len(run.moment.state.inner.position)
+    scaled = Coordinates(target.space, fit_moments(apart.position))
     assert scaled.affine is not None
-    u = scaled.affine.to_u(settled)
+    rows = torch.arange(num_chains, device=apart.position.device) % len(apart.position)
+    u = scaled.affine.to_u(apart.position[rows])
     density = in_chunks(scaled.pull(target), chains_at_once)
-    say(job.progress, f"chains settled apart (R-hat {r_hat:.1f}), so a tempering ladder is tuned")
+    say(job.progress, f"{apart.why}: a tempering ladder is tuned")
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
         density, start, HMC(num_steps=3), u, num_steps=TUNING_STEPS, generator=plan.generator
     )
     why = (
-        f"chains settled in different places, R-hat {r_hat:.1f} after warm-up: replicas at "
-        f"{len(kernel.exponents)} levels from a broad Gaussian to the target exchange them"
+        f"{apart.why}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "
+        "target exchange them"
     )
     burn_in = (Stage(density, kernel, BURN_IN),)
     checkpoint = None if job.checkpoint is None else f"{job.checkpoint}.tempering"
     before = Spent(
         run.moment.num_steps + TUNING_STEPS,
-        run.moment.num_gradients[0] + num_gradients,
-        run.moment.seconds[0] + time.perf_counter() - began,
+        run.moment.num_gradients[0] + apart.spent.num_gradients + num_gradients,
+        run.moment.seconds[0] + apart.spent.seconds + time.perf_counter() - began,
     )
     new_plan = replace(plan, stages=burn_in, coordinates=scaled, before=before)
     settings = (*job.settings, kernel)

@@ -19,6 +19,20 @@ def resolve(
     return fresh
 
 
+def aside(generator: torch.Generator) -> torch.Generator:
+    """Another generator, seeded by what `generator` would give next, which it still does.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> before = g.get_state()
+    >>> x = torch.rand(2, generator=aside(g))
+    >>> torch.equal(g.get_state(), before)
+    True
+    """
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy.manual_seed(int(torch.randint(2**62, (), generator=copy, device=copy.device)))
+
+
 @contextmanager
 def borrowed(generator: torch.Generator) -> Iterator[None]:
     """Lend `generator`'s randomness to code that knows only the global one, and put that one back.

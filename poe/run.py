@@ -21,7 +21,7 @@ from poe.evaluation import in_chunks
 from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import Plan, Run
-from poe.many_modes import is_done, is_done_or_apart, tempered
+from poe.many_modes import Lookout, is_done, tempered
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
 from poe.remarks import chain_remarks, compile_remarks, escape_remarks, negative_factors
@@ -54,7 +54,9 @@ def sample(
     Without a kernel: independent exact draws where the target (simplified) can be sampled exactly;
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
-    batch of densities MALA. It says which, and why. Chains move in unconstrained coordinates
+    batch of densities MALA. Where chains settled apart by the end of warm-up, or particles sent out
+    from a broad start found modes that no chain is in, parallel tempering. It says which, and why.
+    Chains move in unconstrained coordinates
     (Jacobian included; step sizes refer to those), and the draws come back in the target's space.
 
     - ``kernel``: its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
@@ -121,11 +123,11 @@ def sample(
     )
     said = f"{_chosen(choice, plan, num_chains)}, started at {where}"
     job = Job(plan, settings, progress, checkpoint)
-    is_over = is_done if kernel else is_done_or_apart
-    run, seconds = job.follow(u, said, is_over)
-    if not run.is_done:
+    lookout = None if kernel else Lookout(target, chains_at_once, progress)
+    run, seconds = job.follow(u, said, lookout or is_done)
+    if lookout and lookout.apart:
         began = time.perf_counter()
-        choice, job, u = tempered(target, job, run, chains_at_once)
+        choice, job, u = tempered(target, job, run, lookout.apart, chains_at_once)
         seconds += time.perf_counter() - began
         said = _chosen(choice, job.plan, num_chains)
         run, more_seconds = job.follow(u, said, is_done)

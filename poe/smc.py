@@ -13,32 +13,22 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe.adapt import as_expert
-from poe.algebra import Transformed
 from poe.choose import Choice, has_score, is_batch
-from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
 from poe.expert import Expert, shared_space
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.properties import (
-    check_proper,
-    samplable_factor,
-    simplify,
-)
+from poe.properties import check_proper, simplify
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
-from poe.start import device_of, dtype_of
+from poe.start import broad_start, device_of, dtype_of
 
-BROAD = 10.0
-"""The standard deviation of the start where no expert can be sampled, in unconstrained units."""
 FEW = 64
 """So many positions show whether a target has a score."""
 ENOUGH_ISLANDS = 10.0
@@ -115,9 +105,8 @@ def smc(
     log_constant, name = 0.0, "`start`"
     if start is None:
         target, log_constant = _merged(target)
-        factor = samplable_factor(target)
-        name = "a broad Gaussian" if factor is None else f"expert {factor[0]!r}"
-        start = broad_start(target) if factor is None else factor[1]
+        like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+        name, start = broad_start(target, like)
     shared_space(*_named((start, *path, target)), kind="path")
     generator = resolve(generator, device_of(target, None))
     particles = Particles(target, start, schedule, generator)
@@ -210,18 +199,6 @@ def _schedule(
         raise PoeError(f"expected temperatures 0 < t1 < ... < 1, the last one 1, got {given}")
     num_chains = -(-num_samples // (num_islands * num_moves))
     return Schedule(num_islands, num_chains, num_moves, max_thinning, conditional_ess, given)
-
-
-def broad_start(target: Expert, scale: float = BROAD) -> Expert:
-    """N(0, scale² I) in unconstrained coordinates, on the target's space."""
-    coordinates = Coordinates(target.space)
-    shape = coordinates.u_space.event_shape
-    zeros = torch.zeros(shape, dtype=dtype_of(target), device=device_of(target, None))
-    normal = Normal(zeros, torch.full_like(zeros, scale))
-    broad = as_expert(Independent(normal, zeros.ndim))
-    if coordinates.is_identity:
-        return broad
-    return Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
 
 
 def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float) -> Draws:

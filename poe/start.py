@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
+from poe.adapt import as_expert
+from poe.algebra import Transformed
 from poe.coordinates import Coordinates
 from poe.expert import Expert
 from poe.properties import exact_sample, samplable_factor
 from poe.samplers.kernel import require_start
 
 MAX_START_ATTEMPTS = 100
+BROAD = 10.0
+"""The standard deviation of a start that shall miss no mode, in unconstrained units."""
 
 
 def start(
@@ -57,6 +62,23 @@ def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
 def _require_usable(target: Expert, x: Tensor) -> None:
     with torch.no_grad():
         require_start(target, x, target(x))
+
+
+def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
+    """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
+
+    The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
+    coordinates, in the dtype and on the device of ``like``.
+    """
+    factor = samplable_factor(target)
+    if factor is not None:
+        return f"expert {factor[0]!r}", factor[1]
+    coordinates = Coordinates(target.space)
+    zeros = like.new_zeros(coordinates.u_space.event_shape)
+    broad = as_expert(Independent(Normal(zeros, torch.full_like(zeros, BROAD)), zeros.ndim))
+    if not coordinates.is_identity:
+        broad = Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
+    return "a broad Gaussian", broad
 
 
 def dtype_of(target: Expert) -> torch.dtype:
