@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.draws",
             "poe.checkpoint",
             "poe.watch",
+            "poe.unfused",
             "poe.compiled",
             "poe.start",
             "poe.choose",
