@@ -1,95 +1,99 @@
-"""Whether experts of one architecture are better evaluated together: by vmap over their weights.
+"""When experts of one architecture are better evaluated together: ``poe.Together``.
 
     python benchmarks/together.py
 
-Products of some networks (two tanh layers) in 32-d at 1000 chains: a log-density and its score one
-expert after the other, as a product does, over the same with the weights stacked and one call for
-all. Above 1 to stack would be faster. One thread; medians over rounds in which both take turns.
+Products of some networks (two tanh layers) in 32-d: seconds of a log-density and its score one
+expert after the other, as a product does, over those of ``poe.Together``; above 1 it is the faster.
+Then the same of compiled MALA steps, and what compiling them took. One thread; medians over rounds
+in which both take turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+from functools import partial
 
 import torch
 from step_cost import median_seconds
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
+from torch import nn
 
+import experts
 import poe
+from poe.compiled import Block
 
 DIMENSION = 32
 
 
-class Stacked(poe.Expert):
-    """The product of networks alike, by one call with all of their weights."""
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.space = poe.Real(DIMENSION)
-        self.weights, _ = stack_module_state(networks)
-        self.skeleton = copy.deepcopy(networks[0]).to("meta")
-
-    def forward(self, x: Tensor) -> Tensor:
-        def call(weights: dict[str, Tensor]) -> Tensor:
-            found: Tensor = functional_call(self.skeleton, weights, (x,))
-            return found
-
-        return -torch.func.vmap(call)(self.weights).sum(0).squeeze(-1)
-
-
-def networks(count: int, width: int) -> list[nn.Module]:
+def networks(count: int, width: int) -> poe.Product:
     """Energies of one architecture, each with weights of its own."""
-    return [
-        nn.Sequential(
-            nn.Linear(DIMENSION, width),
-            nn.Tanh(),
-            nn.Linear(width, width),
-            nn.Tanh(),
-            nn.Linear(width, 1),
-        ).requires_grad_(False)
-        for _ in range(count)
-    ]
-
-
-def one_by_one(found: list[nn.Module]) -> poe.Expert:
-    """Their product as a user writes it."""
-    space = poe.Real(DIMENSION)
-    return poe.Product(
-        *(poe.FromEnergy(lambda x, net=net: net(x).squeeze(-1), space=space) for net in found)
-    )
-
-
-def ratio(count: int, width: int, chains: int, rounds: int) -> float:
-    """Seconds one by one over seconds together."""
     torch.manual_seed(0)
-    found = networks(count, width)
-    apart, together = one_by_one(found), Stacked(found)
+    return poe.Product(*(_network(width) for _ in range(count)))
+
+
+def _network(width: int) -> poe.Expert:
+    layers = (
+        nn.Linear(DIMENSION, width),
+        nn.Tanh(),
+        nn.Linear(width, width),
+        nn.Tanh(),
+        nn.Linear(width, 1),
+        nn.Flatten(0),
+    )
+    return experts.NeuralEnergy(nn.Sequential(*layers).requires_grad_(False), poe.Real(DIMENSION))
+
+
+def eager(count: int, width: int, chains: int, rounds: int) -> float:
+    """Seconds apart over seconds together."""
+    apart = networks(count, width)
+    together = poe.Together(apart)
     x = torch.randn(chains, DIMENSION)
     torch.testing.assert_close(apart(x), together(x))
-    seconds = median_seconds(
-        {
-            "apart": lambda: apart.log_density_and_score(x),
-            "together": lambda: together.log_density_and_score(x),
-        },
-        rounds,
-        repeats=5,
-    )
+    calls = {
+        "apart": lambda: apart.log_density_and_score(x),
+        "together": lambda: together.log_density_and_score(x),
+    }
+    seconds = median_seconds(calls, rounds, repeats=5)
     return seconds["apart"] / seconds["together"]
 
 
+def compiled(count: int, width: int, chains: int, rounds: int) -> tuple[float, float, float]:
+    """Seconds of steps apart over together, and the seconds that compiling each took."""
+    apart = networks(count, width)
+    x = torch.randn(chains, DIMENSION)
+    kernel, generator = poe.samplers.MALA(step_size=0.01), torch.Generator().manual_seed(0)
+    torch.compile(torch.neg)(x)  # the compiler's own loading is not counted
+    calls, compiling = {}, {}
+    for name, target in {"apart": apart, "together": poe.Together(apart)}.items():
+        torch._dynamo.reset()
+        block = Block(kernel, target)
+        state, noises = kernel.init(target, x), block.draw_noise(x, generator)
+        block(state, noises)
+        if block.failure:
+            raise RuntimeError(f"expected the block to compile: {block.failure}")
+        calls[name], compiling[name] = partial(block, state, noises), block.compile_seconds
+    seconds = median_seconds(calls, rounds, repeats=5)
+    return seconds["apart"] / seconds["together"], compiling["apart"], compiling["together"]
+
+
 def main() -> None:
-    """Print the ratios, for some numbers of experts and widths."""
+    """Print the ratios, for some numbers of experts, widths and chains."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for chains in (10, 1000):
-        for count in (2, 8):
-            for width in (16, 64, 256):
-                found = ratio(count, width, chains, options.rounds)
-                print(f"{chains:5d} chains, {count} experts of width {width:3d}: {found:.2f}")
+    for count in (2, 8, 32):
+        for width in (16, 64, 256):
+            ratios = [eager(count, width, chains, options.rounds) for chains in (10, 100, 1000)]
+            shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"{count:2d} experts of width {width:3d}: {shown} at 10, 100, 1000 chains")
+    # What earlier runs compiled would be taken from the disk.
+    with torch._inductor.utils.fresh_cache():
+        for count in (8, 32):
+            ratio, apart, together = compiled(count, 64, 100, options.rounds)
+            print(
+                f"compiled, {count:2d} experts of width 64, 100 chains: {ratio:.2f}; "
+                f"compiling took {apart:.0f} s apart, {together:.0f} s together"
+            )
 
 
 if __name__ == "__main__":

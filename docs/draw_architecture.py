@@ -21,7 +21,16 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
     ("what only some have", ("poe.properties",)),
-    ("how experts combine", ("poe.algebra", "poe.conditional", "poe.link", "poe.evaluation")),
+    (
+        "how experts combine",
+        (
+            "poe.algebra",
+            "poe.conditional",
+            "poe.link",
+            "poe.evaluation",
+            "poe.together",
+        ),
+    ),
     ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
     (

@@ -37,6 +37,7 @@ from poe.space import (
     Simplex,
     Space,
 )
+from poe.together import Together
 
 __all__ = [
     "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional",
@@ -44,8 +45,8 @@ __all__ = [
     "FromLogDensity", "Given", "ImproperError", "Interval", "LogPartition", "Mixture",
     "NonFiniteError", "NormalizationError", "OperatorError", "PoeError", "Positive",
     "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
-    "Space", "SpaceMismatchError", "StorageError", "Tempered", "Transformed", "TrustWarning",
-    "as_expert", "io", "link", "load", "log_partition", "log_ratio", "save",
+    "Space", "SpaceMismatchError", "StorageError", "Tempered", "Together", "Transformed",
+    "TrustWarning", "as_expert", "io", "link", "load", "log_partition", "log_ratio", "save",
 ]  # fmt: skip
 
 # --- samplers (marked block: extended by the inference half) ---

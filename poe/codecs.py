@@ -16,6 +16,7 @@ from poe.expert import Product, Tempered, named_product
 from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
 from poe.parts import KINDS, Parts
+from poe.together import Together
 
 
 def _attributes(*names: str) -> Callable[[nn.Module], Fields]:
@@ -62,6 +63,7 @@ register(
     lambda a: {"expert": a.expert, "dtype": str(a.dtype).removeprefix("torch.")},
     lambda f: Autocast(f["expert"], getattr(torch, f["dtype"])),
 )
+register(Together, _attributes("product"), lambda f: Together(**f))
 register(FromDistribution, _attributes("parts"), _build_from_distribution)
 register(FromLogDensity, _attributes("fn", "space"), lambda f: FromLogDensity(**f))
 register(FromEnergy, _attributes("fn", "space"), lambda f: FromEnergy(**f))

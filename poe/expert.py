@@ -224,9 +224,7 @@ class Product(Expert):
         self.space = shared_space(self.names, [expert for _, expert in factors])
 
     def forward(self, x: Tensor) -> Tensor:
-        values = torch.stack([expert(x) for expert in self.experts])
-        lowest = values.detach().amin(0)
-        return torch.where(lowest == -torch.inf, lowest, values.sum(0))
+        return conjunction(torch.stack([expert(x) for expert in self.experts]))
 
     def contributions(self, x: Tensor) -> Tensor:
         """What each factor says: `(*batch, n_experts)`, in the order of `names`; sums to `self(x)`.
@@ -253,6 +251,16 @@ class Product(Expert):
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
         yield from zip(self.names, experts_in(self.experts), strict=True)
+
+
+def conjunction(values: Tensor) -> Tensor:
+    """The sum of what experts say, −inf where one of them excludes x: ``(n, *batch) -> (*batch,)``.
+
+    >>> conjunction(torch.tensor([[1.0, float("inf")], [2.0, -float("inf")]]))
+    tensor([3., -inf])
+    """
+    lowest = values.detach().amin(0)
+    return torch.where(lowest == -torch.inf, lowest, values.sum(0))
 
 
 def _closed_form(expert: Expert, name: str) -> Any:

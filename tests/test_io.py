@@ -71,6 +71,13 @@ EXPERTS: dict[str, poe.Expert] = {
     ),
     "Chunked": poe.Chunked(a * b, 7),
     "Autocast": poe.Autocast(poe.link.softplus(network(), poe.Real(2)), torch.float16),
+    "Together": poe.Together(
+        poe.Product(
+            first=poe.FromEnergy(network(), space=poe.Real(2)),
+            between=b,
+            second=poe.FromEnergy(network(), space=poe.Real(2)),
+        )
+    ),
     "At": b.at(nn.Linear(2, 2), poe.Real(2)),
     "Given": label.given(2),
     "Given, batch": label.given(torch.tensor([0, 1, 2, 1, 0])),

@@ -1,0 +1,165 @@
+"""Experts of one architecture in one call, which a product of many small ones spends less on."""
+
+from __future__ import annotations
+
+import copy
+from itertools import zip_longest
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from poe.errors import PoeError
+from poe.expert import Expert, Product, conjunction, experts_in, named_product
+
+
+class Together(Expert):
+    """A product of pretrained experts, where those of one architecture are evaluated in one call.
+
+    Says what the product says: copies are made of the experts, the tensors of those alike stacked,
+    and their call vectorised over them. Experts are of one architecture where they differ in
+    nothing but the values of their parameters and buffers. A network inside a function cannot be
+    seen: give the network itself, as in ``poe.FromEnergy(net, ...)``. What is like nothing else is
+    evaluated by itself.
+
+    Worth it for many small networks at few positions, where the calls cost more than the numbers.
+    It is one factor of a larger product; who of its experts says what, ``product`` tells.
+
+    Raises PoeError where no two experts are of one architecture, and when called where they cannot
+    be vectorised, as where they branch on a value of a tensor.
+
+    >>> import poe
+    >>> nets = [torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)) for _ in range(3)]
+    >>> product = poe.Product(*(poe.FromEnergy(net, space=poe.Real(2)) for net in nets))
+    >>> x = torch.ones(4, 2)
+    >>> torch.allclose(poe.Together(product)(x), product(x))
+    True
+    """
+
+    def __init__(self, product: Product) -> None:
+        super().__init__()
+        if not isinstance(product, Product):
+            raise PoeError(f"expected a product of experts, got {type(product).__name__}")
+        experts = experts_in(copy.deepcopy(product.experts))
+        self.space = product.space
+        self.names = product.names
+        self.order = _alike(experts)
+        if all(len(group) == 1 for group in self.order):
+            raise PoeError(
+                f"expected experts of one architecture, got {len(experts)} that are all different "
+                f"({', '.join(product.names)}): use the product itself. A network is recognised "
+                "where it is a module, not where it is inside a function."
+            )
+        groups = [[experts[i] for i in group] for group in self.order]
+        self.groups = nn.ModuleList(g[0] if len(g) == 1 else Alike(g) for g in groups)
+
+    @property
+    def product(self) -> Product:
+        """The product as it was, of experts one by one: copies."""
+        found: dict[int, Expert] = {}
+        for places, group in zip(self.order, self.groups, strict=True):
+            experts = (
+                group.experts if isinstance(group, Alike) else [copy.deepcopy(cast(Expert, group))]
+            )
+            found.update(zip(places, experts, strict=True))
+        return named_product(self.names, [found[place] for place in sorted(found)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = (g(x) if isinstance(g, Alike) else g(x)[None] for g in self.groups)
+        return conjunction(torch.cat([*values]))
+
+
+class Alike(nn.Module):
+    """Experts of one architecture: the first, and the tensors of all, stacked."""
+
+    def __init__(self, experts: list[Expert]) -> None:
+        super().__init__()
+        self.first = (experts[0],)  # in a tuple: its tensors are not ours
+        self.num_experts = len(experts)
+        self.keys = list(_tensors(experts[0]))
+        tensors = [_tensors(expert) for expert in experts]
+        for index, key in enumerate(self.keys):
+            stacked = torch.stack([found[key].detach() for found in tensors])
+            self.register_buffer(f"stacked_{index}", stacked)
+
+    @property
+    def stacked(self) -> dict[str, Tensor]:
+        """Of each name, the tensors of all experts: ``(experts, ...)``."""
+        return dict(zip(self.keys, self.buffers(), strict=True))
+
+    @property
+    def experts(self) -> list[Expert]:
+        """The experts one by one: copies."""
+        return [self._expert(index) for index in range(self.num_experts)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What each says: ``(*batch, *event) -> (experts, *batch)``."""
+        first = self.first[0]
+        try:
+            values: Tensor = vmap(lambda one: functional_call(first, one, (x,)))(self.stacked)
+        except RuntimeError as error:
+            self._expert(0)(x)  # raises what is the expert's own fault
+            raise PoeError(
+                f"expected experts that can be evaluated together, got {type(first).__name__}, "
+                f"which works alone but not under torch.func.vmap ({error}): leave these out, as "
+                "in poe.Together(others) * these"
+            ) from error
+        return values
+
+    def extra_repr(self) -> str:
+        return f"{self.num_experts} of {type(self.first[0]).__name__}"
+
+    def _expert(self, index: int) -> Expert:
+        expert = copy.deepcopy(self.first[0])
+        for key, stacked in self.stacked.items():
+            _tensors(expert)[key].data = stacked[index].clone()
+        return expert
+
+
+def _alike(experts: list[Expert]) -> list[list[int]]:
+    """The indices of experts, those of one architecture together."""
+    groups: list[list[int]] = []
+    for index, expert in enumerate(experts):
+        group = next((g for g in groups if _is_alike(experts[g[0]], expert)), None)
+        if group is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return groups
+
+
+def _is_alike(one: Expert, other: Expert) -> bool:
+    """Whether two experts differ in nothing but the values of their tensors, and have some."""
+    tensors = _tensors(one)
+    if not tensors or _kinds(tensors) != _kinds(_tensors(other)):
+        return False
+    pairs = zip_longest(one.named_modules(), other.named_modules(), fillvalue=("", nn.Module()))
+    return all(
+        name == other_name
+        and type(module) is type(other_module)
+        and _is_equal(_settings(module), _settings(other_module))
+        for (name, module), (other_name, other_module) in pairs
+    )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {name: (value.shape, value.dtype, value.device) for name, value in tensors.items()}
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The attributes that are neither tensors nor modules."""
+    registered = ("_parameters", "_buffers", "_modules")
+    return {name: value for name, value in vars(module).items() if name not in registered}
+
+
+def _is_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the values are; what cannot be compared, such as an array, is not."""
+    try:
+        return one == other
+    except (RuntimeError, ValueError):
+        return False
