@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from poe.diagnostics.components import by_component, split
+from poe.diagnostics.components import by_component, extremes, split
 from poe.diagnostics.ranks import argsort, normal_scores, scores_of_half_ranks
 
 RESOLUTION = 1e-15
@@ -64,7 +64,7 @@ def effective_size(x: Tensor) -> Tensor:
     num_chains, n = x.shape[1:]
     size = num_chains * n
     time = _autocorrelation_time(_autocorrelation(x)).clamp(min=1 / math.log10(size))
-    low, high = x.flatten(1).aminmax(dim=1)
+    low, high = extremes(x)
     return torch.where(high - low < RESOLUTION, float(size), size / time)
 
 
