@@ -191,15 +191,13 @@ def test_a_model_that_cannot_be_captured_is_sampled_without_and_this_is_said() -
     assert "\n" not in remark
 
 
-def test_without_a_compiler_it_is_sampled_without_and_this_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_compiler_it_is_sampled_without_and_this_is_said() -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
     eager = sample(expert(), 7)
-    with pytest.warns(poe.TrustWarning, match="could not be compiled"):
+    settings = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    # patched by the compiler itself: monkeypatch would leave the second setting deleted
+    with inductor.patch(settings), pytest.warns(poe.TrustWarning, match="could not be compiled"):
         draws = sample(expert(), 7, compile=True)
     assert torch.equal(draws.samples, eager.samples)
     [remark] = draws.remarks
