@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from experts.autoregressive import PixelMixture
-from experts.exponential import Gaussian
+from experts.exponential import ExponentialFamily
+from experts.families import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Poisson,
+    VonMises,
+    Wishart,
+)
 from experts.flow import Flow, ImageFlow
+from experts.gaussian import Gaussian
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 
 __all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
     "DensityRatio",
+    "Dirichlet",
+    "Exponential",
+    "ExponentialFamily",
     "Flow",
+    "Gamma",
     "Gaussian",
     "ImageFlow",
     "NeuralEnergy",
     "NoisyConditional",
     "PixelMixture",
+    "Poisson",
     "ReconstructionEnergy",
+    "VonMises",
+    "Wishart",
     "at_noise_level",
     "available",
     "load",

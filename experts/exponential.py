@@ -1,255 +1,256 @@
-"""Members of exponential families in closed form."""
+"""Exponential families: log p(x) = θ·T(x) + log h(x) − A(θ), closed under products and powers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from poe import Expert, ImproperError, PoeError, Real, ShapeError
-from poe.io import Fields, register
+from poe import Expert, ImproperError, PoeError, ShapeError, Space
+from poe.algebra import mask_outside
 from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
 
-ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+FEW = 8
+"""Numbers that are shown when an expert is printed."""
 
 
-class Gaussian(Expert):
-    """The normal density N(x; m, S), normalised, on `Real(loc.shape)`.
+class Member(Expert):
+    """A member of an exponential family, normalised: its natural parameters θ are its state.
 
-    log p(x) = -1/2 (x - m)' S^-1 (x - m) - 1/2 log det(2 pi S)
+    log p(x) = θ·T(x) + log h(x) − A(θ) on ``space``, −inf elsewhere.
 
-    Give `loc` of shape `(*event)` and one of `scale` (standard deviations: a number or
-    `(*event)`), `covariance` or `precision` (`(d, d)`, then loc is `(d,)`). Products of powers of
-    Gaussians are Gaussian, with the log partition in closed form. A `loc` or `scale` that is an
-    `nn.Parameter` stays one. Raises `ShapeError`, and `PoeError` where the spread is not positive.
-
-    >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
-    >>> a(torch.tensor([[-1.0]]))
-    tensor([-0.9189])
-    >>> poe.log_partition(a * b).value
-    tensor(-4.6305)
+    A product of powers of members of one family is a member: natural parameters add, each times its
+    exponent. Where h is not constant that holds for exponents that sum to 1 alone. A family says
+    what T, log h and A are, which θ have a finite A, and, where it can, how to draw.
     """
 
-    loc: Tensor
-    scale: Tensor | None
-    scale_tril: Tensor | None
+    natural: Tensor
+
+    def __init__(self, natural: Tensor, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        if isinstance(natural, nn.Parameter):
+            self.natural = natural
+        else:
+            self.register_buffer("natural", natural)
+        if not natural.is_meta and not self.is_natural(natural):
+            raise ImproperError(
+                f"expected natural parameters of a normalised {type(self).__name__}, got "
+                f"{natural.tolist()}: its density has no finite integral"
+            )
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """T(x): ``(*batch, *event) -> (*batch, *natural.shape)``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement statistics")
+
+    def log_base_measure(self, x: Tensor) -> Tensor | None:
+        """log h(x): ``(*batch, *event) -> (*batch,)``; None where h is 1."""
+        return None
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """A(θ): ``()``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_partition")
+
+    def is_natural(self, natural: Tensor) -> bool:
+        """Whether A(θ) is finite."""
+        return bool(self.log_partition(natural).isfinite())
+
+    def with_natural(self, natural: Tensor) -> Self:
+        """The member of the same family with these natural parameters, of the same shape.
+
+        Raises ImproperError where A is infinite there.
+        """
+        return self.from_natural(natural, self.space)
+
+    @classmethod
+    def from_natural(cls, natural: Tensor, space: Space) -> Self:
+        """The member with these natural parameters on that space."""
+        member = cls.__new__(cls)
+        Member.__init__(member, natural, space)
+        return member
+
+    def is_of_family(self, other: Expert) -> bool:
+        """Whether T, h and A are the same, for another member of the same class."""
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        terms = self.natural * self.statistics(x)
+        # A parameter of 0 has no say, also at the edge of the space where T is infinite.
+        terms = terms.masked_fill((self.natural == 0).expand_as(terms), 0.0)
+        value = _sum_last(terms, self.natural.ndim) - self.log_partition(self.natural)
+        log_base = self.log_base_measure(x)
+        return mask_outside(self.space, x, value if log_base is None else value + log_base)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        return self(x)
+
+    def mean_statistics(self) -> Tensor:
+        """E T(x) = ∇A(θ), of the shape of θ. Source: Wainwright & Jordan 2008, prop. 3.1."""
+        with torch.enable_grad():
+            natural = self.natural.detach().requires_grad_()
+            return torch.autograd.grad(self.log_partition(natural), natural)[0]
+
+    def extra_repr(self) -> str:
+        if self.natural.is_meta or self.natural.numel() > FEW:
+            return str(self.space)
+        return f"{self.space}, natural={[round(n, 4) for n in self.natural.flatten().tolist()]}"
+
+
+class Samplable(Member):
+    """A member that can be drawn from exactly."""
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        with torch.no_grad():
+            return self._draw(num_samples, resolve(generator, self.natural.device))
+
+    def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must implement _draw")
+
+
+class ExponentialFamily(Member):
+    """The member at θ of the family that three functions define, normalised.
+
+    log p(x) = θ·T(x) + log h(x) − A(θ)
+
+    - ``log_base_measure``: log h, ``(*batch, *event) -> (*batch,)``; None where h is 1;
+    - ``statistics``: T, ``(*batch, *event) -> (*batch, *natural.shape)``;
+    - ``natural``: θ; where it is an ``nn.Parameter`` it stays one;
+    - ``log_partition``: A, ``(*natural.shape) -> ()``, +inf or NaN where it is not finite;
+    - ``space``: where x lives; outside the density is 0.
+
+    Two members are of one family where they were given the very same functions. Raises
+    ImproperError where A(θ) is not finite. Source: Wainwright & Jordan 2008, section 3.1.
+
+    >>> def log_partition(natural):  # of exp(−rate |x|)
+    ...     return (-2 / natural).log().sum()
+    >>> def laplace(rate):
+    ...     natural, space = torch.tensor([-rate]), poe.Real(1)
+    ...     return ExponentialFamily(None, torch.abs, natural, log_partition, space=space)
+    >>> product = laplace(1.0) * laplace(2.0)
+    >>> poe.log_partition(product).value, poe.simplify(product).expert.natural
+    (tensor(-1.0986), tensor([-3.]))
+    """
 
     def __init__(
         self,
-        loc: ArrayLike,
-        scale: ArrayLike | None = None,
+        log_base_measure: Callable[[Tensor], Tensor] | None,
+        statistics: Callable[[Tensor], Tensor],
+        natural: Tensor,
+        log_partition: Callable[[Tensor], Tensor],
         *,
-        covariance: ArrayLike | None = None,
-        precision: ArrayLike | None = None,
+        space: Space,
     ) -> None:
-        super().__init__()
-        _require_one(scale=scale, covariance=covariance, precision=precision)
-        center = _as_tensor("loc", loc)
-        self.space = Real(tuple(center.shape))
-        _keep(self, "loc", center)
-        _keep(self, "scale", None if scale is None else _as_scale(scale, center))
-        tril = None
-        if covariance is not None:
-            tril = _cholesky("covariance", covariance, center)
-        elif precision is not None:
-            tril = _inverse_cholesky(_cholesky("precision", precision, center))
-        _keep(self, "scale_tril", tril)
+        self.functions = (log_base_measure, statistics, log_partition)
+        super().__init__(natural, space)
 
-    def forward(self, x: Tensor) -> Tensor:
-        event_ndim = self.loc.ndim
-        whitened = self._whiten(x - self.loc)
-        squares = _sum_event(whitened.square(), event_ndim)
-        log_scale = _sum_event(self._log_scale(), event_ndim)
-        return -0.5 * squares - log_scale - 0.5 * self.loc.numel() * math.log(2 * math.pi)
+    def statistics(self, x: Tensor) -> Tensor:
+        """T(x)"""
+        return self.functions[1](x)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): `(*batch, *event) -> (*batch,)`; equals `log_density`."""
-        return self(x)
+    def log_base_measure(self, x: Tensor) -> Tensor | None:
+        """log h(x)"""
+        return None if self.functions[0] is None else self.functions[0](x)
 
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: `(num_samples, *event)`."""
-        generator = resolve(generator, self.loc.device)
-        shape = (num_samples, *self.loc.shape)
-        noise = torch.randn(
-            shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device
-        )
-        if self.scale_tril is None:
-            return self.loc + _present(self.scale) * noise
-        return self.loc + noise @ self.scale_tril.mT
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """A(θ)"""
+        return self.functions[2](natural)
 
-    @property
-    def covariance(self) -> Tensor:
-        """The covariance matrix `(d, d)`, with events flattened."""
-        if self.scale_tril is None:
-            return torch.diag(_present(self.scale).flatten().square())
-        return self.scale_tril @ self.scale_tril.mT
+    def with_natural(self, natural: Tensor) -> Self:
+        """The member at other natural parameters."""
+        log_base_measure, statistics, log_partition = self.functions
+        return type(self)(log_base_measure, statistics, natural, log_partition, space=self.space)
 
-    @property
-    def precision(self) -> Tensor:
-        """The inverse of the covariance `(d, d)`, with events flattened."""
-        if self.scale_tril is None:
-            return torch.diag(_present(self.scale).flatten().square().reciprocal())
-        return torch.cholesky_inverse(self.scale_tril)
-
-    def extra_repr(self) -> str:
-        kind = "diagonal" if self.scale_tril is None else "full"
-        return f"{self.space}, {kind} covariance"
-
-    def _whiten(self, centered: Tensor) -> Tensor:
-        if self.scale_tril is None:
-            return centered / _present(self.scale)
-        batch = centered.reshape(-1, centered.shape[-1])
-        solved = torch.linalg.solve_triangular(self.scale_tril, batch.mT, upper=False)
-        return solved.mT.reshape(centered.shape)
-
-    def _log_scale(self) -> Tensor:
-        if self.scale_tril is None:
-            return _present(self.scale).log()
-        return self.scale_tril.diagonal().log()
+    def is_of_family(self, other: Expert) -> bool:
+        """Whether the functions are the same."""
+        return isinstance(other, ExponentialFamily) and self.functions == other.functions
 
 
 @combine.register
-def _(first: Gaussian, terms: Sequence[Term]) -> Simplified | None:
-    """Precisions and precision-weighted locations add, each times its exponent.
+def _(first: Member, terms: Sequence[Term]) -> Simplified | None:
+    """Natural parameters add, each times its exponent, in float64 whatever the experts' dtype.
 
-    The constant is the product's log-density minus the combined one's, taken at the combined
-    location, where rounding is least. All in float64, whatever the experts' dtype.
+    The constant is what the log partitions leave: A(Σ w θ) − Σ w A(θ).
     """
-    if first.loc.is_meta:
+    members = [term.expert for term in terms if isinstance(term.expert, Member)]
+    if first.natural.is_meta or not all(first.is_of_family(member) for member in members):
         return None
-    weights = [term.exponent.to("cpu", torch.float64) for term in terms]
-    parts = [_in_float64(term.expert) for term in terms if isinstance(term.expert, Gaussian)]
-    if all(part.scale_tril is None for part in parts):
-        combined = _combine_diagonal(terms, parts, weights)
-    else:
-        combined = _combine_full(terms, parts, weights)
-    values = [weight * part(combined.loc) for weight, part in zip(weights, parts, strict=True)]
-    log_constant = torch.stack(values).sum() - combined(combined.loc)
-    target = first.loc
-    return Simplified(combined.to(target.device, target.dtype), log_constant.to(target))
+    weights = torch.stack([term.exponent.to("cpu", torch.float64) for term in terms])
+    if not _is_closed(first, members, weights):
+        return None
+    naturals = torch.stack([member.natural.to("cpu", torch.float64) for member in members])
+    total = torch.tensordot(weights, naturals, 1)
+    if not first.is_natural(total):
+        raise _improper(first, terms)
+    shares = torch.stack([first.log_partition(natural) for natural in naturals])
+    log_constant = first.log_partition(total) - weights @ shares
+    return Simplified(first.with_natural(total.to(first.natural)), log_constant.to(first.natural))
 
 
-def _build(fields: Fields) -> Gaussian:
-    """From its own tensors, without a second factorisation."""
-    gaussian = Gaussian(fields["loc"].detach(), scale=1.0)
-    for name, tensor in fields.items():
-        delattr(gaussian, name)
-        _keep(gaussian, name, tensor)
-    return gaussian
+def _is_closed(first: Member, members: Sequence[Member], weights: Tensor) -> bool:
+    """Whether the product is a member: all of one shape, and h comes out as h."""
+    if any(member.natural.shape != first.natural.shape for member in members):
+        return False
+    has_base_measure = first.log_base_measure(_any_event(first)) is not None
+    return not has_base_measure or bool((weights.sum() - 1).abs() < 1e-12)
 
 
-register(Gaussian, lambda g: {"loc": g.loc, "scale": g.scale, "scale_tril": g.scale_tril}, _build)
+def _any_event(member: Member) -> Tensor:
+    return member.natural.new_zeros(member.space.event_shape)
 
 
-def _combine_diagonal(
-    terms: Sequence[Term], parts: list[Gaussian], weights: list[Tensor]
-) -> Gaussian:
-    shares = [w * _present(p.scale) ** -2 for w, p in zip(weights, parts, strict=True)]
-    precision = torch.stack(shares).sum(0)
-    _require_proper(terms, bool((precision > 0).all()))
-    pulls = torch.stack([s * p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
-    return Gaussian(pulls / precision, scale=precision.rsqrt())
-
-
-def _combine_full(terms: Sequence[Term], parts: list[Gaussian], weights: list[Tensor]) -> Gaussian:
-    shares = [w * p.precision for w, p in zip(weights, parts, strict=True)]
-    precision = torch.stack(shares).sum(0)
-    precision = (precision + precision.mT) / 2
-    _require_proper(terms, bool(torch.linalg.cholesky_ex(precision).info == 0))
-    pulls = torch.stack([s @ p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
-    return Gaussian(torch.linalg.solve(precision, pulls), precision=precision)
-
-
-def _require_proper(terms: Sequence[Term], is_proper: bool) -> None:
-    if is_proper:
-        return
-    blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() <= 0]
-    raise ImproperError(
-        "expected a product of Gaussians whose precisions sum to a positive definite matrix; "
-        f"{', '.join(blamed)} takes away more than the others give, so the density grows without "
-        "bound; use a smaller weight, or multiply by a broader prior"
+def _improper(first: Member, terms: Sequence[Term]) -> ImproperError:
+    blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() != 1]
+    names = ", ".join(blamed or [term.name for term in terms])
+    return ImproperError(
+        f"expected a product of {type(first).__name__} experts with a finite integral, got natural "
+        f"parameters outside of the family's; look at {names}: use a smaller weight, or multiply "
+        "by a broader prior"
     )
 
 
-def _in_float64(expert: Gaussian) -> Gaussian:
-    tensors = {"loc": expert.loc, "scale": expert.scale, "scale_tril": expert.scale_tril}
-    return _build(
-        {k: None if t is None else t.to("cpu", torch.float64) for k, t in tensors.items()}
-    )
+def _sum_last(values: Tensor, count: int) -> Tensor:
+    return values.sum(tuple(range(-count, 0))) if count else values
 
 
-def _present(scale: Tensor | None) -> Tensor:
-    if scale is None:
-        raise PoeError("expected a Gaussian with a scale or a scale_tril, got neither")
-    return scale
-
-
-def _keep(module: nn.Module, name: str, value: Tensor | None) -> None:
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)
-
-
-def _as_tensor(name: str, value: ArrayLike) -> Tensor:
-    tensor = torch.as_tensor(value)
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
-    if not tensor.is_meta and not bool(tensor.isfinite().all()):
-        raise PoeError(f"expected a finite {name}, got {tensor}")
-    return tensor
-
-
-def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = _as_tensor("scale", scale)
-    if tensor.ndim == 0 and loc.ndim:
-        tensor = tensor.expand(loc.shape).clone()
-    if tensor.shape != loc.shape:
-        raise ShapeError(
-            f"expected scale of shape {tuple(loc.shape)} like loc, got {tuple(tensor.shape)}; "
-            "use covariance= or precision= for a matrix"
-        )
-    if not tensor.is_meta and not bool((tensor > 0).all()):
-        raise PoeError(f"expected a positive scale, got {tensor}")
-    return tensor if isinstance(tensor, nn.Parameter) else tensor.to(loc)
-
-
-def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = _as_tensor(name, matrix).to(loc)
-    d = loc.numel()
-    if loc.ndim != 1 or tensor.shape != (d, d):
-        raise ShapeError(
-            f"expected loc of shape (d,) and {name} of shape (d, d), got {tuple(loc.shape)} and "
-            f"{tuple(tensor.shape)}"
-        )
-    if tensor.is_meta:
-        return tensor
-    factor, info = torch.linalg.cholesky_ex(tensor)
-    is_symmetric = torch.allclose(
-        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * tensor.detach().abs().max().item()
-    )
-    if info != 0 or not is_symmetric:
-        raise PoeError(f"expected a symmetric positive definite {name}, got {tensor}")
-    return factor
-
-
-def _inverse_cholesky(factor: Tensor) -> Tensor:
-    """From P = L L' the lower triangular T with T T' = P^-1 (stable: one flipped factorisation)."""
-    if factor.is_meta:
-        return factor
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor))
-
-
-def _sum_event(values: Tensor, event_ndim: int) -> Tensor:
-    return values.sum(tuple(range(-event_ndim, 0))) if event_ndim else values
-
-
-def _require_one(**spreads: ArrayLike | None) -> None:
-    given = [name for name, value in spreads.items() if value is not None]
-    if len(given) != 1:
+def _refuse_gradient(natural: Tensor) -> None:
+    if natural.requires_grad:
         raise PoeError(
-            f"expected exactly one of {', '.join(spreads)}, got {', '.join(given) or 'none'}"
+            "expected numbers, or natural parameters that are an nn.Parameter, got a tensor that "
+            "requires a gradient; to learn them use expert.with_natural(nn.Parameter(...))"
         )
+
+
+def positive(**parameters: Numbers) -> list[Tensor]:
+    """The parameters as tensors of one shape and dtype, all positive and finite.
+
+    >>> [tensor.tolist() for tensor in positive(concentration=[1.0, 2.0], rate=3.0)]
+    [[1.0, 2.0], [3.0, 3.0]]
+    """
+    tensors = real(**parameters)
+    for name, tensor in zip(parameters, tensors, strict=True):
+        if not tensor.is_meta and not bool((tensor > 0).all()):
+            raise PoeError(f"expected a positive {name}, got {tensor.tolist()}")
+    return tensors
+
+
+def real(**parameters: Numbers) -> list[Tensor]:
+    """The parameters as tensors of one shape and dtype, all finite."""
+    given = [value for value in parameters.values() if isinstance(value, Tensor)]
+    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
+    dtype = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
+    tensors = [torch.as_tensor(value, dtype=dtype) for value in parameters.values()]
+    for name, tensor in zip(parameters, tensors, strict=True):
+        _refuse_gradient(tensor)
+        if not tensor.is_meta and not bool(tensor.isfinite().all()):
+            raise PoeError(f"expected a finite {name}, got {tensor.tolist()}")
+    try:
+        return [tensor.clone() for tensor in torch.broadcast_tensors(*tensors)]
+    except RuntimeError as error:
+        shapes = {name: tuple(t.shape) for name, t in zip(parameters, tensors, strict=True)}
+        raise ShapeError(f"expected parameters of one shape, got {shapes}") from error

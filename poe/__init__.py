@@ -24,6 +24,7 @@ from poe.evaluation import Autocast, Chunked
 from poe.expert import Expert, Product, Tempered
 from poe.io import load, save
 from poe.partition import LogPartition, log_partition
+from poe.properties import Simplified, simplify
 from poe.ratio import log_ratio
 from poe.space import (
     Binary,
@@ -45,8 +46,9 @@ __all__ = [
     "FromLogDensity", "Given", "ImproperError", "Interval", "LogPartition", "Mixture",
     "NonFiniteError", "NormalizationError", "OperatorError", "PoeError", "Positive",
     "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
-    "Space", "SpaceMismatchError", "StorageError", "Tempered", "Together", "Transformed",
-    "TrustWarning", "as_expert", "io", "link", "load", "log_partition", "log_ratio", "save",
+    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Tempered", "Together",
+    "Transformed", "TrustWarning", "as_expert", "io", "link", "load", "log_partition", "log_ratio",
+    "save", "simplify",
 ]  # fmt: skip
 
 # --- samplers (marked block: extended by the inference half) ---

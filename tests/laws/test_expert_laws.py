@@ -12,6 +12,7 @@ from nflows.transforms import MaskedAffineAutoregressiveTransform
 from torch import Tensor, nn
 from torch import distributions as D
 
+import experts
 import poe
 from experts import (
     DensityRatio,
@@ -109,6 +110,19 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "square": (poe.link.square(_network(), poe.Real(2)), _real(4, 2)),
     "absolute": (poe.link.absolute(_network(), poe.Real(2)), _real(4, 2)),
     "softplus": (poe.link.softplus(_network(), poe.Real(2)), _real(4, 2)),
+    "Exponential family": (experts.Exponential([0.5, 3.0]), _real(4, 2).exp()),
+    "Gamma family": (experts.Gamma([0.7, 4.0], [1.5, 3.0]), _real(4, 2).exp()),
+    "Beta family": (experts.Beta([0.7, 4.0], [1.5, 3.0]), _real(4, 2).sigmoid()),
+    "Dirichlet family": (experts.Dirichlet([0.7, 1.0, 4.0]), _real(4, 3).softmax(-1)),
+    "Bernoulli family": (experts.Bernoulli([-2.0, 1.0]), (_real(4, 2) > 0).float()),
+    "Categorical family": (experts.Categorical([[0.3, -1.0, 2.0]]), torch.tensor([[0], [1], [2]])),
+    "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
+    "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),
+    "Wishart family": (experts.Wishart(4.0, torch.eye(2)), matrix.expand(3, 2, 2).clone()),
+    "Gammas": (
+        poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
+        _real(4, 1).exp(),
+    ),
     "Normal": (poe.as_expert(D.Normal(0.3, 2.0)), _real(4)),
     "Gamma": (poe.as_expert(D.Gamma(2.0, 1.5)), _real(4).exp()),
     "Beta": (poe.as_expert(D.Beta(2.0, 3.0)), _real(4).sigmoid()),

@@ -1,0 +1,255 @@
+"""The Gaussian: any covariance, with its products in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from poe import Expert, ImproperError, PoeError, Real, ShapeError
+from poe.io import Fields, register
+from poe.properties import Simplified, Term, combine
+from poe.randomness import resolve
+
+ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+
+
+class Gaussian(Expert):
+    """The normal density N(x; m, S), normalised, on `Real(loc.shape)`.
+
+    log p(x) = -1/2 (x - m)' S^-1 (x - m) - 1/2 log det(2 pi S)
+
+    Give `loc` of shape `(*event)` and one of `scale` (standard deviations: a number or
+    `(*event)`), `covariance` or `precision` (`(d, d)`, then loc is `(d,)`). Products of powers of
+    Gaussians are Gaussian, with the log partition in closed form. A `loc` or `scale` that is an
+    `nn.Parameter` stays one. Raises `ShapeError`, and `PoeError` where the spread is not positive.
+
+    >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
+    >>> a(torch.tensor([[-1.0]]))
+    tensor([-0.9189])
+    >>> poe.log_partition(a * b).value
+    tensor(-4.6305)
+    """
+
+    loc: Tensor
+    scale: Tensor | None
+    scale_tril: Tensor | None
+
+    def __init__(
+        self,
+        loc: ArrayLike,
+        scale: ArrayLike | None = None,
+        *,
+        covariance: ArrayLike | None = None,
+        precision: ArrayLike | None = None,
+    ) -> None:
+        super().__init__()
+        _require_one(scale=scale, covariance=covariance, precision=precision)
+        center = _as_tensor("loc", loc)
+        self.space = Real(tuple(center.shape))
+        _keep(self, "loc", center)
+        _keep(self, "scale", None if scale is None else _as_scale(scale, center))
+        tril = None
+        if covariance is not None:
+            tril = _cholesky("covariance", covariance, center)
+        elif precision is not None:
+            tril = _inverse_cholesky(_cholesky("precision", precision, center))
+        _keep(self, "scale_tril", tril)
+
+    def forward(self, x: Tensor) -> Tensor:
+        event_ndim = self.loc.ndim
+        whitened = self._whiten(x - self.loc)
+        squares = _sum_event(whitened.square(), event_ndim)
+        log_scale = _sum_event(self._log_scale(), event_ndim)
+        return -0.5 * squares - log_scale - 0.5 * self.loc.numel() * math.log(2 * math.pi)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x): `(*batch, *event) -> (*batch,)`; equals `log_density`."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: `(num_samples, *event)`."""
+        generator = resolve(generator, self.loc.device)
+        shape = (num_samples, *self.loc.shape)
+        noise = torch.randn(
+            shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device
+        )
+        if self.scale_tril is None:
+            return self.loc + _present(self.scale) * noise
+        return self.loc + noise @ self.scale_tril.mT
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance matrix `(d, d)`, with events flattened."""
+        if self.scale_tril is None:
+            return torch.diag(_present(self.scale).flatten().square())
+        return self.scale_tril @ self.scale_tril.mT
+
+    @property
+    def precision(self) -> Tensor:
+        """The inverse of the covariance `(d, d)`, with events flattened."""
+        if self.scale_tril is None:
+            return torch.diag(_present(self.scale).flatten().square().reciprocal())
+        return torch.cholesky_inverse(self.scale_tril)
+
+    def extra_repr(self) -> str:
+        kind = "diagonal" if self.scale_tril is None else "full"
+        return f"{self.space}, {kind} covariance"
+
+    def _whiten(self, centered: Tensor) -> Tensor:
+        if self.scale_tril is None:
+            return centered / _present(self.scale)
+        batch = centered.reshape(-1, centered.shape[-1])
+        solved = torch.linalg.solve_triangular(self.scale_tril, batch.mT, upper=False)
+        return solved.mT.reshape(centered.shape)
+
+    def _log_scale(self) -> Tensor:
+        if self.scale_tril is None:
+            return _present(self.scale).log()
+        return self.scale_tril.diagonal().log()
+
+
+@combine.register
+def _(first: Gaussian, terms: Sequence[Term]) -> Simplified | None:
+    """Precisions and precision-weighted locations add, each times its exponent.
+
+    The constant is the product's log-density minus the combined one's, taken at the combined
+    location, where rounding is least. All in float64, whatever the experts' dtype.
+    """
+    if first.loc.is_meta:
+        return None
+    weights = [term.exponent.to("cpu", torch.float64) for term in terms]
+    parts = [_in_float64(term.expert) for term in terms if isinstance(term.expert, Gaussian)]
+    if all(part.scale_tril is None for part in parts):
+        combined = _combine_diagonal(terms, parts, weights)
+    else:
+        combined = _combine_full(terms, parts, weights)
+    values = [weight * part(combined.loc) for weight, part in zip(weights, parts, strict=True)]
+    log_constant = torch.stack(values).sum() - combined(combined.loc)
+    target = first.loc
+    return Simplified(combined.to(target.device, target.dtype), log_constant.to(target))
+
+
+def _build(fields: Fields) -> Gaussian:
+    """From its own tensors, without a second factorisation."""
+    gaussian = Gaussian(fields["loc"].detach(), scale=1.0)
+    for name, tensor in fields.items():
+        delattr(gaussian, name)
+        _keep(gaussian, name, tensor)
+    return gaussian
+
+
+register(Gaussian, lambda g: {"loc": g.loc, "scale": g.scale, "scale_tril": g.scale_tril}, _build)
+
+
+def _combine_diagonal(
+    terms: Sequence[Term], parts: list[Gaussian], weights: list[Tensor]
+) -> Gaussian:
+    shares = [w * _present(p.scale) ** -2 for w, p in zip(weights, parts, strict=True)]
+    precision = torch.stack(shares).sum(0)
+    _require_proper(terms, bool((precision > 0).all()))
+    pulls = torch.stack([s * p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
+    return Gaussian(pulls / precision, scale=precision.rsqrt())
+
+
+def _combine_full(terms: Sequence[Term], parts: list[Gaussian], weights: list[Tensor]) -> Gaussian:
+    shares = [w * p.precision for w, p in zip(weights, parts, strict=True)]
+    precision = torch.stack(shares).sum(0)
+    precision = (precision + precision.mT) / 2
+    _require_proper(terms, bool(torch.linalg.cholesky_ex(precision).info == 0))
+    pulls = torch.stack([s @ p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
+    return Gaussian(torch.linalg.solve(precision, pulls), precision=precision)
+
+
+def _require_proper(terms: Sequence[Term], is_proper: bool) -> None:
+    if is_proper:
+        return
+    blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() <= 0]
+    raise ImproperError(
+        "expected a product of Gaussians whose precisions sum to a positive definite matrix; "
+        f"{', '.join(blamed)} takes away more than the others give, so the density grows without "
+        "bound; use a smaller weight, or multiply by a broader prior"
+    )
+
+
+def _in_float64(expert: Gaussian) -> Gaussian:
+    tensors = {"loc": expert.loc, "scale": expert.scale, "scale_tril": expert.scale_tril}
+    return _build(
+        {k: None if t is None else t.to("cpu", torch.float64) for k, t in tensors.items()}
+    )
+
+
+def _present(scale: Tensor | None) -> Tensor:
+    if scale is None:
+        raise PoeError("expected a Gaussian with a scale or a scale_tril, got neither")
+    return scale
+
+
+def _keep(module: nn.Module, name: str, value: Tensor | None) -> None:
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def _as_tensor(name: str, value: ArrayLike) -> Tensor:
+    tensor = torch.as_tensor(value)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.get_default_dtype())
+    if not tensor.is_meta and not bool(tensor.isfinite().all()):
+        raise PoeError(f"expected a finite {name}, got {tensor}")
+    return tensor
+
+
+def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
+    tensor = _as_tensor("scale", scale)
+    if tensor.ndim == 0 and loc.ndim:
+        tensor = tensor.expand(loc.shape).clone()
+    if tensor.shape != loc.shape:
+        raise ShapeError(
+            f"expected scale of shape {tuple(loc.shape)} like loc, got {tuple(tensor.shape)}; "
+            "use covariance= or precision= for a matrix"
+        )
+    if not tensor.is_meta and not bool((tensor > 0).all()):
+        raise PoeError(f"expected a positive scale, got {tensor}")
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.to(loc)
+
+
+def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
+    tensor = _as_tensor(name, matrix).to(loc)
+    d = loc.numel()
+    if loc.ndim != 1 or tensor.shape != (d, d):
+        raise ShapeError(
+            f"expected loc of shape (d,) and {name} of shape (d, d), got {tuple(loc.shape)} and "
+            f"{tuple(tensor.shape)}"
+        )
+    if tensor.is_meta:
+        return tensor
+    factor, info = torch.linalg.cholesky_ex(tensor)
+    is_symmetric = torch.allclose(
+        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * tensor.detach().abs().max().item()
+    )
+    if info != 0 or not is_symmetric:
+        raise PoeError(f"expected a symmetric positive definite {name}, got {tensor}")
+    return factor
+
+
+def _inverse_cholesky(factor: Tensor) -> Tensor:
+    """From P = L L' the lower triangular T with T T' = P^-1 (stable: one flipped factorisation)."""
+    if factor.is_meta:
+        return factor
+    return torch.linalg.cholesky(torch.cholesky_inverse(factor))
+
+
+def _sum_event(values: Tensor, event_ndim: int) -> Tensor:
+    return values.sum(tuple(range(-event_ndim, 0))) if event_ndim else values
+
+
+def _require_one(**spreads: ArrayLike | None) -> None:
+    given = [name for name, value in spreads.items() if value is not None]
+    if len(given) != 1:
+        raise PoeError(
+            f"expected exactly one of {', '.join(spreads)}, got {', '.join(given) or 'none'}"
+        )
