@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,23 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 
 from poe.errors import NormalizationError, PoeError, ShapeError
-from poe.expert import Expert, dtype_of, experts_in, require_expert, shared_space
+from poe.expert import (
+    Expert,
+    Product,
+    Tempered,
+    dtype_of,
+    experts_in,
+    require_expert,
+    shared_space,
+)
 from poe.parts import parts_of
+from poe.properties import Simplified, distribute, exact_log_partition, simplify
 from poe.randomness import resolve
 from poe.space import Binary, Categorical, Interval, Real, Space, space_of
 from poe.space import Sequence as Tokens
+
+MAX_COMPONENTS = 1024
+"""A product of mixtures with more than these is not multiplied out."""
 
 
 class Mixture(Expert):
@@ -84,6 +97,28 @@ class Mixture(Expert):
         ]
         # Sorted by component, then put back where each component was chosen.
         return torch.cat(parts)[chosen.argsort(stable=True).argsort()]
+
+
+@distribute.register
+def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
+    """(Σ wₖ pₖ) q = Σ wₖ Zₖ (pₖ q / Zₖ), with the log Zₖ of each product in closed form."""
+    mixtures = [factor, *(other for other in others if isinstance(other, Mixture))]
+    count = math.prod(len(mixture.experts) for mixture in mixtures)
+    if count > MAX_COMPONENTS or any(estimate is not None for estimate in factor.estimates):
+        return None
+    products, log_sizes = [], []
+    for component in experts_in(factor.experts):
+        simple, log_constant = simplify(Product(component, *others))
+        if isinstance(simple, Product | Tempered):
+            return None
+        before, after = exact_log_partition(component), exact_log_partition(simple)
+        if before is None or after is None:
+            return None
+        products.append(simple)
+        log_sizes.append(log_constant + after - before)
+    log_weights = factor.weights.log() + torch.stack(log_sizes)
+    total = log_weights.logsumexp(0)
+    return Simplified(Mixture(products, (log_weights - total).exp()), total)
 
 
 def either(a: Expert, b: Expert) -> Mixture:

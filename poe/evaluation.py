@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from poe.errors import DtypeError, PoeError
-from poe.expert import Expert, require_expert
+from poe.expert import Expert, Product, experts_in, require_expert
+from poe.properties import Simplified, merge
 
 
 class Chunked(Expert):
@@ -81,6 +82,43 @@ class Autocast(Expert):
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"
+
+
+class Merged(Product):
+    """A product of which the experts of one family are evaluated as the one that they make.
+
+    Says what the product says, names and contributions too: log p̃(x) = log q(x) + c, with q of
+    fewer experts and c a constant.
+    """
+
+    log_constant: Tensor
+
+    def __init__(self, product: Product, simple: Simplified) -> None:
+        super().__init__(*experts_in(product.experts))
+        self.names = product.names
+        self.simple = simple.expert
+        self.register_buffer("log_constant", simple.log_constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = self.simple(x) + self.log_constant
+        return value
+
+
+def merged(expert: Expert) -> Expert:
+    """A product with the experts of one family merged; the expert itself where there are none.
+
+    >>> import poe
+    >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
+    >>> quartic = poe.FromLogDensity(lambda x: -(x**4).sum(-1), space=poe.Real(1))
+    >>> product, x = a * quartic * b, torch.ones(1, 1)
+    >>> merged(product).simple.names, product(x), merged(product)(x)
+    (('Gaussian', 'FromLogDensity'), tensor([-6.1447]), tensor([-6.1447]))
+    """
+    if not isinstance(expert, Product):
+        return expert
+    simple = merge(expert)
+    is_simpler = len(list(simple.expert._factors())) < len(expert.names)
+    return Merged(expert, simple) if is_simpler else expert
 
 
 def in_chunks(expert: Expert, chunk_size: int | None) -> Expert:

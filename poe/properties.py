@@ -39,12 +39,31 @@ def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
 
 
 @singledispatch
+def distribute(factor: Expert, others: Sequence[Expert]) -> Simplified | None:
+    """The product of a weighted sum and other experts as a weighted sum of products.
+
+    None where the factor is no sum, or one of those products is not normalised in closed form.
+    """
+    return None
+
+
+@singledispatch
 def simplify(expert: Expert) -> Simplified:
     """The same density in the simplest known form; an improper product stays as it is.
+
+    Experts of one family are merged, and mixtures multiplied out where all their products have a
+    closed form. The value changes by rounding alone.
 
     >>> g = experts.Gaussian([0.0], scale=[1.0])
     >>> simplify(g * g).expert.scale
     tensor([0.7071])
+    >>> simplify((g | g) * g).expert
+    Mixture(
+      2 components
+      (experts): ModuleList(
+        (0-1): 2 x Gaussian(Real(1), diagonal covariance)
+      )
+    )
     """
     return Simplified(expert, torch.zeros(()))
 
@@ -52,6 +71,18 @@ def simplify(expert: Expert) -> Simplified:
 @simplify.register(Tempered)
 @simplify.register(Product)
 def _(expert: Tempered | Product) -> Simplified:
+    merged, log_constant = merge(expert)
+    factors = [factor for _, factor in merged._factors()]
+    if len(factors) > 1:
+        for index, factor in enumerate(factors):
+            found = distribute(factor, factors[:index] + factors[index + 1 :])
+            if found is not None:
+                return Simplified(found.expert, log_constant + found.log_constant)
+    return Simplified(merged, log_constant)
+
+
+def merge(expert: Expert) -> Simplified:
+    """The same density with the experts of each family merged into one."""
     families: dict[type[Expert], list[Term]] = {}
     for term in _terms(expert):
         families.setdefault(type(term.expert), []).append(term)
@@ -63,7 +94,7 @@ def _(expert: Tempered | Product) -> Simplified:
     for family, terms in families.items():
         simple = combined[family]
         if simple is None:
-            factors += [term.expert**term.exponent for term in terms]
+            factors += [t.expert if _is_plain(t) else t.expert**t.exponent for t in terms]
         else:
             factors.append(simple.expert)
             log_constant = log_constant + simple.log_constant
@@ -162,9 +193,14 @@ def _term(name: str, expert: Expert) -> Term:
 
 
 def _combine_if_proper(terms: list[Term]) -> Simplified | None:
-    if len(terms) == 1 and not terms[0].exponent.requires_grad and terms[0].exponent == 1:
+    if len(terms) == 1 and _is_plain(terms[0]):
         return Simplified(terms[0].expert, torch.zeros(()))
     try:
         return combine(terms[0].expert, terms)
     except ImproperError:  # another factor may mend it, so the terms stay as they are
         return None
+
+
+def _is_plain(term: Term) -> bool:
+    """Whether the exponent is 1 and stays so."""
+    return not term.exponent.requires_grad and bool(term.exponent == 1)

@@ -17,7 +17,7 @@ from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.draws import Draws
 from poe.errors import PoeError, ShapeError, TrustWarning
-from poe.evaluation import in_chunks
+from poe.evaluation import in_chunks, merged
 from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import Plan, Run
@@ -105,6 +105,7 @@ def sample(
     if kernel is None and can_sample_exactly(simple):
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
+    target = merged(target)
     settings = (target, kernel, (num_samples, num_chains, warmup), initial, collect, seed)
     coordinates = Coordinates(target.space)
     x, where = start(target, num_chains, initial, coordinates, generator)

@@ -21,7 +21,7 @@ from poe.errors import PoeError, TrustWarning
 from poe.expert import Expert, shared_space
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.properties import check_proper, simplify
+from poe.properties import check_proper, merge
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
@@ -123,7 +123,7 @@ def _merged(target: Expert) -> tuple[Expert, float]:
 
     With the log of the constant that is missing; as it is, names and all, where nothing merges.
     """
-    simple, log_constant = simplify(target)
+    simple, log_constant = merge(target)
     if len(list(simple._factors())) < len(list(target._factors())):
         return simple, log_constant.item()
     return target, 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as D
 
+import experts
 import poe
 from experts import Gaussian
 
@@ -280,3 +281,56 @@ def test_links_survive_extreme_outputs() -> None:
 
 def test_square_of_zero_is_excluded() -> None:
     assert poe.link.square(nn.Flatten(0), poe.Real(1))(torch.zeros(1, 1)).item() == -torch.inf
+
+
+def mixture(*means: float, scale: float = 1.0) -> poe.Mixture:
+    weights = torch.arange(1.0, len(means) + 1)
+    return poe.Mixture([Gaussian([mean], scale=scale) for mean in means], weights / weights.sum())
+
+
+def test_a_product_of_mixtures_is_a_mixture_with_its_log_partition() -> None:
+    product = mixture(-2.0, 0.0, 3.0) * mixture(1.0, -1.0, scale=0.5) * Gaussian([0.5], scale=2.0)
+    simple, log_constant = poe.simplify(product)
+    assert isinstance(simple, poe.Mixture)
+    x = torch.linspace(-4, 4, 9)[:, None]
+    torch.testing.assert_close(simple(x) + log_constant, product(x))
+    opaque = poe.FromLogDensity(product.forward, space=product.space)
+    found = poe.log_partition(product)
+    assert found.method == "closed form"
+    torch.testing.assert_close(found.value, poe.log_partition(opaque).value.float())
+    torch.testing.assert_close(product.log_prob(x), product(x) - found.value)
+    draws = poe.sample(product, 40_000, generator=torch.Generator().manual_seed(0))
+    assert draws.guarantee == "exact"
+    axis = torch.linspace(-12, 12, 20_001)[:, None]
+    mass = product.log_prob(axis).exp() * (axis[1] - axis[0])
+    mean = (mass * axis[:, 0]).sum()
+    error = draws.samples.std() / draws.samples.numel() ** 0.5
+    assert (draws.samples.mean() - mean).abs() < 4 * error
+
+
+def test_mixtures_stay_as_they_are_where_a_product_has_no_closed_form() -> None:
+    quartic = poe.FromLogDensity(lambda x: -x.pow(4).sum(-1), space=poe.Real(1))
+    estimated = poe.Mixture([Gaussian([0.0], 1.0) ** 2], log_partitions=[0.3])
+    for product in (
+        mixture(0.0, 1.0) * quartic,
+        mixture(0.0, 1.0) * estimated,
+        mixture(0.0, 1.0) ** 0.5 * Gaussian([0.0], 1.0),
+        mixture(0.0, 1.0) / Gaussian([0.0], 0.1),
+        mixture(*torch.arange(33.0).tolist()) * mixture(*torch.arange(32.0).tolist()),
+    ):
+        simple, log_constant = poe.simplify(product)
+        assert isinstance(simple, poe.Product)
+        x = torch.ones(2, 1)
+        torch.testing.assert_close(simple(x) + log_constant, product(x))
+
+
+def test_mixtures_of_other_families_and_of_powers_multiply_too() -> None:
+    components = [experts.Gamma([2.0], [1.0]) ** 2, experts.Gamma([5.0], [2.0])]
+    gammas = poe.Mixture(components, [0.3, 0.7])
+    product = gammas * experts.Gamma([3.0], [0.5])
+    opaque = poe.FromLogDensity(product.forward, space=product.space)
+    assert poe.log_partition(product).method == "closed form"
+    torch.testing.assert_close(
+        poe.log_partition(product).value,
+        poe.log_partition(opaque).value.float(),
+    )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
+from poe.evaluation import merged
 from poe.testing import check_expert
 
 
@@ -72,3 +73,38 @@ def test_half_precision_rounds_the_network_and_not_the_sum() -> None:
 def test_what_makes_no_sense_is_refused(build: object, message: str) -> None:
     with pytest.raises(poe.PoeError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_sampling_evaluates_experts_of_one_family_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = experts.Gaussian([0.0, 1.0], scale=1.0), experts.Gaussian([2.0, 0.0], scale=0.5)
+    target = poe.Product(first=a, quartic=Counting(), second=b**0.5)
+    together = merged(target)
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(together.log_density_and_score(x), target.log_density_and_score(x))
+    assert together.names == target.names  # type: ignore[union-attr]
+    torch.testing.assert_close(together.contributions(x), target.contributions(x))  # type: ignore[operator]
+    check_expert(together, x)
+    calls: list[int] = []
+    forward = experts.Gaussian.forward
+
+    def counted(expert: experts.Gaussian, x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return forward(expert, x)
+
+    monkeypatch.setattr(experts.Gaussian, "forward", counted)
+    kernel = poe.samplers.MALA(0.1)
+    g = torch.Generator().manual_seed(0)
+    initial = torch.zeros(4, 2)
+    draws = poe.sample(
+        target, 40, kernel=kernel, warmup=3, initial=initial, generator=g, progress=False
+    )
+    num_steps = 3 + 10
+    assert num_steps <= calls.count(4) <= num_steps + 2  # one a step, not two, of all four chains
+    torch.testing.assert_close(draws.log_density, target(draws.samples))
+
+
+def test_nothing_to_merge_leaves_the_expert_alone() -> None:
+    target = experts.Gaussian([0.0, 1.0], scale=1.0) * Counting()
+    assert merged(target) is target
+    expert = network()
+    assert merged(expert) is expert
