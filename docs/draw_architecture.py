@@ -69,7 +69,16 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.run",
         ),
     ),
-    ("what is computed from it", ("poe.ratio", "poe.quadrature", "poe.partition", "poe.smc")),
+    (
+        "what is computed from it",
+        (
+            "poe.ratio",
+            "poe.quadrature",
+            "poe.enumeration",
+            "poe.partition",
+            "poe.smc",
+        ),
+    ),
     ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),

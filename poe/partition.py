@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from poe.enumeration import MAX_STATES, log_sum, num_states
 from poe.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.expert import Expert
 from poe.properties import check_proper, exact_log_partition
 from poe.quadrature import integrate
-from poe.space import Binary, Categorical, Sequence, Space
-
-MAX_STATES = 2**20
 
 
 class LogPartition(NamedTuple):
@@ -34,7 +30,7 @@ class LogPartition(NamedTuple):
 def log_partition(target: Expert, *, generator: torch.Generator | None = None) -> LogPartition:
     """log Z = log of the integral (or sum) of p̃ over its space.
 
-    In order: closed form; enumeration of at most 2^20 states; adaptive quadrature in one or two
+    In order: closed form; enumeration of at most 2^25 states; adaptive quadrature in one or two
     continuous dimensions. `generator` is for stochastic estimators; these methods need none.
     Raises `ImproperError` where Z is infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
     everywhere, and `NormalizationError` where none of the methods applies.
@@ -48,7 +44,7 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
     if closed is not None:
         return _exact(closed, "closed form")
     if num_states(target.space) <= MAX_STATES:
-        return _exact(_by_enumeration(target), "enumeration")
+        return _exact(log_sum(target), "enumeration")
     if not target.space.is_discrete and target.space.event_shape.numel() <= 2:
         value, error = integrate(target)
         return LogPartition(value, error, value - 2 * error, value + 2 * error, "quadrature")
@@ -60,51 +56,9 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
     )
 
 
-def states(space: Space) -> Tensor:
-    """All events of a small finite space, in lexicographic order: `(n_states, *event)`.
-
-    >>> states(Binary(2))
-    tensor([[0., 0.],
-            [0., 1.],
-            [1., 0.],
-            [1., 1.]])
-    """
-    if num_states(space) > MAX_STATES:
-        raise NormalizationError(f"expected at most {MAX_STATES} states, got {space}")
-    rows = torch.cartesian_prod(*[torch.arange(_num_values(space))] * space.event_shape.numel())
-    table = rows.reshape(-1, *space.event_shape)
-    return table.to(torch.get_default_dtype()) if isinstance(space, Binary) else table
-
-
-def _by_enumeration(target: Expert) -> Tensor:
-    device = next((t.device for t in itertools.chain(target.parameters(), target.buffers())), None)
-    with torch.no_grad():
-        parts = [target(part.to(device)) for part in torch.split(states(target.space), 2**14)]
-    values = torch.cat(parts)
-    if bool((values.isnan() | values.isposinf()).any()):
-        raise NonFiniteError(f"a log-density of {type(target).__name__} is NaN or +inf")
-    return torch.logsumexp(values.double(), 0).to(values.dtype)
-
-
 def _exact(value: Tensor, method: str) -> LogPartition:
     if not bool(value.isfinite()):
         raise (ImproperError if float(value) > 0 else NonFiniteError)(
             f"expected a finite log partition, got {float(value)}"
         )
     return LogPartition(value, torch.zeros_like(value), value, value, method)
-
-
-def _num_values(space: Space) -> int:
-    if isinstance(space, Binary):
-        return 2
-    if isinstance(space, Categorical):
-        return space.k
-    return space.vocab_size if isinstance(space, Sequence) else 0
-
-
-def num_states(space: Space) -> float:
-    """How many events a space has; infinity where they are not finite, or far too many."""
-    values, size = _num_values(space), space.event_shape.numel()
-    if values == 0 or size * math.log(values) > 2 * math.log(MAX_STATES):
-        return math.inf
-    return values**size

@@ -12,7 +12,7 @@ from torch import distributions as D
 
 import poe
 from experts import Gaussian
-from poe.partition import states
+from poe.enumeration import states
 
 
 def real(fn: Callable[[Tensor], Tensor], d: int = 1) -> poe.Expert:
@@ -137,6 +137,31 @@ def test_enumeration_of_a_normalised_discrete_expert() -> None:
     coin = poe.as_expert(D.Binomial(5, torch.tensor(0.3)))
     assert poe.log_partition(hidden(coin)).method == "enumeration"
     assert abs(poe.log_partition(hidden(coin)).value.item()) < 1e-6
+
+
+def test_enumeration_streams_over_more_states_than_fit_in_a_table() -> None:
+    """A chain of 21 spins, by its transfer matrix, and independent classes of their own weights."""
+    field, coupling, n = 0.2, 0.7, 21
+
+    def chain(x: Tensor) -> Tensor:
+        spins = 2 * x - 1
+        return field * spins.sum(-1) + coupling * (spins[..., 1:] * spins[..., :-1]).sum(-1)
+
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    transfer = (coupling * sign[:, None] * sign + field * sign).exp()
+    mass = (field * sign).exp()
+    for _ in range(n - 1):
+        mass = mass @ transfer
+    found = poe.log_partition(poe.FromLogDensity(chain, space=poe.Binary(n)))
+    assert found.method == "enumeration"
+    torch.testing.assert_close(found.value.double(), mass.sum().log(), rtol=1e-6, atol=0)
+    weights = torch.randn(3, 60, generator=torch.Generator().manual_seed(0))
+    classes = poe.FromLogDensity(
+        lambda x: weights.expand(len(x), 3, 60).gather(2, x[..., None]).sum((1, 2)),
+        space=poe.Categorical((3,), 60),
+    )
+    expected = weights.logsumexp(1).sum()
+    torch.testing.assert_close(poe.log_partition(classes).value, expected)
 
 
 def test_states_lists_every_event_once() -> None:

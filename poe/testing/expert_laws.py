@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Given
+from poe.enumeration import MAX_TABLE, num_states
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.partition import MAX_STATES, log_partition, num_states
+from poe.partition import log_partition
 from poe.properties import exact_log_partition
 from poe.quadrature import has_chart
 from poe.testing.law_error import LawError
@@ -180,7 +181,7 @@ def _can_be_integrated(expert: Expert) -> bool:
         return False
     space = expert.space
     is_low = has_chart(space) and 1 <= space.event_shape.numel() <= 2
-    return is_low or num_states(space) <= MAX_STATES
+    return is_low or num_states(space) <= MAX_TABLE
 
 
 def _is_batch_of_densities(expert: Expert) -> bool:
