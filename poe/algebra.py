@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class Mixture(Expert):
 
     def forward(self, x: Tensor) -> Tensor:
         values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
-        return torch.logsumexp(values + self.weights.to(values.dtype).log(), -1)
+        return torch.logsumexp(values + self.weights.log().to(values.dtype), -1)
 
     def extra_repr(self) -> str:
         return f"{len(self.experts)} components"
@@ -104,21 +104,42 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
     """(Σ wₖ pₖ) q = Σ wₖ Zₖ (pₖ q / Zₖ), with the log Zₖ of each product in closed form."""
     mixtures = [factor, *(other for other in others if isinstance(other, Mixture))]
     count = math.prod(len(mixture.experts) for mixture in mixtures)
-    if count > MAX_COMPONENTS or any(estimate is not None for estimate in factor.estimates):
+    if count > MAX_COMPONENTS or not _is_known_sum(factor):
         return None
-    products, log_sizes = [], []
-    for component in experts_in(factor.experts):
+    parts: list[Expert] = []
+    log_weights: list[Tensor] = []
+    for component, weight in zip(experts_in(factor.experts), factor.weights, strict=True):
         simple, log_constant = simplify(Product(component, *others))
         if isinstance(simple, Product | Tempered):
             return None
         before, after = exact_log_partition(component), exact_log_partition(simple)
         if before is None or after is None:
             return None
-        products.append(simple)
-        log_sizes.append(log_constant + after - before)
-    log_weights = factor.weights.log() + torch.stack(log_sizes)
+        inner = simple if _is_known_sum(simple) else Mixture([simple])
+        parts += experts_in(inner.experts)
+        log_weights.append(
+            inner.weights.double().log() + (weight.log() + log_constant + after - before)
+        )
+    return _weighted(parts, torch.cat(log_weights))
+
+
+def _weighted(parts: Sequence[Expert], log_weights: Tensor) -> Simplified | None:
+    """The mixture with these weights; None where one is too small for a number.
+
+    It may count far from the others' components, and a simpler form says the same everywhere.
+    """
     total = log_weights.logsumexp(0)
-    return Simplified(Mixture(products, (log_weights - total).exp()), total)
+    weights = (log_weights - total).exp()
+    if bool(((weights == 0) & log_weights.isfinite()).any()):
+        return None
+    mixture = Mixture(parts, weights)
+    mixture.weights = weights  # in float64, of the larger range
+    return Simplified(mixture, total.to(dtype_of(mixture.experts)))
+
+
+def _is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
+    """Whether it is a mixture whose components are all normalised."""
+    return isinstance(expert, Mixture) and all(e is None for e in expert.estimates)
 
 
 def either(a: Expert, b: Expert) -> Mixture:
@@ -272,7 +293,7 @@ def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
 
 
 def _components(expert: Expert) -> list[tuple[Expert, float]]:
-    if not isinstance(expert, Mixture) or any(e is not None for e in expert.estimates):
+    if not _is_known_sum(expert):
         return [(expert, 1.0)]
     return list(zip(experts_in(expert.experts), expert.weights.tolist(), strict=True))
 

@@ -292,6 +292,7 @@ def test_a_product_of_mixtures_is_a_mixture_with_its_log_partition() -> None:
     product = mixture(-2.0, 0.0, 3.0) * mixture(1.0, -1.0, scale=0.5) * Gaussian([0.5], scale=2.0)
     simple, log_constant = poe.simplify(product)
     assert isinstance(simple, poe.Mixture)
+    assert [type(component) for component in simple.experts] == [Gaussian] * 6
     x = torch.linspace(-4, 4, 9)[:, None]
     torch.testing.assert_close(simple(x) + log_constant, product(x))
     opaque = poe.FromLogDensity(product.forward, space=product.space)
@@ -306,6 +307,16 @@ def test_a_product_of_mixtures_is_a_mixture_with_its_log_partition() -> None:
     mean = (mass * axis[:, 0]).sum()
     error = draws.samples.std() / draws.samples.numel() ** 0.5
     assert (draws.samples.mean() - mean).abs() < 4 * error
+
+
+def test_far_components_of_a_product_of_mixtures_are_not_lost() -> None:
+    far = mixture(0.0, 30.0)
+    product, x = far * far, torch.tensor([[0.0], [15.0], [30.0]])
+    simple, log_constant = poe.simplify(product)  # between them e^-225, no number in float32
+    assert isinstance(simple, poe.Mixture)
+    torch.testing.assert_close(simple(x) + log_constant, product(x))
+    further = mixture(0.0, 80.0)  # e^-1600, no number at all
+    assert isinstance(poe.simplify(further * further).expert, poe.Product)
 
 
 def test_mixtures_stay_as_they_are_where_a_product_has_no_closed_form() -> None:
