@@ -30,7 +30,7 @@ class LogPartition(NamedTuple):
 def log_partition(target: Expert, *, generator: torch.Generator | None = None) -> LogPartition:
     """log Z = log of the integral (or sum) of p̃ over its space.
 
-    In order: closed form; enumeration of at most 2^25 states; adaptive quadrature in one or two
+    In order: closed form; enumeration of at most 2^25 states; adaptive quadrature in up to three
     continuous dimensions. `generator` is for stochastic estimators; these methods need none.
     Raises `ImproperError` where Z is infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
     everywhere, and `NormalizationError` where none of the methods applies.
@@ -45,12 +45,12 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
         return _exact(closed, "closed form")
     if num_states(target.space) <= MAX_STATES:
         return _exact(log_sum(target), "enumeration")
-    if not target.space.is_discrete and target.space.event_shape.numel() <= 2:
+    if not target.space.is_discrete and target.space.event_shape.numel() <= 3:
         value, error = integrate(target)
         return LogPartition(value, error, value - 2 * error, value + 2 * error, "quadrature")
     raise NormalizationError(
         f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "
-        f"closed form, more than {MAX_STATES} states and more than two continuous dimensions; "
+        f"closed form, more than {MAX_STATES} states and more than three continuous dimensions; "
         "estimate it by poe.smc(target, num_samples).log_partition, or use poe.log_ratio, which "
         "needs no normaliser"
     )

@@ -139,6 +139,44 @@ def test_enumeration_of_a_normalised_discrete_expert() -> None:
     assert abs(poe.log_partition(hidden(coin)).value.item()) < 1e-6
 
 
+PRECISION = torch.tensor([[2.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 0.5]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("expert", "truth"),
+    [
+        (
+            real(lambda x: -0.5 * (x * (x @ PRECISION)).sum(-1), 3),
+            1.5 * math.log(2 * math.pi) - 0.5 * math.log(torch.linalg.det(PRECISION)),
+        ),
+        (real(lambda x: -x.pow(4).sum(-1), 3), 3 * math.log(2 * math.gamma(1.25))),
+        (
+            poe.FromLogDensity(lambda x: (1.5 * x.log() - x).sum(-1), space=poe.Positive(3)),
+            3 * math.lgamma(2.5),
+        ),
+    ],
+    ids=["Gaussian", "quartic", "Gamma"],
+)
+def test_quadrature_in_three_dimensions(expert: poe.Expert, truth: float) -> None:
+    found = poe.log_partition(expert)
+    assert found.method == "quadrature"
+    assert abs(found.value.item() - truth) < 1e-8
+    assert abs(found.value.item() - truth) < 3 * found.std_error.item() + 1e-14
+
+
+@pytest.mark.parametrize(("d", "scale"), [(1, 0.003), (2, 0.03), (3, 0.1)])
+def test_quadrature_loses_no_narrow_mode_beside_another(d: int, scale: float) -> None:
+    """The nodes are wider apart: what one mode has nodes in must not hide the other."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        means = 4 * torch.randn(2, d, generator=g, dtype=torch.float64)
+        one, other = (
+            Gaussian(mean, scale=torch.full((d,), scale, dtype=torch.float64)) for mean in means
+        )
+        found = poe.log_partition(hidden(one | other))
+        assert abs(found.value.item()) < 3 * found.std_error.item() + 1e-9
+
+
 def test_enumeration_streams_over_more_states_than_fit_in_a_table() -> None:
     """A chain of 21 spins, by its transfer matrix, and independent classes of their own weights."""
     field, coupling, n = 0.2, 0.7, 21
@@ -177,12 +215,12 @@ def test_states_lists_every_event_once() -> None:
 @pytest.mark.parametrize(
     "expert",
     [
-        real(lambda x: -quadratic(x), 3),
+        real(lambda x: -quadratic(x), 4),
         poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Binary(40)),
         poe.FromLogDensity(lambda x: -x, space=poe.Count(())),
         poe.FromLogDensity(lambda x: x[..., 0], space=poe.Simplex(3)),
     ],
-    ids=["Real(3)", "Binary(40)", "Count", "Simplex"],
+    ids=["Real(4)", "Binary(40)", "Count", "Simplex"],
 )
 def test_what_no_method_reaches_is_refused(expert: poe.Expert) -> None:
     with pytest.raises(poe.NormalizationError, match=r"poe.log_ratio|Transformed"):
