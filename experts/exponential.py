@@ -47,9 +47,14 @@ class Member(Expert):
         """T(x): ``(*batch, *event) -> (*batch, *natural.shape)``."""
         raise NotImplementedError(f"{type(self).__name__} must implement statistics")
 
-    def log_base_measure(self, x: Tensor) -> Tensor | None:
-        """log h(x): ``(*batch, *event) -> (*batch,)``; None where h is 1."""
-        return None
+    @property
+    def has_base_measure(self) -> bool:
+        """Whether h is anything but 1."""
+        return False
+
+    def log_base_measure(self, x: Tensor) -> Tensor:
+        """log h(x): ``(*batch, *event) -> (*batch,)``, asked for where h is not 1."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_base_measure")
 
     def log_partition(self, natural: Tensor) -> Tensor:
         """A(θ): ``()``."""
@@ -82,8 +87,9 @@ class Member(Expert):
         # A parameter of 0 has no say, also at the edge of the space where T is infinite.
         terms = terms.masked_fill((self.natural == 0).expand_as(terms), 0.0)
         value = _sum_last(terms, self.natural.ndim) - self.log_partition(self.natural)
-        log_base = self.log_base_measure(x)
-        return mask_outside(self.space, x, value if log_base is None else value + log_base)
+        if self.has_base_measure:
+            value = value + self.log_base_measure(x)
+        return mask_outside(self.space, x, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
@@ -146,6 +152,7 @@ class ExponentialFamily(Member):
         *,
         space: Space,
     ) -> None:
+        # Where h is 1, None is the first.
         self.functions = (log_base_measure, statistics, log_partition)
         super().__init__(natural, space)
 
@@ -153,9 +160,15 @@ class ExponentialFamily(Member):
         """T(x)"""
         return self.functions[1](x)
 
-    def log_base_measure(self, x: Tensor) -> Tensor | None:
+    @property
+    def has_base_measure(self) -> bool:
+        """Whether log h was given."""
+        return self.functions[0] is not None
+
+    def log_base_measure(self, x: Tensor) -> Tensor:
         """log h(x)"""
-        return None if self.functions[0] is None else self.functions[0](x)
+        assert self.functions[0] is not None
+        return self.functions[0](x)
 
     def log_partition(self, natural: Tensor) -> Tensor:
         """A(θ)"""
@@ -196,12 +209,7 @@ def _is_closed(first: Member, members: Sequence[Member], weights: Tensor) -> boo
     """Whether the product is a member: all of one shape, and h comes out as h."""
     if any(member.natural.shape != first.natural.shape for member in members):
         return False
-    has_base_measure = first.log_base_measure(_any_event(first)) is not None
-    return not has_base_measure or bool((weights.sum() - 1).abs() < 1e-12)
-
-
-def _any_event(member: Member) -> Tensor:
-    return member.natural.new_zeros(member.space.event_shape)
+    return not first.has_base_measure or bool((weights.sum() - 1).abs() < 1e-12)
 
 
 def _improper(first: Member, terms: Sequence[Term]) -> ImproperError:

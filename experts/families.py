@@ -45,7 +45,7 @@ class Exponential(Samplable):
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         unit = self.natural.new_empty((num_samples, *self.natural.shape))
-        return unit.exponential_(generator=generator) / self.rate
+        return _above_zero(unit.exponential_(generator=generator) / self.rate)
 
 
 class Gamma(Samplable):
@@ -89,7 +89,7 @@ class Gamma(Samplable):
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         unit = _standard_gamma(self.concentration, num_samples, generator)
-        return (unit / self.rate).clamp(min=torch.finfo(unit.dtype).tiny)
+        return _above_zero(unit / self.rate)
 
 
 class Beta(Samplable):
@@ -265,7 +265,12 @@ class Poisson(Samplable):
         """x"""
         return x.to(self.natural.dtype)
 
-    def log_base_measure(self, x: Tensor) -> Tensor | None:
+    @property
+    def has_base_measure(self) -> bool:
+        """1 / x!"""
+        return True
+
+    def log_base_measure(self, x: Tensor) -> Tensor:
         """−Σ log x!"""
         return -(self.statistics(x) + 1).lgamma().sum(tuple(range(-self.natural.ndim, 0)))
 
@@ -393,6 +398,11 @@ class Wishart(Samplable):
         normal = natural.new_empty((num_samples, k, k)).normal_(generator=generator)
         factor = torch.linalg.cholesky(self.scale) @ (normal.tril(-1) + torch.diag_embed(diagonal))
         return factor @ factor.mT
+
+
+def _above_zero(x: Tensor) -> Tensor:
+    """Draws that were rounded to 0, which is outside of the space."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _standard_gamma(concentration: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:

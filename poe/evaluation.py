@@ -116,7 +116,8 @@ def merged(expert: Expert) -> Expert:
     """
     if not isinstance(expert, Product):
         return expert
-    simple = merge(expert)
+    with torch.no_grad():  # exponents that are learned count as they are
+        simple = merge(expert)
     is_simpler = len(list(simple.expert._factors())) < len(expert.names)
     return Merged(expert, simple) if is_simpler else expert
 

@@ -31,7 +31,8 @@ def log_partition(target: Expert, *, generator: torch.Generator | None = None) -
     """log Z = log of the integral (or sum) of p̃ over its space.
 
     In order: closed form; enumeration of at most 2^25 states; adaptive quadrature in up to three
-    continuous dimensions. `generator` is for stochastic estimators; these methods need none.
+    continuous dimensions, which may miss a needle on the slope of a much broader peak.
+    `generator` is for stochastic estimators; these methods need none.
     Raises `ImproperError` where Z is infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
     everywhere, and `NormalizationError` where none of the methods applies.
 

@@ -18,10 +18,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from poe.choose import Choice, has_score, is_batch
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
+from poe.evaluation import Merged, merged
 from poe.expert import Expert, shared_space
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.properties import check_proper, merge
+from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
@@ -123,9 +124,9 @@ def _merged(target: Expert) -> tuple[Expert, float]:
 
     With the log of the constant that is missing; as it is, names and all, where nothing merges.
     """
-    simple, log_constant = merge(target)
-    if len(list(simple._factors())) < len(list(target._factors())):
-        return simple, log_constant.item()
+    found = merged(target)
+    if isinstance(found, Merged):
+        return found.simple, found.log_constant.item()
     return target, 0.0
 
 

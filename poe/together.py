@@ -112,8 +112,9 @@ class Alike(nn.Module):
 
     def _expert(self, index: int) -> Expert:
         expert = copy.deepcopy(self.first[0])
+        tensors = _tensors(expert)
         for key, stacked in self.stacked.items():
-            _tensors(expert)[key].data = stacked[index].clone()
+            tensors[key].data = stacked[index].clone()
         return expert
 
 

@@ -108,3 +108,13 @@ def test_nothing_to_merge_leaves_the_expert_alone() -> None:
     assert merged(target) is target
     expert = network()
     assert merged(expert) is expert
+
+
+def test_learned_exponents_are_sampled_as_they_are() -> None:
+    weight = nn.Parameter(torch.tensor(0.5))
+    a, b = experts.Gaussian([0.0, 1.0], scale=1.0), experts.Gaussian([2.0, 0.0], scale=0.5)
+    target = a * Counting() * b**weight
+    together = merged(target)
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(together(x), target(x).detach())
+    assert not together(x).requires_grad
