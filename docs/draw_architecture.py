@@ -77,6 +77,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.enumeration",
             "poe.partition",
             "poe.smc",
+            "poe.normalizers",
         ),
     ),
     ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),

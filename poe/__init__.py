@@ -23,7 +23,8 @@ from poe.errors import (
 from poe.evaluation import Autocast, Chunked
 from poe.expert import Expert, Product, Tempered
 from poe.io import load, save
-from poe.partition import LogPartition, log_partition
+from poe.normalizers.choose import log_partition
+from poe.partition import LogPartition
 from poe.properties import Simplified, simplify
 from poe.ratio import log_ratio
 from poe.space import (

@@ -12,7 +12,7 @@ from poe.conditional import Given
 from poe.enumeration import MAX_TABLE, num_states
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.partition import log_partition
+from poe.normalizers import log_partition
 from poe.properties import exact_log_partition
 from poe.quadrature import has_chart
 from poe.testing.law_error import LawError
