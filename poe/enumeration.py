@@ -28,7 +28,7 @@ def num_states(space: Space) -> float:
     >>> num_states(Binary(3)), num_states(Categorical((2,), 5))
     (8, 25)
     """
-    values, size = _num_values(space), space.event_shape.numel()
+    values, size = num_values(space), space.event_shape.numel()
     if values == 0 or size * math.log(values) > 2 * math.log(MAX_STATES):
         return math.inf
     return values**size
@@ -83,14 +83,15 @@ def _batches(target: Expert) -> Iterator[Tensor]:
 
 def _states(space: Space, first: int, last: int, device: torch.device | None) -> Tensor:
     """The events of those places in lexicographic order: the digits of their numbers."""
-    values, size = _num_values(space), space.event_shape.numel()
+    values, size = num_values(space), space.event_shape.numel()
     place = torch.arange(first, last, device=device)
     powers = torch.tensor([values**k for k in reversed(range(size))], device=device)
     table = (place[:, None] // powers % values).reshape(-1, *space.event_shape)
     return table.to(torch.get_default_dtype()) if isinstance(space, Binary) else table
 
 
-def _num_values(space: Space) -> int:
+def num_values(space: Space) -> int:
+    """How many values a component of a discrete space has; 0 where not finitely many."""
     if isinstance(space, Binary):
         return 2
     if isinstance(space, Categorical):

@@ -47,6 +47,16 @@ class Schedule(NamedTuple):
     temperatures: tuple[float, ...] | None
 
 
+class Passed(NamedTuple):
+    """A level that the particles were at: all that its weights are made of."""
+
+    temperature: float
+    tilt: Tensor
+    """d/dt log γ_t of its particles: ``(islands, n)``."""
+    kernel: Kernel | None
+    """That moved them there; None at the start."""
+
+
 class Particles:
     """The particles on their way, and the log of every island's Ẑ."""
 
@@ -60,6 +70,8 @@ class Particles:
         self.kernel: Kernel | None = None
         self.scale: float | None = None
         self.num_levels = 0
+        self.passed: list[Passed] = []
+        """The levels of the latest path, from t = 0 to 1."""
 
     def _begin(self, start: Expert) -> tuple[Tensor, Tensor]:
         """All the particles, drawn from the start, and log Z₀ of every island."""
@@ -81,14 +93,17 @@ class Particles:
         path = geometric_path(self.coordinates.pull(start), self.coordinates.pull(end))
         parts, temperature = path.evaluate(self.position, self._uses_score(kernel)), 0.0
         self.tally.num_evaluations += len(self.position)
+        self.passed = []
         while temperature < 1.0:
             tilt = self._tilt(path, parts)
+            self.passed.append(Passed(temperature, tilt, self.kernel))
             following = self._next(tilt, temperature)
             log_weights = (following - temperature) * tilt
             self.log_z += torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
             temperature = following
             parts = self._move(path, temperature, parts, log_weights, kernel)
             report(temperature, torch.stack(self.tally.acceptance).mean().item())
+        self.passed.append(Passed(1.0, self._tilt(path, parts), self.kernel))
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
     def _uses_score(self, kernel: Kernel) -> bool:

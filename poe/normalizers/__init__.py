@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from poe.normalizers.annealed import AIS
 from poe.normalizers.choose import log_partition
+from poe.normalizers.exact import ClosedForm, Enumeration, Quadrature
+from poe.normalizers.importance import Bridge, ImportanceSampling
+from poe.normalizers.sequential import MBAR, SMC, ThermodynamicIntegration
 
-__all__ = ["log_partition"]
+__all__ = [
+    "AIS",
+    "MBAR",
+    "SMC",
+    "Bridge",
+    "ClosedForm",
+    "Enumeration",
+    "ImportanceSampling",
+    "Quadrature",
+    "ThermodynamicIntegration",
+    "log_partition",
+]

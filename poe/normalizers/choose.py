@@ -1,51 +1,80 @@
-"""The log partition log Z, by closed form, by enumeration or by quadrature; never by hope."""
+"""``poe.log_partition``: log Z by the method that fits, or by one of the caller's choice."""
 
 from __future__ import annotations
 
+import sys
+
 import torch
-from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe.enumeration import MAX_STATES, log_sum, num_states
-from poe.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.enumeration import MAX_STATES, num_states
+from poe.errors import NormalizationError
 from poe.expert import Expert
-from poe.partition import LogPartition, exact
+from poe.normalizers.doubts import warn
+from poe.normalizers.exact import ClosedForm, Enumeration, Quadrature
+from poe.normalizers.problem import Method
+from poe.normalizers.sequential import MBAR
+from poe.partition import LogPartition
 from poe.properties import check_proper, exact_log_partition
-from poe.quadrature import integrate
+from poe.quadrature import has_chart
+from poe.randomness import resolve
+from poe.space import Count
+from poe.start import device_of
 
 
-def log_partition(target: Expert, *, generator: torch.Generator | None = None) -> LogPartition:
+def log_partition(
+    target: Expert,
+    *,
+    method: Method | None = None,
+    start: Expert | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> LogPartition:
     """log Z = log of the integral (or sum) of p̃ over its space.
 
-    In order: closed form; enumeration of at most 2^25 states; adaptive quadrature in up to three
-    continuous dimensions, which may miss a needle on the slope of a much broader peak.
-    `generator` is for stochastic estimators; these methods need none.
-    Raises `ImproperError` where Z is infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
-    everywhere, and `NormalizationError` where none of the methods applies.
+    Without a method, in this order: closed form; enumeration of at most 2^25 states; adaptive
+    quadrature in up to three continuous dimensions; and beyond, the multistate Bennett acceptance
+    ratio along a path of particles (``poe.normalizers.MBAR``), with its standard error and bounds.
+
+    - ``method``: one of ``poe.normalizers``, such as ``AIS()``;
+    - ``start``: where estimates begin, normalised and sampled exactly; without one, at a density
+      fitted to the target by a small run. That run also checks what is found from a start given.
+    - ``generator``: for the estimates; ``progress``: a bar on stderr where levels are many.
+
+    Where the result should not be believed, ``remarks`` says why, and a TrustWarning. Raises
+    `ImproperError` where Z is known to be infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
+    everywhere, and `NormalizationError` where a method does not apply.
 
     >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
     >>> log_partition(a * b).value, log_partition(a * b).method
     (tensor(-4.6305), 'closed form')
     """
     check_proper(target)
-    closed = exact_log_partition(target)
-    if closed is not None:
-        return _exact(closed, "closed form")
+    chosen = _choose(target) if method is None else method
+    generator = resolve(generator, device_of(target, None))
+    with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
+
+        def report(temperature: float, acceptance: float) -> None:
+            bar.set_description(f"log Z, t = {temperature:.3g}", refresh=False)
+            bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+            bar.update()
+
+        result = chosen(target, start, generator, report)
+    warn(result)
+    return result
+
+
+def _choose(target: Expert) -> Method:
+    if exact_log_partition(target) is not None:
+        return ClosedForm()
     if num_states(target.space) <= MAX_STATES:
-        return _exact(log_sum(target), "enumeration")
-    if not target.space.is_discrete and target.space.event_shape.numel() <= 3:
-        value, error = integrate(target)
-        return LogPartition(value, error, value - 2 * error, value + 2 * error, "quadrature")
-    raise NormalizationError(
-        f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "
-        f"closed form, more than {MAX_STATES} states and more than three continuous dimensions; "
-        "estimate it by poe.smc(target, num_samples).log_partition, or use poe.log_ratio, which "
-        "needs no normaliser"
-    )
-
-
-def _exact(value: Tensor, method: str) -> LogPartition:
-    if not bool(value.isfinite()):
-        raise (ImproperError if float(value) > 0 else NonFiniteError)(
-            f"expected a finite log partition, got {float(value)}"
+        return Enumeration()
+    if has_chart(target.space) and target.space.event_shape.numel() <= 3:
+        return Quadrature()
+    if isinstance(target.space, Count):
+        raise NormalizationError(
+            f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "
+            "closed form, and no kernel here moves on counts; use poe.log_ratio, which needs no "
+            "normaliser"
         )
-    return exact(value, method)
+    return MBAR()

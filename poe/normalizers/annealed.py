@@ -1,0 +1,168 @@
+"""Annealed importance sampling, forward and in reverse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.diagnostics.weights import kish_ess
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.normalizers.bounds import Sides, group_doubts
+from poe.normalizers.doubts import Evidence, concluded
+from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
+from poe.normalizers.mbar import mbar
+from poe.normalizers.problem import pose
+from poe.partition import LogPartition
+from poe.properties import exact_sample
+from poe.samplers.kernel import Kernel
+from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
+
+WITH_SCORE = True
+
+
+class Step(NamedTuple):
+    """From one temperature to the next, and the kernel that moves at the upper one."""
+
+    lower: float
+    upper: float
+    kernel: Kernel
+
+
+@dataclass(frozen=True)
+class AIS:
+    """Annealed importance sampling from start to target, and from target to start.
+
+    Chains walk up a ladder of temperatures and collect log w = Σ Δt U, of which E w = Z / Z₀; others
+    begin at draws of the target and walk down, with E w = Z₀ / Z. The estimate is the Bennett
+    acceptance ratio of both ways. A small run of particles finds the ladder and the kernels, which
+    are fixed before the chains begin.
+
+    - ``num_samples``: chains each way, at least; ``substeps``: temperatures for each that the
+      particles needed.
+
+    Source: Neal 2001; both ways: Grosse, Ghahramani & Adams 2015; Burda, Grosse & Salakhutdinov
+    2015; from both: Crooks 2000, Bennett 1976.
+    """
+
+    num_samples: int = 512
+    substeps: int = 4
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or self.substeps < 1:
+            raise PoeError(
+                f"expected num_samples and substeps of at least 1, got {self.num_samples} and "
+                f"{self.substeps}"
+            )
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        ladder = problem.walk(self.num_samples, 0.8, generator, report)
+        ends = problem.draws(self.num_samples, generator, report)
+        steps = _steps(ladder, self.substeps)
+        each = -(-self.num_samples // NUM_ISLANDS)
+        path = geometric_path(problem.start, problem.target)
+        below = exact_sample(problem.start, NUM_ISLANDS * each, generator)
+        above = _spread(ends.position, each)
+        up, cost_up = climb(path, steps, below, generator)
+        down, cost_down = descend(path, steps, above, generator)
+        up, down = up.reshape(NUM_ISLANDS, -1), down.reshape(NUM_ISLANDS, -1)
+        return concluded(problem, self._evidence(ladder, ends, up, down, cost_up + cost_down))
+
+    def _evidence(
+        self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
+    ) -> Evidence:
+        both = Sides(_log_mean(up) + ladder.log_start, ladder.log_start - _log_mean(down))
+        ratio = torch.cat([up, -down], 1)
+        counts = torch.tensor([up.shape[1], down.shape[1]], device=up.device)
+        found = mbar(torch.stack([torch.zeros_like(ratio), ratio]), counts)
+        return Evidence(
+            value=found.log_z[-1] + ladder.log_start,
+            std_error=found.std_error,
+            sides=both,
+            name=f"annealed importance sampling both ways, {len(ladder.passed)} levels x "
+            f"{self.substeps}",
+            ess=min(kish_ess(up).item(), kish_ess(down).item()),
+            num_evaluations=ladder.num_evaluations + ends.num_evaluations + cost,
+            highest=ladder.tilts[-1].max().item(),
+            rests_on="the upper bound rests on draws of the target that went there from a fitted "
+            "density",
+            doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],
+        )
+
+
+def climb(
+    path: GeometricPath, steps: list[Step], x: Tensor, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """log w of chains from draws of the start upward ``(rows,)``, and the evaluations it took."""
+    parts, count = path.evaluate(x, WITH_SCORE), len(x)
+    log_weight = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for lower, upper, kernel in steps:
+        log_weight = log_weight + (upper - lower) * _tilt(path, parts)
+        parts = _inside(parts, log_weight)
+        parts, cost = _moved(path, upper, kernel, parts, generator)
+        count += cost
+    return log_weight, count
+
+
+def descend(
+    path: GeometricPath, steps: list[Step], x: Tensor, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """log w of chains from draws of the target downward: the same steps in reverse."""
+    parts, count = path.evaluate(x, WITH_SCORE), len(x)
+    log_weight = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for lower, upper, kernel in reversed(steps):
+        parts, cost = _moved(path, upper, kernel, parts, generator)
+        log_weight = log_weight - (upper - lower) * _tilt(path, parts)
+        count += cost
+    return log_weight, count
+
+
+def _moved(
+    path: GeometricPath, t: float, kernel: Kernel, parts: Parts, generator: torch.Generator
+) -> tuple[Parts, int]:
+    level = Level(path, t)
+    state = kernel.init(level.known(parts), parts.position)
+    state, info = kernel.step(level, state, generator=generator)
+    parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
+    return parts, level.num_evaluations
+
+
+def _inside(parts: Parts, log_weight: Tensor) -> Parts:
+    """Chains of weight 0 go on from another's place: they count as 0 for good."""
+    is_dead = log_weight == -torch.inf
+    rows = torch.arange(len(is_dead), device=is_dead.device)
+    return parts.at(torch.where(is_dead, (~is_dead).int().argmax(), rows))
+
+
+def _tilt(path: GeometricPath, parts: Parts) -> Tensor:
+    tilt = path.tilt(parts)
+    return tilt.masked_fill(tilt.isnan() | (tilt == torch.inf), -torch.inf)
+
+
+def _steps(ladder: Levels, substeps: int) -> list[Step]:
+    """Each step of the particles in so many equal ones, moved by the kernel of its upper end."""
+    steps = []
+    temperatures = [passed.temperature for passed in ladder.passed]
+    for one, other, passed in zip(temperatures, temperatures[1:], ladder.passed[1:], strict=False):
+        assert passed.kernel is not None
+        between = [one + (other - one) * k / substeps for k in range(substeps)] + [other]
+        steps += [Step(a, b, passed.kernel) for a, b in zip(between, between[1:], strict=False)]
+    return steps
+
+
+def _spread(position: Tensor, each: int) -> Tensor:
+    """So many particles of each island, evenly: ``(islands * each, *event)``."""
+    rows = torch.arange(each, device=position.device) * position.shape[1] // each
+    return position[:, rows].flatten(0, 1)
+
+
+def _log_mean(values: Tensor) -> Tensor:
+    return torch.logsumexp(values, -1) - math.log(values.shape[-1])

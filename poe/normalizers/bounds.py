@@ -1,0 +1,78 @@
+"""From independent groups of estimates to an error, two bounds, and doubts about both."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CONFIDENCE = 0.95
+ENOUGH_GROUPS = 10.0
+"""So many groups of equal weight give a standard error that can be trusted."""
+WIDE = 2.0
+"""Bounds further apart than this many nats say that one of the directions has failed."""
+FAR = 5.0
+"""Estimates that differ by more standard errors than this contradict each other."""
+
+
+class Sides(NamedTuple):
+    """log Ẑ of each group, by weights that average to Z and by others that average to 1 / Z.
+
+    E log Ẑ ≤ log Z of the first, by Jensen's inequality, and ≥ of the second. ``(groups,)`` each.
+    Source: Grosse, Ghahramani & Adams 2015, "Sandwiching the marginal likelihood", section 3.
+    """
+
+    below: Tensor
+    above: Tensor
+
+    @property
+    def lower(self) -> Tensor:
+        """A bound that the mean of ``below`` exceeds with half of what the confidence leaves."""
+        return self.below.mean() - _quantile(len(self.below)) * _standard_error(self.below)
+
+    @property
+    def upper(self) -> Tensor:
+        """The same from above."""
+        return self.above.mean() + _quantile(len(self.above)) * _standard_error(self.above)
+
+    def doubts(self) -> list[str]:
+        """Why the two sides should not be believed."""
+        gap, words = (self.above.mean() - self.below.mean()).item(), []
+        error = math.hypot(_standard_error(self.below).item(), _standard_error(self.above).item())
+        jensen = 0.5 * (self.below.var() + self.above.var()).item()
+        if not self.upper - self.lower < WIDE:
+            words.append(
+                f"the bounds are {(self.upper - self.lower).item():.3g} nats apart: one of the two "
+                "directions between start and target has failed"
+            )
+        elif abs(gap) > FAR * error + 2.0 * jensen:
+            words.append(
+                f"the ways from start to target and back differ by {gap:.3g} nats, which is "
+                f"{abs(gap) / error:.0f} standard errors: particles have not settled on the way"
+            )
+        return words
+
+
+def group_doubts(log_z: Tensor) -> list[str]:
+    """Whether independent estimates ``(groups,)`` of log Z agree."""
+    effective = (1.0 / torch.softmax(log_z.double(), 0).square().sum()).item()
+    if effective >= min(0.5 * len(log_z), ENOUGH_GROUPS):
+        return []
+    return [
+        f"{len(log_z)} independent groups are worth {effective:.1f} by their weights, so neither "
+        "log Z nor its standard error is to be trusted"
+    ]
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    return values.std() / math.sqrt(len(values))
+
+
+def _quantile(groups: int) -> float:
+    """Of Student's t, that one side of the confidence leaves out (Cornish & Fisher 1938)."""
+    z, df = NormalDist().inv_cdf(0.5 + 0.5 * CONFIDENCE), groups - 1
+    first = (z**3 + z) / (4 * df)
+    return z + first + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)

@@ -1,0 +1,78 @@
+"""log Z without an estimate: by closed form, by enumeration, by quadrature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poe.enumeration import MAX_STATES, log_sum, num_states
+from poe.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.expert import Expert
+from poe.normalizers.levels import Report
+from poe.partition import LogPartition, exact
+from poe.properties import exact_log_partition
+from poe.quadrature import integrate
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """What the families' own log partitions come to. Raises NormalizationError without one."""
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        closed = exact_log_partition(target)
+        if closed is None:
+            raise NormalizationError(
+                f"expected a log partition in closed form, {type(target).__name__} has none: leave "
+                "`method` out"
+            )
+        return _finite(closed, "closed form")
+
+
+@dataclass(frozen=True)
+class Enumeration:
+    """The sum over all states, in a stream, at most 2^25. Raises NormalizationError beyond."""
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        count = num_states(target.space)
+        if count > MAX_STATES:
+            raise NormalizationError(
+                f"expected at most {MAX_STATES} states to sum over, got {target.space}: leave "
+                "`method` out"
+            )
+        return _finite(log_sum(target), "enumeration", int(count))
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Adaptive Gauss-Kronrod cells, in one to three continuous dimensions.
+
+    It may miss a needle on the slope of a much broader peak. Raises NormalizationError in more
+    dimensions, and where the cells do not converge.
+    """
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        value, error = integrate(target)
+        lower, upper = value - 2 * error, value + 2 * error
+        return LogPartition(
+            value, error, lower, upper, "quadrature", confidence=0.95,
+            rests_on="both bounds rest on no needle being missed",
+        )  # fmt: skip
+
+
+def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
+    if not bool(value.isfinite()):
+        raise (ImproperError if float(value) > 0 else NonFiniteError)(
+            f"expected a finite log partition, got {float(value)}"
+        )
+    return exact(value, method, num_evaluations)

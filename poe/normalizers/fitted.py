@@ -1,0 +1,205 @@
+"""A density fitted to draws, normalised and sampled exactly: where an estimate of log Z starts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from poe.expert import Expert
+from poe.randomness import resolve
+from poe.samplers.affine import Dense, Diagonal, LowRank, fit_affine
+from poe.space import Binary, Real, Space
+
+MAX_COMPONENTS = 16
+DRAWS_A_DIMENSION = 10
+"""So many draws for each dimension of a component, at least."""
+EM_STEPS = 30
+RIDGE = 1e-3
+PSEUDO_COUNTS = 0.02
+"""The share of a uniform distribution in fitted probabilities."""
+
+
+class FittedGaussian(Expert):
+    """N(μ, L Lᵀ) by the affine map that whitens it, normalised: however many dimensions."""
+
+    def __init__(self, affine: Diagonal | Dense | LowRank, space: Space) -> None:
+        super().__init__()
+        self.affine, self.space = affine, space
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.affine.to_u(x.reshape(-1, *self.space.event_shape)).reshape(x.shape)
+        d = self.space.event_shape.numel()
+        squares = self.space.as_vector(u).square().sum(-1)
+        return -0.5 * squares - self.affine.log_abs_det() - 0.5 * d * math.log(2 * math.pi)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x): ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        loc = self.affine.loc
+        noise = loc.new_empty((num_samples, *self.space.event_shape))
+        return self.affine.to_x(noise.normal_(generator=resolve(generator, loc.device)))
+
+
+class FittedMixture(Expert):
+    """Σ_k w_k N(μ_k, L_k L_kᵀ), normalised: all components evaluated at once.
+
+    Shapes: log_weights ``(K,)``, loc ``(K, d)``, factor L ``(K, d, d)``.
+    """
+
+    log_weights: Tensor
+    loc: Tensor
+    inverse: Tensor
+    factor: Tensor
+    log_constants: Tensor
+
+    def __init__(self, log_weights: Tensor, loc: Tensor, factor: Tensor, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        eye = torch.eye(loc.shape[1]).to(loc)
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        constants = log_weights - log_det - 0.5 * loc.shape[1] * math.log(2 * math.pi)
+        self.register_buffer("log_weights", log_weights)
+        self.register_buffer("loc", loc)
+        self.register_buffer("factor", factor)
+        self.register_buffer("inverse", inverse)
+        self.register_buffer("log_constants", constants)
+
+    def components(self, x: Tensor) -> Tensor:
+        """log w_k N(x; μ_k, L_k L_kᵀ): ``(*batch, *event) -> (*batch, K)``."""
+        centred = self.space.as_vector(x)[..., None, :] - self.loc
+        whitened = torch.einsum("kij,...kj->...ki", self.inverse, centred)
+        return self.log_constants - 0.5 * whitened.square().sum(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.logsumexp(self.components(x), -1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x): ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator = resolve(generator, self.loc.device)
+        chosen = torch.multinomial(self.log_weights.exp(), num_samples, True, generator=generator)
+        noise = self.loc.new_empty((num_samples, self.loc.shape[1])).normal_(generator=generator)
+        x = self.loc[chosen] + torch.einsum("nij,nj->ni", self.factor[chosen], noise)
+        return x.reshape(num_samples, *self.space.event_shape)
+
+
+class FittedProbabilities(Expert):
+    """Independent components of a discrete space, each with its own probabilities, normalised."""
+
+    log_probabilities: Tensor
+
+    def __init__(self, log_probabilities: Tensor, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("log_probabilities", log_probabilities)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.space, Binary):  # as a formula in x, which has a gradient
+            off, on = self.space.as_vector(x).new_tensor(0), self.log_probabilities
+            values = self.space.as_vector(x) * (on[:, 1] - on[:, 0]) + on[:, 0] + off
+            return values.sum(-1)
+        table = self.log_probabilities.expand(
+            *x.shape[: x.ndim - len(self.space.event_shape)], -1, -1
+        )
+        index = self.space.as_vector(x).long()[..., None]
+        return table.gather(-1, index)[..., 0].sum(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x): ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        table = self.log_probabilities
+        generator = resolve(generator, table.device)
+        drawn = torch.multinomial(table.exp(), num_samples, True, generator=generator).mT
+        x = drawn.reshape(num_samples, *self.space.event_shape)
+        return x.to(table.dtype) if isinstance(self.space, Binary) else x
+
+
+def fit_probabilities(x: Tensor, space: Space, num_values: int) -> FittedProbabilities:
+    """Each component's frequencies, with a little of the uniform: ``x`` ``(n, *event)``."""
+    hot = torch.nn.functional.one_hot(space.as_vector(x).long(), num_values).double()
+    frequencies = (1 - PSEUDO_COUNTS) * hot.mean(0) + PSEUDO_COUNTS / num_values
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return FittedProbabilities(frequencies.log().to(dtype), space)
+
+
+def fit_density(
+    x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
+) -> FittedGaussian | FittedMixture:
+    """The Gaussian, or mixture of Gaussians, under which other draws are likeliest.
+
+    Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a Gaussian
+    by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
+    expectation-maximisation.
+    """
+    half, d = len(x) // 2, space.event_shape.numel()
+    order = torch.randperm(len(x), generator=generator, device=x.device)
+    one, other = x[order[:half]], x[order[half:]]
+    candidates: list[FittedGaussian | FittedMixture] = [
+        FittedGaussian(fit_affine(one, None if score is None else score[order[:half]]), space)
+    ]
+    count = 1
+    while count <= min(MAX_COMPONENTS, half // (DRAWS_A_DIMENSION * d)):
+        candidates.append(fit_mixture(one, count, space, generator))
+        count *= 2
+    with torch.no_grad():
+        likelihoods = [candidate(other).double().mean().item() for candidate in candidates]
+    return candidates[max(range(len(candidates)), key=likelihoods.__getitem__)]
+
+
+def fit_mixture(
+    x: Tensor, num_components: int, space: Space, generator: torch.Generator
+) -> FittedMixture:
+    """Gaussians fitted by expectation-maximisation, from centres far apart. ``x`` ``(n, *event)``.
+
+    Source: Dempster, Laird & Rubin 1977; the centres: Arthur & Vassilvitskii 2007.
+    """
+    flat = space.as_vector(x).double()
+    loc, scale = flat.mean(0), flat.std(0).clamp(min=1e-12)
+    u = (flat - loc) / scale
+    centers = _spread_centers(u, num_components, generator)
+    nearest = torch.cdist(u, centers).argmin(1)
+    given = torch.nn.functional.one_hot(nearest, num_components).double()
+    vectors = Real(u.shape[1])
+    mixture = _maximised(u, given, vectors)
+    for _ in range(EM_STEPS):
+        mixture = _maximised(u, torch.softmax(mixture.components(u), 1), vectors)
+    factor = scale[:, None] * mixture.factor
+    parts = (mixture.log_weights, loc + scale * mixture.loc, factor)
+    return FittedMixture(*(part.to(x.dtype) for part in parts), space)
+
+
+def _maximised(u: Tensor, given: Tensor, space: Space) -> FittedMixture:
+    """The components by their shares ``(n, K)`` of the draws, each kept away from singular."""
+    d = u.shape[1]
+    weight = given.sum(0) + 1e-9
+    loc = given.mT @ u / weight[:, None]
+    centred = u[None] - loc[:, None]
+    covariance = torch.einsum("nk,kni,knj->kij", given, centred, centred) / weight[:, None, None]
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    ridge = (RIDGE + d / weight) * variance + 1e-10
+    covariance = covariance + ridge[:, None, None] * torch.eye(d).to(u)
+    return FittedMixture(
+        (weight / weight.sum()).log(), loc, torch.linalg.cholesky(covariance), space
+    )
+
+
+def _spread_centers(u: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each centre is drawn by the square distance to those before."""
+    first = torch.randint(len(u), (1,), generator=generator, device=u.device)
+    centers = u[first]
+    for _ in range(count - 1):
+        distance = torch.cdist(u, centers).amin(1).square() + 1e-12
+        centers = torch.cat([centers, u[torch.multinomial(distance, 1, generator=generator)]])
+    return centers

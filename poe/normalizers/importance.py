@@ -1,0 +1,175 @@
+"""log Z by importance sampling, and by bridges between draws of the experts and of the product."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poe.diagnostics.weights import kish_ess
+from poe.expert import Expert
+from poe.normalizers.bounds import Sides, group_doubts
+from poe.normalizers.doubts import Evidence, concluded
+from poe.normalizers.levels import NUM_ISLANDS, Report
+from poe.normalizers.mbar import mbar
+from poe.normalizers.pareto import tail_index
+from poe.normalizers.problem import Problem, pose
+from poe.partition import LogPartition
+from poe.properties import can_sample_exactly, exact_log_partition, exact_sample
+from poe.samplers.path import geometric_path
+
+HEAVY = 0.7
+"""Weights with a heavier tail than this say nothing of their own error."""
+ON_DRAWS = "the upper bound rests on draws of the target that went there from a fitted density"
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """log of the mean of p̃(x) / q(x) over draws x of the start q.
+
+    The upper bound comes from draws of the target, of which the mean of q(x) / p̃(x) is 1 / Z.
+
+    - ``num_samples``: draws of the start, at least.
+
+    Source: Owen 2013, chapter 9; the tail of the weights: Vehtari et al. 2024.
+    """
+
+    num_samples: int = 16384
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        log_start = _log_start(problem)
+        tilt = _tilts_of_start(problem, self.num_samples, generator)
+        draws = problem.draws(self.num_samples // 8, generator, report)
+        groups = _log_mean(tilt) + log_start
+        value = torch.logsumexp(groups, 0) - math.log(len(groups))
+        weights = (tilt.flatten() + log_start - value).exp()
+        above = log_start - _log_mean(-_tilts(problem, draws.position))
+        return concluded(
+            problem,
+            Evidence(
+                value=value,
+                std_error=weights.std() / math.sqrt(len(weights)),
+                sides=Sides(groups, above),
+                name="importance sampling",
+                ess=kish_ess(tilt).item(),
+                num_evaluations=tilt.numel() + draws.num_evaluations,
+                highest=tilt.max().item(),
+                rests_on=ON_DRAWS,
+                doubts=[*_tail_doubts(tilt), *Sides(groups, above).doubts()],
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The optimal bridge between draws of the start, of every samplable expert, and of the product.
+
+    With two densities it is the bridge of Meng & Wong; with more, the multistate Bennett acceptance
+    ratio. Draws of the product go there by particles from a density fitted to it.
+
+    - ``num_samples``: draws of each, at least.
+
+    Source: Meng & Wong 1996, eq. 4.1; Shirts & Chodera 2008.
+    """
+
+    num_samples: int = 4096
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        draws = problem.draws(self.num_samples, generator, report)
+        ends = [problem.start, *_samplable_factors(problem)]
+        each = draws.position.shape[1]
+        parts = [_grouped(exact_sample(end, NUM_ISLANDS * each, generator)) for end in ends]
+        x = torch.cat([*parts, draws.position], 1)
+        log_densities = torch.stack([_log_densities(d, x) for d in (*ends, problem.target)])
+        found = mbar(log_densities, torch.full((len(ends) + 1,), each, device=x.device))
+        value = found.log_z[-1] + _log_start(problem)
+        tilt = log_densities[-1] - log_densities[0]
+        near, far = tilt[:, :each], tilt[:, -each:]
+        both = Sides(_log_mean(near) + _log_start(problem), _log_start(problem) - _log_mean(-far))
+        return concluded(
+            problem,
+            Evidence(
+                value=value,
+                std_error=found.std_error,
+                sides=both,
+                name=f"a bridge between {len(ends) + 1} densities",
+                ess=_overlap_ess(tilt, value - _log_start(problem), each),
+                num_evaluations=draws.num_evaluations + len(ends) * NUM_ISLANDS * each,
+                highest=math.inf,
+                rests_on=ON_DRAWS,
+                doubts=group_doubts(draws.log_z),
+            ),
+        )
+
+
+def _samplable_factors(problem: Problem) -> list[Expert]:
+    """The experts of the product that can be drawn from, other than the start."""
+    return [
+        factor
+        for _, factor in problem.target._factors()
+        if factor is not problem.start
+        and can_sample_exactly(factor)
+        and exact_log_partition(factor) is not None
+    ]
+
+
+def _overlap_ess(tilt: Tensor, log_ratio: Tensor, each: int) -> float:
+    """Σ P(start | x) P(target | x) over all draws: how many of them lie where both have a say.
+
+    Twice that is the information on log Z, which n draws of one density with itself would have n/2.
+    """
+    near = torch.cat([tilt[:, :each], tilt[:, -each:]], 1)
+    given = torch.sigmoid(near - log_ratio)
+    return 2.0 * (given * (1.0 - given)).sum().item()
+
+
+def _log_start(problem: Problem) -> float:
+    log_z = exact_log_partition(problem.start)
+    assert log_z is not None
+    return log_z.item()
+
+
+def _tilts_of_start(problem: Problem, num_samples: int, generator: torch.Generator) -> Tensor:
+    count = NUM_ISLANDS * -(-num_samples // NUM_ISLANDS)
+    return _tilts(problem, _grouped(exact_sample(problem.start, count, generator)))
+
+
+def _tilts(problem: Problem, x: Tensor) -> Tensor:
+    """log p̃ − log p₀ at ``(groups, n, *event)``: ``(groups, n)``; −inf where it is undefined."""
+    path = geometric_path(problem.start, problem.target)
+    tilt = path.tilt(path.evaluate(x.flatten(0, 1), with_score=False)).reshape(x.shape[:2])
+    return tilt.masked_fill(tilt.isnan() | (tilt == torch.inf), -torch.inf)
+
+
+def _log_densities(density: Expert, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        values = density(x.flatten(0, 1)).double().reshape(x.shape[:2])
+    return values.masked_fill(values.isnan() | (values == torch.inf), -torch.inf)
+
+
+def _grouped(x: Tensor) -> Tensor:
+    return x.reshape(NUM_ISLANDS, -1, *x.shape[1:])
+
+
+def _tail_doubts(tilt: Tensor) -> list[str]:
+    index = tail_index(tilt.flatten())
+    if index <= HEAVY:
+        return []
+    return [
+        f"the largest weights have a tail of index {index:.2f} > {HEAVY}: some that matter were "
+        "not drawn"
+    ]
+
+
+def _log_mean(values: Tensor) -> Tensor:
+    return torch.logsumexp(values, -1) - math.log(values.shape[-1])

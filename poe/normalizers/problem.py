@@ -1,0 +1,125 @@
+"""What every estimator of log Z is given: the ends of a path, and scouts that know the far one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from poe.choose import is_batch
+from poe.coordinates import Coordinates
+from poe.enumeration import num_values
+from poe.errors import NormalizationError, PoeError
+from poe.evaluation import Merged, merged
+from poe.expert import Expert
+from poe.normalizers.fitted import fit_density, fit_probabilities
+from poe.normalizers.levels import Levels, Report, schedule, walk
+from poe.particles import Schedule
+from poe.partition import LogPartition
+from poe.properties import can_sample_exactly, exact_log_partition
+from poe.resampling import systematic_resample
+from poe.start import broad_start, device_of, dtype_of
+
+SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
+"""A small run in bold steps."""
+DRAWS = 1024
+"""Of the scouts, by their weights, to fit a start to."""
+
+
+class Method(Protocol):
+    """A way to log Z with its settings."""
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target, from ``start`` where the method has one and it was given."""
+
+
+class Problem(NamedTuple):
+    """log Z of ``target`` is asked for, on an unconstrained or a discrete space.
+
+    - ``start``: sampled exactly, of known log partition: the near end of the path;
+    - ``where``: what that is, in words;
+    - ``scouts``: a small run from a broad start to the target, whatever ``start`` is;
+    - ``fitted``: what fits the scouts best, normalised and sampled exactly.
+    """
+
+    target: Expert
+    start: Expert
+    where: str
+    scouts: Levels
+    fitted: Expert
+    log_constant: float
+    """What was taken out of the target: it is to be added to log Z."""
+
+    def walk(
+        self, num_samples: int, conditional_ess: float, generator: torch.Generator, report: Report
+    ) -> Levels:
+        """Particles from the start to the target."""
+        plan = schedule(num_samples, conditional_ess)
+        return walk(self.target, self.start, plan, generator, report)
+
+    def draws(self, num_samples: int, generator: torch.Generator, report: Report) -> Levels:
+        """Draws of the target that owe nothing to the start: from the fitted density."""
+        return walk(self.target, self.fitted, schedule(num_samples), generator, report)
+
+
+def pose(
+    target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+) -> Problem:
+    """Send scouts to the target, and begin at what fits them where no start was given."""
+    if is_batch(target):
+        raise PoeError(
+            "expected one density, got a batch of them (a condition for each chain): ask for log Z "
+            "once for each condition"
+        )
+    target, log_constant = _merged(target, start)
+    coordinates = Coordinates(target.space)
+    target = coordinates.pull(target)
+    like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+    name, broad = broad_start(target, like)
+    scouts = walk(target, broad, SCOUTS, generator, report)
+    fitted = _fit(target, scouts, generator)
+    if start is None:
+        where = f"a density fitted to particles from {name}"
+        return Problem(target, fitted, where, scouts, fitted, log_constant)
+    pulled, where = _usable(start, coordinates), type(start).__name__
+    return Problem(target, pulled, where, scouts, fitted, log_constant)
+
+
+def _usable(start: Expert, coordinates: Coordinates) -> Expert:
+    """The start in the chains' coordinates."""
+    if start.space != coordinates.space:
+        raise PoeError(f"expected a start on {coordinates.space}, got one on {start.space}")
+    if not can_sample_exactly(start) or exact_log_partition(start) is None:
+        raise NormalizationError(
+            f"expected a start with exact draws and a known normaliser, got {type(start).__name__}: "
+            "give a Gaussian, a flow or an autoregressive expert, or leave `start` out"
+        )
+    return coordinates.pull(start)
+
+
+def _merged(target: Expert, start: Expert | None) -> tuple[Expert, float]:
+    """With experts of one family merged; a start of one's own may be one of them."""
+    found = merged(target) if start is None else None
+    if isinstance(found, Merged):
+        return found.simple, found.log_constant.item()
+    return target, 0.0
+
+
+def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
+    """Particles of all islands by the islands' weights, in any order: ``(num_draws, *event)``."""
+    log_weights = levels.log_z.repeat_interleave(levels.position.shape[1])[None]
+    rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
+    order = torch.randperm(num_draws, generator=generator, device=rows.device)
+    return levels.position.flatten(0, 1)[rows[order]]
+
+
+def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
+    x = equally_weighted(scouts, DRAWS, generator)
+    if target.space.is_discrete:
+        return fit_probabilities(x, target.space, num_values(target.space))
+    score = target.score(x)
+    is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
+    return fit_density(x, score if is_usable else None, target.space, generator)

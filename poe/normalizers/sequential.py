@@ -1,0 +1,130 @@
+"""log Z by particles along a path from start to target, forward or by all levels at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poe.errors import NormalizationError
+from poe.expert import Expert
+from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
+from poe.normalizers.bounds import group_doubts
+from poe.normalizers.doubts import Evidence, concluded
+from poe.normalizers.levels import Levels, Report
+from poe.normalizers.problem import Problem, pose
+from poe.partition import LogPartition
+
+ON_LEVELS = "the particles of every level being draws of it"
+
+
+@dataclass(frozen=True)
+class MBAR:
+    """The multistate Bennett acceptance ratio over all levels of a run of particles.
+
+    Particles go from the start to the target by sequential Monte Carlo; then **all** particles of
+    all levels weigh on every ratio, forward and back. Where no start is given, a small run from a
+    broad one finds the target first, and the path begins at a density fitted to that.
+
+    - ``num_samples``: particles a level, at least.
+
+    Source: Shirts & Chodera 2008; the path: Del Moral, Doucet & Jasra 2006.
+
+    >>> target = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(6))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> found = poe.log_partition(target, method=MBAR(), generator=g, progress=False)
+    >>> truth = 6 * (2 * torch.tensor(1.25).lgamma().exp()).log()
+    >>> bool((found.value - truth).abs() < 3 * found.std_error), found.is_trusted
+    (True, True)
+    """
+
+    num_samples: int = 2048
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        levels = problem.walk(self.num_samples, 0.8, generator, report)
+        found = all_levels(levels)
+        value = found.log_z[-1] + levels.log_start
+        name = f"multistate Bennett acceptance ratio over {len(levels.passed)} levels"
+        return _concluded(problem, levels, value, found.std_error, name)
+
+
+@dataclass(frozen=True)
+class SMC:
+    """Sequential Monte Carlo: the product of the mean weights of all levels, forward.
+
+    - ``num_samples``: particles a level, at least.
+
+    Source: Del Moral, Doucet & Jasra 2006; see `poe.smc`, which gives draws beside.
+    """
+
+    num_samples: int = 2048
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        levels = problem.walk(self.num_samples, 0.8, generator, report)
+        value = torch.logsumexp(levels.log_z, 0) - math.log(len(levels.log_z))
+        error = (levels.log_z - value).exp().std() / math.sqrt(len(levels.log_z))
+        return _concluded(problem, levels, value, error, "sequential Monte Carlo")
+
+
+@dataclass(frozen=True)
+class ThermodynamicIntegration:
+    """log Z₁ − log Z₀ = ∫ E_t U dt, U = d/dt log γ_t, over the levels of a run of particles.
+
+    E_t U increases with t, so sums of its values at the lower and the upper ends of the steps
+    bound the integral. The error of the rule is told by leaving out every second level.
+
+    - ``num_samples``: particles a level, at least. Raises NormalizationError where a part of the
+      start is outside the target's support: there the integrand is infinite.
+
+    Source: Gelman & Meng 1998, section 2.1.
+    """
+
+    num_samples: int = 2048
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        problem = pose(target, start, generator, report)
+        levels = problem.walk(self.num_samples, 0.98, generator, report)
+        if not bool(levels.tilts.isfinite().all()):
+            raise NormalizationError(
+                "expected a start inside the target's support for thermodynamic integration, got "
+                "one that is partly outside: use another method, such as poe.normalizers.MBAR"
+            )
+        groups = integrals(levels)
+        statistical = groups.std() / math.sqrt(len(groups))
+        of_rule = (integrals(levels, 2).mean() - groups.mean()).abs()
+        value = groups.mean() + levels.log_start
+        error = torch.hypot(statistical, of_rule)
+        name = f"thermodynamic integration over {len(levels.passed)} levels"
+        return _concluded(problem, levels, value, error, name)
+
+
+def _concluded(
+    problem: Problem, levels: Levels, value: Tensor, std_error: Tensor, name: str
+) -> LogPartition:
+    both = sides(levels)
+    evidence = Evidence(
+        value=value,
+        std_error=std_error,
+        sides=both,
+        name=name,
+        ess=weakest_ess(levels),
+        num_evaluations=levels.num_evaluations,
+        highest=levels.tilts[-1].max().item(),
+        rests_on=f"the upper bound rests on {ON_LEVELS}",
+        doubts=[*group_doubts(levels.log_z), *both.doubts()],
+        num_undefined=levels.num_undefined,
+    )
+    return concluded(problem, evidence)
