@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.together",
         ),
     ),
-    ("what comes from outside", ("poe.adapt",)),
+    ("what comes from outside, and what is known of nothing", ("poe.adapt", "poe.uniform")),
     ("how a chain moves", ("poe.samplers",)),
     (
         "how it is tuned",
