@@ -16,8 +16,8 @@ from poe.space import Binary, Space
 class Uniform(Expert):
     """p(x) = k^(−d): every state of a finite space alike, k values at each of d elements.
 
-    Draws have the dtype and device of ``like`` on Binary; on other spaces they are int64. Raises
-    PoeError for a space without finitely many values.
+    x is taken to be one of them: it is not checked. Draws have the dtype and device of ``like`` on
+    Binary; on other spaces they are int64. Raises PoeError for a space of infinitely many values.
 
     >>> expert = Uniform(poe.Categorical((2,), 3))
     >>> expert.log_prob(torch.tensor([[0, 2]]))  # − log 9
@@ -32,15 +32,16 @@ class Uniform(Expert):
         super().__init__()
         if space.num_values is None:
             raise PoeError(
-                f"expected a space of finitely many values an element, got {space}, over which no "
-                "distribution is uniform"
+                f"expected a start for {space}, whose elements have infinitely many values, so "
+                "that no distribution over it is uniform: give one, by `initial=` in poe.sample or "
+                "`start=` in poe.smc, and a kernel that moves there, by `kernel=`."
             )
         self.space, self.num_values = space, space.num_values
         self.register_buffer("zero", torch.zeros(()) if like is None else like.new_zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        inside = self.space.contains(x)
-        return torch.where(inside, self.zero - self._log_num_states(), -torch.inf)
+        log_num_states = self.space.event_shape.numel() * math.log(self.num_values)
+        return self.zero.new_full(self.space.batch_shape(x), -log_num_states)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), the log-density itself: ``(*batch, *event) -> (*batch,)``."""
@@ -53,6 +54,3 @@ class Uniform(Expert):
         generator = resolve(generator, device)
         x = torch.randint(self.num_values, shape, generator=generator, device=device)
         return x.to(self.zero.dtype) if isinstance(self.space, Binary) else x
-
-    def _log_num_states(self) -> float:
-        return self.space.event_shape.numel() * math.log(self.num_values)

@@ -20,16 +20,6 @@ class SweepNoise(NamedTuple):
     gumbel: Tensor
 
 
-class _Sweep(NamedTuple):
-    """Where a sweep stands: x ``(chains, sites)``, the rest ``(chains,)``."""
-
-    x: Tensor
-    log_density: Tensor
-    is_free: Tensor
-    is_outside: Tensor
-    is_undefined: Tensor
-
-
 @dataclass(frozen=True)
 class Gibbs(Corrected[MetropolisState]):
     """Systematic-scan Gibbs: one step draws every site in turn from p(xᵢ | the other sites).
@@ -98,40 +88,39 @@ class Gibbs(Corrected[MetropolisState]):
     def _transition(
         self, target: Density, state: MetropolisState, noise: SweepNoise
     ) -> tuple[MetropolisState, Info]:
-        no = torch.zeros_like(state.log_density, dtype=torch.bool)
-        x = state.position.reshape(len(no), -1)
-        sweep = _Sweep(x, state.log_density, no, no, no)
+        log_density, tried = state.log_density, []
+        x = state.position.reshape(len(log_density), -1).clone()
         for site, gumbel in enumerate(noise.gumbel.unbind(1)):
-            sweep = self._redraw(target, sweep, site, gumbel)
-        position = sweep.x.reshape(state.position.shape)
+            found = self._evaluate_others(target, x, site)
+            values = torch.cat([log_density[:, None], _or_nothing(found)], 1)
+            chosen = (values + gumbel).argmax(1, keepdim=True)
+            log_density = values.gather(1, chosen).squeeze(1)
+            x[:, site] = (x[:, site] + chosen.squeeze(1)) % self.num_values
+            tried.append(found)
+        position = x.reshape(state.position.shape)
         # Asked once more where it ends: a level of a path knows its parts there by that.
-        moved = MetropolisState(position, target.log_density(position))
-        is_free = sweep.is_free
-        probability = is_free.to(state.log_density.dtype)
-        return moved, Info(probability, is_free, sweep.is_outside, sweep.is_undefined, no)
+        return MetropolisState(position, target.log_density(position)), _info(torch.cat(tried, 1))
 
-    def _redraw(self, target: Density, sweep: _Sweep, site: int, gumbel: Tensor) -> _Sweep:
-        """One site drawn from its conditional; gumbel ``(chains, k)``, the first of the present."""
-        x, log_density, is_free, is_outside, is_undefined = sweep
-        others = self._others(x, site)
-        rows = others.reshape(len(x) * (self.num_values - 1), *self.space.event_shape)
-        tried = target.log_density(rows).reshape(others.shape[:2])
-        undefined = tried.isnan() | (tried == torch.inf)
-        outside = tried == -torch.inf
-        values = torch.cat([log_density[:, None], tried.masked_fill(undefined, -torch.inf)], 1)
-        chosen = (values + gumbel).argmax(1, keepdim=True)
-        candidates = torch.cat([x[:, None], others], 1)
-        return _Sweep(
-            candidates.take_along_dim(chosen[..., None], 1).squeeze(1),
-            values.take_along_dim(chosen, 1).squeeze(1),
-            is_free | ~(undefined | outside).all(1),
-            is_outside | outside.any(1),
-            is_undefined | undefined.any(1),
-        )
-
-    def _others(self, x: Tensor, site: int) -> Tensor:
-        """The same x with every other value at a site: ``(chains, k - 1, sites)``."""
+    def _evaluate_others(self, target: Density, x: Tensor, site: int) -> Tensor:
+        """log p̃ at every other value of a site, the next ones first: ``(chains, k - 1)``."""
+        num_others = self.num_values - 1
         shifts = torch.arange(1, self.num_values, device=x.device, dtype=x.dtype)
-        others = x[:, None].repeat(1, self.num_values - 1, 1)
+        others = x[:, None].repeat(1, num_others, 1)
         others[..., site] = (x[:, site, None] + shifts) % self.num_values
-        return others
+        rows = others.reshape(len(x) * num_others, *self.space.event_shape)
+        return target.log_density(rows).reshape(len(x), num_others)
+
+
+def _or_nothing(log_density: Tensor) -> Tensor:
+    """−inf in place of what is no density."""
+    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def _info(tried: Tensor) -> Info:
+    """What a sweep met, by the log-densities of all the values that it tried: ``(chains, n)``."""
+    is_outside = tried == -torch.inf
+    is_undefined = tried.isnan() | (tried == torch.inf)
+    is_free = ~(is_outside | is_undefined).all(1)
+    probability = is_free.to(tried.dtype)
+    nowhere = torch.zeros_like(is_free)
+    return Info(probability, is_free, is_outside.any(1), is_undefined.any(1), nowhere)
