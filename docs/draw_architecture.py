@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.together",
         ),
     ),
-    ("what comes from outside, and what is known of nothing", ("poe.adapt", "poe.uniform")),
+    ("what comes from outside", ("poe.adapt",)),
     ("how a chain moves", ("poe.samplers",)),
     (
         "how it is tuned",
@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.watch",
             "poe.unfused",
             "poe.compiled",
+            "poe.uniform",
             "poe.start",
             "poe.choose",
             "poe.elsewhere",

@@ -138,11 +138,9 @@ def has_mixed(began: Tensor, positions: list[Tensor]) -> bool:
     """
     if len(positions) < 2:
         return False
-    variance = (
-        began.to(torch.get_default_dtype()).var(0)
-        if not began.is_floating_point()
-        else began.var(0)
-    )
+    if not began.is_floating_point():
+        began = began.to(torch.get_default_dtype())
+    variance = began.var(0)
     scale = torch.where(variance > 0, variance, torch.ones_like(variance))
     near, far = (
         ((position - began).square() / scale).mean().item()
