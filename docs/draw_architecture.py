@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.watch",
             "poe.unfused",
             "poe.compiled",
+            "poe.uniform",
             "poe.start",
             "poe.choose",
             "poe.elsewhere",

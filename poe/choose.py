@@ -11,6 +11,7 @@ from poe.conditional import Given
 from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import MAX_DENSE_DIMENSION
+from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
@@ -28,7 +29,8 @@ class Choice(NamedTuple):
 def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     """The kernel for a target whose density in the chains' coordinates is known at their start.
 
-    Raises PoeError for a discrete space, where no kernel here moves by itself.
+    Raises PoeError for a discrete space of infinitely many values, where no kernel here moves by
+    itself, and for a batch of densities on one of more than two.
 
     Shapes: u ``(chains, *event)``.
 
@@ -38,10 +40,7 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
-        raise PoeError(
-            f"expected a kernel for the discrete space {target.space}: those chosen here move on "
-            "continuous ones. Give one that moves on that space, by `kernel=`."
-        )
+        return on_discrete(target)
     if is_batch(target):
         return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
     if not has_score(density, u):
@@ -52,6 +51,24 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     shape = "a Gaussian of full covariance" if is_dense else "a Gaussian of diagonal plus low rank"
     why = f"a score in {dimension} dimensions: HMC around {shape} fitted to all chains"
     return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
+
+
+def on_discrete(target: Expert) -> Choice:
+    """Gibbs, where an element has finitely many values. Raises PoeError where it has not."""
+    space = target.space
+    if space.num_values is None:
+        raise PoeError(
+            f"expected a kernel for the discrete space {space}, whose elements have infinitely "
+            "many values: those chosen here move on continuous or finite ones. Give one that moves "
+            "on that space, by `kernel=`."
+        )
+    if is_batch(target) and space.num_values > 2:
+        raise PoeError(
+            f"expected one density on {space}, got a batch of them: Gibbs asks for a chain's "
+            f"{space.num_values - 1} other values in one call, so sample one condition at a time"
+        )
+    why = f"a discrete space: each element in turn from its {space.num_values} values, all weighed"
+    return Choice(Gibbs(space), why)
 
 
 def is_batch(target: Expert) -> bool:

@@ -102,7 +102,8 @@ class Draws:
         """The chains that stood still for a quarter of their draws, or hardly accepted a proposal.
 
         That is for 20 consecutive draws at least, or at less than a tenth of the chains' median
-        acceptance rate; those in ``stuck_chains`` are not repeated. Weighted draws have no order.
+        acceptance rate; those in ``stuck_chains`` are not repeated. Weighted draws have no order;
+        chains that accepted every proposal, as those of Gibbs do, stay where the density is.
         """
         is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
         if self.acceptance_rate is None or self.log_weights is not None or is_short:
@@ -110,8 +111,9 @@ class Draws:
         stay = diagnostics.longest_stay(self.samples, self.log_density)
         is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4)
         is_rare = self.acceptance_rate < self.acceptance_rate.median() / 10
+        has_rejected = self.acceptance_rate < 1
         is_moving = self.acceptance_rate > 0
-        return ((is_long | is_rare) & is_moving).nonzero().flatten().tolist()
+        return ((is_long | is_rare) & is_moving & has_rejected).nonzero().flatten().tolist()
 
     @property
     def escaped_chains(self) -> list[int]:

@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.errors import NonFiniteError, NormalizationError
 from poe.expert import Expert
-from poe.space import Binary, Categorical, Sequence, Space
+from poe.space import Binary, Space
 
 MAX_TABLE = 2**20
 """The most states of which a table is made."""
@@ -25,10 +25,10 @@ STATES_AT_ONCE = 2**14
 def num_states(space: Space) -> float:
     """How many events a space has; infinity where they are not finite, or far too many.
 
-    >>> num_states(Binary(3)), num_states(Categorical((2,), 5))
+    >>> num_states(Binary(3)), num_states(poe.Categorical((2,), 5))
     (8, 25)
     """
-    values, size = num_values(space), space.event_shape.numel()
+    values, size = space.num_values or 0, space.event_shape.numel()
     if values == 0 or size * math.log(values) > 2 * math.log(MAX_STATES):
         return math.inf
     return values**size
@@ -83,17 +83,8 @@ def _batches(target: Expert) -> Iterator[Tensor]:
 
 def _states(space: Space, first: int, last: int, device: torch.device | None) -> Tensor:
     """The events of those places in lexicographic order: the digits of their numbers."""
-    values, size = num_values(space), space.event_shape.numel()
+    values, size = space.num_values or 0, space.event_shape.numel()
     place = torch.arange(first, last, device=device)
     powers = torch.tensor([values**k for k in reversed(range(size))], device=device)
     table = (place[:, None] // powers % values).reshape(-1, *space.event_shape)
     return table.to(torch.get_default_dtype()) if isinstance(space, Binary) else table
-
-
-def num_values(space: Space) -> int:
-    """How many values a component of a discrete space has; 0 where not finitely many."""
-    if isinstance(space, Binary):
-        return 2
-    if isinstance(space, Categorical):
-        return space.k
-    return space.vocab_size if isinstance(space, Sequence) else 0

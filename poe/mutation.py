@@ -138,6 +138,8 @@ def has_mixed(began: Tensor, positions: list[Tensor]) -> bool:
     """
     if len(positions) < 2:
         return False
+    if not began.is_floating_point():
+        began = began.to(torch.get_default_dtype())
     variance = began.var(0)
     scale = torch.where(variance > 0, variance, torch.ones_like(variance))
     near, far = (

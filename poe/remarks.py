@@ -7,7 +7,8 @@ from itertools import pairwise
 from poe.draws import Draws
 from poe.expert import Expert, Tempered
 from poe.loop import Run
-from poe.samplers.kernel import BIASED
+from poe.samplers.gibbs import Gibbs
+from poe.samplers.kernel import BIASED, Kernel
 
 ABSURD_GROWTH = 1e6
 
@@ -39,9 +40,18 @@ def chain_remarks(draws: Draws) -> list[str]:
     if stuck := draws.stuck_chains:
         remarks.append(
             f"{len(stuck)} of {len(draws.samples)} chains never moved while sampling (chain "
-            f"{stuck[0]} is one): use a smaller step size, a longer warm-up or another start."
+            f"{stuck[0]} is one): {_way_out(draws.kernel)}."
         )
     return remarks
+
+
+def _way_out(kernel: Kernel | None) -> str:
+    """What to do about chains that never moved."""
+    if isinstance(kernel, Gibbs):
+        return (
+            "no single element can change and stay in the support, so give a kernel of larger moves"
+        )
+    return "use a smaller step size, a longer warm-up or another start"
 
 
 def compile_remarks(run: Run) -> list[str]:

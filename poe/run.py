@@ -54,8 +54,9 @@ def sample(
     Without a kernel: independent exact draws where the target (simplified) can be sampled exactly;
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
-    batch of densities MALA. Where chains settled apart by the end of warm-up, or particles sent out
-    from a broad start found modes that no chain is in, parallel tempering. It says which, and why.
+    batch of densities MALA; on a discrete space of finitely many values Gibbs. Where chains settled
+    apart by the end of warm-up, or particles sent out from a broad start found modes that no chain
+    is in, parallel tempering (of continuous spaces only). It says which, and why.
     Chains move in unconstrained coordinates
     (Jacobian included; step sizes refer to those), and the draws come back in the target's space.
 
@@ -69,7 +70,8 @@ def sample(
       ladder, by default ``steps_per_level``.
     - ``initial`` ``(chains, *event)``: where the chains start. By default draws of the first expert
       of the product that can be sampled exactly, else standard normals in unconstrained
-      coordinates; drawn again, up to 100 times, where the target's log-density is −inf.
+      coordinates, on a discrete space any state alike; drawn again, up to 100 times, where the
+      target's log-density is −inf.
     - ``progress``: a line that says what was chosen and a progress bar, both on stderr.
     - ``checkpoint``: a file that an interrupted run is written to, and resumed from by the same
       call; the resumed run gives the same bits.
@@ -80,8 +82,8 @@ def sample(
       (``draws.compile_seconds``), and pays where steps are many; a model that cannot be captured is
       sampled without, and this is said.
 
-    Raises ImproperError, NonFiniteError (a start outside the support), PoeError (a discrete space
-    without a kernel), StorageError (a checkpoint of another run, or an altered one).
+    Raises ImproperError, NonFiniteError (a start outside the support), PoeError (counts without
+    a kernel), StorageError (a checkpoint of another run, or an altered one).
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe.choose import Choice, has_score, is_batch
+from poe.choose import Choice, has_score, is_batch, on_discrete
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
 from poe.evaluation import Merged, merged
@@ -69,11 +69,12 @@ def smc(
       where these are adapted it is up to a tenth too small (measured with 1000 chains).
     - ``start``: any expert with exact draws and a known normaliser that covers the target. By
       default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-      coordinates; from there modes need not be known, but it must reach them.
+      coordinates, on a discrete space all states alike; from there modes need not be known, but it
+      must reach them.
     - ``kernel``: its settings are kept; a step size left out is adapted to the kernel's target
       acceptance, pooled over all chains; an ``affine`` left out of ``Preconditioned`` is
       fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``,
-      or a random walk where the target has no score.
+      a random walk where the target has no score, and on a discrete space ``Gibbs``.
     - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
     - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
     - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take
@@ -82,7 +83,8 @@ def smc(
     A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
     reported in ``num_undefined`` and in words. Raises NonFiniteError where no particle is inside
     the support, NormalizationError for a start without sampler or normaliser, PoeError for settings
-    out of range, for discrete spaces without a kernel, and for batches of densities.
+    out of range, for spaces of infinitely many discrete values without a kernel and a start, and
+    for batches of densities.
 
     Source: Del Moral, Doucet & Jasra 2006; temperatures: Zhou, Johansen & Aston 2016, section 3.3;
     waste-free: Dau & Chopin 2022, algorithm 2; islands: Vergé et al. 2015.
@@ -99,7 +101,7 @@ def smc(
     True
     """
     began = time.perf_counter()
-    _check(target, num_samples, kernel)
+    _check(target, num_samples)
     schedule = _schedule(
         num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
     )
@@ -131,7 +133,9 @@ def _merged(target: Expert) -> tuple[Expert, float]:
 
 
 def _choose(particles: Particles) -> Choice:
-    """Along the score where the target has one, else a random walk."""
+    """Site by site on a discrete space; along the score where there is one, else a random walk."""
+    if particles.target.space.is_discrete:
+        return on_discrete(particles.target)
     density = particles.coordinates.pull(particles.target)
     if has_score(density, particles.position[:FEW]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
@@ -162,7 +166,7 @@ def _named(experts: Sequence[Expert]) -> tuple[tuple[str, ...], list[Expert]]:
     return tuple(type(expert).__name__ for expert in experts), list(experts)
 
 
-def _check(target: Expert, num_samples: int, kernel: Kernel | None) -> None:
+def _check(target: Expert, num_samples: int) -> None:
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     check_proper(target)
@@ -170,11 +174,6 @@ def _check(target: Expert, num_samples: int, kernel: Kernel | None) -> None:
         raise PoeError(
             "expected one density, got a batch of them (a condition for each chain): islands mix "
             "their chains, so run poe.smc once for each condition"
-        )
-    if kernel is None and target.space.is_discrete:
-        raise PoeError(
-            f"expected a kernel for the discrete space {target.space}: the default needs "
-            "gradients. Give one that moves on that space, by `kernel=`."
         )
 
 

@@ -27,6 +27,11 @@ class Space:
         """The shape of one event x."""
         raise NotImplementedError
 
+    @property
+    def num_values(self) -> int | None:
+        """How many values an element may take; None where they are not finitely many."""
+        return None
+
     def contains(self, x: Tensor) -> Tensor:
         """Whether each x lies in the space: `(*batch, *event) -> (*batch,)`, boolean."""
         self.batch_shape(x)
@@ -212,6 +217,10 @@ class Binary(_Shaped):
 
     is_discrete: ClassVar[bool] = True
 
+    @property
+    def num_values(self) -> int:
+        return 2
+
     def _elements_inside(self, x: Tensor) -> Tensor:
         return (x == 0) | (x == 1)
 
@@ -226,6 +235,10 @@ class Categorical(_Shaped):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_count("k", self.k, 1)
+
+    @property
+    def num_values(self) -> int:
+        return self.k
 
     def __str__(self) -> str:
         return f"Categorical({_shape_text(self.event_shape)}, {self.k})"
@@ -259,6 +272,10 @@ class Sequence(Space):
     @property
     def event_shape(self) -> torch.Size:
         return torch.Size((self.length,))
+
+    @property
+    def num_values(self) -> int:
+        return self.vocab_size
 
     def __str__(self) -> str:
         return f"Sequence({self.vocab_size}, {self.length})"

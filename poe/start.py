@@ -14,6 +14,7 @@ from poe.coordinates import Coordinates
 from poe.expert import Expert
 from poe.properties import exact_sample, samplable_factor
 from poe.samplers.kernel import require_start
+from poe.uniform import Uniform
 
 MAX_START_ATTEMPTS = 100
 BROAD = 10.0
@@ -31,20 +32,29 @@ def start(
     if initial is not None:
         _require_usable(target, initial)
         return initial.detach(), "`initial`"
-    source = samplable_factor(target)
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+    where, source = _source(target, like)
 
     def draw() -> Tensor:
         if source is not None:
-            return exact_sample(source[1], num_chains, generator)
+            return exact_sample(source, num_chains, generator)
         event_shape = coordinates.u_space.event_shape
         u = like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
         return coordinates.to_x(u)
 
     x = _inside(target, draw)
     _require_usable(target, x)
-    where = f"draws of expert {source[0]!r}" if source else "standard normals"
     return x, where
+
+
+def _source(target: Expert, like: Tensor) -> tuple[str, Expert | None]:
+    """What to draw starts from, in words and as an expert, if it is one."""
+    factor = samplable_factor(target)
+    if factor is not None:
+        return f"draws of expert {factor[0]!r}", factor[1]
+    if target.space.is_discrete:
+        return "any state alike", Uniform(target.space, like)
+    return "standard normals", None
 
 
 @torch.no_grad()
@@ -68,11 +78,14 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
 
     The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-    coordinates, in the dtype and on the device of ``like``.
+    coordinates, in the dtype and on the device of ``like``; on a discrete space the uniform
+    distribution. Raises PoeError where that does not exist.
     """
     factor = samplable_factor(target)
     if factor is not None:
         return f"expert {factor[0]!r}", factor[1]
+    if target.space.is_discrete:
+        return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)
     zeros = like.new_zeros(coordinates.u_space.event_shape)
     broad = as_expert(Independent(Normal(zeros, torch.full_like(zeros, BROAD)), zeros.ndim))

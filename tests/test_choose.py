@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from poe.choose import choose, has_score, is_batch
 from poe.coordinates import Coordinates
-from poe.samplers import MALA, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers import MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 
 
@@ -98,10 +98,43 @@ def test_a_batch_of_densities_gets_mala() -> None:
     assert why == "a density of its own for each chain: MALA fits nothing to all"
 
 
-def test_a_discrete_space_is_refused() -> None:
-    ising = poe.FromLogDensity(lambda x: x.flatten(1).sum(-1), space=poe.Binary((2, 2)))
-    with pytest.raises(poe.PoeError, match=r"discrete space Binary.*by `kernel="):
-        choose(ising, ising, torch.zeros(4, 2, 2))
+@pytest.mark.parametrize(
+    "space", [poe.Binary((2, 2)), poe.Categorical((2, 2), 3), poe.Sequence(3, 4)], ids=str
+)
+def test_a_finite_space_gets_gibbs(space: poe.Space) -> None:
+    target = poe.FromLogDensity(lambda x: x.flatten(1).sum(-1), space=space)
+    kernel, why = choose(target, target, torch.zeros(4, *space.event_shape))
+    assert kernel == Gibbs(space)
+    assert why.startswith("a discrete space: each element in turn")
+
+
+def test_counts_are_refused() -> None:
+    target = poe.FromLogDensity(lambda x: -x.sum(-1), space=poe.Count(3))
+    with pytest.raises(poe.PoeError, match=r"discrete space Count.*by `kernel="):
+        choose(target, target, torch.zeros(4, 3))
+
+
+class Biased(poe.Conditional):
+    """A field for each chain."""
+
+    def __init__(self, space: poe.Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        return (x * condition[:, None]).sum(-1)
+
+
+def test_a_batch_of_densities_needs_binary_elements() -> None:
+    field = torch.zeros(8)
+    target = Biased(poe.Binary(2)).given(field)
+    assert chosen_on(target) == Gibbs(poe.Binary(2))
+    with pytest.raises(poe.PoeError, match="one condition at a time"):
+        chosen_on(Biased(poe.Categorical((2,), 3)).given(field))
+
+
+def chosen_on(target: poe.Expert) -> Kernel:
+    return choose(target, target, torch.zeros(8, 2)).kernel
 
 
 def test_what_was_chosen_is_said_and_kept(capsys: pytest.CaptureFixture[str]) -> None:

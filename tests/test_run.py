@@ -116,10 +116,12 @@ def test_ula_is_called_biased() -> None:
     assert draws.guarantee == "biased"
 
 
-def test_a_discrete_space_needs_a_kernel() -> None:
-    target = poe.FromLogDensity(lambda x: x.float().sum(-1), space=poe.Binary(3))
-    with pytest.raises(poe.PoeError, match="expected a kernel for the discrete space Binary"):
+def test_counts_need_a_start_and_a_kernel() -> None:
+    target = poe.FromLogDensity(lambda x: -x.float().sum(-1), space=poe.Count(3))
+    with pytest.raises(poe.PoeError, match=r"start for Count\(3\).*`initial=`.*`kernel=`"):
         quiet(target, 10)
+    with pytest.raises(poe.PoeError, match=r"expected a kernel for the discrete space Count\(3\)"):
+        quiet(target, 10, initial=torch.zeros(4, 3))
 
 
 def test_the_transition_is_that_of_the_kernel_by_hand() -> None:

@@ -387,7 +387,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str)
         run(PRIOR * LIKELIHOOD, 1000, **settings)
 
 
-def test_a_discrete_space_needs_a_kernel() -> None:
-    target = poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Binary(3))
-    with pytest.raises(poe.PoeError, match="discrete space"):
+def test_counts_need_a_start() -> None:
+    target = poe.FromLogDensity(lambda x: -x.sum(-1), space=poe.Count(3))
+    with pytest.raises(poe.PoeError, match=r"start for Count\(3\).*`start=`.*`kernel=`"):
         run(target, 1000)

@@ -6,6 +6,7 @@ from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.generalized import GeneralizedHMC
+from poe.samplers.gibbs import Gibbs
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
@@ -34,6 +35,7 @@ __all__ = [
     "Dense",
     "Diagonal",
     "GeneralizedHMC",
+    "Gibbs",
     "Info",
     "Kernel",
     "LangevinState",

@@ -1,0 +1,56 @@
+"""The uniform distribution over a finite space: where to start when nothing better is known."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.randomness import resolve
+from poe.space import Binary, Space
+
+
+class Uniform(Expert):
+    """p(x) = k^(−d): every state of a finite space alike, k values at each of d elements.
+
+    x is taken to be one of them: it is not checked. Draws have the dtype and device of ``like`` on
+    Binary; on other spaces they are int64. Raises PoeError for a space of infinitely many values.
+
+    >>> expert = Uniform(poe.Categorical((2,), 3))
+    >>> expert.log_prob(torch.tensor([[0, 2]]))  # − log 9
+    tensor([-2.1972])
+    >>> expert.sample(4, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 2])
+    """
+
+    zero: Tensor
+
+    def __init__(self, space: Space, like: Tensor | None = None) -> None:
+        super().__init__()
+        if space.num_values is None:
+            raise PoeError(
+                f"expected a start for {space}, whose elements have infinitely many values, so "
+                "that no distribution over it is uniform: give one, by `initial=` in poe.sample or "
+                "`start=` in poe.smc, and a kernel that moves there, by `kernel=`."
+            )
+        self.space, self.num_values = space, space.num_values
+        self.register_buffer("zero", torch.zeros(()) if like is None else like.new_zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        log_num_states = self.space.event_shape.numel() * math.log(self.num_values)
+        return self.zero.new_full(self.space.batch_shape(x), -log_num_states)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), the log-density itself: ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        device = self.zero.device
+        shape = (num_samples, *self.space.event_shape)
+        generator = resolve(generator, device)
+        x = torch.randint(self.num_values, shape, generator=generator, device=device)
+        return x.to(self.zero.dtype) if isinstance(self.space, Binary) else x
