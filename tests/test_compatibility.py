@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -48,10 +50,14 @@ def test_gaussians_in_closed_form() -> None:
     torch.testing.assert_close(found.mutual_divergence, powers.mean() - mutual)
 
 
+def _with_constant(q: Gaussian, x: torch.Tensor) -> torch.Tensor:
+    return 5.0 + q(x)
+
+
 def test_constants_in_front_and_the_generality_of_experts_have_no_say() -> None:
     """Unnormalised densities on Real(2), by quadrature, in float64."""
     hidden = [
-        poe.FromLogDensity(lambda x, q=q.double(): 5.0 + q(x), space=poe.Real(2))
+        poe.FromLogDensity(partial(_with_constant, copy.deepcopy(q).double()), space=poe.Real(2))
         for q in FAMILY[:2]
     ]
     found = poe.compatibility(*hidden)
@@ -75,6 +81,8 @@ def test_finite_space_by_enumeration() -> None:
     norm = inner.diagonal().sqrt()
     cosine = inner / norm.outer(norm)
     torch.testing.assert_close(found.divergence, -cosine.log(), rtol=0, atol=2e-6)
+    mutual = q.prod(0).sum().log()
+    torch.testing.assert_close(found.mutual_log_overlap, mutual, rtol=0, atol=2e-6)
     expected = -(q.prod(0).sum() / (q**3).sum(-1).pow(1 / 3).prod()).log()
     torch.testing.assert_close(found.mutual_divergence, expected, rtol=0, atol=2e-6)
     assert found.words == ("no two of them contradict each other",)
@@ -97,7 +105,7 @@ def test_a_product_gives_its_factors_and_says_who_contradicts_whom() -> None:
 
 
 def test_all_together_may_contradict_where_no_pair_does() -> None:
-    """Three binary experts on {110}, {011}, {101}: any two share a state's half, no three."""
+    """Each of three next to excludes another one of three classes: two share one, three none."""
     corner = [
         poe.FromLogDensity(lambda x, k=k: -14.0 * (x[..., 0] == k), space=poe.Categorical(1, 3))
         for k in range(3)
