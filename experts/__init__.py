@@ -19,6 +19,7 @@ from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
+from experts.linear_gaussian import LinearGaussian
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 
@@ -34,6 +35,7 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "ImageFlow",
+    "LinearGaussian",
     "NeuralEnergy",
     "NoisyConditional",
     "PixelMixture",

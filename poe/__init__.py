@@ -6,6 +6,9 @@ from poe import codecs as codecs
 from poe import io, link
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
+from poe.any_of import any_of
+from poe.chain import Chain
+from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
 from poe.errors import (
     AdaptationError,
@@ -21,12 +24,15 @@ from poe.errors import (
     TrustWarning,
 )
 from poe.evaluation import Autocast, Chunked
+from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.expert import Expert, Product, Tempered
 from poe.io import load, save
+from poe.normalize import Normalized, normalize
+from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
 from poe.partition import LogPartition
 from poe.properties import Simplified, simplify
-from poe.ratio import log_ratio
+from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.space import (
     Binary,
     Categorical,
@@ -63,4 +69,10 @@ from poe.smc import smc
 __all__ += [
     "Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "tune_tempering",
     "warm_up",
+]  # fmt: skip
+
+# --- what follows from log Z, and normalised building blocks ---
+__all__ += [
+    "Chain", "Compatibility", "EvidenceRatio", "LogRatio", "Normalized", "any_of", "compatibility",
+    "evidence_ratio", "log_density_error", "log_prob_ratio", "log_ratio_contributions", "normalize",
 ]  # fmt: skip

@@ -21,7 +21,13 @@ from poe.expert import (
     shared_space,
 )
 from poe.parts import parts_of
-from poe.properties import Simplified, distribute, exact_log_partition, simplify
+from poe.properties import (
+    Simplified,
+    distribute,
+    exact_log_partition,
+    is_normalized,
+    simplify,
+)
 from poe.randomness import resolve
 from poe.space import Binary, Categorical, Interval, Real, Space, space_of
 from poe.space import Sequence as Tokens
@@ -35,8 +41,8 @@ class Mixture(Expert):
 
     Each component needs `log_prob`, or an estimate of its log partition in `log_partitions`
     (None for the others): unnormalised densities have no common scale to be added on. Raises
-    `NormalizationError` otherwise. `log_prob` exists where nothing was estimated, `sample` where
-    every component has one.
+    `NormalizationError` otherwise; `poe.any_of` estimates what is missing. `log_prob` exists where
+    nothing was estimated, `sample` where every component has one.
 
     >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
     >>> m.log_prob(torch.zeros(1, 1))
@@ -72,17 +78,27 @@ class Mixture(Expert):
         values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
         return torch.logsumexp(values + self.weights.log().to(values.dtype), -1)
 
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """w_k p_k(x) / p(x), 0 where p(x) is: `(*batch, *event) -> (n_experts, *batch)`."""
+        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
+        values = values + self.weights.log().to(values.dtype)
+        is_outside = (values == -torch.inf).all(-1, keepdim=True)
+        return values.softmax(-1).masked_fill(is_outside, 0).movedim(-1, 0)
+
     def extra_repr(self) -> str:
         return f"{len(self.experts)} components"
 
     def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and all(estimate is None for estimate in self.estimates):
+        if name == "log_prob" and _is_known_sum(self) and self._is_normalized():
             return self.__call__
         if name == "sample" and all(
             hasattr(expert, "sample") for expert in experts_in(self.experts)
         ):
             return self._sample
         return super().__getattr__(name)
+
+    def _is_normalized(self) -> bool:
+        return all(is_normalized(expert) for expert in experts_in(self.experts))
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
@@ -180,7 +196,7 @@ class Transformed(Expert):
         return self._pull_back(x, self.expert)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and hasattr(self.expert, "log_prob"):
+        if name == "log_prob" and is_normalized(self.expert):
             return self._log_prob
         if name == "sample" and hasattr(self.expert, "sample"):
             return self._sample
@@ -247,7 +263,7 @@ class Dequantized(Expert):
         return mask_outside(self.space, x, self.expert(self._cell(x)))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and hasattr(self.expert, "log_prob"):
+        if name == "log_prob" and is_normalized(self.expert):
             return self._log_prob
         if name == "sample" and hasattr(self.expert, "sample"):
             return self._sample

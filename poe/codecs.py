@@ -10,11 +10,14 @@ from torch import nn
 
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
+from poe.chain import Chain
 from poe.conditional import Given
 from poe.evaluation import Autocast, Chunked
 from poe.expert import Product, Tempered, named_product
 from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
+from poe.normalize import Normalized
+from poe.partition import LogPartition
 from poe.parts import KINDS, Parts
 from poe.together import Together
 
@@ -54,6 +57,12 @@ register(
     _build_mixture,
 )
 register(Transformed, _attributes("expert", "bijection", "space"), _build_transformed)
+register(Chain, _attributes("prior", "conditional"), lambda f: Chain(**f))
+register(
+    Normalized,
+    lambda n: {"expert": n.expert, "log_partition": tuple(n.log_partition)},
+    lambda f: Normalized(f["expert"], LogPartition(*f["log_partition"])),
+)
 register(At, _attributes("expert", "generator", "space"), lambda f: At(**f))
 register(Dequantized, _attributes("expert"), lambda f: Dequantized(**f))
 register(Relaxed, _attributes("expert"), lambda f: Relaxed(**f))

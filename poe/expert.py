@@ -219,7 +219,7 @@ class Product(Expert):
             factors += _renamed(name, list(require_expert(expert)._factors()))
         if not factors:
             raise PoeError("expected at least one expert in a product, got none")
-        self.names = _unique([name for name, _ in factors])
+        self.names = unique_names([name for name, _ in factors])
         self.experts = nn.ModuleList([expert for _, expert in factors])
         self.space = shared_space(self.names, [expert for _, expert in factors])
 
@@ -390,7 +390,8 @@ def _renamed(name: str, factors: list[tuple[str, Expert]]) -> list[tuple[str, Ex
     return [(f"{name}.{inner}", factor) for inner, factor in factors]
 
 
-def _unique(names: list[str]) -> tuple[str, ...]:
+def unique_names(names: list[str]) -> tuple[str, ...]:
+    """The same names, repeated ones with a suffix."""
     taken: list[str] = []
     for name in names:
         candidates = (name if i == 1 else f"{name}_{i}" for i in range(1, len(names) + 1))

@@ -40,6 +40,11 @@ class LogPartition(NamedTuple):
         """Whether nothing speaks against it."""
         return not self.remarks
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is known rather than estimated, up to rounding."""
+        return self.ess == math.inf and bool(self.std_error == 0)
+
 
 def exact(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
     """log Z without an error."""

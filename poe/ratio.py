@@ -1,11 +1,24 @@
-"""Differences of log-densities, where the normaliser cancels."""
+"""Differences of log-densities: of one target, where the normaliser cancels, or of two targets."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from poe.errors import NonFiniteError, ShapeError
-from poe.expert import Expert
+from poe.algebra import Mixture
+from poe.errors import NonFiniteError, PoeError, ShapeError
+from poe.expert import Expert, Product, shared_space
+from poe.normalize import Estimator, Normalized, estimator_or_default
+from poe.normalizer_error import combined_error, sensitivities
+
+
+class LogRatio(NamedTuple):
+    """log p(x) − log q(x), with the standard error that their normalisers leave, ``(*batch,)``."""
+
+    value: Tensor
+    std_error: Tensor
 
 
 def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
@@ -19,22 +32,102 @@ def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
     >>> log_ratio(g, torch.zeros(1, 1), torch.ones(1, 1))
     tensor([0.5000])
     """
+    _require_same_shape(x, x_prime)
+    first, second = target(x), target(x_prime)
+    _require_ratio(target, first, second)
+    return first - second
+
+
+def log_ratio_contributions(
+    product: Product, x: Tensor, x_prime: Tensor, *, rows_at_once: int | None = None
+) -> Tensor:
+    """What each expert adds to the log-ratio: `(*batch, *event)` twice `-> (*batch, n_experts)`.
+
+    c_i(x) − c_i(x') with c = ``product.contributions``, in the order of ``product.names``; they sum
+    to ``log_ratio(product, x, x_prime)``. ``rows_at_once`` bounds the memory: so many pairs are
+    evaluated together, by default all. Raises what ``log_ratio`` raises, and `PoeError` for what is
+    no product.
+
+    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[0.5])
+    >>> log_ratio_contributions(poe.Product(a=a, b=b), torch.zeros(1, 1), torch.ones(1, 1))
+    tensor([[ 0.5000, -2.0000]])
+    """
+    if not isinstance(product, Product):
+        raise PoeError(f"expected a product of experts, got {type(product).__name__}")
+    if rows_at_once is not None and rows_at_once < 1:
+        raise PoeError(f"expected rows_at_once >= 1, got {rows_at_once}")
+    _require_same_shape(x, x_prime)
+    first, second = (_contributions(product, each, rows_at_once) for each in (x, x_prime))
+    _require_ratio(product, first.sum(-1), second.sum(-1))
+    return first - second
+
+
+def log_prob_ratio(
+    p: Expert,
+    q: Expert,
+    x: Tensor,
+    *,
+    estimator: Estimator | None = None,
+    generator: torch.Generator | None = None,
+) -> LogRatio:
+    """log p(x) − log q(x) between two normalised targets: `(*batch, *event) -> (*batch,)`.
+
+    A target whose normaliser is not known is normalised first, by ``estimator`` or by
+    ``poe.log_partition``; give a ``poe.Normalized`` to do that once. The standard error is that of
+    all normalisers that were estimated (0 where none was); one that is part of both counts once,
+    by the difference. Raises what ``poe.log_partition`` and ``log_ratio`` raise.
+
+    >>> p, q = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([0.0], scale=[1.0]) ** 2
+    >>> log_prob_ratio(p, q, torch.zeros(1, 1))
+    LogRatio(value=tensor([-0.3466]), std_error=tensor([0.]))
+    """
+    shared_space(("p", "q"), [p, q], "ratio")
+    find = estimator_or_default(estimator, generator)
+    first, second = (
+        one if isinstance(one, Normalized | Mixture) else Normalized(one, find(one))
+        for one in (p, q)
+    )
+    above, below = first(x), second(x)
+    _require_density("x", above, first)
+    _require_density("x", below, second)
+    _require_one_inside(above, below, "both densities")
+    slopes = sensitivities(first, x)
+    for normalized, slope in sensitivities(second, x).items():
+        slopes[normalized] = slopes.get(normalized, torch.zeros_like(slope)) - slope
+    return LogRatio(above - below, combined_error(slopes, above))
+
+
+def _contributions(product: Product, x: Tensor, rows_at_once: int | None) -> Tensor:
+    if rows_at_once is None:
+        return product.contributions(x)
+    batch = product.space.batch_shape(x)
+    rows = x.reshape(batch.numel(), *product.space.event_shape)
+    parts = [product.contributions(part) for part in rows.split(rows_at_once)]
+    return torch.cat(parts).reshape(*batch, len(product.names))
+
+
+def _require_same_shape(x: Tensor, x_prime: Tensor) -> None:
     if x.shape != x_prime.shape:
         raise ShapeError(
             f"expected x and x_prime of the same shape, got {tuple(x.shape)} and "
             f"{tuple(x_prime.shape)}; use expand_as to repeat one of them"
         )
-    first, second = target(x), target(x_prime)
+
+
+def _require_ratio(target: Expert, first: Tensor, second: Tensor) -> None:
     for name, value in (("x", first), ("x_prime", second)):
         _require_density(name, value, target)
+    _require_one_inside(first, second, f"both points under {type(target).__name__}")
+
+
+def _require_one_inside(first: Tensor, second: Tensor, where: str) -> None:
     both_excluded = (first == second) & first.isinf()
     if bool(both_excluded.any()):
         raise NonFiniteError(
-            f"{int(both_excluded.sum())} of {first.numel()} pairs have log-density -inf at both "
-            f"points under {type(target).__name__}, so their ratio does not exist; compare points "
-            "of which one lies in the support"
+            f"{int(both_excluded.sum())} of {first.numel()} pairs have log-density -inf at "
+            f"{where}, so their ratio does not exist; compare points of which one lies in the "
+            "support"
         )
-    return first - second
 
 
 def _require_density(name: str, value: Tensor, target: Expert) -> None:

@@ -127,7 +127,8 @@ def normalization(expert: Expert, x: Tensor) -> None:
     if not _can_be_integrated(expert):
         return
     total = log_partition(_LogProb(expert))
-    bound = 1e-5 + 4 * total.std_error.item()
+    own_error = getattr(expert, "log_prob_error", torch.zeros(()))  # where log Z is an estimate
+    bound = 1e-5 + 4 * torch.hypot(total.std_error.double(), own_error.double()).item()
     _require(
         abs(total.value.item()) <= bound,
         f"log_prob to integrate to 1 (log within {bound:.2g} of 0, by {total.method}), "

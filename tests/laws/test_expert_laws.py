@@ -90,6 +90,23 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         poe.Mixture([a, b**2], [0.3, 0.7], log_partitions=[None, -1.0]),
         _real(4, 2),
     ),
+    "Normalized": (poe.normalize(a * b**0.5), _real(4, 2)),
+    "Normalized, estimated": (
+        poe.normalize(poe.FromEnergy(lambda x: x.pow(4).sum(-1), space=poe.Real(2))),
+        _real(4, 2),
+    ),
+    "Any of": (
+        poe.any_of(a, poe.FromEnergy(lambda x: x.pow(4).sum(-1), space=poe.Real(2))),
+        _real(4, 2),
+    ),
+    "Chain": (
+        poe.Chain(line, experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])),
+        _real(4, 2),
+    ),
+    "Chain, of an unnormalised prior": (
+        poe.Chain(line**2, experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])),
+        _real(4, 2),
+    ),
     "Transformed": (
         poe.Transformed(b, D.AffineTransform(torch.ones(2), torch.tensor([2.0, -3.0]))),
         _real(4, 2),

@@ -1,0 +1,90 @@
+"""The linear Gaussian conditional: what a Gaussian chain is made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from experts.gaussian import ArrayLike
+from poe import Conditional, PoeError, Real, ShapeError
+from poe.io import register
+from poe.randomness import resolve
+
+
+class LinearGaussian(Conditional):
+    """The normal density N(y; W x + b, diag(s²)) of y given x, normalised.
+
+    ``weight`` ``(d_y, d_x)``; ``bias`` ``(d_y,)``; ``scale`` ``(d_y,)``, standard deviations. The
+    condition is the batch of x, ``(n, d_x)``, for y of shape ``(n, d_y)``. What is an
+    ``nn.Parameter`` stays one. Raises ShapeError for shapes that do not fit, PoeError for a scale
+    that is not positive.
+
+    >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+    >>> step.given(torch.tensor([[0.0], [1.0]])).log_prob(torch.tensor([[1.0], [3.0]]))
+    tensor([-0.2258, -0.2258])
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    is_normalized = True
+
+    def __init__(self, weight: ArrayLike, bias: ArrayLike, scale: ArrayLike) -> None:
+        super().__init__()
+        _keep(self, "weight", weight)
+        _keep(self, "bias", bias)
+        _keep(self, "scale", scale)
+        _check(self)
+        self.space = Real(len(self.bias))
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        whitened = (x - self._mean(condition)) / self.scale
+        constant = self.scale.log().sum() + 0.5 * len(self.bias) * math.log(2 * math.pi)
+        return -0.5 * whitened.square().sum(-1) - constant
+
+    def sample(
+        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One y for each x: `(num_samples, d_x) -> (num_samples, d_y)`."""
+        mean = self._mean(condition).detach()
+        generator = resolve(generator, mean.device)
+        shape = (num_samples, len(self.bias))
+        noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + self.scale.detach() * noise
+
+    def _mean(self, condition: Tensor) -> Tensor:
+        if condition.ndim == 0 or condition.shape[-1] != self.weight.shape[1]:
+            raise ShapeError(
+                f"expected a condition of shape (n, {self.weight.shape[1]}), one x for each y, got "
+                f"{tuple(condition.shape)}"
+            )
+        return condition @ self.weight.mT + self.bias
+
+
+register(
+    LinearGaussian,
+    lambda c: {"weight": c.weight, "bias": c.bias, "scale": c.scale},
+    lambda f: LinearGaussian(**f),
+)
+
+
+def _keep(module: nn.Module, name: str, value: ArrayLike) -> None:
+    tensor = torch.as_tensor(value)
+    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, tensor)
+
+
+def _check(c: LinearGaussian) -> None:
+    size = c.weight.shape[0] if c.weight.ndim == 2 else -1
+    if c.bias.shape != (size,) or c.scale.shape != (size,):
+        raise ShapeError(
+            "expected weight of shape (d_y, d_x), bias and scale of shape (d_y,), got "
+            f"{tuple(c.weight.shape)}, {tuple(c.bias.shape)} and {tuple(c.scale.shape)}"
+        )
+    if not c.scale.is_meta and not bool((c.scale > 0).all()):
+        raise PoeError(f"expected a positive scale, got {c.scale}")
