@@ -18,7 +18,7 @@ from poe.expert import Expert, Product
 from poe.normalize import Estimator
 from poe.partition import LogPartition, exact
 from poe.properties import can_sample_exactly, exact_log_partition, exact_sample
-from poe.quadrature import has_chart
+from poe.quadrature import can_integrate
 
 DRAWS = 2**14
 FEW = 100.0
@@ -94,7 +94,7 @@ def log_integral(
         raise
     except NormalizationError:
         source = next((i for i, expert in enumerate(experts) if _is_source(expert)), None)
-        is_low = has_chart(product.space) and product.space.event_shape.numel() <= 3
+        is_low = can_integrate(product.space)
         if source is None or is_low:
             raise
         others = [expert for i, expert in enumerate(experts) if i != source]

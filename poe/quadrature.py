@@ -231,6 +231,11 @@ def _rule(d: int, device: torch.device) -> _Rule:
     )
 
 
+def can_integrate(space: Space) -> bool:
+    """Whether `integrate` knows this space: its kind, and one to three dimensions."""
+    return has_chart(space) and space.event_shape.numel() in INITIAL_CELLS
+
+
 def has_chart(space: Space) -> bool:
     """Whether `integrate` knows this kind of space."""
     return isinstance(space, Real | Positive | Interval)

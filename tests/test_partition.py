@@ -212,19 +212,10 @@ def test_states_lists_every_event_once() -> None:
         states(poe.Binary(100))
 
 
-@pytest.mark.parametrize(
-    "expert",
-    [
-        real(lambda x: -quadratic(x), 4),
-        poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Binary(40)),
-        poe.FromLogDensity(lambda x: -x, space=poe.Count(())),
-        poe.FromLogDensity(lambda x: x[..., 0], space=poe.Simplex(3)),
-    ],
-    ids=["Real(4)", "Binary(40)", "Count", "Simplex"],
-)
-def test_what_no_method_reaches_is_refused(expert: poe.Expert) -> None:
-    with pytest.raises(poe.NormalizationError, match=r"poe.log_ratio|Transformed"):
-        poe.log_partition(expert)
+def test_what_no_method_reaches_is_refused() -> None:
+    counts = poe.FromLogDensity(lambda x: -x, space=poe.Count(()))
+    with pytest.raises(poe.NormalizationError, match=r"poe.log_ratio"):
+        poe.log_partition(counts)
 
 
 def test_product_of_a_closed_form_and_a_function_uses_quadrature() -> None:

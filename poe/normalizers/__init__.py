@@ -6,6 +6,7 @@ from poe.normalizers.annealed import AIS
 from poe.normalizers.choose import log_partition
 from poe.normalizers.exact import ClosedForm, Enumeration, Quadrature
 from poe.normalizers.importance import Bridge, ImportanceSampling
+from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR, SMC, ThermodynamicIntegration
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ClosedForm",
     "Enumeration",
     "ImportanceSampling",
+    "Method",
     "Quadrature",
     "ThermodynamicIntegration",
     "log_partition",

@@ -1,4 +1,4 @@
-"""Estimates from the levels of one path: forward, backward, by all levels at once, by integration."""
+"""Estimates from the levels of one path: forward, backward, by all at once, by integration."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,10 +18,13 @@ from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
+from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
+from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
+from poe.samplers.preconditioned import plain
 
 WITH_SCORE = True
 
@@ -37,10 +41,11 @@ class Step(NamedTuple):
 class AIS:
     """Annealed importance sampling from start to target, and from target to start.
 
-    Chains walk up a ladder of temperatures and collect log w = Σ Δt U, of which E w = Z / Z₀; others
-    begin at draws of the target and walk down, with E w = Z₀ / Z. The estimate is the Bennett
-    acceptance ratio of both ways. A small run of particles finds the ladder and the kernels, which
-    are fixed before the chains begin.
+    Chains walk up a ladder of temperatures and collect log w = Σ Δt U, of which E w = Z / Z₀;
+    others begin at draws of the target and walk down, with E w = Z₀ / Z. The estimate is the
+    Bennett acceptance ratio of both ways, which supposes reversible kernels; on discrete spaces,
+    where a sweep is not reversible, it is the mean of w upward. A small run of particles finds the
+    ladder and the kernels, which are fixed before the chains begin.
 
     - ``num_samples``: chains each way, at least; ``substeps``: temperatures for each that the
       particles needed.
@@ -80,29 +85,48 @@ class AIS:
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
     ) -> Evidence:
         both = Sides(_log_mean(up) + ladder.log_start, ladder.log_start - _log_mean(down))
-        ratio = torch.cat([up, -down], 1)
-        counts = torch.tensor([up.shape[1], down.shape[1]], device=up.device)
-        found = mbar(torch.stack([torch.zeros_like(ratio), ratio]), counts)
+        is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs)
+        value, std_error = _both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
-            value=found.log_z[-1] + ladder.log_start,
-            std_error=found.std_error,
+            value=value + ladder.log_start,
+            std_error=std_error,
             sides=both,
             name=f"annealed importance sampling both ways, {len(ladder.passed)} levels x "
             f"{self.substeps}",
             ess=min(kish_ess(up).item(), kish_ess(down).item()),
             num_evaluations=ladder.num_evaluations + ends.num_evaluations + cost,
-            highest=ladder.tilts[-1].max().item(),
+            seen=ladder.tilts[-1],
             rests_on="the upper bound rests on draws of the target that went there from a fitted "
             "density",
             doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],
         )
 
 
+def _both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The Bennett acceptance ratio of log weights ``(groups, n)`` up and down, with its error."""
+    ratio = torch.cat([up, -down], 1)
+    counts = torch.tensor([up.shape[1], down.shape[1]], device=up.device)
+    found = mbar(torch.stack([torch.zeros_like(ratio), ratio]), counts)
+    return found.log_z[-1], found.std_error
+
+
+def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
+    """log of the mean weight, with its error."""
+    value = _log_mean(up.flatten())
+    weights = (up.flatten() - value).exp()
+    return value, weights.std() / math.sqrt(len(weights))
+
+
+def _has_score(steps: list[Step]) -> bool:
+    """Whether the kernels want one."""
+    return not isinstance(plain(steps[-1].kernel), (Gibbs, *WITHOUT_SCORE))
+
+
 def climb(
     path: GeometricPath, steps: list[Step], x: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, int]:
     """log w of chains from draws of the start upward ``(rows,)``, and the evaluations it took."""
-    parts, count = path.evaluate(x, WITH_SCORE), len(x)
+    parts, count = path.evaluate(x, _has_score(steps)), len(x)
     log_weight = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for lower, upper, kernel in steps:
         log_weight = log_weight + (upper - lower) * _tilt(path, parts)
@@ -116,7 +140,7 @@ def descend(
     path: GeometricPath, steps: list[Step], x: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, int]:
     """log w of chains from draws of the target downward: the same steps in reverse."""
-    parts, count = path.evaluate(x, WITH_SCORE), len(x)
+    parts, count = path.evaluate(x, _has_score(steps)), len(x)
     log_weight = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for lower, upper, kernel in reversed(steps):
         parts, cost = _moved(path, upper, kernel, parts, generator)
@@ -154,7 +178,7 @@ def _steps(ladder: Levels, substeps: int) -> list[Step]:
     for one, other, passed in zip(temperatures, temperatures[1:], ladder.passed[1:], strict=False):
         assert passed.kernel is not None
         between = [one + (other - one) * k / substeps for k in range(substeps)] + [other]
-        steps += [Step(a, b, passed.kernel) for a, b in zip(between, between[1:], strict=False)]
+        steps += [Step(a, b, passed.kernel) for a, b in pairwise(between)]
     return steps
 
 

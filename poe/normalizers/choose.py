@@ -16,7 +16,7 @@ from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
 from poe.partition import LogPartition
 from poe.properties import check_proper, exact_log_partition
-from poe.quadrature import has_chart
+from poe.quadrature import can_integrate
 from poe.randomness import resolve
 from poe.space import Count
 from poe.start import device_of
@@ -69,7 +69,7 @@ def _choose(target: Expert) -> Method:
         return ClosedForm()
     if num_states(target.space) <= MAX_STATES:
         return Enumeration()
-    if has_chart(target.space) and target.space.event_shape.numel() <= 3:
+    if can_integrate(target.space):
         return Quadrature()
     if isinstance(target.space, Count):
         raise NormalizationError(

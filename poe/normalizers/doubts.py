@@ -17,6 +17,8 @@ from poe.samplers.path import geometric_path
 
 UNSEEN = 0.01
 """The share of the target's mass that may lie where an estimator has never been."""
+UNSEEN_DRAWS = 8.0
+"""Or where that many of its draws should have been."""
 FEW = 100.0
 """An effective sample size below this says too little."""
 
@@ -30,8 +32,8 @@ class Evidence(NamedTuple):
     name: str
     ess: float
     num_evaluations: int
-    highest: float
-    """The largest d/dt log γ_t of its draws: the target's mass beyond was not seen."""
+    seen: Tensor
+    """d/dt log γ_t of its draws: the target's mass beyond the largest was not seen."""
     rests_on: str
     doubts: list[str]
     num_undefined: int = 0
@@ -96,8 +98,8 @@ def _scout_doubts(problem: Problem, found: Evidence) -> list[str]:
     """What particles from a broad start know that contradicts it."""
     scouts = problem.scouts
     words = [f"particles from a broad start: {doubt}" for doubt in group_doubts(scouts.log_z)]
-    beyond = _share_beyond(problem, found.highest)
-    if beyond > UNSEEN:
+    beyond = _share_beyond(problem, found.seen.max().item())
+    if beyond > max(UNSEEN, UNSEEN_DRAWS / found.seen.numel()):
         words.append(
             f"{beyond:.0%} of the target's mass seems to lie where {problem.where} is too thin for "
             "it to have been seen: use a broader start, or leave it out"

@@ -13,7 +13,7 @@ from poe.expert import Expert
 from poe.normalizers.levels import Report
 from poe.partition import LogPartition, exact
 from poe.properties import exact_log_partition
-from poe.quadrature import integrate
+from poe.quadrature import can_integrate, integrate
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Quadrature:
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
     ) -> LogPartition:
         """log Z of the target."""
+        if not can_integrate(target.space):
+            raise NormalizationError(
+                f"expected a space of one to three continuous dimensions, got {target.space}: leave "
+                "`method` out"
+            )
         value, error = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(

@@ -104,13 +104,10 @@ class FittedProbabilities(Expert):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.space, Binary):  # as a formula in x, which has a gradient
-            off, on = self.space.as_vector(x).new_tensor(0), self.log_probabilities
-            values = self.space.as_vector(x) * (on[:, 1] - on[:, 0]) + on[:, 0] + off
-            return values.sum(-1)
-        table = self.log_probabilities.expand(
-            *x.shape[: x.ndim - len(self.space.event_shape)], -1, -1
-        )
+            off, on = self.log_probabilities.unbind(1)
+            return (off + self.space.as_vector(x) * (on - off)).sum(-1)
         index = self.space.as_vector(x).long()[..., None]
+        table = self.log_probabilities.expand(*index.shape[:-1], -1)
         return table.gather(-1, index)[..., 0].sum(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -126,8 +123,10 @@ class FittedProbabilities(Expert):
         return x.to(table.dtype) if isinstance(self.space, Binary) else x
 
 
-def fit_probabilities(x: Tensor, space: Space, num_values: int) -> FittedProbabilities:
+def fit_probabilities(x: Tensor, space: Space) -> FittedProbabilities:
     """Each component's frequencies, with a little of the uniform: ``x`` ``(n, *event)``."""
+    num_values = space.num_values
+    assert num_values is not None
     hot = torch.nn.functional.one_hot(space.as_vector(x).long(), num_values).double()
     frequencies = (1 - PSEUDO_COUNTS) * hot.mean(0) + PSEUDO_COUNTS / num_values
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
@@ -139,8 +138,8 @@ def fit_density(
 ) -> FittedGaussian | FittedMixture:
     """The Gaussian, or mixture of Gaussians, under which other draws are likeliest.
 
-    Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a Gaussian
-    by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
+    Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a
+    Gaussian by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
     expectation-maximisation.
     """
     half, d = len(x) // 2, space.event_shape.numel()
@@ -176,8 +175,8 @@ def fit_mixture(
     for _ in range(EM_STEPS):
         mixture = _maximised(u, torch.softmax(mixture.components(u), 1), vectors)
     factor = scale[:, None] * mixture.factor
-    parts = (mixture.log_weights, loc + scale * mixture.loc, factor)
-    return FittedMixture(*(part.to(x.dtype) for part in parts), space)
+    weights, centres = mixture.log_weights.to(x.dtype), (loc + scale * mixture.loc).to(x.dtype)
+    return FittedMixture(weights, centres, factor.to(x.dtype), space)
 
 
 def _maximised(u: Tensor, given: Tensor, space: Space) -> FittedMixture:

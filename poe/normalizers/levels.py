@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.choose import has_score
+from poe.choose import has_score, on_discrete
 from poe.expert import Expert
 from poe.particles import Particles, Passed, Schedule
 from poe.samplers.kernel import Kernel
@@ -77,6 +77,8 @@ def walk(
 
 
 def _kernel(particles: Particles) -> Kernel:
+    if particles.target.space.is_discrete:
+        return on_discrete(particles.target).kernel
     if has_score(particles.target, particles.position[:FEW]):
         return Preconditioned(SplitHMC())
     return Preconditioned(MetropolisHastings())

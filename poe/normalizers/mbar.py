@@ -1,7 +1,7 @@
 """The multistate Bennett acceptance ratio: the normalisers of several densities from all draws.
 
-It is the optimal bridge between two densities, and its extension to more (Meng & Wong 1996; Shirts &
-Chodera 2008): of all estimators by reweighting, that of the smallest asymptotic variance.
+It is the optimal bridge between two densities, and its extension to more (Meng & Wong 1996; Shirts
+& Chodera 2008): of all estimators by reweighting, that of the smallest asymptotic variance.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def mbar(log_densities: Tensor, counts: Tensor) -> Normalizers:
     P(k | x) ∝ N_k γ_k(x) / Z_k: the maximum of a concave likelihood, found by Newton's method. The
     errors are those of an M-estimator with independent groups.
 
-    Shapes: ``log_densities`` log γ_k(x_n) ``(K, groups, n)``, where the draws of the K densities lie
-    one after the other along n: ``counts`` ``(K,)`` of them in each group. Raises
+    Shapes: ``log_densities`` log γ_k(x_n) ``(K, groups, n)``, where the draws of the K densities
+    lie one after the other along n: ``counts`` ``(K,)`` of them in each group. Raises
     NormalizationError where draws of some densities say nothing of others.
 
     Source: Shirts & Chodera 2008, eq. 11; Geyer 1994.

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from poe.choose import is_batch
 from poe.coordinates import Coordinates
-from poe.enumeration import num_values
 from poe.errors import NormalizationError, PoeError
 from poe.evaluation import Merged, merged
 from poe.expert import Expert
@@ -94,8 +93,9 @@ def _usable(start: Expert, coordinates: Coordinates) -> Expert:
         raise PoeError(f"expected a start on {coordinates.space}, got one on {start.space}")
     if not can_sample_exactly(start) or exact_log_partition(start) is None:
         raise NormalizationError(
-            f"expected a start with exact draws and a known normaliser, got {type(start).__name__}: "
-            "give a Gaussian, a flow or an autoregressive expert, or leave `start` out"
+            "expected a start with exact draws and a known normaliser, got "
+            f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert, or "
+            "leave `start` out"
         )
     return coordinates.pull(start)
 
@@ -119,7 +119,7 @@ def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator)
 def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
     x = equally_weighted(scouts, DRAWS, generator)
     if target.space.is_discrete:
-        return fit_probabilities(x, target.space, num_values(target.space))
+        return fit_probabilities(x, target.space)
     score = target.score(x)
     is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
     return fit_density(x, score if is_usable else None, target.space, generator)

@@ -122,7 +122,7 @@ def _concluded(
         name=name,
         ess=weakest_ess(levels),
         num_evaluations=levels.num_evaluations,
-        highest=levels.tilts[-1].max().item(),
+        seen=levels.tilts[-1],
         rests_on=f"the upper bound rests on {ON_LEVELS}",
         doubts=[*group_doubts(levels.log_z), *both.doubts()],
         num_undefined=levels.num_undefined,
