@@ -64,8 +64,8 @@ class Quadrature:
         """log Z of the target."""
         if not can_integrate(target.space):
             raise NormalizationError(
-                f"expected a space of one to three continuous dimensions, got {target.space}: leave "
-                "`method` out"
+                f"expected a space of one to three continuous dimensions, got {target.space}: "
+                "leave `method` out"
             )
         value, error = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
