@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.link",
             "poe.evaluation",
             "poe.together",
+            "poe.contrast",
+            "poe.calibration",
         ),
     ),
     ("what comes from outside", ("poe.adapt",)),

@@ -6,7 +6,9 @@ from poe import codecs as codecs
 from poe import io, link
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
+from poe.calibration import Calibration, calibrate
 from poe.conditional import Conditional, Given
+from poe.contrast import contrast
 from poe.errors import (
     AdaptationError,
     DtypeError,
@@ -64,3 +66,6 @@ __all__ += [
     "Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "tune_tempering",
     "warm_up",
 ]  # fmt: skip
+
+# --- exponents (marked block) ---
+__all__ += ["Calibration", "calibrate", "contrast"]
