@@ -5,8 +5,8 @@
 
 Every engine is told the log-density and nothing else, and begins at N(0, 10² I). The peers are
 given as many evaluations as `poe.log_partition` took on average (a gradient counts as one), or
-more. Of each peer several settings are run over all seeds, and the one of the smallest root-mean-square
-error is shown: a choice that no user could make, since it needs the truth.
+more. Of each peer several settings are run over all seeds, and the one of the smallest root-mean-
+square error is shown: a choice that no user could make, since it needs the truth.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.evaluation",
             "poe.together",
             "poe.chain",
+            "poe.contrast",
+            "poe.calibration",
         ),
     ),
     ("what comes from outside", ("poe.adapt",)),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from poe import codecs as codecs
-from poe import io, link
+from poe import io, link, normalizers, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
+from poe.adapt_kernel import Warmup, tune_ladder, warm_up
+from poe.adapt_tempering import tune_tempering
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.any_of import any_of
+from poe.calibration import Calibration, calibrate
 from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
+from poe.contrast import contrast
+from poe.draws import Draws, Summary
 from poe.errors import (
     AdaptationError,
     DtypeError,
@@ -33,6 +38,8 @@ from poe.normalizers.choose import log_partition
 from poe.partition import LogPartition
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
+from poe.run import sample
+from poe.smc import smc
 from poe.space import (
     Binary,
     Categorical,
@@ -48,31 +55,16 @@ from poe.space import (
 from poe.together import Together
 
 __all__ = [
-    "AdaptationError", "At", "Autocast", "Binary", "Categorical", "Chunked", "Conditional",
-    "Count", "Dequantized", "DtypeError", "Expert", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "Given", "ImproperError", "Interval", "LogPartition", "Mixture",
-    "NonFiniteError", "NormalizationError", "OperatorError", "PoeError", "Positive",
+    "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain",
+    "Chunked", "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError",
+    "EvidenceRatio", "Expert", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
+    "ImproperError", "Interval", "LogPartition", "LogRatio", "Mixture", "NonFiniteError",
+    "NormalizationError", "Normalized", "OperatorError", "PoeError", "Positive",
     "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
-    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Tempered", "Together",
-    "Transformed", "TrustWarning", "as_expert", "io", "link", "load", "log_partition", "log_ratio",
-    "save", "simplify",
-]  # fmt: skip
-
-# --- samplers (marked block: extended by the inference half) ---
-from poe import samplers
-from poe.adapt_kernel import Warmup, tune_ladder, warm_up
-from poe.adapt_tempering import tune_tempering
-from poe.draws import Draws, Summary
-from poe.run import sample
-from poe.smc import smc
-
-__all__ += [
-    "Draws", "Summary", "Warmup", "sample", "samplers", "smc", "tune_ladder", "tune_tempering",
-    "warm_up",
-]  # fmt: skip
-
-# --- what follows from log Z, and normalised building blocks ---
-__all__ += [
-    "Chain", "Compatibility", "EvidenceRatio", "LogRatio", "Normalized", "any_of", "compatibility",
-    "evidence_ratio", "log_density_error", "log_prob_ratio", "log_ratio_contributions", "normalize",
+    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
+    "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
+    "compatibility", "contrast", "evidence_ratio", "io", "link", "load", "log_density_error",
+    "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize",
+    "normalizers", "sample", "samplers", "save", "simplify", "smc", "tune_ladder",
+    "tune_tempering", "warm_up",
 ]  # fmt: skip

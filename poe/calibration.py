@@ -1,0 +1,123 @@
+"""How loudly each expert of a product speaks, and exponents that would make them equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poe.errors import NonFiniteError, PoeError, ShapeError
+from poe.expert import Product, experts_in, named_product
+
+_SILENCED = 0.05  # below this share of an equal one an expert hardly moves the product
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What k experts, with their exponents, say at n common points in d dimensions.
+
+    - ``names``: the experts, in the order of all that follows;
+    - ``mean``, ``spread`` ``(k,)``: mean and standard deviation of w_i log p̃_i(x), nats per
+      dimension;
+    - ``share`` ``(k,)``: cov(w_i log p̃_i, log p̃) / var(log p̃), which sum to 1; a negative one
+      speaks against the rest;
+    - ``correlation`` ``(k, k)``: between the experts' log-densities, NaN for a constant one;
+    - ``suggested`` ``(k,)``: factors of the present exponents that make the spreads equal, to
+      their geometric mean; 1 for a constant expert.
+    """
+
+    names: tuple[str, ...]
+    mean: Tensor
+    spread: Tensor
+    share: Tensor
+    correlation: Tensor
+    suggested: Tensor
+
+    def rescaled(self, product: Product) -> Product:
+        """A new product, each exponent of `product` times its `suggested` factor."""
+        if product.names != self.names:
+            raise PoeError(
+                f"expected the product of {list(self.names)}, got {list(product.names)}; "
+                "call poe.calibrate on this product"
+            )
+        pairs = zip(experts_in(product.experts), self.suggested.tolist(), strict=True)
+        return named_product(self.names, [expert**factor for expert, factor in pairs])
+
+    def remarks(self) -> tuple[str, ...]:
+        """Who is silenced and who speaks against the rest, in words."""
+        told = []
+        for name, spread, share in zip(
+            self.names, self.spread.tolist(), self.share.tolist(), strict=True
+        ):
+            if spread == 0:
+                told.append(f"{name} says the same at every point")
+            elif share < 0:
+                told.append(f"{name} speaks against the rest")
+            elif share < _SILENCED / len(self.names):
+                told.append(f"{name} is silenced: {share:.1%} of the variance is its own")
+        return tuple(told)
+
+    def __str__(self) -> str:
+        width = max(len("expert"), *map(len, self.names))
+        lines = [f"{'expert':<{width}}{'mean':>10}{'spread':>10}{'share':>8}{'exponent':>12}"]
+        columns = (self.mean, self.spread, self.share, self.suggested)
+        rows = zip(self.names, *(column.tolist() for column in columns), strict=True)
+        for name, mean, spread, share, factor in rows:
+            lines.append(
+                f"{name:<{width}}{mean:>10.3g}{spread:>10.3g}{share:>8.1%}{f'x {factor:.3g}':>12}"
+            )
+        return "\n".join([*lines, *self.remarks()])
+
+
+def calibrate(product: Product, x: Tensor) -> Calibration:
+    """Compare the experts of `product` at the common points x `(n, *event)`; changes nothing.
+
+    Equal spreads are a suggestion, not a truth: an expert that knows more should speak louder.
+    Raises `ShapeError` where x holds fewer than two points, and `NonFiniteError` where an expert
+    is NaN or infinite at one of them.
+
+    >>> product = poe.Product(sharp=experts.Gaussian([0.0], scale=[0.1]),
+    ...                       broad=experts.Gaussian([0.0], scale=[1.0]))
+    >>> print(calibrate(product, torch.linspace(-1, 1, 101)[:, None]))
+    expert      mean    spread   share    exponent
+    sharp      -15.6      15.3   99.0%       x 0.1
+    broad      -1.09     0.153    1.0%        x 10
+    broad is silenced: 1.0% of the variance is its own
+    """
+    if len(product.space.batch_shape(x)) != 1 or len(x) < 2:
+        raise ShapeError(f"expected x of shape (n, *event) with n >= 2, got {tuple(x.shape)}")
+    with torch.no_grad():
+        said = product.contributions(x).to("cpu", torch.float64)
+    _require_finite(product.names, said)
+    centered = said - said.mean(0)
+    covariance = centered.mT @ centered / (len(x) - 1)
+    spread = covariance.diagonal().sqrt()
+    is_constant = spread <= 1e-7 * said.abs().amax(0)  # rounding of float32
+    spread = spread.masked_fill(is_constant, 0)
+    covariance = covariance.masked_fill(is_constant | is_constant[:, None], 0)
+    num_dimensions = product.space.event_shape.numel()
+    return Calibration(
+        names=product.names,
+        mean=said.mean(0) / num_dimensions,
+        spread=spread / num_dimensions,
+        share=covariance.sum(1) / covariance.sum(),
+        correlation=covariance / torch.outer(spread, spread),
+        suggested=_equalising(spread),
+    )
+
+
+def _equalising(spread: Tensor) -> Tensor:
+    speaks = spread > 0
+    common = spread[speaks].log().mean().exp()
+    return torch.where(speaks, common / spread, 1.0)
+
+
+def _require_finite(names: tuple[str, ...], said: Tensor) -> None:
+    for name, values in zip(names, said.unbind(1), strict=True):
+        num_broken = int((~values.isfinite()).sum())
+        if num_broken:
+            raise NonFiniteError(
+                f"expected finite log-densities at x, got {num_broken} of {len(values)} that are "
+                f"NaN or infinite under {name}; choose points in the support of all experts"
+            )
