@@ -88,8 +88,16 @@ class _Cells(NamedTuple):
     log_noise: Tensor  # how far rounding alone may move them
 
 
-def integrate(target: Expert) -> tuple[Tensor, Tensor]:
-    """log of the integral of p̃ with its estimated error, both `()`.
+class Integral(NamedTuple):
+    """log of an integral with its estimated error, both `()`, and what it cost."""
+
+    value: Tensor
+    error: Tensor
+    num_evaluations: int
+
+
+def integrate(target: Expert) -> Integral:
+    """log of the integral of p̃.
 
     Raises `ImproperError` where the mass does not die out towards infinity, `NonFiniteError`
     where a log-density is NaN or +inf or all are -inf, `NormalizationError` where the space has
@@ -97,9 +105,9 @@ def integrate(target: Expert) -> tuple[Tensor, Tensor]:
     """
     chart, like = _chart(target.space), _reference(target)
     cells = _evaluate(target, chart, like, *_initial_cells(chart, target, like.device))
-    evaluations = 0
+    evaluations = first = len(cells.centers) * 15 ** cells.centers.shape[1]
     tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
-    while evaluations < MAX_EVALUATIONS:
+    while evaluations < first + MAX_EVALUATIONS:
         is_unsure = _is_unsure(cells, tolerance)
         if not bool(is_unsure.any()):
             break
@@ -108,7 +116,7 @@ def integrate(target: Expert) -> tuple[Tensor, Tensor]:
         finer = _evaluate(target, chart, like, *parts)
         kept = (old[~is_unsure] for old in cells)
         cells = _Cells(*(torch.cat(pair) for pair in zip(kept, finer, strict=True)))
-    return _total(target, chart, cells, like)
+    return Integral(*_total(target, chart, cells, like), evaluations)
 
 
 def _total(target: Expert, chart: _Chart, cells: _Cells, like: Tensor) -> tuple[Tensor, Tensor]:

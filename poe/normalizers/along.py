@@ -26,10 +26,10 @@ def sides(levels: Levels) -> Sides:
     return Sides(levels.log_z, levels.log_start - back.sum(0))
 
 
-def all_levels(levels: Levels) -> Normalizers:
+def all_levels(levels: Levels, max_numbers: int = MAX_NUMBERS) -> Normalizers:
     """The multistate Bennett acceptance ratio of all levels: log γ_t(x) = log γ_0(x) + t U(x)."""
     count = len(levels.passed)
-    stride = max(1, math.ceil(levels.tilts.numel() * count / MAX_NUMBERS))
+    stride = max(1, math.ceil(levels.tilts.numel() * count / max_numbers))
     tilts = levels.tilts[:, :, ::stride]
     groups, each = tilts.shape[1:]
     flat = tilts.permute(1, 0, 2).reshape(groups, count * each)

@@ -19,6 +19,8 @@ UNSEEN = 0.01
 """The share of the target's mass that may lie where an estimator has never been."""
 UNSEEN_DRAWS = 8.0
 """Or where that many of its draws should have been."""
+SCOUTED_NUMBERS = 2**19
+"""Enough of what the scouts say to know log Z roughly."""
 FEW = 100.0
 """An effective sample size below this says too little."""
 
@@ -104,7 +106,7 @@ def _scout_doubts(problem: Problem, found: Evidence) -> list[str]:
             f"{beyond:.0%} of the target's mass seems to lie where {problem.where} is too thin for "
             "it to have been seen: use a broader start, or leave it out"
         )
-    by_scouts = all_levels(scouts)
+    by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
     seen = by_scouts.log_z[-1] + scouts.log_start
     apart = (found.value - seen).abs() / torch.hypot(found.std_error, by_scouts.std_error)
     if not apart < FAR:

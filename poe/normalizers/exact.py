@@ -67,12 +67,18 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        value, error = integrate(target)
+        value, error, num_evaluations = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
-            value, error, lower, upper, "quadrature", confidence=0.95,
+            value,
+            error,
+            lower,
+            upper,
+            "quadrature",
+            num_evaluations=num_evaluations,
+            confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
-        )  # fmt: skip
+        )
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:

@@ -14,7 +14,8 @@ from torch import Tensor
 from poe.errors import NormalizationError
 
 MAX_STEPS = 200
-TOLERANCE = 1e-10
+TOLERANCE = 1e-8
+"""In nats."""
 HALVINGS = 40
 
 
@@ -65,9 +66,9 @@ def mbar(log_densities: Tensor, counts: Tensor) -> Normalizers:
     for _ in range(MAX_STEPS):
         given = _posterior(values, bias)
         gradient = shares - given.flatten(1).mean(1)
-        if bool(gradient.abs().max() < TOLERANCE):
-            break
         step = torch.linalg.solve(_information(given), gradient[1:])
+        if bool(step.abs().max() < TOLERANCE):
+            break
         bias, likelihood = _climb(values, shares, bias, likelihood, step)
     return _result(values, shares, counts, bias)
 
