@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.chain",
             "poe.contrast",
             "poe.calibration",
+            "poe.exponents",
         ),
     ),
     ("what comes from outside", ("poe.adapt",)),
