@@ -177,6 +177,8 @@ def test_an_infinite_start_of_the_integrand_is_refused_by_integration() -> None:
     found = poe.log_partition(half, start=start, generator=generator())
     truth = 2 * math.log(math.pi) - math.log(2)
     assert abs(found.value.item() - truth) < MAX_Z * found.std_error.item()
+    assert found.is_trusted
+    assert found.lower < truth < found.upper
 
 
 def test_mbar_of_three_gaussians_and_its_error() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.diagnostics.weights import kish_ess
-from poe.normalizers.bounds import Sides
+from poe.normalizers.bounds import Sides, log_mean
 from poe.normalizers.levels import Levels
 from poe.normalizers.mbar import Normalizers, mbar
 
@@ -19,11 +19,13 @@ MAX_NUMBERS = 2**24
 def sides(levels: Levels) -> Sides:
     """Σ log mean exp(Δt U) over levels forward, and −Σ log mean exp(−Δt U) backward.
 
-    U = d/dt log γ_t at the particles of the level that a step begins at.
+    U = d/dt log γ_t at the particles of the level that a step begins at. Where a part of the start
+    is outside the target's support, the way back ends at what is inside: its share is added.
     """
     steps = levels.temperatures.diff()[:, None, None].to(levels.tilts.device)
-    back = _log_mean(-steps * levels.tilts[1:])
-    return Sides(levels.log_z, levels.log_start - back.sum(0))
+    back = log_mean(-steps * levels.tilts[1:])
+    share_inside = (levels.tilts[0] > -torch.inf).double().mean()
+    return Sides(levels.log_z, levels.log_start - back.sum(0) + share_inside.log())
 
 
 def all_levels(levels: Levels, max_numbers: int = MAX_NUMBERS) -> Normalizers:
@@ -57,7 +59,3 @@ def integrals(levels: Levels, stride: int = 1) -> Tensor:
     h = t.diff()[:, None]
     trapezoid = 0.5 * h * (mean[1:] + mean[:-1])
     return (trapezoid - h.square() / 12 * variance.diff(dim=0)).sum(0)
-
-
-def _log_mean(values: Tensor) -> Tensor:
-    return torch.logsumexp(values, -1) - math.log(values.shape[-1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from poe.diagnostics.weights import kish_ess
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.normalizers.bounds import Sides, group_doubts
+from poe.normalizers.bounds import Sides, group_doubts, log_mean
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
@@ -84,7 +84,7 @@ class AIS:
     def _evidence(
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
     ) -> Evidence:
-        both = Sides(_log_mean(up) + ladder.log_start, ladder.log_start - _log_mean(down))
+        both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
         is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs)
         value, std_error = _both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
@@ -112,7 +112,7 @@ def _both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
     """log of the mean weight, with its error."""
-    value = _log_mean(up.flatten())
+    value = log_mean(up.flatten())
     weights = (up.flatten() - value).exp()
     return value, weights.std() / math.sqrt(len(weights))
 
@@ -186,7 +186,3 @@ def _spread(position: Tensor, each: int) -> Tensor:
     """So many particles of each island, evenly: ``(islands * each, *event)``."""
     rows = torch.arange(each, device=position.device) * position.shape[1] // each
     return position[:, rows].flatten(0, 1)
-
-
-def _log_mean(values: Tensor) -> Tensor:
-    return torch.logsumexp(values, -1) - math.log(values.shape[-1])

@@ -56,6 +56,11 @@ class Sides(NamedTuple):
         return words
 
 
+def log_mean(values: Tensor) -> Tensor:
+    """log of the mean of exp(values) along the last dimension."""
+    return torch.logsumexp(values, -1) - math.log(values.shape[-1])
+
+
 def group_doubts(log_z: Tensor) -> list[str]:
     """Whether independent estimates ``(groups,)`` of log Z agree."""
     effective = (1.0 / torch.softmax(log_z.double(), 0).square().sum()).item()

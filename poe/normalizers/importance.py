@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.diagnostics.weights import kish_ess
 from poe.expert import Expert
-from poe.normalizers.bounds import Sides, group_doubts
+from poe.normalizers.bounds import Sides, group_doubts, log_mean
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Report
 from poe.normalizers.mbar import mbar
@@ -46,10 +46,10 @@ class ImportanceSampling:
         log_start = _log_start(problem)
         tilt = _tilts_of_start(problem, self.num_samples, generator)
         draws = problem.draws(self.num_samples // 8, generator, report)
-        groups = _log_mean(tilt) + log_start
+        groups = log_mean(tilt) + log_start
         value = torch.logsumexp(groups, 0) - math.log(len(groups))
         weights = (tilt.flatten() + log_start - value).exp()
-        above = log_start - _log_mean(-_tilts(problem, draws.position))
+        above = log_start - log_mean(-_tilts(problem, draws.position))
         return concluded(
             problem,
             Evidence(
@@ -95,7 +95,7 @@ class Bridge:
         value = found.log_z[-1] + _log_start(problem)
         tilt = log_densities[-1] - log_densities[0]
         near, far = tilt[:, :each], tilt[:, -each:]
-        both = Sides(_log_mean(near) + _log_start(problem), _log_start(problem) - _log_mean(-far))
+        both = Sides(log_mean(near) + _log_start(problem), _log_start(problem) - log_mean(-far))
         return concluded(
             problem,
             Evidence(
@@ -169,7 +169,3 @@ def _tail_doubts(tilt: Tensor) -> list[str]:
         f"the largest weights have a tail of index {index:.2f} > {HEAVY}: some that matter were "
         "not drawn"
     ]
-
-
-def _log_mean(values: Tensor) -> Tensor:
-    return torch.logsumexp(values, -1) - math.log(values.shape[-1])
