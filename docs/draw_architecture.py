@@ -80,6 +80,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.ratio",
             "poe.quadrature",
             "poe.enumeration",
+            "poe.groups",
             "poe.partition",
             "poe.smc",
             "poe.normalizers",

@@ -75,13 +75,11 @@ class Mixture(Expert):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
-        return torch.logsumexp(values + self.weights.log().to(values.dtype), -1)
+        return torch.logsumexp(self._weighted(x), -1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """w_k p_k(x) / p(x), 0 where p(x) is: `(*batch, *event) -> (n_experts, *batch)`."""
-        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
-        values = values + self.weights.log().to(values.dtype)
+        values = self._weighted(x)
         is_outside = (values == -torch.inf).all(-1, keepdim=True)
         return values.softmax(-1).masked_fill(is_outside, 0).movedim(-1, 0)
 
@@ -99,6 +97,11 @@ class Mixture(Expert):
 
     def _is_normalized(self) -> bool:
         return all(is_normalized(expert) for expert in experts_in(self.experts))
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        """log w_k p_k(x): `(*batch, n_experts)`."""
+        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
+        return values + self.weights.log().to(values.dtype)
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]

@@ -21,7 +21,7 @@ class Calibration:
     - ``mean``, ``spread`` ``(k,)``: mean and standard deviation of w_i log p̃_i(x), nats per
       dimension;
     - ``share`` ``(k,)``: cov(w_i log p̃_i, log p̃) / var(log p̃), which sum to 1; a negative one
-      speaks against the rest;
+      speaks against the rest; NaN where the experts cancel;
     - ``correlation`` ``(k, k)``: between the experts' log-densities, NaN for a constant one;
     - ``suggested`` ``(k,)``: factors of the present exponents that make the spreads equal, to
       their geometric mean; 1 for a constant expert.

@@ -18,6 +18,9 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
 
+FEW = 64
+"""So many positions show whether a target has a score."""
+
 
 class Choice(NamedTuple):
     """A kernel, and in words why this one."""
@@ -51,6 +54,20 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     shape = "a Gaussian of full covariance" if is_dense else "a Gaussian of diagonal plus low rank"
     why = f"a score in {dimension} dimensions: HMC around {shape} fitted to all chains"
     return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
+
+
+def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
+    """The kernel for particles at ``u`` ``(particles, *event)``, of the same kinds as for chains.
+
+    Raises PoeError as ``choose`` does.
+    """
+    if target.space.is_discrete:
+        return on_discrete(target)
+    if has_score(density, u[:FEW]):
+        why = "a score: HMC around a Gaussian fitted to the particles of each level"
+        return Choice(Preconditioned(SplitHMC()), why)
+    why = "no score: a random walk shaped by the covariance of the particles"
+    return Choice(Preconditioned(MetropolisHastings()), why)
 
 
 def on_discrete(target: Expert) -> Choice:

@@ -122,6 +122,17 @@ def merged(expert: Expert) -> Expert:
     return Merged(expert, simple) if is_simpler else expert
 
 
+def without_constant(target: Expert) -> tuple[Expert, float]:
+    """The target with experts of one family merged, and the log of the constant that is missing.
+
+    Together these make a better start. As it is, names and all, where nothing merges.
+    """
+    found = merged(target)
+    if isinstance(found, Merged):
+        return found.simple, found.log_constant.item()
+    return target, 0.0
+
+
 def in_chunks(expert: Expert, chunk_size: int | None) -> Expert:
     """The expert evaluated on so many rows at a time; None is all."""
     return expert if chunk_size is None else Chunked(expert, chunk_size)

@@ -15,9 +15,10 @@ from poe.diagnostics import kish_ess
 from poe.enumeration import MAX_STATES, log_sum, num_states
 from poe.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.expert import Expert, Product
+from poe.groups import CONFIDENCE, log_mean, standard_error_of_log_mean
 from poe.normalize import Estimator
 from poe.partition import LogPartition, exact
-from poe.properties import can_sample_exactly, exact_log_partition, exact_sample
+from poe.properties import exact_sample, is_source, require_source
 from poe.quadrature import can_integrate
 
 DRAWS = 2**14
@@ -93,7 +94,7 @@ def log_integral(
             return exact(log_sum(product), "enumeration")
         raise
     except NormalizationError:
-        source = next((i for i, expert in enumerate(experts) if _is_source(expert)), None)
+        source = next((i for i, expert in enumerate(experts) if is_source(expert)), None)
         is_low = can_integrate(product.space)
         if source is None or is_low:
             raise
@@ -110,8 +111,7 @@ def by_draws(
     Kish's effective sample size: below 100 a remark says so. Regions that no draw came to do not
     show. Raises NonFiniteError where r is zero at every draw, or NaN or +inf at one.
     """
-    log_z = exact_log_partition(source)
-    assert log_z is not None
+    log_z = require_source(source)
     with torch.no_grad():
         x = exact_sample(source, DRAWS, generator)
         log_weights = Product(*others)(x).double() if others else x.new_zeros(DRAWS).double()
@@ -122,13 +122,12 @@ def by_draws(
             f"none of {DRAWS} draws of {type(source).__name__} lies where the others have a "
             "density: their overlap is zero, or too small to be seen by draws"
         )
-    return _log_mean(log_z.double(), log_weights, type(source).__name__)
+    return _by_weights(log_z.double(), log_weights, type(source).__name__)
 
 
-def _log_mean(log_z: Tensor, log_weights: Tensor, name: str) -> LogPartition:
+def _by_weights(log_z: Tensor, log_weights: Tensor, name: str) -> LogPartition:
     count = len(log_weights)
-    value = log_weights.logsumexp(0) - math.log(count)
-    error = (log_weights - value).exp().std() / math.sqrt(count)
+    value, error = log_mean(log_weights), standard_error_of_log_mean(log_weights)
     ess = float(kish_ess(log_weights))
     few = f"{count} draws of {name} are worth {ess:.0f} by their weights: too few to be trusted"
     return LogPartition(
@@ -139,11 +138,7 @@ def _log_mean(log_z: Tensor, log_weights: Tensor, name: str) -> LogPartition:
         f"importance sampling by draws of {name}",
         ess=ess,
         num_evaluations=count,
-        confidence=0.95,
+        confidence=CONFIDENCE,
         rests_on="both bounds rest on the draws' having come to where the product is large",
         remarks=() if ess >= FEW else (few,),
     )
-
-
-def _is_source(expert: Expert) -> bool:
-    return can_sample_exactly(expert) and exact_log_partition(expert) is not None

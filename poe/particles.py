@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from poe.coordinates import Coordinates
-from poe.errors import NonFiniteError, NormalizationError, PoeError
+from poe.errors import NonFiniteError, PoeError
 from poe.expert import Expert
 from poe.mutation import Tally, move_chains
-from poe.properties import can_sample_exactly, check_proper, exact_log_partition, exact_sample
+from poe.properties import check_proper, exact_sample, require_source
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
 from poe.samplers.delayed import DelayedAcceptance
@@ -76,12 +76,7 @@ class Particles:
     def _begin(self, start: Expert) -> tuple[Tensor, Tensor]:
         """All the particles, drawn from the start, and log Z₀ of every island."""
         check_proper(start)
-        log_z = exact_log_partition(start) if can_sample_exactly(start) else None
-        if log_z is None:
-            raise NormalizationError(
-                f"expected a start with exact draws and a known normaliser, got "
-                f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert"
-            )
+        log_z = require_source(start)
         islands, chains, moves = self.schedule[:3]
         x = exact_sample(start, islands * chains * moves, self.generator)
         log_zs = torch.full((islands,), log_z.item(), dtype=torch.float64, device=x.device)

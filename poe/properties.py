@@ -150,6 +150,22 @@ def exact_sample(
     return expert.sample(num_samples, generator=generator)
 
 
+def is_source(expert: Expert) -> bool:
+    """Whether it has both exact draws and a known normaliser: what estimates can start from."""
+    return can_sample_exactly(expert) and exact_log_partition(expert) is not None
+
+
+def require_source(start: Expert) -> Tensor:
+    """log Z of what an estimate starts from: `()`; raises `NormalizationError` for no source."""
+    log_z = exact_log_partition(start) if can_sample_exactly(start) else None
+    if log_z is None:
+        raise NormalizationError(
+            f"expected a start with exact draws and a known normaliser, got "
+            f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert"
+        )
+    return log_z
+
+
 def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
     """The first factor with a positive exponent that can be sampled exactly, with its name."""
     for name, factor in target._factors():

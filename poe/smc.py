@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 import warnings
@@ -12,28 +11,27 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe.choose import Choice, has_score, is_batch, on_discrete
+from poe.choose import Choice, choose_for_particles, is_batch
+from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
-from poe.evaluation import Merged, merged
+from poe.evaluation import without_constant
 from poe.expert import Expert, shared_space
+from poe.groups import (
+    CONFIDENCE,
+    log_mean,
+    num_agreeing,
+    standard_error_of_log_mean,
+    t_quantile,
+)
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
 from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
-from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.split import SplitHMC
 from poe.start import broad_start, device_of, dtype_of
-
-FEW = 64
-"""So many positions show whether a target has a score."""
-ENOUGH_ISLANDS = 10.0
-"""So many islands of equal weight give a standard error that can be trusted."""
 
 
 def smc(
@@ -107,13 +105,13 @@ def smc(
     )
     log_constant, name = 0.0, "`start`"
     if start is None:
-        target, log_constant = _merged(target)
+        target, log_constant = without_constant(target)
         like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
         name, start = broad_start(target, like)
     shared_space(*_named((start, *path, target)), kind="path")
     generator = resolve(generator, device_of(target, None))
     particles = Particles(target, start, schedule, generator)
-    choice = _choose(particles) if kernel is None else Choice(kernel, "as given")
+    choice = Choice(kernel, "as given") if kernel else _choose(particles)
     _say(progress, f"{_in_words(schedule, choice)}, from {name}")
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
         for one, other in pairwise((start, *path, target)):
@@ -121,27 +119,9 @@ def smc(
     return _gather(particles, choice, log_constant, time.perf_counter() - began)
 
 
-def _merged(target: Expert) -> tuple[Expert, float]:
-    """The target with experts of one family merged, which together make a better start.
-
-    With the log of the constant that is missing; as it is, names and all, where nothing merges.
-    """
-    found = merged(target)
-    if isinstance(found, Merged):
-        return found.simple, found.log_constant.item()
-    return target, 0.0
-
-
 def _choose(particles: Particles) -> Choice:
-    """Site by site on a discrete space; along the score where there is one, else a random walk."""
-    if particles.target.space.is_discrete:
-        return on_discrete(particles.target)
     density = particles.coordinates.pull(particles.target)
-    if has_score(density, particles.position[:FEW]):
-        why = "a score: HMC around a Gaussian fitted to the particles of each level"
-        return Choice(Preconditioned(SplitHMC()), why)
-    why = "no score: a random walk shaped by the covariance of the particles"
-    return Choice(Preconditioned(MetropolisHastings()), why)
+    return choose_for_particles(particles.target, density, particles.position)
 
 
 def _in_words(schedule: Schedule, choice: Choice) -> str:
@@ -222,20 +202,32 @@ def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float)
         seconds=seconds,
         choice=choice.why,
         seed=run.generator.initial_seed(),
-        log_partition=_log_partition(run.log_z + log_constant),
+        log_partition=_log_partition(run, log_constant),
     )
     remarks = _remarks(draws)
     for remark in remarks:
         warnings.warn(remark, TrustWarning, stacklevel=3)
-    return replace(draws, remarks=remarks)
+    assert draws.log_partition is not None
+    found = draws.log_partition._replace(remarks=remarks)
+    return replace(draws, remarks=remarks, log_partition=found)
 
 
-def _log_partition(log_z: Tensor) -> LogPartition:
+def _log_partition(run: Particles, log_constant: float) -> LogPartition:
     """The log of the mean of the islands' Ẑ, its standard error from their spread."""
-    value = torch.logsumexp(log_z, 0) - math.log(len(log_z))
-    std_error = (log_z - value).exp().std() / math.sqrt(len(log_z))
-    method = f"sequential Monte Carlo, {len(log_z)} islands"
-    return LogPartition(value, std_error, value - 2 * std_error, value + 2 * std_error, method)
+    log_z = run.log_z + log_constant
+    value, std_error = log_mean(log_z), standard_error_of_log_mean(log_z)
+    reach = t_quantile(len(log_z)) * std_error
+    return LogPartition(
+        value,
+        std_error,
+        value - reach,
+        value + reach,
+        f"sequential Monte Carlo, {len(log_z)} islands",
+        ess=kish_ess(log_z).item(),
+        num_evaluations=run.tally.num_evaluations,
+        confidence=CONFIDENCE,
+        rests_on="both bounds rest on the islands' having reached all of the target",
+    )
 
 
 def _remarks(draws: Draws) -> tuple[str, ...]:
@@ -248,11 +240,10 @@ def _remarks(draws: Draws) -> tuple[str, ...]:
             f"{undefined} positions had a NaN or +inf log-density, or a NaN score, and were given "
             "no weight: the target is not defined there."
         )
-    weights = torch.softmax(draws.log_weights[:, 0], 0)
-    effective = (1.0 / weights.square().sum()).item()
-    if effective < min(0.5 * len(weights), ENOUGH_ISLANDS):
+    num_islands, effective = len(draws.log_weights), num_agreeing(draws.log_weights[:, 0])
+    if effective is not None:
         remarks.append(
-            f"the islands disagree: {len(weights)} of them are worth {effective:.1f} by their "
+            f"the islands disagree: {num_islands} of them are worth {effective:.1f} by their "
             "weights, so log Z and its standard error are not to be trusted. Draw more, raise "
             "`conditional_ess`, or start from a density nearer to the target."
         )

@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_generator() -> 
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (experts.Gaussian([0.0], scale=[1.0]), "expected a start on"),
+        (experts.Gaussian([0.0], scale=[1.0]), "share one space"),
         (poe.FromEnergy(lambda x: x.square().sum(-1), space=poe.Real(6)), "exact draws"),
     ],
 )

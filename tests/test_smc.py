@@ -252,7 +252,21 @@ def test_islands_that_disagree_are_said() -> None:
     )
     generator = torch.Generator().manual_seed(0)
     with pytest.warns(poe.TrustWarning, match="islands disagree"):
-        run(PRIOR * far, 500, temperatures=(1.0,), generator=generator)
+        draws = run(PRIOR * far, 500, temperatures=(1.0,), generator=generator)
+    assert draws.log_partition is not None
+    assert draws.log_partition.remarks == draws.remarks
+    assert not draws.log_partition.is_trusted
+
+
+def test_log_z_of_a_run_says_what_it_is_worth_and_what_it_cost(g: torch.Generator) -> None:
+    found = run(PRIOR * LIKELIHOOD, 4000, generator=g).log_partition
+    assert found is not None
+    assert found.is_trusted
+    assert not found.is_exact
+    assert 1 < found.ess <= 16
+    assert found.num_evaluations > 4000
+    assert found.confidence == 0.95
+    assert found.lower < LOG_Z < found.upper
 
 
 def test_a_constrained_space_from_the_default_start(g: torch.Generator) -> None:

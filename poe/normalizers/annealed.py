@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from torch import Tensor
 from poe.diagnostics.weights import kish_ess
 from poe.errors import PoeError
 from poe.expert import Expert
-from poe.normalizers.bounds import Sides, group_doubts, log_mean
+from poe.groups import log_mean, standard_error_of_log_mean
+from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
@@ -22,11 +22,9 @@ from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
 from poe.samplers.gibbs import Gibbs
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.preconditioned import plain
-
-WITH_SCORE = True
 
 
 class Step(NamedTuple):
@@ -96,8 +94,7 @@ class AIS:
             ess=min(kish_ess(up).item(), kish_ess(down).item()),
             num_evaluations=ladder.num_evaluations + ends.num_evaluations + cost,
             seen=ladder.tilts[-1],
-            rests_on="the upper bound rests on draws of the target that went there from a fitted "
-            "density",
+            rests_on=ON_DRAWS,
             doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],
         )
 
@@ -112,9 +109,7 @@ def _both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
     """log of the mean weight, with its error."""
-    value = log_mean(up.flatten())
-    weights = (up.flatten() - value).exp()
-    return value, weights.std() / math.sqrt(len(weights))
+    return log_mean(up.flatten()), standard_error_of_log_mean(up.flatten())
 
 
 def _has_score(steps: list[Step]) -> bool:
@@ -167,8 +162,7 @@ def _inside(parts: Parts, log_weight: Tensor) -> Parts:
 
 
 def _tilt(path: GeometricPath, parts: Parts) -> Tensor:
-    tilt = path.tilt(parts)
-    return tilt.masked_fill(tilt.isnan() | (tilt == torch.inf), -torch.inf)
+    return or_nothing(path.tilt(parts))
 
 
 def _steps(ladder: Levels, substeps: int) -> list[Step]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-CONFIDENCE = 0.95
-ENOUGH_GROUPS = 10.0
-"""So many groups of equal weight give a standard error that can be trusted."""
+from poe.groups import num_agreeing, t_quantile
+
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""
+ON_DRAWS = "the upper bound rests on draws of the target that went there from a fitted density"
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 
@@ -31,12 +29,12 @@ class Sides(NamedTuple):
     @property
     def lower(self) -> Tensor:
         """A bound that the mean of ``below`` exceeds with half of what the confidence leaves."""
-        return self.below.mean() - _quantile(len(self.below)) * _standard_error(self.below)
+        return self.below.mean() - t_quantile(len(self.below)) * _standard_error(self.below)
 
     @property
     def upper(self) -> Tensor:
         """The same from above."""
-        return self.above.mean() + _quantile(len(self.above)) * _standard_error(self.above)
+        return self.above.mean() + t_quantile(len(self.above)) * _standard_error(self.above)
 
     def doubts(self) -> list[str]:
         """Why the two sides should not be believed."""
@@ -56,15 +54,10 @@ class Sides(NamedTuple):
         return words
 
 
-def log_mean(values: Tensor) -> Tensor:
-    """log of the mean of exp(values) along the last dimension."""
-    return torch.logsumexp(values, -1) - math.log(values.shape[-1])
-
-
 def group_doubts(log_z: Tensor) -> list[str]:
     """Whether independent estimates ``(groups,)`` of log Z agree."""
-    effective = (1.0 / torch.softmax(log_z.double(), 0).square().sum()).item()
-    if effective >= min(0.5 * len(log_z), ENOUGH_GROUPS):
+    effective = num_agreeing(log_z)
+    if effective is None:
         return []
     return [
         f"{len(log_z)} independent groups are worth {effective:.1f} by their weights, so neither "
@@ -74,10 +67,3 @@ def group_doubts(log_z: Tensor) -> list[str]:
 
 def _standard_error(values: Tensor) -> Tensor:
     return values.std() / math.sqrt(len(values))
-
-
-def _quantile(groups: int) -> float:
-    """Of Student's t, that one side of the confidence leaves out (Cornish & Fisher 1938)."""
-    z, df = NormalDist().inv_cdf(0.5 + 0.5 * CONFIDENCE), groups - 1
-    first = (z**3 + z) / (4 * df)
-    return z + first + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)

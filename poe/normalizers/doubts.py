@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from poe.errors import TrustWarning
+from poe.groups import CONFIDENCE
 from poe.normalizers.along import all_levels
-from poe.normalizers.bounds import CONFIDENCE, FAR, Sides, group_doubts
+from poe.normalizers.bounds import FAR, Sides, group_doubts
 from poe.normalizers.problem import Problem
 from poe.partition import LogPartition
 from poe.samplers.path import geometric_path
@@ -42,7 +43,7 @@ class Evidence(NamedTuple):
 
 
 def concluded(problem: Problem, found: Evidence) -> LogPartition:
-    """The result in the target's own dtype, with every doubt in words, of which it warns."""
+    """The result in the target's own dtype, with every doubt in words."""
     remarks = (*found.doubts, *_weight_doubts(found), *_scout_doubts(problem, found))
     like = problem.scouts.position
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +9,20 @@ from torch import Tensor
 
 from poe.diagnostics.weights import kish_ess
 from poe.expert import Expert
-from poe.normalizers.bounds import Sides, group_doubts, log_mean
+from poe.groups import log_mean, standard_error_of_log_mean
+from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index
 from poe.normalizers.problem import Problem, pose
 from poe.partition import LogPartition
-from poe.properties import can_sample_exactly, exact_log_partition, exact_sample
+from poe.properties import exact_sample, is_source, require_source
+from poe.samplers.kernel import or_nothing
 from poe.samplers.path import geometric_path
 
 HEAVY = 0.7
 """Weights with a heavier tail than this say nothing of their own error."""
-ON_DRAWS = "the upper bound rests on draws of the target that went there from a fitted density"
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,16 @@ class ImportanceSampling:
     ) -> LogPartition:
         """log Z of the target."""
         problem = pose(target, start, generator, report)
-        log_start = _log_start(problem)
+        log_start = require_source(problem.start)
         tilt = _tilts_of_start(problem, self.num_samples, generator)
         draws = problem.draws(self.num_samples // 8, generator, report)
         groups = log_mean(tilt) + log_start
-        value = torch.logsumexp(groups, 0) - math.log(len(groups))
-        weights = (tilt.flatten() + log_start - value).exp()
         above = log_start - log_mean(-_tilts(problem, draws.position))
         return concluded(
             problem,
             Evidence(
-                value=value,
-                std_error=weights.std() / math.sqrt(len(weights)),
+                value=log_mean(groups),
+                std_error=standard_error_of_log_mean(tilt.flatten()),
                 sides=Sides(groups, above),
                 name="importance sampling",
                 ess=kish_ess(tilt).item(),
@@ -92,18 +90,18 @@ class Bridge:
         x = torch.cat([*parts, draws.position], 1)
         log_densities = torch.stack([_log_densities(d, x) for d in (*ends, problem.target)])
         found = mbar(log_densities, torch.full((len(ends) + 1,), each, device=x.device))
-        value = found.log_z[-1] + _log_start(problem)
+        log_start = require_source(problem.start)
         tilt = log_densities[-1] - log_densities[0]
         near, far = tilt[:, :each], tilt[:, -each:]
-        both = Sides(log_mean(near) + _log_start(problem), _log_start(problem) - log_mean(-far))
+        both = Sides(log_mean(near) + log_start, log_start - log_mean(-far))
         return concluded(
             problem,
             Evidence(
-                value=value,
+                value=found.log_z[-1] + log_start,
                 std_error=found.std_error,
                 sides=both,
                 name=f"a bridge between {len(ends) + 1} densities",
-                ess=_overlap_ess(tilt, value - _log_start(problem), each),
+                ess=_overlap_ess(tilt, found.log_z[-1], each),
                 num_evaluations=draws.num_evaluations + len(ends) * NUM_ISLANDS * each,
                 seen=tilt,
                 rests_on=ON_DRAWS,
@@ -117,9 +115,7 @@ def _samplable_factors(problem: Problem) -> list[Expert]:
     return [
         factor
         for _, factor in problem.target._factors()
-        if factor is not problem.start
-        and can_sample_exactly(factor)
-        and exact_log_partition(factor) is not None
+        if factor is not problem.start and is_source(factor)
     ]
 
 
@@ -133,12 +129,6 @@ def _overlap_ess(tilt: Tensor, log_ratio: Tensor, each: int) -> float:
     return 2.0 * (given * (1.0 - given)).sum().item()
 
 
-def _log_start(problem: Problem) -> float:
-    log_z = exact_log_partition(problem.start)
-    assert log_z is not None
-    return log_z.item()
-
-
 def _tilts_of_start(problem: Problem, num_samples: int, generator: torch.Generator) -> Tensor:
     count = NUM_ISLANDS * -(-num_samples // NUM_ISLANDS)
     return _tilts(problem, _grouped(exact_sample(problem.start, count, generator)))
@@ -147,14 +137,14 @@ def _tilts_of_start(problem: Problem, num_samples: int, generator: torch.Generat
 def _tilts(problem: Problem, x: Tensor) -> Tensor:
     """log p̃ − log p₀ at ``(groups, n, *event)``: ``(groups, n)``; −inf where it is undefined."""
     path = geometric_path(problem.start, problem.target)
-    tilt = path.tilt(path.evaluate(x.flatten(0, 1), with_score=False)).reshape(x.shape[:2])
-    return tilt.masked_fill(tilt.isnan() | (tilt == torch.inf), -torch.inf)
+    tilt = path.tilt(path.evaluate(x.flatten(0, 1), with_score=False))
+    return or_nothing(tilt).reshape(x.shape[:2])
 
 
 def _log_densities(density: Expert, x: Tensor) -> Tensor:
     with torch.no_grad():
-        values = density(x.flatten(0, 1)).double().reshape(x.shape[:2])
-    return values.masked_fill(values.isnan() | (values == torch.inf), -torch.inf)
+        values = density(x.flatten(0, 1)).double()
+    return or_nothing(values).reshape(x.shape[:2])
 
 
 def _grouped(x: Tensor) -> Tensor:

@@ -8,16 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.choose import has_score, on_discrete
+from poe.choose import choose_for_particles
 from poe.expert import Expert
 from poe.particles import Particles, Passed, Schedule
-from poe.samplers.kernel import Kernel
-from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.split import SplitHMC
 
-FEW = 64
-"""So many positions show whether a target has a score."""
 NUM_ISLANDS = 16
 """So many give a standard error of 15 degrees of freedom."""
 NUM_MOVES = 8
@@ -63,7 +57,8 @@ def walk(
     """Particles from ``start`` to ``target`` by the default kernel for what the target offers."""
     particles = Particles(target, start, schedule, generator)
     log_start = particles.log_z[0].item()
-    particles.follow(start, target, _kernel(particles), report)
+    choice = choose_for_particles(target, target, particles.position)
+    particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position
     return Levels(
@@ -74,11 +69,3 @@ def walk(
         particles.tally.num_evaluations,
         int(torch.as_tensor(particles.tally.undefined).sum()),
     )
-
-
-def _kernel(particles: Particles) -> Kernel:
-    if particles.target.space.is_discrete:
-        return on_discrete(particles.target).kernel
-    if has_score(particles.target, particles.position[:FEW]):
-        return Preconditioned(SplitHMC())
-    return Preconditioned(MetropolisHastings())

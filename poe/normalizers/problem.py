@@ -9,14 +9,14 @@ from torch import Tensor
 
 from poe.choose import is_batch
 from poe.coordinates import Coordinates
-from poe.errors import NormalizationError, PoeError
-from poe.evaluation import Merged, merged
-from poe.expert import Expert
+from poe.errors import PoeError
+from poe.evaluation import without_constant
+from poe.expert import Expert, shared_space
 from poe.normalizers.fitted import fit_density, fit_probabilities
 from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.particles import Schedule
 from poe.partition import LogPartition
-from poe.properties import can_sample_exactly, exact_log_partition
+from poe.properties import require_source
 from poe.resampling import systematic_resample
 from poe.start import broad_start, device_of, dtype_of
 
@@ -73,7 +73,10 @@ def pose(
             "expected one density, got a batch of them (a condition for each chain): ask for log Z "
             "once for each condition"
         )
-    target, log_constant = _merged(target, start)
+    if start is not None:
+        require_source(start)
+        shared_space(("start", "target"), [start, target], "path")
+    target, log_constant = without_constant(target) if start is None else (target, 0.0)
     coordinates = Coordinates(target.space)
     target = coordinates.pull(target)
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
@@ -83,29 +86,8 @@ def pose(
     if start is None:
         where = f"a density fitted to particles from {name}"
         return Problem(target, fitted, where, scouts, fitted, log_constant)
-    pulled, where = _usable(start, coordinates), type(start).__name__
-    return Problem(target, pulled, where, scouts, fitted, log_constant)
-
-
-def _usable(start: Expert, coordinates: Coordinates) -> Expert:
-    """The start in the chains' coordinates."""
-    if start.space != coordinates.space:
-        raise PoeError(f"expected a start on {coordinates.space}, got one on {start.space}")
-    if not can_sample_exactly(start) or exact_log_partition(start) is None:
-        raise NormalizationError(
-            "expected a start with exact draws and a known normaliser, got "
-            f"{type(start).__name__}: give a Gaussian, a flow or an autoregressive expert, or "
-            "leave `start` out"
-        )
-    return coordinates.pull(start)
-
-
-def _merged(target: Expert, start: Expert | None) -> tuple[Expert, float]:
-    """With experts of one family merged; a start of one's own may be one of them."""
-    found = merged(target) if start is None else None
-    if isinstance(found, Merged):
-        return found.simple, found.log_constant.item()
-    return target, 0.0
+    where = type(start).__name__
+    return Problem(target, coordinates.pull(start), where, scouts, fitted, log_constant)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.errors import NormalizationError
 from poe.expert import Expert
+from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
 from poe.normalizers.bounds import group_doubts
 from poe.normalizers.doubts import Evidence, concluded
@@ -17,7 +20,7 @@ from poe.normalizers.levels import Levels, Report
 from poe.normalizers.problem import Problem, pose
 from poe.partition import LogPartition
 
-ON_LEVELS = "the particles of every level being draws of it"
+ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,7 @@ class MBAR:
     ) -> LogPartition:
         """log Z of the target."""
         problem = pose(target, start, generator, report)
-        levels = problem.walk(self.num_samples, 0.8, generator, report)
-        found = all_levels(levels)
-        value = found.log_z[-1] + levels.log_start
-        name = f"multistate Bennett acceptance ratio over {len(levels.passed)} levels"
-        return _concluded(problem, levels, value, found.std_error, name)
+        return _concluded(problem, problem.walk(self.num_samples, 0.8, generator, report), _by_all)
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,15 @@ class SMC:
     ) -> LogPartition:
         """log Z of the target."""
         problem = pose(target, start, generator, report)
-        levels = problem.walk(self.num_samples, 0.8, generator, report)
-        value = torch.logsumexp(levels.log_z, 0) - math.log(len(levels.log_z))
-        error = (levels.log_z - value).exp().std() / math.sqrt(len(levels.log_z))
-        return _concluded(problem, levels, value, error, "sequential Monte Carlo")
+        return _concluded(problem, problem.walk(self.num_samples, 0.8, generator, report), _forward)
 
 
 @dataclass(frozen=True)
 class ThermodynamicIntegration:
     """log Z₁ − log Z₀ = ∫ E_t U dt, U = d/dt log γ_t, over the levels of a run of particles.
 
-    E_t U increases with t, so sums of its values at the lower and the upper ends of the steps
-    bound the integral. The error of the rule is told by leaving out every second level.
+    By the trapezoidal rule, corrected by the derivatives Var_t U. The error of the rule is told by
+    leaving out every second level.
 
     - ``num_samples``: particles a level, at least. Raises NormalizationError where a part of the
       start is outside the target's support: there the integrand is infinite.
@@ -97,33 +93,55 @@ class ThermodynamicIntegration:
         """log Z of the target."""
         problem = pose(target, start, generator, report)
         levels = problem.walk(self.num_samples, 0.98, generator, report)
-        if not bool(levels.tilts.isfinite().all()):
-            raise NormalizationError(
-                "expected a start inside the target's support for thermodynamic integration, got "
-                "one that is partly outside: use another method, such as poe.normalizers.MBAR"
-            )
-        groups = integrals(levels)
-        statistical = groups.std() / math.sqrt(len(groups))
-        of_rule = (integrals(levels, 2).mean() - groups.mean()).abs()
-        value = groups.mean() + levels.log_start
-        error = torch.hypot(statistical, of_rule)
-        name = f"thermodynamic integration over {len(levels.passed)} levels"
-        return _concluded(problem, levels, value, error, name)
+        return _concluded(problem, levels, _by_integration)
+
+
+class Estimate(NamedTuple):
+    """log Z with its standard error, and how it was found in words."""
+
+    value: Tensor
+    std_error: Tensor
+    name: str
+
+
+def _by_all(levels: Levels) -> Estimate:
+    found = all_levels(levels)
+    name = f"multistate Bennett acceptance ratio over {len(levels.passed)} levels"
+    return Estimate(found.log_z[-1] + levels.log_start, found.std_error, name)
+
+
+def _forward(levels: Levels) -> Estimate:
+    error = standard_error_of_log_mean(levels.log_z)
+    return Estimate(log_mean(levels.log_z), error, "sequential Monte Carlo")
+
+
+def _by_integration(levels: Levels) -> Estimate:
+    if not bool(levels.tilts.isfinite().all()):
+        raise NormalizationError(
+            "expected a start inside the target's support for thermodynamic integration, got "
+            "one that is partly outside: use another method, such as poe.normalizers.MBAR"
+        )
+    groups = integrals(levels)
+    statistical = groups.std() / math.sqrt(len(groups))
+    of_rule = (integrals(levels, 2).mean() - groups.mean()).abs()
+    name = f"thermodynamic integration over {len(levels.passed)} levels"
+    value = groups.mean() + levels.log_start
+    return Estimate(value, torch.hypot(statistical, of_rule), name)
 
 
 def _concluded(
-    problem: Problem, levels: Levels, value: Tensor, std_error: Tensor, name: str
+    problem: Problem, levels: Levels, estimate: Callable[[Levels], Estimate]
 ) -> LogPartition:
-    both = sides(levels)
+    found, both = estimate(levels), sides(levels)
     evidence = Evidence(
-        value=value,
-        std_error=std_error,
+        value=found.value,
+        std_error=found.std_error,
         sides=both,
-        name=name,
+        name=found.name,
         ess=weakest_ess(levels),
         num_evaluations=levels.num_evaluations,
         seen=levels.tilts[-1],
-        rests_on=f"the upper bound rests on {ON_LEVELS}",
+        rests_on=ON_LEVELS,
         doubts=[*group_doubts(levels.log_z), *both.doubts()],
         num_undefined=levels.num_undefined,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.errors import PoeError
-from poe.samplers.kernel import Corrected, Density, Info
+from poe.samplers.kernel import Corrected, Density, Info, or_nothing
 from poe.samplers.metropolis import MetropolisState
 from poe.space import Space
 
@@ -92,7 +92,7 @@ class Gibbs(Corrected[MetropolisState]):
         x = state.position.reshape(len(log_density), -1).clone()
         for site, gumbel in enumerate(noise.gumbel.unbind(1)):
             found = self._evaluate_others(target, x, site)
-            values = torch.cat([log_density[:, None], _or_nothing(found)], 1)
+            values = torch.cat([log_density[:, None], or_nothing(found)], 1)
             chosen = (values + gumbel).argmax(1, keepdim=True)
             log_density = values.gather(1, chosen).squeeze(1)
             x[:, site] = (x[:, site] + chosen.squeeze(1)) % self.num_values
@@ -109,11 +109,6 @@ class Gibbs(Corrected[MetropolisState]):
         others[..., site] = (x[:, site, None] + shifts) % self.num_values
         rows = others.reshape(len(x) * num_others, *self.space.event_shape)
         return target.log_density(rows).reshape(len(x), num_others)
-
-
-def _or_nothing(log_density: Tensor) -> Tensor:
-    """−inf in place of what is no density."""
-    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def _info(tried: Tensor) -> Info:

@@ -243,6 +243,15 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
     return Info(probability, uniform < probability, is_outside, is_undefined, is_divergent)
 
 
+def or_nothing(log_density: Tensor) -> Tensor:
+    """−inf in place of what is no density: NaN and +inf; the same shape.
+
+    >>> or_nothing(torch.tensor([1.0, float("nan"), float("inf")]))
+    tensor([1., -inf, -inf])
+    """
+    return log_density.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
 def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Tensor:
     """The proposed value where a chain accepted, else the current one."""
     mask = is_accepted.reshape(-1, *([1] * (current.ndim - 1)))
