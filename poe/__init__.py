@@ -31,7 +31,12 @@ from poe.errors import (
 from poe.evaluation import Autocast, Chunked
 from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.expert import Expert, Product, Tempered
-from poe.exponents import FittedExponents, fit_exponents_by_score_matching
+from poe.exponents import (
+    FittedExponents,
+    fit_exponents_by_likelihood,
+    fit_exponents_by_log_score,
+    fit_exponents_by_score_matching,
+)
 from poe.io import load, save
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
@@ -56,16 +61,16 @@ from poe.space import (
 from poe.together import Together
 
 __all__ = [
-    "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain",
-    "Chunked", "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError",
-    "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "Given", "ImproperError", "Interval", "LogPartition", "LogRatio", "Mixture",
-    "NonFiniteError", "NormalizationError", "Normalized", "OperatorError", "PoeError", "Positive",
-    "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
-    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
-    "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "evidence_ratio", "fit_exponents_by_score_matching", "io",
-    "link", "load", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
-    "log_ratio_contributions", "normalize", "normalizers", "sample", "samplers", "save",
-    "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
+    "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain", "Chunked",
+    "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError", "EvidenceRatio",
+    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
+    "ImproperError", "Interval", "LogPartition", "LogRatio", "Mixture", "NonFiniteError",
+    "NormalizationError", "Normalized", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
+    "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
+    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
+    "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate", "compatibility", "contrast",
+    "evidence_ratio", "fit_exponents_by_likelihood", "fit_exponents_by_log_score",
+    "fit_exponents_by_score_matching", "io", "link", "load", "log_density_error", "log_partition",
+    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
+    "samplers", "save", "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip
