@@ -14,7 +14,7 @@ from poe.exponents.newton import derivatives, maximise
 from poe.randomness import resolve
 
 NUM_FOLDS = 5
-STRENGTHS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+STRENGTHS = (0.0, 0.03, 0.3, 3.0, 30.0)
 MAX_ROUNDS = 10
 CLOSE = 1e-6
 MAX_HALVINGS = 30

@@ -11,9 +11,9 @@ from poe.errors import ImproperError
 from poe.exponents.fitted import SAME
 
 MAX_STEPS = 50
-MAX_HALVINGS = 40
-ENOUGH = 1e-10
-"""The gain in nats that is not worth another step."""
+MAX_HALVINGS = 20
+ENOUGH = 1e-6
+"""The gain in nats of a step after which no other is needed: what is left falls quadratically."""
 
 
 def maximise(objective: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def maximise(objective: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         step = torch.linalg.pinv(curvature, rtol=SAME, hermitian=True) @ gradient
         slope = float(gradient @ step)
         if slope < ENOUGH:
-            break
+            return weights + step
         following = _improved(objective, weights, step, slope)
         if following is None:  # what is left to gain is less than rounding
             break

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import poe
 from experts import Bernoulli, Gaussian
+from poe.enumeration import states
 from poe.exponents import (
     FittedExponents,
     fit_exponents_by_likelihood,
@@ -47,21 +48,41 @@ def two_gaussians() -> poe.Product:
     )
 
 
-@pytest.mark.parametrize("fit", METHODS)
+def agree(z: Tensor) -> bool:
+    """Whether 40 errors over their standard errors ``(40, k)`` are like draws of N(0, 1)."""
+    # The mean of 40 squares has a standard error of (2 / 40)^1/2, in its logarithm 0.22.
+    is_spread = z.square().mean(0).log().abs() < 4 * (2 / 40) ** 0.5
+    return bool(is_spread.all() and (z.mean(0).abs() < 4 / 40**0.5).all())
+
+
+@pytest.mark.parametrize("fit", [fit_exponents_by_likelihood, fit_exponents_by_score_matching])
 def test_standard_errors_are_the_spread_of_the_weights(fit: Fit) -> None:
     product, truth = two_gaussians(), torch.tensor([0.5, 2.0])
     powers = (expert ** float(w) for expert, w in zip(product.experts, truth, strict=True))
     source = poe.simplify(poe.Product(*powers)).expert
     fits = [fit(product, source.sample(500, generator=seeded(i)), generator=seeded(i))
             for i in range(40)]  # fmt: skip
-    z = torch.stack([(f.weights - truth) / f.std_error for f in fits])
-    # 40 squares of N(0, 1) have a mean of 1 with a standard error of (2 / 40)^1/2; in log 0.22.
-    assert (z.square().mean(0).log().abs() < 4 * (2 / 40) ** 0.5).all()
-    assert (z.mean(0).abs() < 4 / 40**0.5).all()
+    assert agree(torch.stack([(f.weights - truth) / f.std_error for f in fits]))
+
+
+def test_standard_errors_by_enumeration() -> None:
+    g, truth = seeded(0), torch.tensor([0.5, 1.5]).double()
+    field, pairs = torch.randn(6, generator=g), torch.randn(6, 6, generator=g) / 2
+    product = poe.Product(
+        poe.FromLogDensity(lambda x: x @ field, space=poe.Binary(6)),
+        poe.FromLogDensity(lambda x: ((x @ pairs) * x).sum(-1), space=poe.Binary(6)),
+    )
+    table = states(poe.Binary(6))
+    probability = torch.softmax(product.contributions(table).double() @ truth, 0)
+    fits = []
+    for i in range(40):
+        rows = torch.multinomial(probability, 2000, True, generator=seeded(i))
+        fits.append(fit_exponents_by_log_score(product, table[rows], generator=seeded(i)))
+    assert agree(torch.stack([(f.weights - truth) / f.std_error for f in fits]))
 
 
 @pytest.mark.parametrize("fit", BY_LOG_SCORE)
-@pytest.mark.parametrize("num_points", [2, 5, 20, 200])
+@pytest.mark.parametrize("num_points", [2, 5, 30])
 @pytest.mark.parametrize("seed", range(3))
 def test_never_worse_than_the_best_expert(fit: Fit, num_points: int, seed: int) -> None:
     truth = Gaussian([0.0, 0.0], scale=1.0)

@@ -30,27 +30,27 @@ def test_particles_find_the_likeliest_exponents() -> None:
     x = Gaussian([0.0] * 5, scale=0.7).sample(300, generator=seeded(0))
     product, hidden = poe.Product(*experts), poe.Product(*map(black_box, experts))
     differences = []
-    for seed in range(16):
+    for seed in range(10):
         found = fit(hidden, x, generator=seeded(seed), num_particles=2048, progress=False)
         exact, _ = _exact_fit(product, said(product, split(product, x, seeded(seed))[0]))
         differences.append(found.weights - exact)
         assert found.is_learned
     difference = torch.stack(differences)
-    assert (difference.mean(0).abs() < 4 * difference.std(0) / 4).all()
+    assert (difference.mean(0).abs() < 4 * difference.std(0) / 10**0.5).all()
     assert (difference.std(0) < 0.1).all()
 
 
 def test_far_from_where_it_begins() -> None:
-    product = poe.Product(
-        black_box(Gaussian([0.0], scale=1.0)), black_box(Gaussian([0.0], scale=2.0))
-    )
+    # The variance of the product is that of the points, 400 times smaller than as given.
+    product = poe.Product(black_box(Gaussian([0.0], scale=1.0)))
     x = 0.05 * torch.randn(400, 1, generator=seeded(0))
     found = fit(product, x, generator=seeded(0), progress=False)
-    variance = 1 / (found.weights[0] + found.weights[1] / 4)
-    _, held_out = split(product, x, seeded(0))
-    of_fit = split(product, x, seeded(0))[0].square().mean()
-    assert (variance - of_fit).abs() < 4 * of_fit * (2 / 4096) ** 0.5 * 4
-    assert len(held_out) == 80
+    fitted, _ = split(product, x, seeded(0))
+    exact = 1 / fitted.square().mean()
+    # Of 4096 draws x² has a relative standard error of (2 / 4096)^1/2, were they independent;
+    # what the run says of all its error contains that, and the spread of the 320 points.
+    assert found.std_error[0] > exact * (2 / 320) ** 0.5
+    assert (found.weights[0] - exact).abs() < 4 * exact * (2 / 4096) ** 0.5
 
 
 def test_on_a_discrete_space() -> None:

@@ -9,6 +9,7 @@ import torch
 
 import poe
 from experts import Gaussian
+from poe.enumeration import states
 from poe.exponents import fit_exponents_by_log_score as fit
 from poe.exponents.log_score import _cross_validated, _exact_fit, _spread
 from poe.exponents.log_z import exact_log_z
@@ -46,20 +47,25 @@ def test_the_gradient_is_zero_at_the_maximum() -> None:
 def test_shrinkage_helps_where_points_are_few() -> None:
     # Truly the product as given, by eight experts, from 16 points.
     g = seeded(0)
-    experts = [Gaussian(torch.randn(8, generator=g), scale=torch.rand(8, generator=g) + 0.5)
-               for _ in range(8)]  # fmt: skip
-    product = poe.Product(*experts)
-    source = poe.simplify(product).expert
-    much = product.contributions(source.sample(20_000, generator=g)).double().mean(0)
+    tables = torch.randn(8, 64, generator=g).double()
+    place = 2 ** torch.arange(6)
+    product = poe.Product(
+        *(poe.FromLogDensity(lambda x, t=t: t[(x.long() * place).sum(-1)], space=poe.Binary(6))
+          for t in tables)
+    )  # fmt: skip
+    everywhere = product.contributions(states(poe.Binary(6)))
+    probability = torch.softmax(everywhere.sum(1), 0)
     gains = []
-    for seed in range(12):
-        said = product.contributions(source.sample(16, generator=seeded(seed))).double()
+    for seed in range(30):
+        rows = torch.multinomial(probability, 16, True, generator=seeded(seed))
+        said = everywhere[rows]
         likeliest, log_z = _exact_fit(product, said)
         strength = _cross_validated(said, log_z, likeliest)
         shrunk, _ = _exact_fit(product, said, strength)
-        gains.append((shrunk - likeliest) @ much - log_z(shrunk) + log_z(likeliest))
+        mean = probability @ everywhere
+        gains.append((shrunk - likeliest) @ mean - log_z(shrunk) + log_z(likeliest))
     gain = torch.stack(gains)
-    assert gain.mean() > 4 * gain.std() / 12**0.5
+    assert gain.mean() > 4 * gain.std() / 30**0.5
 
 
 def test_much_shrinkage_leaves_the_product_as_it_is() -> None:
