@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from experts.gaussian import ArrayLike
-from poe import Conditional, PoeError, Real, ShapeError
+from experts.gaussian import ArrayLike, Gaussian
+from poe import Conditional, Expert, PoeError, Real, ShapeError, exact_marginal, simplify
 from poe.io import register
 from poe.randomness import resolve
 
@@ -61,6 +61,18 @@ class LinearGaussian(Conditional):
                 f"{tuple(condition.shape)}"
             )
         return condition @ self.weight.mT + self.bias
+
+
+@exact_marginal.register
+def _(conditional: LinearGaussian, prior: Expert) -> Expert | None:
+    """N(W m + b, W S W' + diag(s²)), for a prior that is the Gaussian N(m, S)."""
+    known = simplify(prior).expert
+    if not isinstance(known, Gaussian) or known.loc.ndim != 1:
+        return None
+    loc = conditional._mean(known.loc[None])[0]
+    spread = conditional.weight @ known.covariance @ conditional.weight.mT
+    covariance = (spread + spread.mT) / 2 + conditional.scale.square().diag()
+    return Gaussian(loc, covariance=covariance)
 
 
 register(

@@ -80,6 +80,20 @@ class Given(Expert):
             )
 
 
+def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) -> Tensor:
+    """log p̃(x_i | y_i), differentiable in y too (`given` detaches it).
+
+    `(n, *event)` and `(n, ...) -> (n,)`. Raises `ShapeError` where the conditional returns another.
+    """
+    value = conditional.log_density(x, condition)
+    if value.shape != x.shape[:1]:
+        raise ShapeError(
+            f"expected a log-density of shape {tuple(x.shape[:1])} from "
+            f"{type(conditional).__name__}, got {tuple(value.shape)}"
+        )
+    return value
+
+
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
     if isinstance(condition, Tensor):
         return condition.detach()
