@@ -34,7 +34,7 @@ from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.expert import Expert, Product, Tempered
 from poe.exponents import FittedExponents, fit_exponents_by_score_matching
 from poe.io import load, save
-from poe.marginal import Marginal, exact_marginal
+from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
@@ -66,9 +66,8 @@ __all__ = [
     "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
     "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
     "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "evidence_ratio", "exact_marginal",
-    "fit_exponents_by_score_matching", "io", "link", "load", "log_density_bounds",
-    "log_density_error", "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions",
-    "normalize", "normalizers", "sample", "samplers", "save", "simplify", "smc", "tune_ladder",
-    "tune_tempering", "warm_up",
+    "compatibility", "contrast", "evidence_ratio", "fit_exponents_by_score_matching", "io", "link",
+    "load", "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio",
+    "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample", "samplers",
+    "save", "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

@@ -21,7 +21,8 @@ class Conditional(nn.Module):
     Subclasses set `space` and implement `log_density(x, condition) -> (*batch,)`. The condition
     is a 0-d tensor (one label for the whole batch) or a tensor whose first dimension is the
     batch. A subclass whose log-density is normalised sets `is_normalized = True`, and may define
-    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`.
+    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`. One that knows the
+    integral over its condition in closed form overrides `exact_marginal`.
     """
 
     space: Space
@@ -30,6 +31,10 @@ class Conditional(nn.Module):
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """log p̃(x | y): `(*batch, *event) -> (*batch,)`."""
         raise NotImplementedError
+
+    def exact_marginal(self, prior: Expert) -> Expert | None:
+        """∫ p(y) p(x | y) dy, a normalised expert on x; None where it has no closed form."""
+        return None
 
     def given(self, condition: Condition) -> Given:
         """The expert p̃(x | y = condition)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import NamedTuple
@@ -9,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poe.algebra import At, Mixture
-from poe.errors import NormalizationError, PoeError
+from poe.algebra import At, Mixture, Transformed
+from poe.errors import NormalizationError, PoeError, TrustWarning
+from poe.evaluation import Chunked
 from poe.expert import Expert, Product, Tempered, conjunction, dtype_of, experts_in, require_expert
 from poe.marginal import Marginal
 from poe.normalize import Normalized
-from poe.normalizers.choose import log_partition
+from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
 from poe.partition import LogPartition
 from poe.properties import exact_log_partition, is_source
@@ -23,6 +25,8 @@ from poe.start import device_of
 
 Find = Callable[[Expert, Expert | None], LogPartition]
 """log Z of a posterior, from a start where there is one."""
+SHOWN = 3
+"""So many remarks a warning shows."""
 
 
 class LogDensityBounds(NamedTuple):
@@ -31,7 +35,8 @@ class LogDensityBounds(NamedTuple):
     - ``lower``, ``upper`` ``(*batch,)``: at each x by itself, not at all of them together, they
       hold with probability ``confidence`` (1 where they are exact);
     - ``rests_on``: in words, what they assume; empty where nothing is assumed;
-    - ``remarks``: why they should not be believed, in words; none of them: they are trusted.
+    - ``remarks``: why they should not be believed, in words, with the number of the x in the
+      flattened batch. None of them: they are trusted.
     """
 
     lower: Tensor
@@ -58,13 +63,13 @@ def log_density_bounds(
     Both equal ``expert(x)`` where that is exact. For a ``poe.Marginal`` they enclose log p(x) =
     log ∫ p(z) p(x | z) dz: that is log Z of the posterior of z, and so ``poe.log_partition`` bounds
     it, once for every x, by ``method`` or by the one that fits. An estimate starts at the prior
-    where that has exact draws. Its lower bound holds for any kernels; the upper one would need
-    exact draws of the posterior, and ``rests_on`` says what stands for them.
+    where that has exact draws. Its lower bound needs no chain to have mixed; the upper one would
+    need exact draws of the posterior, and ``rests_on`` says what stands for them.
 
     Through the algebra: powers scale bounds (and swap them below 0), products add them, mixtures
     add the densities; a normaliser that was estimated counts with its own bounds. All parts are to
-    hold together, so their doubts add: 1 − Σ (1 − confidence), Bonferroni's inequality. Warns
-    (TrustWarning) where ``poe.log_partition`` does; detached from the graph. Raises PoeError where
+    hold together, so their doubts add: 1 − Σ (1 − confidence), Bonferroni's inequality. The bounds
+    are detached from the graph. Warns (TrustWarning) where there are remarks. Raises PoeError where
     bounds on a part say nothing of the whole, and what ``poe.log_partition`` raises.
 
     Source: Grosse, Ghahramani & Adams 2015; for latent variables: Grosse, Ancha & Roy 2016.
@@ -79,11 +84,10 @@ def log_density_bounds(
     generator = resolve(generator, device_of(require_expert(expert), None))
 
     def find(posterior: Expert, start: Expert | None) -> LogPartition:
-        return log_partition(
-            posterior, method=method, start=start, generator=generator, progress=False
-        )
+        return find_log_partition(posterior, method, start, generator, progress=False)
 
     found = bounds(expert, x, find)
+    _warn(found)
     return found._replace(lower=found.lower.detach(), upper=found.upper.detach())
 
 
@@ -192,14 +196,37 @@ def _(expert: Normalized, x: Tensor, find: Find) -> LogDensityBounds:
         known.rests_on,
         known.remarks,
     )
-    return _all_of(
-        [inner, of_log_z], inner.lower + of_log_z.lower, inner.upper + of_log_z.upper
+    return _all_of([inner, of_log_z], inner.lower + of_log_z.lower, inner.upper + of_log_z.upper)
+
+
+@bounds.register
+def _(expert: Transformed, x: Tensor, find: Find) -> LogDensityBounds:
+    inner = bounds(expert.expert, expert.bijection.build().inv(x), find)
+    return inner._replace(
+        lower=expert.pull_back(x, lambda _: inner.lower),
+        upper=expert.pull_back(x, lambda _: inner.upper),
     )
+
+
+@bounds.register
+def _(expert: Chunked, x: Tensor, find: Find) -> LogDensityBounds:
+    return bounds(expert.expert, x, find)
 
 
 @bounds.register
 def _(expert: At, x: Tensor, find: Find) -> LogDensityBounds:
     return bounds(expert.expert, expert.generator(x), find)
+
+
+def _warn(found: LogDensityBounds) -> None:
+    """One warning for all x."""
+    if found.is_trusted:
+        return
+    words = list(found.remarks[:SHOWN])
+    if len(found.remarks) > SHOWN:
+        words.append(f"and {len(found.remarks) - SHOWN} more in `remarks`")
+    text = f"bounds on the log-density are not to be trusted: {'; '.join(words)}"
+    warnings.warn(text, TrustWarning, stacklevel=3)
 
 
 def _component_bounds(component: Expert, x: Tensor, find: Find) -> LogDensityBounds:

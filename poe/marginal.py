@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any
 
 import torch
@@ -29,9 +28,9 @@ class Marginal(Expert):
     Salakhutdinov 2016, theorem 1, with the prior as the proposal).
 
     Of p itself there are bounds, ``poe.log_density_bounds(marginal, x)``, and exact draws,
-    ``sample_joint``; there is no ``log_prob``, which would have to be exact (where the integral has
-    a closed form ``poe.exact_marginal`` gives it, and where z and x are vectors,
-    ``poe.Chain(prior, conditional)`` is the exact density of both).
+    ``sample_joint``. There is no ``log_prob``, which would have to be exact: where the integral has
+    a closed form ``conditional.exact_marginal(prior)`` is it, and where z and x are vectors
+    ``poe.Chain(prior, conditional)`` is the exact density of both together.
 
     ``prior`` is a normalised expert on z, ``conditional`` a normalised ``poe.Conditional`` on x,
     ``draws`` are independent draws of the prior ``(K, *event of z)``. Raises PoeError for what is
@@ -43,7 +42,7 @@ class Marginal(Expert):
     >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
     >>> marginal = Marginal(prior, step, prior.sample(4096, generator=g))
     >>> x = torch.tensor([[0.0], [2.0]])
-    >>> marginal(x), poe.exact_marginal(step, prior)(x)
+    >>> marginal(x), step.exact_marginal(prior)(x)
     (tensor([-1.7587, -1.7548]), tensor([-1.7600, -1.7600]))
     """
 
@@ -109,7 +108,7 @@ class Marginal(Expert):
             raise AttributeError(
                 "Marginal has no log_prob, since its integral over z is only estimated; use "
                 "poe.log_density_bounds(marginal, x) for bounds, marginal(x) for the estimate, or "
-                "poe.exact_marginal(conditional, prior) where there is a closed form"
+                "conditional.exact_marginal(prior) where there is a closed form"
             )
         if name == "sample" and hasattr(self.conditional, "sample"):
             return self._sample
@@ -163,19 +162,6 @@ class Posterior(Expert):
         return value + likelihood
 
 
-@singledispatch
-def exact_marginal(conditional: Conditional, prior: Expert) -> Expert | None:
-    """∫ p(z) p(x | z) dz in closed form, a normalised expert on x; None where there is none.
-
-    A family of conditionals registers here which priors it is conjugate to.
-
-    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-    >>> exact_marginal(step, experts.Gaussian([3.0], scale=[1.0])).loc
-    tensor([7.])
-    """
-    return None
-
-
 @exact_log_partition.register
 def _(expert: Marginal) -> Tensor:
     return expert.draws.new_zeros((), dtype=torch.get_default_dtype())  # of p̂ and of p alike
@@ -183,7 +169,7 @@ def _(expert: Marginal) -> Tensor:
 
 @exact_log_partition.register
 def _(expert: Posterior) -> Tensor | None:
-    exact = exact_marginal(expert.conditional, expert.prior)
+    exact = expert.conditional.exact_marginal(expert.prior)
     return None if exact is None else exact.log_prob(expert.x)
 
 
