@@ -175,23 +175,10 @@ def test_products_add_and_so_do_their_doubts() -> None:
 
 
 def test_what_one_expert_excludes_stays_excluded() -> None:
-    prior = Gaussian([0.0], 1.0)
-    uniform = poe.as_expert(torch.distributions.Uniform(-1.0, 1.0))
-    step = Within()
-    p = poe.Marginal(prior, step, torch.zeros(1, 1))
-    found = rough_bounds(p / uniform, torch.tensor([0.5]))
-    assert uniform.space == p.space
-    assert_between(found, math.log(0.5) - uniform(torch.tensor([0.5])), 1.0, 2.0)
-
-
-class Within(poe.Conditional):
-    """x uniform on [-1, 1], whatever z is."""
-
-    is_normalized = True
-    space = poe.Interval((), -1.0, 1.0)
-
-    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        return torch.full(x.shape[:1], math.log(0.5))
+    half = poe.FromLogDensity(lambda x: torch.where(x[:, 0] < 0, -torch.inf, 0.0), poe.Real(1))
+    product = half * MARGINAL / half
+    found = rough_bounds(product)
+    assert_between(found, torch.where(X[:, 0] < 0, -torch.inf, EXACT(X)), 1.0, 2.0)
 
 
 def test_mixtures_add_densities() -> None:
@@ -236,8 +223,13 @@ def test_maps_carry_them_along() -> None:
     z = torch.randn(5, 3, generator=seeded())
     found = rough_bounds(MARGINAL.at(layer, poe.Real(3)), z)
     assert_between(found, EXACT(layer(z)).detach(), 1, 2)
-    assert not found.lower.requires_grad
     assert_between(rough_bounds(poe.Chunked(MARGINAL, 2)), EXACT(X), 1, 2)
+
+
+def test_they_are_detached() -> None:
+    found = poe.log_density_bounds(LINE.at(torch.nn.Linear(3, 1), poe.Real(3)), torch.zeros(2, 3))
+    assert not found.lower.requires_grad
+    assert not found.upper.requires_grad
 
 
 class Whole(poe.Expert):
