@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poe.conditional import Conditional, log_density_of_rows
 from poe.errors import NormalizationError, PoeError, ShapeError
-from poe.expert import Expert, require_expert
+from poe.expert import Expert, dtype_of, require_expert
 from poe.properties import exact_log_partition, is_normalized
 from poe.randomness import resolve
 
@@ -164,7 +164,8 @@ class Posterior(Expert):
 
 @exact_log_partition.register
 def _(expert: Marginal) -> Tensor:
-    return expert.draws.new_zeros((), dtype=torch.get_default_dtype())  # of p̂ and of p alike
+    zero = torch.zeros((), dtype=dtype_of(expert), device=expert.draws.device)
+    return zero  # of p̂ and of p alike
 
 
 @exact_log_partition.register

@@ -175,7 +175,9 @@ def test_products_add_and_so_do_their_doubts() -> None:
 
 
 def test_what_one_expert_excludes_stays_excluded() -> None:
-    half = poe.FromLogDensity(lambda x: torch.where(x[:, 0] < 0, -torch.inf, 0.0), poe.Real(1))
+    half = poe.FromLogDensity(
+        lambda x: torch.where(x[:, 0] < 0, -torch.inf, 0.0), space=poe.Real(1)
+    )
     product = half * MARGINAL / half
     found = rough_bounds(product)
     assert_between(found, torch.where(X[:, 0] < 0, -torch.inf, EXACT(X)), 1.0, 2.0)
