@@ -25,7 +25,8 @@ class Marginal(Expert):
     draws of z, again and again), and what log Z of a product with it is the log Z of. p̂ is
     normalised, and differentiable in x and in the conditional's parameters. Over the choice of the
     draws E p̂(x) = p(x) and E log p̂(x) ≤ log p(x), which rises with K (Burda, Grosse &
-    Salakhutdinov 2016, theorem 1, with the prior as the proposal).
+    Salakhutdinov 2016, theorem 1, with the prior as the proposal). Where x says much of z, few
+    draws lie where it says so, and p̂ is far below p: the bounds tell how far.
 
     Of p itself there are bounds, ``poe.log_density_bounds(marginal, x)``, and exact draws,
     ``sample_joint``. There is no ``log_prob``, which would have to be exact: where the integral has
@@ -164,8 +165,8 @@ class Posterior(Expert):
 
 @exact_log_partition.register
 def _(expert: Marginal) -> Tensor:
-    zero = torch.zeros((), dtype=dtype_of(expert), device=expert.draws.device)
-    return zero  # of p̂ and of p alike
+    # p̂ and p are both normalised; that there is no log_prob is because they are not the same.
+    return torch.zeros((), dtype=dtype_of(expert), device=expert.draws.device)
 
 
 @exact_log_partition.register
