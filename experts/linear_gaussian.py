@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from experts.gaussian import ArrayLike
-from poe import Conditional, PoeError, Real, ShapeError
+from experts.gaussian import ArrayLike, Gaussian
+from poe import Conditional, Expert, PoeError, Real, ShapeError, simplify
 from poe.io import register
 from poe.randomness import resolve
 
@@ -53,6 +53,21 @@ class LinearGaussian(Conditional):
         shape = (num_samples, len(self.bias))
         noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + self.scale.detach() * noise
+
+    def exact_marginal(self, prior: Expert) -> Expert | None:
+        """N(W m + b, W S W' + diag(s²)), where the prior of x comes to the Gaussian N(m, S).
+
+        >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+        >>> step.exact_marginal(Gaussian([3.0], scale=[1.0])).loc
+        tensor([7.])
+        """
+        known = simplify(prior).expert
+        if not isinstance(known, Gaussian) or known.loc.ndim != 1:
+            return None
+        loc = self._mean(known.loc[None])[0]
+        spread = self.weight @ known.covariance @ self.weight.mT
+        covariance = (spread + spread.mT) / 2 + self.scale.square().diag()
+        return Gaussian(loc, covariance=covariance)
 
     def _mean(self, condition: Tensor) -> Tensor:
         if condition.ndim == 0 or condition.shape[-1] != self.weight.shape[1]:

@@ -14,6 +14,7 @@ from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
 from poe.contrast import contrast
+from poe.density_bounds import LogDensityBounds, log_density_bounds
 from poe.draws import Draws, Summary
 from poe.errors import (
     AdaptationError,
@@ -38,6 +39,7 @@ from poe.exponents import (
     fit_exponents_by_score_matching,
 )
 from poe.io import load, save
+from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
@@ -64,13 +66,14 @@ __all__ = [
     "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain", "Chunked",
     "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError", "EvidenceRatio",
     "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
-    "ImproperError", "Interval", "LogPartition", "LogRatio", "Mixture", "NonFiniteError",
-    "NormalizationError", "Normalized", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
-    "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
-    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
-    "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate", "compatibility", "contrast",
-    "evidence_ratio", "fit_exponents_by_likelihood", "fit_exponents_by_log_score",
-    "fit_exponents_by_score_matching", "io", "link", "load", "log_density_error", "log_partition",
-    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
-    "samplers", "save", "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
+    "ImproperError", "Interval", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal",
+    "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OperatorError", "PoeError",
+    "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
+    "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
+    "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
+    "compatibility", "contrast", "evidence_ratio", "fit_exponents_by_likelihood",
+    "fit_exponents_by_log_score", "fit_exponents_by_score_matching", "io", "link", "load",
+    "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
+    "log_ratio_contributions", "normalize", "normalizers", "sample", "samplers", "save", "simplify",
+    "smc", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -196,7 +196,7 @@ class Transformed(Expert):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._pull_back(x, self.expert)
+        return self.pull_back(x, self.expert)
 
     def __getattr__(self, name: str) -> Any:
         if name == "log_prob" and is_normalized(self.expert):
@@ -205,7 +205,8 @@ class Transformed(Expert):
             return self._sample
         return super().__getattr__(name)
 
-    def _pull_back(self, y: Tensor, density: Any) -> Tensor:
+    def pull_back(self, y: Tensor, density: Callable[[Tensor], Tensor]) -> Tensor:
+        """density(T^-1 y) + log |det dT^-1/dy|: `(*batch, *event) -> (*batch,)`."""
         transform = self.bijection.build()
         x = transform.inv(y)
         jacobian = transform.log_abs_det_jacobian(x, y)
@@ -218,7 +219,7 @@ class Transformed(Expert):
         return mask_outside(self.space, y, value)
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        return self._pull_back(x, self.expert.log_prob)
+        return self.pull_back(x, self.expert.log_prob)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         return self.bijection.build()(self.expert.sample(num_samples, generator=generator))

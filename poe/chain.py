@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poe.conditional import Conditional
-from poe.errors import PoeError, ShapeError
+from poe.conditional import Conditional, log_density_of_rows
+from poe.errors import PoeError
 from poe.expert import Expert, require_expert
 from poe.properties import exact_log_partition, is_normalized
 from poe.randomness import resolve
@@ -65,16 +65,8 @@ class Chain(Expert):
         return value + self._conditional_log_density(first, second)
 
     def _conditional_log_density(self, x: Tensor, y: Tensor) -> Tensor:
-        # Not by `given`, which detaches the condition: the score needs the gradient in x.
-        batch = x.shape[:-1]
-        rows = y.reshape(-1, y.shape[-1])
-        value = self.conditional.log_density(rows, x.reshape(-1, x.shape[-1]))
-        if value.shape != rows.shape[:1]:
-            raise ShapeError(
-                f"expected a log-density of shape {tuple(rows.shape[:1])} from "
-                f"{type(self.conditional).__name__}, got {tuple(value.shape)}"
-            )
-        return value.reshape(batch)
+        rows, conditions = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
+        return log_density_of_rows(self.conditional, rows, conditions).reshape(x.shape[:-1])
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         device = next((t.device for t in (*self.parameters(), *self.buffers())), "cpu")

@@ -16,6 +16,7 @@ from poe.evaluation import Autocast, Chunked
 from poe.expert import Product, Tempered, named_product
 from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
+from poe.marginal import Marginal, Posterior
 from poe.normalize import Normalized
 from poe.partition import LogPartition
 from poe.parts import KINDS, Parts
@@ -58,6 +59,8 @@ register(
 )
 register(Transformed, _attributes("expert", "bijection", "space"), _build_transformed)
 register(Chain, _attributes("prior", "conditional"), lambda f: Chain(**f))
+register(Marginal, _attributes("prior", "conditional", "draws"), lambda f: Marginal(**f))
+register(Posterior, _attributes("prior", "conditional", "x"), lambda f: Posterior(**f))
 register(
     Normalized,
     lambda n: {"expert": n.expert, "log_partition": tuple(n.log_partition)},

@@ -21,7 +21,8 @@ class Conditional(nn.Module):
     Subclasses set `space` and implement `log_density(x, condition) -> (*batch,)`. The condition
     is a 0-d tensor (one label for the whole batch) or a tensor whose first dimension is the
     batch. A subclass whose log-density is normalised sets `is_normalized = True`, and may define
-    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`.
+    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`. One that knows the
+    integral over its condition in closed form overrides `exact_marginal`.
     """
 
     space: Space
@@ -30,6 +31,10 @@ class Conditional(nn.Module):
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """log p̃(x | y): `(*batch, *event) -> (*batch,)`."""
         raise NotImplementedError
+
+    def exact_marginal(self, prior: Expert) -> Expert | None:
+        """∫ p(y) p(x | y) dy, a normalised expert on x; None where it has no closed form."""
+        return None
 
     def given(self, condition: Condition) -> Given:
         """The expert p̃(x | y = condition)."""
@@ -78,6 +83,20 @@ class Given(Expert):
                 f"expected x of batch shape ({len(self.condition)},), one for each condition, "
                 f"got {tuple(batch_shape)}; bind a single label for a batch of another shape"
             )
+
+
+def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) -> Tensor:
+    """log p̃(x_i | y_i), differentiable in y too (`given` detaches it).
+
+    `(n, *event)` and `(n, ...) -> (n,)`. Raises `ShapeError` where the conditional returns another.
+    """
+    value = conditional.log_density(x, condition)
+    if value.shape != x.shape[:1]:
+        raise ShapeError(
+            f"expected a log-density of shape {tuple(x.shape[:1])} from "
+            f"{type(conditional).__name__}, got {tuple(value.shape)}"
+        )
+    return value
 
 
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:

@@ -173,7 +173,10 @@ class Tempered(Expert):
             self.register_buffer("exponent", weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.expert(x)
+        return self.weigh(self.expert(x))
+
+    def weigh(self, value: Tensor) -> Tensor:
+        """w times the log-density `value`, 0 where w is 0 though the value is infinite."""
         exponent = self.exponent.to(value.dtype)
         has_no_say = (exponent == 0) & value.isinf()
         return exponent * value.masked_fill(has_no_say, 0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from poe.algebra import Mixture
 from poe.errors import NormalizationError
 from poe.expert import Expert, experts_in
+from poe.marginal import Marginal
 from poe.normalize import Normalized
 
 Sensitivities = dict[Normalized, Tensor]
@@ -23,7 +24,8 @@ def log_density_error(expert: Expert, x: Tensor) -> Tensor:
     normalisers being independent. In a mixture the derivative is minus the responsibility
     w_k p_k(x) / p(x): where one component is alone, its own error counts in full. 0 where nothing
     was estimated. Raises NormalizationError where an error is not known, as of the bare numbers in
-    ``Mixture(log_partitions=...)``, and where estimates lie deeper than in mixtures.
+    ``Mixture(log_partitions=...)``, where estimates lie deeper than in mixtures, and where the
+    log-density is itself an estimate, as of a ``poe.Marginal``.
 
     >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([9.0], scale=[1.0])
     >>> rough = poe.log_partition(a)._replace(std_error=torch.tensor(0.1))
@@ -46,6 +48,11 @@ def combined_error(found: Sensitivities, like: Tensor) -> Tensor:
 def sensitivities(expert: Expert, x: Tensor) -> Sensitivities:
     """∂ log p(x) / ∂ log Z for each normaliser that was estimated."""
     for part in expert.modules():
+        if isinstance(part, Marginal):
+            raise NormalizationError(
+                f"the log-density of {type(expert).__name__} is itself an estimate, by draws of a "
+                "latent variable: its error is no normaliser's; use poe.log_density_bounds"
+            )
         if _has_estimate(part):
             raise NormalizationError(
                 f"how the estimated normalisers inside {type(expert).__name__} act on its "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 
 import poe
-from experts import Gaussian
+from experts import Gaussian, LinearGaussian
 from poe.io import DESCRIPTION, register, register_module
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -48,6 +48,7 @@ def network() -> nn.Sequential:
 a = Gaussian([0.0, 1.0], scale=[1.0, 2.0])
 b = Gaussian([1.0, -1.0], covariance=[[2.0, 0.5], [0.5, 1.0]])
 label = Scaled(2)
+step = LinearGaussian([[2.0, 0.5], [0.0, -1.0]], bias=[0.1, 0.2], scale=[0.3, 0.4])
 
 EXPERTS: dict[str, poe.Expert] = {
     "Gaussian": a,
@@ -69,6 +70,8 @@ EXPERTS: dict[str, poe.Expert] = {
         ),
         space=poe.Real(2),
     ),
+    "Marginal": poe.Marginal(a, step, X),
+    "Posterior": poe.Marginal(a, step, X).posterior(X[0]),
     "Chunked": poe.Chunked(a * b, 7),
     "Autocast": poe.Autocast(poe.link.softplus(network(), poe.Real(2)), torch.float16),
     "Together": poe.Together(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poe.expert import Expert
 from poe.exponents.fitted import Loss
-from poe.normalizers.choose import log_partition
+from poe.normalizers.choose import find_log_partition
 
 
 def log_score_loss(
@@ -24,7 +24,7 @@ def log_score_loss(
     def loss(target: Expert, weights: Tensor) -> Loss:
         with torch.no_grad():
             mean = float(target(held_out).double().mean())
-        found = log_partition(target, generator=generator, progress=progress)
+        found = find_log_partition(target, None, None, generator, progress)
         upper = float(found.upper) if found.is_trusted else torch.inf
         return Loss(float(found.value) - mean, float(found.lower) - mean, upper - mean)
 

@@ -49,6 +49,24 @@ def log_partition(
     >>> log_partition(a * b).value, log_partition(a * b).method
     (tensor(-4.6305), 'closed form')
     """
+    result = find_log_partition(target, method, start, generator, progress)
+    warn(result)
+    return result
+
+
+def find_log_partition(
+    target: Expert,
+    method: Method | None,
+    start: Expert | None,
+    generator: torch.Generator | None,
+    progress: bool,
+) -> LogPartition:
+    """What ``log_partition`` gives, without its warning: for callers that ask often and warn once.
+
+    >>> found = find_log_partition(experts.Gaussian([0.0], scale=[1.0]), None, None, None, False)
+    >>> found.value
+    tensor(0.)
+    """
     check_proper(target)
     chosen = _choose(target) if method is None else method
     generator = resolve(generator, device_of(target, None))
@@ -59,9 +77,7 @@ def log_partition(
             bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
             bar.update()
 
-        result = chosen(target, start, generator, report)
-    warn(result)
-    return result
+        return chosen(target, start, generator, report)
 
 
 def _choose(target: Expert) -> Method:

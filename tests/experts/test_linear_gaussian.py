@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import poe
-from experts import LinearGaussian
+from experts import Gaussian, LinearGaussian
 
 WEIGHT = torch.tensor([[2.0, 0.5], [0.0, -1.0], [1.0, 1.0]])
 
@@ -40,3 +40,34 @@ def test_what_does_not_fit_is_refused() -> None:
         LinearGaussian([[1.0]], bias=[0.0], scale=[0.0])
     with pytest.raises(poe.ShapeError, match=r"condition of shape \(n, 1\)"):
         LinearGaussian([[1.0]], bias=[0.0], scale=[1.0]).given(0)(torch.zeros(1, 1))
+
+
+def test_exact_marginal_is_the_integral_over_a_gaussian() -> None:
+    step = LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])
+    prior = Gaussian([0.3], scale=[1.5])
+    y = torch.tensor([-2.0, 0.0, 4.0])
+    x = torch.linspace(-12.0, 12.0, 4001, dtype=torch.float64)
+    values = [prior.double()(x[:, None]) + Normal(2 * x + 1, 0.5).log_prob(at) for at in y]
+    expected = torch.stack([torch.trapezoid(value.exp(), x).log() for value in values])
+    found = step.exact_marginal(Gaussian([0.3], scale=[1.5]))
+    assert found is not None
+    torch.testing.assert_close(found(y[:, None]).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_exact_marginal_has_all_covariances() -> None:
+    step = LinearGaussian(WEIGHT, bias=[0.5, -1.0, 0.0], scale=[0.5, 1.0, 0.3])
+    prior = Gaussian([1.0, -1.0], covariance=[[1.0, 0.4], [0.4, 2.0]])
+    found = step.exact_marginal(prior * prior)  # which comes to one of half the covariance
+    assert isinstance(found, Gaussian)
+    expected = WEIGHT @ prior.covariance @ WEIGHT.T / 2 + torch.diag(step.scale**2)
+    torch.testing.assert_close(found.covariance, expected)
+    torch.testing.assert_close(found.loc, WEIGHT @ prior.loc + step.bias)
+
+
+def test_exact_marginal_learns_and_is_none_for_another_prior() -> None:
+    step = LinearGaussian(nn.Parameter(torch.ones(1, 1)), bias=[0.0], scale=[1.0])
+    found = step.exact_marginal(Gaussian([2.0], scale=[1.0]))
+    assert found is not None
+    found(torch.ones(1, 1)).sum().backward()  # log N(1; 2w, w² + 1) at w = 1
+    torch.testing.assert_close(step.weight.grad, torch.tensor([[-1.25]]))
+    assert step.exact_marginal(Gaussian([0.0], 1.0) | Gaussian([1.0], 1.0)) is None

@@ -107,6 +107,16 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         poe.Chain(line**2, experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])),
         _real(4, 2),
     ),
+    "Marginal": (
+        poe.Marginal(line, experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5]), _real(64, 1)),
+        _real(4, 1),
+    ),
+    "Posterior": (
+        poe.Marginal(
+            line, experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5]), _real(64, 1)
+        ).posterior(torch.ones(1)),
+        _real(4, 1),
+    ),
     "Transformed": (
         poe.Transformed(b, D.AffineTransform(torch.ones(2), torch.tensor([2.0, -3.0]))),
         _real(4, 2),

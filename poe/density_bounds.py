@@ -1,0 +1,255 @@
+"""``poe.log_density_bounds``: two bounds on a log-density that cannot be computed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from poe.algebra import At, Mixture, Transformed
+from poe.errors import NormalizationError, PoeError, TrustWarning
+from poe.evaluation import Chunked
+from poe.expert import Expert, Product, Tempered, conjunction, dtype_of, experts_in, require_expert
+from poe.marginal import Marginal
+from poe.normalize import Normalized
+from poe.normalizers.choose import find_log_partition
+from poe.normalizers.problem import Method
+from poe.partition import LogPartition
+from poe.properties import exact_log_partition, is_source
+from poe.randomness import resolve
+from poe.start import device_of
+
+Find = Callable[[Expert, Expert | None], LogPartition]
+"""log Z of a posterior, from a start where there is one."""
+SHOWN = 3
+"""So many remarks a warning shows."""
+
+
+class LogDensityBounds(NamedTuple):
+    """Bounds on log p(x) at every x, and what is known of them.
+
+    - ``lower``, ``upper`` ``(*batch,)``: at each x by itself, not at all of them together, they
+      hold with probability ``confidence`` (1 where they are exact);
+    - ``rests_on``: in words, what they assume; empty where nothing is assumed;
+    - ``remarks``: why they should not be believed, in words, with the number of the x in the
+      flattened batch. None of them: they are trusted.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    confidence: float = 1.0
+    rests_on: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against them."""
+        return not self.remarks
+
+
+def log_density_bounds(
+    expert: Expert,
+    x: Tensor,
+    *,
+    method: Method | None = None,
+    generator: torch.Generator | None = None,
+) -> LogDensityBounds:
+    """Bounds on the log-density that ``expert`` stands for: `(*batch, *event) -> (*batch,)` each.
+
+    Both equal ``expert(x)`` where that is exact. For a ``poe.Marginal`` they enclose log p(x) =
+    log ∫ p(z) p(x | z) dz: that is log Z of the posterior of z, and so ``poe.log_partition`` bounds
+    it, once for every x, by ``method`` or by the one that fits. An estimate starts at the prior
+    where that has exact draws. Its lower bound needs no chain to have mixed; the upper one would
+    need exact draws of the posterior, and ``rests_on`` says what stands for them.
+
+    Through the algebra: powers scale bounds (and swap them below 0), products add them, mixtures
+    add the densities; a normaliser that was estimated counts with its own bounds. All parts are to
+    hold together, so their doubts add: 1 − Σ (1 − confidence), Bonferroni's inequality. The bounds
+    are detached from the graph. Warns (TrustWarning) where there are remarks. Raises PoeError where
+    bounds on a part say nothing of the whole, and what ``poe.log_partition`` raises.
+
+    Source: Grosse, Ghahramani & Adams 2015; for latent variables: Grosse, Ancha & Roy 2016.
+
+    >>> prior = experts.Gaussian([-2.0], scale=[1.0]) | experts.Gaussian([2.0], scale=[1.0])
+    >>> step = experts.LinearGaussian(weight=[[1.0]], bias=[0.0], scale=[0.5])
+    >>> marginal = poe.Marginal(prior, step, prior.sample(256))
+    >>> found = log_density_bounds(marginal, torch.zeros(1, 1))
+    >>> found.lower, found.upper, found.confidence
+    (tensor([-2.6305]), tensor([-2.6305]), 0.95)
+    """
+    generator = resolve(generator, device_of(require_expert(expert), None))
+
+    def find(posterior: Expert, start: Expert | None) -> LogPartition:
+        return find_log_partition(posterior, method, start, generator, progress=False)
+
+    found = bounds(expert, x, find)
+    _warn(found)
+    return found._replace(lower=found.lower.detach(), upper=found.upper.detach())
+
+
+@singledispatch
+def has_exact_log_density(module: nn.Module) -> bool:
+    """Whether ``expert(x)`` is the log-density that the expert stands for, and no estimate of it.
+
+    >>> has_exact_log_density(experts.Gaussian([0.0], scale=[1.0]) ** 2)
+    True
+    """
+    return all(has_exact_log_density(child) for child in module.children())
+
+
+@has_exact_log_density.register
+def _(module: Marginal) -> bool:
+    return False
+
+
+@has_exact_log_density.register
+def _(module: Normalized) -> bool:
+    return module.log_partition.is_exact and has_exact_log_density(module.expert)
+
+
+@has_exact_log_density.register
+def _(module: Mixture) -> bool:
+    is_known = all(estimate is None for estimate in module.estimates)
+    return is_known and has_exact_log_density(module.experts)
+
+
+@singledispatch
+def bounds(expert: Expert, x: Tensor, find: Find) -> LogDensityBounds:
+    """The bounds of one kind of expert; a kind that has them registers here.
+
+    It registers with ``has_exact_log_density`` too.
+    """
+    if not has_exact_log_density(expert):
+        raise PoeError(
+            f"the log-density of a part of {type(expert).__name__} is only bounded, and how that "
+            "part acts on the whole is not known; bound the part itself, or register "
+            f"poe.density_bounds.bounds for {type(expert).__name__}"
+        )
+    value = expert(x)
+    return LogDensityBounds(value, value)
+
+
+@bounds.register
+def _(expert: Marginal, x: Tensor, find: Find) -> LogDensityBounds:
+    batch = expert.space.batch_shape(x)
+    start = expert.prior if is_source(expert.prior) else None
+    rows = x.reshape(-1, *expert.space.event_shape)
+    found = [find(expert.posterior(row), start) for row in rows]
+
+    def gathered(values: Sequence[Tensor]) -> Tensor:
+        numbers = [value.item() for value in values]
+        return torch.tensor(numbers, dtype=dtype_of(expert), device=x.device).reshape(batch)
+
+    return LogDensityBounds(
+        gathered([one.lower for one in found]),
+        gathered([one.upper for one in found]),
+        min((one.confidence for one in found), default=1.0),
+        _in_words(one.rests_on for one in found),
+        tuple(f"x {k}: {remark}" for k, one in enumerate(found) for remark in one.remarks),
+    )
+
+
+@bounds.register
+def _(expert: Tempered, x: Tensor, find: Find) -> LogDensityBounds:
+    inner = bounds(expert.expert, x, find)
+    ends = torch.stack([expert.weigh(inner.lower), expert.weigh(inner.upper)])
+    return inner._replace(lower=ends.amin(0), upper=ends.amax(0))
+
+
+@bounds.register
+def _(expert: Product, x: Tensor, find: Find) -> LogDensityBounds:
+    parts = [bounds(factor, x, find) for factor in experts_in(expert.experts)]
+    lower, upper = (conjunction(torch.stack(side)) for side in _sides(parts))
+    return _all_of(parts, lower, upper)
+
+
+@bounds.register
+def _(expert: Mixture, x: Tensor, find: Find) -> LogDensityBounds:
+    if any(estimate is not None for estimate in expert.estimates):
+        raise NormalizationError(
+            "the log partitions of this mixture are bare numbers, whose errors are not known; use "
+            "poe.any_of(*experts, weights=weights)"
+        )
+    parts = [_component_bounds(component, x, find) for component in experts_in(expert.experts)]
+    logs = expert.weights.log().to(parts[0].lower)
+    lower, upper = (torch.logsumexp(torch.stack(side, -1) + logs, -1) for side in _sides(parts))
+    return _all_of(parts, lower, upper)
+
+
+@bounds.register
+def _(expert: Normalized, x: Tensor, find: Find) -> LogDensityBounds:
+    if not has_exact_log_density(expert.expert) and exact_log_partition(expert.expert) is None:
+        raise PoeError(
+            f"the log Z that {type(expert.expert).__name__} is normalised by is one of the "
+            "estimate that it is evaluated by, so it says nothing of the density in the bounds; "
+            "bound the expert before it is normalised"
+        )
+    inner, known = bounds(expert.expert, x, find), expert.log_partition
+    of_log_z = LogDensityBounds(
+        -known.upper.to(inner.lower),
+        -known.lower.to(inner.lower),
+        known.confidence,
+        known.rests_on,
+        known.remarks,
+    )
+    return _all_of([inner, of_log_z], inner.lower + of_log_z.lower, inner.upper + of_log_z.upper)
+
+
+@bounds.register
+def _(expert: Transformed, x: Tensor, find: Find) -> LogDensityBounds:
+    inner = bounds(expert.expert, expert.bijection.build().inv(x), find)
+    return inner._replace(
+        lower=expert.pull_back(x, lambda _: inner.lower),
+        upper=expert.pull_back(x, lambda _: inner.upper),
+    )
+
+
+@bounds.register
+def _(expert: Chunked, x: Tensor, find: Find) -> LogDensityBounds:
+    return bounds(expert.expert, x, find)
+
+
+@bounds.register
+def _(expert: At, x: Tensor, find: Find) -> LogDensityBounds:
+    return bounds(expert.expert, expert.generator(x), find)
+
+
+def _warn(found: LogDensityBounds) -> None:
+    """One warning for all x."""
+    if found.is_trusted:
+        return
+    words = list(found.remarks[:SHOWN])
+    if len(found.remarks) > SHOWN:
+        words.append(f"and {len(found.remarks) - SHOWN} more in `remarks`")
+    text = f"bounds on the log-density are not to be trusted: {'; '.join(words)}"
+    warnings.warn(text, TrustWarning, stacklevel=3)
+
+
+def _component_bounds(component: Expert, x: Tensor, find: Find) -> LogDensityBounds:
+    """Of the component's normalised log-density."""
+    inner, log_z = bounds(component, x, find), exact_log_partition(component)
+    if log_z is None:  # a Normalized, whose estimate is in its own bounds
+        return inner
+    shift = log_z.to(inner.lower)
+    return inner._replace(lower=inner.lower - shift, upper=inner.upper - shift)
+
+
+def _sides(parts: Sequence[LogDensityBounds]) -> tuple[list[Tensor], list[Tensor]]:
+    return [part.lower for part in parts], [part.upper for part in parts]
+
+
+def _all_of(parts: Sequence[LogDensityBounds], lower: Tensor, upper: Tensor) -> LogDensityBounds:
+    """Bounds that hold where those of all parts do."""
+    doubt = sum(1.0 - part.confidence for part in parts)
+    remarks = tuple(dict.fromkeys(remark for part in parts for remark in part.remarks))
+    return LogDensityBounds(
+        lower, upper, max(0.0, 1.0 - doubt), _in_words(part.rests_on for part in parts), remarks
+    )
+
+
+def _in_words(reasons: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))

@@ -1,0 +1,193 @@
+"""``Marginal``: p(x) = ∫ p(z) p(x | z) dz, a density with a latent variable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poe.conditional import Conditional, log_density_of_rows
+from poe.errors import NormalizationError, PoeError, ShapeError
+from poe.expert import Expert, dtype_of, require_expert
+from poe.properties import exact_log_partition, is_normalized
+from poe.randomness import resolve
+
+
+class Marginal(Expert):
+    """The density p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws z_k of the prior, kept:
+
+    log p̂(x) = log 1/K Σ_k p(x | z_k)
+
+    As an expert it **is** the mixture p̂: what a kernel sees, what ``sample`` draws from (the K
+    draws of z, again and again), and what log Z of a product with it is the log Z of. p̂ is
+    normalised, and differentiable in x and in the conditional's parameters. Over the choice of the
+    draws E p̂(x) = p(x) and E log p̂(x) ≤ log p(x), which rises with K (Burda, Grosse &
+    Salakhutdinov 2016, theorem 1, with the prior as the proposal). Where x says much of z, few
+    draws lie where it says so, and p̂ is far below p: the bounds tell how far.
+
+    Of p itself there are bounds, ``poe.log_density_bounds(marginal, x)``, and exact draws,
+    ``sample_joint``. There is no ``log_prob``, which would have to be exact: where the integral has
+    a closed form ``conditional.exact_marginal(prior)`` is it, and where z and x are vectors
+    ``poe.Chain(prior, conditional)`` is the exact density of both together.
+
+    ``prior`` is a normalised expert on z, ``conditional`` a normalised ``poe.Conditional`` on x,
+    ``draws`` are independent draws of the prior ``(K, *event of z)``. Raises PoeError for what is
+    no conditional, NormalizationError where one of the two is not normalised, ShapeError for draws
+    that are no batch.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> prior = experts.Gaussian([0.0], scale=[1.0])
+    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+    >>> marginal = Marginal(prior, step, prior.sample(4096, generator=g))
+    >>> x = torch.tensor([[0.0], [2.0]])
+    >>> marginal(x), step.exact_marginal(prior)(x)
+    (tensor([-1.7587, -1.7548]), tensor([-1.7600, -1.7600]))
+    """
+
+    draws: Tensor
+
+    def __init__(self, prior: Expert, conditional: Conditional, draws: Tensor) -> None:
+        super().__init__()
+        _require_normalized(prior, conditional)
+        batch = prior.space.batch_shape(draws)
+        if len(batch) != 1 or not len(draws):
+            raise ShapeError(
+                f"expected draws of the prior of shape (K, *event) with K >= 1, got "
+                f"{tuple(draws.shape)} on {prior.space}; use prior.sample(1024, generator=g)"
+            )
+        self.space = conditional.space
+        self.prior = prior
+        self.conditional = conditional
+        self.register_buffer("draws", draws.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count = self.space.batch_shape(x), len(self.draws)
+        rows = x.reshape(-1, *self.space.event_shape)
+        each_x = rows.repeat_interleave(count, 0)
+        each_z = self.draws.repeat(len(rows), *[1] * (self.draws.ndim - 1))
+        values = log_density_of_rows(self.conditional, each_x, each_z)
+        return (values.reshape(-1, count).logsumexp(-1) - math.log(count)).reshape(batch)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """The expert z -> log p(z) + log p(x | z) for one x `(*event,)`, whose log Z is log p(x).
+
+        Raises ShapeError for a batch of x.
+        """
+        return Posterior(self.prior, self.conditional, x)
+
+    def sample_joint(
+        self, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Exact draws of z ~ p(z) and x ~ p(x | z): `(num_samples, *event)` each; x is of p.
+
+        Raises NormalizationError where the prior or the conditional has no ``sample``.
+
+        >>> prior = experts.Gaussian([0.0], scale=[1.0])
+        >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+        >>> z, x = Marginal(prior, step, torch.zeros(1, 1)).sample_joint(3)
+        >>> z.shape, x.shape
+        (torch.Size([3, 1]), torch.Size([3, 1]))
+        """
+        if not (hasattr(self.prior, "sample") and hasattr(self.conditional, "sample")):
+            raise NormalizationError(
+                f"expected a prior and a conditional with exact draws, got "
+                f"{type(self.prior).__name__} and {type(self.conditional).__name__}; use "
+                "poe.sample(poe.Chain(prior, conditional), num_samples) for vectors"
+            )
+        generator = resolve(generator, self.draws.device)
+        z = self.prior.sample(num_samples, generator=generator)
+        return z, self._sample_given(z, generator)
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, {len(self.draws)} draws of z, bounds by poe.log_density_bounds"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob":
+            raise AttributeError(
+                "Marginal has no log_prob, since its integral over z is only estimated; use "
+                "poe.log_density_bounds(marginal, x) for bounds, marginal(x) for the estimate, or "
+                "conditional.exact_marginal(prior) where there is a closed form"
+            )
+        if name == "sample" and hasattr(self.conditional, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        generator = resolve(generator, self.draws.device)
+        rows = torch.randint(
+            len(self.draws), (num_samples,), generator=generator, device=self.draws.device
+        )
+        return self._sample_given(self.draws[rows], generator)
+
+    def _sample_given(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        draw: Callable[..., Tensor] = self.conditional.sample  # type: ignore[assignment]
+        return draw(z, len(z), generator=generator)
+
+
+class Posterior(Expert):
+    """What z may be where x is known: log p(z) + log p(x | z), of which log Z is log p(x).
+
+    For one x `(*event,)`; an expert on the space of z. Raises ShapeError for a batch of x, and
+    what ``Marginal`` raises.
+
+    >>> prior = experts.Gaussian([0.0], scale=[1.0])
+    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+    >>> poe.log_partition(Posterior(prior, step, torch.tensor([2.0]))).value  # log p(2)
+    tensor(-1.7600)
+    """
+
+    x: Tensor
+
+    def __init__(self, prior: Expert, conditional: Conditional, x: Tensor) -> None:
+        super().__init__()
+        _require_normalized(prior, conditional)
+        if x.shape != conditional.space.event_shape:
+            raise ShapeError(
+                f"expected one x of shape {tuple(conditional.space.event_shape)}, got "
+                f"{tuple(x.shape)}; make one posterior for each x of a batch"
+            )
+        self.space = prior.space
+        self.prior = prior
+        self.conditional = conditional
+        self.register_buffer("x", x.detach())
+
+    def forward(self, z: Tensor) -> Tensor:
+        batch = self.space.batch_shape(z)
+        rows = z.reshape(-1, *self.space.event_shape)
+        x = self.x.expand(len(rows), *self.x.shape)
+        likelihood = log_density_of_rows(self.conditional, x, rows).reshape(batch)
+        value: Tensor = self.prior.log_prob(z)
+        return value + likelihood
+
+
+@exact_log_partition.register
+def _(expert: Marginal) -> Tensor:
+    # p̂ and p are both normalised; that there is no log_prob is because they are not the same.
+    return torch.zeros((), dtype=dtype_of(expert), device=expert.draws.device)
+
+
+@exact_log_partition.register
+def _(expert: Posterior) -> Tensor | None:
+    exact = expert.conditional.exact_marginal(expert.prior)
+    return None if exact is None else exact.log_prob(expert.x)
+
+
+def _require_normalized(prior: Expert, conditional: Conditional) -> None:
+    if not isinstance(conditional, Conditional):
+        raise PoeError(
+            f"expected a poe.Conditional p(x | z), got {type(conditional).__name__}; use "
+            "prior * expert for densities on one space"
+        )
+    if not is_normalized(require_expert(prior)):
+        raise NormalizationError(
+            f"expected a normalised prior p(z), got {type(prior).__name__} without an exact "
+            "log_prob; use a prior whose normaliser is known"
+        )
+    if not conditional.is_normalized:
+        raise NormalizationError(
+            f"expected a normalised conditional p(x | z), got {type(conditional).__name__}, whose "
+            "is_normalized is False: its normaliser may depend on z"
+        )
