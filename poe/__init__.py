@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from poe import codecs as codecs
+from poe import distribution_tails as distribution_tails
 from poe import io, link, normalizers, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
