@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -72,7 +73,7 @@ def test_random_products_on_the_plane_are_decided_as_they_are() -> None:
     for seed in range(NUM_RANDOM):
         product = a_product(a_density, seed)
         lowest, size = growth_far_out(product)
-        if abs(lowest) > margin * size:
+        if size > 1e-6 and abs(lowest) > margin * size:  # not of a Student-t alone
             assert is_proper(product) is (lowest > 0), (seed, lowest, size)
             found[lowest > 0] += 1
     assert min(found.values()) > NUM_RANDOM / 4  # of each kind many, and all of them decided
@@ -140,9 +141,9 @@ FORWARD = "towards infinity"
             r"Mixture \*\* -1 takes.*x\[0\] goes to 0",
         ),
         (
-            experts.Beta([0.8], [2.0]) ** 3
-            / (experts.Beta([2.0], [3.0]) | experts.Beta([3.0], [4.0])) ** 1.5,
-            r"Mixture \*\* -1.5 takes.*x goes to 1",
+            experts.Beta([5.0], [2.0]) ** 3
+            / (experts.Beta([2.0], [3.0]) | experts.Beta([3.0], [4.0])) ** 2.5,
+            r"Mixture \*\* -2.5 takes.*x goes to 1",
         ),
         (experts.Poisson([1.0]) / experts.Poisson([2.0]) ** 2, r"Poisson_2 \*\* -2 takes"),
     ],
@@ -205,27 +206,30 @@ class Untouched(experts.Gaussian):
 )
 def test_it_is_refused_before_any_work(use: Callable[[poe.Expert], object]) -> None:
     parts = [Untouched([float(k)], scale=[1.0 + k]) for k in range(3)]
-    target = poe.Product(prior=parts[0] | parts[1], style=(parts[0] | parts[2]) ** -2)
-    with pytest.raises(poe.ImproperError, match=r"style \*\* -2 takes"):
+    target = poe.Product(prior=parts[0] | parts[1], style=(parts[0] | parts[2]) ** -3)
+    with pytest.raises(poe.ImproperError, match=r"style \*\* -3 takes"):
         use(target)
 
 
 def test_learned_exponents_that_run_away_are_refused() -> None:
-    product = poe.Product(m=SHARP, narrow=g(0.3))
-    x = 30 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(poe.TrustWarning, match="no better"):
-        found = fit(product, x, generator=torch.Generator().manual_seed(0))
-    assert found.best_alone in product.names
+    generator = torch.Generator().manual_seed(0)
+    product = poe.Product(sharp=SHARP, both=g(0.7) | g(3.0))
+    x = (2 * torch.randn(60, 1, generator=generator)).clamp(-1.0, 1.0)  # most lie at an end
+    with pytest.warns(poe.TrustWarning, match=r"held-out points \(inf\)"):
+        found = fit(product, x, generator=generator)
+    assert not found.is_learned
 
 
 def test_a_product_that_is_shown_to_be_proper_is_not_watched() -> None:
-    # Four steps from one point move outward, which is said of what may be improper.
+    # Ten steps from one point move outward, which is said of what may be improper.
     arguments = {"kernel": poe.samplers.MALA(0.01), "num_chains": 64, "warmup": 1}
     start = torch.zeros(64, 1)
     for target, is_said in ((SHARP / BROAD, False), (SHARP / FREE**0.001, True)):
         generator = torch.Generator().manual_seed(0)
-        draws = poe.sample(target, 640, initial=start, generator=generator, progress=False,
-                           **arguments)  # fmt: skip
+        with warnings.catch_warnings(record=True):
+            draws = poe.sample(
+                target, 640, initial=start, generator=generator, progress=False, **arguments
+            )
         assert any("may be improper" in remark for remark in draws.remarks) is is_said
 
 
@@ -234,7 +238,9 @@ def test_meta_and_learned_experts_pass() -> None:
         parts = [experts.Gaussian(torch.zeros(2), torch.ones(2)) for _ in range(2)]
         check_proper(poe.Product(parts[0], parts[1] ** -2))
     weight = torch.nn.Parameter(torch.tensor(-2.0))
-    learned = experts.Gaussian(torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.ones(1)))
+    learned = experts.Gaussian(
+        torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.ones(1))
+    )
     assert is_proper((SHARP | learned) * BROAD**weight) is True
     assert is_proper(BROAD * (SHARP | learned) ** weight) is False
 

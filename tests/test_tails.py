@@ -104,7 +104,7 @@ def test_of_a_simplex_and_of_counts() -> None:
     "expert",
     [
         poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(1)),
-        experts.Gaussian(torch.zeros(1), 1.0) * poe.FromEnergy(lambda x: x[..., 0], space=poe.Real(1)),
+        experts.Gaussian([0.0], 1.0) * poe.FromEnergy(lambda x: x[..., 0], space=poe.Real(1)),
         (experts.Gaussian([0.0], 1.0) | experts.Gaussian([0.0], 2.0)) ** -1,
         poe.as_expert(D.Gumbel(0.0, 1.0)),
         poe.as_expert(D.LogNormal(0.0, 1.0)),
@@ -113,7 +113,7 @@ def test_of_a_simplex_and_of_counts() -> None:
         experts.Gaussian(torch.zeros(2, device="meta"), torch.ones(2, device="meta")),
     ],
     ids=["function", "product", "1 / mixture", "Gumbel", "LogNormal", "moved", "large", "meta"],
-)  # fmt: skip
+)
 def test_what_is_not_known(expert: poe.Expert) -> None:
     assert tails(expert) is None
 
