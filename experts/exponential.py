@@ -219,11 +219,9 @@ def _is_closed(first: Member, members: Sequence[Member], weights: Tensor) -> boo
 
 @tails.register
 def _(expert: Member) -> Tensor | None:
-    return None if expert.natural.is_meta else _growth(expert, expert.natural)
-
-
-def _growth(member: Member, natural: Tensor) -> Tensor | None:
-    growth = member.tails(natural.detach().to("cpu", torch.float64))
+    if expert.natural.is_meta:
+        return None
+    growth = expert.tails(expert.natural.detach().to("cpu", torch.float64))
     return None if growth is None else growth[None]
 
 
