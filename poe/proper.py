@@ -148,6 +148,8 @@ def _by_ends(space: Space, shares: list[_Share], least: Tensor, most: Tensor) ->
     if excess[worst] < -1:
         growths = [share.of(share.growth[:, worst]) for share in shares]
         raise _improper(shares, growths, name_end(worst, space))
+    if space.event_shape.numel() == 1:  # one end at a time is all there is
+        return bool((excess > 1).all())
     is_enough = least[:, None] + most > found.limit + margin
     return bool(is_enough.all(-1).any(1).all())
 

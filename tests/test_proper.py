@@ -122,14 +122,14 @@ FORWARD = "towards infinity"
 @pytest.mark.parametrize(
     ("expert", "blamed"),
     [
-        (poe.Product(prior=BROAD, style=SHARP**-1), f"style \\*\\* -1 takes.*{FORWARD}"),
+        (poe.Product(prior=BROAD, style=SHARP**-1), f"integral; style \\*\\* -1 takes.*{FORWARD}"),
         (poe.contrast(g(1.0) | g(2.0), g(1.0), 1.0), r"Gaussian \*\* -1 takes"),
         (g(1.0) / (g(1.5) | g(0.9)) ** 3, r"Mixture \*\* -3 takes"),
         (DISC / experts.Gaussian([0.0, 0.0], 0.9), r"Gaussian \*\* -1 .*direction \[-?0.7"),
         (SHARP**-0.5, r"Mixture \*\* -0.5 alone"),
         (FLOW**-1 / SHARP, r"FromDistribution \*\* -1, Mixture \*\* -1 alone"),
         (FREE**0, r"FromLogDensity \*\* 0 alone"),
-        (SHARP * BROAD**-1 * g(0.7) ** -3, r"Mixture_2 \*\* -1, Gaussian \*\* -3 takes"),
+        (SHARP * BROAD**-1 * g(0.7) ** -3, r"integral; Mixture_2 \*\* -1, Gaussian \*\* -3 takes"),
         (poe.Mixture([g(1.0), g(1.0) / g(0.5)], log_partitions=[0, 0]), r"Gaussian_2 \*\* -1"),
         (poe.Transformed(BROAD / SHARP, D.AffineTransform(0.0, 2.0)), r"Mixture_2 \*\* -1"),
         (poe.Chunked(BROAD / SHARP, 3), r"Mixture_2 \*\* -1"),
@@ -167,6 +167,7 @@ def test_improper_is_refused_and_the_expert_named(expert: poe.Expert, blamed: st
         (experts.Gamma([2.0], [3.0]) / experts.Exponential([1.5]), True),
         (experts.Beta([2.0], [3.0]) / poe.as_expert(D.Independent(D.Uniform(f64(0), 1), 1)), True),
         (FLOW, True),
+        (SHARP / BROAD * FREE**0, True),
         (SHARP / g(1.0), None),  # which balance
         (SHARP / FREE, None),
         (FREE / SHARP**9, None),
@@ -180,6 +181,17 @@ def test_improper_is_refused_and_the_expert_named(expert: poe.Expert, blamed: st
 def test_what_is_proper_or_not_decided_passes(expert: poe.Expert, verdict: bool | None) -> None:
     check_proper(expert)
     assert is_proper(expert) is verdict
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_each_end_is_met_by_another_component(n: int) -> None:
+    # In one dimension that is enough; in more another component would have to do for all ends.
+    def gamma(concentration: float, rate: float) -> experts.Gamma:
+        return experts.Gamma([concentration] * n, rate)
+
+    target = (gamma(10.0, 9.0) | gamma(1.0, 1.0)) / (gamma(4.0, 0.5) | gamma(1.0, 2.0))
+    assert is_proper(target) is (True if n == 1 else None)
+    assert is_proper(gamma(10.0, 9.0) / (gamma(4.0, 0.5) | gamma(1.0, 2.0))) is True
 
 
 class Untouched(experts.Gaussian):
@@ -251,5 +263,6 @@ def test_too_many_components_are_left_open(d: int) -> None:
         return poe.Mixture([experts.Gaussian(torch.zeros(d), scale + k / 100) for k in range(80)])
 
     assert is_proper(many(1.0) / many(3.0)) is None
+    assert is_proper(experts.Gaussian(torch.zeros(d), 1.0) / many(3.0)) is None
     same = poe.Mixture([experts.Gaussian(torch.full((d,), float(k)), 1.0) for k in range(80)])
     assert is_proper(same / same**0.5) is True

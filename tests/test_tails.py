@@ -93,6 +93,12 @@ def test_growth_is_that_of_the_log_density_at_each_end(name: str) -> None:
         assert abs(measured.item() - growth) < 1e-6
 
 
+def test_of_a_conditional_with_its_condition_bound() -> None:
+    step = experts.LinearGaussian(weight=[[2.0], [1.0]], bias=[1.0, 0.0], scale=[0.5, 2.0])
+    expected = torch.diag(f64(4.0, 0.25))[None]
+    torch.testing.assert_close(tails(step.given(torch.zeros(3, 1))), expected)
+
+
 def test_of_a_simplex_and_of_counts() -> None:
     found = tails(experts.Dirichlet(f64(0.5, 1.0, 3.0)))
     torch.testing.assert_close(found, f64(-0.5, 0.0, 2.0)[None])
