@@ -116,6 +116,8 @@ FREE = poe.FromLogDensity(lambda x: -x.pow(4).sum(-1), space=poe.Real(1))
 DISC = experts.Gaussian([0.0, 0.0], covariance=[[1.0, 0.9], [0.9, 1.0]]) | experts.Gaussian(
     [1.0, 0.0], covariance=[[1.0, 0.8], [0.8, 1.0]]
 )
+STEP = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+SILENT = poe.Mixture([g(1.0), g(1.0) / g(0.5)], [1.0, 0.0], log_partitions=[0, 0])
 FORWARD = "towards infinity"
 
 
@@ -133,6 +135,8 @@ FORWARD = "towards infinity"
         (poe.Mixture([g(1.0), g(1.0) / g(0.5)], log_partitions=[0, 0]), r"Gaussian_2 \*\* -1"),
         (poe.Transformed(BROAD / SHARP, D.AffineTransform(0.0, 2.0)), r"Mixture_2 \*\* -1"),
         (poe.Chunked(BROAD / SHARP, 3), r"Mixture_2 \*\* -1"),
+        (poe.Normalized(BROAD / SHARP, poe.log_partition(g(1.0))), r"Mixture_2 \*\* -1"),
+        (poe.Chain(BROAD / SHARP, STEP), r"Mixture_2 \*\* -1"),
         (experts.Gamma([2.0], [1.0]) / experts.Exponential([1.5]), "x goes to infinity"),
         (experts.Gamma([0.5], [1.0]) ** 3, r"x goes to 0; look at Gamma \*\* 3"),
         (
@@ -173,6 +177,8 @@ def test_improper_is_refused_and_the_expert_named(expert: poe.Expert, blamed: st
         (FREE / SHARP**9, None),
         (FLOW / SHARP, None),
         (FREE, None),
+        (SILENT, None),  # its improper component has weight 0
+        (SILENT / BROAD, True),
         (g(1.0) / FLOW, None),
         (experts.Bernoulli([0.0, 9.0]) ** -50 / experts.Bernoulli([1.0, 1.0]), None),
         (experts.Categorical([[0.0, 3.0]]) ** -3, None),
