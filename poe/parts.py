@@ -167,12 +167,7 @@ def is_affine(parts: Parts | Opaque) -> bool:
     """
     if isinstance(parts, Opaque):
         return False
-    if parts.kind is transforms.AffineTransform:
-        return True
-    if parts.kind in _OF_OTHERS:
-        return all(
-            is_affine(part)
-            for part in parts.modules()
-            if part is not parts and isinstance(part, Parts)
-        )
-    return False
+    if parts.kind not in _OF_OTHERS:
+        return parts.kind is transforms.AffineTransform
+    inner = (part for part in parts.modules() if isinstance(part, Parts | Opaque))
+    return all(is_affine(part) for part in inner if part is not parts)

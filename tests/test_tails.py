@@ -61,6 +61,25 @@ def test_curvature_is_that_of_the_log_density_far_out(name: str) -> None:
     torch.testing.assert_close(-2 * expert(far * u) / far**2, curvature, rtol=1e-5, atol=1e-5)
 
 
+class Cubic(D.Transform):
+    """y = x³, of a class that is not known."""
+
+    domain = codomain = D.constraints.real
+    bijective = True
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.sign() * y.abs() ** (1 / 3)
+
+
+@pytest.mark.parametrize(
+    "bijection",
+    [Cubic(), Cubic().inv, D.ComposeTransform([STRETCH, Cubic()]), D.TanhTransform(),
+     D.IndependentTransform(D.ComposeTransform([D.AffineTransform(0.0, 2.0), Cubic().inv]), 1)],
+)  # fmt: skip
+def test_of_what_is_not_affine_nothing_is_known(bijection: D.Transform) -> None:
+    assert tails(poe.Transformed(GAUSSIAN, bijection, space=poe.Real(2))) is None
+
+
 GAMMA, EXPONENTIAL = experts.Gamma(f64(2.5, 0.5), [1.0, 3.0]), experts.Exponential(f64(1.0, 2.0))
 ELSEWHERE = {
     "Gamma": GAMMA,
