@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
     ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
-    ("what only some have", ("poe.properties",)),
+    ("what only some have", ("poe.tails", "poe.escape", "poe.properties", "poe.proper")),
     (
         "how experts combine",
         (
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.calibration",
         ),
     ),
-    ("what comes from outside", ("poe.adapt",)),
+    ("what comes from outside", ("poe.adapt", "poe.distribution_tails")),
     ("how a chain moves", ("poe.samplers",)),
     (
         "how it is tuned",

@@ -12,6 +12,7 @@ from poe import Expert, ImproperError, PoeError, ShapeError, Space
 from poe.algebra import mask_outside
 from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
+from poe.tails import ends, name_end, tails
 
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 FEW = 8
@@ -63,6 +64,10 @@ class Member(Expert):
     def is_natural(self, natural: Tensor) -> bool:
         """Whether A(θ) is finite."""
         return bool(self.log_partition(natural).isfinite())
+
+    def tails(self, natural: Tensor) -> Tensor | None:
+        """How fast −log p̃ grows at each end of the space, ``(m,)``; see ``poe.tails.tails``."""
+        return None
 
     def with_natural(self, natural: Tensor) -> Self:
         """The member of the same family with these natural parameters, of the same shape.
@@ -199,7 +204,7 @@ def _(first: Member, terms: Sequence[Term]) -> Simplified | None:
     naturals = torch.stack([member.natural.to("cpu", torch.float64) for member in members])
     total = torch.tensordot(weights, naturals, 1)
     if not first.is_natural(total):
-        raise _improper(first, terms)
+        raise _improper(first, terms, total)
     shares = torch.stack([first.log_partition(natural) for natural in naturals])
     log_constant = first.log_partition(total) - weights @ shares
     return Simplified(first.with_natural(total.to(first.natural)), log_constant.to(first.natural))
@@ -212,14 +217,30 @@ def _is_closed(first: Member, members: Sequence[Member], weights: Tensor) -> boo
     return not first.has_base_measure or bool((weights.sum() - 1).abs() < 1e-12)
 
 
-def _improper(first: Member, terms: Sequence[Term]) -> ImproperError:
+@tails.register
+def _(expert: Member) -> Tensor | None:
+    if expert.natural.is_meta:
+        return None
+    growth = expert.tails(expert.natural.detach().to("cpu", torch.float64))
+    return None if growth is None else growth[None]
+
+
+def _improper(first: Member, terms: Sequence[Term], natural: Tensor) -> ImproperError:
     blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() != 1]
     names = ", ".join(blamed or [term.name for term in terms])
     return ImproperError(
         f"expected a product of {type(first).__name__} experts with a finite integral, got natural "
-        f"parameters outside of the family's; look at {names}: use a smaller weight, or multiply "
-        "by a broader prior"
+        f"parameters outside of the family's{_place(first, natural)}; look at {names}: use a "
+        "smaller weight, or multiply by an expert that falls off faster there"
     )
+
+
+def _place(first: Member, natural: Tensor) -> str:
+    """Where the integral is infinite, as far as that is known."""
+    growth, limits = first.tails(natural), ends(first.space)
+    if growth is None or limits is None or growth.isnan().any():
+        return ""
+    return f", infinite {name_end(int((growth - limits.limit).argmin()), first.space)}"
 
 
 def _sum_last(values: Tensor, count: int) -> Tensor:

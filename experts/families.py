@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ import poe
 from experts.exponential import Numbers, Samplable, positive, real
 from poe.errors import PoeError, ShapeError
 from poe.io import register
+from poe.properties import widen
 from poe.randomness import borrowed
 
 
@@ -42,6 +44,10 @@ class Exponential(Samplable):
     def log_partition(self, natural: Tensor) -> Tensor:
         """−Σ log λ"""
         return -(-natural).log().sum()
+
+    def tails(self, natural: Tensor) -> Tensor:
+        """0 at 0, λ at infinity"""
+        return torch.cat([0 * natural.flatten(), -natural.flatten()])
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         unit = self.natural.new_empty((num_samples, *self.natural.shape))
@@ -87,9 +93,22 @@ class Gamma(Samplable):
         """α > 0 and β > 0"""
         return bool(((natural[..., 0] > -1) & (natural[..., 1] < 0)).all())
 
+    def tails(self, natural: Tensor) -> Tensor:
+        """α − 1 at 0, β at infinity"""
+        return torch.cat([natural[..., 0].flatten(), -natural[..., 1].flatten()])
+
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         unit = _standard_gamma(self.concentration, num_samples, generator)
         return _above_zero(unit / self.rate)
+
+
+@widen.register
+def _(expert: Exponential, families: Set[type[poe.Expert]]) -> poe.Expert:
+    """A Gamma of concentration 1."""
+    if Gamma not in families:
+        return expert
+    natural = torch.stack([torch.zeros_like(expert.natural), expert.natural], -1)
+    return Gamma.from_natural(natural, expert.space)
 
 
 class Beta(Samplable):
@@ -128,6 +147,10 @@ class Beta(Samplable):
     def is_natural(self, natural: Tensor) -> bool:
         """α > 0 and β > 0"""
         return bool((natural > -1).all())
+
+    def tails(self, natural: Tensor) -> Tensor:
+        """α − 1 at 0, β − 1 at 1"""
+        return torch.cat([natural[..., 0].flatten(), natural[..., 1].flatten()])
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return _dirichlet(self.natural + 1, num_samples, generator)[..., 0]
@@ -168,6 +191,10 @@ class Dirichlet(Samplable):
     def is_natural(self, natural: Tensor) -> bool:
         """Every α > 0"""
         return bool((natural > -1).all())
+
+    def tails(self, natural: Tensor) -> Tensor:
+        """α − 1 at 0"""
+        return natural
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return _dirichlet(self.concentration, num_samples, generator)
@@ -278,6 +305,10 @@ class Poisson(Samplable):
         """Σ λ"""
         return natural.exp().sum()
 
+    def tails(self, natural: Tensor) -> Tensor:
+        """1 at infinity, in units of x log x"""
+        return torch.ones_like(natural).flatten()
+
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
 
@@ -319,6 +350,10 @@ class VonMises(Samplable):
         concentration = torch.linalg.vector_norm(natural, dim=-1)
         log_bessel = torch.special.i0e(concentration).log() + concentration
         return (log_bessel + math.log(2 * math.pi)).sum()
+
+    def tails(self, natural: Tensor) -> Tensor:
+        """0: it is bounded"""
+        return natural.new_zeros(natural.numel())
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         concentration = self.concentration.clamp(min=torch.finfo(self.natural.dtype).eps)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
 from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
+from poe.tails import is_small, name_direction, tails
 
 ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
@@ -132,6 +134,15 @@ def _(first: Gaussian, terms: Sequence[Term]) -> Simplified | None:
     return Simplified(combined.to(target.device, target.dtype), log_constant.to(target))
 
 
+@tails.register
+def _(expert: Gaussian) -> Tensor | None:
+    """Its precision."""
+    if expert.loc.is_meta or not is_small(expert.space):
+        return None
+    precision = _in_float64(expert).precision.detach()
+    return (precision + precision.mT)[None] / 2
+
+
 def _build(fields: Fields) -> Gaussian:
     """From its own tensors, without a second factorisation."""
     gaussian = Gaussian(fields["loc"].detach(), scale=1.0)
@@ -149,7 +160,7 @@ def _combine_diagonal(
 ) -> Gaussian:
     shares = [w * _present(p.scale) ** -2 for w, p in zip(weights, parts, strict=True)]
     precision = torch.stack(shares).sum(0)
-    _require_proper(terms, bool((precision > 0).all()))
+    _require_proper(terms, _lowest_element(precision.flatten()))
     pulls = torch.stack([s * p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
     return Gaussian(pulls / precision, scale=precision.rsqrt())
 
@@ -158,19 +169,42 @@ def _combine_full(terms: Sequence[Term], parts: list[Gaussian], weights: list[Te
     shares = [w * p.precision for w, p in zip(weights, parts, strict=True)]
     precision = torch.stack(shares).sum(0)
     precision = (precision + precision.mT) / 2
-    _require_proper(terms, bool(torch.linalg.cholesky_ex(precision).info == 0))
+    _require_proper(terms, _not_positive(precision))
     pulls = torch.stack([s @ p.loc for s, p in zip(shares, parts, strict=True)]).sum(0)
     return Gaussian(torch.linalg.solve(precision, pulls), precision=precision)
 
 
-def _require_proper(terms: Sequence[Term], is_proper: bool) -> None:
-    if is_proper:
+def _lowest_element(precision: Tensor) -> Tensor | None:
+    """The axis along which a diagonal ``(d,)`` is lowest; None where all of it is positive."""
+    if bool((precision > 0).all()):
+        return None
+    return F.one_hot(precision.argmin(), len(precision)).to(precision)
+
+
+def _not_positive(precision: Tensor) -> Tensor | None:
+    """A direction u in which ``(d, d)`` has u' P u <= 0; None where it is positive definite.
+
+    The first leading block that is not: [−A⁻¹ b, 1] with A the block before, b the column beside.
+    """
+    size = int(torch.linalg.cholesky_ex(precision).info) - 1
+    if size < 0:
+        return None
+    u = torch.zeros_like(precision[0])
+    block = torch.linalg.cholesky_ex(precision[:size, :size]).L
+    u[:size] = -torch.cholesky_solve(precision[:size, size, None], block)[:, 0]
+    u[size] = 1
+    return F.normalize(u, dim=0)
+
+
+def _require_proper(terms: Sequence[Term], away: Tensor | None) -> None:
+    if away is None:
         return
     blamed = [f"{t.name} ** {t.exponent.item():g}" for t in terms if t.exponent.item() <= 0]
     raise ImproperError(
         "expected a product of Gaussians whose precisions sum to a positive definite matrix; "
-        f"{', '.join(blamed)} takes away more than the others give, so the density grows without "
-        "bound; use a smaller weight, or multiply by a broader prior"
+        f"{', '.join(blamed)} takes away more than the others give "
+        f"{name_direction(away, terms[0].expert.space.event_shape)}, so the density grows without "
+        "bound; use a smaller weight, or multiply by a sharper prior"
     )
 
 

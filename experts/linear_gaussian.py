@@ -11,6 +11,7 @@ from experts.gaussian import ArrayLike, Gaussian
 from poe import Conditional, Expert, PoeError, Real, ShapeError, simplify
 from poe.io import register
 from poe.randomness import resolve
+from poe.tails import conditional_tails
 
 
 class LinearGaussian(Conditional):
@@ -76,6 +77,16 @@ class LinearGaussian(Conditional):
                 f"{tuple(condition.shape)}"
             )
         return condition @ self.weight.mT + self.bias
+
+
+@conditional_tails.register
+def _(conditional: LinearGaussian) -> Tensor | None:
+    """Of |y − W x|² / s²."""
+    weight, scale = (
+        t.detach().to("cpu", torch.float64) for t in (conditional.weight, conditional.scale)
+    )
+    residual = torch.cat([-weight, torch.eye(len(scale), dtype=torch.float64)], 1) / scale[:, None]
+    return residual.mT @ residual
 
 
 register(

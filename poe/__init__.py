@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from poe import codecs as codecs
+from poe import distribution_tails as distribution_tails
 from poe import io, link, normalizers, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
@@ -71,9 +72,9 @@ __all__ = [
     "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
     "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
     "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "evidence_ratio", "fit_exponents_by_likelihood",
-    "fit_exponents_by_log_score", "fit_exponents_by_score_matching", "io", "link", "load",
-    "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
-    "log_ratio_contributions", "normalize", "normalizers", "sample", "samplers", "save", "simplify",
-    "smc", "tune_ladder", "tune_tempering", "warm_up",
+    "compatibility", "contrast", "distribution_tails", "evidence_ratio",
+    "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
+    "io", "link", "load", "log_density_bounds", "log_density_error", "log_partition",
+    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
+    "samplers", "save", "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
@@ -20,9 +21,10 @@ from poe.expert import (
     require_expert,
     shared_space,
 )
-from poe.parts import parts_of
+from poe.parts import is_affine, parts_of
 from poe.properties import (
     Simplified,
+    check_proper,
     distribute,
     exact_log_partition,
     is_normalized,
@@ -31,6 +33,7 @@ from poe.properties import (
 from poe.randomness import resolve
 from poe.space import Binary, Categorical, Interval, Real, Space, space_of
 from poe.space import Sequence as Tokens
+from poe.tails import tails
 
 MAX_COMPONENTS = 1024
 """A product of mixtures with more than these is not multiplied out."""
@@ -142,6 +145,22 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
     return _weighted(parts, torch.cat(log_weights))
 
 
+@check_proper.register
+def _(expert: Mixture) -> None:
+    for component, weight in zip(experts_in(expert.experts), expert.weights, strict=True):
+        if not weight.is_meta and weight > 0:
+            check_proper(component)
+
+
+@tails.register
+def _(expert: Mixture) -> Tensor | None:
+    components = zip(experts_in(expert.experts), expert.weights.tolist(), strict=True)
+    found = [tails(component) for component, weight in components if weight > 0]
+    known = [part for part in found if part is not None]
+    # Components that differ in their location alone have the same tails.
+    return torch.cat(known).unique(dim=0) if known and len(known) == len(found) else None
+
+
 def _weighted(parts: Sequence[Expert], log_weights: Tensor) -> Simplified | None:
     """The mixture with these weights; None where one is too small for a number.
 
@@ -223,6 +242,24 @@ class Transformed(Expert):
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         return self.bijection.build()(self.expert.sample(num_samples, generator=generator))
+
+
+@check_proper.register
+def _(expert: Transformed) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Transformed) -> Tensor | None:
+    """Known of maps y = a x + b, element by element."""
+    inner = tails(expert.expert) if is_affine(expert.bijection) else None
+    if inner is None or not isinstance(expert.space, Real):
+        return None
+    transform = copy.deepcopy(expert.bijection).to("cpu", torch.float64).build()
+    with torch.enable_grad():
+        y = torch.zeros(expert.space.event_shape, dtype=torch.float64, requires_grad=True)
+        slope = torch.autograd.grad(transform.inv(y).sum(), y)[0].flatten()
+    return inner * slope * slope[:, None]
 
 
 class At(Expert):

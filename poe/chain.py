@@ -11,9 +11,10 @@ from torch import Tensor
 from poe.conditional import Conditional, log_density_of_rows
 from poe.errors import PoeError
 from poe.expert import Expert, require_expert
-from poe.properties import exact_log_partition, is_normalized
+from poe.properties import check_proper, exact_log_partition, is_normalized
 from poe.randomness import resolve
 from poe.space import Binary, Real, Space
+from poe.tails import conditional_tails, is_small, tails
 
 
 class Chain(Expert):
@@ -79,6 +80,23 @@ class Chain(Expert):
 @exact_log_partition.register
 def _(expert: Chain) -> Tensor | None:
     return exact_log_partition(expert.prior) if expert.conditional.is_normalized else None
+
+
+@check_proper.register
+def _(expert: Chain) -> None:
+    if expert.conditional.is_normalized:
+        check_proper(expert.prior)
+
+
+@tails.register
+def _(expert: Chain) -> Tensor | None:
+    if not is_small(expert.space):
+        return None
+    prior, joint = tails(expert.prior), conditional_tails(expert.conditional)
+    if prior is None or joint is None:
+        return None
+    added = len(joint) - prior.shape[-1]
+    return torch.nn.functional.pad(prior, (0, added, 0, added)) + joint
 
 
 def _can_sample(part: object) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from poe.errors import DtypeError, ShapeError
 from poe.expert import Expert
-from poe.space import Space
+from poe.space import Real, Space
+from poe.tails import conditional_tails, is_small, tails
 
 Condition = int | float | Tensor
 
@@ -97,6 +98,15 @@ def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) 
             f"{type(conditional).__name__}, got {tuple(value.shape)}"
         )
     return value
+
+
+@tails.register
+def _(expert: Given) -> Tensor | None:
+    """The part of y, where x is bound."""
+    if not isinstance(expert.space, Real) or not is_small(expert.space):
+        return None
+    joint, size = conditional_tails(expert.conditional), expert.space.event_shape.numel()
+    return None if joint is None else joint[None, -size:, -size:]
 
 
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:

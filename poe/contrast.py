@@ -15,7 +15,8 @@ def contrast(q: Expert, r: Expert, a: float) -> Product:
     generation with energy based models"), whose NOT raises a density to a negative power, and it
     keeps q whole where q = r. It need not be normalisable: for Gaussians it is so only where
     (1 + a) times q's precision exceeds a times r's. Samplers refuse with `ImproperError` where
-    `poe.properties.check_proper` can tell; where it cannot, watch for chains that escape.
+    `poe.properties.check_proper` can tell: in one family, and else where the tails of all experts
+    are known and do not balance. Where it cannot (networks, flows), watch for chains that escape.
 
     Raises `PoeError` where a is negative or not finite, `SpaceMismatchError` where q and r live
     on different spaces.

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from poe.errors import DtypeError, PoeError
 from poe.expert import Expert, Product, experts_in, require_expert
-from poe.properties import Simplified, merge
+from poe.properties import Simplified, check_proper, merge
+from poe.tails import tails
 
 
 class Chunked(Expert):
@@ -47,6 +48,16 @@ class Chunked(Expert):
 
     def extra_repr(self) -> str:
         return f"chunk_size={self.chunk_size}"
+
+
+@check_proper.register
+def _(expert: Chunked) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Chunked) -> Tensor | None:
+    return tails(expert.expert)
 
 
 class Autocast(Expert):

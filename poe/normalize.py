@@ -13,7 +13,8 @@ from poe.errors import NonFiniteError, TrustWarning
 from poe.expert import Expert, require_expert
 from poe.normalizers.choose import log_partition as estimate_log_partition
 from poe.partition import LogPartition
-from poe.properties import exact_log_partition, is_normalized
+from poe.properties import check_proper, exact_log_partition, is_normalized
+from poe.tails import tails
 
 Estimator = Callable[[Expert], LogPartition]
 """How log Z is found."""
@@ -92,6 +93,16 @@ def _(expert: Normalized) -> Tensor | None:
     return torch.zeros_like(expert.value) if expert._found.is_exact else None
 
 
+@check_proper.register
+def _(expert: Normalized) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Normalized) -> Tensor | None:
+    return tails(expert.expert)
+
+
 def normalize(
     expert: Expert,
     log_partition: LogPartition | None = None,
@@ -110,6 +121,7 @@ def normalize(
     """
     if log_partition is None:
         return Normalized(expert, estimate_log_partition(expert, generator=generator))
+    check_proper(expert)
     if not log_partition.is_trusted:
         warnings.warn(
             f"the log Z that {type(expert).__name__} is normalised by is not to be trusted, and so "

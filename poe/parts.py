@@ -46,6 +46,11 @@ _DISTRIBUTION_ARGUMENTS: dict[type[Distribution], dict[str, str]] = {
     },
     TransformedDistribution: {"base_distribution": "base_dist", "transforms": "transforms"},
 }
+_OF_OTHERS = (
+    transforms.ComposeTransform,
+    transforms.IndependentTransform,
+    transforms._InverseTransform,
+)
 # Parametrisations of one and the same thing: the first that is stored decides.
 _ALTERNATIVES = (
     ("probs", "logits"),
@@ -152,3 +157,17 @@ def _built(value: Any) -> Any:
     if isinstance(value, Parts | Opaque):
         return value.build()
     return [part.build() for part in value] if isinstance(value, list) else value
+
+
+def is_affine(parts: Parts | Opaque) -> bool:
+    """Whether it is a map y = a x + b, element by element.
+
+    >>> is_affine(parts_of(torch.distributions.AffineTransform(1.0, 2.0)))
+    True
+    """
+    if isinstance(parts, Opaque):
+        return False
+    if parts.kind not in _OF_OTHERS:
+        return parts.kind is transforms.AffineTransform
+    inner = (part for part in parts.modules() if isinstance(part, Parts | Opaque))
+    return all(is_affine(part) for part in inner if part is not parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -36,6 +36,16 @@ def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
     naming the experts to blame, where the product has no finite normaliser.
     """
     return None
+
+
+@singledispatch
+def widen(expert: Expert, families: Set[type[Expert]]) -> Expert:
+    """The same density as a member of a larger family, where that is one of `families`.
+
+    >>> widen(experts.Exponential([2.0]), {experts.Gamma}).concentration
+    tensor([1.])
+    """
+    return expert
 
 
 @singledispatch
@@ -84,7 +94,7 @@ def _(expert: Tempered | Product) -> Simplified:
 def merge(expert: Expert) -> Simplified:
     """The same density with the experts of each family merged into one."""
     families: dict[type[Expert], list[Term]] = {}
-    for term in _terms(expert):
+    for term in terms_of(expert):
         families.setdefault(type(term.expert), []).append(term)
     combined = {family: _combine_if_proper(terms) for family, terms in families.items()}
     if all(simple is None for simple in combined.values()):
@@ -182,22 +192,18 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
 def check_proper(expert: Expert) -> None:
     """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
 
-    Where nothing can be decided this returns in silence; samplers then watch for escape.
+    Where nothing can be decided this returns in silence; samplers then watch for escape. How it is
+    decided: ``poe.proper.is_proper``.
     """
 
 
-@check_proper.register(Tempered)
-@check_proper.register(Product)
-def _(expert: Tempered | Product) -> None:
-    terms = _terms(expert)
-    if len({type(term.expert) for term in terms}) == 1:
-        combine(terms[0].expert, terms)
-
-
-def _terms(expert: Expert) -> list[Term]:
+def terms_of(expert: Expert) -> list[Term]:
+    """The factors of a product, those of smaller families as members of larger ones beside them."""
     product = Product(expert)
     factors = [factor for _, factor in product._factors()]
-    return [_term(name, factor) for name, factor in zip(product.names, factors, strict=True)]
+    terms = [_term(name, factor) for name, factor in zip(product.names, factors, strict=True)]
+    families = frozenset(type(term.expert) for term in terms)
+    return [term._replace(expert=widen(term.expert, families)) for term in terms]
 
 
 def _term(name: str, expert: Expert) -> Term:

@@ -22,6 +22,7 @@ from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import Plan, Run
 from poe.many_modes import Lookout, is_done, tempered
+from poe.proper import is_proper
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
 from poe.remarks import chain_remarks, compile_remarks, escape_remarks, negative_factors
@@ -121,7 +122,7 @@ def sample(
         coordinates=coordinates,
         generator=generator,
         collect=collect,
-        is_watched=bool(negative_factors(target)),
+        is_watched=bool(negative_factors(target)) and not is_proper(target),
         compile=compile,
     )
     said = f"{_chosen(choice, plan, num_chains)}, started at {where}"

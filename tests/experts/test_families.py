@@ -137,13 +137,32 @@ def test_log_partition_agrees_with_quadrature_and_enumeration(product: poe.Produ
 
 
 def test_what_differs_is_not_merged() -> None:
-    gamma, exponential = experts.Gamma([2.0], [1.0]), experts.Exponential([1.0])
-    assert isinstance(poe.simplify(gamma * exponential).expert, poe.Product)
-    merged = poe.simplify(gamma * exponential * gamma).expert
+    gamma = experts.Gamma([2.0], [1.0])
+    weibull = poe.as_expert(D.Independent(D.Weibull(torch.ones(1), torch.ones(1)), 1))
+    assert isinstance(poe.simplify(gamma * weibull).expert, poe.Product)
+    merged = poe.simplify(gamma * weibull * gamma).expert
     assert [type(factor) for _, factor in merged._factors()] == [
         experts.Gamma,
-        experts.Exponential,
+        poe.FromDistribution,
     ]
+
+
+def test_exponentials_are_merged_with_gammas() -> None:
+    gamma, exponential = experts.Gamma(f64(2.0), [1.5]), experts.Exponential(f64(3.0))
+    product = gamma**2 / exponential**0.5
+    simple, log_constant = poe.simplify(product)
+    assert isinstance(simple, experts.Gamma)
+    torch.testing.assert_close(simple.rate, f64(1.5))
+    x = torch.linspace(0.1, 5.0, 7, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(simple(x) + log_constant, product(x))
+    opaque = poe.FromLogDensity(product.forward, space=product.space)
+    torch.testing.assert_close(
+        poe.log_partition(product).value, poe.log_partition(opaque).value, rtol=1e-6, atol=1e-6
+    )
+    assert isinstance(poe.simplify(exponential**2 * exponential).expert, experts.Exponential)
+    learned = experts.Exponential(f64(1.0)).with_natural(torch.nn.Parameter(-f64(1.0)))
+    poe.log_partition(gamma * learned).value.backward()
+    assert learned.natural.grad is not None
 
 
 def test_poisson_is_closed_for_exponents_that_sum_to_one() -> None:

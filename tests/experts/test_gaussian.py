@@ -11,6 +11,7 @@ from torch import distributions as D
 
 import poe
 from experts import Gaussian
+from experts.gaussian import _not_positive
 from poe import properties
 
 F64 = torch.float64
@@ -190,6 +191,25 @@ def test_improper_in_one_direction_only() -> None:
     with pytest.raises(poe.ImproperError):
         properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
     properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=2.0))
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_direction_that_is_named_is_one_of_growth(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    for _ in range(20):
+        root = torch.randn(size, size, generator=generator, dtype=torch.float64)
+        precision = root @ root.mT - 0.5 * torch.eye(size, dtype=torch.float64)
+        away = _not_positive(precision)
+        is_positive = bool(torch.linalg.eigvalsh(precision)[0] > 0)
+        assert (away is None) is is_positive
+        if away is not None:
+            assert away @ precision @ away <= 0
+    narrow = Gaussian(loc(0.0, 0.0), covariance=[[1.0, 0.9], [0.9, 1.0]])
+    with pytest.raises(poe.ImproperError, match=r"in the direction \[-?0\.\d+, -?0\.\d+\], so"):
+        properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
+    diagonal = Gaussian(loc(0.0, 0.0), scale=[1.0, 2.0]) / Gaussian(loc(0.0, 0.0), scale=1.5)
+    with pytest.raises(poe.ImproperError, match=r"in the direction \[0, 1\], so"):
+        properties.check_proper(diagonal)
 
 
 def test_learned_loc_and_scale_stay_learned() -> None:
