@@ -9,7 +9,7 @@ seed. The other detectors get standardised columns, GaussianMixture the number o
 The tables are R's: from the Debian packages r-cran-mlbench and r-cran-kernlab, fetched by apt-get
 (which needs no root and installs nothing), or from a folder that holds their .rda files.
 
-    python examples/anomaly_tables.py [--fast] [--seeds 5] [--data FOLDER] [--output FIGURE.png]
+    python examples/anomaly_tables.py [--fast] [--seeds 10] [--data FOLDER] [--output FIGURE.png]
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder with the .rda files")
     parser.add_argument("--output", type=Path, default=Path("anomaly_tables.png"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--fast", action="store_true", help="one seed, at most 300 rows of a kind")
     arguments = parser.parse_args()
 

@@ -36,8 +36,10 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     Four experts are fitted to the table, without labels:
 
     - ``nearest``: the distance to the nearest row, city-block, of standardised columns;
-    - ``whitened``: the distance to the nearest row where the columns are decorrelated;
-    - ``relative``: the density against that of the ``n_neighbors`` nearest rows, on normal scores;
+    - ``half_whitened``: the distance to the nearest row, Euclidean, along principal axes whose
+      variances are halfway (on the log scale) to equal;
+    - ``relative``: the density against that of the ``n_neighbors`` nearest rows, city-block, on
+      normal scores;
     - ``mixture``: up to ``n_components`` Gaussians on k-means clusters, each covariance shrunk
       towards the pooled one.
 
@@ -55,7 +57,7 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     >>> detector.predict([[0.0, 0.0], [9.0, -9.0]])
     array([ 1, -1])
     >>> detector.product_.names
-    ('nearest', 'whitened', 'relative', 'mixture')
+    ('nearest', 'half_whitened', 'relative', 'mixture')
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -113,15 +115,17 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     def _fitted_product(self, rows: Tensor, random: np.random.RandomState) -> poe.Product:
         standardize = Standardize.fitted(rows)
         standardized = standardize(rows)
-        whiten = _whitening(standardized)
+        whiten = _half_whitening(standardized)
         normal_scores = NormalScores.fitted(standardized)
         num_neighbours = min(self.n_neighbors, len(rows) - 1)
-        relative = RelativeNeighbours(normal_scores(standardized), num_neighbours)
+        relative = RelativeNeighbours(normal_scores(standardized), num_neighbours, norm=1.0)
         mixture = _mixture(standardized, self.n_components, random)
         space = poe.Real(rows.shape[1])
         return poe.Product(
             nearest=Neighbours(standardized, norm=1.0).at(standardize, space),
-            whitened=Neighbours(whiten(standardized)).at(nn.Sequential(standardize, whiten), space),
+            half_whitened=Neighbours(whiten(standardized)).at(
+                nn.Sequential(standardize, whiten), space
+            ),
             relative=relative.at(nn.Sequential(standardize, normal_scores), space),
             mixture=mixture.at(standardize, space),
         )
@@ -136,12 +140,15 @@ def _said(product: poe.Product, rows: Tensor) -> NDArray[np.float64]:
         return product.contributions(rows).numpy()
 
 
-def _whitening(rows: Tensor) -> nn.Linear:
-    """The linear map after which the columns have the identity as (shrunk) covariance."""
+def _half_whitening(rows: Tensor) -> nn.Linear:
+    """Onto the principal axes, each divided by the square root of its standard deviation.
+
+    Whitening in full gives the axes of least variance, which are noise, as much say as the others.
+    """
     variances, axes = torch.linalg.eigh(_shrunk_covariance(rows))
     # Its usual initial weights would be drawn from the global generator.
     whiten = nn.utils.skip_init(nn.Linear, *axes.shape, bias=False, dtype=rows.dtype)
-    whiten.requires_grad_(False).weight.copy_((axes / variances.sqrt()).mT)
+    whiten.requires_grad_(False).weight.copy_((axes / variances.pow(0.25)).mT)
     return whiten
 
 

@@ -28,7 +28,7 @@ def test_score_is_a_product_of_experts_on_the_raw_columns() -> None:
     X = _rows() * [1.0, 1e3, 1e-3] + 5.0
     detector = ProductDetector(random_state=0).fit(X)
     assert isinstance(detector.product_, poe.Product)
-    assert detector.product_.names == ("nearest", "whitened", "relative", "mixture")
+    assert detector.product_.names == ("nearest", "half_whitened", "relative", "mixture")
     x = torch.tensor(X[:7])
     np.testing.assert_allclose(detector.score_samples(X[:7]), detector.product_(x))
     np.testing.assert_allclose(detector.contributions(X[:7]), detector.product_.contributions(x))
