@@ -20,7 +20,7 @@ import subprocess
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rdata
@@ -40,8 +40,20 @@ Array = NDArray[np.float64]
 PACKAGES = ("r-cran-mlbench", "r-cran-kernlab")
 CACHE = Path("data/r-tables")
 MAX_ROWS = 2000
-PRODUCT = "product"
 OTHERS = ("IsolationForest", "OneClassSVM", "GaussianMixture")
+
+RULE = "#cfcabd"
+TICKS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+STYLES: dict[str, dict[str, Any]] = {
+    "product": {"color": "#152a52", "marker": "o", "s": 150, "zorder": 2},
+    "nearest": {"color": "#5b9bd5", "marker": "s", "s": 40, "zorder": 3},
+    "half_whitened": {"color": "#3aa6a0", "marker": "P", "s": 52, "zorder": 3},
+    "relative": {"color": "#8f8ad0", "marker": "X", "s": 52, "zorder": 3},
+    "mixture": {"color": "#7fb069", "marker": "h", "s": 52, "zorder": 3},
+    "IsolationForest": {"color": "#a0522d", "marker": "^", "s": 46, "zorder": 3},
+    "OneClassSVM": {"color": "#e08e45", "marker": "v", "s": 46, "zorder": 3},
+    "GaussianMixture": {"color": "#c94f4f", "marker": "D", "s": 36, "zorder": 3},
+}
 
 
 class Source(NamedTuple):
@@ -171,7 +183,7 @@ def scores(data: Split, seed: int) -> dict[str, Array]:
     """Each detector's score of the test rows, higher for what is more normal."""
     detector = ProductDetector(random_state=seed).fit(data.train)
     said = detector.contributions(data.test)
-    found = {PRODUCT: said.sum(1), **dict(zip(detector.product_.names, said.T, strict=True))}
+    found = {"product": said.sum(1), **dict(zip(detector.product_.names, said.T, strict=True))}
     for name, other in others(data.train, seed).items():
         found[name] = other.score_samples(data.test)
     return found
@@ -223,52 +235,34 @@ def draw_figure(results: dict[str, dict[str, Array]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names, means = list(next(iter(results.values()))), averages(results)
-    styles = _styles(names)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10.5, 4.2), width_ratios=(2.1, 1), layout="constrained"
+        1, 2, figsize=(10.5, 4.4), width_ratios=(2.1, 1), layout="constrained"
     )
+    shown = means.clip(0.5, 1 - 1e-4)  # the logit scale has no place for 1
     height = np.arange(len(results))[::-1]
-    shown = means.clip(0.5, 1 - 1e-4)  # the scale's ends, 0 and 1, are infinitely far
-    left.hlines(height, shown.min(1), shown.max(1), color="#dcd8ce", linewidth=1.5, zorder=1)
-    for values, (colour, marker, size) in zip(shown.T, styles, strict=True):
-        left.scatter(values, height, s=size, marker=marker, color=colour, linewidths=0, zorder=2)
-    left.set_yticks(height, list(results))
+    left.hlines(height, shown.min(1), shown.max(1), color=RULE, linewidth=1.5, zorder=1)
+    for name, values in zip(names, shown.T, strict=True):
+        left.scatter(values, height, **STYLES[name], linewidths=0)
     left.set(xscale="logit", xlabel="AUROC, mean over seeds (logit scale)")
-    ticks = [0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999]
-    left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    left.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     left.set_xticks([], minor=True)
+    left.set_yticks(height, list(results))
 
     ranks = mean_ranks(means)
-    order = np.argsort(-ranks, kind="stable")
-    right.barh(range(len(order)), ranks[order], color=[styles[i][0] for i in order], height=0.62)
-    for y, i in enumerate(order):
-        right.text(ranks[i] + 0.08, y, f"{ranks[i]:.2f}", va="center", fontsize=9)
-        right.scatter(
-            -0.3, y, s=styles[i][2], marker=styles[i][1], color=styles[i][0], clip_on=False
-        )
-    right.set_yticks(range(len(order)), [names[i] for i in order])
-    right.tick_params(axis="y", length=0, pad=16)
-    right.set(xlabel="mean rank (1 is best)", xlim=(0, ranks.max() + 0.8))
+    worst_first = np.argsort(-ranks, kind="stable")
+    right.hlines(range(len(names)), 0, ranks[worst_first], color=RULE, linewidth=1.5, zorder=1)
+    for y, i in enumerate(worst_first):
+        right.scatter(ranks[i], y, **STYLES[names[i]], linewidths=0)
+        right.text(ranks[i] + 0.3, y, f"{ranks[i]:.2f}", va="center", fontsize=9)
+    right.set_yticks(range(len(names)), [names[i] for i in worst_first])
+    right.set(xlabel="mean rank (1 is best)", xlim=(0, len(names)))
     for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#c8c4ba")
+        axis.tick_params(axis="y", length=0)
+        axis.margins(y=0.09)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.spines["bottom"].set_color(RULE)
     figure.savefig(path, dpi=110, facecolor="white")
     plt.close(figure)
-
-
-def _styles(names: list[str]) -> list[tuple[str, str, float]]:
-    """Colour, marker and size: the product, its experts, the others."""
-    blues = iter(("#8db4d9", "#5f93c4", "#a9c0d6", "#77a3b8"))
-    browns = iter(("#c98a5e", "#a9683f", "#d8ae8e"))
-    marks = iter("^vD")
-    return [
-        ("#152a52", "o", 110.0)
-        if name == PRODUCT
-        else (next(browns), next(marks), 42.0)
-        if name in OTHERS
-        else (next(blues), "o", 36.0)
-        for name in names
-    ]
 
 
 def main() -> None:
