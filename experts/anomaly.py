@@ -46,7 +46,8 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     The exponents w_i make the experts' spreads equal on a fifth of the rows, held out from a first
     fit (`poe.calibrate`), so that a loud expert does not silence the others.
 
-    Rows X ``(n_samples, n_features)``, n_samples >= 8; scores in nats, higher is more normal.
+    Rows X ``(n_samples, n_features)``, n_samples >= 8; scores in nats, higher is more normal. All
+    distances are computed, so that fitting takes time in n_samples squared (memory does not).
     ``contamination``, in (0, 0.5], is the share of the training rows that `predict` calls -1.
     Fitted: ``product_`` (a `poe.Product` on the raw columns, float64), ``calibration_``,
     ``offset_``, ``n_features_in_``. Raises scikit-learn's ValueErrors for X and parameters.

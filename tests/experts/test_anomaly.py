@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,11 +88,24 @@ def test_table_of_one_repeated_row() -> None:
     assert detector.predict([[1.0, 1.0], [3.0, 1.0]]).tolist() == [1, -1]
 
 
+def test_eight_rows_are_enough() -> None:
+    X = _rows(8)
+    detector = ProductDetector(random_state=0).fit(X)
+    assert detector.predict([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]).tolist() == [1, -1]
+
+
 def test_detector_can_be_pickled() -> None:
     X = _rows()
     detector = ProductDetector(random_state=0).fit(X)
     copy = pickle.loads(pickle.dumps(detector))
     np.testing.assert_array_equal(copy.score_samples(X), detector.score_samples(X))
+
+
+def test_product_can_be_saved_without_pickle(tmp_path: Path) -> None:
+    detector = ProductDetector(random_state=0).fit(_rows())
+    poe.save(detector.product_, tmp_path / "product")
+    x = torch.tensor(_rows(5, seed=1))
+    assert torch.equal(poe.load(tmp_path / "product")(x), detector.product_(x))
 
 
 def test_errors_at_the_boundary() -> None:
