@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experts.autoregressive import PixelMixture
+from experts.coordinates import NormalScores, Standardize
 from experts.exponential import ExponentialFamily
 from experts.families import (
     Bernoulli,
@@ -20,6 +21,7 @@ from experts.gaussian import Gaussian
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
+from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 
@@ -36,11 +38,15 @@ __all__ = [
     "Gaussian",
     "ImageFlow",
     "LinearGaussian",
+    "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
+    "NormalScores",
     "PixelMixture",
     "Poisson",
     "ReconstructionEnergy",
+    "RelativeNeighbours",
+    "Standardize",
     "VonMises",
     "Wishart",
     "at_noise_level",

@@ -18,7 +18,7 @@ LAZY_UPWARD = {("poe.expert", "poe.algebra"), ("poe.expert", "poe.properties")}
 OPTIONAL = {
     "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
-    "experts": ("arviz", "skimage", "scipy"),  # nflows loads matplotlib by itself
+    "experts": ("arviz", "skimage", "scipy", "sklearn"),  # nflows loads matplotlib by itself
 }
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import rdata
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +63,77 @@ def test_many_modes_are_found_in_their_proportions(tmp_path: Path) -> None:
     value, error = re.findall(r"^log Z by poe.smc: (\S+) \+- (\S+)", printed, re.MULTILINE)[0]
     assert abs(float(value)) < 4 * float(error)
     assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _write_tables(folder: Path, sources: dict[str, Any]) -> None:
+    """Small tables as R would hold them; anomalies are five standard deviations away."""
+    random = np.random.default_rng(0)
+    for name, source in sources.items():
+        labels = np.repeat([*source.anomalies, *source.left_out, "normal"], 40)
+        rows = (
+            random.normal(size=(len(labels), 3)) + 5.0 * np.isin(labels, source.anomalies)[:, None]
+        )
+        frame = pd.DataFrame(rows, columns=["a", "b", "c"])
+        frame["digits"] = pd.Categorical(random.choice(["0", "1"], len(labels)))
+        frame[source.label] = pd.Categorical(labels)
+        rdata.write_rda(folder / f"{name}.rda", {name: frame})
+
+
+def test_anomalies_in_small_tables_are_found(tmp_path: Path) -> None:
+    sources = _load("anomaly_tables").SOURCES
+    _write_tables(tmp_path, sources)
+    script = str(ROOT / "examples" / "anomaly_tables.py")
+    printed = _run(script, "--fast", "--data", ".", "--output", "figure.png", cwd=tmp_path)
+
+    first, *rows = printed[printed.index("AUROC") :].splitlines()
+    columns = first.split()[1:]
+    assert columns[0] == "product"
+    assert columns[-3:] == ["IsolationForest", "OneClassSVM", "GaussianMixture"]
+    table = {name: cells for name, *cells in (re.split(r" {2,}", row) for row in rows[:-1])}
+    assert list(table) == ["breast_cancer", *sources, "mean AUROC", "mean rank"], printed
+    for name in sources:
+        # At five standard deviations in three columns hardly a pair is in the wrong order.
+        assert float(table[name][0]) > 0.99, name
+    ranks = [float(cell) for cell in table["mean rank"]]
+    assert sum(ranks) == pytest.approx(
+        len(columns) * (len(columns) + 1) / 2, abs=0.01 * len(columns)
+    )
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def test_left_out_class_is_left_out_and_missing_table_is_told(tmp_path: Path) -> None:
+    example = _load("anomaly_tables")
+    _write_tables(tmp_path, example.SOURCES)
+    shuttle = example.read(tmp_path, "Shuttle")
+    assert shuttle.rows.shape == (240, 4)  # of seven classes of 40 rows
+    assert shuttle.is_anomaly.sum() == 200
+    assert set(shuttle.rows[:, 3]) == {0.0, 1.0}
+    (tmp_path / "spam.rda").unlink()
+    with pytest.raises(SystemExit, match=r"expected spam.rda in .*; leave --data out"):
+        example.read(tmp_path, "spam")
+
+
+def test_tables_without_apt_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = _load("anomaly_tables")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"expected apt-get and dpkg .* give it by --data FOLDER"):
+        example.fetch(tmp_path)
+    _write_tables(tmp_path, example.SOURCES)
+    assert example.fetch(tmp_path) == tmp_path  # nothing is missing
+
+
+def test_ranks_share_ties() -> None:
+    ranks = _load("anomaly_tables").mean_ranks(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
+    np.testing.assert_array_equal(ranks, [2.0, 1.75, 2.25])
 
 
 def test_readme_taste_runs(tmp_path: Path) -> None:

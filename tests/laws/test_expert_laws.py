@@ -176,6 +176,17 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _real(4, 2).sigmoid(),
     ),
     "Flow": (Flow(_flow()), _real(3, 2)),
+    "Neighbours": (experts.Neighbours(_real(9, 2) + 0.1, 2), _real(4, 2)),
+    "RelativeNeighbours": (experts.RelativeNeighbours(_real(9, 2) + 0.1, 3), _real(4, 2)),
+    "Neighbours, at normal scores": (
+        experts.Neighbours(_real(9, 2), norm=1.0).at(
+            nn.Sequential(
+                experts.Standardize.fitted(_real(9, 2)), experts.NormalScores.fitted(_real(9, 2))
+            ),
+            poe.Real(2),
+        ),
+        _real(4, 2) + 0.1,
+    ),
     "NeuralEnergy": (NeuralEnergy(_network(), poe.Real(2)), _real(3, 2)),
     "PixelMixture": (
         PixelMixture((1, 2), "ab", 0.5, channels=3, blocks=1, components=2).given("b"),

@@ -1,0 +1,104 @@
+"""Maps of a table's columns to one unit, to be read through by `expert.at(map)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from poe import ShapeError
+from poe.io import register
+
+
+class Standardize(nn.Module):
+    """Each column to mean 0 and standard deviation 1: (x − loc) / scale, ``(*batch, d)``.
+
+    >>> standardize = Standardize.fitted(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
+    >>> standardize(torch.tensor([[3.0, 8.0]]))
+    tensor([[1., 1.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    @classmethod
+    def fitted(cls, rows: Tensor) -> Standardize:
+        """From a table ``(n, d)``; a constant column keeps its own unit."""
+        _require_table(rows)
+        loc, scale = rows.mean(0), rows.std(0, correction=0)
+        rounding = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
+        return cls(loc, torch.where(scale > rounding, scale, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.loc) / self.scale
+
+
+class NormalScores(nn.Module):
+    """Each column to a standard normal by its ranks: Φ⁻¹(F(x)), F interpolated linearly.
+
+    ``knots`` and ``scores`` ``(d, m)``, increasing along each row; between them the map is linear,
+    and beyond the first and last knot it goes on with slope 1, so that what is far stays far.
+    F(x) is the mid-rank of the values seen (van der Waerden 1952).
+
+    >>> scores = NormalScores.fitted(torch.tensor([[1.0], [10.0], [100.0]]))
+    >>> scores(torch.tensor([[10.0], [100.0], [102.0]]))
+    tensor([[0.0000],
+            [0.9674],
+            [2.9674]])
+    """
+
+    knots: Tensor
+    scores: Tensor
+
+    def __init__(self, knots: Tensor, scores: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("knots", knots)
+        self.register_buffer("scores", scores)
+
+    @classmethod
+    def fitted(cls, rows: Tensor) -> NormalScores:
+        """From a table ``(n, d)``, one knot for each value that a column takes."""
+        _require_table(rows)
+        columns = [_normal_scores(column) for column in rows.unbind(1)]
+        length = max(len(knots) for knots, _ in columns)
+        padded = [[_with_ends(part, length) for part in column] for column in columns]
+        knots, scores = zip(*padded, strict=True)
+        return cls(torch.stack(knots), torch.stack(scores))
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = x.reshape(-1, x.shape[-1]).mT.contiguous()
+        after = torch.searchsorted(self.knots, columns.detach()).clamp(1, self.knots.shape[1] - 1)
+        low, high = self.knots.gather(1, after - 1), self.knots.gather(1, after)
+        start, stop = self.scores.gather(1, after - 1), self.scores.gather(1, after)
+        scores = start + (columns - low) * ((stop - start) / (high - low))
+        return scores.mT.reshape(x.shape)
+
+
+def _normal_scores(column: Tensor) -> tuple[Tensor, Tensor]:
+    values, counts = column.unique(return_counts=True)
+    mid_rank = counts.cumsum(0) - 0.5 * counts
+    return values, torch.special.ndtri(mid_rank.to(column) / len(column))
+
+
+def _with_ends(part: Tensor, length: int) -> Tensor:
+    """One more before, and as many after as fill the row, in steps of 1: a slope of 1."""
+    after = torch.arange(1, length - len(part) + 2).to(part)
+    return torch.cat([part[:1] - 1, part, part[-1] + after])
+
+
+def _require_table(rows: Tensor) -> None:
+    if rows.ndim != 2 or len(rows) < 2:
+        raise ShapeError(
+            f"expected a table of shape (n, d) with n >= 2, got {tuple(rows.shape)}; "
+            "give one row for each example"
+        )
+
+
+register(Standardize, lambda s: {"loc": s.loc, "scale": s.scale}, lambda f: Standardize(**f))
+register(
+    NormalScores, lambda s: {"knots": s.knots, "scores": s.scores}, lambda f: NormalScores(**f)
+)

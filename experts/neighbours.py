@@ -1,0 +1,131 @@
+"""Experts that remember a table: what is near to its rows is likely."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe import Expert, PoeError, Real, ShapeError
+from poe.io import Fields, register
+
+_CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
+
+
+class Neighbourhood(NamedTuple):
+    """The k nearest stored rows: log-distances and row numbers, each ``(*batch, k)``."""
+
+    log_distance: Tensor
+    row: Tensor
+
+
+class Neighbours(Expert):
+    """The k-nearest-neighbour energy: log p̃(x) = −d · mean over j ≤ k of log sqrt(δ_j² + r²).
+
+    δ_j is the distance from x to its j-th nearest row of ``points`` ``(n, d)``, a mean over the
+    coordinates: δ = (Σ |x_i − y_i|^p / d)^(1/p), p the ``norm``. With k = 1 and r = 0 it is the
+    nearest-neighbour density estimate up to a constant (Loftsgaarden and Quesenberry 1965; the
+    score of Ramaswamy et al. 2000); the ``resolution`` r bounds it where rows repeat. It falls as
+    |x|^−d and has no finite normaliser on its own. A row at x itself is not counted (one, where
+    there are several), so that stored rows are judged by the others and are not at distance 0.
+
+    Coordinates should have one unit: see `experts.Standardize`. Raises `ShapeError` for points that
+    are no table of at least k + 1 rows, `PoeError` for settings that are not positive.
+
+    >>> expert = Neighbours(torch.tensor([[0.0], [1.0], [5.0]]))
+    >>> expert(torch.tensor([[2.5], [9.0], [5.0]]))
+    tensor([-0.4057, -1.3863, -1.3863])
+    """
+
+    points: Tensor
+
+    def __init__(
+        self,
+        points: Tensor,
+        num_neighbours: int = 1,
+        *,
+        norm: float = 2.0,
+        resolution: float = 0.03,
+    ) -> None:
+        super().__init__()
+        if num_neighbours < 1 or norm <= 0 or resolution <= 0:
+            raise PoeError(
+                "expected num_neighbours >= 1, norm > 0 and resolution > 0, got "
+                f"{num_neighbours}, {norm} and {resolution}"
+            )
+        if points.ndim != 2 or len(points) <= num_neighbours:
+            raise ShapeError(
+                f"expected points of shape (n, d) with n > num_neighbours = {num_neighbours}, got "
+                f"{tuple(points.shape)}; give more rows or ask for fewer neighbours"
+            )
+        self.space = Real(points.shape[1])
+        self.register_buffer("points", points)
+        self.num_neighbours = num_neighbours
+        self.norm = norm
+        self.resolution = resolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x.shape[-1] * self._nearest(x).log_distance.mean(-1)
+
+    def extra_repr(self) -> str:
+        n, d = self.points.shape
+        return f"{n} rows in Real({d}), num_neighbours={self.num_neighbours}, norm={self.norm:g}"
+
+    def _nearest(self, x: Tensor) -> Neighbourhood:
+        queries = x.reshape(-1, x.shape[-1])
+        parts = [self._nearest_of(chunk) for chunk in queries.split(_CHUNK_SIZE)]
+        shape = (*x.shape[:-1], self.num_neighbours)
+        return Neighbourhood(*(torch.cat(part).reshape(shape) for part in zip(*parts, strict=True)))
+
+    def _nearest_of(self, x: Tensor) -> Neighbourhood:
+        # By differences: the matrix product's rounding would put a row off itself.
+        mode = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(x, self.points, p=self.norm, compute_mode=mode)
+        distances = distances / x.shape[-1] ** (1 / self.norm)
+        found = distances.topk(self.num_neighbours + 1, largest=False)
+        is_itself = found.values[:, :1] <= torch.finfo(x.dtype).eps ** 0.5
+        others = torch.arange(self.num_neighbours, device=x.device) + is_itself.long()
+        log_distance = 0.5 * (found.values.gather(1, others).square() + self.resolution**2).log()
+        return Neighbourhood(log_distance, found.indices.gather(1, others))
+
+
+class RelativeNeighbours(Neighbours):
+    """How dense it is at x, against how dense it is at x's neighbours: log p̃(x) = ℓ(x) − mean ℓ(y).
+
+    ℓ is `Neighbours`, and the mean is over the k rows y nearest to x, each judged by the others:
+    the simplified local outlier factor (Schubert, Zimek and Kriegel 2014, sec. 4.1), in logarithms.
+    Loose and tight clusters are equally normal. Arguments, shapes and errors as in `Neighbours`.
+
+    >>> tight, loose = torch.arange(4.0) / 10, 5 + torch.arange(4.0)
+    >>> expert = RelativeNeighbours(torch.cat([tight, loose])[:, None], num_neighbours=2)
+    >>> expert(torch.tensor([[0.15], [1.0], [6.5]])).round(decimals=2)
+    tensor([ 0.5800, -1.8100,  0.6900])
+    """
+
+    points_log_density: Tensor
+
+    def __init__(
+        self,
+        points: Tensor,
+        num_neighbours: int = 10,
+        *,
+        norm: float = 2.0,
+        resolution: float = 0.03,
+    ) -> None:
+        super().__init__(points, num_neighbours, norm=norm, resolution=resolution)
+        self.register_buffer("points_log_density", Neighbours.forward(self, points))
+
+    def forward(self, x: Tensor) -> Tensor:
+        log_distance, row = self._nearest(x)
+        own = -x.shape[-1] * log_distance.mean(-1)
+        return own - self.points_log_density[row].mean(-1)
+
+
+def _settings(expert: Neighbours) -> Fields:
+    names = ("points", "num_neighbours", "norm", "resolution")
+    return {name: getattr(expert, name) for name in names}
+
+
+register(Neighbours, _settings, lambda fields: Neighbours(**fields))
+register(RelativeNeighbours, _settings, lambda fields: RelativeNeighbours(**fields))

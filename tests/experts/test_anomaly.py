@@ -1,0 +1,119 @@
+"""The detector: scikit-learn's own checks, and what its product of experts says."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import poe
+from experts.anomaly import ProductDetector
+
+
+def _rows(n: int = 120, d: int = 3, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+@parametrize_with_checks([ProductDetector()])
+def test_scikit_learns_own_checks(estimator: ProductDetector, check: Any) -> None:
+    check(estimator)
+
+
+def test_score_is_a_product_of_experts_on_the_raw_columns() -> None:
+    X = _rows() * [1.0, 1e3, 1e-3] + 5.0
+    detector = ProductDetector(random_state=0).fit(X)
+    assert isinstance(detector.product_, poe.Product)
+    assert detector.product_.names == ("nearest", "half_whitened", "relative", "mixture")
+    x = torch.tensor(X[:7])
+    np.testing.assert_allclose(detector.score_samples(X[:7]), detector.product_(x))
+    np.testing.assert_allclose(detector.contributions(X[:7]), detector.product_.contributions(x))
+
+
+def test_contributions_sum_to_the_score() -> None:
+    X = _rows()
+    detector = ProductDetector(random_state=0).fit(X)
+    said = detector.contributions(X)
+    assert said.shape == (len(X), 4)
+    np.testing.assert_array_equal(said.sum(1), detector.score_samples(X))
+
+
+def test_experts_speak_equally_loudly_on_rows_held_out() -> None:
+    detector = ProductDetector(random_state=0).fit(_rows(2000))
+    # New rows of the same kind, so up to the sampling error of a standard deviation of 400 rows.
+    spread = poe.calibrate(detector.product_, torch.tensor(_rows(4000, seed=1))).spread
+    error = (1.0 / 400) ** 0.5  # (kurtosis - 1) / 4n for a kurtosis of 5
+    assert spread.log().std().item() < 4 * error
+
+
+def test_same_random_state_gives_the_same_bits() -> None:
+    X, global_state = _rows(), torch.get_rng_state()
+    first, again, other = (ProductDetector(random_state=seed).fit(X) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.score_samples(X), again.score_samples(X))
+    assert not np.array_equal(first.score_samples(X), other.score_samples(X))
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_outliers_are_found_and_every_expert_says_so() -> None:
+    X = _rows()
+    detector = ProductDetector(random_state=0).fit(X)
+    outliers = np.array([[9.0, 0.0, 0.0], [-4.0, 4.0, -4.0]])
+    assert detector.predict(outliers).tolist() == [-1, -1]
+    assert (detector.contributions(outliers).max(0) < detector.contributions(X).min(0)).all()
+
+
+def test_contamination_is_the_share_of_training_rows_and_roughly_of_new_ones() -> None:
+    detector = ProductDetector(contamination=0.2, random_state=0).fit(_rows(1000))
+    assert (detector.predict(_rows(1000)) == -1).mean() == pytest.approx(0.2, abs=1e-9)
+    error = (0.2 * 0.8 * (1 / 1000 + 1 / 4000)) ** 0.5
+    assert abs((detector.predict(_rows(4000, seed=1)) == -1).mean() - 0.2) < 4 * error
+
+
+def test_constant_columns_and_an_expert_without_spread_are_no_matter() -> None:
+    X = np.hstack([_rows(60, 2), np.full((60, 1), 7.0)])
+    detector = ProductDetector(random_state=0).fit(X)
+    assert np.isfinite(detector.score_samples(X)).all()
+    assert detector.score_samples([[0.0, 0.0, 9.0]]) < detector.offset_  # seen at 7 only
+
+
+def test_table_of_one_repeated_row() -> None:
+    detector = ProductDetector(random_state=0).fit(np.ones((20, 2)))
+    # All experts are constant on these rows, so that no exponent can be told from them.
+    np.testing.assert_array_equal(detector.calibration_.spread, np.zeros(4))
+    assert detector.predict([[1.0, 1.0], [3.0, 1.0]]).tolist() == [1, -1]
+
+
+def test_eight_rows_are_enough() -> None:
+    X = _rows(8)
+    detector = ProductDetector(random_state=0).fit(X)
+    assert detector.predict([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]).tolist() == [1, -1]
+
+
+def test_detector_can_be_pickled() -> None:
+    X = _rows()
+    detector = ProductDetector(random_state=0).fit(X)
+    copy = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(copy.score_samples(X), detector.score_samples(X))
+
+
+def test_product_can_be_saved_without_pickle(tmp_path: Path) -> None:
+    detector = ProductDetector(random_state=0).fit(_rows())
+    poe.save(detector.product_, tmp_path / "product")
+    x = torch.tensor(_rows(5, seed=1))
+    assert torch.equal(poe.load(tmp_path / "product")(x), detector.product_(x))
+
+
+def test_errors_at_the_boundary() -> None:
+    with pytest.raises(ValueError, match="minimum of 8 is required"):
+        ProductDetector().fit(_rows(7))
+    with pytest.raises(ValueError, match="NaN"):
+        ProductDetector().fit(np.full((20, 2), np.nan))
+    with pytest.raises(ValueError, match="The 'contamination' parameter"):
+        ProductDetector(contamination=0.7).fit(_rows())
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        ProductDetector().fit(_rows()).score_samples(_rows(d=2))
