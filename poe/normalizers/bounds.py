@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from poe.groups import num_agreeing, t_quantile
+from poe.groups import SHARED, num_agreeing, t_quantile
 
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""
@@ -29,12 +29,12 @@ class Sides(NamedTuple):
     @property
     def lower(self) -> Tensor:
         """A bound that the mean of ``below`` exceeds with half of what the confidence leaves."""
-        return self.below.mean() - t_quantile(len(self.below)) * _standard_error(self.below)
+        return self.below.mean() - _reach(self.below)
 
     @property
     def upper(self) -> Tensor:
         """The same from above."""
-        return self.above.mean() + t_quantile(len(self.above)) * _standard_error(self.above)
+        return self.above.mean() + _reach(self.above)
 
     def doubts(self) -> list[str]:
         """Why the two sides should not be believed."""
@@ -63,6 +63,10 @@ def group_doubts(log_z: Tensor) -> list[str]:
         f"{len(log_z)} independent groups are worth {effective:.1f} by their weights, so neither "
         "log Z nor its standard error is to be trusted"
     ]
+
+
+def _reach(values: Tensor) -> Tensor:
+    return SHARED * t_quantile(len(values)) * _standard_error(values)
 
 
 def _standard_error(values: Tensor) -> Tensor:

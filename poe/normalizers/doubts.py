@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.errors import TrustWarning
-from poe.groups import CONFIDENCE
+from poe.groups import CONFIDENCE, SHARED
 from poe.normalizers.along import all_levels
 from poe.normalizers.bounds import FAR, Sides, group_doubts
 from poe.normalizers.problem import Problem
@@ -47,7 +47,7 @@ def concluded(problem: Problem, found: Evidence) -> LogPartition:
     remarks = (*found.doubts, *_weight_doubts(found), *_scout_doubts(problem, found))
     like = problem.scouts.position
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    error = torch.hypot(found.std_error, _rounding(problem, dtype))
+    error = torch.hypot(SHARED * found.std_error, _rounding(problem, dtype))
     slack = 3 * _rounding(problem, dtype)
     numbers = (found.value, found.sides.lower - slack, found.sides.upper + slack)
     value, lower, upper = ((number + problem.log_constant).to(dtype) for number in numbers)

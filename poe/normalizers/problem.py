@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 def pose(
     target: Expert, start: Expert | None, generator: torch.Generator, report: Report
 ) -> Problem:
-    """Send scouts to the target, and begin at what fits them where no start was given."""
+    """Send scouts to the target; without a start, begin at what fits them, or where they did."""
     if is_batch(target):
         raise PoeError(
             "expected one density, got a batch of them (a condition for each chain): ask for log Z "
@@ -83,6 +83,10 @@ def pose(
     name, broad = broad_start(target, like)
     scouts = walk(target, broad, SCOUTS, generator, report)
     fitted = _fit(target, scouts, generator)
+    if start is None and target.space.is_discrete:
+        # What is fitted says nothing of how elements go together: it may favour one mode so much
+        # that particles from there never come back to the others.
+        return Problem(target, broad, name, scouts, fitted, log_constant)
     if start is None:
         where = f"a density fitted to particles from {name}"
         return Problem(target, fitted, where, scouts, fitted, log_constant)
