@@ -11,7 +11,7 @@ from poe.groups import SHARED, num_agreeing, t_quantile
 
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""
-ON_DRAWS = "the upper bound rests on draws of the target that went there from a fitted density"
+ON_DRAWS = "the upper bound rests on particles that went to the target being draws of it"
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 

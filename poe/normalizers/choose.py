@@ -38,7 +38,8 @@ def log_partition(
 
     - ``method``: one of ``poe.normalizers``, such as ``AIS()``;
     - ``start``: where estimates begin, normalised and sampled exactly; without one, at a density
-      fitted to the target by a small run. That run also checks what is found from a start given.
+      fitted to the target by a small run, on a discrete space at all states alike. That run also
+      checks what is found from a start given.
     - ``generator``: for the estimates; ``progress``: a bar on stderr where levels are many.
 
     Where the result should not be believed, ``remarks`` says why, and a TrustWarning. Raises

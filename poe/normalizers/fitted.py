@@ -10,15 +10,13 @@ from torch import Tensor
 from poe.expert import Expert
 from poe.randomness import resolve
 from poe.samplers.affine import Dense, Diagonal, LowRank, fit_affine
-from poe.space import Binary, Real, Space
+from poe.space import Real, Space
 
 MAX_COMPONENTS = 16
 DRAWS_A_DIMENSION = 10
 """So many draws for each dimension of a component, at least."""
 EM_STEPS = 30
 RIDGE = 1e-3
-PSEUDO_COUNTS = 0.02
-"""The share of a uniform distribution in fitted probabilities."""
 
 
 class FittedGaussian(Expert):
@@ -90,47 +88,6 @@ class FittedMixture(Expert):
         noise = self.loc.new_empty((num_samples, self.loc.shape[1])).normal_(generator=generator)
         x = self.loc[chosen] + torch.einsum("nij,nj->ni", self.factor[chosen], noise)
         return x.reshape(num_samples, *self.space.event_shape)
-
-
-class FittedProbabilities(Expert):
-    """Independent components of a discrete space, each with its own probabilities, normalised."""
-
-    log_probabilities: Tensor
-
-    def __init__(self, log_probabilities: Tensor, space: Space) -> None:
-        super().__init__()
-        self.space = space
-        self.register_buffer("log_probabilities", log_probabilities)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.space, Binary):  # as a formula in x, which has a gradient
-            off, on = self.log_probabilities.unbind(1)
-            return (off + self.space.as_vector(x) * (on - off)).sum(-1)
-        index = self.space.as_vector(x).long()[..., None]
-        table = self.log_probabilities.expand(*index.shape[:-1], -1)
-        return table.gather(-1, index)[..., 0].sum(-1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log q(x): ``(*batch, *event) -> (*batch,)``."""
-        return self(x)
-
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, *event)``."""
-        table = self.log_probabilities
-        generator = resolve(generator, table.device)
-        drawn = torch.multinomial(table.exp(), num_samples, True, generator=generator).mT
-        x = drawn.reshape(num_samples, *self.space.event_shape)
-        return x.to(table.dtype) if isinstance(self.space, Binary) else x
-
-
-def fit_probabilities(x: Tensor, space: Space) -> FittedProbabilities:
-    """Each component's frequencies, with a little of the uniform: ``x`` ``(n, *event)``."""
-    num_values = space.num_values
-    assert num_values is not None
-    hot = torch.nn.functional.one_hot(space.as_vector(x).long(), num_values).double()
-    frequencies = (1 - PSEUDO_COUNTS) * hot.mean(0) + PSEUDO_COUNTS / num_values
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    return FittedProbabilities(frequencies.log().to(dtype), space)
 
 
 def fit_density(

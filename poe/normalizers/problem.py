@@ -12,7 +12,7 @@ from poe.coordinates import Coordinates
 from poe.errors import PoeError
 from poe.evaluation import without_constant
 from poe.expert import Expert, shared_space
-from poe.normalizers.fitted import fit_density, fit_probabilities
+from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.particles import Schedule
 from poe.partition import LogPartition
@@ -41,14 +41,15 @@ class Problem(NamedTuple):
     - ``start``: sampled exactly, of known log partition: the near end of the path;
     - ``where``: what that is, in words;
     - ``scouts``: a small run from a broad start to the target, whatever ``start`` is;
-    - ``fitted``: what fits the scouts best, normalised and sampled exactly.
+    - ``nearer``: what fits the scouts best, normalised and sampled exactly; on a discrete space
+      where they began.
     """
 
     target: Expert
     start: Expert
     where: str
     scouts: Levels
-    fitted: Expert
+    nearer: Expert
     log_constant: float
     """What was taken out of the target: it is to be added to log Z."""
 
@@ -60,8 +61,8 @@ class Problem(NamedTuple):
         return walk(self.target, self.start, plan, generator, report)
 
     def draws(self, num_samples: int, generator: torch.Generator, report: Report) -> Levels:
-        """Draws of the target that owe nothing to the start: from the fitted density."""
-        return walk(self.target, self.fitted, schedule(num_samples), generator, report)
+        """Draws of the target that owe nothing to the start: from what is nearer."""
+        return walk(self.target, self.nearer, schedule(num_samples), generator, report)
 
 
 def pose(
@@ -82,16 +83,15 @@ def pose(
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
     name, broad = broad_start(target, like)
     scouts = walk(target, broad, SCOUTS, generator, report)
-    fitted = _fit(target, scouts, generator)
-    if start is None and target.space.is_discrete:
-        # What is fitted says nothing of how elements go together: it may favour one mode so much
-        # that particles from there never come back to the others.
-        return Problem(target, broad, name, scouts, fitted, log_constant)
+    # On a discrete space a density of independent elements may favour one mode so much that
+    # particles from there never come back to the others: they begin where the scouts did.
+    is_discrete = target.space.is_discrete
+    nearer = broad if is_discrete else _fit(target, scouts, generator)
     if start is None:
-        where = f"a density fitted to particles from {name}"
-        return Problem(target, fitted, where, scouts, fitted, log_constant)
+        where = name if is_discrete else f"a density fitted to particles from {name}"
+        return Problem(target, nearer, where, scouts, nearer, log_constant)
     where = type(start).__name__
-    return Problem(target, coordinates.pull(start), where, scouts, fitted, log_constant)
+    return Problem(target, coordinates.pull(start), where, scouts, nearer, log_constant)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
@@ -104,8 +104,6 @@ def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator)
 
 def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
     x = equally_weighted(scouts, DRAWS, generator)
-    if target.space.is_discrete:
-        return fit_probabilities(x, target.space)
     score = target.score(x)
     is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
     return fit_density(x, score if is_usable else None, target.space, generator)

@@ -29,7 +29,8 @@ class MBAR:
 
     Particles go from the start to the target by sequential Monte Carlo; then **all** particles of
     all levels weigh on every ratio, forward and back. Where no start is given, a small run from a
-    broad one finds the target first, and the path begins at a density fitted to that.
+    broad one finds the target first, and the path begins at a density fitted to that (on a
+    discrete space at all states alike).
 
     - ``num_samples``: particles a level, at least.
 
