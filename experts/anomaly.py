@@ -6,16 +6,14 @@ Needs scikit-learn, which `import experts` does not: `pip install "product-of-ex
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -50,7 +48,8 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     distances are computed, so that fitting takes time in n_samples squared (memory does not).
     ``contamination``, in (0, 0.5], is the share of the training rows that `predict` calls -1.
     Fitted: ``product_`` (a `poe.Product` on the raw columns, float64), ``calibration_``,
-    ``offset_``, ``n_features_in_``. Raises scikit-learn's ValueErrors for X and parameters.
+    ``offset_``, ``n_features_in_``. Raises scikit-learn's ValueError and TypeError for X and
+    parameters.
 
     >>> from experts.anomaly import ProductDetector
     >>> X = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
@@ -60,13 +59,6 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     >>> detector.product_.names
     ('nearest', 'half_whitened', 'relative', 'mixture')
     """
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "random_state": ["random_state"],
-    }
 
     def __init__(
         self,
@@ -81,9 +73,14 @@ class ProductDetector(OutlierMixin, BaseEstimator):
         self.contamination = contamination
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: ArrayLike, y: object = None) -> ProductDetector:
         """Fit the experts to the rows of X, and their exponents to rows held out; y is ignored."""
+        check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
+        check_scalar(self.n_components, "n_components", Integral, min_val=1)
+        check_scalar(
+            self.contamination, "contamination", Real, min_val=0, max_val=0.5,
+            include_boundaries="right",
+        )  # fmt: skip
         rows = _rows(validate_data(self, X, dtype=np.float64, ensure_min_samples=_MIN_ROWS))
         random = check_random_state(self.random_state)
         shuffled = rows[random.permutation(len(rows))]

@@ -65,6 +65,22 @@ def test_many_modes_are_found_in_their_proportions(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 50_000
 
 
+def test_learned_exponents_count_what_is_shared_once(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "learned_exponents.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    number = r"(-?[\d.]+)"
+    row = (
+        rf"^learned +{number} \+- {number} +{number} \+- {number} +{number} \+- {number} +{number}"
+    )
+    found = [float(cell) for cell in re.findall(row, printed, flags=re.MULTILINE)[0]]
+    weights, errors, score = found[0:6:2], found[1:6:2], found[6]
+    assert weights[2] + 4 * errors[2] < 1  # not the third time over, as in the product as it is
+    as_given = float(re.findall(rf"^as they are +1 +1 +1 +{number}", printed, re.MULTILINE)[0])
+    assert score > as_given
+    assert (tmp_path / "figure.png").stat().st_size > 30_000
+
+
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None

@@ -11,8 +11,8 @@ from torch import Tensor
 import experts
 import poe
 from poe import normalizers
-from poe.normalizers.bounds import Sides, group_doubts
 from poe.enumeration import states
+from poe.normalizers.bounds import Sides, group_doubts
 from poe.normalizers.fitted import FittedGaussian, fit_mixture
 from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index

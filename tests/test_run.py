@@ -267,6 +267,16 @@ def test_a_nan_start_is_an_error() -> None:
         quiet(target, 10)
 
 
+def test_a_log_density_of_more_digits_leaves_positions_as_they_are() -> None:
+    # A function over float64 constants, of float32 positions.
+    scales = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    target = poe.FromLogDensity(lambda x: -(x / scales).square().sum(-1), space=poe.Real(3))
+    for kernel in (None, poe.samplers.MALA(), poe.samplers.MetropolisHastings()):
+        draws = poe.sample(target, 200, kernel=kernel, generator=seeded(), progress=False)
+        assert draws.samples.dtype == torch.float32
+        assert draws.log_density.dtype == torch.float64
+
+
 def test_float64_all_the_way() -> None:
     x = torch.zeros(4, 2, dtype=torch.float64)
     draws = quiet(gaussian_like(), 40, warmup=50, initial=x, generator=seeded())

@@ -165,6 +165,8 @@ class Corrected(OnDrawnNoise[S]):
 def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:
     """A setting ready to multiply positions: ``(chains,)`` becomes ``(chains, 1, ..., 1)``.
 
+    In the positions' dtype, which that of the target's log-density may exceed.
+
     Raises PoeError where it was left out, or its shape is neither ``()`` nor ``(chains,)``.
 
     >>> per_chain(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 3)).shape
@@ -182,7 +184,7 @@ def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:
             f"expected a step size of shape () or (chains,) = {tuple(like.shape[:1])}, got "
             f"{tuple(value.shape)}: give one number for all chains, or one for each."
         )
-    return value.reshape(-1, *([1] * (like.ndim - 1)))
+    return value.reshape(-1, *([1] * (like.ndim - 1))).to(like.dtype)
 
 
 def require_positive(name: str, value: Tensor | float | None) -> None:
