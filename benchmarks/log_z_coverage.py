@@ -1,6 +1,6 @@
 """How often log Z lies within its stated errors and bounds, over many seeds.
 
-    python benchmarks/log_z_coverage.py                 # 200 runs of each target: an hour
+    python benchmarks/log_z_coverage.py                 # 200 runs of each target: 20 minutes
     python benchmarks/log_z_coverage.py --runs 20 ring
 
 Every target is entered as a plain energy, so that no closed form is in sight. Columns: the share of
