@@ -11,7 +11,7 @@ from poe.enumeration import MAX_STATES, num_states
 from poe.errors import NormalizationError
 from poe.expert import Expert
 from poe.normalizers.doubts import warn
-from poe.normalizers.exact import ClosedForm, Enumeration, Quadrature
+from poe.normalizers.exact import Enumeration, Quadrature, closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
 from poe.partition import LogPartition
@@ -69,6 +69,9 @@ def find_log_partition(
     tensor(0.)
     """
     check_proper(target)
+    closed = exact_log_partition(target) if method is None else None  # asked once: it may be dear
+    if closed is not None:
+        return closed_form(closed)
     chosen = _choose(target) if method is None else method
     generator = resolve(generator, device_of(target, None))
     with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
@@ -82,8 +85,6 @@ def find_log_partition(
 
 
 def _choose(target: Expert) -> Method:
-    if exact_log_partition(target) is not None:
-        return ClosedForm()
     if num_states(target.space) <= MAX_STATES:
         return Enumeration()
     if can_integrate(target.space):

@@ -30,7 +30,7 @@ class ClosedForm:
                 f"expected a log partition in closed form, {type(target).__name__} has none: leave "
                 "`method` out"
             )
-        return _finite(closed, "closed form")
+        return closed_form(closed)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class Quadrature:
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
         )
+
+
+def closed_form(value: Tensor) -> LogPartition:
+    """What is known in closed form; raises ImproperError where it is infinite."""
+    return _finite(value, "closed form")
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
