@@ -224,9 +224,13 @@ def test_an_unknown_factor_and_particles_go_site_by_site() -> None:
     assert poe.smc(RBMS, 200, generator=g, progress=False).kernel == Gibbs(poe.Binary(8))
 
 
-def test_a_compiled_run_gives_the_same_draws() -> None:
-    def run(*, compile: bool) -> Tensor:
-        g = torch.Generator().manual_seed(0)
-        return poe.sample(GRID, 40, warmup=10, generator=g, progress=False, compile=compile).samples
-
-    assert torch.equal(run(compile=True), run(compile=False))
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_step_is_captured_in_one_graph(target: poe.Expert) -> None:
+    kernel = block_gibbs(target)
+    state = kernel.init(target, exact_draws(target, 7, seed=0))
+    noise = kernel.draw_noise(state.position, torch.Generator().manual_seed(1))
+    captured = torch.compile(kernel._transition, fullgraph=True, backend="eager")
+    found, expected = (step(target, state, noise)[0] for step in (captured, kernel._transition))
+    assert torch.equal(found.position, expected.position)
+    assert torch.equal(found.log_density, expected.log_density)
