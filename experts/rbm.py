@@ -19,7 +19,7 @@ from poe.randomness import resolve
 ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]]
 MAX_HIDDEN = 8192
 """Products with more hidden units than these are not joined."""
-NUMBERS_AT_ONCE = 2**22
+NUMBERS_AT_ONCE = 2**18
 """How many log-odds are held at a time while a table is made."""
 
 

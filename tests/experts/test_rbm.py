@@ -68,6 +68,18 @@ def test_log_z_of_many_visible_units_is_summed_over_the_hidden() -> None:
         close(poe.log_partition(expert).value, expected)
 
 
+def test_log_z_is_summed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    summed = []
+
+    def log_sum(target: poe.Expert) -> Tensor:
+        summed.append(target.space)
+        return torch.zeros(())
+
+    monkeypatch.setattr("experts.rbm.log_sum", log_sum)
+    poe.log_partition(rbm(60, 25))
+    assert summed == [poe.Binary(25)]
+
+
 def test_log_z_and_draws_are_not_claimed_of_large_layers() -> None:
     large = rbm(26, 26)
     assert exact_log_partition(large) is None
