@@ -174,6 +174,15 @@ def test_log_odds_that_are_no_numbers_are_reported_and_not_followed() -> None:
     assert info.acceptance_probability.tolist() == [0.0, 1.0]
 
 
+def test_what_it_cannot_draw_from_is_refused() -> None:
+    unknown = poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Binary(8))
+    for wrong in (conditionals(unknown), RBMS):
+        with pytest.raises(poe.PoeError, match=r"expected Conditionals, got .* use Gibbs\(space\)"):
+            BlockGibbs(wrong)  # type: ignore[arg-type]
+    with pytest.raises(poe.ShapeError, match=r"expected x of shape \(\*batch, 8\)"):
+        block_gibbs(RBMS).init(RBMS, torch.zeros(4, 7))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 def test_positions_keep_their_dtype(dtype: torch.dtype) -> None:
     kernel, g = block_gibbs(RBMS), torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.conditionals import Conditionals, colours
-from poe.errors import ShapeError
+from poe.errors import PoeError, ShapeError
 from poe.samplers.kernel import Corrected, Density, Info
 from poe.samplers.metropolis import MetropolisState
 
@@ -36,7 +36,8 @@ class BlockGibbs(Corrected[MetropolisState]):
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
     were NaN: then ``is_undefined``, and those elements keep their values.
 
-    Raises ShapeError where positions have fewer elements than the edges join.
+    Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer elements
+    than the edges join.
 
     Source: Geman & Geman 1984; of products of RBMs: Hinton 2002, section 2.
 
@@ -52,6 +53,11 @@ class BlockGibbs(Corrected[MetropolisState]):
     _masks: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.conditionals, Conditionals):
+            raise PoeError(
+                f"expected Conditionals, got {type(self.conditionals).__name__}: give those that "
+                "poe.conditionals.conditionals(target) finds; where it finds None, use Gibbs(space)"
+            )
         object.__setattr__(self, "_masks", _masks(self.conditionals.edges))
 
     @property
