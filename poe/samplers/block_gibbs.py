@@ -36,8 +36,8 @@ class BlockGibbs(Corrected[MetropolisState]):
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
     were NaN: then ``is_undefined``, and those elements keep their values.
 
-    Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer elements
-    than the edges join.
+    Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer
+    elements than the edges join.
 
     Source: Geman & Geman 1984; of products of RBMs: Hinton 2002, section 2.
 
