@@ -127,6 +127,7 @@ def test_sets_and_counts() -> None:
         kernel = block_gibbs(target)
         assert (kernel.num_sets, kernel.gradients_per_step) == (num_sets, num_sets + 1)
         assert kernel.guarantee == "asymptotically exact"
+        assert kernel not in (block_gibbs(target), block_gibbs(GRID))
 
 
 def test_one_step_by_hand() -> None:

@@ -21,7 +21,7 @@ class BlockNoise(NamedTuple):
     visible: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # functions and graphs do not compare by value
 class BlockGibbs(Corrected[MetropolisState]):
     """Block Gibbs: one step draws z from p(z | x), then each set of elements from p(x_S | rest, z).
 
@@ -50,7 +50,7 @@ class BlockGibbs(Corrected[MetropolisState]):
     """
 
     conditionals: Conditionals
-    _masks: Tensor = field(init=False, repr=False, compare=False)
+    _masks: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.conditionals, Conditionals):
