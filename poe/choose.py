@@ -80,8 +80,8 @@ def in_blocks(target: Expert) -> Choice | None:
         return None
     kernel = BlockGibbs(found)
     hidden = f"{found.num_hidden} hidden units, then " if found.num_hidden else ""
-    why = f"known conditionals: {hidden}all elements in {kernel.num_sets} draws of whole sets"
-    return Choice(kernel, why)
+    sets = "at once" if kernel.num_sets == 1 else f"in {kernel.num_sets} sets"
+    return Choice(kernel, f"known conditionals: {hidden}all elements {sets}")
 
 
 def on_discrete(target: Expert) -> Choice:
