@@ -11,11 +11,11 @@ from poe.enumeration import MAX_STATES, num_states
 from poe.errors import NormalizationError
 from poe.expert import Expert
 from poe.normalizers.doubts import warn
-from poe.normalizers.exact import Enumeration, Quadrature, closed_form
+from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
 from poe.partition import LogPartition
-from poe.properties import check_proper, exact_log_partition
+from poe.properties import check_proper
 from poe.quadrature import can_integrate
 from poe.randomness import resolve
 from poe.space import Count
@@ -69,9 +69,10 @@ def find_log_partition(
     tensor(0.)
     """
     check_proper(target)
-    closed = exact_log_partition(target) if method is None else None  # asked once: it may be dear
-    if closed is not None:
-        return closed_form(closed)
+    # Asked once: some closed forms are long sums.
+    known = in_closed_form(target) if method is None else None
+    if known is not None:
+        return known
     chosen = _choose(target) if method is None else method
     generator = resolve(generator, device_of(target, None))
     with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
@@ -85,6 +86,7 @@ def find_log_partition(
 
 
 def _choose(target: Expert) -> Method:
+    """What there is without a closed form."""
     if num_states(target.space) <= MAX_STATES:
         return Enumeration()
     if can_integrate(target.space):

@@ -24,13 +24,13 @@ class ClosedForm:
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
     ) -> LogPartition:
         """log Z of the target."""
-        closed = exact_log_partition(target)
-        if closed is None:
+        known = in_closed_form(target)
+        if known is None:
             raise NormalizationError(
                 f"expected a log partition in closed form, {type(target).__name__} has none: leave "
                 "`method` out"
             )
-        return closed_form(closed)
+        return known
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,14 @@ class Quadrature:
         )
 
 
-def closed_form(value: Tensor) -> LogPartition:
-    """What is known in closed form; raises ImproperError where it is infinite."""
-    return _finite(value, "closed form")
+def in_closed_form(target: Expert) -> LogPartition | None:
+    """log Z in closed form; None where there is none.
+
+    >>> in_closed_form(experts.Gaussian([0.0], scale=[1.0]) ** 2).value
+    tensor(-1.2655)
+    """
+    closed = exact_log_partition(target)
+    return None if closed is None else _finite(closed, "closed form")
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
