@@ -20,7 +20,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
     ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
-    ("what only some have", ("poe.tails", "poe.escape", "poe.properties", "poe.proper")),
+    (
+        "what only some have",
+        ("poe.tails", "poe.escape", "poe.properties", "poe.proper", "poe.conditionals"),
+    ),
     (
         "how experts combine",
         (

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import poe
 from experts.exponential import Numbers, Samplable, positive, real
+from poe.conditionals import Conditionals, conditionals
 from poe.errors import PoeError, ShapeError
 from poe.io import register
 from poe.properties import widen
@@ -230,6 +231,13 @@ class Bernoulli(Samplable):
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         shape = (num_samples, *self.natural.shape)
         return torch.bernoulli(self.natural.sigmoid().expand(shape), generator=generator)
+
+
+@conditionals.register
+def _(expert: Bernoulli) -> Conditionals:
+    """The logits, whatever the other elements are."""
+    edges = torch.empty((2, 0), dtype=torch.int64, device=expert.logits.device)
+    return Conditionals(edges, 0, lambda x, uniforms: expert.logits.expand_as)
 
 
 class Categorical(Samplable):

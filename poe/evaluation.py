@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.conditionals import Conditionals, conditionals
 from poe.errors import DtypeError, PoeError
 from poe.expert import Expert, Product, experts_in, require_expert
 from poe.properties import Simplified, check_proper, merge
@@ -113,6 +114,12 @@ class Merged(Product):
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.simple(x) + self.log_constant
         return value
+
+
+@conditionals.register
+def _(expert: Merged) -> Conditionals | None:
+    """Those of the simpler form."""
+    return conditionals(expert.simple)
 
 
 def merged(expert: Expert) -> Expert:
