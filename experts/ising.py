@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from experts.elimination import best_order, log_sum_over_spins, sample_spins
 from experts.families import Bernoulli
 from poe import Binary, DtypeError, Expert, PoeError, ShapeError
+from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine, exact_log_partition, widen
 from poe.randomness import resolve
@@ -30,10 +31,10 @@ class Ising(Expert):
     coupled: ``edges`` ``(2, m)``, ``couplings`` ``(m,)`` and ``fields`` ``(*event)``; those
     given as an ``nn.Parameter`` stay one (couplings through ``from_edges``).
 
-    A product of powers of Ising models is one, whatever the exponents' sign; so it is with
-    ``Bernoulli`` experts among them. log Z is exact where summing out one site after another takes
-    seconds: chains, trees in order, grids whose narrower side is at most 16 (periodic along both
-    sides: 11), any 23 sites. Where its tables fit (2^25 entries in all), ``sample`` draws exactly.
+    A product of powers of Ising models is one, whatever the exponents' sign, with ``Bernoulli``
+    experts among them too. log Z is exact, by ``experts.elimination``, where that goes over no more
+    than 2^30 table entries (seconds): chains and rings, free grids at most 16 wide and some hundred
+    long, periodic ones up to 11 × 11, any 23 sites. Up to 2^25 entries ``sample`` draws exactly.
 
     Raises ShapeError, and PoeError where a number is not finite, J has a diagonal or is not
     symmetric. Source: Ising 1925.
@@ -239,6 +240,16 @@ def _(expert: Bernoulli, families: Set[type[Expert]]) -> Expert:
     return _build(
         {"edges": none, "couplings": half.new_zeros(0), "fields": half, "offset": constant}
     )
+
+
+@conditionals.register
+def _(expert: Ising) -> Conditionals:
+    """Twice the local fields; neighbours must not be drawn together."""
+    return Conditionals(expert.edges, 0, lambda x, uniforms: _log_odds(expert))
+
+
+def _log_odds(expert: Ising) -> LogOdds:
+    return lambda x: 2 * expert.local_fields(x)
 
 
 @exact_log_partition.register
