@@ -43,7 +43,7 @@ class Ising(Expert):
     >>> pair(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
     tensor([ 0.6000, -0.4000])
     >>> poe.log_partition(pair**2).value
-    tensor(1.8367)
+    tensor(1.8399)
     """
 
     edges: Tensor
@@ -53,14 +53,15 @@ class Ising(Expert):
 
     def __init__(self, J: Numbers, h: Numbers = 0.0) -> None:
         super().__init__()
-        matrix = _fixed("J", J, "Ising.from_edges(edges, nn.Parameter(couplings), ...)")
+        _refuse_gradient("J", J)
+        matrix, field = _aligned(J=J, h=h)
         _check_matrix(matrix)
         upper = matrix.triu(1)
         if matrix.is_meta:
             edges = torch.triu_indices(len(matrix), len(matrix), 1).to(matrix.device)
         else:
             edges = upper.nonzero().mT.contiguous()
-        self._assemble(edges, upper[edges[0], edges[1]], h, matrix.shape[:1])
+        self._assemble(edges, upper[edges[0], edges[1]], field, matrix.shape[:1])
 
     @classmethod
     def from_edges(
@@ -107,7 +108,7 @@ class Ising(Expert):
 
         >>> magnet = Ising.grid((8, 8), coupling=0.44, periodic=True)
         >>> poe.log_partition(magnet).value  # of 2^64 states, exactly
-        tensor(60.0090)
+        tensor(60.0763)
         """
         if len(shape) != 2:
             raise ShapeError(
@@ -115,7 +116,8 @@ class Ising(Expert):
                 "Ising.from_edges(edges, couplings, fields, shape)"
             )
         sites = torch.arange(shape[0] * shape[1]).reshape(shape)
-        strength = _fixed("coupling", coupling, "Ising.from_edges(grid.edges, nn.Parameter(...))")
+        _refuse_gradient("coupling", coupling)
+        strength, fields = _aligned(coupling=coupling, field=field)
         if strength.shape not in ((), (2, *shape)):
             raise ShapeError(
                 f"expected coupling to be a number or of shape {(2, *shape)}, got "
@@ -129,7 +131,7 @@ class Ising(Expert):
             pairs = torch.stack([sites, sites.roll(-1, axis)]).narrow(axis + 1, 0, kept)
             edges.append(pairs.flatten(1))
             couplings.append(strength[axis].narrow(axis, 0, kept).flatten())
-        return cls.from_edges(torch.cat(edges, 1), torch.cat(couplings), field, tuple(shape))
+        return cls.from_edges(torch.cat(edges, 1), torch.cat(couplings), fields, tuple(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         spins = self._spins(x)
@@ -294,14 +296,12 @@ def _united(edges: Tensor, couplings: Tensor, size: int) -> tuple[Tensor, Tensor
     return torch.stack([numbers // size, numbers % size]), total
 
 
-def _fixed(name: str, value: Numbers, remedy: str) -> Tensor:
-    tensor = torch.as_tensor(value)
-    if tensor.requires_grad:
+def _refuse_gradient(name: str, value: Numbers) -> None:
+    if isinstance(value, Tensor) and value.requires_grad:
         raise PoeError(
             f"expected {name} to be numbers, got a tensor that requires a gradient; to learn "
-            f"couplings use {remedy}"
+            "couplings use Ising.from_edges(edges, nn.Parameter(couplings), fields, shape)"
         )
-    return tensor
 
 
 def _check_matrix(matrix: Tensor) -> None:
@@ -349,23 +349,26 @@ def _check_edges(edges: Tensor, space: Binary) -> None:
 
 
 def _aligned(**numbers: Numbers) -> list[Tensor]:
-    """As finite tensors of one floating dtype; a parameter stays what it is."""
-    tensors = {name: torch.as_tensor(value) for name, value in numbers.items()}
-    floats = [tensor.dtype for tensor in tensors.values() if tensor.ndim or tensor.requires_grad]
-    floats = [kind for kind in floats if kind.is_floating_point]
+    """As finite tensors of one floating dtype on one device; a parameter stays what it is."""
+    given = [value for value in numbers.values() if isinstance(value, Tensor)]
+    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
     widest = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
-    for name, tensor in tensors.items():
-        if isinstance(tensor, nn.Parameter) and tensor.dtype != widest:
+    device = max(given, key=lambda tensor: tensor.ndim).device if given else None
+    tensors = []
+    for name, value in numbers.items():
+        if isinstance(value, nn.Parameter) and value.dtype != widest:
             raise DtypeError(
-                f"expected couplings and fields of one dtype, got {name} of {tensor.dtype} beside "
+                f"expected couplings and fields of one dtype, got {name} of {value.dtype} beside "
                 f"{widest}: use .to({widest}) before making it a parameter"
             )
+        tensor = torch.as_tensor(value, dtype=widest, device=device)
         if not tensor.is_meta and not bool(tensor.isfinite().all()):
             raise PoeError(
-                f"expected finite {name}, got {tensor.tolist()}: for a spin that is "
-                "fixed leave it out and add its coupling to the fields beside it"
+                f"expected a finite {name}, got {tensor.tolist()}: to fix a spin leave it out, and "
+                "add its couplings to the fields of its neighbours"
             )
-    return [tensor.to(widest) for tensor in tensors.values()]
+        tensors.append(tensor)
+    return tensors
 
 
 def _filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
