@@ -25,8 +25,10 @@ from experts.linear_gaussian import LinearGaussian
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.rbm import RBM
 
 __all__ = [
+    "RBM",
     "Bernoulli",
     "Beta",
     "Categorical",

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Given
+from poe.conditionals import conditionals
 from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import MAX_DENSE_DIMENSION
+from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
+from poe.space import Binary
 
 FEW = 64
 """So many positions show whether a target has a score."""
@@ -43,7 +46,7 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
-        return on_discrete(target)
+        return in_blocks(target) or on_discrete(target)
     if is_batch(target):
         return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
     if not has_score(density, u):
@@ -70,8 +73,19 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     return Choice(Preconditioned(MetropolisHastings()), why)
 
 
+def in_blocks(target: Expert) -> Choice | None:
+    """Block Gibbs, where every factor of a binary target says how its elements go together."""
+    found = conditionals(target) if isinstance(target.space, Binary) else None
+    if found is None:
+        return None
+    kernel = BlockGibbs(found)
+    hidden = f"{found.num_hidden} hidden units, then " if found.num_hidden else ""
+    why = f"known conditionals: {hidden}all elements in {kernel.num_sets} draws of whole sets"
+    return Choice(kernel, why)
+
+
 def on_discrete(target: Expert) -> Choice:
-    """Gibbs, where an element has finitely many values. Raises PoeError where it has not."""
+    """Gibbs, site by site, of finitely many values each. Raises PoeError where they are not."""
     space = target.space
     if space.num_values is None:
         raise PoeError(

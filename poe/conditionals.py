@@ -64,7 +64,7 @@ def _(expert: Tempered) -> Conditionals | None:
     inner = conditionals(expert.expert)
     if inner is None or expert.exponent.is_meta:
         return None
-    weight = expert.exponent.item()
+    weight = float(expert.exponent.detach())
     if weight == 0:
         return Conditionals(inner.edges[:, :0], 0, lambda x, uniforms: torch.zeros_like)
     if inner.num_hidden == 0:

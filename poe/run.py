@@ -55,7 +55,8 @@ def sample(
     Without a kernel: independent exact draws where the target (simplified) can be sampled exactly;
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
-    batch of densities MALA; on a discrete space of finitely many values Gibbs. Where chains settled
+    batch of densities MALA; on a discrete space of finitely many values Gibbs, by blocks where all
+    factors say how their elements go together (``poe.conditionals``). Where chains settled
     apart by the end of warm-up, or particles sent out from a broad start found modes that no chain
     is in, parallel tempering (of continuous spaces only). It says which, and why.
     Chains move in unconstrained coordinates

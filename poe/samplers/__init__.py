@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
+from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
@@ -30,6 +31,7 @@ __all__ = [
     "Affine",
     "AnnealedLangevin",
     "AnnealedState",
+    "BlockGibbs",
     "DelayedAcceptance",
     "DelayedState",
     "Dense",

@@ -155,6 +155,12 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
     "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),
     "Wishart family": (experts.Wishart(4.0, torch.eye(2)), matrix.expand(3, 2, 2).clone()),
+    "RBM": (experts.RBM(_real(3, 2), _real(3), _real(2)), (_real(4, 3) > 0).float()),
+    "RBMs": (
+        experts.RBM(_real(3, 2), _real(3), _real(2)) ** 2
+        * experts.RBM(_real(3, 1), [0.0] * 3, [1.0]),
+        (_real(4, 3) > 0).float(),
+    ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
         _real(4, 1).exp(),

@@ -1,0 +1,194 @@
+"""The restricted Boltzmann machine: binary elements that hidden units hold together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from poe import Binary, Expert, PoeError, ShapeError
+from poe.conditionals import Conditionals, LogOdds, conditionals
+from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
+from poe.io import register
+from poe.properties import Simplified, Term, combine, exact_log_partition
+from poe.randomness import resolve
+
+ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]]
+MAX_HIDDEN = 8192
+"""Products with more hidden units than these are not joined."""
+NUMBERS_AT_ONCE = 2**22
+"""How many log-odds are held at a time while a table is made."""
+
+
+class RBM(Expert):
+    """A restricted Boltzmann machine on x in {0, 1}^v, its hidden z in {0, 1}^h summed out.
+
+    p(x, z) = exp(x'Wz + b'x + c'z) / Z, so that with a = c + W'x
+
+    log p̃(x) = b'x + Σⱼ log(1 + exp(aⱼ)),  p(zⱼ = 1 | x) = σ(aⱼ).
+
+    Given z the elements of x are independent, and given x those of z: block Gibbs draws each layer
+    at once (``poe.samplers.BlockGibbs``). A product of powers, each exponent a count, is an RBM of
+    all their hidden units. log Z is exact where a layer has at most 25 units, at a cost of 2^25
+    states times the other layer at worst, each time it is asked for (``poe.normalize`` keeps it);
+    ``sample`` draws exactly where one has at most 20.
+
+    Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one. Raises
+    ShapeError where they do not fit, and PoeError where a number is not finite.
+
+    Source: Smolensky 1986; Hinton 2002; the log-density: Hinton 2010, eq. 26.
+
+    >>> a, b = RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), RBM([[0.5], [0.0]], [0.0, 0.0], [0.0])
+    >>> a(torch.tensor([[1.0, 0.0]]))
+    tensor([3.0486])
+    >>> poe.simplify(a * b**2).expert, poe.log_partition(a * b**2).method
+    (RBM(2 visible, 3 hidden), 'closed form')
+    """
+
+    W: Tensor
+    b: Tensor
+    c: Tensor
+
+    def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
+        super().__init__()
+        weights = _as_tensor("W", W)
+        if weights.ndim != 2 or 0 in weights.shape:
+            raise ShapeError(
+                f"expected W of shape (visible, hidden), got {tuple(weights.shape)}; give at least "
+                "a unit in each layer, and a field by itself as experts.Bernoulli(b)"
+            )
+        _keep(self, "W", weights)
+        for name, value, size in zip("bc", (b, c), weights.shape, strict=True):
+            bias = _as_tensor(name, value)
+            if bias.shape != (size,):
+                raise ShapeError(
+                    f"expected {name} of shape ({size},) for W (visible, hidden) of shape "
+                    f"{tuple(weights.shape)}, got {tuple(bias.shape)}; b has an element for each "
+                    "visible unit, c for each hidden one, and W.T swaps the layers"
+                )
+            _keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
+        self.space = Binary(weights.shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.W.dtype)
+        return x @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
+
+    def hidden_log_odds(self, x: Tensor) -> Tensor:
+        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = cⱼ + (W'x)ⱼ: ``(*batch, v) -> (*batch, h)``."""
+        self.space.batch_shape(x)
+        return F.linear(x.to(self.W.dtype), self.W.mT, self.c)
+
+    def hidden_probabilities(self, x: Tensor) -> Tensor:
+        """p(zⱼ = 1 | x), the features that the RBM finds in x: ``(*batch, v) -> (*batch, h)``."""
+        return self.hidden_log_odds(x).sigmoid()
+
+    def visible_log_odds(self, z: Tensor) -> Tensor:
+        """log p(xᵢ = 1 | z) − log p(xᵢ = 0 | z) = bᵢ + (Wz)ᵢ: ``(*batch, h) -> (*batch, v)``."""
+        Binary(self.W.shape[1]).batch_shape(z)
+        return F.linear(z.to(self.W.dtype), self.W, self.b)
+
+    def extra_repr(self) -> str:
+        return "{} visible, {} hidden".format(*self.W.shape)
+
+    def transposed(self) -> RBM:
+        """The density of the hidden layer, itself an RBM, with the same Z.
+
+        log p̃(z) = c'z + Σᵢ log(1 + exp(bᵢ + (Wz)ᵢ))
+        """
+        return RBM(self.W.detach().mT, self.c.detach(), self.b.detach())
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not there arrives here: exact draws exist where a layer is small.
+        if name == "sample" and 2 ** min(self.W.shape) <= MAX_TABLE:
+            return self._sample
+        return super().__getattr__(name)
+
+    @torch.no_grad()
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, v)``. The state of the smaller layer comes first."""
+        generator = resolve(generator, self.W.device)
+        small = _smaller_layer(self)
+        table = states(small.space).to(small.W)
+        parts = table.split(max(1, NUMBERS_AT_ONCE // small.W.shape[1]))
+        probability = torch.cat([small(part) for part in parts]).softmax(0)
+        chosen = torch.multinomial(probability, num_samples, True, generator=generator)
+        if len(small.W) == len(self.W):  # the visible layer itself
+            return table[chosen].to(self.W)
+        log_odds = self.visible_log_odds(table[chosen])
+        return torch.bernoulli(log_odds.sigmoid(), generator=generator)
+
+
+@exact_log_partition.register
+def _(expert: RBM) -> Tensor | None:
+    """log Σ exp over the states of the smaller layer, in float64; without a gradient."""
+    small = _smaller_layer(expert)
+    if expert.W.is_meta or num_states(small.space) > MAX_STATES:
+        return None
+    return log_sum(small).to(expert.W)
+
+
+@combine.register
+def _(first: RBM, terms: Sequence[Term]) -> Simplified | None:
+    """Visible biases add, and all the hidden units stand side by side, each as often as it counts.
+
+    None where an exponent is no count, or may cease to be one as it is learned.
+    """
+    counts = [_count(term.exponent) for term in terms]
+    experts = [term.expert for term in terms if isinstance(term.expert, RBM)]
+    parts = [e for e, count in zip(experts, counts, strict=True) for _ in range(count or 0)]
+    num_hidden = sum(part.W.shape[1] for part in parts)
+    if None in counts or not 0 < num_hidden <= MAX_HIDDEN:
+        return None
+    biases = torch.stack([part.b for part in parts]).sum(0)
+    joined = RBM(torch.cat([p.W for p in parts], 1), biases, torch.cat([p.c for p in parts]))
+    return Simplified(joined, joined.b.new_zeros(()))
+
+
+@conditionals.register
+def _(expert: RBM) -> Conditionals:
+    """All elements together, given hidden units that are drawn together."""
+
+    def given(x: Tensor, uniforms: Tensor) -> LogOdds:
+        z = (uniforms < expert.hidden_probabilities(x)).to(expert.W.dtype)
+        log_odds = expert.visible_log_odds(z)
+        return lambda x: log_odds
+
+    edges = expert.W.new_empty((2, 0), dtype=torch.int64)
+    return Conditionals(edges, expert.W.shape[1], given)
+
+
+register(RBM, lambda r: {"W": r.W, "b": r.b, "c": r.c}, lambda f: RBM(f["W"], f["b"], f["c"]))
+
+
+def _smaller_layer(expert: RBM) -> RBM:
+    """The density of the layer of fewer units, in float64."""
+    num_visible, num_hidden = expert.W.shape
+    small = expert.transposed() if num_hidden < num_visible else expert
+    return RBM(*(tensor.detach().double() for tensor in (small.W, small.b, small.c)))
+
+
+def _count(exponent: Tensor) -> int | None:
+    """The exponent as a count of copies; None where it is none, or is learned."""
+    if exponent.is_meta or exponent.requires_grad:
+        return None
+    value = float(exponent)
+    return int(value) if value.is_integer() and 0 <= value <= MAX_HIDDEN else None
+
+
+def _as_tensor(name: str, value: ArrayLike) -> Tensor:
+    tensor = torch.as_tensor(value)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.get_default_dtype())
+    if not tensor.is_meta and not bool(tensor.isfinite().all()):
+        raise PoeError(f"expected a finite {name}, got {tensor}")
+    return tensor
+
+
+def _keep(module: nn.Module, name: str, value: Tensor) -> None:
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)

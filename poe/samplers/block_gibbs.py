@@ -1,0 +1,125 @@
+"""Block Gibbs sampling of binary events: hidden units first, then sets of elements at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.conditionals import Conditionals, colours
+from poe.errors import ShapeError
+from poe.samplers.kernel import Corrected, Density, Info
+from poe.samplers.metropolis import MetropolisState
+
+
+class BlockNoise(NamedTuple):
+    """Uniforms in [0, 1): ``(chains, num_hidden)`` and ``(chains, *event)``."""
+
+    hidden: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True)
+class BlockGibbs(Corrected[MetropolisState]):
+    """Block Gibbs: one step draws z from p(z | x), then each set of elements from p(x_S | rest, z).
+
+    The sets are the colours of the graph of ``conditionals.edges``: no two elements of a set are
+    joined, so that given the others they are independent, xᵢ = 1 where u < σ(log-oddsᵢ). For an RBM
+    all elements are one set, for a grid of nearest neighbours there are two. Each draw leaves the
+    target invariant, and so does their composition.
+
+    ``conditionals``: those of the very target that is sampled, as ``poe.conditionals.conditionals``
+    gives them.
+
+    Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
+    were NaN: then ``is_undefined``, and those elements keep their values.
+
+    Raises ShapeError where positions have fewer elements than the edges join.
+
+    Source: Geman & Geman 1984; of products of RBMs: Hinton 2002, section 2.
+
+    >>> target = experts.Bernoulli([2.0, 0.0]) * experts.Bernoulli([-1.0, 3.0])
+    >>> kernel = BlockGibbs(poe.conditionals.conditionals(target))
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, kernel.gradients_per_step
+    (torch.Size([5, 2]), 2)
+    """
+
+    conditionals: Conditionals
+    _masks: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_masks", _masks(self.conditionals.edges))
+
+    @property
+    def num_sets(self) -> int:
+        """In how many draws a step goes through the elements."""
+        return len(self._masks)
+
+    @property
+    def gradients_per_step(self) -> int:
+        """How often a step evaluates the target or its log-odds: never a score."""
+        return self.num_sets + 1
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> BlockNoise:
+        """A uniform for each chain's hidden units, and for each of its elements."""
+        is_float = position.is_floating_point()
+        dtype = position.dtype if is_float else torch.get_default_dtype()
+        hidden = position.new_empty((len(position), self.conditionals.num_hidden), dtype=dtype)
+        visible = torch.empty_like(position, dtype=dtype)
+        return BlockNoise(*(part.uniform_(generator=generator) for part in (hidden, visible)))
+
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
+        """Position and log-density."""
+        return MetropolisState(x, target.log_density(x))
+
+    @torch.no_grad()
+    def _transition(
+        self, target: Density, state: MetropolisState, noise: BlockNoise
+    ) -> tuple[MetropolisState, Info]:
+        x = state.position
+        log_odds_at = self.conditionals.given(x, noise.hidden)
+        is_undefined = torch.zeros_like(state.log_density, dtype=torch.bool)
+        for is_free in self._sets(x):
+            log_odds = log_odds_at(x)
+            is_lost = log_odds.isnan()
+            drawn = (noise.visible < log_odds.sigmoid()).to(x.dtype)
+            x = torch.where(is_free & ~is_lost, drawn, x)
+            is_undefined = is_undefined | (is_free & is_lost).reshape(len(x), -1).any(1)
+        return MetropolisState(x, target.log_density(x)), _info(is_undefined, noise.visible.dtype)
+
+    def _sets(self, x: Tensor) -> Tensor:
+        """Which elements are drawn together, set by set: ``(sets, *event)``.
+
+        Elements beyond those that edges join are free, and in the first.
+        """
+        num_free = x.shape[1:].numel() - self._masks.shape[1]
+        if num_free < 0:
+            raise ShapeError(
+                f"expected positions (chains, *event) of at least {self._masks.shape[1]} elements, "
+                f"as the conditionals' edges join, got {tuple(x.shape)}: build BlockGibbs from the "
+                "conditionals of the target that it samples"
+            )
+        others = self._masks.new_zeros((len(self._masks), num_free))
+        others[:1] = True
+        return torch.cat([self._masks, others], 1).reshape(-1, *x.shape[1:])
+
+
+def _masks(edges: Tensor) -> Tensor:
+    """The colours as masks over the elements that edges join, at least one: ``(colours, n)``."""
+    num_joined = int(edges.max()) + 1 if edges.numel() else 0
+    sets = colours(edges, num_joined)
+    masks = edges.new_zeros((max(1, len(sets)), num_joined), dtype=torch.bool)
+    for mask, elements in zip(masks, sets, strict=False):
+        mask[elements] = True
+    return masks
+
+
+def _info(is_undefined: Tensor, dtype: torch.dtype) -> Info:
+    nowhere = torch.zeros_like(is_undefined)
+    is_defined = ~is_undefined
+    return Info(is_defined.to(dtype), is_defined, nowhere, is_undefined, nowhere)
