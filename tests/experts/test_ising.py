@@ -13,9 +13,11 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts import Bernoulli, Ising
+from experts.elimination import best_order
 from poe.conditionals import colours, conditionals
 from poe.enumeration import states
-from poe.properties import can_sample_exactly, exact_log_partition, exact_sample
+from poe.properties import can_sample_exactly, exact_log_partition, exact_sample, widen
+from poe.samplers import BlockGibbs
 
 DOUBLE = torch.float64
 
@@ -219,14 +221,20 @@ def test_exact_draws(name: str) -> None:
 def _check_counts(model: Ising, draws: Tensor) -> None:
     x = states(model.space)
     p = model(x).softmax(0)
-    powers = 2 ** torch.arange(x[0].numel()).flip(0)
-    observed = torch.bincount((draws.flatten(1).long() * powers).sum(-1), minlength=len(p))
+    observed = _counts(draws)
     expected = len(draws) * p
     is_many = expected >= 5
     chi2 = ((observed - expected).square() / expected)[is_many].sum().item()
     k = int(is_many.sum())
     assert abs(chi2 - k) < 4 * math.sqrt(2 * k) + 8, (chi2, k)
     assert bool(model.space.contains(draws).all())
+
+
+def _counts(draws: Tensor) -> Tensor:
+    """How often each state is there, in the order of ``states``."""
+    bits = draws.flatten(1).long()
+    places = 2 ** torch.arange(bits.shape[1]).flip(0)
+    return torch.bincount((bits * places).sum(-1), minlength=2 ** bits.shape[1])
 
 
 def test_sample_prefers_exact_draws() -> None:
@@ -261,6 +269,30 @@ def test_bernoulli_and_ising_with_one_pair_each() -> None:
     x = states(product.space)
     expected = torch.logsumexp(product(x), 0)
     torch.testing.assert_close(poe.log_partition(product).value, expected, rtol=0, atol=1e-12)
+
+
+def test_pairs_merge_whichever_site_comes_first() -> None:
+    one, other = (Ising.from_edges(pair, 0.5, 0.0, 2) for pair in ([[0], [1]], [[1], [0]]))
+    merged = poe.simplify(one * other).expert
+    assert isinstance(merged, Ising)
+    assert (merged.edges.tolist(), merged.couplings.tolist()) == ([[0], [1]], [1.0])
+
+
+def test_bernoulli_as_an_ising_model(tmp_path: Path) -> None:
+    """The same density, normalised as it was, also after storage."""
+    field = Bernoulli(_normal(2, 3))
+    model = widen(field, {Ising})
+    assert isinstance(model, Ising)
+    poe.save(model, tmp_path)
+    x = states(field.space)
+    for same in (model, poe.load(tmp_path)):
+        torch.testing.assert_close(same(x), field(x), rtol=0, atol=1e-12)
+    assert abs(poe.log_partition(model).value.item()) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (3, 12)])
+def test_the_shorter_side_is_summed_along(shape: tuple[int, int]) -> None:
+    assert best_order(Ising.grid(shape, 1.0).edges, shape).widths.max() == 4
 
 
 def test_learned_exponents_keep_their_gradient() -> None:
@@ -299,6 +331,30 @@ def test_grids_have_the_colours_of_a_checkerboard(shape: tuple[int, int], period
     assert [group.tolist() for group in groups] == [
         (board == colour).nonzero().flatten().tolist() for colour in (0, 1)
     ]
+
+
+def test_block_gibbs_against_enumeration() -> None:
+    """Chains from any state alike, as far from the table of states as independent draws are."""
+    model = Ising.grid((4, 4), 0.44, periodic=True)
+    p = model(states(model.space)).softmax(0)
+    found = conditionals(model)
+    assert found is not None
+    kernel = BlockGibbs(found)
+    assert kernel.num_sets == 2
+    generator = torch.Generator().manual_seed(0)
+    state = kernel.init(model, (torch.rand(20_000, 4, 4, generator=generator) < 0.5).float())
+    for _ in range(300):
+        state, _ = kernel.step(model, state, generator=generator)
+    independent = exact_sample(model, 20_000, generator)
+    floor = _total_variation(independent, p)
+    assert _total_variation(state.position, p) < floor + 0.01
+    energies, mean = model(state.position), p @ model(states(model.space))
+    z = (energies.mean() - mean) / (energies.std() / len(energies) ** 0.5)
+    assert abs(z.item()) < 4
+
+
+def _total_variation(draws: Tensor, p: Tensor) -> float:
+    return (_counts(draws) / len(draws) - p).abs().sum().item() / 2
 
 
 @each_model
