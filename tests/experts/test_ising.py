@@ -209,6 +209,10 @@ def test_larger_models_are_estimated() -> None:
     assert abs(gap) < 4 * found.std_error.item(), (gap, found)
 
 
+def test_tables_beyond_memory_are_not_begun() -> None:
+    assert exact_log_partition(Ising(torch.ones(26, 26).fill_diagonal_(0.0))) is None
+
+
 @each_model
 def test_exact_draws(name: str) -> None:
     """Counts of states by χ², where at least 5 are expected."""
