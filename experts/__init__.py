@@ -18,6 +18,7 @@ from experts.families import (
 )
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
+from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
@@ -39,6 +40,7 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "ImageFlow",
+    "Ising",
     "LinearGaussian",
     "Neighbours",
     "NeuralEnergy",

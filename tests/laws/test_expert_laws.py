@@ -142,6 +142,15 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "Beta family": (experts.Beta([0.7, 4.0], [1.5, 3.0]), _real(4, 2).sigmoid()),
     "Dirichlet family": (experts.Dirichlet([0.7, 1.0, 4.0]), _real(4, 3).softmax(-1)),
     "Bernoulli family": (experts.Bernoulli([-2.0, 1.0]), (_real(4, 2) > 0).float()),
+    "Ising": (experts.Ising([[0.0, 0.7], [0.7, 0.0]], [0.3, -0.2]), (_real(4, 2) > 0).float()),
+    "Ising, grid": (
+        experts.Ising.grid((12, 12), 0.3, 0.1, periodic=True),
+        (_real(4, 12, 12) > 0).float(),
+    ),
+    "Ising, grid that can be drawn from": (
+        experts.Ising.grid((12, 3), 0.3, 0.1),
+        (_real(4, 12, 3) > 0).float(),
+    ),
     "Categorical family": (experts.Categorical([[0.3, -1.0, 2.0]]), torch.tensor([[0], [1], [2]])),
     "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
     "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),
