@@ -65,7 +65,7 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     Raises PoeError as ``choose`` does.
     """
     if target.space.is_discrete:
-        return on_discrete(target)
+        return in_blocks(target) or on_discrete(target)
     if has_score(density, u[:FEW]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)

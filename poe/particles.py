@@ -14,6 +14,7 @@ from poe.coordinates import Coordinates
 from poe.errors import NonFiniteError, PoeError
 from poe.expert import Expert
 from poe.mutation import Tally, move_chains
+from poe.on_level import on_level
 from poe.properties import check_proper, exact_sample, require_source
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
@@ -139,6 +140,7 @@ class Particles:
     ) -> Parts:
         """Resample the chains and move them: the particles of the next level."""
         chosen = parts.at(self._resample(parts, log_weights))
+        kernel = on_level(kernel, path, temperature, self.target.space)
         if isinstance(kernel, Preconditioned) and kernel.affine is None:
             kernel = replace(kernel, affine=self._fitted(path, temperature, parts, log_weights))
         self.tally.start_level()

@@ -7,6 +7,7 @@ from itertools import pairwise
 from poe.draws import Draws
 from poe.expert import Expert, Tempered
 from poe.loop import Run
+from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import BIASED, Kernel
 
@@ -47,7 +48,7 @@ def chain_remarks(draws: Draws) -> list[str]:
 
 def _way_out(kernel: Kernel | None) -> str:
     """What to do about chains that never moved."""
-    if isinstance(kernel, Gibbs):
+    if isinstance(kernel, Gibbs | BlockGibbs):
         return (
             "no single element can change and stay in the support, so give a kernel of larger moves"
         )

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from poe.conditionals import Conditionals, conditionals
 from poe.errors import PoeError
 from poe.expert import Expert
 from poe.randomness import resolve
@@ -54,3 +55,12 @@ class Uniform(Expert):
         generator = resolve(generator, device)
         x = torch.randint(self.num_values, shape, generator=generator, device=device)
         return x.to(self.zero.dtype) if isinstance(self.space, Binary) else x
+
+
+@conditionals.register
+def _(expert: Uniform) -> Conditionals | None:
+    """Both values of a binary element alike."""
+    if not isinstance(expert.space, Binary):
+        return None
+    edges = torch.zeros((2, 0), dtype=torch.int64, device=expert.zero.device)
+    return Conditionals(edges, 0, lambda x, uniforms: torch.zeros_like)

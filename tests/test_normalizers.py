@@ -217,6 +217,13 @@ def test_fitted_densities_are_normalised_and_sampled() -> None:
         assert ((drawn.mean(0) - x.mean(0)).abs() < MAX_Z * error).all()
 
 
+def test_a_target_that_is_its_own_start_is_not_doubted() -> None:
+    target = experts.Ising.grid((4, 4), coupling=0.3)  # small enough to be sampled exactly
+    found = poe.log_partition(target, method=normalizers.MBAR(512), generator=generator())
+    assert found.is_trusted
+    assert (found.value - poe.log_partition(target).value).abs() <= MAX_Z * found.std_error
+
+
 def test_no_phase_of_a_lattice_is_lost() -> None:
     # A 6 x 6 torus has two phases of equal mass: without one of them log Z is short of log 2.
     coupling, n = 0.6, 6

@@ -18,13 +18,16 @@ from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
+from poe.on_level import on_level
 from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
+from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.preconditioned import plain
+from poe.space import Space
 
 
 class Step(NamedTuple):
@@ -69,9 +72,9 @@ class AIS:
         problem = pose(target, start, generator, report)
         ladder = problem.walk(self.num_samples, 0.8, generator, report)
         ends = problem.draws(self.num_samples, generator, report)
-        steps = _steps(ladder, self.substeps)
-        each = -(-self.num_samples // NUM_ISLANDS)
         path = geometric_path(problem.start, problem.target)
+        steps = _steps(ladder, path, self.substeps, problem.target.space)
+        each = -(-self.num_samples // NUM_ISLANDS)
         below = exact_sample(problem.start, NUM_ISLANDS * each, generator)
         above = _spread(ends.position, each)
         up, cost_up = climb(path, steps, below, generator)
@@ -83,7 +86,7 @@ class AIS:
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
     ) -> Evidence:
         both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
-        is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs)
+        is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs | BlockGibbs)
         value, std_error = _both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
             value=value + ladder.log_start,
@@ -114,7 +117,7 @@ def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_score(steps: list[Step]) -> bool:
     """Whether the kernels want one."""
-    return not isinstance(plain(steps[-1].kernel), (Gibbs, *WITHOUT_SCORE))
+    return not isinstance(plain(steps[-1].kernel), (Gibbs, BlockGibbs, *WITHOUT_SCORE))
 
 
 def climb(
@@ -165,14 +168,14 @@ def _tilt(path: GeometricPath, parts: Parts) -> Tensor:
     return or_nothing(path.tilt(parts))
 
 
-def _steps(ladder: Levels, substeps: int) -> list[Step]:
+def _steps(ladder: Levels, path: GeometricPath, substeps: int, space: Space) -> list[Step]:
     """Each step of the particles in so many equal ones, moved by the kernel of its upper end."""
     steps = []
     temperatures = [passed.temperature for passed in ladder.passed]
     for one, other, passed in zip(temperatures, temperatures[1:], ladder.passed[1:], strict=False):
         assert passed.kernel is not None
         between = [one + (other - one) * k / substeps for k in range(substeps)] + [other]
-        steps += [Step(a, b, passed.kernel) for a, b in pairwise(between)]
+        steps += [Step(a, b, on_level(passed.kernel, path, b, space)) for a, b in pairwise(between)]
     return steps
 
 

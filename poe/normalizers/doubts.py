@@ -47,8 +47,9 @@ def concluded(problem: Problem, found: Evidence) -> LogPartition:
     remarks = (*found.doubts, *_weight_doubts(found), *_scout_doubts(problem, found))
     like = problem.scouts.position
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    error = torch.hypot(SHARED * found.std_error, _rounding(problem, dtype))
-    slack = 3 * _rounding(problem, dtype)
+    rounding = _rounding(problem)
+    error = torch.hypot(SHARED * found.std_error, rounding)
+    slack = 3 * rounding
     numbers = (found.value, found.sides.lower - slack, found.sides.upper + slack)
     value, lower, upper = ((number + problem.log_constant).to(dtype) for number in numbers)
     return LogPartition(
@@ -72,9 +73,10 @@ def warn(result: LogPartition) -> None:
         warnings.warn(f"log Z is not to be trusted: {text}", TrustWarning, stacklevel=3)
 
 
-def _rounding(problem: Problem, dtype: torch.dtype) -> Tensor:
+def _rounding(problem: Problem) -> Tensor:
     """How far the rounding of log-densities may move log Z: that of a typical one."""
     x = problem.scouts.position.flatten(0, 1)[:64]
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     with torch.no_grad():
         size = problem.target(x).double().abs().mean()
     return size * torch.finfo(dtype).eps
@@ -109,7 +111,8 @@ def _scout_doubts(problem: Problem, found: Evidence) -> list[str]:
         )
     by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
     seen = by_scouts.log_z[-1] + scouts.log_start
-    apart = (found.value - seen).abs() / torch.hypot(found.std_error, by_scouts.std_error)
+    errors = torch.stack([found.std_error, by_scouts.std_error, _rounding(problem)])
+    apart = (found.value - seen).abs() / errors.square().sum().sqrt()
     if not apart < FAR:
         words.append(
             f"particles from a broad start found {seen + problem.log_constant:.4g} "

@@ -1,0 +1,43 @@
+"""The kernel of one level of a path, where a level needs one of its own."""
+
+from __future__ import annotations
+
+from poe.conditionals import conditionals
+from poe.expert import Expert, Product
+from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.gibbs import Gibbs
+from poe.samplers.kernel import Kernel
+from poe.samplers.path import GeometricPath
+from poe.space import Space
+
+
+def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Space) -> Kernel:
+    """Block Gibbs by the level's own conditionals; any other kernel as it is.
+
+    The conditionals of log γ_t are those of both ends, weighted. Where they are not known, as those
+    of a start are not or of hidden units to a power that is no count, it is Gibbs site by site.
+
+    >>> import poe
+    >>> from poe.samplers.path import geometric_path
+    >>> from poe.uniform import Uniform
+    >>> target = experts.Ising.grid((2, 2), coupling=1.0)
+    >>> path = geometric_path(Uniform(target.space), target)
+    >>> kernel = on_level(BlockGibbs(conditionals(target)), path, 0.5, target.space)
+    >>> x = torch.ones(1, 2, 2)
+    >>> kernel.conditionals.given(x, torch.zeros(1, 0))(x)  # half of 2 · (1 + 1)
+    tensor([[[2., 2.],
+             [2., 2.]]])
+    """
+    if not isinstance(kernel, BlockGibbs):
+        return kernel
+    found = conditionals(_level(path, temperature))
+    return Gibbs(space) if found is None else BlockGibbs(found)
+
+
+def _level(path: GeometricPath, temperature: float) -> Expert:
+    assert isinstance(path.start, Expert)
+    start = path.start ** (1.0 + (path.exponent - 1.0) * temperature)
+    if path.rest is None:
+        return start
+    assert isinstance(path.rest, Expert)
+    return Product(start, path.rest**temperature)
