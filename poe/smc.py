@@ -72,7 +72,8 @@ def smc(
     - ``kernel``: its settings are kept; a step size left out is adapted to the kernel's target
       acceptance, pooled over all chains; an ``affine`` left out of ``Preconditioned`` is
       fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``,
-      a random walk where the target has no score, and on a discrete space ``Gibbs``.
+      a random walk where the target has no score, and on a discrete space ``Gibbs``, or
+      ``BlockGibbs`` by each level's own conditionals where all factors know theirs.
     - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
     - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
     - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take

@@ -14,6 +14,8 @@ from torch import Tensor
 from poe.errors import PoeError, ShapeError
 from poe.expert import Expert, shared_space
 from poe.properties import can_sample_exactly, exact_sample
+from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -102,6 +104,7 @@ class ParallelTempering(Corrected[TemperingState]):
                 "expected a local kernel that draws its random numbers first (an OnDrawnNoise with "
                 f"state_at), got {type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
+        _refuse_of_one_density(kernel)
         is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
         object.__setattr__(self, "has_exact_start", is_exact)  # asked once: frozen otherwise
 
@@ -261,3 +264,17 @@ def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
 def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Puts the rows that moved under those of the first level."""
     return lambda old, new: torch.cat([old[:chains], new])
+
+
+def _refuse_of_one_density(kernel: Kernel) -> None:
+    """Kernels that cannot move the rows of several levels at once."""
+    if isinstance(kernel, BlockGibbs):
+        raise PoeError(
+            "expected a kernel for every level, got BlockGibbs, whose conditionals are those of "
+            "one density: use Gibbs(space), or poe.smc, which gives each level its own"
+        )
+    if isinstance(kernel, Gibbs) and kernel.num_values > 2:
+        raise PoeError(
+            f"expected Gibbs of two values a site, got {kernel.num_values}: it asks for the others "
+            "of a row at once, which have no level of their own; use poe.smc"
+        )
