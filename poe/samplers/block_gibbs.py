@@ -21,7 +21,7 @@ class BlockNoise(NamedTuple):
     visible: Tensor
 
 
-@dataclass(frozen=True, eq=False)  # functions and graphs do not compare by value
+@dataclass(frozen=True, eq=False, repr=False)  # functions and graphs do not compare by value
 class BlockGibbs(Corrected[MetropolisState]):
     """Block Gibbs: one step draws z from p(z | x), then each set of elements from p(x_S | rest, z).
 
@@ -50,7 +50,7 @@ class BlockGibbs(Corrected[MetropolisState]):
     """
 
     conditionals: Conditionals
-    _masks: Tensor = field(init=False, repr=False)
+    _masks: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.conditionals, Conditionals):
@@ -59,6 +59,11 @@ class BlockGibbs(Corrected[MetropolisState]):
                 "poe.conditionals.conditionals(target) finds; where it finds None, use Gibbs(space)"
             )
         object.__setattr__(self, "_masks", _masks(self.conditionals.edges))
+
+    def __repr__(self) -> str:
+        hidden = self.conditionals.num_hidden
+        sets = f"{self.num_sets} set{'s' if self.num_sets > 1 else ''} of elements"
+        return f"BlockGibbs({f'{hidden} hidden units, ' if hidden else ''}{sets})"
 
     @property
     def num_sets(self) -> int:
