@@ -69,7 +69,10 @@ def mbar(log_densities: Tensor, counts: Tensor) -> Normalizers:
         step = torch.linalg.solve(_information(given), gradient[1:])
         if bool(step.abs().max() < TOLERANCE):
             break
-        bias, likelihood = _climb(values, shares, bias, likelihood, step)
+        moved, likelihood = _climb(values, shares, bias, likelihood, step)
+        if torch.equal(moved, bias):  # what is left to gain is less than rounding
+            break
+        bias = moved
     return _result(values, shares, counts, bias)
 
 
@@ -98,7 +101,7 @@ def _climb(
     for _ in range(HALVINGS):
         moved = torch.cat([bias[:1], bias[1:] + step])
         found = _likelihood(values, shares, moved)
-        if bool(found >= likelihood - 1e-13):
+        if bool(found > likelihood):
             return moved, found
         step = 0.5 * step
     return bias, likelihood
