@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import experts
 import poe
 from poe import normalizers
 from poe.enumeration import states
-from poe.normalizers.bounds import Sides, group_doubts
+from poe.normalizers.bounds import Sides, group_doubts, share_doubts
 from poe.normalizers.fitted import FittedGaussian, fit_mixture
 from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index
@@ -215,6 +216,28 @@ def test_fitted_densities_are_normalised_and_sampled() -> None:
         drawn = fitted.sample(40_000, generator=g)
         error = x.std(0) * math.sqrt(1 / 40_000 + 1e-4)  # the ridge moves means a little
         assert ((drawn.mean(0) - x.mean(0)).abs() < MAX_Z * error).all()
+
+
+def test_a_narrow_mode_that_a_few_find_is_told() -> None:
+    # Half of the mass lies in a thousandth of the area: some islands see it, some do not.
+    ends = [experts.Gaussian([0.0, 0.0], scale=[s, s]) for s in (3.0, 0.1)]
+    hidden = poe.Mixture(ends, [0.5, 0.5])
+    target = poe.FromLogDensity(hidden.forward, space=poe.Real(2))
+    start = experts.Gaussian([5.0, 0.0], scale=1.0)
+    for seed in range(6):
+        g = torch.Generator().manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", poe.TrustWarning)
+            found = poe.log_partition(target, method=normalizers.MBAR(), start=start, generator=g)
+        assert not found.is_trusted or found.value.abs() < MAX_Z * found.std_error
+
+
+def test_unequal_shares_are_told_and_equal_ones_are_not() -> None:
+    g = generator()
+    settled = torch.randn(8, 128, generator=g)
+    assert share_doubts(settled, 32) == []
+    assert len(share_doubts(settled + torch.tensor([3.0] + [0.0] * 7)[:, None], 32)) == 1
+    assert share_doubts(torch.full((8, 128), -torch.inf), 32) == []
 
 
 def test_a_target_that_is_its_own_start_is_not_doubted() -> None:

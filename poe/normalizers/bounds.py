@@ -12,6 +12,8 @@ from poe.groups import SHARED, num_agreeing, t_quantile
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""
 ON_DRAWS = "the upper bound rests on particles that went to the target being draws of it"
+UNEQUAL = 5.0
+"""Means of settled chains vary less than this times what is expected: 2.4 at most in 340 runs."""
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 
@@ -62,6 +64,31 @@ def group_doubts(log_z: Tensor) -> list[str]:
     return [
         f"{len(log_z)} independent groups are worth {effective:.1f} by their weights, so neither "
         "log Z nor its standard error is to be trusted"
+    ]
+
+
+def share_doubts(tilts: Tensor, num_chains: int) -> list[str]:
+    """Whether islands agree where the mass is, by the mean of a function of their particles.
+
+    Means over chains that are independent and settled have a variance of that within islands over
+    their number; islands that hold different shares of a narrow mode have a much larger one, long
+    before their log Z, which the share moves less, disagree.
+
+    Shapes: tilts ``(islands, n)``, of the particles of ``num_chains`` chains in each.
+
+    >>> share_doubts(torch.randn(8, 128, generator=torch.Generator().manual_seed(0)), 32)
+    []
+    """
+    inside = tilts[tilts.isfinite().all(1)].double()
+    if len(inside) < 2:
+        return []
+    ratio = (inside.mean(1).var() / (inside.var(1).mean() / num_chains)).item()
+    if not ratio > UNEQUAL:
+        return []
+    return [
+        f"independent groups of particles hold different shares of the target: their means vary "
+        f"{ratio:.3g} times as much as those of settled chains, as where a narrow mode is found by "
+        "a few"
     ]
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from poe.errors import TrustWarning
 from poe.groups import CONFIDENCE, SHARED
 from poe.normalizers.along import all_levels
-from poe.normalizers.bounds import FAR, Sides, group_doubts
-from poe.normalizers.problem import Problem
+from poe.normalizers.bounds import FAR, Sides, group_doubts, share_doubts
+from poe.normalizers.problem import SCOUTS, Problem
 from poe.partition import LogPartition
 from poe.samplers.path import geometric_path
 
@@ -102,7 +102,11 @@ def _weight_doubts(found: Evidence) -> list[str]:
 def _scout_doubts(problem: Problem, found: Evidence) -> list[str]:
     """What particles from a broad start know that contradicts it."""
     scouts = problem.scouts
-    words = [f"particles from a broad start: {doubt}" for doubt in group_doubts(scouts.log_z)]
+    doubts = [
+        *group_doubts(scouts.log_z),
+        *share_doubts(scouts.tilts[-1], SCOUTS.num_chains),
+    ]
+    words = [f"particles from a broad start: {doubt}" for doubt in doubts]
     beyond = _share_beyond(problem, found.seen.max().item())
     if beyond > max(UNSEEN, UNSEEN_DRAWS / found.seen.numel()):
         words.append(

@@ -14,9 +14,9 @@ from poe.errors import NormalizationError
 from poe.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
-from poe.normalizers.bounds import group_doubts
+from poe.normalizers.bounds import group_doubts, share_doubts
 from poe.normalizers.doubts import Evidence, concluded
-from poe.normalizers.levels import Levels, Report
+from poe.normalizers.levels import NUM_MOVES, Levels, Report
 from poe.normalizers.problem import Problem, pose
 from poe.partition import LogPartition
 
@@ -143,7 +143,11 @@ def _concluded(
         num_evaluations=levels.num_evaluations,
         seen=levels.tilts[-1],
         rests_on=ON_LEVELS,
-        doubts=[*group_doubts(levels.log_z), *both.doubts()],
+        doubts=[
+            *group_doubts(levels.log_z),
+            *share_doubts(levels.tilts[-1], levels.tilts.shape[2] // NUM_MOVES),
+            *both.doubts(),
+        ],
         num_undefined=levels.num_undefined,
     )
     return concluded(problem, evidence)
