@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -216,20 +215,6 @@ def test_fitted_densities_are_normalised_and_sampled() -> None:
         drawn = fitted.sample(40_000, generator=g)
         error = x.std(0) * math.sqrt(1 / 40_000 + 1e-4)  # the ridge moves means a little
         assert ((drawn.mean(0) - x.mean(0)).abs() < MAX_Z * error).all()
-
-
-def test_a_narrow_mode_that_a_few_find_is_told() -> None:
-    # Half of the mass lies in a thousandth of the area: some islands see it, some do not.
-    ends = [experts.Gaussian([0.0, 0.0], scale=[s, s]) for s in (3.0, 0.1)]
-    hidden = poe.Mixture(ends, [0.5, 0.5])
-    target = poe.FromLogDensity(hidden.forward, space=poe.Real(2))
-    start = experts.Gaussian([5.0, 0.0], scale=1.0)
-    for seed in range(6):
-        g = torch.Generator().manual_seed(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", poe.TrustWarning)
-            found = poe.log_partition(target, method=normalizers.MBAR(), start=start, generator=g)
-        assert not found.is_trusted or found.value.abs() < MAX_Z * found.std_error
 
 
 def test_unequal_shares_are_told_and_equal_ones_are_not() -> None:
