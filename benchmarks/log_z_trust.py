@@ -1,6 +1,6 @@
 """How often an estimate of log Z from a deliberately bad start is wrong without a word.
 
-    python benchmarks/log_z_trust.py            # 100 cases x 6 methods, in minutes
+    python benchmarks/log_z_trust.py            # 100 cases x 6 methods: ten minutes
     python benchmarks/log_z_trust.py --fast     # every seventh case
 
 Ten targets whose log Z is known times ten starts that are shifted, too narrow, too broad, or cover
