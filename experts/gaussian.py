@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
 from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
 from poe.tails import is_small, name_direction, tails
-
-ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
 
 class Gaussian(Expert):
@@ -49,16 +48,16 @@ class Gaussian(Expert):
     ) -> None:
         super().__init__()
         _require_one(scale=scale, covariance=covariance, precision=precision)
-        center = _as_tensor("loc", loc)
+        center = as_tensor("loc", loc)
         self.space = Real(tuple(center.shape))
-        _keep(self, "loc", center)
-        _keep(self, "scale", None if scale is None else _as_scale(scale, center))
+        keep(self, "loc", center)
+        keep(self, "scale", None if scale is None else _as_scale(scale, center))
         tril = None
         if covariance is not None:
             tril = _cholesky("covariance", covariance, center)
         elif precision is not None:
             tril = _inverse_cholesky(_cholesky("precision", precision, center))
-        _keep(self, "scale_tril", tril)
+        keep(self, "scale_tril", tril)
 
     def forward(self, x: Tensor) -> Tensor:
         event_ndim = self.loc.ndim
@@ -148,7 +147,7 @@ def _build(fields: Fields) -> Gaussian:
     gaussian = Gaussian(fields["loc"].detach(), scale=1.0)
     for name, tensor in fields.items():
         delattr(gaussian, name)
-        _keep(gaussian, name, tensor)
+        keep(gaussian, name, tensor)
     return gaussian
 
 
@@ -221,24 +220,8 @@ def _present(scale: Tensor | None) -> Tensor:
     return scale
 
 
-def _keep(module: nn.Module, name: str, value: Tensor | None) -> None:
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)
-
-
-def _as_tensor(name: str, value: ArrayLike) -> Tensor:
-    tensor = torch.as_tensor(value)
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
-    if not tensor.is_meta and not bool(tensor.isfinite().all()):
-        raise PoeError(f"expected a finite {name}, got {tensor}")
-    return tensor
-
-
 def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = _as_tensor("scale", scale)
+    tensor = as_tensor("scale", scale)
     if tensor.ndim == 0 and loc.ndim:
         tensor = tensor.expand(loc.shape).clone()
     if tensor.shape != loc.shape:
@@ -252,7 +235,7 @@ def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
 
 
 def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = _as_tensor(name, matrix).to(loc)
+    tensor = as_tensor(name, matrix).to(loc)
     d = loc.numel()
     if loc.ndim != 1 or tensor.shape != (d, d):
         raise ShapeError(

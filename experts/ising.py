@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from experts.elimination import best_order, log_sum_over_spins, sample_spins
 from experts.families import Bernoulli
+from experts.numbers import keep
 from poe import Binary, DtypeError, Expert, PoeError, ShapeError
 from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.io import Fields, register
@@ -174,8 +175,8 @@ class Ising(Expert):
         _check_edges(edges, self.space)
         couplings, fields = _aligned(couplings=couplings, fields=fields)
         self.register_buffer("edges", edges.to(fields.device))
-        _keep(self, "couplings", _filled("couplings", couplings, edges.shape[1:]))
-        _keep(self, "fields", _filled("fields", fields, self.space.event_shape))
+        keep(self, "couplings", _filled("couplings", couplings, edges.shape[1:]))
+        keep(self, "fields", _filled("fields", fields, self.space.event_shape))
         # What a Bernoulli leaves when it is read as an Ising model.
         self.register_buffer("offset", torch.as_tensor(offset).to(self.fields))
 
@@ -380,10 +381,3 @@ def _filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
             f"{tuple(tensor.shape)}"
         )
     return tensor
-
-
-def _keep(module: nn.Module, name: str, value: Tensor) -> None:
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)

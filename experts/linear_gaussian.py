@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from experts.gaussian import ArrayLike, Gaussian
+from experts.gaussian import Gaussian
+from experts.numbers import ArrayLike
 from poe import Conditional, Expert, PoeError, Real, ShapeError, simplify
 from poe.io import register
 from poe.randomness import resolve

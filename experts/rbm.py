@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poe import Binary, Expert, PoeError, ShapeError
+from experts.numbers import ArrayLike, as_tensor, keep
+from poe import Binary, Expert, ShapeError
 from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
 from poe.io import register
 from poe.properties import Simplified, Term, combine, exact_log_partition
 from poe.randomness import resolve
 
-ArrayLike = Tensor | Sequence[float] | Sequence[Sequence[float]]
 MAX_HIDDEN = 8192
 """Products with more hidden units than these are not joined."""
 NUMBERS_AT_ONCE = 2**18
@@ -54,22 +54,22 @@ class RBM(Expert):
 
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
-        weights = _as_tensor("W", W)
+        weights = as_tensor("W", W)
         if weights.ndim != 2 or 0 in weights.shape:
             raise ShapeError(
                 f"expected W of shape (visible, hidden), got {tuple(weights.shape)}; give at least "
                 "a unit in each layer, and a field by itself as experts.Bernoulli(b)"
             )
-        _keep(self, "W", weights)
+        keep(self, "W", weights)
         for name, value, size in zip("bc", (b, c), weights.shape, strict=True):
-            bias = _as_tensor(name, value)
+            bias = as_tensor(name, value)
             if bias.shape != (size,):
                 raise ShapeError(
                     f"expected {name} of shape ({size},) for W (visible, hidden) of shape "
                     f"{tuple(weights.shape)}, got {tuple(bias.shape)}; b has an element for each "
                     "visible unit, c for each hidden one, and W.T swaps the layers"
                 )
-            _keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
+            keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
         self.space = Binary(weights.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,19 +176,3 @@ def _count(exponent: Tensor) -> int | None:
         return None
     value = float(exponent)
     return int(value) if value.is_integer() and 0 <= value <= MAX_HIDDEN else None
-
-
-def _as_tensor(name: str, value: ArrayLike) -> Tensor:
-    tensor = torch.as_tensor(value)
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
-    if not tensor.is_meta and not bool(tensor.isfinite().all()):
-        raise PoeError(f"expected a finite {name}, got {tensor}")
-    return tensor
-
-
-def _keep(module: nn.Module, name: str, value: Tensor) -> None:
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)
