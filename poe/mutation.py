@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.adapt_kernel import max_scale, needs_tuning
-from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.block_gibbs import num_log_odds
 from poe.samplers.kernel import Info, Kernel, TunableKernel
 from poe.samplers.path import Level, Parts, stack_parts
 
@@ -92,9 +92,7 @@ def move_chains(
         if thinning * 2 > max_thinning or has_mixed(began, [part.position for part in moved]):
             break
         thinning *= 2
-    tally.num_evaluations += level.num_evaluations
-    if isinstance(kernel, BlockGibbs):  # log-odds of all elements cost what a log-density does
-        tally.num_evaluations += kernel.num_sets * steps * len(began)
+    tally.num_evaluations += level.num_evaluations + num_log_odds(kernel) * steps * len(began)
     kept = stack_parts(moved[thinning - 1 :: thinning])
     return Moved(kept, adaptation.kernel, adaptation.scale)
 

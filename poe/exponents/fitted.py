@@ -13,6 +13,9 @@ from torch import Tensor
 from poe.errors import ImproperError, NonFiniteError, ShapeError, TrustWarning
 from poe.expert import Expert, Product, experts_in, named_product
 
+SAME = 1e-8
+"""Directions in which experts differ by less, relative to the most, count as the same."""
+
 
 class Estimate(NamedTuple):
     """Exponents and their standard errors: ``(k,)`` each."""
@@ -123,10 +126,6 @@ def sandwich(hessian: Tensor, gradients: Tensor, noise: Tensor | float = 0.0) ->
     inverse = torch.linalg.pinv(hessian, rtol=SAME, hermitian=True)
     covariance = inverse @ (centered.mT @ centered / (n * (n - 1)) + noise) @ inverse
     return covariance.diagonal().clamp(min=0).sqrt()
-
-
-SAME = 1e-8
-"""Directions in which experts differ by less, relative to the most, count as the same."""
 
 
 def never_worse(

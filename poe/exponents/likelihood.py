@@ -11,7 +11,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import choose_for_particles
 from poe.diagnostics.weights import kish_ess
-from poe.errors import AdaptationError, ImproperError
+from poe.errors import AdaptationError
 from poe.expert import Product
 from poe.exponents.fitted import (
     SAME,
@@ -26,6 +26,7 @@ from poe.exponents.fitted import (
 from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles import Particles
+from poe.proper import is_proper
 from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.start import broad_start, device_of, dtype_of
@@ -145,11 +146,8 @@ class _Learner:
         )
 
     def _is_proper(self, step: Tensor) -> bool:
-        try:
-            check_proper(weighted(self.product, self.weights + step))
-        except ImproperError:
-            return False
-        return True
+        """Unless it is known not to be."""
+        return is_proper(weighted(self.product, self.weights + step)) is not False
 
     def _said(self) -> Tensor:
         """What the experts say at the particles: ``(islands, n, k)``."""

@@ -22,7 +22,7 @@ from poe.on_level import on_level
 from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
-from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
@@ -154,7 +154,7 @@ def _moved(
     state = kernel.init(level.known(parts), parts.position)
     state, info = kernel.step(level, state, generator=generator)
     parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
-    return parts, level.num_evaluations
+    return parts, level.num_evaluations + num_log_odds(kernel) * len(parts.position)
 
 
 def _inside(parts: Parts, log_weight: Tensor) -> Parts:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.conditionals import Conditionals, colours
 from poe.errors import PoeError, ShapeError
-from poe.samplers.kernel import Corrected, Density, Info
+from poe.samplers.kernel import Corrected, Density, Info, Kernel
 from poe.samplers.metropolis import MetropolisState
 
 
@@ -118,6 +118,11 @@ class BlockGibbs(Corrected[MetropolisState]):
         others = self._masks.new_zeros((len(self._masks), num_free))
         others[:1] = True
         return torch.cat([self._masks, others], 1).reshape(-1, *x.shape[1:])
+
+
+def num_log_odds(kernel: Kernel) -> int:
+    """How often a step asks for log-odds of all elements, each as dear as a log-density."""
+    return kernel.num_sets if isinstance(kernel, BlockGibbs) else 0
 
 
 def _masks(edges: Tensor) -> Tensor:
