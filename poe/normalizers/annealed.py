@@ -18,6 +18,7 @@ from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
+from poe.normalizers.scouted import tail_doubts
 from poe.on_level import on_level
 from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
@@ -80,7 +81,9 @@ class AIS:
         up, cost_up = climb(path, steps, below, generator)
         down, cost_down = descend(path, steps, above, generator)
         up, down = up.reshape(NUM_ISLANDS, -1), down.reshape(NUM_ISLANDS, -1)
-        return concluded(problem, self._evidence(ladder, ends, up, down, cost_up + cost_down))
+        evidence = self._evidence(ladder, ends, up, down, cost_up + cost_down)
+        doubts = [*evidence.doubts, *tail_doubts(problem, ladder.tilts[-1])]
+        return concluded(problem, evidence._replace(doubts=doubts))
 
     def _evidence(
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
@@ -96,6 +99,7 @@ class AIS:
             f"{self.substeps}",
             ess=min(kish_ess(up).item(), kish_ess(down).item()),
             num_evaluations=ladder.num_evaluations + ends.num_evaluations + cost,
+            levels=ends,
             seen=ladder.tilts[-1],
             rests_on=ON_DRAWS,
             doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],

@@ -14,6 +14,7 @@ from poe.evaluation import without_constant
 from poe.expert import Expert, shared_space
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
+from poe.normalizers.summits import CLIMBS, NONE, Found, find_summits
 from poe.particles import Schedule
 from poe.partition import LogPartition
 from poe.properties import require_source
@@ -41,6 +42,7 @@ class Problem(NamedTuple):
     - ``start``: sampled exactly, of known log partition: the near end of the path;
     - ``where``: what that is, in words;
     - ``scouts``: a small run from a broad start to the target, whatever ``start`` is;
+    - ``summits``: what climbing from there reaches;
     - ``nearer``: what fits the scouts best, normalised and sampled exactly; on a discrete space
       where they began.
     """
@@ -49,9 +51,23 @@ class Problem(NamedTuple):
     start: Expert
     where: str
     scouts: Levels
+    summits: Found
     nearer: Expert
     log_constant: float
     """What was taken out of the target: it is to be added to log Z."""
+
+    @property
+    def num_evaluations(self) -> int:
+        """Of the target, by scouts and by climbs."""
+        return self.scouts.num_evaluations + self.summits.num_evaluations
+
+    def rounding(self) -> Tensor:
+        """How far the rounding of log-densities may move log Z: that of a typical one."""
+        x = self.scouts.position.flatten(0, 1)[:64]
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        with torch.no_grad():
+            size = self.target(x).double().abs().mean()
+        return size * torch.finfo(dtype).eps
 
     def walk(
         self, num_samples: int, conditional_ess: float, generator: torch.Generator, report: Report
@@ -87,11 +103,13 @@ def pose(
     # particles from there never come back to the others: they begin where the scouts did.
     is_discrete = target.space.is_discrete
     nearer = broad if is_discrete else _fit(target, scouts, generator)
+    summits = NONE if is_discrete else _climb(target, scouts, generator)
     if start is None:
         where = name if is_discrete else f"a density fitted to particles from {name}"
-        return Problem(target, nearer, where, scouts, nearer, log_constant)
+        return Problem(target, nearer, where, scouts, summits, nearer, log_constant)
     where = type(start).__name__
-    return Problem(target, coordinates.pull(start), where, scouts, nearer, log_constant)
+    begin = coordinates.pull(start)
+    return Problem(target, begin, where, scouts, summits, nearer, log_constant)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
@@ -107,3 +125,7 @@ def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
     score = target.score(x)
     is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
     return fit_density(x, score if is_usable else None, target.space, generator)
+
+
+def _climb(target: Expert, scouts: Levels, generator: torch.Generator) -> Found:
+    return find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)

@@ -18,6 +18,7 @@ from poe.normalizers.bounds import group_doubts, share_doubts
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_MOVES, Levels, Report
 from poe.normalizers.problem import Problem, pose
+from poe.normalizers.scouted import tail_doubts
 from poe.partition import LogPartition
 
 ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
@@ -141,11 +142,13 @@ def _concluded(
         name=found.name,
         ess=weakest_ess(levels),
         num_evaluations=levels.num_evaluations,
+        levels=levels,
         seen=levels.tilts[-1],
         rests_on=ON_LEVELS,
         doubts=[
             *group_doubts(levels.log_z),
             *share_doubts(levels.tilts[-1], levels.tilts.shape[2] // NUM_MOVES),
+            *tail_doubts(problem, levels.tilts[-1]),
             *both.doubts(),
         ],
         num_undefined=levels.num_undefined,

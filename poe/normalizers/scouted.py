@@ -1,0 +1,115 @@
+"""What scouts, and climbs from where they are, know that contradicts an estimate of log Z."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poe.normalizers.along import all_levels
+from poe.normalizers.bounds import FAR, group_doubts, share_doubts
+from poe.normalizers.levels import Levels
+from poe.normalizers.pareto import tail_index
+from poe.normalizers.problem import SCOUTS, Problem
+from poe.particles import next_temperature
+from poe.samplers.path import geometric_path
+
+UNSEEN = 0.01
+"""The share of the target's mass that may lie where an estimator has never been."""
+UNSEEN_DRAWS = 8.0
+"""Or where that many of its draws should have been."""
+SCOUTED_NUMBERS = 2**19
+"""Enough of what the scouts say to know log Z roughly."""
+STEP_ESS = 0.8
+HEAVY, LITTLE = 0.8, 0.25
+"""Weights whose tail is that heavy, and which are worth so few of the scouts, have none to trust:
+0.75 and 0.4 are the limits of light tails in ``benchmarks/log_z_trust.py``, 0.03 with 0.61 in
+``log_z_coverage.py``."""
+
+
+def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[str]:
+    """Whether the scouts agree among each other, and with log Z as it was found."""
+    scouts = problem.scouts
+    doubts = [
+        *group_doubts(scouts.log_z),
+        *share_doubts(scouts.tilts[-1], SCOUTS.num_chains),
+    ]
+    words = [f"particles from a broad start: {doubt}" for doubt in doubts]
+    by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
+    seen = by_scouts.log_z[-1] + scouts.log_start
+    errors = torch.stack([std_error, by_scouts.std_error, problem.rounding()])
+    apart = (value - seen).abs() / errors.square().sum().sqrt()
+    if not apart < FAR:
+        words.append(
+            f"particles from a broad start found {seen + problem.log_constant:.4g} "
+            f"± {by_scouts.std_error:.2g}, {apart:.1f} standard errors away"
+        )
+    return words
+
+
+def unseen_doubts(problem: Problem, seen: Tensor) -> list[str]:
+    """Whether scouts are where d/dt log γ_t exceeds all that an estimator saw of it."""
+    scouts, tilt = problem.scouts, _scouted_tilts(problem)
+    is_beyond = (tilt > seen.max()).double().mean(1)
+    beyond = (torch.softmax(scouts.log_z, 0) @ is_beyond).item()
+    if not beyond > max(UNSEEN, UNSEEN_DRAWS / seen.numel()):
+        return []
+    return [
+        f"{beyond:.0%} of the target's mass seems to lie where {problem.where} is too thin for it "
+        "to have been seen: use a broader start, or leave it out"
+    ]
+
+
+def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
+    """Whether the last steps of a path have weights that its particles know nothing of.
+
+    Where the start has lighter tails than the target, exp(Δt U) is unbounded, and at the last steps
+    has no variance; particles that have come that way seldom are where it is large. The scouts came
+    another way. Asked of them: a step that keeps 0.8 of the particles' effective sample size.
+
+    Shapes: tilts ``(islands, n)``, U of particles at the target.
+    """
+    step = next_temperature(tilts, 0.0, STEP_ESS)
+    log_weights = step * _scouted_tilts(problem).flatten()
+    inside = log_weights[log_weights > -torch.inf].double()
+    weights = (inside - inside.max()).exp()
+    kept = (weights.mean().square() / weights.square().mean()).item()
+    index = tail_index(log_weights)
+    if not (index > HEAVY and kept < LITTLE):
+        return []
+    return [
+        f"a step of the path that seems to keep {STEP_ESS:.0%} of the particles keeps {kept:.0%} "
+        f"of those from a broad start, by weights with a tail of index {index:.2f}: the tails of "
+        f"{problem.where} are lighter than the target's; use a start with heavier ones, or leave "
+        "it out"
+    ]
+
+
+def summit_doubts(problem: Problem, levels: Levels, value: Tensor, std_error: Tensor) -> list[str]:
+    """Whether particles are at summits that climbing reaches as often as the mass there says."""
+    x = levels.position.flatten(2)
+    words = []
+    for summit in problem.summits.summits:
+        share, share_error = _share(summit.contains(x), levels.log_z)
+        mass = (summit.log_mass - value).exp()
+        error = torch.hypot(share_error, mass * torch.hypot(summit.std_error, std_error))
+        if mass - share > max(UNSEEN, UNSEEN_DRAWS / x[..., 0].numel(), FAR * error.item()):
+            words.append(
+                f"climbing from particles reaches a summit that has {mass:.0%} of the mass that "
+                f"was found, and {share:.0%} of the particles: modes were missed"
+            )
+    return words
+
+
+def _share(is_inside: Tensor, log_z: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of particles ``(islands, n)``, islands by their weights, and its error."""
+    weight, each = torch.softmax(log_z, 0), is_inside.double().mean(1)
+    share = weight @ each
+    return share, (weight * (each - share)).square().sum().sqrt()
+
+
+def _scouted_tilts(problem: Problem) -> Tensor:
+    """d/dt log γ_t of the scouts on the way from the problem's start: ``(islands, n)``."""
+    position = problem.scouts.position
+    path = geometric_path(problem.start, problem.target)
+    tilt = path.tilt(path.evaluate(position.flatten(0, 1), with_score=False))
+    return tilt.reshape(position.shape[:2])
