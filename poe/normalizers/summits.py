@@ -117,8 +117,8 @@ def _shape(target: Expert, top: Tensor, spread: Tensor) -> tuple[Tensor, int]:
     width = _widths(target, top, spread)
     ends = _both_ends(target, top, width)
     score = target.score(ends).reshape(2, d, d)
-    between = width[:, None] * (score[1] - score[0]) * width / (2.0 * width[:, None])
-    curvature = (0.5 * (between + between.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
+    fallen = 0.5 * (score[0] - score[1]) * width  # −∂² log p̃, each axis in its width
+    curvature = (0.5 * (fallen + fallen.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
     curvature.fill_diagonal_(1.0)  # by the choice of the widths
     values, vectors = torch.linalg.eigh(curvature)
     factor = width[:, None] * vectors * values.clamp(min=FLATTEST).rsqrt()
