@@ -15,6 +15,10 @@ ON_DRAWS = "the upper bound rests on particles that went to the target being dra
 UNEQUAL = 5.0
 """Means of settled chains vary less than this times what is expected: 2.4 at most in 320 runs
 over the targets of ``benchmarks/log_z_coverage.py`` and ``log_z_trust.py`` without such a mode."""
+UNSEEN = 0.01
+"""The share of the target's mass that may lie where an estimator has never been."""
+UNSEEN_DRAWS = 8.0
+"""Or where that many of its draws should have been."""
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 

@@ -7,17 +7,19 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from poe.algebra import Mixture
 from poe.choose import is_batch
 from poe.coordinates import Coordinates
 from poe.errors import PoeError
 from poe.evaluation import without_constant
 from poe.expert import Expert, shared_space
+from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
-from poe.normalizers.summits import CLIMBS, NONE, Found, find_summits
+from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles import Schedule
 from poe.partition import LogPartition
-from poe.properties import require_source
+from poe.properties import is_normalized, require_source
 from poe.resampling import systematic_resample
 from poe.start import broad_start, device_of, dtype_of
 
@@ -98,12 +100,11 @@ def pose(
     target = coordinates.pull(target)
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
     name, broad = broad_start(target, like)
-    scouts = walk(target, broad, SCOUTS, generator, report)
+    scouts, summits = _scouted(target, broad, generator, report)
     # On a discrete space a density of independent elements may favour one mode so much that
     # particles from there never come back to the others: they begin where the scouts did.
     is_discrete = target.space.is_discrete
     nearer = broad if is_discrete else _fit(target, scouts, generator)
-    summits = NONE if is_discrete else _climb(target, scouts, generator)
     if start is None:
         where = name if is_discrete else f"a density fitted to particles from {name}"
         return Problem(target, nearer, where, scouts, summits, nearer, log_constant)
@@ -127,5 +128,19 @@ def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
     return fit_density(x, score if is_usable else None, target.space, generator)
 
 
-def _climb(target: Expert, scouts: Levels, generator: torch.Generator) -> Found:
-    return find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)
+def _scouted(
+    target: Expert, broad: Expert, generator: torch.Generator, report: Report
+) -> tuple[Levels, Found]:
+    """Scouts, and what climbing from them reaches; they go again by way of what they missed."""
+    scouts = walk(target, broad, SCOUTS, generator, report)
+    if target.space.is_discrete:
+        return scouts, NONE
+    found = find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)
+    log_z, error = log_mean(scouts.log_z), standard_error_of_log_mean(scouts.log_z)
+    missed = [summit for summit in found.summits if summit.missed(scouts, log_z, error)]
+    if not (missed and is_normalized(broad)):
+        return scouts, found
+    both = Mixture([broad, around(missed, target.space)])
+    again = walk(target, both, SCOUTS, generator, report)
+    cost = found.num_evaluations + scouts.num_evaluations
+    return again, found._replace(num_evaluations=cost)

@@ -6,17 +6,13 @@ import torch
 from torch import Tensor
 
 from poe.normalizers.along import all_levels
-from poe.normalizers.bounds import FAR, group_doubts, share_doubts
+from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS, group_doubts, share_doubts
 from poe.normalizers.levels import Levels
 from poe.normalizers.pareto import tail_index
 from poe.normalizers.problem import SCOUTS, Problem
 from poe.particles import next_temperature
 from poe.samplers.path import geometric_path
 
-UNSEEN = 0.01
-"""The share of the target's mass that may lie where an estimator has never been."""
-UNSEEN_DRAWS = 8.0
-"""Or where that many of its draws should have been."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
 STEP_ESS = 0.8
@@ -86,25 +82,14 @@ def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
 
 def summit_doubts(problem: Problem, levels: Levels, value: Tensor, std_error: Tensor) -> list[str]:
     """Whether particles are at summits that climbing reaches as often as the mass there says."""
-    x = levels.position.flatten(2)
-    words = []
-    for summit in problem.summits.summits:
-        share, share_error = _share(summit.contains(x), levels.log_z)
-        mass = (summit.log_mass - value).exp()
-        error = torch.hypot(share_error, mass * torch.hypot(summit.std_error, std_error))
-        if mass - share > max(UNSEEN, UNSEEN_DRAWS / x[..., 0].numel(), FAR * error.item()):
-            words.append(
-                f"climbing from particles reaches a summit that has {mass:.0%} of the mass that "
-                f"was found, and {share:.0%} of the particles: modes were missed"
-            )
-    return words
-
-
-def _share(is_inside: Tensor, log_z: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of particles ``(islands, n)``, islands by their weights, and its error."""
-    weight, each = torch.softmax(log_z, 0), is_inside.double().mean(1)
-    share = weight @ each
-    return share, (weight * (each - share)).square().sum().sqrt()
+    missed = [summit.missed(levels, value, std_error) for summit in problem.summits.summits]
+    return [
+        f"climbing from particles reaches a summit that has {shares[0]:.0%} of the mass that was "
+        f"found, and {shares[1]:.0%} of the particles: modes were missed; give a start that covers "
+        "them, by `start=`, or leave it out"
+        for shares in missed
+        if shares is not None
+    ]
 
 
 def _scouted_tilts(problem: Problem) -> Tensor:

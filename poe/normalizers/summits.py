@@ -7,6 +7,7 @@ basin of the mode, points there from far outside of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 
 from poe.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
+from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS
+from poe.normalizers.fitted import FittedMixture
+from poe.normalizers.levels import Levels
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.kernel import or_nothing
+from poe.space import Space
 
 CLIMBS, STEPS = 64, 40
 MAX_SUMMITS = 4
@@ -43,7 +48,33 @@ class Summit(NamedTuple):
 
     def contains(self, x: Tensor) -> Tensor:
         """Whether vectors ``(*batch, d)`` lie inside: ``(*batch,)``."""
-        return _is_inside(torch.linalg.solve(self.factor, (x - self.centre)[..., None])[..., 0])
+        centred = (x - self.centre).reshape(-1, len(self.centre)).mT
+        u = torch.linalg.solve_triangular(self.factor, centred, upper=False).mT
+        return _is_inside(u).reshape(x.shape[:-1])
+
+    def missed(
+        self, levels: Levels, log_z: Tensor, std_error: Tensor
+    ) -> tuple[float, float] | None:
+        """The share of Z in here and that of the particles, where they contradict each other."""
+        is_inside = self.contains(levels.position.flatten(2)).double().mean(1)
+        weight = torch.softmax(levels.log_z, 0)
+        share = weight @ is_inside
+        mass = (self.log_mass - log_z).exp()
+        errors = [
+            (weight * (is_inside - share)).square().sum().sqrt(),
+            mass * torch.hypot(self.std_error, std_error),
+        ]
+        enough = max(UNSEEN, UNSEEN_DRAWS / levels.position.shape[:2].numel())
+        is_missed = mass - share > max(enough, FAR * torch.stack(errors).norm().item())
+        return (mass.item(), share.item()) if is_missed else None
+
+
+def around(summits: Sequence[Summit], space: Space) -> FittedMixture:
+    """Gaussians of the summits' shapes, of equal weight."""
+    centres = torch.stack([summit.centre for summit in summits])
+    factors = torch.stack([summit.factor for summit in summits])
+    log_weights = centres.new_full((len(summits),), -math.log(len(summits)))
+    return FittedMixture(log_weights, centres, factors, space)
 
 
 class Found(NamedTuple):
@@ -121,8 +152,8 @@ def _shape(target: Expert, top: Tensor, spread: Tensor) -> tuple[Tensor, int]:
     curvature = (0.5 * (fallen + fallen.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
     curvature.fill_diagonal_(1.0)  # by the choice of the widths
     values, vectors = torch.linalg.eigh(curvature)
-    factor = width[:, None] * vectors * values.clamp(min=FLATTEST).rsqrt()
-    return factor, 2 * d * (HALVINGS + 1)
+    inverse = vectors / values.clamp(min=FLATTEST) @ vectors.mT
+    return width[:, None] * torch.linalg.cholesky(inverse), 2 * d * (HALVINGS + 1)
 
 
 def _widths(target: Expert, top: Tensor, spread: Tensor) -> Tensor:
