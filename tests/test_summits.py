@@ -125,6 +125,6 @@ def test_scouts_go_again_by_way_of_what_they_missed() -> None:
                 target, method=normalizers.MBAR(1024), generator=generator(seed), progress=False
             )
         assert found.value.abs() < MAX_Z * found.std_error  # log 2 would be missing
-        assert found.std_error < 0.11
+        assert found.std_error < 0.15
         founds.append(found)
     assert any(found.is_trusted for found in founds)
