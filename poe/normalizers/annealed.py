@@ -99,7 +99,7 @@ class AIS:
             f"{self.substeps}",
             ess=min(kish_ess(up).item(), kish_ess(down).item()),
             num_evaluations=ladder.num_evaluations + ends.num_evaluations + cost,
-            levels=ends,
+            levels=ladder,
             seen=ladder.tilts[-1],
             rests_on=ON_DRAWS,
             doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],
