@@ -42,7 +42,9 @@ def log_partition(
       checks what is found from a start given.
     - ``generator``: for the estimates; ``progress``: a bar on stderr where levels are many.
 
-    Where the result should not be believed, ``remarks`` says why, and a TrustWarning. Raises
+    Where the result should not be believed, ``remarks`` says why, and a TrustWarning. What no
+    particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
+    from all others. Raises
     `ImproperError` where Z is known to be infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
     everywhere, and `NormalizationError` where a method does not apply.
 

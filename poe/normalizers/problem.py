@@ -14,6 +14,7 @@ from poe.errors import PoeError
 from poe.evaluation import without_constant
 from poe.expert import Expert, shared_space
 from poe.groups import log_mean, standard_error_of_log_mean
+from poe.normalizers.bounds import group_doubts
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
@@ -25,6 +26,8 @@ from poe.start import broad_start, device_of, dtype_of
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""
+MORE = SCOUTS._replace(num_chains=128)
+"""Where they disagree."""
 DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
 
@@ -131,8 +134,10 @@ def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
 def _scouted(
     target: Expert, broad: Expert, generator: torch.Generator, report: Report
 ) -> tuple[Levels, Found]:
-    """Scouts, and what climbing from them reaches; they go again by way of what they missed."""
+    """Scouts, and what climbing from them reaches; more of them where they disagree or miss it."""
     scouts = walk(target, broad, SCOUTS, generator, report)
+    if group_doubts(scouts.log_z):
+        scouts = _after(scouts.num_evaluations, walk(target, broad, MORE, generator, report))
     if target.space.is_discrete:
         return scouts, NONE
     found = find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)
@@ -141,6 +146,9 @@ def _scouted(
     if not (missed and is_normalized(broad)):
         return scouts, found
     both = Mixture([broad, around(missed, target.space)])
-    again = walk(target, both, SCOUTS, generator, report)
-    cost = found.num_evaluations + scouts.num_evaluations
-    return again, found._replace(num_evaluations=cost)
+    return _after(scouts.num_evaluations, walk(target, both, SCOUTS, generator, report)), found
+
+
+def _after(num_evaluations: int, levels: Levels) -> Levels:
+    """With the cost of those before."""
+    return levels._replace(num_evaluations=levels.num_evaluations + num_evaluations)

@@ -27,7 +27,7 @@ def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[str
     scouts = problem.scouts
     doubts = [
         *group_doubts(scouts.log_z),
-        *share_doubts(scouts.tilts[-1], SCOUTS.num_chains),
+        *share_doubts(scouts.tilts[-1], scouts.tilts.shape[2] // SCOUTS.num_moves),
     ]
     words = [f"particles from a broad start: {doubt}" for doubt in doubts]
     by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
@@ -60,10 +60,13 @@ def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
 
     Where the start has lighter tails than the target, exp(Δt U) is unbounded, and at the last steps
     has no variance; particles that have come that way seldom are where it is large. The scouts came
-    another way. Asked of them: a step that keeps 0.8 of the particles' effective sample size.
+    another way. Asked of them: a step that keeps 0.8 of the particles' effective sample size. A
+    start fitted to the scouts themselves is near enough, whatever its tails are.
 
     Shapes: tilts ``(islands, n)``, U of particles at the target.
     """
+    if problem.start is problem.nearer:
+        return []
     step = next_temperature(tilts, 0.0, STEP_ESS)
     log_weights = step * _scouted_tilts(problem).flatten()
     inside = log_weights[log_weights > -torch.inf].double()
