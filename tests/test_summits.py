@@ -128,3 +128,10 @@ def test_scouts_go_again_by_way_of_what_they_missed() -> None:
         assert found.std_error < 0.15
         founds.append(found)
     assert any(found.is_trusted for found in founds)
+
+
+def test_a_single_number_is_an_event_too() -> None:
+    target = poe.FromLogDensity(lambda x: -(x**4), space=poe.Real(()))
+    method = normalizers.MBAR(256)
+    found = poe.log_partition(target, method=method, generator=generator(), progress=False)
+    assert (found.value - math.log(2 * math.gamma(1.25))).abs() < MAX_Z * found.std_error

@@ -56,7 +56,9 @@ class Summit(NamedTuple):
         self, levels: Levels, log_z: Tensor, std_error: Tensor
     ) -> tuple[float, float] | None:
         """The share of Z in here and that of the particles, where they contradict each other."""
-        is_inside = self.contains(levels.position.flatten(2)).double().mean(1)
+        is_inside = (
+            self.contains(levels.position.reshape(*levels.position.shape[:2], -1)).double().mean(1)
+        )
         weight = torch.softmax(levels.log_z, 0)
         share = weight @ is_inside
         mass = (self.log_mass - log_z).exp()
@@ -106,10 +108,10 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     """
     if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
         return NONE
-    spread = x.flatten(1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
+    spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
     tops, values = _climb(target, x, spread)
     order = values.argsort(descending=True)
-    tops = tops[order][values[order] > -torch.inf].flatten(1)
+    tops = tops[order][values[order] > -torch.inf].reshape(-1, len(spread))
     summits: list[Summit] = []
     count = len(x) * (STEPS + 1)
     while len(tops) and len(summits) < MAX_SUMMITS:
