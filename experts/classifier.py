@@ -41,7 +41,17 @@ class Classifier(poe.Conditional):
             raise PoeError(
                 f"expected a label that is a class index 0, 1, ... (an integer), got {condition}"
             )
+        num_classes = self._num_classes()
+        if not label.is_meta and bool((label >= num_classes).any()):
+            raise PoeError(f"the net has no class {int(label.max())} of {num_classes}: 0 is first")
         return super().given(condition)
+
+    @torch.no_grad()
+    def _num_classes(self) -> int:
+        """By asking the net of one event of zeros."""
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        logits = self._logits(self._as_input(torch.zeros(1, *self.space.event_shape).to(device)))
+        return logits.shape[1]
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """log p(y | x): ``(*batch, *event) -> (*batch,)``."""
@@ -61,14 +71,17 @@ class Classifier(poe.Conditional):
 
     def _of(self, z: Tensor, batch_ndim: int, label: Tensor) -> Tensor:
         batch_shape, rows = z.shape[:batch_ndim], z.reshape(-1, *z.shape[batch_ndim:])
-        logits = self.net(rows)
+        labels = label.to(rows.device).expand(len(rows))[:, None]
+        return F.log_softmax(self._logits(rows), -1).gather(1, labels).reshape(batch_shape)
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.net(rows)
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ShapeError(
                 f"expected logits (n, classes) from the net for n = {len(rows)} rows, got "
                 f"{tuple(logits.shape)}; end it with a Linear layer over flattened features"
             )
-        labels = label.to(logits.device).expand(len(rows))[:, None]
-        return F.log_softmax(logits, -1).gather(1, labels).reshape(batch_shape)
+        return logits
 
 
 register(

@@ -276,7 +276,7 @@ register(
 def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tensor]]:
     """Tables of one arity together, and none for a set of no elements."""
     by_arity: dict[int, list[tuple[Sequence[int], Tensor]]] = {}
-    k = num_values(space)
+    k, dtypes = num_values(space), set()
     for scope, table in factors:
         values = torch.as_tensor(table)
         if not values.is_floating_point():
@@ -286,9 +286,14 @@ def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tens
                 f"expected a table of shape {(k,) * len(scope)} over the elements {tuple(scope)} "
                 f"of {space}, at least one, got {tuple(values.shape)}"
             )
+        dtypes.add(values.dtype)
         by_arity.setdefault(len(scope), []).append((scope, values))
+    widest = max(dtypes, key=lambda dtype: torch.finfo(dtype).bits, default=None)
     return [
-        (torch.tensor([list(scope) for scope, _ in pairs]), torch.stack([v for _, v in pairs]))
+        (
+            torch.tensor([list(scope) for scope, _ in pairs]),
+            torch.stack([values.to(widest) for _, values in pairs]),
+        )
         for _, pairs in sorted(by_arity.items())
     ]
 
