@@ -22,13 +22,14 @@ from poe.testing import LawError, check_kernel
 from poe.twist import twists
 
 CHAINS = 40_000
+LOUDNESS = 0.5
 
 
 def loud(model: Autoregressive, seed: int) -> Autoregressive:
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=g) / parameter.ndim**0.5)
+            parameter.copy_(LOUDNESS * torch.randn(parameter.shape, generator=g))
     return model
 
 
@@ -56,7 +57,7 @@ def rises(x: Tensor) -> Tensor:
 TOKENS, BITS, CLASSES = poe.Sequence(3, 5), poe.Binary((2, 3)), poe.Categorical((4,), 3)
 EQUAL = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -torch.inf]])
 TARGETS: dict[str, poe.Expert] = {
-    "transformer x classifier": transformer(0) * classifier(TOKENS, 1),
+    "transformer x classifier": transformer(0) * classifier(TOKENS, 4),
     "two transformers": transformer(2) * transformer(3),
     "contrast of transformers": transformer(4) ** 1.5 / transformer(5) ** 0.5,
     "transformer x constraint": transformer(6) * poe.FromLogDensity(rises, space=TOKENS),
@@ -130,13 +131,13 @@ def test_weighted_draws_come_to_the_enumerated_table(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_log_z_is_within_three_standard_errors_and_unbiased(name: str) -> None:
-    """Of 100 seeds with few particles: 95 within three errors, and the mean of Ẑ / Z is 1."""
+    """Of 100 seeds, 64 particles an island: 95 within three errors, and the mean of Ẑ / Z is 1."""
     target, (_, _, log_z) = TARGETS[name], table_of(TARGETS[name])
     within, ratios = 0, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poe.TrustWarning)
         for seed in range(100):
-            found = run(target, 16 * 12, seed, twists=SEEN.get(name, ())).log_partition
+            found = run(target, 16 * 64, seed, twists=SEEN.get(name, ())).log_partition
             assert found is not None
             within += bool((found.value - log_z).abs() < 3 * found.std_error + 1e-5)
             ratios.append((found.value - log_z).exp())
@@ -233,11 +234,11 @@ def test_chains_come_to_the_enumerated_table(name: str, kernel: str) -> None:
     target, g = TARGETS[name], torch.Generator().manual_seed(1)
     x, truth, _ = table_of(target)
     moves = KERNELS[kernel](target)
-    state = moves.init(target, x[truth.argmax()].expand(10_000, *x.shape[1:]))
-    for _ in range(30):
+    state = moves.init(target, x[truth.argmax()].expand(5_000, *x.shape[1:]))
+    for _ in range(120):
         state, _ = moves.step(target, state, generator=g)
     found = frequencies(target, state.position)
-    std_error = (truth * (1 - truth) / 10_000).sqrt()
+    std_error = (truth * (1 - truth) / 5_000).sqrt()
     floor = 0.5 * math.sqrt(2 / math.pi) * std_error.sum()
     spread = 0.5 * math.sqrt(1 - 2 / math.pi) * std_error.square().sum().sqrt()
     assert 0.5 * (found - truth).abs().sum() < floor + 4 * spread
@@ -251,17 +252,8 @@ def test_chains_come_to_the_enumerated_table(name: str, kernel: str) -> None:
 class ForgottenProposal(SuffixMetropolisHastings):
     """The mistake: accepts by the whole target, as if the proposal were symmetric."""
 
-    def _transition(self, target: Any, state: SuffixState, noise: SuffixNoise) -> Any:
-        flat = state._replace(log_proposal=torch.zeros_like(state.log_proposal))
-        model, forward = self.model, self.model.log_next
-        try:
-            model.log_next = lambda s, place: torch.where(  # type: ignore[method-assign]
-                forward(s, place) > -torch.inf, forward(s, place), -torch.inf
-            )
-            moved, info = super()._transition(target, flat, noise)
-        finally:
-            del model.log_next
-        return moved._replace(log_proposal=torch.zeros_like(moved.log_proposal)), info
+    def _log_weight(self, state: SuffixState) -> Tensor:
+        return state.log_density
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,9 +282,11 @@ def test_poe_sample_runs_it() -> None:
     )
     assert draws.guarantee == "asymptotically exact"
     x, truth, _ = table_of(target)
-    by_chain = (draws.samples[:, :, None] == x).all(-1).double().mean(1)
+    is_value = nn.functional.one_hot(draws.samples, 3).double()
+    by_chain, values = is_value.mean(1), nn.functional.one_hot(x, 3).double()
     std_error = by_chain.std(0) / math.sqrt(len(by_chain))
-    assert ((by_chain.mean(0) - truth).abs() <= 4.5 * std_error + 1e-4).all()
+    marginals = (truth[:, None, None] * values).sum(0)
+    assert ((by_chain.mean(0) - marginals).abs() <= 4 * std_error).all()
 
 
 def test_a_transition_runs_on_the_meta_device() -> None:
@@ -401,7 +395,6 @@ def test_impossible_values_have_no_density_and_are_not_drawn() -> None:
     torch.testing.assert_close(model(x).logsumexp(0), torch.tensor(0.0))
     draws = run(model * experts.at_least(2, 3), 320, 0)  # 101 alone
     assert draws.log_partition is not None
-    torch.testing.assert_close(
-        draws.log_partition.value, table_of(model)[1][5].log(), atol=1e-6, rtol=0
-    )
+    truth = model(x)[5]
+    assert abs(draws.log_partition.value - truth) < 4 * draws.log_partition.std_error
     assert (draws.samples == torch.tensor([1.0, 0.0, 1.0]))[draws.log_weights > -math.inf].all()  # type: ignore[operator]

@@ -96,11 +96,10 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
         drawn = ancestral(self.model, noise.elements, values, num_kept)
         proposal = as_events(self.model, drawn.values).to(state.position.dtype)
         proposed = SuffixState(proposal, target.log_density(proposal), drawn.log_prob)
-        ratio = _weight(proposed) - _weight(state)
+        ratio = self._log_weight(proposed) - self._log_weight(state)
         info = accept(ratio, proposed.log_density, noise.accept)
         return SuffixState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
 
-
-def _weight(state: SuffixState) -> Tensor:
-    """log p̃ − log q."""
-    return state.log_density - state.log_proposal
+    def _log_weight(self, state: SuffixState) -> Tensor:
+        """log p̃ − log q."""
+        return state.log_density - state.log_proposal
