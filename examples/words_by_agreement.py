@@ -290,12 +290,17 @@ def main() -> None:
     target = poe.Product(words=model) * rest
     local = poe.LocalProduct(SPACE, [*twists(target), wish.ahead])
     count = 2_000 if arguments.fast else 16_000
-    rows = [by_rejection(model, rest, 20 * count, generator)]
+    rows = [by_rejection(model, rest, 10 * count, generator)]
     biased = letter_by_letter(target, local, count, generator)
     rows.append(by_islands("letter by letter", model, biased, 2, generator))
     for title, num_moves in (("SMC", 0), ("SMC and 3 moves", 3)):
         draws = poe.smc_over_positions(
-            target, count, twists=(wish.ahead,), num_moves=num_moves, generator=generator
+            target,
+            count,
+            twists=(wish.ahead,),
+            num_moves=num_moves,
+            generator=generator,
+            progress=False,
         )
         rows.append(by_islands(title, model, draws, 1 + num_moves, generator))
     print_table(rows)

@@ -200,6 +200,7 @@ def _(expert: Constraint) -> Sequence[nn.Module]:
     return [Feasible(expert)]
 
 
+register(Feasible, lambda t: {"constraint": t.constraint}, lambda f: Feasible(**f))
 register(
     Constraint,
     lambda c: {"shape": tuple(c.space.event_shape), "allowed": c.allowed, "log_count": c.log_count},

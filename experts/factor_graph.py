@@ -265,6 +265,7 @@ def _(expert: FactorGraph) -> Sequence[nn.Module]:
     return [] if expert.zero.is_meta else [WithinPrefix(expert)]
 
 
+register(WithinPrefix, lambda t: {"graph": t.graph}, lambda f: WithinPrefix(**f))
 register(Tables, lambda t: {"scopes": t.scopes, "values": t.values}, lambda f: Tables(**f))
 register(
     FactorGraph,

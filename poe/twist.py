@@ -64,8 +64,8 @@ class OnPrefixes(Twist):
         self, fn: Callable[[Tensor], Tensor], space: Space, *, looks_ahead: bool = True
     ) -> None:
         super().__init__()
-        self.fn, self.num_values, self.looks_ahead = fn, num_values(space), looks_ahead
-        self.register_buffer("places", torch.arange(self.num_values), persistent=False)
+        self.fn, self.space, self.looks_ahead = fn, space, looks_ahead
+        self.register_buffer("places", torch.arange(num_values(space)), persistent=False)
 
     places: Tensor
 
@@ -74,7 +74,7 @@ class OnPrefixes(Twist):
         return Scored(values, torch.zeros(num_sequences, device=values.device))
 
     def log_next(self, state: Scored, place: int) -> Tensor:
-        n, k = len(state.values), self.num_values
+        n, k = len(state.values), len(self.places)
         if not self.looks_ahead:
             known = state.log_value if state.values.shape[1] == 0 else self._last_ratio(state)
             return known[:, None].expand(n, k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,6 +362,23 @@ def test_bad_settings_are_refused_in_words(
 ) -> None:
     with pytest.raises(poe.PoeError, match=words):
         run(target, 64, 0, **settings)
+
+
+def test_a_local_product_comes_back_with_its_twists(tmp_path: Path) -> None:
+    target = TARGETS["NADE x parity"] * experts.FactorGraph(BITS, [((0, 5), randn(2, 2, seed=0))])
+    target = target**0.5
+    local = poe.LocalProduct(BITS, [*twists(target), poe.OnPrefixes(SumOfPrefix(), BITS)])
+    poe.save(local, tmp_path / "local")
+    x = states(BITS)
+    assert torch.equal(poe.load(tmp_path / "local")(x), local(x))
+
+
+class SumOfPrefix(nn.Module):
+    def forward(self, prefix: Tensor) -> Tensor:
+        return prefix.sum(1).float()
+
+
+poe.io.register_module(SumOfPrefix)
 
 
 def test_kernels_want_an_autoregressive_model_on_their_space() -> None:
