@@ -172,6 +172,7 @@ def test_moves_and_thresholds_leave_the_weights_right(threshold: float) -> None:
     floor = 0.5 * math.sqrt(2 / math.pi) * (truth * (1 - truth) / 40_000).sqrt().sum()
     assert 0.5 * (found - truth).abs().sum() < floor + 0.01
     assert abs(draws.log_partition.value - log_z) < 4 * draws.log_partition.std_error
+    assert ("resampled [0, 0" in draws.choice) == (threshold == 0.0)
     assert isinstance(draws.kernel, SuffixMetropolisHastings)
     assert draws.acceptance_rate is not None
     assert (draws.acceptance_rate > 0.3).all()

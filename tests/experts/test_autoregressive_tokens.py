@@ -134,9 +134,10 @@ def test_one_hot_tokens_say_the_same_and_have_a_gradient() -> None:
     torch.testing.assert_close(value, model(x))
     (gradient,) = torch.autograd.grad(value.sum(), z)
     assert gradient.shape == (81, 4, 3)
-    assert (gradient[:, 0].std(-1) > 0).all()  # the first token has a say in all that follow
+    own = model.log_conditionals(x)
+    assert ((gradient - own)[:, 0].std(-1) > 1e-3).all()  # the first has a say in all that follow
     # The last token has one in its own term alone: there the gradient is exact.
-    torch.testing.assert_close(gradient[:, -1], model.log_conditionals(x)[:, -1])
+    torch.testing.assert_close(gradient[:, -1], own[:, -1])
 
 
 @pytest.mark.parametrize(
