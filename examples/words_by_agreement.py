@@ -271,6 +271,11 @@ def _pair(value: tuple[float, float], digits: int) -> str:
     return f"{value[0]:.{digits}f} +- {value[1]:.{digits}f}"
 
 
+def _spent(began: tuple[float, float]) -> str:
+    clock, processor = began
+    return f"{time.perf_counter() - clock:.0f} s ({time.process_time() - processor:.0f} s of CPU)"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=Path, help="a file with a word a line")
@@ -278,12 +283,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    began = time.perf_counter()
+    began = (time.perf_counter(), time.process_time())
     generator = torch.Generator().manual_seed(arguments.seed)
     tokens, is_name = read(arguments.words or fetch(CACHE))
     print(f"{len(tokens)} words, {is_name.float().mean():.0%} of them names")
-    model, classifier = train(tokens, is_name, 200 if arguments.fast else 2000, generator)
-    print(f"trained after {time.perf_counter() - began:.0f} s")
+    model, classifier = train(tokens, is_name, 200 if arguments.fast else 1200, generator)
+    print(f"trained after {_spent(began)}")
 
     wish, name = wishes(), classifier.given(1)
     rest = poe.Product(suffix=wish.suffix, letter=wish.letter, name=name)
@@ -304,7 +309,7 @@ def main() -> None:
         )
         rows.append(by_islands(title, model, draws, 1 + num_moves, generator))
     print_table(rows)
-    print(f"{time.perf_counter() - began:.0f} s in all")
+    print(f"{_spent(began)} in all")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class NADE(Autoregressive):
     Shapes: ``W, V (n, hidden)``, ``b (n,)``, ``c (hidden,)``; x ``(*batch, *shape)``. Raises
     ShapeError for no elements or hidden units.
 
-    Source: Larochelle & Murray 2011, eqs. 3 and 4.
+    Source: Larochelle & Murray 2011, algorithm 1.
 
     >>> model = NADE(4, hidden=8)
     >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))

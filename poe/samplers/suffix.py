@@ -48,8 +48,7 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
     Raises PoeError for a model that is not autoregressive, and SpaceMismatchError for positions of
     another shape.
 
-    Source: Hastings 1970; one part at a time from an autoregressive model: Tierney 1994, section
-    2.3.3 (independence chains).
+    Source: Hastings 1970; independence chains: Tierney 1994, section 2.3.
 
     >>> model, liked = experts.MADE(3), experts.Bernoulli([0.0, 2.0, 1.0])
     >>> kernel, target = SuffixMetropolisHastings(model), model * liked
