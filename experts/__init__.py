@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from experts.autoregressive import PixelMixture
+from experts.causal_transformer import CausalTransformer
+from experts.classifier import Classifier
+from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.coordinates import NormalScores, Standardize
 from experts.exponential import ExponentialFamily
+from experts.factor_graph import FactorGraph
 from experts.families import (
     Bernoulli,
     Beta,
@@ -22,20 +26,28 @@ from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
+from experts.made import MADE
+from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 from experts.rbm import RBM
 
 __all__ = [
+    "MADE",
+    "NADE",
     "RBM",
     "Bernoulli",
     "Beta",
     "Categorical",
+    "CausalTransformer",
+    "Classifier",
+    "Constraint",
     "DensityRatio",
     "Dirichlet",
     "Exponential",
     "ExponentialFamily",
+    "FactorGraph",
     "Flow",
     "Gamma",
     "Gaussian",
@@ -53,8 +65,12 @@ __all__ = [
     "Standardize",
     "VonMises",
     "Wishart",
+    "at_least",
+    "at_most",
     "at_noise_level",
     "available",
+    "exactly",
     "load",
     "noise_ladder",
+    "parity",
 ]

@@ -10,6 +10,7 @@ from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.any_of import any_of
+from poe.autoregressive import Autoregressive
 from poe.calibration import Calibration, calibrate
 from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
@@ -45,6 +46,7 @@ from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
 from poe.partition import LogPartition
+from poe.positions import smc_over_positions
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.run import sample
@@ -62,19 +64,21 @@ from poe.space import (
     Space,
 )
 from poe.together import Together
+from poe.twist import LocalProduct, OnPrefixes, Twist
 
 __all__ = [
-    "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain", "Chunked",
-    "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError", "EvidenceRatio",
-    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
-    "ImproperError", "Interval", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal",
-    "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OperatorError", "PoeError",
-    "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
-    "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
-    "Together", "Transformed", "TrustWarning", "Warmup", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "distribution_tails", "evidence_ratio",
-    "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
-    "io", "link", "load", "log_density_bounds", "log_density_error", "log_partition",
-    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
-    "samplers", "save", "simplify", "smc", "tune_ladder", "tune_tempering", "warm_up",
+    "AdaptationError", "At", "Autocast", "Autoregressive", "Binary", "Calibration", "Categorical",
+    "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized", "Draws",
+    "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution", "FromEnergy",
+    "FromLogDensity", "Given", "ImproperError", "Interval", "LocalProduct", "LogDensityBounds",
+    "LogPartition", "LogRatio", "Marginal", "Mixture", "NonFiniteError", "NormalizationError",
+    "Normalized", "OnPrefixes", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
+    "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
+    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
+    "TrustWarning", "Twist", "Warmup", "any_of", "as_expert", "calibrate", "compatibility",
+    "contrast", "distribution_tails", "evidence_ratio", "fit_exponents_by_likelihood",
+    "fit_exponents_by_log_score", "fit_exponents_by_score_matching", "io", "link", "load",
+    "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
+    "log_ratio_contributions", "normalize", "normalizers", "sample", "samplers", "save", "simplify",
+    "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

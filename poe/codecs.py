@@ -21,6 +21,7 @@ from poe.normalize import Normalized
 from poe.partition import LogPartition
 from poe.parts import KINDS, Parts
 from poe.together import Together
+from poe.twist import LocalProduct, OnPrefixes, Scaled
 
 
 def _attributes(*names: str) -> Callable[[nn.Module], Fields]:
@@ -76,6 +77,13 @@ register(
     lambda f: Autocast(f["expert"], getattr(torch, f["dtype"])),
 )
 register(Together, _attributes("product"), lambda f: Together(**f))
+register(
+    LocalProduct,
+    lambda p: {"space": p.space, "twists": list(p.twists)},
+    lambda f: LocalProduct(f["space"], f["twists"]),
+)
+register(Scaled, _attributes("twist", "factor"), lambda f: Scaled(**f))
+register_module(OnPrefixes, ("fn", "space", "looks_ahead"))
 register(FromDistribution, _attributes("parts"), _build_from_distribution)
 register(FromLogDensity, _attributes("fn", "space"), lambda f: FromLogDensity(**f))
 register(FromEnergy, _attributes("fn", "space"), lambda f: FromEnergy(**f))

@@ -71,7 +71,13 @@ class Given(Expert):
             return self.__call__
         if name == "sample" and hasattr(self.conditional, "sample"):
             return self._sample
+        if name == "log_density_of_one_hot" and hasattr(self.conditional, name):
+            return self._log_density_of_one_hot
         return super().__getattr__(name)
+
+    def _log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        of_one_hot: Callable[..., Tensor] = self.conditional.log_density_of_one_hot  # type: ignore[assignment]
+        return of_one_hot(z, self.condition)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         self._check_batch(torch.Size((num_samples,)))

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import Choice, choose_for_particles, is_batch
@@ -203,7 +204,9 @@ def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float)
         seconds=seconds,
         choice=choice.why,
         seed=run.generator.initial_seed(),
-        log_partition=_log_partition(run, log_constant),
+        log_partition=partition_of_islands(
+            run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
+        ),
     )
     remarks = _remarks(draws)
     for remark in remarks:
@@ -213,9 +216,8 @@ def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float)
     return replace(draws, remarks=remarks, log_partition=found)
 
 
-def _log_partition(run: Particles, log_constant: float) -> LogPartition:
-    """The log of the mean of the islands' Ẑ, its standard error from their spread."""
-    log_z = run.log_z + log_constant
+def partition_of_islands(log_z: Tensor, method: str, num_evaluations: int) -> LogPartition:
+    """The log of the mean of the islands' Ẑ ``(islands,)``, its standard error by their spread."""
     value, std_error = log_mean(log_z), standard_error_of_log_mean(log_z)
     reach = t_quantile(len(log_z)) * std_error
     return LogPartition(
@@ -223,12 +225,23 @@ def _log_partition(run: Particles, log_constant: float) -> LogPartition:
         std_error,
         value - reach,
         value + reach,
-        f"sequential Monte Carlo, {len(log_z)} islands",
+        f"{method}, {len(log_z)} islands",
         ess=kish_ess(log_z).item(),
-        num_evaluations=run.tally.num_evaluations,
+        num_evaluations=num_evaluations,
         confidence=CONFIDENCE,
         rests_on="both bounds rest on the islands' having reached all of the target",
     )
+
+
+def disagreement(log_z: Tensor, remedy: str) -> list[str]:
+    """In words, that islands ``(islands,)`` disagree in their Ẑ; nothing where they do not."""
+    effective = num_agreeing(log_z)
+    if effective is None:
+        return []
+    return [
+        f"the islands disagree: {len(log_z)} of them are worth {effective:.1f} by their weights, "
+        f"so log Z and its standard error are not to be trusted. {remedy}."
+    ]
 
 
 def _remarks(draws: Draws) -> tuple[str, ...]:
@@ -241,13 +254,10 @@ def _remarks(draws: Draws) -> tuple[str, ...]:
             f"{undefined} positions had a NaN or +inf log-density, or a NaN score, and were given "
             "no weight: the target is not defined there."
         )
-    num_islands, effective = len(draws.log_weights), num_agreeing(draws.log_weights[:, 0])
-    if effective is not None:
-        remarks.append(
-            f"the islands disagree: {num_islands} of them are worth {effective:.1f} by their "
-            "weights, so log Z and its standard error are not to be trusted. Draw more, raise "
-            "`conditional_ess`, or start from a density nearer to the target."
-        )
+    remarks += disagreement(
+        draws.log_weights[:, 0],
+        "Draw more, raise `conditional_ess`, or start from a density nearer to the target",
+    )
     if stuck := draws.stuck_chains:
         remarks.append(f"the chains of {len(stuck)} islands never moved at the last level.")
     return tuple(remarks)

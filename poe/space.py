@@ -21,6 +21,7 @@ class Space:
     """A set of events with a base measure; densities are taken with respect to that measure."""
 
     is_discrete: ClassVar[bool] = False
+    _remedy: ClassVar[str] = ""
 
     @property
     def event_shape(self) -> torch.Size:
@@ -42,6 +43,25 @@ class Space:
         """`(*batch, *event) -> (*batch, numel)`, for reductions over whole events."""
         event_ndim = len(self.event_shape)
         return x.flatten(-event_ndim) if event_ndim else x.unsqueeze(-1)
+
+    def require(self, x: Tensor) -> None:
+        """Raise `PoeError`, naming the first value that is not one, where x is not in the space.
+
+        Looks at the values, which no step of a sampler may; on the meta device it cannot.
+
+        >>> Binary(2).require(torch.tensor([[1.0, -1.0]]))
+        Traceback (most recent call last):
+        poe.errors.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
+        """
+        is_inside = self.contains(x)
+        if x.is_meta or bool(is_inside.all()):
+            return
+        first = int((~is_inside.flatten()).nonzero()[0])
+        event = x.reshape(-1, *self.event_shape)[first]
+        inside = self._elements_inside(event)
+        odd = event[~inside].tolist()[0] if inside.shape == event.shape else event.tolist()
+        remedy = f": {self._remedy}" if self._remedy else ""
+        raise PoeError(f"expected x in {self}, got {odd} in event {first}{remedy}")
 
     def batch_shape(self, x: Tensor) -> torch.Size:
         """The leading shape of `x`; raises `ShapeError` unless its trailing shape is the event's.
@@ -216,6 +236,7 @@ class Binary(_Shaped):
     """Arrays of zeros and ones, with counting measure."""
 
     is_discrete: ClassVar[bool] = True
+    _remedy: ClassVar[str] = "elements are 0 or 1; spins s are (s + 1) / 2, grey values x > 0.5"
 
     @property
     def num_values(self) -> int:
@@ -231,6 +252,7 @@ class Categorical(_Shaped):
 
     k: int = 2
     is_discrete: ClassVar[bool] = True
+    _remedy: ClassVar[str] = "elements are indices 0 ... k - 1; one-hot vectors are x.argmax(-1)"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,6 +286,9 @@ class Sequence(Space):
     vocab_size: int
     length: int
     is_discrete: ClassVar[bool] = True
+    _remedy: ClassVar[str] = (
+        "tokens are indices 0 ... vocab_size - 1; map others to one for unknown"
+    )
 
     def __post_init__(self) -> None:
         _require_count("vocab_size", self.vocab_size, 1)

@@ -81,6 +81,29 @@ def test_learned_exponents_count_what_is_shared_once(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 30_000
 
 
+def test_words_by_agreement_are_those_of_the_product(tmp_path: Path) -> None:
+    stems = [c + v + d for c in "bdfhjlmnprst" for v in "aeiou" for d in "klmn"]
+    names = [f"{stem}{end}".title() for stem in stems for end in ("er", "o", "ert", "is")]
+    words = [f"{stem}{end}" for stem in stems for end in ("er", "ing", "ed", "ish", "le")]
+    (tmp_path / "words").write_text("\n".join(names + words))
+    script = ROOT / "examples" / "words_by_agreement.py"
+    printed = _run(str(script), "--fast", "--words", "words", cwd=tmp_path)
+
+    number = r"(-?[\d.]+)"
+    row = rf"^(rejection|SMC|SMC and 3 moves) +{number} \+- {number} +{number} \+- {number}"
+    table = {name: list(map(float, rest)) for name, *rest in re.findall(row, printed, re.MULTILINE)}
+    assert list(table) == ["rejection", "SMC", "SMC and 3 moves"], printed
+    exact = table.pop("rejection")
+    for name, found in table.items():
+        for place in (0, 2):  # log Z, and the mean length
+            error = math.hypot(found[place + 1], exact[place + 1])
+            # Printed to two decimals.
+            assert abs(found[place] - exact[place]) < 4 * error + 0.02, name
+    shown = re.findall(r"^(?:rejection|letter by letter|SMC) +((?:[a-z]+ ?)+)$", printed, re.M)
+    assert len(shown) >= 3, printed
+    assert all(w.endswith("er") and "k" in w for line in shown for w in line.split()), printed
+
+
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None

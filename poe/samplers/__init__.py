@@ -18,6 +18,7 @@ from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.split import SplitHMC
+from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
 from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
@@ -51,6 +52,8 @@ __all__ = [
     "PreconditionedState",
     "SplitHMC",
     "State",
+    "SuffixMetropolisHastings",
+    "SuffixState",
     "SurrogateMALA",
     "SurrogateState",
     "TemperingState",

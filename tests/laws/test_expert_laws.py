@@ -65,6 +65,10 @@ def _flow() -> NFlow:
     return NFlow(made, StandardNormal([2]))
 
 
+def _tokens(n: int, k: int, *shape: int) -> Tensor:
+    return torch.randint(k, (n, *shape), generator=torch.Generator().manual_seed(1))
+
+
 def _real(n: int, *shape: int) -> Tensor:
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
 
@@ -160,6 +164,33 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.RBM(_real(3, 2), _real(3), _real(2)) ** 2
         * experts.RBM(_real(3, 1), [0.0] * 3, [1.0]),
         (_real(4, 3) > 0).float(),
+    ),
+    "MADE": (experts.MADE(3, hidden=(5, 4)), (_real(4, 3) > 0).float()),
+    "MADE, image": (experts.MADE((2, 2), hidden=()), (_real(4, 2, 2) > 0).float()),
+    "NADE": (experts.NADE(3, hidden=4), (_real(4, 3) > 0).float()),
+    "CausalTransformer": (
+        experts.CausalTransformer(4, 3, width=8, num_heads=2, num_layers=2),
+        _tokens(4, 4, 3),
+    ),
+    "LocalProduct": (
+        poe.LocalProduct(poe.Binary(3), [experts.MADE(3), experts.NADE(3)]),
+        (_real(4, 3) > 0).float(),
+    ),
+    "FactorGraph": (
+        experts.FactorGraph(poe.Binary(3), [((0, 2), _real(2, 2)), ((2, 1, 0), _real(2, 2, 2))]),
+        (_real(4, 3) > 0).float(),
+    ),
+    "FactorGraph, tokens": (
+        experts.FactorGraph(poe.Sequence(3, 4), [((i, i + 1), _real(3, 3)) for i in range(3)]),
+        _tokens(4, 3, 4),
+    ),
+    "at_most": (experts.at_most(2, 3), torch.eye(3)),
+    "parity": (experts.parity((2, 2), odd=True), torch.eye(4).reshape(4, 2, 2)),
+    "Classifier": (
+        experts.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), poe.Sequence(4, 3)).given(
+            1
+        ),
+        _tokens(4, 4, 3),
     ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),

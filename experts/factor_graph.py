@@ -1,0 +1,328 @@
+"""Factor tables: a density as a product of tables over small sets of elements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from experts.numbers import keep
+from experts.variable_elimination import (
+    Step,
+    Table,
+    draw_backwards,
+    eliminate,
+    elimination_order,
+)
+from poe import Expert, PoeError, ShapeError, Space
+from poe.algebra import mask_outside
+from poe.autoregressive import as_events, as_values, num_places, num_values
+from poe.io import register
+from poe.properties import Simplified, Term, combine, exact_log_partition
+from poe.randomness import resolve
+from poe.space import Binary
+from poe.twist import Twist, twists
+
+MAX_ARITY = 12
+Factor = tuple[Sequence[int], Tensor | Sequence[Any]]
+
+
+class Tables(nn.Module):
+    """Tables over sets of one size: ``scopes (m, arity)``, ``values (m, k, ..., k)``."""
+
+    scopes: Tensor
+    values: Tensor
+
+    def __init__(self, scopes: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scopes", scopes)
+        keep(self, "values", values)
+
+    def at(self, x: Tensor) -> Tensor:
+        """The sum of what the tables say of indices: ``(*batch, numel) -> (*batch,)``."""
+        k, arity = self.values.shape[-1], self.scopes.shape[1]
+        powers = torch.tensor([k**i for i in reversed(range(arity))], device=x.device)
+        entries = (x[..., self.scopes] * powers).sum(-1)
+        rows = torch.arange(len(self.scopes), device=x.device)
+        return self.values.flatten(1)[rows, entries].sum(-1)
+
+    def at_one_hot(self, z: Tensor) -> Tensor:
+        """The same of one-hot vectors, linear in each: ``(*batch, numel, k) -> (*batch,)``.
+
+        −inf where a weight above 0 falls on such an entry; these have no part in the gradient.
+        """
+        is_excluded = self.values == -torch.inf
+        found = self._contract(z, self.values.masked_fill(is_excluded, 0.0)).sum(-1)
+        excluded = self._contract(z.detach(), is_excluded.to(z.dtype)).sum(-1)
+        return found.masked_fill(excluded > 0, -torch.inf)
+
+    def _contract(self, z: Tensor, values: Tensor) -> Tensor:
+        """Each table with the vectors of its elements: ``(*batch, m)``."""
+        found = values.to(z.dtype).expand(*z.shape[:-2], *values.shape)
+        for place in range(self.scopes.shape[1]):
+            vectors = z[..., self.scopes[:, place], :]
+            batch = vectors.reshape(*vectors.shape, *([1] * (found.ndim - vectors.ndim)))
+            found = (found * batch).sum(vectors.ndim - 1)
+        return found
+
+
+class FactorGraph(Expert):
+    """log p̃(x) = Σⱼ θⱼ(x_{Sⱼ}): tables of log-values over small sets Sⱼ of elements; unnormalised.
+
+    On Binary, Categorical or Sequence. ``factors``: pairs of elements (numbers of the flattened
+    event, all different) and a table ``(k,) * len(elements)``, whose entries may be −inf. Tables
+    over the same elements add.
+
+    log Z is exact where elements can be summed out one after another over no more than 2^26
+    table entries, as in chains, trees and narrow grids; there ``sample`` is exact too. A product of
+    powers is a factor graph again, where no −inf meets an exponent below 0.
+
+    Gradients: on Binary in x, each table continued linearly in every element; else by
+    ``log_density_of_one_hot(z)``, z ``(*batch, *event, k)``. Learnable tables:
+    ``FactorGraph.from_tables(space, [(scopes, nn.Parameter(values))])``.
+
+    Raises ShapeError for tables of another shape, and PoeError for elements that are not there or
+    not different, and for NaN or +inf entries.
+
+    Source: Kschischang, Frey & Loeliger 2001; Koller & Friedman 2009, chapter 4.
+
+    >>> never_equal = [[-torch.inf, 0.0], [0.0, -torch.inf]]
+    >>> chain = FactorGraph(poe.Binary(3), [((0, 1), never_equal), ((1, 2), never_equal)])
+    >>> chain(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    tensor([0., -inf])
+    >>> poe.log_partition(chain).value.exp()
+    tensor(2.)
+    """
+
+    def __init__(self, space: Space, factors: Iterable[Factor]) -> None:
+        super().__init__()
+        self._assemble(space, _stacked(space, factors))
+
+    @classmethod
+    def from_tables(cls, space: Space, tables: Iterable[tuple[Tensor, Tensor]]) -> FactorGraph:
+        """From scopes ``(m, arity)`` and values ``(m, k, ..., k)``, a pair for each arity."""
+        expert = cls.__new__(cls)
+        Expert.__init__(expert)
+        expert._assemble(space, [(torch.as_tensor(scopes), values) for scopes, values in tables])
+        return expert
+
+    def _assemble(self, space: Space, tables: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.space = space
+        for scopes, values in tables:
+            _check(space, scopes, values)
+        self.tables = nn.ModuleList(Tables(*pair) for pair in tables)
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
+
+    zero: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.space, Binary):
+            flat = self.space.as_vector(x).to(self._dtype)
+            return self._of(torch.stack([1 - flat, flat], -1))
+        values = as_values(self.space, x)
+        found = self.zero.new_zeros(values.shape[:-1])
+        for table in self._tables():
+            found = found + table.at(values)
+        return mask_outside(self.space, x, found)
+
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """log p̃ of one-hot elements, differentiable: ``(*batch, *event, k) -> (*batch,)``."""
+        ndim = len(self.space.event_shape)
+        return self._of(z.flatten(-1 - ndim, -2) if ndim else z.unsqueeze(-2))
+
+    def _of(self, z: Tensor) -> Tensor:
+        found = self.zero.new_zeros(z.shape[:-2]).to(z.dtype)
+        for table in self._tables():
+            found = found + table.at_one_hot(z)
+        return found
+
+    def _tables(self) -> list[Tables]:
+        return [table for table in self.tables if isinstance(table, Tables)]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next((table.values.dtype for table in self._tables()), self.zero.dtype)
+
+    def factors(self) -> list[Table]:
+        """All tables, one by one, the elements of each in increasing order."""
+        found = []
+        for table in self._tables():
+            for scope, values in zip(table.scopes.tolist(), table.values.unbind(0), strict=True):
+                order = sorted(range(len(scope)), key=scope.__getitem__)
+                found.append(Table(tuple(scope[i] for i in order), values.permute(order)))
+        return found
+
+    def elimination_order(self) -> list[Step] | None:
+        """In which order elements are summed out; None where that is too much work."""
+        scopes = [tuple(scope) for t in self._tables() for scope in t.scopes.tolist()]
+        return elimination_order(scopes, num_values(self.space))
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not there arrives here.
+        if name == "sample" and not self.zero.is_meta and self.elimination_order() is not None:
+            return self._sample
+        return super().__getattr__(name)
+
+    @torch.no_grad()
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator = resolve(generator, self.zero.device)
+        shape = (num_samples, num_places(self.space), num_values(self.space))
+        waits = torch.empty(shape, dtype=torch.float64, device=self.zero.device)
+        gumbel = -waits.exponential_(generator=generator).log()
+        return as_events(self, draw_backwards(self._eliminated()[1], gumbel)).to(
+            self._dtype if isinstance(self.space, Binary) else torch.long
+        )
+
+    def _eliminated(self) -> tuple[Tensor, list[Table]]:
+        order = self.elimination_order()
+        assert order is not None
+        if not order:
+            return self.zero.double(), []
+        doubles = [Table(scope, values.double()) for scope, values in self.factors()]
+        return eliminate(order, doubles)
+
+    def extra_repr(self) -> str:
+        counts = [f"{len(t.scopes)} of {t.scopes.shape[1]}" for t in self._tables()]
+        return f"{self.space}, tables over elements: {', '.join(counts) or 'none'}"
+
+
+@exact_log_partition.register
+def _(expert: FactorGraph) -> Tensor | None:
+    order = None if expert.zero.is_meta else expert.elimination_order()
+    if order is None:
+        return None
+    num_free = num_places(expert.space) - len(order)
+    free = num_free * torch.tensor(float(num_values(expert.space))).log()
+    return (expert._eliminated()[0] + free).to(expert._dtype)
+
+
+@combine.register
+def _(first: FactorGraph, terms: Sequence[Term]) -> Simplified | None:
+    """All tables side by side, each times its exponent, those over the same elements added."""
+    if first.zero.is_meta:
+        return None
+    summed: dict[tuple[int, ...], Tensor] = {}
+    for term in terms:
+        assert isinstance(term.expert, FactorGraph)
+        for scope, values in term.expert.factors():
+            is_hard = bool((values == -torch.inf).any())
+            if is_hard and not bool(term.exponent >= 0):
+                return None
+            weighted = torch.where(
+                (term.exponent == 0) & values.isinf(), 0.0, term.exponent.to(values) * values
+            )
+            summed[scope] = summed.get(scope, 0) + weighted
+    merged = FactorGraph(first.space, summed.items())
+    return Simplified(merged.to(first._dtype), first.zero.new_zeros(()))
+
+
+class PrefixOfTables(NamedTuple):
+    """All elements as indices ``(n, numel)``, those that are not there yet 0."""
+
+    x: Tensor
+
+
+class WithinPrefix(Twist):
+    """ψₜ: the tables all of whose elements are among the first t."""
+
+    def __init__(self, graph: FactorGraph) -> None:
+        super().__init__()
+        self.graph = graph
+        self.by_last: dict[int, list[tuple[int, int]]] = {}
+        for number, tables in enumerate(graph._tables()):
+            for row, last in enumerate(tables.scopes.amax(1).tolist()):
+                self.by_last.setdefault(last, []).append((number, row))
+
+    def begin(self, num_sequences: int) -> PrefixOfTables:
+        shape = (num_sequences, num_places(self.graph.space))
+        return PrefixOfTables(self.graph.zero.new_zeros(shape, dtype=torch.long))
+
+    def log_next(self, state: PrefixOfTables, place: int) -> Tensor:
+        k = num_values(self.graph.space)
+        found = self.graph.zero.new_zeros((len(state.x), k)).to(self.graph._dtype)
+        tables = self.graph._tables()
+        for number, row in self.by_last.get(place, []):
+            scope, values = tables[number].scopes[row].tolist(), tables[number].values[row]
+            found = (
+                found
+                + values.movedim(scope.index(place), -1)[
+                    tuple(state.x[:, element] for element in scope if element != place)
+                ]
+            )
+        return found
+
+    def append(self, state: PrefixOfTables, place: int, values: Tensor) -> PrefixOfTables:
+        x = state.x.clone()
+        x[:, place] = values
+        return PrefixOfTables(x)
+
+
+@twists.register
+def _(expert: FactorGraph) -> Sequence[nn.Module]:
+    return [] if expert.zero.is_meta else [WithinPrefix(expert)]
+
+
+register(WithinPrefix, lambda t: {"graph": t.graph}, lambda f: WithinPrefix(**f))
+register(Tables, lambda t: {"scopes": t.scopes, "values": t.values}, lambda f: Tables(**f))
+register(
+    FactorGraph,
+    lambda g: {"space": g.space, "tables": list(g.tables)},
+    lambda f: FactorGraph.from_tables(f["space"], [(t.scopes, t.values) for t in f["tables"]]),
+)
+
+
+def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tensor]]:
+    """Tables of one arity together, and none for a set of no elements."""
+    by_arity: dict[int, list[tuple[Sequence[int], Tensor]]] = {}
+    k, dtypes = num_values(space), set()
+    for scope, table in factors:
+        values = torch.as_tensor(table)
+        if not values.is_floating_point():
+            values = values.to(torch.get_default_dtype())
+        if tuple(values.shape) != (k,) * len(scope) or not scope:
+            raise ShapeError(
+                f"expected a table of shape {(k,) * len(scope)} over the elements {tuple(scope)} "
+                f"of {space}, at least one, got {tuple(values.shape)}"
+            )
+        dtypes.add(values.dtype)
+        by_arity.setdefault(len(scope), []).append((scope, values))
+    widest = max(dtypes, key=lambda dtype: torch.finfo(dtype).bits, default=None)
+    return [
+        (
+            torch.tensor([list(scope) for scope, _ in pairs]),
+            torch.stack([values.to(widest) for _, values in pairs]),
+        )
+        for _, pairs in sorted(by_arity.items())
+    ]
+
+
+def _check(space: Space, scopes: Tensor, values: Tensor) -> None:
+    k, n = num_values(space), num_places(space)
+    if scopes.ndim != 2 or tuple(values.shape) != (len(scopes), *[k] * scopes.shape[1]):
+        raise ShapeError(
+            f"expected scopes (m, arity) and values (m, {k}, ..., {k}) with a dimension for each "
+            f"element of a scope, got {tuple(scopes.shape)} and {tuple(values.shape)}"
+        )
+    if scopes.shape[1] > MAX_ARITY:
+        raise ShapeError(
+            f"expected tables over at most {MAX_ARITY} elements, got {scopes.shape[1]}: for a "
+            "constraint on many bits use experts.at_most or experts.parity"
+        )
+    if scopes.is_meta or values.is_meta or not scopes.numel():
+        return
+    if int(scopes.min()) < 0 or int(scopes.max()) >= n:
+        raise PoeError(
+            f"expected elements 0 ... {n - 1} of {space}, got {int(scopes.min())} ... "
+            f"{int(scopes.max())}: they are numbered as in x.flatten()"
+        )
+    repeated = [scope for scope in scopes.tolist() if len(set(scope)) < len(scope)]
+    if repeated:
+        raise PoeError(f"expected different elements in each table, got {repeated[0]}")
+    if bool((values.isnan() | (values == torch.inf)).any()):
+        raise PoeError(
+            "expected log-values that are numbers or -inf, got NaN or +inf: give log p, with -inf "
+            "for what may not be"
+        )

@@ -1,0 +1,104 @@
+"""Metropolis-Hastings that keeps a prefix and has the rest written anew by a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.autoregressive import Autoregressive, ancestral, as_events, as_values, num_places
+from poe.errors import PoeError, SpaceMismatchError
+from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
+
+
+class SuffixState(NamedTuple):
+    """Position ``(chains, *event)``, its log-density and the model's log q ``(chains,)``."""
+
+    position: Tensor
+    log_density: Tensor
+    log_proposal: Tensor
+
+
+class SuffixNoise(NamedTuple):
+    """Uniforms: ``(chains, numel)`` for the elements, ``(chains,)`` to cut and to accept by."""
+
+    elements: Tensor
+    cut: Tensor
+    accept: Tensor
+
+
+@dataclass(frozen=True, eq=False)  # models do not compare by value
+class SuffixMetropolisHastings(Corrected[SuffixState]):
+    """Keeps the first c elements and draws the others from an autoregressive model q, in order.
+
+    c is uniform over 0 … numel − 1, for each chain anew: from all of x down to its last element.
+    q(x′ | prefix) / q(x | prefix) is q(x′) / q(x), so x′ is accepted with probability
+
+        min(1, (p̃(x′) / q(x′)) / (p̃(x) / q(x))):
+
+    where p̃ = q r, by the ratio of the other experts r alone. Reversible for each c.
+
+    ``model``: any ``poe.Autoregressive`` on the target's space that has a density wherever the
+    target has one; one that knows of the other experts, such as ``poe.LocalProduct``, is accepted
+    more often.
+
+    Raises PoeError for a model that is not autoregressive, and SpaceMismatchError for positions of
+    another shape.
+
+    Source: Hastings 1970; independence chains: Tierney 1994, section 2.3.
+
+    >>> model, liked = experts.MADE(3), experts.Bernoulli([0.0, 2.0, 1.0])
+    >>> kernel, target = SuffixMetropolisHastings(model), model * liked
+    >>> state = kernel.init(target, torch.zeros(5, 3))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, info.is_accepted.shape
+    (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    model: Autoregressive
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Autoregressive):
+            raise PoeError(
+                f"expected a poe.Autoregressive model to draw from, got "
+                f"{type(self.model).__name__}: give the autoregressive factor of the target, or "
+                "poe.LocalProduct(target.space, poe.twist.twists(target))"
+            )
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> SuffixNoise:
+        """All uniforms, in float64."""
+        n, size = len(position), num_places(self.model.space)
+        found = torch.empty((n, size + 2), dtype=torch.float64, device=position.device)
+        found.uniform_(generator=generator)
+        return SuffixNoise(found[:, 2:], found[:, 0], found[:, 1])
+
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> SuffixState:
+        """Position, log-density and log q."""
+        if x.shape[1:] != self.model.space.event_shape:
+            raise SpaceMismatchError(
+                f"expected positions (chains, *event) in {self.model.space}, where the model "
+                f"lives, got {tuple(x.shape)}"
+            )
+        return SuffixState(x, target.log_density(x), self.model.log_density(x))
+
+    @torch.no_grad()
+    def _transition(
+        self, target: Density, state: SuffixState, noise: SuffixNoise
+    ) -> tuple[SuffixState, Info]:
+        size = num_places(self.model.space)
+        values = as_values(self.model.space, state.position)
+        num_kept = (noise.cut * size).long().clamp(max=size - 1)
+        drawn = ancestral(self.model, noise.elements, values, num_kept)
+        proposal = as_events(self.model, drawn.values).to(state.position.dtype)
+        proposed = SuffixState(proposal, target.log_density(proposal), drawn.log_prob)
+        ratio = self._log_weight(proposed) - self._log_weight(state)
+        info = accept(ratio, proposed.log_density, noise.accept)
+        return SuffixState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
+
+    def _log_weight(self, state: SuffixState) -> Tensor:
+        """log p̃ − log q."""
+        return state.log_density - state.log_proposal

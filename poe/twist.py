@@ -1,0 +1,196 @@
+"""Twists: what an expert says of a prefix, before the rest of the event is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from poe.autoregressive import Autoregressive, device_of, num_values
+from poe.expert import Expert, Product, Tempered, experts_in
+from poe.space import Space
+
+
+class Twist(nn.Module):
+    """Positive functions ψₜ of the first t elements of an event, element by element.
+
+    They steer particles over positions, and proposals, to where the whole event will be likely:
+    they change what it costs, never what is drawn. ψ₀ = 1; ψₜ may be 0 only where no continuation
+    has a density. The three methods are those of ``poe.Autoregressive``, which is a twist itself,
+    with ratios ψₜ / ψₜ₋₁ that need not sum to 1. The best one is the sum of p̃ over all
+    continuations.
+
+    Source: twisted particle filters, Whiteley & Lee 2014; of language models, Zhao et al. 2024.
+    """
+
+    def begin(self, num_sequences: int) -> Any:
+        """The state of so many empty prefixes."""
+        raise NotImplementedError(f"{type(self).__name__} must implement begin")
+
+    def log_next(self, state: Any, place: int) -> Tensor:
+        """log ψₜ₊₁(prefix, v) − log ψₜ(prefix) of every value v: ``(n, k)``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_next")
+
+    def append(self, state: Any, place: int, values: Tensor) -> Any:
+        """The state with the values ``(n,)`` at that place."""
+        raise NotImplementedError(f"{type(self).__name__} must implement append")
+
+
+class Scored(NamedTuple):
+    """The elements so far ``(n, t)`` and log ψ of them ``(n,)``."""
+
+    values: Tensor
+    log_value: Tensor
+
+
+class OnPrefixes(Twist):
+    """A twist by a function of prefixes: ``(n, t)``, int64, to log ψₜ ``(n,)``, 1 ≤ t ≤ numel.
+
+    Every value that may follow is tried: k evaluations an element. With ``looks_ahead=False`` the
+    function is asked of what is there alone, one evaluation an element: for large vocabularies.
+
+    >>> at_most_one = OnPrefixes(
+    ...     lambda prefix: torch.where(prefix.sum(1) <= 1, 0.0, -torch.inf), poe.Binary(3)
+    ... )
+    >>> state = at_most_one.append(at_most_one.begin(1), 0, torch.tensor([1]))
+    >>> at_most_one.log_next(state, 1)
+    tensor([[0., -inf]])
+    """
+
+    def __init__(
+        self, fn: Callable[[Tensor], Tensor], space: Space, *, looks_ahead: bool = True
+    ) -> None:
+        super().__init__()
+        self.fn, self.space, self.looks_ahead = fn, space, looks_ahead
+        self.register_buffer("places", torch.arange(num_values(space)), persistent=False)
+
+    places: Tensor
+
+    def begin(self, num_sequences: int) -> Scored:
+        values = self.places.new_empty((num_sequences, 0))
+        return Scored(values, torch.zeros(num_sequences, device=values.device))
+
+    def log_next(self, state: Scored, place: int) -> Tensor:
+        n, k = len(state.values), len(self.places)
+        if not self.looks_ahead:
+            known = state.log_value if state.values.shape[1] == 0 else self._last_ratio(state)
+            return known[:, None].expand(n, k)
+        tried = torch.cat([state.values.repeat_interleave(k, 0), self.places.repeat(n)[:, None]], 1)
+        return ratio(self.fn(tried).reshape(n, k), state.log_value[:, None])
+
+    def _last_ratio(self, state: Scored) -> Tensor:
+        return ratio(self.fn(state.values), state.log_value)
+
+    def append(self, state: Scored, place: int, values: Tensor) -> Scored:
+        extended = torch.cat([state.values, values[:, None]], 1)
+        # Without looking ahead log ψ lags by one element: it is that of the prefix before.
+        known = extended if self.looks_ahead else state.values
+        if known.shape[1] == 0:
+            return Scored(extended, state.log_value)
+        return Scored(extended, self.fn(known))
+
+
+def ratio(above: Tensor, below: Tensor) -> Tensor:
+    """log above − log below, −inf where the first is."""
+    return torch.where(above == -torch.inf, above, above - below)
+
+
+class Scaled(Twist):
+    """ψ^w, for a factor that is raised to a power."""
+
+    def __init__(self, twist: nn.Module, factor: Tempered) -> None:
+        super().__init__()
+        self.twist, self.factor = twist, factor
+
+    def begin(self, num_sequences: int) -> Any:
+        return self.twist.begin(num_sequences)  # type: ignore[operator]
+
+    def log_next(self, state: Any, place: int) -> Tensor:
+        found = self.factor.weigh(self.twist.log_next(state, place))  # type: ignore[operator]
+        # What a negative exponent makes of an impossible value is left to the whole density.
+        return found.masked_fill(found == torch.inf, 0.0)
+
+    def append(self, state: Any, place: int, values: Tensor) -> Any:
+        return self.twist.append(state, place, values)  # type: ignore[operator]
+
+
+@singledispatch
+def twists(expert: Expert) -> Sequence[nn.Module]:
+    """The twists that an expert offers by itself; none where it knows nothing of prefixes.
+
+    Families register here. Of a product those of its factors, of a power p^w those to the power.
+
+    >>> field = experts.Bernoulli([0.0, 0.0, 0.0])
+    >>> twists(experts.MADE(3) * field)
+    [MADE(...)]
+    """
+    return []
+
+
+@twists.register
+def _(expert: Autoregressive) -> Sequence[nn.Module]:
+    return [expert]
+
+
+@twists.register
+def _(expert: Product) -> Sequence[nn.Module]:
+    return [twist for factor in experts_in(expert.experts) for twist in twists(factor)]
+
+
+@twists.register
+def _(expert: Tempered) -> Sequence[nn.Module]:
+    return [Scaled(twist, expert) for twist in twists(expert.expert)]
+
+
+class LocalProduct(Autoregressive):
+    """A product of twists, normalised **element by element**: q(v | prefix) ∝ ∏ⱼ ψⱼ(prefix, v).
+
+    What masking and reweighting each next token draws from (locally constrained decoding): **not**
+    the product of the experts, which is normalised over whole events. As a proposal it is a good
+    one, and its weights mend it: ``poe.smc_over_positions``, ``SuffixMetropolisHastings``.
+    Where no value is left, all are alike; without twists it is uniform.
+
+    >>> a, b = experts.MADE(3), experts.NADE(3, 4)
+    >>> naive = LocalProduct(a.space, [a, b])
+    >>> naive.sample(5, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, space: Space, factors: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.space, self.twists = space, nn.ModuleList(factors)
+        device = device_of(self.twists)
+        even = torch.zeros(num_values(space), device=device)
+        self.register_buffer("even", even, persistent=False)
+
+    even: Tensor
+
+    def begin(self, num_sequences: int) -> tuple[Any, ...]:
+        states = (twist.begin(num_sequences) for twist in self.twists)  # type: ignore[operator]
+        return (self.even.new_zeros(num_sequences), *states)
+
+    def log_ratios(self, state: tuple[Any, ...], place: int) -> Tensor:
+        """Σⱼ of the twists' ``log_next``, not normalised: ``(n, k)``."""
+        found = self.even.expand(len(state[0]), -1)
+        for twist, own in zip(self.twists, state[1:], strict=True):
+            found = found + twist.log_next(own, place)  # type: ignore[operator]
+        return found
+
+    def log_next(self, state: tuple[Any, ...], place: int) -> Tensor:
+        return normalized(self.log_ratios(state, place))
+
+    def append(self, state: tuple[Any, ...], place: int, values: Tensor) -> tuple[Any, ...]:
+        moved = (
+            twist.append(own, place, values)  # type: ignore[operator]
+            for twist, own in zip(self.twists, state[1:], strict=True)
+        )
+        return (state[0], *moved)
+
+
+def normalized(log_weights: Tensor) -> Tensor:
+    """Log-probabilities of the values ``(n, k)``, all alike in a row that has none."""
+    is_dead = (log_weights == -torch.inf).all(-1, keepdim=True)
+    return log_weights.masked_fill(is_dead, 0.0).log_softmax(-1)
