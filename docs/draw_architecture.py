@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what an expert is", ("poe.expert",)),
     (
         "what only some have",
-        ("poe.tails", "poe.escape", "poe.properties", "poe.proper", "poe.conditionals"),
+        ("poe.tails", "poe.escape", "poe.properties", "poe.proper", "poe.conditionals",
+            "poe.one_hot"),
     ),
     (
         "how experts combine",

@@ -44,6 +44,7 @@ from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
+from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
@@ -66,7 +67,7 @@ from poe.together import Together
 __all__ = [
     "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain", "Chunked",
     "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError", "EvidenceRatio",
-    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "Given",
+    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "FromOneHot", "Given",
     "ImproperError", "Interval", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal",
     "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OperatorError", "PoeError",
     "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",

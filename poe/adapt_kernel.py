@@ -21,8 +21,10 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
+from poe.samplers.discrete_langevin import DMALA
 from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, plain
 from poe.samplers.split import TURN, SplitHMC
 from poe.settled import r_hat_of_settled
@@ -263,6 +265,8 @@ def _averaged(
 def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
     """The largest scale worth tuning to: for all of SplitHMC's steps together 1.65 radians.
 
+    On finite spaces it is the kernel's own.
+
     ``num_steps`` is the kernel's own where it is None.
 
     >>> import poe
@@ -270,6 +274,8 @@ def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
     (0.825, inf)
     """
     inner = plain(kernel)
+    if isinstance(inner, DMALA | PathAuxiliary):
+        return inner.max_scale
     if not isinstance(inner, SplitHMC):
         return math.inf
     return TURN / (num_steps or inner.gradients_per_step)

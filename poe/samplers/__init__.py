@@ -7,7 +7,9 @@ from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.generalized import GeneralizedHMC
+from poe.samplers.discrete_langevin import DMALA, DULA
 from poe.samplers.gibbs import Gibbs
+from poe.samplers.gradient_gibbs import GibbsWithGradients
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
@@ -15,14 +17,23 @@ from poe.samplers.metropolis import MetropolisHastings, MetropolisState
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.momentum import MomentumState
 from poe.samplers.path import geometric_ladder
+from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
+from poe.samplers.random_scan import RandomScanGibbs
 from poe.samplers.replicas import TemperingState, swap_rates
+from poe.samplers.single_site import SingleSiteMetropolis
 from poe.samplers.split import SplitHMC
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
 from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
 
 __all__ = [
+    "DMALA",
+    "DULA",
+    "GibbsWithGradients",
+    "PathAuxiliary",
+    "RandomScanGibbs",
+    "SingleSiteMetropolis",
     "HMC",
     "MALA",
     "MCLMC",
