@@ -40,6 +40,7 @@ from poe.exponents import (
     fit_exponents_by_score_matching,
 )
 from poe.io import load, save
+from poe.joint_space import Joint
 from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
@@ -67,8 +68,9 @@ from poe.together import Together
 __all__ = [
     "AdaptationError", "At", "Autocast", "Binary", "Calibration", "Categorical", "Chain", "Chunked",
     "Compatibility", "Conditional", "Count", "Dequantized", "Draws", "DtypeError", "EvidenceRatio",
-    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "FromOneHot", "Given",
-    "ImproperError", "Interval", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal",
+    "Expert", "FittedExponents", "FromDistribution", "FromEnergy", "FromLogDensity", "FromOneHot",
+    "Given", "ImproperError", "Interval", "Joint", "LogDensityBounds", "LogPartition", "LogRatio",
+    "Marginal",
     "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OperatorError", "PoeError",
     "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
     "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",

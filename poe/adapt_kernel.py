@@ -205,7 +205,8 @@ def needs_more_than_a_scale(kernel: Kernel) -> bool:
 def first_learned(stage: Stage, x: Tensor) -> Learned:
     """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
-    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=x.dtype, device=x.device))
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=dtype, device=x.device))
     if not needs_fit(stage.kernel):
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)

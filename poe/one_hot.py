@@ -1,4 +1,4 @@
-"""Scores on finite spaces: by 0/1 read as real numbers, or by the one-hot encoding of the values."""
+"""Scores on finite spaces: of 0/1 read as real numbers, or of the one-hot encoding of values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from poe.errors import PoeError
 from poe.expert import Expert, Product, Tempered, conjunction, experts_in
+from poe.joint_space import Joint
 from poe.space import Binary, Space
 
 OneHotLogDensity = Callable[[Tensor], Tensor]
@@ -77,8 +78,8 @@ class FromOneHot(Expert):
         super().__init__()
         if isinstance(space, Binary) or space.num_values is None:
             raise PoeError(
-                f"expected a space of one-hot values, poe.Categorical or poe.Sequence, got {space}; "
-                "on others use poe.FromLogDensity(fn, space=...)"
+                "expected poe.Categorical or poe.Sequence, whose values have a one-hot encoding, "
+                f"got {space}; on others use poe.FromLogDensity(fn, space=...)"
             )
         self.space = space
         self.fn = fn
@@ -99,7 +100,7 @@ def differentiable(expert: Expert, x: Tensor) -> tuple[OneHotLogDensity, Tensor]
     the one-hot encoding.
     """
     space = expert.space
-    if isinstance(space, Binary):
+    if isinstance(space, Binary | Joint):
         return expert, x if x.is_floating_point() else x.to(floats_of(expert))
     if space.num_values is None:
         raise PoeError(f"expected a continuous or finite space for a score, got {space}")

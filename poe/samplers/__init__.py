@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
+from poe.samplers.alternating import Alternating
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
-from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.discrete_langevin import DMALA, DULA
+from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.gradient_gibbs import GibbsWithGradients
 from poe.samplers.hmc import HMC
@@ -30,16 +31,13 @@ from poe.samplers.underdamped import UnderdampedLangevin
 __all__ = [
     "DMALA",
     "DULA",
-    "GibbsWithGradients",
-    "PathAuxiliary",
-    "RandomScanGibbs",
-    "SingleSiteMetropolis",
     "HMC",
     "MALA",
     "MCLMC",
     "ULA",
     "AdjustedMCLMC",
     "Affine",
+    "Alternating",
     "AnnealedLangevin",
     "AnnealedState",
     "BlockGibbs",
@@ -49,6 +47,7 @@ __all__ = [
     "Diagonal",
     "GeneralizedHMC",
     "Gibbs",
+    "GibbsWithGradients",
     "Info",
     "Kernel",
     "LangevinState",
@@ -58,8 +57,11 @@ __all__ = [
     "MomentumState",
     "Noise",
     "ParallelTempering",
+    "PathAuxiliary",
     "Preconditioned",
     "PreconditionedState",
+    "RandomScanGibbs",
+    "SingleSiteMetropolis",
     "SplitHMC",
     "State",
     "SurrogateMALA",

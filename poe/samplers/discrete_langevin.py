@@ -23,7 +23,6 @@ from poe.samplers.kernel import (
 )
 from poe.samplers.langevin import LangevinState
 
-
 MAX_STEP_SIZE = 10.0
 """Larger steps cost next to nothing more than this one: exp(−1/20) is nearly 1."""
 

@@ -15,7 +15,7 @@ from poe.samplers.langevin import LangevinState
 
 
 class MoveNoise(NamedTuple):
-    """A standard Gumbel variable for each move ``(chains, n (k − 1))``, a uniform for each chain."""
+    """A Gumbel variable for each move ``(chains, n (k − 1))``, and a uniform ``(chains,)``."""
 
     gumbel: Tensor
     uniform: Tensor

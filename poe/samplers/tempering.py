@@ -30,6 +30,9 @@ from poe.samplers.kernel import (
 from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
 
+Given = Callable[[Tensor, Tensor], LogOdds]
+"""What ``Conditionals.given`` is."""
+
 
 class TemperingNoise(NamedTuple):
     """The kernel's noise for its rows, uniforms ``(levels - 1, chains)``, and exact draws."""
@@ -290,7 +293,7 @@ def _with_edges_of(kernel: BlockGibbs, start: Expert) -> BlockGibbs:
     return BlockGibbs(kernel.conditionals._replace(edges=edges))
 
 
-def _between(start: Expert, kernel: BlockGibbs, exponents: Tensor) -> Callable[[Tensor, Tensor], LogOdds]:
+def _between(start: Expert, kernel: BlockGibbs, exponents: Tensor) -> Given:
     """The log-odds of the levels: (1 − β) those of the start + β those of the target."""
     at_start = conditionals(start)
     assert at_start is not None

@@ -57,10 +57,11 @@ def potts(space: poe.Space, seed: int) -> Expert:
     n, k = space.event_shape.numel(), space.num_values
     assert k is not None
     coupling, field = 0.7 * randn(n, n, k, k, seed=seed), 0.5 * randn(n, k, seed=seed + 1)
+    coupling = coupling * torch.ones(n, n).triu(1)[..., None, None]  # each pair once
 
     def pairs(z: Tensor) -> Tensor:
         z = z.reshape(-1, n, k)
-        both = torch.einsum("biu,ijuv,bjv->b", z, coupling.triu(1), z)
+        both = torch.einsum("biu,ijuv,bjv->b", z, coupling, z)
         return both + (z * field).sum((-2, -1))
 
     def apart(z: Tensor) -> Tensor:
@@ -90,8 +91,12 @@ KERNELS: dict[str, Callable[[Expert, int], Kernel]] = {
     "GibbsWithGradients": lambda target, chains: GibbsWithGradients(target.space),
     "DMALA": lambda target, chains: DMALA(target.space, 0.5),
     "DMALA, large step": lambda target, chains: DMALA(target.space, 5.0),
-    "DMALA, per chain": lambda target, chains: DMALA(target.space, torch.linspace(0.3, 5.0, chains)),
-    "DMALA, preconditioned": lambda target, chains: DMALA(target.space, 2.0, preconditioner(target)),
+    "DMALA, per chain": lambda target, chains: DMALA(
+        target.space, torch.linspace(0.3, 5.0, chains)
+    ),
+    "DMALA, preconditioned": lambda target, chains: DMALA(
+        target.space, 2.0, preconditioner(target)
+    ),
     "PathAuxiliary": lambda target, chains: PathAuxiliary(target.space, 2),
     "PathAuxiliary, fractional": lambda target, chains: PathAuxiliary(target.space, 1.3),
     "PathAuxiliary, longest": lambda target, chains: PathAuxiliary(target.space, 100),
