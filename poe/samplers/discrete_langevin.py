@@ -151,8 +151,8 @@ class DMALA(DiscreteLangevin, CorrectedOnFiniteSpace):
 
     - ``step_size`` ε: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
       an acceptance rate of 0.574.
-    - ``preconditioner`` g, ``(*event)``: positive; None is 1. Elements that others pull on hard
-      want small numbers.
+    - ``preconditioner`` g, ``(*event)``: positive; None is 1. It is not fitted in warm-up: none of
+      the variances of elements, of their scores, or their ratios did better than 1 throughout.
 
     Source: Zhang, Liu & Liu 2022, section 4; rate: Sun et al. 2022, "Optimal scaling for locally
     balanced proposals in discrete spaces".

@@ -9,7 +9,9 @@ import torch
 
 from poe.expert import Expert
 from poe.samplers.kernel import Kernel
+from poe.samplers.path import Level, geometric_path
 from poe.testing import check_kernel
+from poe.uniform import Uniform
 from tests.laws.discrete import (
     CHAINS,
     CHAINS_OF_TABLE,
@@ -47,3 +49,17 @@ def test_the_enumerated_table(build: Build, target: Expert) -> None:
     assert (found[truth == 0] == 0).all()
     excess, spread = excess_total_variation(found, truth, CHAINS_OF_TABLE)
     assert excess < 4 * spread
+
+
+@pytest.mark.parametrize("name", ["RBM x Ising x constraint", "Categorical"])
+@pytest.mark.parametrize(
+    "build", [build for name, build in KERNELS.items() if "Tempering" not in name],
+    ids=[name for name in KERNELS if "Tempering" not in name],
+)  # fmt: skip
+def test_a_level_of_its_own_for_each_row_is_left_invariant(build: Build, name: str) -> None:
+    """Half of the chains at a temperature of 0.4, half at the target: as in parallel tempering."""
+    target, g = TARGETS[name], torch.Generator().manual_seed(3)
+    temperature = torch.tensor([0.4, 1.0]).repeat_interleave(CHAINS // 2)
+    level = Level(geometric_path(Uniform(target.space), target), temperature)
+    exact = [exact_draws(power, g, CHAINS // 2) for power in (target**0.4, target)]
+    check_kernel(build(target, CHAINS), level, torch.cat(exact), num_steps=8, generator=g)  # type: ignore[arg-type]
