@@ -431,3 +431,19 @@ def test_gibbs_of_many_values_moves_the_replicas(g: torch.Generator) -> None:
     likely = truth > 0.002
     error = (4 * truth * (1 - truth) / CHAINS).sqrt()
     assert ((found - truth).abs() <= 4 * error)[likely].all()
+
+
+@pytest.mark.parametrize("kernel", [DMALA, PathAuxiliary])
+def test_a_ladder_is_tuned_for_them(
+    kernel: Callable[[poe.Space], Kernel], g: torch.Generator
+) -> None:
+    """Every level's own scale, on integers as on floats."""
+    for target in (RBM, CLASSES):
+        x = exact_draws(target, g, 50)
+        tuned = poe.tune_tempering(
+            target, Uniform(target.space), kernel(target.space), x, num_steps=150, generator=g
+        )
+        assert tuned.kernel.step_size is not None
+        assert all(0 < size < 20 for size in tuned.kernel.step_size)
+        assert bool(target.space.contains(tuned.replicas).all())
+        assert tuned.replicas.dtype == x.dtype
