@@ -17,12 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A module imports from its own layer and from those below it, never from above.
 # A package named here stands for all its modules, save those that have a place of their own.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("the ground, and where x lives", ("poe.errors", "poe.randomness", "poe.space")),
+    (
+        "the ground, and where x lives",
+        ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space"),
+    ),
     ("maps that carry their tensors", ("poe.parts",)),
     ("what an expert is", ("poe.expert",)),
     (
         "what only some have",
-        ("poe.tails", "poe.escape", "poe.properties", "poe.proper", "poe.conditionals"),
+        (
+            "poe.tails",
+            "poe.escape",
+            "poe.properties",
+            "poe.proper",
+            "poe.conditionals",
+            "poe.one_hot",
+        ),
     ),
     (
         "how experts combine",

@@ -266,6 +266,12 @@ class Categorical(Samplable):
         k = self.natural.shape[-1]
         return F.one_hot(x.long().clamp(0, k - 1), k).to(self.natural.dtype)
 
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """θ'z − log Σ e^θ: ``(*batch, *event, k) -> (*batch,)``."""
+        natural = self.natural
+        terms = z.reshape(*z.shape[: z.ndim - natural.ndim], -1) @ natural.flatten()
+        return terms - self.log_partition(natural)
+
     def log_partition(self, natural: Tensor) -> Tensor:
         """Σ log Σ e^θ"""
         return natural.logsumexp(-1).sum()

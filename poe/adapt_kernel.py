@@ -21,8 +21,10 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
+from poe.samplers.discrete_langevin import DMALA
 from poe.samplers.hmc import HMC, Hamiltonian
 from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, plain
 from poe.samplers.split import TURN, SplitHMC
 from poe.settled import r_hat_of_settled
@@ -203,7 +205,8 @@ def needs_more_than_a_scale(kernel: Kernel) -> bool:
 def first_learned(stage: Stage, x: Tensor) -> Learned:
     """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
-    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=x.dtype, device=x.device))
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=dtype, device=x.device))
     if not needs_fit(stage.kernel):
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
@@ -263,6 +266,8 @@ def _averaged(
 def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
     """The largest scale worth tuning to: for all of SplitHMC's steps together 1.65 radians.
 
+    On finite spaces it is the kernel's own.
+
     ``num_steps`` is the kernel's own where it is None.
 
     >>> import poe
@@ -270,6 +275,8 @@ def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
     (0.825, inf)
     """
     inner = plain(kernel)
+    if isinstance(inner, DMALA | PathAuxiliary):
+        return inner.max_scale
     if not isinstance(inner, SplitHMC):
         return math.inf
     return TURN / (num_steps or inner.gradients_per_step)

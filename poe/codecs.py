@@ -18,6 +18,7 @@ from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
 from poe.marginal import Marginal, Posterior
 from poe.normalize import Normalized
+from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.parts import KINDS, Parts
 from poe.together import Together
@@ -86,6 +87,7 @@ register(Scaled, _attributes("twist", "factor"), lambda f: Scaled(**f))
 register_module(OnPrefixes, ("fn", "space", "looks_ahead"))
 register(FromDistribution, _attributes("parts"), _build_from_distribution)
 register(FromLogDensity, _attributes("fn", "space"), lambda f: FromLogDensity(**f))
+register(FromOneHot, _attributes("fn", "space"), lambda f: FromOneHot(**f))
 register(FromEnergy, _attributes("fn", "space"), lambda f: FromEnergy(**f))
 register(
     FromNetwork,

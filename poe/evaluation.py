@@ -8,6 +8,7 @@ from torch import Tensor
 from poe.conditionals import Conditionals, conditionals
 from poe.errors import DtypeError, PoeError
 from poe.expert import Expert, Product, experts_in, require_expert
+from poe.one_hot import OneHotLogDensity, log_density_of_one_hot
 from poe.properties import Simplified, check_proper, merge
 from poe.tails import tails
 
@@ -120,6 +121,13 @@ class Merged(Product):
 def _(expert: Merged) -> Conditionals | None:
     """Those of the simpler form."""
     return conditionals(expert.simple)
+
+
+@log_density_of_one_hot.register
+def _(expert: Merged) -> OneHotLogDensity | None:
+    """That of the simpler form."""
+    simple = log_density_of_one_hot(expert.simple)
+    return None if simple is None else lambda z: simple(z) + expert.log_constant
 
 
 def merged(expert: Expert) -> Expert:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -62,21 +62,36 @@ class Expert(nn.Module):
         return -self(x)
 
     def score(self, x: Tensor) -> Tensor:
-        """The gradient of log p̃ at x, detached: `(*batch, *event) -> (*batch, *event)`."""
+        """The gradient of log p̃ at x, detached: `(*batch, *event) -> (*batch, *event)`.
+
+        On Binary that of the expert's own formula, read at real numbers; on Categorical and
+        Sequence that in the one-hot encoding of x, `(*batch, *event, k)` (`poe.one_hot`).
+        """
         return self.log_density_and_score(x)[1]
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p̃(x) and its gradient by one forward and one backward pass, both detached."""
-        if self.space.is_discrete:
-            raise PoeError(f"expected a continuous space for a score, got {self.space}")
-        self.space.batch_shape(x)  # before x is asked for a gradient
+        """log p̃(x) and its gradient by one forward and one backward pass, both detached.
+
+        Raises PoeError on a discrete space where there is no gradient.
+        """
+        batch_shape = self.space.batch_shape(x)  # before x is asked for a gradient
+        function, place = self._differentiable(x)
         if torch.compiler.is_compiling():
-            return _by_transform(self, x)
+            return _by_transform(function, place)
         with torch.inference_mode(False), torch.enable_grad():
-            position = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-            value = self(position)
+            position = (place.clone() if place.is_inference() else place).detach().requires_grad_()
+            value = function(position)
+            _check_output(self, value, x, batch_shape)
             score = _gradient(value, position)
         return value.detach(), score
+
+    def _differentiable(self, x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What is differentiated, and where."""
+        if not self.space.is_discrete:
+            return self, x
+        from poe.one_hot import differentiable
+
+        return differentiable(self, x)
 
     def at(self, generator: nn.Module, space: Space | None = None) -> At:
         """This expert read through `generator`, without a Jacobian: z -> log p̃(G(z))."""
@@ -276,11 +291,11 @@ def _closed_form(expert: Expert, name: str) -> Any:
     return None if isinstance(simple, Product | Tempered) else getattr(simple, name, None)
 
 
-def _by_transform(expert: Expert, x: Tensor) -> tuple[Tensor, Tensor]:
+def _by_transform(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """The value and its gradient as one function of x, which is what a compiled graph can hold."""
 
     def summed(x: Tensor) -> tuple[Tensor, Tensor]:
-        value = expert(x)
+        value = function(x)
         return value.sum(), value
 
     score, (_, value) = grad_and_value(summed, has_aux=True)(x)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from poe import space as spaces
 from poe.errors import StorageError
+from poe.joint_space import Joint
 from poe.space import Space
 
 FORMAT = "product-of-experts"
@@ -33,7 +34,7 @@ Module = TypeVar("Module", bound=nn.Module)
 Fields = dict[str, Any]
 _SPACES = {
     kind.__name__: kind
-    for kind in vars(spaces).values()
+    for kind in (*vars(spaces).values(), Joint)
     if isinstance(kind, type) and issubclass(kind, Space) and not kind.__name__.startswith("_")
 }
 

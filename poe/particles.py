@@ -19,6 +19,7 @@ from poe.properties import check_proper, exact_sample, require_source
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
 from poe.samplers.delayed import DelayedAcceptance
+from poe.samplers.finite import OnFiniteSpace
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
@@ -103,7 +104,9 @@ class Particles:
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
     def _uses_score(self, kernel: Kernel) -> bool:
-        return not (self.target.space.is_discrete or isinstance(plain(kernel), WITHOUT_SCORE))
+        if self.target.space.is_discrete:
+            return isinstance(kernel, OnFiniteSpace)
+        return not isinstance(plain(kernel), WITHOUT_SCORE)
 
     def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
         """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""

@@ -48,6 +48,10 @@ class Uniform(Expert):
         """log p(x), the log-density itself: ``(*batch, *event) -> (*batch,)``."""
         return self(x)
 
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """The same, of one-hot events ``(*batch, *event, k)``."""
+        return self(z.argmax(-1))
+
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         device = self.zero.device

@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = ("poe.cli", "poe.demo", "poe.__main__")
 # An operator builds what is defined above it, so it looks the class up when it is called.
-LAZY_UPWARD = {("poe.expert", "poe.algebra"), ("poe.expert", "poe.properties")}
+LAZY_UPWARD = {
+    ("poe.expert", "poe.algebra"),
+    ("poe.expert", "poe.properties"),
+    ("poe.expert", "poe.one_hot"),
+}
 OPTIONAL = {
     "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),

@@ -110,3 +110,17 @@ def test_the_diffused_bar_is_the_bar_in_normal_noise() -> None:
         density = torch.exp(-0.5 * ((x[:, axis, None] - means) / sigma) ** 2)
         expected += torch.log(density.mean(1) / (sigma * math.sqrt(2 * math.pi)))
     torch.testing.assert_close(composition.diffused_bar(signal)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_floor_is_the_mean_distance_of_independent_draws() -> None:
+    from discrete_kernels import floor_of
+
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randn(50, generator=g, dtype=torch.float64).mul(1.5).softmax(0)
+    for count in (20, 300):
+        draws = torch.multinomial(truth.expand(4000, 50), count, True, generator=g)
+        found = torch.zeros(4000, 50, dtype=torch.float64)
+        found.scatter_add_(1, draws, torch.full(draws.shape, 1 / count, dtype=torch.float64))
+        distances = 0.5 * (found - truth).abs().sum(1)
+        error = (distances.std() / 4000**0.5).item()
+        assert abs(distances.mean().item() - floor_of(truth, count)) < 4 * error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 import poe
 from poe.choose import choose, has_score, is_batch
 from poe.coordinates import Coordinates
-from poe.samplers import MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 
 
@@ -106,6 +107,57 @@ def test_a_finite_space_gets_gibbs(space: poe.Space) -> None:
     kernel, why = choose(target, target, torch.zeros(4, *space.event_shape))
     assert kernel == Gibbs(space)
     assert why.startswith("a discrete space: each element in turn")
+
+
+def test_many_elements_with_a_gradient_get_discrete_langevin() -> None:
+    """On 64 changes or fewer a sweep is short; with no gradient, or a bad one, it is Gibbs."""
+
+    def on(log_density: Callable[[Tensor], Tensor], size: int) -> tuple[Kernel, str]:
+        target = poe.FromLogDensity(log_density, space=poe.Binary(size))
+        x = (torch.rand(8, size, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+        return choose(target, target, x)
+
+    def coupled(x: Tensor) -> Tensor:
+        return (x[:, 1:] * x[:, :-1]).sum(1) - 0.3 * x.sum(1)
+
+    kernel, why = on(coupled, 65)
+    assert isinstance(kernel, DMALA)
+    assert why.startswith("a gradient that foretells what each of 65 changes brings")
+    assert isinstance(on(coupled, 64)[0], Gibbs)
+    assert isinstance(on(lambda x: coupled(x.detach()), 65)[0], Gibbs)
+    assert isinstance(on(lambda x: coupled(3 * x**9 - 2 * x**3), 65)[0], Gibbs)
+    space = poe.Categorical((40,), 3)
+    x = torch.arange(160).reshape(4, 40) % 3
+    plain = poe.FromLogDensity(lambda x: (x == 1).sum(1).float(), space=space)
+    assert isinstance(choose(plain, plain, x).kernel, Gibbs)
+    smooth = poe.FromOneHot(lambda z: z[..., 1].sum(-1), space=space)
+    assert isinstance(choose(smooth, smooth, x).kernel, DMALA)
+
+
+def test_a_long_default_run_on_bits_has_the_right_moments() -> None:
+    """A chain of 80 bits with a field on its ends, whose means follow from transfer matrices."""
+    g = torch.Generator().manual_seed(0)
+    target = poe.FromLogDensity(
+        lambda x: 0.8 * (x[:, 1:] * x[:, :-1]).sum(1) - 0.5 * x.sum(1), space=poe.Binary(80)
+    )
+    draws = poe.sample(target, 64_000, num_chains=64, warmup=400, generator=g, progress=False)
+    assert isinstance(draws.kernel, DMALA)
+    assert draws.guarantee == "asymptotically exact"
+    pull = torch.tensor([[1.0, 1.0], [1.0, math.exp(0.8)]], dtype=torch.float64)
+    field = torch.tensor([1.0, math.exp(-0.5)], dtype=torch.float64)
+    left = [field]
+    for _ in range(79):
+        left.append(field * (left[-1] @ pull))
+    ends = torch.ones(2, dtype=torch.float64)
+    means = []
+    for message in reversed(left):
+        both = message * ends
+        means.append((both[1] / both.sum()).item())
+        ends = pull @ (ends * field)
+        ends = ends / ends.sum()
+    by_chain = draws.samples.double().mean(1)
+    z = (by_chain.mean(0) - torch.tensor(means).flip(0)) / (by_chain.std(0) / 8)
+    assert z.abs().max() < 4.5  # the largest of 80, by errors from 64 chains
 
 
 def test_counts_are_refused() -> None:

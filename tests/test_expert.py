@@ -65,10 +65,10 @@ def test_score_of_a_constant_is_zero() -> None:
     assert torch.equal(constant(1.0, 2.0, 3.0).score(X[:, :1]), torch.zeros(3, 1))
 
 
-def test_discrete_expert_has_no_score() -> None:
-    coin = poe.as_expert(torch.distributions.Bernoulli(0.3))
-    with pytest.raises(poe.PoeError, match="expected a continuous space for a score"):
-        coin.score(torch.ones(2))
+def test_counts_have_no_score() -> None:
+    counts = poe.as_expert(torch.distributions.Poisson(0.3))
+    with pytest.raises(poe.PoeError, match="expected a continuous or finite space for a score"):
+        counts.score(torch.ones(2))
 
 
 @pytest.mark.parametrize(

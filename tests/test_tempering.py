@@ -14,18 +14,15 @@ from torch import Tensor
 import experts
 import poe
 from poe.adapt_tempering import equal_barriers
-from poe.conditionals import conditionals
 from poe.samplers import (
     HMC,
     MALA,
     ULA,
     AdjustedMCLMC,
     AnnealedLangevin,
-    BlockGibbs,
     DelayedAcceptance,
     Dense,
     GeneralizedHMC,
-    Gibbs,
     MetropolisHastings,
     MomentumState,
     ParallelTempering,
@@ -38,7 +35,6 @@ from poe.samplers import (
 )
 from poe.samplers.kernel import Kernel, Noise, leaves
 from poe.samplers.tempering import TemperingNoise
-from poe.uniform import Uniform
 
 EXPONENTS = (0.0, 0.1, 0.4, 1.0)
 START = experts.Gaussian([0.0, 0.0], scale=[3.0, 3.0])
@@ -341,14 +337,6 @@ def test_poe_sample_runs_and_resumes_it(
 def test_the_guarantee_is_the_kernels() -> None:
     assert ParallelTempering(START, MALA(0.1), EXPONENTS).guarantee == "asymptotically exact"
     assert ParallelTempering(START, ULA(0.1), EXPONENTS).guarantee == "biased"
-
-
-def test_kernels_of_one_density_are_refused() -> None:
-    ising = experts.Ising.grid((2, 2), coupling=0.5)
-    block = BlockGibbs(conditionals(ising))
-    for kernel, words in ((block, "one density"), (Gibbs(poe.Categorical(3, 4)), "two")):
-        with pytest.raises(poe.PoeError, match=words):
-            ParallelTempering(Uniform(ising.space), kernel, (0.0, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
+from poe.samplers.alternating import Alternating
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
+from poe.samplers.discrete_langevin import DMALA, DULA
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
+from poe.samplers.gradient_gibbs import GibbsWithGradients
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
 from poe.samplers.langevin import MALA, ULA, LangevinState
@@ -15,8 +18,11 @@ from poe.samplers.metropolis import MetropolisHastings, MetropolisState
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.momentum import MomentumState
 from poe.samplers.path import geometric_ladder
+from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
+from poe.samplers.random_scan import RandomScanGibbs
 from poe.samplers.replicas import TemperingState, swap_rates
+from poe.samplers.single_site import SingleSiteMetropolis
 from poe.samplers.split import SplitHMC
 from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
@@ -24,12 +30,15 @@ from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
 
 __all__ = [
+    "DMALA",
+    "DULA",
     "HMC",
     "MALA",
     "MCLMC",
     "ULA",
     "AdjustedMCLMC",
     "Affine",
+    "Alternating",
     "AnnealedLangevin",
     "AnnealedState",
     "BlockGibbs",
@@ -39,6 +48,7 @@ __all__ = [
     "Diagonal",
     "GeneralizedHMC",
     "Gibbs",
+    "GibbsWithGradients",
     "Info",
     "Kernel",
     "LangevinState",
@@ -48,8 +58,11 @@ __all__ = [
     "MomentumState",
     "Noise",
     "ParallelTempering",
+    "PathAuxiliary",
     "Preconditioned",
     "PreconditionedState",
+    "RandomScanGibbs",
+    "SingleSiteMetropolis",
     "SplitHMC",
     "State",
     "SuffixMetropolisHastings",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.conditionals import Conditionals, colours
+from poe.conditionals import Conditionals, LogOdds, colours
 from poe.errors import PoeError, ShapeError
 from poe.samplers.kernel import Corrected, Density, Info, Kernel
 from poe.samplers.metropolis import MetropolisState
@@ -64,6 +66,12 @@ class BlockGibbs(Corrected[MetropolisState]):
         hidden = self.conditionals.num_hidden
         sets = f"{self.num_sets} set{'s' if self.num_sets > 1 else ''} of elements"
         return f"BlockGibbs({f'{hidden} hidden units, ' if hidden else ''}{sets})"
+
+    def with_given(self, given: Callable[[Tensor, Tensor], LogOdds]) -> BlockGibbs:
+        """The same sets of elements, drawn by other log-odds."""
+        other = copy(self)  # not built anew: to colour the graph takes time
+        object.__setattr__(other, "conditionals", self.conditionals._replace(given=given))
+        return other
 
     @property
     def num_sets(self) -> int:

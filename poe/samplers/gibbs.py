@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.samplers.finite import require_finite, require_inside
 from poe.samplers.kernel import Corrected, Density, Info, or_nothing
 from poe.samplers.metropolis import MetropolisState
 from poe.space import Space
@@ -38,7 +39,7 @@ class Gibbs(Corrected[MetropolisState]):
     ``is_outside`` and ``is_undefined`` say whether any value tried was so.
 
     A batch of densities, one for each chain, needs k = 2: the chains then keep their order in every
-    call. Raises PoeError for a space without finitely many values.
+    call. Raises PoeError for a space without finitely many values, and for a start not in it.
 
     Source: Geman & Geman 1984; the draw: Gumbel 1954.
 
@@ -54,11 +55,12 @@ class Gibbs(Corrected[MetropolisState]):
     space: Space
 
     def __post_init__(self) -> None:
-        if self.space.num_values is None:
-            raise PoeError(
-                f"expected a space of finitely many values a site, got {self.space}: Gibbs moves "
-                "on Binary, Categorical and Sequence"
-            )
+        require_finite(self.space, self)
+
+    def init(self, target: Density, x: Tensor) -> MetropolisState:
+        """State at ``x`` ``(chains, *event)``. Raises PoeError where x is not in the space."""
+        require_inside(self.space, x)
+        return super().init(target, x)
 
     @property
     def num_values(self) -> int:
@@ -71,7 +73,7 @@ class Gibbs(Corrected[MetropolisState]):
         """How often a sweep evaluates the target's log-density: never a score."""
         return self.space.event_shape.numel() * (self.num_values - 1) + 1
 
-    def draw_noise(self, position: Tensor, generator: torch.Generator) -> SweepNoise:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """A Gumbel variable for each chain, site and value."""
         is_float = position.is_floating_point()
         dtype = position.dtype if is_float else torch.get_default_dtype()
@@ -86,27 +88,32 @@ class Gibbs(Corrected[MetropolisState]):
 
     @torch.no_grad()
     def _transition(
-        self, target: Density, state: MetropolisState, noise: SweepNoise
+        self, target: Density, state: MetropolisState, noise: Any
     ) -> tuple[MetropolisState, Info]:
         log_density, tried = state.log_density, []
         x = state.position.reshape(len(log_density), -1).clone()
-        for site, gumbel in enumerate(noise.gumbel.unbind(1)):
+        rows = torch.arange(len(x), device=x.device)
+        for site, gumbel in zip(self._scan(noise), noise.gumbel.unbind(1), strict=True):
             found = self._evaluate_others(target, x, site)
             values = torch.cat([log_density[:, None], or_nothing(found)], 1)
             chosen = (values + gumbel).argmax(1, keepdim=True)
             log_density = values.gather(1, chosen).squeeze(1)
-            x[:, site] = (x[:, site] + chosen.squeeze(1)) % self.num_values
+            x[rows, site] = (x[rows, site] + chosen.squeeze(1)) % self.num_values
             tried.append(found)
         position = x.reshape(state.position.shape)
         # Asked once more where it ends: a level of a path knows its parts there by that.
         return MetropolisState(position, target.log_density(position)), _info(torch.cat(tried, 1))
 
-    def _evaluate_others(self, target: Density, x: Tensor, site: int) -> Tensor:
+    def _scan(self, noise: Any) -> Iterable[int | Tensor]:
+        """The sites in the order in which they are drawn, each one's number or ``(chains,)``."""
+        return range(noise.gumbel.shape[1])
+
+    def _evaluate_others(self, target: Density, x: Tensor, site: int | Tensor) -> Tensor:
         """log p̃ at every other value of a site, the next ones first: ``(chains, k - 1)``."""
-        num_others = self.num_values - 1
+        num_others, rows = self.num_values - 1, torch.arange(len(x), device=x.device)
         shifts = torch.arange(1, self.num_values, device=x.device, dtype=x.dtype)
         others = x[:, None].repeat(1, num_others, 1)
-        others[..., site] = (x[:, site, None] + shifts) % self.num_values
+        others[rows, :, site] = (x[rows, site, None] + shifts) % self.num_values
         rows = others.reshape(len(x) * num_others, *self.space.event_shape)
         return target.log_density(rows).reshape(len(x), num_others)
 

@@ -37,7 +37,8 @@ class Parts(NamedTuple):
     """What both parts of a path say at some positions: enough for every temperature.
 
     Shapes: position ``(rows, *event)``; of start and rest, log_density ``(2, rows)`` and score
-    ``(2, rows, *event)``, or ``(2, rows, 0)`` where no gradient was asked for.
+    ``(2, rows, *event)``, one-hot ``(2, rows, *event, k)``, or ``(2, rows, 0)`` where no gradient
+    was asked for.
     """
 
     position: Tensor
@@ -47,7 +48,9 @@ class Parts(NamedTuple):
     @property
     def has_score(self) -> bool:
         """Whether the gradients were asked for."""
-        return self.score.shape[2:] == self.position.shape[1:]
+        event = self.position.shape[1:]
+        is_empty = self.score.shape[2:] == (0,) != event
+        return not is_empty and self.score.shape[2 : 2 + len(event)] == event
 
     def at(self, rows: Tensor | slice) -> Parts:
         """Those of some rows."""
@@ -58,7 +61,7 @@ class Parts(NamedTuple):
         position = torch.where(_trailing(mask, self.position.ndim), self.position, other.position)
         log_density = torch.where(mask, self.log_density, other.log_density)
         if self.has_score and other.has_score:
-            score = torch.where(_trailing(mask, self.position.ndim), self.score, other.score)
+            score = torch.where(_trailing(mask, self.score.ndim - 1), self.score, other.score)
         else:
             score = log_density.new_empty((*log_density.shape, 0))
         return Parts(position, log_density, score)
@@ -204,7 +207,8 @@ class Level:
 
     A kernel keeps the log-density of the position that it ends at. Another temperature needs its
     parts, which the kernel has asked for already: a level costs no evaluation but those of the
-    moves. ``temperature`` is a number, or one for each row.
+    moves. ``temperature`` is a number, or one for each row; a kernel that asks for m positions of
+    each row at once has them one row after the other.
     """
 
     def __init__(self, path: GeometricPath, temperature: Tensor | float) -> None:
@@ -215,11 +219,18 @@ class Level:
 
     def log_density(self, x: Tensor) -> Tensor:
         """log γ_t(x): ``(rows, *event) -> (rows,)``."""
-        return Known(self.path, self.evaluate(x, False), self.temperature).log_density(x)
+        return Known(self.path, self.evaluate(x, False), self._temperatures(x)).log_density(x)
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log γ_t(x) and its gradient."""
-        return Known(self.path, self.evaluate(x), self.temperature).log_density_and_score(x)
+        known = Known(self.path, self.evaluate(x), self._temperatures(x))
+        return known.log_density_and_score(x)
+
+    def _temperatures(self, x: Tensor) -> Tensor | float:
+        """That of each position: ``(len(x),)``, or one for all."""
+        if not isinstance(self.temperature, Tensor) or self.temperature.ndim == 0:
+            return self.temperature
+        return self.temperature.repeat_interleave(len(x) // len(self.temperature))
 
     def known(self, parts: Parts) -> Known:
         """This density where the parts are at hand."""

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.conditionals import LogOdds, conditionals
 from poe.errors import PoeError, ShapeError
 from poe.expert import Expert, shared_space
 from poe.properties import can_sample_exactly, exact_sample
 from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -29,6 +29,9 @@ from poe.samplers.kernel import (
 )
 from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
+
+Given = Callable[[Tensor, Tensor], LogOdds]
+"""What ``Conditionals.given`` is."""
 
 
 class TemperingNoise(NamedTuple):
@@ -104,7 +107,8 @@ class ParallelTempering(Corrected[TemperingState]):
                 "expected a local kernel that draws its random numbers first (an OnDrawnNoise with "
                 f"state_at), got {type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
-        _refuse_of_one_density(kernel)
+        if isinstance(kernel, BlockGibbs):
+            object.__setattr__(self, "kernel", _with_edges_of(kernel, self.start))
         is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
         object.__setattr__(self, "has_exact_start", is_exact)  # asked once: frozen otherwise
 
@@ -158,7 +162,7 @@ class ParallelTempering(Corrected[TemperingState]):
         moved = levels - 1 if self.has_exact_start else levels
         like = position.new_empty((moved * chains, *position.shape[1:]))
         noise = self.kernel.draw_noise(like, generator)
-        uniform = position.new_empty((levels - 1, chains)).uniform_(generator=generator)
+        uniform = _floats(position).new_empty((levels - 1, chains)).uniform_(generator=generator)
         fresh = exact_sample(self.start, chains, generator) if self.has_exact_start else None
         return TemperingNoise(noise, uniform, fresh)
 
@@ -248,7 +252,10 @@ class ParallelTempering(Corrected[TemperingState]):
         return Level(GeometricPath(self.start, target), exponents)
 
     def _kernel_of_rows(self, chains: int, rows: Tensor) -> Kernel:
-        """The kernel with its level's step size at each row."""
+        """The kernel with its level's step size, or its level's log-odds, at each row."""
+        if isinstance(self.kernel, BlockGibbs):
+            exponents = _of_rows(self.exponents, chains, rows)[-len(rows) :]
+            return self.kernel.with_given(_between(self.start, self.kernel, exponents))
         if self.step_size is None:
             return self.kernel
         assert isinstance(self.kernel, TunableKernel)
@@ -258,7 +265,13 @@ class ParallelTempering(Corrected[TemperingState]):
 def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
     """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
     the host, which would have to wait for it."""
-    return torch.cat([like.new_full((chains,), value) for value in values])
+    return torch.cat([_floats(like).new_full((chains,), value) for value in values])
+
+
+def _floats(like: Tensor) -> Tensor:
+    """An empty tensor of its dtype, or of the default one where its values are counted."""
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return like.new_empty(0, dtype=dtype)
 
 
 def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -266,15 +279,28 @@ def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda old, new: torch.cat([old[:chains], new])
 
 
-def _refuse_of_one_density(kernel: Kernel) -> None:
-    """Kernels that cannot move the rows of several levels at once."""
-    if isinstance(kernel, BlockGibbs):
+def _with_edges_of(kernel: BlockGibbs, start: Expert) -> BlockGibbs:
+    """Block Gibbs whose sets suit the start's conditionals too. Raises PoeError for hidden units:
+    p̃^β of an RBM is none, as its units are summed out before the power is taken."""
+    found = conditionals(start)
+    if found is None or found.num_hidden or kernel.conditionals.num_hidden:
         raise PoeError(
-            "expected a kernel for every level, got BlockGibbs, whose conditionals are those of "
-            "one density: use Gibbs(space), or poe.smc, which gives each level its own"
+            "expected BlockGibbs without hidden units and a start whose conditionals are known, "
+            f"got {kernel} from {type(start).__name__}, whose levels have none: use "
+            "GibbsWithGradients(space) or Gibbs(space), or poe.smc"
         )
-    if isinstance(kernel, Gibbs) and kernel.num_values > 2:
-        raise PoeError(
-            f"expected Gibbs of two values a site, got {kernel.num_values}: it asks for the others "
-            "of a row at once, which have no level of their own; use poe.smc"
-        )
+    edges = torch.cat([kernel.conditionals.edges, found.edges], 1)
+    return BlockGibbs(kernel.conditionals._replace(edges=edges))
+
+
+def _between(start: Expert, kernel: BlockGibbs, exponents: Tensor) -> Given:
+    """The log-odds of the levels: (1 − β) those of the start + β those of the target."""
+    at_start = conditionals(start)
+    assert at_start is not None
+
+    def given(x: Tensor, uniforms: Tensor) -> LogOdds:
+        beta = exponents.reshape(-1, *([1] * (x.ndim - 1))).to(x.dtype)
+        first, last = at_start.given(x, uniforms), kernel.conditionals.given(x, uniforms)
+        return lambda x: torch.lerp(first(x), last(x), beta)
+
+    return given

@@ -13,6 +13,7 @@ from poe.enumeration import MAX_TABLE, num_states
 from poe.errors import PoeError
 from poe.expert import Expert
 from poe.normalizers import log_partition
+from poe.one_hot import floats_of, log_density_of_one_hot, one_hot
 from poe.properties import exact_log_partition
 from poe.quadrature import has_chart
 from poe.testing.law_error import LawError
@@ -92,10 +93,11 @@ def score(expert: Expert, x: Tensor) -> None:
     """The score is the derivative of log p̃, along curves that stay in the space.
 
     With u the unconstrained coordinates of x and v a direction, d/dt log p̃(x(u + tv)) is both
-    the central difference of log p̃ and the score times that of x.
+    the central difference of log p̃ and the score times that of x. On a finite space: a function of
+    the one-hot encoding, where it is offered, says at x what the expert says.
     """
     if expert.space.is_discrete:
-        return
+        return _one_hot(expert, x)
     expert, x = _in_float64(expert, x)
     gradient = expert.score(x)
     _require(gradient.shape == x.shape, f"a score of shape {tuple(x.shape)}")
@@ -112,6 +114,14 @@ def score(expert: Expert, x: Tensor) -> None:
         scale = 2e-6 * (1 + u.abs().amax())
         tolerance = 1e-4 + 1e-8 * expert(x).abs().max().item()
         _require_close(claimed / scale, slope / scale, tolerance, "the finite difference as score")
+
+
+def _one_hot(expert: Expert, x: Tensor) -> None:
+    values, found = expert.space.num_values, log_density_of_one_hot(expert)
+    if found is None or values is None:
+        return
+    encoded = found(one_hot(x, values, floats_of(expert)))
+    _require_close(encoded, expert(x), 1e-3, "the log-density of the one-hot encoding of x")
 
 
 def normalization(expert: Expert, x: Tensor) -> None:

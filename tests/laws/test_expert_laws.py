@@ -60,6 +60,17 @@ def _network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), LastScalar())
 
 
+class OneHotPair(nn.Module):
+    """Two sites and how each pair of their values goes together: (*batch, 2, 3) -> (*batch,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("coupling", torch.arange(9.0).reshape(3, 3).cos())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.einsum("...u,uv,...v->...", z[..., 0, :], self.coupling, z[..., 1, :])
+
+
 def _flow() -> NFlow:
     made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
     return NFlow(made, StandardNormal([2]))
@@ -208,6 +219,10 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "Bernoulli": (
         poe.as_expert(D.Independent(D.Bernoulli(torch.tensor([0.2, 0.7])), 1)),
         torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+    ),
+    "From one-hot values": (
+        poe.FromOneHot(OneHotPair(), space=poe.Categorical((2,), 3)),
+        torch.tensor([[0, 2], [1, 1], [2, 0]]),
     ),
     "Categorical": (
         poe.as_expert(D.Categorical(torch.tensor([0.2, 0.8]))),

@@ -1,0 +1,158 @@
+"""Small discrete targets, their tables, and every kernel that moves on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import experts
+import poe
+from poe.enumeration import states
+from poe.expert import Expert
+from poe.samplers import (
+    DMALA,
+    Gibbs,
+    GibbsWithGradients,
+    Kernel,
+    ParallelTempering,
+    PathAuxiliary,
+    RandomScanGibbs,
+    SingleSiteMetropolis,
+)
+from poe.uniform import Uniform
+
+CHAINS = 40_000
+"""For moments from exact draws."""
+CHAINS_OF_TABLE = 10_000
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def at_most(count: int, size: int) -> Expert:
+    """A constraint: −inf where more than so many elements are 1."""
+    return poe.FromLogDensity(
+        lambda x: torch.zeros_like(x[:, 0]).masked_fill(x.sum(-1) > count, -torch.inf),
+        space=poe.Binary(size),
+    )
+
+
+def rbm_times_ising_times_constraint() -> Expert:
+    matrix = (0.5 * randn(6, 6, seed=1)).triu(1)
+    ising = experts.Ising(matrix, 0.3 * randn(6, seed=2))
+    rbm = experts.RBM(randn(6, 4, seed=3), 0.5 * randn(6, seed=4), 0.5 * randn(4, seed=5))
+    return rbm * ising * at_most(4, 6)
+
+
+def grid() -> Expert:
+    return experts.Ising.grid((2, 3), coupling=0.5, field=0.1)
+
+
+def potts(space: poe.Space, seed: int) -> Expert:
+    """Pairwise one-hot couplings of n sites and a field; no two neighbours of value 1."""
+    n, k = space.event_shape.numel(), space.num_values
+    assert k is not None
+    coupling, field = 0.7 * randn(n, n, k, k, seed=seed), 0.5 * randn(n, k, seed=seed + 1)
+    coupling = coupling * torch.ones(n, n).triu(1)[..., None, None]  # each pair once
+
+    def pairs(z: Tensor) -> Tensor:
+        z = z.reshape(-1, n, k)
+        both = torch.einsum("biu,ijuv,bjv->b", z, coupling, z)
+        return both + (z * field).sum((-2, -1))
+
+    def apart(z: Tensor) -> Tensor:
+        z = z.reshape(-1, n, k)
+        is_excluded = (z[:, 1:, 1] * z[:, :-1, 1] > 0.5).any(1)
+        return torch.zeros_like(z[:, 0, 0]).masked_fill(is_excluded, -torch.inf)
+
+    return poe.FromOneHot(pairs, space=space) * poe.FromOneHot(apart, space=space)
+
+
+def classes_times_potts() -> Expert:
+    space = poe.Categorical((2, 2), 3)
+    return experts.Categorical(0.5 * randn(2, 2, 3, seed=8)) * potts(space, 9)
+
+
+TARGETS: dict[str, Expert] = {
+    "RBM x Ising x constraint": rbm_times_ising_times_constraint(),
+    "Ising grid": grid(),
+    "Categorical": classes_times_potts(),
+    "Sequence": potts(poe.Sequence(4, 3), 11),
+}
+
+KERNELS: dict[str, Callable[[Expert, int], Kernel]] = {
+    "Gibbs": lambda target, chains: Gibbs(target.space),
+    "RandomScanGibbs": lambda target, chains: RandomScanGibbs(target.space),
+    "SingleSiteMetropolis": lambda target, chains: SingleSiteMetropolis(target.space),
+    "GibbsWithGradients": lambda target, chains: GibbsWithGradients(target.space),
+    "DMALA": lambda target, chains: DMALA(target.space, 0.5),
+    "DMALA, large step": lambda target, chains: DMALA(target.space, 5.0),
+    "DMALA, per chain": lambda target, chains: DMALA(
+        target.space, torch.linspace(0.3, 5.0, chains)
+    ),
+    "DMALA, preconditioned": lambda target, chains: DMALA(
+        target.space, 2.0, preconditioner(target)
+    ),
+    "PathAuxiliary": lambda target, chains: PathAuxiliary(target.space, 2),
+    "PathAuxiliary, fractional": lambda target, chains: PathAuxiliary(target.space, 1.3),
+    "PathAuxiliary, longest": lambda target, chains: PathAuxiliary(target.space, 100),
+    "PathAuxiliary, per chain": lambda target, chains: PathAuxiliary(
+        target.space, torch.linspace(0.5, 4.0, chains)
+    ),
+    "ParallelTempering Gibbs": lambda target, chains: tempered(target, Gibbs(target.space)),
+    "ParallelTempering SingleSiteMetropolis": lambda target, chains: tempered(
+        target, SingleSiteMetropolis(target.space)
+    ),
+    "ParallelTempering GibbsWithGradients": lambda target, chains: tempered(
+        target, GibbsWithGradients(target.space)
+    ),
+    "ParallelTempering DMALA": lambda target, chains: tempered(target, DMALA(target.space, 0.5)),
+    "ParallelTempering PathAuxiliary": lambda target, chains: tempered(
+        target, PathAuxiliary(target.space, 2)
+    ),
+}
+
+
+def preconditioner(target: Expert) -> Tensor:
+    shape = target.space.event_shape
+    return torch.linspace(0.3, 3.0, shape.numel()).reshape(shape)
+
+
+def tempered(target: Expert, kernel: Kernel) -> ParallelTempering:
+    return ParallelTempering(Uniform(target.space), kernel, (0.0, 1.0))
+
+
+def table_of(target: Expert) -> tuple[Tensor, Tensor]:
+    """All states and their probabilities."""
+    x = states(target.space)
+    return x, torch.softmax(target(x).double(), 0)
+
+
+def exact_draws(target: Expert, g: torch.Generator, count: int = CHAINS) -> Tensor:
+    x, probability = table_of(target)
+    return x[torch.multinomial(probability, count, replacement=True, generator=g)]
+
+
+def frequencies(target: Expert, x: Tensor) -> Tensor:
+    """Of every state, in the order of the table."""
+    k = target.space.num_values
+    assert k is not None
+    powers = k ** torch.arange(x[0].numel() - 1, -1, -1)
+    places = (x.reshape(len(x), -1).long() * powers).sum(1)
+    return torch.bincount(places, minlength=k ** x[0].numel()).double() / len(x)
+
+
+def excess_total_variation(found: Tensor, truth: Tensor, count: int) -> tuple[float, float]:
+    """½ Σ |found − truth| over its mean for independent draws, and that mean's spread.
+
+    |found − truth| of independent draws is about half-normal, of standard deviation s √(1 − 2/π).
+    """
+    std_error = (truth * (1 - truth) / count).sqrt()
+    floor = 0.5 * math.sqrt(2 / math.pi) * std_error.sum()
+    spread = 0.5 * math.sqrt(1 - 2 / math.pi) * std_error.square().sum().sqrt()
+    distance = 0.5 * (found - truth).abs().sum()
+    return (distance - floor).item(), spread.item()
