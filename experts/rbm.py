@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.latest import Latest
+from experts.linear import linear
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Binary, Expert, ShapeError
 from poe.conditionals import Conditionals, LogOdds, conditionals
@@ -71,15 +73,20 @@ class RBM(Expert):
                 )
             keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
         self.space = Binary(weights.shape[0])
+        # A log-density and the sweep after it ask for the same log-odds.
+        self._latest = Latest()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.W.dtype)
-        return x @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
+        return x.to(self.W.dtype) @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
 
     def hidden_log_odds(self, x: Tensor) -> Tensor:
         """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = cⱼ + (W'x)ⱼ: ``(*batch, v) -> (*batch, h)``."""
         self.space.batch_shape(x)
-        return F.linear(x.to(self.W.dtype), self.W.mT, self.c)
+        return self._latest(self._hidden_log_odds, x, self.W, self.c)
+
+    @staticmethod
+    def _hidden_log_odds(x: Tensor, W: Tensor, c: Tensor) -> Tensor:
+        return linear(x.to(W.dtype), W.mT, c)
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
         """p(zⱼ = 1 | x), the features that the RBM finds in x: ``(*batch, v) -> (*batch, h)``."""
@@ -88,7 +95,7 @@ class RBM(Expert):
     def visible_log_odds(self, z: Tensor) -> Tensor:
         """log p(xᵢ = 1 | z) − log p(xᵢ = 0 | z) = bᵢ + (Wz)ᵢ: ``(*batch, h) -> (*batch, v)``."""
         Binary(self.W.shape[1]).batch_shape(z)
-        return F.linear(z.to(self.W.dtype), self.W, self.b)
+        return linear(z.to(self.W.dtype), self.W, self.b)
 
     def extra_repr(self) -> str:
         return "{} visible, {} hidden".format(*self.W.shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from poe.conditionals import Conditionals, colours
 from poe.errors import PoeError, ShapeError
+from poe.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, Kernel
 from poe.samplers.metropolis import MetropolisState
 
@@ -78,10 +79,9 @@ class BlockGibbs(Corrected[MetropolisState]):
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> BlockNoise:
         """A uniform for each chain's hidden units, and for each of its elements."""
         is_float = position.is_floating_point()
-        dtype = position.dtype if is_float else torch.get_default_dtype()
-        hidden = position.new_empty((len(position), self.conditionals.num_hidden), dtype=dtype)
-        visible = torch.empty_like(position, dtype=dtype)
-        return BlockNoise(*(part.uniform_(generator=generator) for part in (hidden, visible)))
+        like = position if is_float else position.new_empty(0, dtype=torch.get_default_dtype())
+        shapes = (len(position), self.conditionals.num_hidden), position.shape
+        return BlockNoise(*(uniforms(shape, like=like, generator=generator) for shape in shapes))
 
     @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> MetropolisState:
@@ -99,7 +99,8 @@ class BlockGibbs(Corrected[MetropolisState]):
             log_odds = log_odds_at(x)
             is_lost = log_odds.isnan()
             drawn = (noise.visible < log_odds.sigmoid()).to(x.dtype)
-            x = torch.where(is_free & ~is_lost, drawn, x)
+            is_held = is_lost if self.num_sets == 1 else is_lost | ~is_free
+            x = torch.where(is_held, x, drawn)
             is_undefined = is_undefined | (is_free & is_lost).reshape(len(x), -1).any(1)
         return MetropolisState(x, target.log_density(x)), _info(is_undefined, noise.visible.dtype)
 
