@@ -159,7 +159,8 @@ def _(expert: RBM) -> Conditionals:
     """All elements together, given hidden units that are drawn together."""
 
     def given(x: Tensor, uniforms: Tensor) -> LogOdds:
-        z = (uniforms < expert.hidden_probabilities(x)).to(expert.W.dtype)
+        probability = expert.hidden_probabilities(x)
+        z = torch.lt(uniforms, probability, out=probability)
         log_odds = expert.visible_log_odds(z)
         return lambda x: log_odds
 

@@ -35,7 +35,7 @@ class BlockGibbs(Corrected[MetropolisState]):
     gives them.
 
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
-    were NaN: then ``is_undefined``, and those elements keep their values.
+    were NaN: then ``is_undefined``, and that chain's set keeps its values.
 
     Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer
     elements than the edges join.
@@ -97,11 +97,12 @@ class BlockGibbs(Corrected[MetropolisState]):
         is_undefined = torch.zeros_like(state.log_density, dtype=torch.bool)
         for is_free in self._sets(x):
             log_odds = log_odds_at(x)
-            is_lost = log_odds.isnan()
-            drawn = (noise.visible < log_odds.sigmoid()).to(x.dtype)
-            is_held = is_lost if self.num_sets == 1 else is_lost | ~is_free
-            x = torch.where(is_held, x, drawn)
-            is_undefined = is_undefined | (is_free & is_lost).reshape(len(x), -1).any(1)
+            is_lost = log_odds.flatten(1).amax(1).isnan()  # the largest is NaN if one of them is
+            probability = log_odds.sigmoid()
+            drawn = torch.lt(noise.visible, probability, out=probability).to(x.dtype)
+            is_held = is_lost.reshape(-1, *[1] * (x.ndim - 1))
+            x = torch.where(is_held if self.num_sets == 1 else is_held | ~is_free, x, drawn)
+            is_undefined = is_undefined | is_lost
         return MetropolisState(x, target.log_density(x)), _info(is_undefined, noise.visible.dtype)
 
     def _sets(self, x: Tensor) -> Tensor:
