@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from experts.autoregressive import PixelMixture
+from experts.base_rate import BaseRateAIS
+from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.exponential import ExponentialFamily
 from experts.families import (
@@ -16,8 +18,10 @@ from experts.families import (
     VonMises,
     Wishart,
 )
+from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
+from experts.gaussian_rbm import GaussianRBM
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
@@ -25,10 +29,15 @@ from experts.linear_gaussian import LinearGaussian
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.potts_rbm import PottsRBM
 from experts.rbm import RBM
+from experts.rbm_gibbs import LayerGibbs, sweep
 
 __all__ = [
+    "CD",
+    "PCD",
     "RBM",
+    "BaseRateAIS",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -39,8 +48,10 @@ __all__ = [
     "Flow",
     "Gamma",
     "Gaussian",
+    "GaussianRBM",
     "ImageFlow",
     "Ising",
+    "LayerGibbs",
     "LinearGaussian",
     "Neighbours",
     "NeuralEnergy",
@@ -48,13 +59,19 @@ __all__ = [
     "NormalScores",
     "PixelMixture",
     "Poisson",
+    "PottsRBM",
     "ReconstructionEnergy",
     "RelativeNeighbours",
     "Standardize",
+    "TemperedPCD",
     "VonMises",
     "Wishart",
     "at_noise_level",
     "available",
+    "contrast",
+    "data_log_odds",
+    "fit_rbm",
     "load",
     "noise_ladder",
+    "sweep",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -77,7 +76,7 @@ class BaseRateAIS:
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
     ) -> LogPartition:
         """log Z of the target."""
-        rbm = simplify(target).expert  # of RBMs it leaves no constant
+        rbm, log_constant = simplify(target)
         if not isinstance(rbm, RBM):
             raise NormalizationError(
                 f"expected an RBM or a product of RBMs, got {type(rbm).__name__}: use "
@@ -90,7 +89,8 @@ class BaseRateAIS:
         draws = _draws(path, count, self.num_levels, generator, report)
         down = _descend(path, betas, draws, generator, report)
         ways = (weights.reshape(NUM_ISLANDS, -1) for weights in (up, down))
-        return _concluded(path, *ways, self.num_levels)
+        log_start = path.log_start + log_constant.double()
+        return _concluded(path.rbm, log_start, *ways, self.num_levels)
 
 
 class Path(NamedTuple):
@@ -179,20 +179,21 @@ def _base(rbm: RBM, start: Expert | None, count: int, generator: torch.Generator
     return start.natural.detach().to(rbm.W)
 
 
-def _concluded(path: Path, up: Tensor, down: Tensor, num_levels: int) -> LogPartition:
+def _concluded(
+    rbm: RBM, log_start: Tensor, up: Tensor, down: Tensor, num_levels: int
+) -> LogPartition:
     """From log weights ``(groups, n)`` each way."""
-    log_start = path.log_start
     value, std_error = both_ways(up, down)
     both = Sides(log_mean(up) + log_start, log_start - log_mean(down))
     ess = min(kish_ess(up).item(), kish_ess(down).item())
     doubts = [*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()]
     numbers = (value + log_start, std_error, both.lower, both.upper)
     return LogPartition(
-        *(number.to(path.rbm.W) for number in numbers),
+        *(number.to(rbm.W) for number in numbers),
         f"annealed importance sampling both ways, {num_levels} levels from base rates",
         ess=ess,
         num_evaluations=2 * (num_levels + 1) * up.numel(),
         confidence=CONFIDENCE,
-        rests_on="" if hasattr(path.rbm, "sample") else ON_DRAWS,
+        rests_on="" if hasattr(rbm, "sample") else ON_DRAWS,
         remarks=tuple(doubts),
     )

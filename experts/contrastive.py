@@ -170,11 +170,19 @@ def contrast(rbm: RBM, data: Tensor, particles: Tensor, centre: Centre | None = 
     """
     x = torch.cat([data, particles])
     z = linear(x, rbm.W.mT, rbm.c).sigmoid_()
-    weights = x.new_full((len(x), 1), 1 / len(data))
-    weights[len(data) :] = -1 / len(particles)
+    return difference(x, z, len(data), centre)
+
+
+def difference(x: Tensor, z: Tensor, num_data: int, centre: Centre | None = None) -> Gradient:
+    """The same, of units whose states or probabilities are known: the first rows are the data's.
+
+    Shapes: x ``(n + m, v)``, z ``(n + m, h)``, for ``num_data`` n.
+    """
+    weights = x.new_full((len(x), 1), 1 / num_data)
+    weights[num_data:] = -1 / (len(x) - num_data)
     if centre is not None:
         x, z = x - centre.visible, z - centre.hidden
-    weighted = z.mul_(weights)
+    weighted = z * weights
     W, b, c = linear(x.mT, weighted.mT), (x * weights).sum(0), weighted.sum(0)
     if centre is not None:
         b, c = b - W @ centre.hidden, c - centre.visible @ W

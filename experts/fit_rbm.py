@@ -18,6 +18,7 @@ from poe.checkpoint import fingerprint, read, write
 from poe.errors import PoeError, ShapeError, StorageError
 from poe.randomness import resolve
 
+PERSISTENT = PCD()
 WEIGHT_SCALE = 0.01
 """The standard deviation of the first weights."""
 UPDATES_A_LOOK = 10
@@ -63,7 +64,7 @@ def fit_rbm(
     data: Tensor,
     num_hidden: int,
     *,
-    particles: Particles = PCD(),  # noqa: B008: frozen
+    particles: Particles = PERSISTENT,
     num_epochs: int = 20,
     batch_size: int = 100,
     learning_rate: float = 0.05,
