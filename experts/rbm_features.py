@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.contrastive import Centre, difference
-from experts.fit_rbm import WEIGHT_SCALE, data_log_odds
+from experts.fit_rbm import WEIGHT_SCALE
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep
 
@@ -142,8 +142,8 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.intercept_hidden_ = np.zeros(self.n_components, dtype=dtype)
         self._means = np.asarray(rows.mean(0), dtype=dtype).ravel()
         # Of rows from 0 to 1; of others there are no log-odds.
-        shares = torch.from_numpy(np.clip(self._means, 0, 1))[None].expand(rows.shape[0], -1)
-        self.intercept_visible_ = data_log_odds(shares).numpy().astype(dtype)
+        ones = np.clip(self._means, 0, 1) * rows.shape[0] + 0.5
+        self.intercept_visible_ = np.log(ones / (rows.shape[0] + 1 - ones)).astype(dtype)
         self.h_samples_ = np.zeros((self.batch_size, self.n_components), dtype=dtype)
         self._n_features_out = self.n_components
 
