@@ -88,9 +88,9 @@ class BaseRateAIS:
         up, _ = _climb(path, betas, path.draw(count, generator), generator, report)
         draws = _draws(path, count, self.num_levels, generator, report)
         down = _descend(path, betas, draws, generator, report)
-        ways = (weights.reshape(NUM_ISLANDS, -1) for weights in (up, down))
         log_start = path.log_start + log_constant.double()
-        return _concluded(path.rbm, log_start, *ways, self.num_levels)
+        up, down = up.reshape(NUM_ISLANDS, -1), down.reshape(NUM_ISLANDS, -1)
+        return _concluded(rbm, log_start, up, down, self.num_levels)
 
 
 class Path(NamedTuple):
@@ -187,9 +187,11 @@ def _concluded(
     both = Sides(log_mean(up) + log_start, log_start - log_mean(down))
     ess = min(kish_ess(up).item(), kish_ess(down).item())
     doubts = [*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()]
-    numbers = (value + log_start, std_error, both.lower, both.upper)
     return LogPartition(
-        *(number.to(rbm.W) for number in numbers),
+        (value + log_start).to(rbm.W),
+        std_error.to(rbm.W),
+        both.lower.to(rbm.W),
+        both.upper.to(rbm.W),
         f"annealed importance sampling both ways, {num_levels} levels from base rates",
         ess=ess,
         num_evaluations=2 * (num_levels + 1) * up.numel(),

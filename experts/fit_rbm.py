@@ -153,12 +153,17 @@ def _begun(
     W = torch.empty(data.shape[1], num_hidden, device=data.device)
     W.normal_(std=WEIGHT_SCALE, generator=generator)
     b, c = data_log_odds(data), W.new_zeros(num_hidden)
-    zeros = [torch.zeros_like(tensor) for tensor in 2 * (W, b, c)]
     first = particles.init(RBM(W, b, c), data, generator=generator).float()
     means = data.mean(0, dtype=torch.float64).float()
     half = torch.full_like(c, 0.5)
     count = torch.zeros((), dtype=torch.int64)
-    return Training(W, b, c, *zeros, count, means, half, first, generator.get_state())
+    zero = torch.zeros_like
+    return Training(
+        *(W, b, c),
+        *(zero(W), zero(b), zero(c)),
+        *(zero(W), zero(b), zero(c)),
+        *(count, means, half, first, generator.get_state()),
+    )
 
 
 def _move(

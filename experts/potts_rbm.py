@@ -110,7 +110,7 @@ class PottsRBM(Expert):
 
     def _one_hot(self, x: Tensor) -> Tensor:
         self.space.batch_shape(x)
-        labels = torch.arange(self.space.k, device=x.device)
+        labels = torch.arange(self.W.shape[1], device=x.device)
         return (x[..., None] == labels).to(self.W.dtype)
 
     def __getattr__(self, name: str) -> Any:
