@@ -122,9 +122,9 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x, labels = digits(generator)
     train = x[ROWS["train"]]
-    curve = learn_small(x, 10 if arguments.fast else 100, generator)
+    curve = learn_small(x, 20 if arguments.fast else 100, generator)
     large = experts.fit_rbm(
-        train, LARGE, num_epochs=10 if arguments.fast else 200, weight_decay=1e-3,
+        train, LARGE, num_epochs=60 if arguments.fast else 200, weight_decay=1e-3,
         generator=generator,
     )  # fmt: skip
     log_z = poe.log_partition(
