@@ -1,10 +1,12 @@
-"""Block-Gibbs sweeps a second of an RBM, beside scikit-learn's, on one thread.
+"""Block-Gibbs sweeps and epochs of training a second of an RBM, beside scikit-learn's.
 
-    python benchmarks/rbm_sweeps.py
+    python benchmarks/rbm_sweeps.py [--threads 2]
 
 784 x 500 units, float32, the same weights. A sweep draws the hidden layer, then the visible one;
-ours also works out the log-density where it ends, a third product of matrices beside the two that a
-sweep needs. Rounds in which the two take turns; median, least and most of the rounds.
+the kernel also works out the log-density where it ends, from log-odds that the next sweep needs. An
+epoch is one of persistent contrastive divergence on 2000 rows, in batches of 10, as BernoulliRBM
+has it, or 100, with as many chains. Rounds in which all take turns; median, least and most of the
+rounds.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from sklearn.neural_network import BernoulliRBM
 from threadpoolctl import threadpool_limits
 
 import experts
+from experts.rbm_features import RBMFeatures
 from poe.conditionals import conditionals
 from poe.samplers import BlockGibbs
 
 VISIBLE, HIDDEN = 784, 500
+ROWS = 2000
 
 
 def made_rbm() -> experts.RBM:
@@ -47,6 +51,17 @@ def our_sweep(rbm: experts.RBM, chains: int) -> Callable[[], None]:
     return sweep
 
 
+def bare_sweep(rbm: experts.RBM, chains: int) -> Callable[[], None]:
+    """The same without a log-density: what training and annealing use."""
+    x, g = torch.zeros(chains, VISIBLE), torch.Generator().manual_seed(1)
+
+    def one() -> None:
+        nonlocal x
+        x = experts.sweep(rbm, x, generator=g)
+
+    return one
+
+
 def their_sweep(rbm: experts.RBM, chains: int) -> Callable[[], None]:
     """One call of ``BernoulliRBM.gibbs`` with the same weights."""
     peer = BernoulliRBM(HIDDEN)
@@ -62,7 +77,7 @@ def their_sweep(rbm: experts.RBM, chains: int) -> Callable[[], None]:
     return sweep
 
 
-def rates(calls: list[Callable[[], None]], rounds: int, repeats: int) -> list[list[float]]:
+def rates(calls: list[Callable[[], object]], rounds: int, repeats: int) -> list[list[float]]:
     """Sweeps a second of each call, round by round; the first round is left out."""
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds + 1):
@@ -74,21 +89,55 @@ def rates(calls: list[Callable[[], None]], rounds: int, repeats: int) -> list[li
     return [own[1:] for own in found]
 
 
+def epochs(batch: int) -> dict[str, Callable[[], object]]:
+    """One epoch of training by each."""
+    g = torch.Generator().manual_seed(0)
+    data = torch.rand(ROWS, VISIBLE, generator=g).lt(0.3).float()
+    rows = data.numpy()
+    settings = {"batch_size": batch, "n_iter": 1, "random_state": 0}
+    return {
+        "fit_rbm": lambda: experts.fit_rbm(
+            data,
+            HIDDEN,
+            particles=experts.PCD(batch),
+            num_epochs=1,
+            batch_size=batch,
+            generator=g,
+            progress=False,
+        ),
+        "RBMFeatures": lambda: RBMFeatures(HIDDEN, **settings).fit(rows),
+        "BernoulliRBM": lambda: BernoulliRBM(HIDDEN, **settings).fit(rows),
+    }
+
+
+def show(name: str, calls: dict[str, Callable[[], object]], rounds: int, repeats: int) -> None:
+    """Rates of all, and the ratio of each to the last one's."""
+    found = dict(zip(calls, rates(list(calls.values()), rounds, repeats), strict=True))
+    *_, theirs = found.values()
+    for own, values in found.items():
+        ratios = [a / b for a, b in zip(values, theirs, strict=True)]
+        print(f"{name:>22}  {own:>13}  {spread(values):>22}  {spread(ratios)}")
+
+
 def main() -> None:
-    """Print sweeps a second of both, and their ratio."""
+    """Print rates of all, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rbm = made_rbm()
-    print(f"{'chains':>6}  {'ours':>22}  {'scikit-learn':>22}  ratio")
-    for chains, repeats in ((100, 40), (1000, 5)):
-        with threadpool_limits(1):
-            calls = [our_sweep(rbm, chains), their_sweep(rbm, chains)]
-            ours, theirs = rates(calls, rounds, repeats)
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        columns = "  ".join(f"{spread(own):>22}" for own in (ours, theirs))
-        print(f"{chains:>6}  {columns}  {spread(ratios)}")
+    print(f"{'':>22}  {'':>13}  {'a second':>22}  over BernoulliRBM")
+    with threadpool_limits(options.threads):
+        for chains, repeats in ((100, 40), (1000, 5)):
+            sweeps = {
+                "BlockGibbs": our_sweep(rbm, chains),
+                "sweep": bare_sweep(rbm, chains),
+                "BernoulliRBM": their_sweep(rbm, chains),
+            }
+            show(f"{chains} chains, sweeps", sweeps, options.rounds, repeats)
+        for batch in (10, 100):
+            show(f"batches of {batch}, epochs", epochs(batch), options.rounds, 1)
 
 
 def spread(values: list[float]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from experts.autoregressive import PixelMixture
+from experts.base_rate import BaseRateAIS
 from experts.causal_transformer import CausalTransformer
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
+from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
@@ -20,8 +22,10 @@ from experts.families import (
     VonMises,
     Wishart,
 )
+from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
+from experts.gaussian_rbm import GaussianRBM
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
@@ -31,12 +35,17 @@ from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.potts_rbm import PottsRBM
 from experts.rbm import RBM
+from experts.rbm_gibbs import LayerGibbs, sweep
 
 __all__ = [
+    "CD",
     "MADE",
     "NADE",
+    "PCD",
     "RBM",
+    "BaseRateAIS",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -51,8 +60,10 @@ __all__ = [
     "Flow",
     "Gamma",
     "Gaussian",
+    "GaussianRBM",
     "ImageFlow",
     "Ising",
+    "LayerGibbs",
     "LinearGaussian",
     "Neighbours",
     "NeuralEnergy",
@@ -60,17 +71,23 @@ __all__ = [
     "NormalScores",
     "PixelMixture",
     "Poisson",
+    "PottsRBM",
     "ReconstructionEnergy",
     "RelativeNeighbours",
     "Standardize",
+    "TemperedPCD",
     "VonMises",
     "Wishart",
     "at_least",
     "at_most",
     "at_noise_level",
     "available",
+    "contrast",
+    "data_log_odds",
     "exactly",
+    "fit_rbm",
     "load",
     "noise_ladder",
     "parity",
+    "sweep",
 ]

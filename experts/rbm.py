@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.families import Bernoulli
+from experts.latest import Latest
+from experts.linear import linear
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Binary, Expert, ShapeError
 from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
+from poe.expert import Product
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition
-from poe.randomness import resolve
+from poe.properties import Simplified, Term, combine, distribute, exact_log_partition
+from poe.randomness import resolve, uniforms
 
 MAX_HIDDEN = 8192
 """Products with more hidden units than these are not joined."""
@@ -32,9 +36,10 @@ class RBM(Expert):
 
     Given z the elements of x are independent, and given x those of z: block Gibbs draws each layer
     at once (``poe.samplers.BlockGibbs``). A product of powers, each exponent a count, is an RBM of
-    all their hidden units. log Z is exact where a layer has at most 25 units, at a cost of 2^25
-    states times the other layer at worst, each time it is asked for (``poe.normalize`` keeps it);
-    ``sample`` draws exactly where one has at most 20.
+    all their hidden units, and a field (``Bernoulli``) goes into b. log Z is exact where a layer
+    has at most 25 units, at a cost of 2^25 states times the other layer at worst, and is kept until
+    the numbers change; ``sample`` draws exactly where one has at most 20. For larger ones:
+    ``experts.BaseRateAIS``.
 
     Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one. Raises
     ShapeError where they do not fit, and PoeError where a number is not finite.
@@ -71,15 +76,20 @@ class RBM(Expert):
                 )
             keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
         self.space = Binary(weights.shape[0])
+        # A log-density and the sweep after it ask for the same log-odds.
+        self._latest, self._latest_log_z = Latest(), Latest()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.W.dtype)
-        return x @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
+        return x.to(self.W.dtype) @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
 
     def hidden_log_odds(self, x: Tensor) -> Tensor:
         """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = cⱼ + (W'x)ⱼ: ``(*batch, v) -> (*batch, h)``."""
         self.space.batch_shape(x)
-        return F.linear(x.to(self.W.dtype), self.W.mT, self.c)
+        return self._latest(self._hidden_log_odds, x, self.W, self.c)
+
+    @staticmethod
+    def _hidden_log_odds(x: Tensor, W: Tensor, c: Tensor) -> Tensor:
+        return linear(x.to(W.dtype), W.mT, c)
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
         """p(zⱼ = 1 | x), the features that the RBM finds in x: ``(*batch, v) -> (*batch, h)``."""
@@ -88,7 +98,15 @@ class RBM(Expert):
     def visible_log_odds(self, z: Tensor) -> Tensor:
         """log p(xᵢ = 1 | z) − log p(xᵢ = 0 | z) = bᵢ + (Wz)ᵢ: ``(*batch, h) -> (*batch, v)``."""
         Binary(self.W.shape[1]).batch_shape(z)
-        return F.linear(z.to(self.W.dtype), self.W, self.b)
+        return linear(z.to(self.W.dtype), self.W, self.b)
+
+    def visible_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """What `visible_given` needs: a uniform for each number of ``like``."""
+        return uniforms(like.shape, like=self.W, generator=generator)
+
+    def visible_given(self, z: Tensor, noise: Tensor) -> Tensor:
+        """x ~ p(x | z): ``(n, h), (n, v) -> (n, v)``."""
+        return (noise < self.visible_log_odds(z).sigmoid()).to(self.W.dtype)
 
     def extra_repr(self) -> str:
         return "{} visible, {} hidden".format(*self.W.shape)
@@ -123,11 +141,19 @@ class RBM(Expert):
 
 @exact_log_partition.register
 def _(expert: RBM) -> Tensor | None:
-    """log Σ exp over the states of the smaller layer, in float64; without a gradient."""
-    small = _smaller_layer(expert)
-    if expert.W.is_meta or num_states(small.space) > MAX_STATES:
+    """log Σ exp over the states of the smaller layer, in float64; without a gradient.
+
+    Kept until W, b or c change; what goes round their version counters, as ``W.data`` does, is not
+    seen.
+    """
+    if expert.W.is_meta or num_states(Binary(min(expert.W.shape))) > MAX_STATES:
         return None
-    return log_sum(small).to(expert.W)
+    with torch.no_grad():
+        return expert._latest_log_z(_log_z, expert.W, expert.b, expert.c)
+
+
+def _log_z(W: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return log_sum(_smaller_layer(RBM(W, b, c))).to(W)
 
 
 @combine.register
@@ -147,12 +173,26 @@ def _(first: RBM, terms: Sequence[Term]) -> Simplified | None:
     return Simplified(joined, joined.b.new_zeros(()))
 
 
+@distribute.register
+def _(factor: RBM, others: Sequence[Expert]) -> Simplified | None:
+    """A field of independent elements goes into the visible biases."""
+    fields = [other for other in others if isinstance(other, Bernoulli)]
+    if not fields:
+        return None
+    rest = [other for other in others if not isinstance(other, Bernoulli)]
+    biases = torch.stack([factor.b, *(field.natural.to(factor.b) for field in fields)]).sum(0)
+    with_field = RBM(factor.W, biases, factor.c)
+    constant = -torch.stack([field.log_partition(field.natural) for field in fields]).sum()
+    return Simplified(Product(with_field, *rest) if rest else with_field, constant)
+
+
 @conditionals.register
 def _(expert: RBM) -> Conditionals:
     """All elements together, given hidden units that are drawn together."""
 
     def given(x: Tensor, uniforms: Tensor) -> LogOdds:
-        z = (uniforms < expert.hidden_probabilities(x)).to(expert.W.dtype)
+        probability = expert.hidden_probabilities(x)
+        z = torch.lt(uniforms, probability, out=probability)
         log_odds = expert.visible_log_odds(z)
         return lambda x: log_odds
 

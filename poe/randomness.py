@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def resolve(
@@ -47,3 +48,21 @@ def borrowed(generator: torch.Generator) -> Iterator[None]:
             with torch.cuda.device(generator.device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def uniforms(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniforms in [0, 1), in the dtype and on the device of ``like``.
+
+    Of float32 on the CPU they are multiples of 2^-24, as those of ``torch.rand``, made of half as
+    many random words: each of 64 bits gives two.
+
+    >>> uniforms((2,), like=torch.zeros(()), generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([2])
+    """
+    uniform = torch.empty(shape, dtype=like.dtype, device=like.device)
+    if like.dtype != torch.float32 or like.device.type != "cpu":
+        return uniform.uniform_(generator=generator)
+    words = torch.empty((uniform.numel() + 1) // 2, dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)
+    signed = words.view(torch.int32)[: uniform.numel()].view(uniform.shape)
+    return torch.mul(signed.bitwise_right_shift_(8), 2.0**-24, out=uniform).add_(0.5)

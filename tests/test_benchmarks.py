@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,25 @@ def test_the_floor_is_the_mean_distance_of_independent_draws() -> None:
         distances = 0.5 * (found - truth).abs().sum(1)
         error = (distances.std() / 4000**0.5).item()
         assert abs(distances.mean().item() - floor_of(truth, count)) < 4 * error
+
+
+def test_rbms_of_digits_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import rbm_digits
+
+    bits = np.random.default_rng(0).random((300, 784)) < 0.2
+    np.savez(tmp_path / "bits.npz", train=np.packbits(bits, 1), test=np.packbits(bits[:100], 1))
+    train, test = rbm_digits.digits(tmp_path / "bits.npz")
+    assert torch.equal(train, torch.from_numpy(bits).to(torch.uint8))
+    assert len(test) == 100
+    monkeypatch.setattr("sys.argv", ["rbm_digits.py", str(tmp_path / "bits.npz"), "--fast"])
+    rbm_digits.main()
+    printed = capsys.readouterr().out
+    error = float(re.findall(r"log Z \S+ \+- (\S+),", printed)[0])
+    off = float(re.findall(r"annealed is off by (\S+)", printed)[0])
+    assert abs(off) < 4 * error + 0.002  # printed to three decimals
+    scores = [float(s) for s in re.findall(r"log-probability of 100 rows: (\S+)", printed)]
+    entropy = 784 * (0.2 * math.log(0.2) + 0.8 * math.log(0.8))
+    assert len(scores) == 2
+    assert all(abs(score - entropy) < 10 for score in scores)

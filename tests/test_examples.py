@@ -104,6 +104,23 @@ def test_words_by_agreement_are_those_of_the_product(tmp_path: Path) -> None:
     assert all(w.endswith("er") and "k" in w for line in shown for w in line.split()), printed
 
 
+def test_rbms_learn_digits(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "rbm_digits.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    row = r"^(independent pixels|RBM, \d+ hidden units) +(-[\d.]+) +(exact|[\d.]+)"
+    found = re.findall(row, printed, flags=re.MULTILINE)
+    assert [name for name, *_ in found] == [
+        "independent pixels", "RBM, 14 hidden units", "RBM, 100 hidden units",
+    ]  # fmt: skip
+    pixels, _, large = (float(score) for _, score, _ in found)
+    assert large > pixels + 1.0
+    assert float(found[2][2]) < 0.1
+    lower, upper = re.findall(r"^bounds on its log Z: (\S+) to (\S+)", printed, re.MULTILINE)[0]
+    assert 0 <= float(upper) - float(lower) < 1.0
+    assert (tmp_path / "figure.png").stat().st_size > 30_000
+
+
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None

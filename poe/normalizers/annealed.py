@@ -90,7 +90,7 @@ class AIS:
     ) -> Evidence:
         both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
         is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs | BlockGibbs)
-        value, std_error = _both_ways(up, down) if is_reversible else _one_way(up)
+        value, std_error = both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
             value=value + ladder.log_start,
             std_error=std_error,
@@ -106,7 +106,7 @@ class AIS:
         )
 
 
-def _both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """The Bennett acceptance ratio of log weights ``(groups, n)`` up and down, with its error."""
     ratio = torch.cat([up, -down], 1)
     counts = torch.tensor([up.shape[1], down.shape[1]], device=up.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poe.conditionals import Conditionals, LogOdds, colours
 from poe.errors import PoeError, ShapeError
+from poe.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, Kernel
 from poe.samplers.metropolis import MetropolisState
 
@@ -36,7 +37,7 @@ class BlockGibbs(Corrected[MetropolisState]):
     gives them.
 
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
-    were NaN: then ``is_undefined``, and those elements keep their values.
+    were NaN: then ``is_undefined``, and that chain's set keeps its values.
 
     Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer
     elements than the edges join.
@@ -86,10 +87,9 @@ class BlockGibbs(Corrected[MetropolisState]):
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> BlockNoise:
         """A uniform for each chain's hidden units, and for each of its elements."""
         is_float = position.is_floating_point()
-        dtype = position.dtype if is_float else torch.get_default_dtype()
-        hidden = position.new_empty((len(position), self.conditionals.num_hidden), dtype=dtype)
-        visible = torch.empty_like(position, dtype=dtype)
-        return BlockNoise(*(part.uniform_(generator=generator) for part in (hidden, visible)))
+        like = position if is_float else position.new_empty(0, dtype=torch.get_default_dtype())
+        shapes = (len(position), self.conditionals.num_hidden), position.shape
+        return BlockNoise(*(uniforms(shape, like=like, generator=generator) for shape in shapes))
 
     @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> MetropolisState:
@@ -105,10 +105,12 @@ class BlockGibbs(Corrected[MetropolisState]):
         is_undefined = torch.zeros_like(state.log_density, dtype=torch.bool)
         for is_free in self._sets(x):
             log_odds = log_odds_at(x)
-            is_lost = log_odds.isnan()
-            drawn = (noise.visible < log_odds.sigmoid()).to(x.dtype)
-            x = torch.where(is_free & ~is_lost, drawn, x)
-            is_undefined = is_undefined | (is_free & is_lost).reshape(len(x), -1).any(1)
+            is_lost = log_odds.flatten(1).amax(1).isnan()  # the largest is NaN if one of them is
+            probability = log_odds.sigmoid()
+            drawn = torch.lt(noise.visible, probability, out=probability).to(x.dtype)
+            is_held = is_lost.reshape(-1, *[1] * (x.ndim - 1))
+            x = torch.where(is_held if self.num_sets == 1 else is_held | ~is_free, x, drawn)
+            is_undefined = is_undefined | is_lost
         return MetropolisState(x, target.log_density(x)), _info(is_undefined, noise.visible.dtype)
 
     def _sets(self, x: Tensor) -> Tensor:

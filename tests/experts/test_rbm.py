@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts import RBM, Bernoulli
+from experts import RBM, Bernoulli, Ising
 from poe.conditionals import conditionals
-from poe.enumeration import states
+from poe.enumeration import log_sum, states
 from poe.properties import can_sample_exactly, exact_log_partition
 
 SHAPES = [(5, 3), (3, 6), (4, 4), (1, 1)]
@@ -142,13 +143,52 @@ def test_an_rbm_that_has_no_say_at_all_is_no_rbm() -> None:
     assert poe.log_partition(rbm(4, 3) ** 0).value.item() == pytest.approx(4 * 0.6931471805599453)
 
 
-def test_a_field_beside_rbms_stays_a_factor() -> None:
-    product = rbm(4, 3) * Bernoulli(torch.ones(4, dtype=torch.float64)) * rbm(4, 2, seed=1)
-    simple = poe.simplify(product).expert
-    assert [type(e) for e in simple.experts] == [RBM, Bernoulli]
-    found = conditionals(simple)
-    assert found is not None
-    assert found.num_hidden == 5
+def test_a_field_goes_into_the_visible_biases() -> None:
+    field = Bernoulli(torch.tensor([0.3, -1.0, 2.0, 0.5], dtype=torch.float64))
+    product = rbm(4, 3) * field**0.7 * rbm(4, 2, seed=1) * field
+    simple, log_constant = poe.simplify(product)
+    assert isinstance(simple, RBM)
+    assert simple.W.shape == (4, 5)
+    close(simple(bits(4)) + log_constant, product(bits(4)))
+    found = poe.log_partition(product)
+    assert found.method == "closed form"
+    close(found.value, product(bits(4)).logsumexp(0))
+
+
+def test_a_field_goes_into_the_biases_beside_what_stays_a_factor() -> None:
+    grid = Ising(0.3 * (1 - torch.eye(4)), torch.zeros(4))
+    product = rbm(4, 3) * Bernoulli(torch.ones(4, dtype=torch.float64)) * grid.double()
+    simple, log_constant = poe.simplify(product)
+    assert [type(e) for e in simple.experts] == [RBM, Ising]
+    close(simple(bits(4)) + log_constant, product(bits(4)))
+
+
+def test_log_z_is_kept_until_the_numbers_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    expert, summed = rbm(5, 3), []
+
+    def counted(target: poe.Expert) -> Tensor:
+        summed.append(target.space)
+        return log_sum(target)
+
+    monkeypatch.setattr("experts.rbm.log_sum", counted)
+    first, again = (poe.log_partition(expert).value for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(summed) == 1
+    expert.c.add_(1.0)
+    close(poe.log_partition(expert).value, expert(bits(5)).logsumexp(0))
+    assert len(summed) == 2
+    close(poe.log_partition(copy.deepcopy(expert)).value, expert(bits(5)).logsumexp(0))
+
+
+def test_the_log_odds_that_are_remembered_are_those_of_x_and_the_weights_now() -> None:
+    expert, x = rbm(5, 3), bits(5)[:4].clone()
+    with torch.no_grad():
+        assert expert.hidden_log_odds(x) is expert.hidden_log_odds(x)
+        for change in (x.neg_, expert.W.mul_, expert.c.add_, expert.hidden_log_odds(x).zero_):
+            change(*([] if change.__name__ in ("neg_", "zero_") else [2.0]))
+            close(expert.hidden_log_odds(x), x @ expert.W + expert.c)
+    first = expert.hidden_log_odds(x)
+    assert first is not expert.hidden_log_odds(x)  # each with its own graph
 
 
 def test_normalized_keeps_log_z() -> None:

@@ -203,6 +203,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         ),
         _tokens(4, 4, 3),
     ),
+    "GaussianRBM": (
+        experts.GaussianRBM(_real(3, 2), _real(3), _real(2), scale=[0.5, 1.0, 2.0]),
+        _real(4, 3),
+    ),
+    "PottsRBM": (
+        experts.PottsRBM(_real(3, 4, 2), _real(3, 4), _real(2)),
+        torch.tensor([[0, 1, 3], [2, 2, 0]]),
+    ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
         _real(4, 1).exp(),

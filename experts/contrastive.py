@@ -1,0 +1,220 @@
+"""Contrastive gradients of an RBM's log-likelihood: CD-k, persistent chains, tempered chains.
+
+∇ log p(data) = E over the data − E under the model; they differ in the particles that stand for
+the model. Each kind is frozen settings with ``init`` and ``step``, as the kernels are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experts.linear import linear
+from experts.rbm import RBM
+from experts.rbm_gibbs import draw_bits, sweep
+from poe.errors import PoeError
+
+
+class Gradient(NamedTuple):
+    """Of the mean log-likelihood: ``W (v, h)``, ``b (v,)``, ``c (h,)``."""
+
+    W: Tensor
+    b: Tensor
+    c: Tensor
+
+
+class Centre(NamedTuple):
+    """What is taken from the units before their products are formed: ``(v,)`` and ``(h,)``."""
+
+    visible: Tensor
+    hidden: Tensor
+
+
+class Particles(Protocol):
+    """Where the model's half of the gradient comes from."""
+
+    def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The first particles, one row each or ``(levels, n, v)``, from some rows of data."""
+
+    def step(
+        self, rbm: RBM, data: Tensor, particles: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """The particles after an update, of which `at_model` are those of the model."""
+
+    def at_model(self, particles: Tensor) -> Tensor:
+        """Those that stand for the model itself: ``(n, v)``."""
+
+
+@dataclass(frozen=True)
+class CD:
+    """Contrastive divergence: particles begin at the data, and take ``num_steps`` sweeps. Biased.
+
+    Source: Hinton 2002.
+    """
+
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _require_counts(num_steps=self.num_steps)
+
+    def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The data."""
+        return data
+
+    def step(
+        self, rbm: RBM, data: Tensor, particles: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """From the data anew."""
+        return sweep(rbm, data, num_steps=self.num_steps, generator=generator)
+
+    def at_model(self, particles: Tensor) -> Tensor:
+        """All of them."""
+        return particles
+
+
+@dataclass(frozen=True)
+class PCD:
+    """Persistent contrastive divergence: ``num_chains`` go on from update to update.
+
+    Source: Younes 1989; Tieleman 2008.
+    """
+
+    num_chains: int = 100
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
+
+    def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Rows of data, each drawn by itself."""
+        return _rows(data, (self.num_chains,), generator)
+
+    def step(
+        self, rbm: RBM, data: Tensor, particles: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """From where they were."""
+        return sweep(rbm, particles, num_steps=self.num_steps, generator=generator)
+
+    def at_model(self, particles: Tensor) -> Tensor:
+        """All of them."""
+        return particles
+
+
+@dataclass(frozen=True)
+class TemperedPCD:
+    """Persistent chains at ``num_levels`` exponents from 1 to 0, which swap with their neighbours.
+
+    Level l samples p(x, z)^β summed over z, β = 1 − l / (num_levels − 1); the swap of levels with
+    exponents β, β′ at x, x′ is accepted with probability min(1, p̃_β(x′) p̃_β′(x) / p̃_β(x) p̃_β′(x′)).
+
+    Source: Desjardins, Courville, Bengio, Vincent & Delalleau 2010; Cho, Raiko & Ilin 2010.
+    """
+
+    num_chains: int = 100
+    num_levels: int = 10
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
+        if self.num_levels < 2:
+            raise PoeError(
+                f"expected num_levels of at least 2, got {self.num_levels}; for one level use PCD"
+            )
+
+    @property
+    def exponents(self) -> tuple[float, ...]:
+        """Of the levels, from 1 to 0."""
+        return tuple(1.0 - level / (self.num_levels - 1) for level in range(self.num_levels))
+
+    def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Rows of data at every level: ``(num_levels, num_chains, v)``."""
+        return _rows(data, (self.num_levels, self.num_chains), generator)
+
+    @torch.no_grad()
+    def step(
+        self, rbm: RBM, data: Tensor, particles: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """Sweeps at every level, then swaps of even pairs of levels and of odd ones."""
+        exponents = particles.new_tensor(self.exponents)[:, None, None]
+        x = particles
+        for _ in range(self.num_steps):
+            z = draw_bits(exponents * linear(x, rbm.W.mT, rbm.c), generator=generator)
+            x = draw_bits(exponents * linear(z, rbm.W, rbm.b), generator=generator)
+        for first in (0, 1):
+            x = _swapped(rbm, x, exponents, first, generator)
+        return x
+
+    def at_model(self, particles: Tensor) -> Tensor:
+        """Those of exponent 1."""
+        return particles[0]
+
+
+@torch.no_grad()
+def contrast(rbm: RBM, data: Tensor, particles: Tensor, centre: Centre | None = None) -> Gradient:
+    """E over the data less E over the particles of x E[z | x]', x and E[z | x].
+
+    With a centre (μ, λ) it is the gradient in the parameters of (x − μ)'W(z − λ), taken back to
+    those of x'Wz: the direction then depends on neither which state of a unit is called 1, nor on
+    how often it is on. Source: Cho, Raiko & Ilin 2011; Melchior, Fischer & Wiskott 2016, eq. 9-15.
+
+    Shapes: data ``(n, v)``, particles ``(m, v)``.
+
+    >>> rbm = RBM([[0.0], [0.0]], [0.0, 0.0], [0.0])
+    >>> contrast(rbm, torch.ones(1, 2), torch.zeros(2, 2))
+    Gradient(W=tensor([[0.5000],
+            [0.5000]]), b=tensor([1., 1.]), c=tensor([0.]))
+    """
+    x = torch.cat([data, particles])
+    z = linear(x, rbm.W.mT, rbm.c).sigmoid_()
+    return difference(x, z, len(data), centre)
+
+
+def difference(x: Tensor, z: Tensor, num_data: int, centre: Centre | None = None) -> Gradient:
+    """The same, of units whose states or probabilities are known: the first rows are the data's.
+
+    Shapes: x ``(n + m, v)``, z ``(n + m, h)``, for ``num_data`` n.
+    """
+    weights = x.new_full((len(x), 1), 1 / num_data)
+    weights[num_data:] = -1 / (len(x) - num_data)
+    if centre is not None:
+        x, z = x - centre.visible, z - centre.hidden
+    weighted = z * weights
+    W, b, c = linear(x.mT, weighted.mT), (x * weights).sum(0), weighted.sum(0)
+    if centre is not None:
+        b, c = b - W @ centre.hidden, c - centre.visible @ W
+    return Gradient(W, b, c)
+
+
+def _swapped(
+    rbm: RBM, x: Tensor, exponents: Tensor, first: int, generator: torch.Generator
+) -> Tensor:
+    """After swaps of the levels (first, first + 1), (first + 2, first + 3) and so on."""
+    num_pairs = (len(x) - first) // 2
+    if num_pairs == 0:
+        return x
+    pairs = x[first : first + 2 * num_pairs].unflatten(0, (num_pairs, 2))
+    own = exponents[first : first + 2 * num_pairs].unflatten(0, (num_pairs, 2))
+    visible, hidden = (pairs @ rbm.b)[..., None], linear(pairs, rbm.W.mT, rbm.c)
+    stay, leave = (
+        (w[..., 0] * visible[..., 0] + F.softplus(w * hidden).sum(-1)).sum(1)
+        for w in (own, own.flip(1))
+    )
+    uniform = torch.empty_like(stay).uniform_(generator=generator)
+    is_swapped = (uniform.log() < leave - stay)[:, None, :, None]
+    swapped = torch.where(is_swapped, pairs.flip(1), pairs).flatten(0, 1)
+    return torch.cat([x[:first], swapped, x[first + 2 * num_pairs :]])
+
+
+def _rows(data: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    chosen = torch.randint(len(data), shape, generator=generator, device=data.device)
+    return data[chosen]
+
+
+def _require_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise PoeError(f"expected {name} of at least 1, got {count}")

@@ -1,0 +1,138 @@
+"""The restricted Boltzmann machine of real numbers: Gaussian elements, binary hidden units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partition, is_small
+from experts.linear import linear
+from experts.numbers import ArrayLike, as_tensor, keep
+from poe import Binary, Expert, PoeError, Real, ShapeError
+from poe.io import register
+from poe.properties import exact_log_partition
+from poe.randomness import resolve
+
+
+class GaussianRBM(Expert):
+    """A restricted Boltzmann machine on x in R^v, its hidden z in {0, 1}^h summed out.
+
+    p(x, z) = exp(−½ Σᵢ (xᵢ − bᵢ)² / σᵢ² + Σᵢⱼ xᵢ Wᵢⱼ zⱼ / σᵢ² + c'z) / Z, so that
+
+    log p̃(x) = −½ Σᵢ (xᵢ − bᵢ)² / σᵢ² + Σⱼ log(1 + exp(aⱼ)),  aⱼ = cⱼ + Σᵢ Wᵢⱼ xᵢ / σᵢ²
+    p(zⱼ = 1 | x) = σ(aⱼ),  p(x | z) = N(b + Wz, diag σ²)
+
+    It is a mixture of 2^h Gaussians, so that log Z is exact up to 25 hidden units and ``sample`` up
+    to 20; ``experts.LayerGibbs`` draws one layer given the other for any number.
+
+    Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``, ``scale`` σ ``(v,)`` or ``()``; one that is an
+    ``nn.Parameter`` stays one. Raises ShapeError where they do not fit, and PoeError where a number
+    is not finite or a scale not positive.
+
+    Source: Welling, Rosen-Zvi & Hinton 2004; this parametrisation: Cho, Ilin & Raiko 2011, eq. 3.
+
+    >>> rbm = GaussianRBM([[2.0], [0.0]], [0.0, 1.0], [0.0], scale=1.0)
+    >>> rbm.hidden_probabilities(torch.tensor([[1.0, 0.0]])), poe.log_partition(rbm).value
+    (tensor([[0.8808]]), tensor(3.9648))
+    """
+
+    W: Tensor
+    b: Tensor
+    c: Tensor
+    scale: Tensor
+
+    def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike, *, scale: ArrayLike = 1.0) -> None:
+        super().__init__()
+        weights = as_tensor("W", W)
+        if weights.ndim != 2 or 0 in weights.shape:
+            raise ShapeError(f"expected W of shape (visible, hidden), got {tuple(weights.shape)}")
+        num_visible, num_hidden = weights.shape
+        deviation = as_tensor("scale", scale)
+        if deviation.shape == ():
+            deviation = deviation.expand(num_visible).contiguous()
+        if not deviation.is_meta and not bool((deviation > 0).all()):
+            raise PoeError(f"expected a positive scale, got {deviation.tolist()}")
+        keep(self, "W", weights)
+        sizes = {"b": (b, num_visible), "c": (c, num_hidden), "scale": (deviation, num_visible)}
+        for name, (given, size) in sizes.items():
+            value = as_tensor(name, given)
+            if value.shape != (size,):
+                raise ShapeError(
+                    f"expected {name} of shape ({size},) for W (visible, hidden) of shape "
+                    f"{tuple(weights.shape)}, got {tuple(value.shape)}"
+                )
+            keep(self, name, value if isinstance(value, nn.Parameter) else value.to(weights))
+        self.space = Real(num_visible)
+
+    def forward(self, x: Tensor) -> Tensor:
+        standard = (x - self.b) / self.scale
+        return F.softplus(self.hidden_log_odds(x)).sum(-1) - 0.5 * standard.square().sum(-1)
+
+    def hidden_log_odds(self, x: Tensor) -> Tensor:
+        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = aⱼ: ``(*batch, v) -> (*batch, h)``."""
+        self.space.batch_shape(x)
+        return linear(x / self.scale.square(), self.W.mT, self.c)
+
+    def hidden_probabilities(self, x: Tensor) -> Tensor:
+        """p(zⱼ = 1 | x): ``(*batch, v) -> (*batch, h)``."""
+        return self.hidden_log_odds(x).sigmoid()
+
+    def visible_mean(self, z: Tensor) -> Tensor:
+        """E[x | z] = b + Wz: ``(*batch, h) -> (*batch, v)``."""
+        Binary(self.W.shape[1]).batch_shape(z)
+        return linear(z.to(self.W.dtype), self.W, self.b)
+
+    def visible_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """What `visible_given` needs: standard normals, as many as ``like`` has numbers."""
+        return torch.empty_like(like).normal_(generator=generator)
+
+    def visible_given(self, z: Tensor, noise: Tensor) -> Tensor:
+        """x ~ p(x | z): ``(n, h), (n, v) -> (n, v)``."""
+        return self.visible_mean(z) + self.scale * noise
+
+    def hidden_density(self) -> Expert:
+        """log p̃(z) on {0, 1}^h, with the same Z, its constant included; in float64, detached.
+
+        c'z + ½ Σᵢ ((b + Wz)ᵢ² − bᵢ²) / σᵢ² + Σᵢ log(σᵢ √(2π))
+        """
+        W, b, c, scale = (t.detach().double() for t in (self.W, self.b, self.c, self.scale))
+        constant = (scale * math.sqrt(2 * math.pi)).log().sum()
+
+        def log_density(z: Tensor) -> Tensor:
+            mean = b + z @ W.mT
+            return z @ c + 0.5 * ((mean.square() - b.square()) / scale.square()).sum(-1) + constant
+
+        return HiddenDensity(log_density, c)
+
+    def extra_repr(self) -> str:
+        return "{} visible, {} hidden".format(*self.W.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sample" and is_small(self.W.shape[1]):
+            return self._sample
+        return super().__getattr__(name)
+
+    @torch.no_grad()
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, v)``, of the hidden units first."""
+        generator = resolve(generator, self.W.device)
+        z = draw_hidden(self.hidden_density(), num_samples, generator).to(self.W)
+        like = self.b.expand(num_samples, -1).contiguous()
+        return self.visible_given(z, self.visible_noise(like, generator))
+
+
+@exact_log_partition.register
+def _(expert: GaussianRBM) -> Tensor | None:
+    """The sum over the states of the hidden units, in float64; without a gradient."""
+    return hidden_log_partition(expert.hidden_density(), expert.W)
+
+
+register(
+    GaussianRBM,
+    lambda r: {"W": r.W, "b": r.b, "c": r.c, "scale": r.scale},
+    lambda f: GaussianRBM(f["W"], f["b"], f["c"], scale=f["scale"]),
+)

@@ -1,0 +1,104 @@
+"""Block-Gibbs sweeps of a restricted Boltzmann machine: two products of matrices each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from experts.gaussian_rbm import GaussianRBM
+from experts.linear import linear
+from experts.potts_rbm import PottsRBM
+from experts.rbm import RBM
+from poe.randomness import uniforms
+from poe.samplers.kernel import Corrected, Density, Info
+from poe.samplers.metropolis import MetropolisState
+
+
+def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Independent bits, each 1 with probability σ(log-odds), written over the log-odds.
+
+    >>> draw_bits(torch.tensor([-50.0, 50.0]), generator=torch.Generator().manual_seed(0))
+    tensor([0., 1.])
+    """
+    uniform = uniforms(log_odds.shape, like=log_odds, generator=generator)
+    return torch.lt(uniform, log_odds.sigmoid_(), out=log_odds)
+
+
+@torch.no_grad()
+def sweep(
+    rbm: RBM,
+    x: Tensor,
+    *,
+    num_steps: int = 1,
+    exponent: float = 1.0,
+    generator: torch.Generator,
+) -> Tensor:
+    """x after ``num_steps`` of block Gibbs, z ~ p(z | x) and then x ~ p(x | z): ``(n, v)``.
+
+    With an exponent β, of p(x, z)^β. ``x`` itself is left as it is.
+
+    >>> rbm = RBM([[9.0], [9.0]], [-4.0, -4.0], [-9.0])  # both on, or both off
+    >>> sweep(rbm, torch.ones(1, 2), generator=torch.Generator().manual_seed(0))
+    tensor([[1., 1.]])
+    """
+    for _ in range(num_steps):
+        z = draw_bits(linear(x, rbm.W.mT, rbm.c).mul_(exponent), generator=generator)
+        x = draw_bits(linear(z, rbm.W, rbm.b).mul_(exponent), generator=generator)
+    return x
+
+
+class LayerNoise(NamedTuple):
+    """Uniforms ``(chains, h)``, and what the visible layer is drawn from: ``(chains, v)``."""
+
+    hidden: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGibbs(Corrected[MetropolisState]):
+    """Block Gibbs of one RBM of any kind: z ~ p(z | x), then x ~ p(x | z); all are accepted.
+
+    For products of binary ones ``poe.samplers.BlockGibbs`` draws from the conditionals of all
+    factors; this one is for real elements and labels.
+
+    Source: Geman & Geman 1984.
+
+    >>> rbm = experts.GaussianRBM([[2.0]], [0.0], [0.0])
+    >>> g = torch.Generator().manual_seed(0)
+    >>> poe.sample(rbm, 100, kernel=LayerGibbs(rbm), generator=g, progress=False).guarantee
+    'asymptotically exact'
+    """
+
+    rbm: RBM | GaussianRBM | PottsRBM
+
+    @property
+    def gradients_per_step(self) -> int:
+        """How often a step evaluates the target or one of its layers: never a score."""
+        return 3
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> LayerNoise:
+        """For the hidden layer, then for the visible one."""
+        shape = (len(position), len(self.rbm.c))
+        hidden = uniforms(shape, like=self.rbm.W, generator=generator)
+        return LayerNoise(hidden, self.rbm.visible_noise(position, generator))
+
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
+        """Position and log-density."""
+        return MetropolisState(x, target.log_density(x))
+
+    @torch.no_grad()
+    def _transition(
+        self, target: Density, state: MetropolisState, noise: LayerNoise
+    ) -> tuple[MetropolisState, Info]:
+        x = state.position
+        z = (noise.hidden < self.rbm.hidden_probabilities(x)).to(self.rbm.W.dtype)
+        x = self.rbm.visible_given(z, noise.visible).to(x.dtype)
+        log_density = target.log_density(x)
+        is_undefined = log_density.isnan()
+        nowhere, accepted = torch.zeros_like(is_undefined), ~is_undefined
+        info = Info(accepted.to(log_density.dtype), accepted, nowhere, is_undefined, nowhere)
+        return MetropolisState(x, log_density), info
