@@ -161,6 +161,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         * experts.RBM(_real(3, 1), [0.0] * 3, [1.0]),
         (_real(4, 3) > 0).float(),
     ),
+    "DBM": (
+        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
+        (_real(4, 5) > 0).float(),
+    ),
+    "DBM, x alone": (
+        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
+        (_real(4, 3) > 0).float(),
+    ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
         _real(4, 1).exp(),
