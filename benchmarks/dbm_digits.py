@@ -23,7 +23,6 @@ from torch import Tensor
 
 import experts
 import poe
-from experts.base_rate import BaseRateAIS
 
 LAYERS = (784, 500, 1000)
 GOAL = -85.0
@@ -59,7 +58,7 @@ def base_rates(dbm: experts.DBM, train: Tensor) -> experts.Bernoulli:
 
 def annealed(dbm: experts.DBM, train: Tensor, num_levels: int) -> poe.LogPartition:
     """log Z, up and down."""
-    method = BaseRateAIS(num_chains=128, num_levels=num_levels)
+    method = experts.BaseRateAIS(num_chains=128, num_levels=num_levels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poe.TrustWarning)  # printed below
         return poe.log_partition(

@@ -32,7 +32,7 @@ class DBM(Expert):
     ones (``as_rbm``), and whatever an RBM can do it can: block Gibbs, exact log Z and exact draws
     where either side is small, products with RBMs, Ising models and fields on the even layers. For
     x alone there are ``experts.mean_field`` and ``experts.VisibleDBM``; log Z of large ones:
-    ``experts.base_rate_annealing``.
+    ``experts.BaseRateAIS``.
 
     Shapes: ``weights`` W_l ``(n_l, n_{l+1})`` for l = 0, ..., L - 1, ``biases`` b_l ``(n_l,)`` for
     l = 0, ..., L; those that are an ``nn.Parameter`` stay one. Raises ShapeError where they do not
@@ -126,7 +126,7 @@ class DBM(Expert):
             )
         if self.depth == 1:
             raise PoeError("one hidden layer alone is independent given x: use experts.RBM")
-        first = self.biases[1] + x.to(self.W0) @ self.W0
+        first = self.biases[1] + x.to(self.W0.dtype) @ self.W0
         return DBM(self.weights[1:], [first, *self.biases[2:]])
 
     def as_rbm(self) -> RBM:

@@ -75,7 +75,7 @@ def centred_gradient(data: Moments, model: Moments, centres: Sequence[Tensor]) -
     It points uphill as the plain gradient does, which centres of 0 give; but weights no longer
     learn what biases should, without which upper layers hardly learn at all.
 
-    Source: Montavon & Müller 2012; Melchior, Fischer & Wiskott 2016, eq. 9 to 15.
+    Source: Montavon & Müller 2012; Melchior, Fischer & Wiskott 2016.
 
     >>> data, model = (moments([torch.full((1, 1), p)] * 2) for p in (1.0, 0.5))
     >>> centred_gradient(data, model, [torch.tensor([1.0])] * 2)

@@ -80,7 +80,7 @@ def fit_dbm(
     Raises PoeError where data are not rows of 0 and 1, or settings out of range, and StorageError
     where a checkpoint is of another training.
 
-    Source: Salakhutdinov & Hinton 2009, algorithm 1; persistent chains: Younes 1989, Tieleman 2008.
+    Source: Salakhutdinov & Hinton 2009, section 2; persistent chains: Younes 1989, Tieleman 2008.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.rand(500, 1, generator=g).lt(0.5).float().expand(500, 4)  # all equal

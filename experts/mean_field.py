@@ -23,7 +23,7 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     Shapes: x ``(*batch, n_0)``; the means ``(*batch, n_l)``, x itself first. Raises PoeError for
     fewer than one step, and ShapeError for x of another size.
 
-    Source: Salakhutdinov & Hinton 2009, eq. 8; the first guess: Salakhutdinov & Larochelle 2010.
+    Source: Salakhutdinov & Hinton 2009, sections 2.2 and 3; the first guess: Salakhutdinov & Larochelle 2010.
 
     >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
     >>> mean_field(dbm, torch.tensor([[1.0, 0.0]]))
@@ -31,7 +31,7 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     """
     if num_steps < 1:
         raise PoeError(f"expected at least one step, got {num_steps}")
-    means = _way_up(dbm, x.to(dbm.W0))
+    means = _way_up(dbm, x.to(dbm.W0.dtype))
     from_x = F.linear(means[0], dbm.W0.mT, dbm.biases[1])  # never changes, and is half of the work
     for _ in range(num_steps):
         means[1] = (from_x + F.linear(means[2], dbm.W1) if dbm.depth > 1 else from_x).sigmoid()

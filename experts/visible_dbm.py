@@ -26,7 +26,7 @@ class VisibleDBM(Expert):
 
     Raises PoeError where ``dbm`` is no DBM, and for fewer than one step.
 
-    Source: Salakhutdinov & Hinton 2009, eq. 7; bounds: Grosse, Ghahramani & Adams 2015.
+    Source: Salakhutdinov & Hinton 2009, section 2.2; bounds: Grosse, Ghahramani & Adams 2015.
 
     >>> dbm = experts.DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
     >>> visible = VisibleDBM(dbm)
@@ -64,7 +64,7 @@ def _(expert: VisibleDBM, x: Tensor, find: Find) -> LogDensityBounds:
     batch, dbm, value = expert.space.batch_shape(x), expert.dbm, expert(x).detach()
     if has_exact_log_density(expert):
         return LogDensityBounds(value, value)
-    rows = x.reshape(-1, *expert.space.event_shape).to(dbm.W0)
+    rows = x.reshape(-1, *expert.space.event_shape).to(dbm.W0.dtype)
     means = torch.cat(mean_field(dbm, rows, expert.num_steps)[1::2], 1)
     eps = torch.finfo(means.dtype).eps
     starts = [Bernoulli(mean.clamp(eps, 1 - eps).logit().detach()) for mean in means]
