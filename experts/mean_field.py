@@ -23,7 +23,8 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     Shapes: x ``(*batch, n_0)``; the means ``(*batch, n_l)``, x itself first. Raises PoeError for
     fewer than one step, and ShapeError for x of another size.
 
-    Source: Salakhutdinov & Hinton 2009, sections 2.2 and 3; the first guess: Salakhutdinov & Larochelle 2010.
+    Source: Salakhutdinov & Hinton 2009, sections 2.2 and 3; the first guess: Salakhutdinov &
+    Larochelle 2010.
 
     >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
     >>> mean_field(dbm, torch.tensor([[1.0, 0.0]]))
