@@ -20,6 +20,7 @@ from experts.families import (
 from experts.fit_dbm import fit_dbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
+from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
@@ -63,6 +64,7 @@ __all__ = [
     "at_noise_level",
     "available",
     "fit_dbm",
+    "grow_dbm",
     "load",
     "mean_field",
     "noise_ladder",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import DBM, VisibleDBM, fit_dbm, mean_field, pretrain_dbm
+from experts import DBM, RBM, VisibleDBM, fit_dbm, grow_dbm, mean_field, pretrain_dbm
 from experts.dbm_gradient import Moments, centred_gradient, moments, with_odd_means
 from experts.pretrain_dbm import Pair, contrastive_divergence
 from poe.enumeration import states
@@ -217,3 +217,17 @@ def test_what_makes_no_sense_is_refused(data: Tensor, settings: dict, words: str
 def test_pretraining_refuses_too(data: Tensor, sizes: tuple[int, ...], words: str) -> None:
     with pytest.raises(poe.PoeError, match=words):
         pretrain_dbm(data, sizes, progress=False)
+
+
+@pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)])
+def test_a_new_layer_hardly_changes_the_density(below: RBM | DBM) -> None:
+    """Its units add log 2 each, and its weights, of size 0.01, their square at most."""
+    grown = grow_dbm(below, 5, generator=seeded())
+    x = states(poe.Binary(6)).double()
+    before = below if isinstance(below, DBM) else DBM([below.W], [below.b, below.c])
+    old, new = (poe.log_density_bounds(VisibleDBM(e), x).lower for e in (before, grown))
+    added = new - old
+    torch.testing.assert_close(added, added.mean().expand_as(added), rtol=0, atol=0.05)
+    assert grown.layer_sizes == [*before.layer_sizes, 5]
+    with pytest.raises(poe.PoeError, match="at least one new unit"):
+        grow_dbm(below, 0)
