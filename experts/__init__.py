@@ -9,6 +9,7 @@ from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
+from experts.dbm import DBM
 from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
 from experts.families import (
@@ -26,6 +27,10 @@ from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
 from experts.gaussian_rbm import GaussianRBM
+from experts.fit_dbm import fit_dbm
+from experts.flow import Flow, ImageFlow
+from experts.gaussian import Gaussian
+from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
@@ -44,6 +49,16 @@ __all__ = [
     "MADE",
     "NADE",
     "PCD",
+from experts.mean_field import mean_field, variational_bound
+from experts.neighbours import Neighbours, RelativeNeighbours
+from experts.neural import NeuralEnergy, ReconstructionEnergy
+from experts.noise import DensityRatio, NoisyConditional
+from experts.pretrain_dbm import pretrain_dbm
+from experts.rbm import RBM
+from experts.visible_dbm import VisibleDBM
+
+__all__ = [
+    "DBM",
     "RBM",
     "BaseRateAIS",
     "Bernoulli",
@@ -76,6 +91,7 @@ __all__ = [
     "RelativeNeighbours",
     "Standardize",
     "TemperedPCD",
+    "VisibleDBM",
     "VonMises",
     "Wishart",
     "at_least",
@@ -86,8 +102,13 @@ __all__ = [
     "data_log_odds",
     "exactly",
     "fit_rbm",
+    "fit_dbm",
+    "grow_dbm",
     "load",
+    "mean_field",
     "noise_ladder",
     "parity",
     "sweep",
+    "pretrain_dbm",
+    "variational_bound",
 ]

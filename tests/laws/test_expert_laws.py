@@ -211,6 +211,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.PottsRBM(_real(3, 4, 2), _real(3, 4), _real(2)),
         torch.tensor([[0, 1, 3], [2, 2, 0]]),
     ),
+    "DBM": (
+        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
+        (_real(4, 5) > 0).float(),
+    ),
+    "DBM, x alone": (
+        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
+        (_real(4, 3) > 0).float(),
+    ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
         _real(4, 1).exp(),

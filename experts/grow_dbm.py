@@ -1,0 +1,38 @@
+"""A deep Boltzmann machine with one layer more, which has no say as yet."""
+
+from __future__ import annotations
+
+import torch
+
+from experts.dbm import DBM
+from experts.pretrain_dbm import WEIGHT_SCALE
+from experts.rbm import RBM
+from poe.errors import PoeError
+from poe.randomness import resolve
+
+
+@torch.no_grad()
+def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | None = None) -> DBM:
+    """A DBM with a new top layer of ``num_units`` over an RBM or a DBM, for ``fit_dbm`` to train.
+
+    The new weights are draws of N(0, 0.01²) and the new biases 0, so that the density of x is next
+    to that of ``below``, and training starts from its likelihood: at a small learning rate, or what
+    it has settled on is shaken up.
+    ``pretrain_dbm`` starts every layer afresh instead.
+
+    Raises PoeError for what is no RBM or DBM, and for less than one unit.
+
+    >>> grow_dbm(RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), 3)
+    DBM(layers of 2, 1, 3)
+    """
+    if not isinstance(below, RBM | DBM) or num_units < 1:
+        raise PoeError(
+            f"expected an RBM or a DBM and at least one new unit, got {type(below).__name__} and "
+            f"{num_units}"
+        )
+    is_rbm = isinstance(below, RBM)
+    weights, biases = ([below.W], [below.b, below.c]) if is_rbm else (below.weights, below.biases)
+    top = biases[-1]
+    new = top.new_empty((len(top), num_units))
+    new.normal_(0, WEIGHT_SCALE, generator=resolve(generator, top.device))
+    return DBM([*weights, new], [*biases, top.new_zeros(num_units)])

@@ -1,0 +1,233 @@
+"""Training of deep Boltzmann machines: gradients, likelihoods, and going on from a checkpoint."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import poe
+from experts import DBM, RBM, VisibleDBM, fit_dbm, grow_dbm, mean_field, pretrain_dbm
+from experts.dbm_gradient import Moments, centred_gradient, moments, with_odd_means
+from experts.pretrain_dbm import Pair, contrastive_divergence
+from poe.enumeration import states
+
+PATTERNS = torch.tensor(
+    [[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def digits_of_six(count: int, seed: int = 0) -> Tensor:
+    """Four patterns, each bit flipped with probability 1/20."""
+    g = seeded(seed)
+    x = PATTERNS[torch.randint(4, (count,), generator=g)]
+    return (x - torch.bernoulli(torch.full_like(x, 0.05), generator=g)).abs()
+
+
+def dbm(*sizes: int, scale: float = 1.0) -> DBM:
+    g = seeded(3)
+    weights = [scale * torch.randn(pair, generator=g).double() for pair in pairwise(sizes)]
+    return DBM(weights, [torch.randn(size, generator=g).double() for size in sizes])
+
+
+def log_likelihood(expert: DBM, x: Tensor) -> float:
+    """Exact mean log p(x), from the table of all x."""
+    table = states(expert.visible_space)
+    log_density = poe.log_density_bounds(VisibleDBM(expert), table).lower
+    place = (x.long() * 2 ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
+    return (log_density[place].mean() - poe.log_partition(expert).value).item()
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 2), (3, 2, 2, 2), (3, 2)])
+def test_the_gradient_is_that_of_the_bound(sizes: tuple[int, ...]) -> None:
+    """Of L(x) − log Z by autograd, where the means of mean field are held fixed: they are at the
+    maximum of the bound, so their own change adds nothing."""
+    expert = dbm(*sizes)
+    for value in (*expert.weights, *expert.biases):
+        value.requires_grad_(True)
+    x = states(expert.visible_space).double()[1:4]
+    bound = VisibleDBM(expert, 500)(x).mean()
+    even = states(expert.space).double()
+    log_density = expert(even)
+    found = torch.autograd.grad(bound - log_density.logsumexp(0), [*expert.weights, *expert.biases])
+    with torch.no_grad():
+        weight = log_density.softmax(0)[:, None]
+        layers = with_odd_means(expert, even)
+        lowered = [layer * weight * len(even) for layer in layers]
+        model = Moments(
+            moments(lowered).means,
+            [moments([a, b]).products[0] for a, b in zip(lowered, layers[1:], strict=False)],
+        )
+        data = moments(mean_field(expert, x, 500))
+        plain = centred_gradient(data, model, [torch.zeros(n).double() for n in sizes])
+    for ours, theirs in zip(plain, found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
+
+
+def test_the_centred_gradient_is_the_plain_one_in_other_parameters() -> None:
+    """θ = T φ, φ the parameters of centred units: a step of φ along its gradient moves θ by
+    T T' of the plain gradient."""
+    sizes, g = (4, 3, 2), seeded()
+    layers = [[torch.rand(50, n, generator=g).double() for n in sizes] for _ in range(2)]
+    data, model = moments(layers[0]), moments(layers[1])
+    centres = [torch.rand(n, generator=g).double() for n in sizes]
+    plain = centred_gradient(data, model, [torch.zeros_like(c) for c in centres])
+    shapes = [part.shape for part in plain]
+
+    def of_centred(flat: Tensor) -> Tensor:
+        parts = flat.split([shape.numel() for shape in shapes])
+        *values, b0, b1, b2 = (p.reshape(s) for p, s in zip(parts, shapes, strict=True))
+        W0, W1 = values
+        o0, o1, o2 = centres
+        biases = b0 - W0 @ o1, b1 - o0 @ W0 - W1 @ o2, b2 - o1 @ W1
+        return torch.cat([p.flatten() for p in (W0, W1, *biases)])
+
+    flat = torch.cat([part.flatten() for part in plain])
+    T = torch.func.jacrev(of_centred)(torch.zeros_like(flat))
+    found = torch.cat([p.flatten() for p in centred_gradient(data, model, centres)])
+    torch.testing.assert_close(found, T @ T.T @ flat)
+
+
+@pytest.mark.parametrize("sizes", [(6, 4, 3), (6, 4, 3, 2)])
+def test_training_nears_the_best_likelihood(sizes: tuple[int, ...]) -> None:
+    data, test = digits_of_six(4000), digits_of_six(4000, seed=1)
+    g = seeded()
+    start = pretrain_dbm(data, sizes, num_epochs=2, generator=g, progress=False)
+    before = [value.clone() for value in start.weights]
+    fitted = fit_dbm(
+        start,
+        data,
+        num_epochs=40,
+        batch_size=50,
+        learning_rate=0.05,
+        generator=g,
+        progress=False,
+    )
+    assert all(map(torch.equal, before, start.weights))
+    rates = data.mean(0).clamp(1e-3, 1 - 1e-3)
+    base = (test * rates.log() + (1 - test) * (1 - rates).log()).sum(1).mean().item()
+    flips = (test[:, None] - PATTERNS).abs().sum(-1)
+    truth = (0.05**flips * 0.95 ** (6 - flips) / 4).sum(1).log().mean().item()
+    after = log_likelihood(fitted, test)
+    assert truth - after < 0.05  # of 1.6 nats between base rates and the truth
+    assert base < after < truth + 0.02
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    data, path = digits_of_six(300), tmp_path / "run"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(epoch: int, expert: DBM) -> None:
+        if epoch == 2:
+            raise Stopped
+
+    def train(checkpoint: Path | None, report=None) -> tuple[DBM, Tensor]:  # type: ignore[no-untyped-def]
+        g = seeded()
+        start = pretrain_dbm(data, (6, 4, 3), num_epochs=1, generator=g, progress=False)
+        made = fit_dbm(
+            start,
+            data,
+            num_epochs=4,
+            generator=g,
+            checkpoint=checkpoint,
+            report=report,
+            progress=False,
+        )
+        return made, g.get_state()
+
+    whole, state = train(None)
+    with pytest.raises(Stopped):
+        train(path, stop)
+    seen: list[int] = []
+    resumed, resumed_state = train(path, lambda epoch, expert: seen.append(epoch))
+    assert seen == [3, 4]
+    assert torch.equal(state, resumed_state)
+    for one, other in zip(
+        (*whole.weights, *whole.biases), (*resumed.weights, *resumed.biases), strict=True
+    ):
+        assert torch.equal(one, other)
+    with pytest.raises(poe.StorageError, match="other data, other settings or another start"):
+        fit_dbm(whole, data, num_epochs=4, generator=seeded(), checkpoint=path, progress=False)
+
+
+def test_pretraining_doubles_what_a_layer_will_hear_twice() -> None:
+    pair = Pair(torch.tensor([[0.5]]), torch.tensor([-1.0]), torch.tensor([0.25]), 2.0, 1.0)
+    one = torch.ones(1, 1)
+    torch.testing.assert_close(pair.above(one), torch.tensor([[1.25]]).sigmoid())
+    torch.testing.assert_close(pair.below(one), torch.tensor([[-0.5]]).sigmoid())
+
+
+@pytest.mark.parametrize(("up", "down"), [(1.0, 1.0), (2.0, 1.0), (1.0, 2.0)])
+def test_contrastive_divergence_is_its_expectation(up: float, down: float) -> None:
+    """Its mean over many rows against the sum over all bits of the sweep, in standard errors."""
+    g, count = seeded(5), 200_000
+    W = torch.randn(2, 2, generator=g).double()
+    pair = Pair(W, torch.tensor([0.3, -0.2]).double(), torch.tensor([-0.4, 0.5]).double(), up, down)
+    x, bits = torch.tensor([[1.0, 0.0]]).double(), states(poe.Binary(2)).double()
+    z = pair.above(x)
+    of_z = torch.where(bits == 1, z, 1 - z).prod(1)  # p(z | x) of the four z
+    back = pair.below(bits)
+    of_x = torch.where(bits[None] == 1, back[:, None], 1 - back[:, None]).prod(-1)
+    final = of_z @ of_x  # p(x' | x)
+    again = pair.above(bits)
+    expected = (
+        x.T @ z - (final[:, None] * bits).T @ again,
+        (x - final @ bits)[0],
+        (z - final @ again)[0],
+    )
+    found = contrastive_divergence(pair, x.expand(count, 2), g)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ((ours - theirs).abs() < 4 * 0.5 / count**0.5).all()  # bits have an sd of at most ½
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "words"),
+    [
+        (torch.full((9, 6), 0.5), {}, r"bits, 0 or 1, got 0.5 among the data: binarise"),
+        (torch.zeros(9, 5), {}, r"data of shape \(n, 6\), got \(9, 5\)"),
+        (torch.zeros(0, 6), {}, r"data of shape \(n, 6\), got \(0, 6\)"),
+        (torch.zeros(9, 6), {"num_epochs": 0}, "num_epochs of at least 1, got 0"),
+        (torch.zeros(9, 6), {"num_chains": 0}, "num_chains of at least 1, got 0"),
+        (torch.zeros(9, 6), {"num_mean_field_steps": 0}, "num_mean_field_steps of at least 1"),
+        (torch.zeros(9, 6), {"momentum": 1.5}, r"momentum from 0 to 1, got 1.5"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(data: Tensor, settings: dict, words: str) -> None:
+    with pytest.raises(poe.PoeError, match=words):
+        fit_dbm(dbm(6, 3, 2), data, progress=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "sizes", "words"),
+    [
+        (torch.zeros(9, 6), (6,), "sizes of at least two layers"),
+        (torch.zeros(9, 6), (5, 2), r"got \(5, 2\) for data \(9, 6\)"),
+        (torch.full((9, 6), 2.0), (6, 2), r"data in \[0, 1\], got 2 to 2"),
+    ],
+)
+def test_pretraining_refuses_too(data: Tensor, sizes: tuple[int, ...], words: str) -> None:
+    with pytest.raises(poe.PoeError, match=words):
+        pretrain_dbm(data, sizes, progress=False)
+
+
+@pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)])
+def test_a_new_layer_hardly_changes_the_density(below: RBM | DBM) -> None:
+    """Its units add log 2 each, and its weights, of size 0.01, their square at most."""
+    grown = grow_dbm(below, 5, generator=seeded())
+    x = states(poe.Binary(6)).double()
+    before = below if isinstance(below, DBM) else DBM([below.W], [below.b, below.c])
+    old, new = (poe.log_density_bounds(VisibleDBM(e), x).lower for e in (before, grown))
+    added = new - old
+    torch.testing.assert_close(added, added.mean().expand_as(added), rtol=0, atol=0.05)
+    assert grown.layer_sizes == [*before.layer_sizes, 5]
+    with pytest.raises(poe.PoeError, match="at least one new unit"):
+        grow_dbm(below, 0)
