@@ -22,7 +22,14 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what an expert is", ("poe.expert",)),
     (
         "what only some have",
-        ("poe.tails", "poe.escape", "poe.properties", "poe.proper", "poe.conditionals"),
+        (
+            "poe.tails",
+            "poe.escape",
+            "poe.properties",
+            "poe.proper",
+            "poe.conditionals",
+            "poe.spin_pairs",
+        ),
     ),
     (
         "how experts combine",

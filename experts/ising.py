@@ -16,6 +16,7 @@ from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine, exact_log_partition, widen
 from poe.randomness import resolve
+from poe.spin_pairs import SpinPairs, spin_pairs
 
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 DENSE = 32
@@ -253,6 +254,11 @@ def _(expert: Ising) -> Conditionals:
 
 def _log_odds(expert: Ising) -> LogOdds:
     return lambda x: 2 * expert.local_fields(x)
+
+
+@spin_pairs.register
+def _(expert: Ising) -> SpinPairs:
+    return SpinPairs(expert.edges, expert.couplings.detach(), expert.fields.detach().flatten())
 
 
 @exact_log_partition.register

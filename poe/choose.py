@@ -19,7 +19,9 @@ from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Binary
+from poe.spin_pairs import spin_pairs
 
 FEW = 64
 """So many positions show whether a target has a score."""
@@ -46,7 +48,7 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
-        return in_blocks(target) or on_discrete(target)
+        return in_clusters(target) or in_blocks(target) or on_discrete(target)
     if is_batch(target):
         return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
     if not has_score(density, u):
@@ -65,12 +67,23 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     Raises PoeError as ``choose`` does.
     """
     if target.space.is_discrete:
-        return in_blocks(target) or on_discrete(target)
+        return in_clusters(target) or in_blocks(target) or on_discrete(target)
     if has_score(density, u[:FEW]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)
     why = "no score: a random walk shaped by the covariance of the particles"
     return Choice(Preconditioned(MetropolisHastings()), why)
+
+
+def in_clusters(target: Expert) -> Choice | None:
+    """Swendsen-Wang, where a binary target has only couplings, none negative, and aligned fields.
+
+    Where fields pull against each other, or couplings are of both signs, clusters hardly move.
+    """
+    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
+        return None
+    return Choice(SwendsenWang(found), "attractive couplings: clusters of spins flipped at once")
 
 
 def in_blocks(target: Expert) -> Choice | None:

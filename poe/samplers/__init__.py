@@ -19,6 +19,7 @@ from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.split import SplitHMC
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
 
@@ -53,6 +54,7 @@ __all__ = [
     "State",
     "SurrogateMALA",
     "SurrogateState",
+    "SwendsenWang",
     "TemperingState",
     "TunableKernel",
     "UnderdampedLangevin",
