@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experts import strips as strips
 from experts.autoregressive import PixelMixture
 from experts.coordinates import NormalScores, Standardize
 from experts.exponential import ExponentialFamily

@@ -16,8 +16,9 @@ from poe.spin_pairs import spin_pairs
 def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Space) -> Kernel:
     """Block Gibbs by the level's own conditionals, Swendsen-Wang by its pairs; others as they are.
 
-    Where the pairs are not known, as those of a start are not, it is block Gibbs. The conditionals of log γ_t are those of both ends, weighted. Where they are not known, as those
-    of a start are not or of hidden units to a power that is no count, it is Gibbs site by site.
+    Where the pairs are not known, as those of a start are not, it is block Gibbs. The conditionals
+    of log γ_t are those of both ends, weighted. Where they are not known, as those of a start are
+    not or of hidden units to a power that is no count, it is Gibbs site by site.
 
     >>> import poe
     >>> from poe.samplers.path import geometric_path

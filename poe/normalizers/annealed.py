@@ -28,7 +28,11 @@ from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.preconditioned import plain
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
+
+ON_DISCRETE = (Gibbs, BlockGibbs, SwendsenWang)
+"""Kernels of discrete spaces, where there is no score."""
 
 
 class Step(NamedTuple):
@@ -121,7 +125,7 @@ def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_score(steps: list[Step]) -> bool:
     """Whether the kernels want one."""
-    return not isinstance(plain(steps[-1].kernel), (Gibbs, BlockGibbs, *WITHOUT_SCORE))
+    return not isinstance(plain(steps[-1].kernel), (*ON_DISCRETE, *WITHOUT_SCORE))
 
 
 def climb(

@@ -29,6 +29,7 @@ from poe.samplers.kernel import (
 )
 from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
+from poe.samplers.swendsen_wang import SwendsenWang
 
 
 class TemperingNoise(NamedTuple):
@@ -268,9 +269,9 @@ def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _refuse_of_one_density(kernel: Kernel) -> None:
     """Kernels that cannot move the rows of several levels at once."""
-    if isinstance(kernel, BlockGibbs):
+    if isinstance(kernel, BlockGibbs | SwendsenWang):
         raise PoeError(
-            "expected a kernel for every level, got BlockGibbs, whose conditionals are those of "
+            f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
             "one density: use Gibbs(space), or poe.smc, which gives each level its own"
         )
     if isinstance(kernel, Gibbs) and kernel.num_values > 2:
