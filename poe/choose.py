@@ -13,9 +13,11 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.langevin import MALA
+from poe.samplers.lattice import lattice
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
@@ -48,7 +50,7 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
-        return in_clusters(target) or in_blocks(target) or on_discrete(target)
+        return among_discrete(target)
     if is_batch(target):
         return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
     if not has_score(density, u):
@@ -67,12 +69,21 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     Raises PoeError as ``choose`` does.
     """
     if target.space.is_discrete:
-        return in_clusters(target) or in_blocks(target) or on_discrete(target)
+        return among_discrete(target)
     if has_score(density, u[:FEW]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)
     why = "no score: a random walk shaped by the covariance of the particles"
     return Choice(Preconditioned(MetropolisHastings()), why)
+
+
+def among_discrete(target: Expert) -> Choice:
+    """The first that applies of clusters, the two halves of a grid, blocks, and site by site.
+
+    Raises PoeError as ``on_discrete`` does.
+    """
+    found = in_clusters(target) or on_checkerboard(target) or in_blocks(target)
+    return found or on_discrete(target)
 
 
 def in_clusters(target: Expert) -> Choice | None:
@@ -84,6 +95,15 @@ def in_clusters(target: Expert) -> Choice | None:
     if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
         return None
     return Choice(SwendsenWang(found), "attractive couplings: clusters of spins flipped at once")
+
+
+def on_checkerboard(target: Expert) -> Choice | None:
+    """Block Gibbs in whole numbers, where a binary target is a grid of one coupling and fields."""
+    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    shape = target.space.event_shape
+    if found is None or lattice(found, shape) is None:
+        return None
+    return Choice(Checkerboard(found, (shape[0], shape[1])), "a grid of spins: in two halves")
 
 
 def in_blocks(target: Expert) -> Choice | None:

@@ -24,6 +24,7 @@ from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
 from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
@@ -31,7 +32,9 @@ from poe.samplers.preconditioned import plain
 from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
 
-ON_DISCRETE = (Gibbs, BlockGibbs, SwendsenWang)
+IN_SWEEPS = (Gibbs, BlockGibbs, Checkerboard)
+"""Kernels that go through the elements in order, which is not reversible."""
+ON_DISCRETE = (*IN_SWEEPS, SwendsenWang)
 """Kernels of discrete spaces, where there is no score."""
 
 
@@ -93,7 +96,7 @@ class AIS:
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
     ) -> Evidence:
         both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
-        is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs | BlockGibbs)
+        is_reversible = not isinstance(ladder.passed[-1].kernel, IN_SWEEPS)
         value, std_error = _both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
             value=value + ladder.log_start,

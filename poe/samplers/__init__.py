@@ -5,6 +5,7 @@ from __future__ import annotations
 from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
@@ -33,6 +34,8 @@ __all__ = [
     "AnnealedLangevin",
     "AnnealedState",
     "BlockGibbs",
+    "Checkerboard",
+    "CheckerboardState",
     "DelayedAcceptance",
     "DelayedState",
     "Dense",

@@ -15,6 +15,7 @@ from poe.errors import PoeError, ShapeError
 from poe.expert import Expert, shared_space
 from poe.properties import can_sample_exactly, exact_sample
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import (
     Corrected,
@@ -269,7 +270,7 @@ def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _refuse_of_one_density(kernel: Kernel) -> None:
     """Kernels that cannot move the rows of several levels at once."""
-    if isinstance(kernel, BlockGibbs | SwendsenWang):
+    if isinstance(kernel, BlockGibbs | Checkerboard | SwendsenWang):
         raise PoeError(
             f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
             "one density: use Gibbs(space), or poe.smc, which gives each level its own"
