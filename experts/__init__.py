@@ -26,6 +26,7 @@ from experts.linear_gaussian import LinearGaussian
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.potts import Potts
 from experts.rbm import RBM
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "NormalScores",
     "PixelMixture",
     "Poisson",
+    "Potts",
     "ReconstructionEnergy",
     "RelativeNeighbours",
     "Standardize",
