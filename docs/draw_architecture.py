@@ -81,6 +81,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.remarks",
             "poe.job",
             "poe.many_modes",
+            "poe.modes",
             "poe.run",
         ),
     ),

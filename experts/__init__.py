@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from experts import strips as strips
 from experts.autoregressive import PixelMixture
+from experts.belief_propagation import Beliefs, belief_propagation
+from experts.channel import binary_channel
 from experts.coordinates import NormalScores, Standardize
+from experts.denoising import LearnedDenoiser, learn_denoiser
 from experts.exponential import ExponentialFamily
 from experts.families import (
     Bernoulli,
@@ -19,6 +22,7 @@ from experts.families import (
 )
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
+from experts.graph_cut import graph_cut
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
@@ -31,6 +35,7 @@ from experts.rbm import RBM
 
 __all__ = [
     "RBM",
+    "Beliefs",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -43,6 +48,7 @@ __all__ = [
     "Gaussian",
     "ImageFlow",
     "Ising",
+    "LearnedDenoiser",
     "LinearGaussian",
     "Neighbours",
     "NeuralEnergy",
@@ -58,6 +64,10 @@ __all__ = [
     "Wishart",
     "at_noise_level",
     "available",
+    "belief_propagation",
+    "binary_channel",
+    "graph_cut",
+    "learn_denoiser",
     "load",
     "noise_ladder",
 ]
