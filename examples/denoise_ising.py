@@ -31,6 +31,8 @@ import experts
 import poe
 
 NOISE = 0.1
+SHOWN = (128, 192)
+"""The corner of each picture that is drawn; errors are of the whole."""
 WEIGHTS = (0.2, 0.4, 0.7, 1.0, 1.5, 2.0)
 
 
@@ -168,20 +170,21 @@ def draw(rows: Rows, output: Path) -> None:
     from matplotlib import pyplot as plt
 
     titles = ("noisy", "most probable", "posterior mean", "probability of a flip", "best peer")
-    figure, axes = plt.subplots(len(rows), 5, figsize=(15, 2.6 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 5, figsize=(15, 2.3 * len(rows)), squeeze=False)
     for line, (name, (truth, noisy, found, others)) in zip(axes, rows.items(), strict=True):
         best = min(others, key=lambda peer: wrong(others[peer], truth))
         pictures = (noisy, found.most_probable, found.mean, found.flipped, others[best])
         for axis, picture, title in zip(line, pictures, titles, strict=True):
             is_flip = title == "probability of a flip"
-            axis.imshow(picture, cmap="magma" if is_flip else "gray_r", vmin=0, vmax=1)
+            shown = picture[: SHOWN[0], : SHOWN[1]]
+            axis.imshow(shown, cmap="magma" if is_flip else "gray_r", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             error = "" if is_flip else f", {wrong(picture, truth):.2f} %"
             axis.set_title((best if title == "best peer" else title) + error, fontsize=9)
         line[0].set_ylabel(name)
     figure.tight_layout()
-    figure.savefig(output, dpi=90)
+    figure.savefig(output, dpi=80)
 
 
 if __name__ == "__main__":
