@@ -71,6 +71,12 @@ def test_annealing_of_a_grid_and_of_a_product() -> None:
         assert torch.equal(found, graph_cut(target))
 
 
+def test_annealing_that_hardly_cools_ends_at_a_summit_too() -> None:
+    glass = Ising(randn(40, 40, seed=0).triu(1))
+    found = simulated_annealing(glass, schedule=(0.1,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(iterated_conditional_modes(glass, found), found)
+
+
 @pytest.mark.parametrize("schedule", [(), (0.1, 1.0, 0.5), (0.0, 1.0)])
 def test_cyclic_schedules_are_refused(schedule: tuple[float, ...]) -> None:
     with pytest.raises(poe.PoeError, match=r"never go down, got .*a cyclic one heats"):
