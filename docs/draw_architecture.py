@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.proper",
             "poe.conditionals",
             "poe.one_hot",
+            "poe.spin_pairs",
         ),
     ),
     (
@@ -86,6 +87,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.remarks",
             "poe.job",
             "poe.many_modes",
+            "poe.modes",
             "poe.run",
         ),
     ),

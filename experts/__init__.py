@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from experts import strips as strips
 from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS
+from experts.belief_propagation import Beliefs, belief_propagation
 from experts.causal_transformer import CausalTransformer
+from experts.channel import binary_channel
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
+from experts.denoising import LearnedDenoiser, learn_denoiser
 from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
 from experts.families import (
@@ -23,44 +27,39 @@ from experts.families import (
     VonMises,
     Wishart,
 )
+from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
 from experts.gaussian_rbm import GaussianRBM
-from experts.fit_dbm import fit_dbm
-from experts.flow import Flow, ImageFlow
-from experts.gaussian import Gaussian
+from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
 from experts.made import MADE
+from experts.mean_field import mean_field, variational_bound
 from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
-from experts.rbm import RBM
-from experts.rbm_gibbs import LayerGibbs, sweep
-
-__all__ = [
-    "CD",
-    "MADE",
-    "NADE",
-    "PCD",
-from experts.mean_field import mean_field, variational_bound
-from experts.neighbours import Neighbours, RelativeNeighbours
-from experts.neural import NeuralEnergy, ReconstructionEnergy
-from experts.noise import DensityRatio, NoisyConditional
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
+from experts.rbm_gibbs import LayerGibbs, sweep
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
+    "CD",
     "DBM",
+    "MADE",
+    "NADE",
+    "PCD",
     "RBM",
     "BaseRateAIS",
+    "Beliefs",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -79,6 +78,7 @@ __all__ = [
     "ImageFlow",
     "Ising",
     "LayerGibbs",
+    "LearnedDenoiser",
     "LinearGaussian",
     "Neighbours",
     "NeuralEnergy",
@@ -86,6 +86,7 @@ __all__ = [
     "NormalScores",
     "PixelMixture",
     "Poisson",
+    "Potts",
     "PottsRBM",
     "ReconstructionEnergy",
     "RelativeNeighbours",
@@ -98,17 +99,21 @@ __all__ = [
     "at_most",
     "at_noise_level",
     "available",
+    "belief_propagation",
+    "binary_channel",
     "contrast",
     "data_log_odds",
     "exactly",
-    "fit_rbm",
     "fit_dbm",
+    "fit_rbm",
+    "graph_cut",
     "grow_dbm",
+    "learn_denoiser",
     "load",
     "mean_field",
     "noise_ladder",
     "parity",
-    "sweep",
     "pretrain_dbm",
+    "sweep",
     "variational_bound",
 ]

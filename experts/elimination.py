@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.samplers.components import components
+
 MAX_WORK = 2**30
 """The most table entries that a sum goes over: some seconds."""
 MAX_WIDTH = 23
@@ -48,7 +50,7 @@ class Order(NamedTuple):
 
 
 def best_order(edges: Tensor, shape: Sequence[int]) -> Order:
-    """Row by row or, for a grid, column by column: whichever costs less.
+    """Row by row or, for a grid, column by column: whichever costs less, part by part of the graph.
 
     Shapes: edges ``(2, m)``, of flattened elements of the event ``shape``.
 
@@ -57,9 +59,12 @@ def best_order(edges: Tensor, shape: Sequence[int]) -> Order:
     """
     edges = edges.cpu()
     by_row = torch.arange(torch.Size(shape).numel()).reshape(tuple(shape))
-    orders = [_order(edges, by_row.flatten())]
+    is_joined = torch.ones((1, edges.shape[1]), dtype=torch.bool)
+    part = components(edges, is_joined, by_row.numel())[0]
+    scans = [by_row.flatten()]
     if by_row.ndim == 2:
-        orders.append(_order(edges, by_row.mT.flatten()))
+        scans.append(by_row.mT.flatten())
+    orders = [_order(edges, scan[part[scan].argsort(stable=True)]) for scan in scans]
     return min(orders, key=lambda order: order.work)
 
 

@@ -17,6 +17,7 @@ from poe.errors import PoeError, ShapeError
 from poe.io import register
 from poe.properties import widen
 from poe.randomness import borrowed
+from poe.spin_pairs import SpinPairs, spin_pairs
 
 
 class Exponential(Samplable):
@@ -238,6 +239,14 @@ def _(expert: Bernoulli) -> Conditionals:
     """The logits, whatever the other elements are."""
     edges = torch.empty((2, 0), dtype=torch.int64, device=expert.logits.device)
     return Conditionals(edges, 0, lambda x, uniforms: expert.logits.expand_as)
+
+
+@spin_pairs.register
+def _(expert: Bernoulli) -> SpinPairs:
+    """θx = (θ/2) s + θ/2: half the logits as fields, and no couplings."""
+    logits = expert.logits.detach().flatten()
+    edges = torch.empty((2, 0), dtype=torch.int64, device=logits.device)
+    return SpinPairs(edges, logits.new_empty(0), logits / 2)
 
 
 class Categorical(Samplable):

@@ -6,18 +6,19 @@ from collections.abc import Sequence, Set
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experts.elimination import best_order, log_sum_over_spins, sample_spins
 from experts.families import Bernoulli
+from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
 from experts.numbers import keep
-from poe import Binary, DtypeError, Expert, PoeError, ShapeError
+from poe import Binary, Expert, PoeError, ShapeError
 from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.io import Fields, register
 from poe.properties import Simplified, Term, combine, exact_log_partition, widen
 from poe.randomness import resolve
+from poe.spin_pairs import SpinPairs, spin_pairs
 
-Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 DENSE = 32
 """Where more than one of so many entries of J is coupled, a matrix product is the faster."""
 
@@ -55,7 +56,7 @@ class Ising(Expert):
     def __init__(self, J: Numbers, h: Numbers = 0.0) -> None:
         super().__init__()
         _refuse_gradient("J", J)
-        matrix, field = _aligned(J=J, h=h)
+        matrix, field = aligned(J=J, h=h)
         _check_matrix(matrix)
         upper = matrix.triu(1)
         if matrix.is_meta:
@@ -111,28 +112,10 @@ class Ising(Expert):
         >>> poe.log_partition(magnet).value  # of 2^64 states, exactly
         tensor(60.0763)
         """
-        if len(shape) != 2:
-            raise ShapeError(
-                f"expected a grid of (rows, cols), got {shape}: for other lattices use "
-                "Ising.from_edges(edges, couplings, fields, shape)"
-            )
-        sites = torch.arange(shape[0] * shape[1]).reshape(shape)
         _refuse_gradient("coupling", coupling)
-        strength, fields = _aligned(coupling=coupling, field=field)
-        if strength.shape not in ((), (2, *shape)):
-            raise ShapeError(
-                f"expected coupling to be a number or of shape {(2, *shape)}, got "
-                f"{tuple(strength.shape)}: one for the site below and one for that on the right"
-            )
-        strength = strength.expand(2, *shape)
-        edges, couplings = [], []
-        for axis in (0, 1):
-            wraps = periodic and shape[axis] > 1
-            kept = shape[axis] if wraps else shape[axis] - 1
-            pairs = torch.stack([sites, sites.roll(-1, axis)]).narrow(axis + 1, 0, kept)
-            edges.append(pairs.flatten(1))
-            couplings.append(strength[axis].narrow(axis, 0, kept).flatten())
-        return cls.from_edges(torch.cat(edges, 1), torch.cat(couplings), fields, tuple(shape))
+        strength, fields = aligned(coupling=coupling, field=field)
+        edges, couplings = grid_graph("Ising.from_edges", shape, strength, periodic)
+        return cls.from_edges(edges, couplings, fields, tuple(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         spins = self._spins(x)
@@ -172,11 +155,11 @@ class Ising(Expert):
         offset: Tensor | float = 0.0,
     ) -> None:
         self.space = Binary(tuple(shape))
-        _check_edges(edges, self.space)
-        couplings, fields = _aligned(couplings=couplings, fields=fields)
+        check_edges(edges, self.space)
+        couplings, fields = aligned(couplings=couplings, fields=fields)
         self.register_buffer("edges", edges.to(fields.device))
-        keep(self, "couplings", _filled("couplings", couplings, edges.shape[1:]))
-        keep(self, "fields", _filled("fields", fields, self.space.event_shape))
+        keep(self, "couplings", filled("couplings", couplings, edges.shape[1:]))
+        keep(self, "fields", filled("fields", fields, self.space.event_shape))
         # What a Bernoulli leaves when it is read as an Ising model.
         self.register_buffer("offset", torch.as_tensor(offset).to(self.fields))
 
@@ -220,7 +203,7 @@ def _(first: Ising, terms: Sequence[Term]) -> Simplified | None:
     if first.fields.is_meta:
         return None
     weights = [term.exponent.to("cpu", torch.float64) for term in terms]
-    edges, couplings = _united(
+    edges, couplings = united(
         torch.cat([model.edges.cpu() for model in models], 1),
         torch.cat(_weighted(weights, [model.couplings for model in models])),
         first.fields.numel(),
@@ -253,6 +236,11 @@ def _(expert: Ising) -> Conditionals:
 
 def _log_odds(expert: Ising) -> LogOdds:
     return lambda x: 2 * expert.local_fields(x)
+
+
+@spin_pairs.register
+def _(expert: Ising) -> SpinPairs:
+    return SpinPairs(expert.edges, expert.couplings.detach(), expert.fields.detach().flatten())
 
 
 @exact_log_partition.register
@@ -289,14 +277,6 @@ def _weighted(weights: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tenso
     return [w * v.to("cpu", torch.float64) for w, v in zip(weights, values, strict=True)]
 
 
-def _united(edges: Tensor, couplings: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Each pair once, with the sum of its couplings."""
-    low, high = edges.sort(0).values
-    numbers, where = (low * size + high).unique(return_inverse=True)
-    total = couplings.new_zeros(len(numbers)).index_add(0, where, couplings)
-    return torch.stack([numbers // size, numbers % size]), total
-
-
 def _refuse_gradient(name: str, value: Numbers) -> None:
     if isinstance(value, Tensor) and value.requires_grad:
         raise PoeError(
@@ -325,59 +305,3 @@ def _check_matrix(matrix: Tensor) -> None:
             "expected J to be symmetric, or zero below the diagonal, got one that is neither: the "
             "log-density sums J_ij over i < j, so give (J + J.T).triu(1) where both halves count"
         )
-
-
-def _check_edges(edges: Tensor, space: Binary) -> None:
-    if edges.ndim != 2 or len(edges) != 2 or edges.is_floating_point():
-        raise ShapeError(
-            f"expected edges of whole numbers and shape (2, m), got {edges.dtype} of shape "
-            f"{tuple(edges.shape)}: two rows, the one and the other site of each pair"
-        )
-    if edges.is_meta or edges.numel() == 0:
-        return
-    last = space.event_shape.numel() - 1
-    if int(edges.min()) < 0 or int(edges.max()) > last:
-        raise PoeError(
-            f"expected edges between sites 0 ... {last} of {space}, got {int(edges.min())} ... "
-            f"{int(edges.max())}: sites are numbered as in x.flatten()"
-        )
-    loops = edges[0, edges[0] == edges[1]]
-    if len(loops):
-        raise PoeError(
-            f"expected edges between different sites, got site {int(loops[0])} joined to itself: "
-            "leave it out, as s² = 1 it adds but a constant"
-        )
-
-
-def _aligned(**numbers: Numbers) -> list[Tensor]:
-    """As finite tensors of one floating dtype on one device; a parameter stays what it is."""
-    given = [value for value in numbers.values() if isinstance(value, Tensor)]
-    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
-    widest = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
-    device = max(given, key=lambda tensor: tensor.ndim).device if given else None
-    tensors = []
-    for name, value in numbers.items():
-        if isinstance(value, nn.Parameter) and value.dtype != widest:
-            raise DtypeError(
-                f"expected couplings and fields of one dtype, got {name} of {value.dtype} beside "
-                f"{widest}: use .to({widest}) before making it a parameter"
-            )
-        tensor = torch.as_tensor(value, dtype=widest, device=device)
-        if not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise PoeError(
-                f"expected a finite {name}, got {tensor.tolist()}: to fix a spin leave it out, and "
-                "add its couplings to the fields of its neighbours"
-            )
-        tensors.append(tensor)
-    return tensors
-
-
-def _filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
-        return tensor.expand(shape).clone()
-    if tensor.shape != shape:
-        raise ShapeError(
-            f"expected {name} of shape {tuple(shape)}, or a number for all, got "
-            f"{tuple(tensor.shape)}"
-        )
-    return tensor

@@ -13,15 +13,19 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.discrete_langevin import DMALA
 from poe.samplers.finite import estimated_changes, moved
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.langevin import MALA
+from poe.samplers.lattice import lattice
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Binary
+from poe.spin_pairs import spin_pairs
 
 FEW = 64
 """So many positions show whether a target has a score, and so few changes make a short sweep."""
@@ -48,7 +52,8 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
-        return in_blocks(target) or along_gradient(target, density, u) or on_discrete(target)
+        found = by_structure(target) or along_gradient(target, density, u)
+        return found or on_discrete(target)
     if is_batch(target):
         return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
     if not has_score(density, u):
@@ -67,12 +72,45 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     Raises PoeError as ``choose`` does.
     """
     if target.space.is_discrete:
-        return in_blocks(target) or on_discrete(target)
+        return among_discrete(target)
     if has_score(density, u[:FEW]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)
     why = "no score: a random walk shaped by the covariance of the particles"
     return Choice(Preconditioned(MetropolisHastings()), why)
+
+
+def among_discrete(target: Expert) -> Choice:
+    """By the target's structure where it has one that is known, else site by site.
+
+    Raises PoeError as ``on_discrete`` does.
+    """
+    return by_structure(target) or on_discrete(target)
+
+
+def by_structure(target: Expert) -> Choice | None:
+    """The first that applies of clusters, the two halves of a grid, and blocks."""
+    return in_clusters(target) or on_checkerboard(target) or in_blocks(target)
+
+
+def in_clusters(target: Expert) -> Choice | None:
+    """Swendsen-Wang, where a binary target has only couplings, none negative, and aligned fields.
+
+    Where fields pull against each other, or couplings are of both signs, clusters hardly move.
+    """
+    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
+        return None
+    return Choice(SwendsenWang(found), "attractive couplings: clusters of spins flipped at once")
+
+
+def on_checkerboard(target: Expert) -> Choice | None:
+    """Block Gibbs in whole numbers, where a binary target is a grid of one coupling and fields."""
+    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    shape = target.space.event_shape
+    if found is None or lattice(found, shape) is None:
+        return None
+    return Choice(Checkerboard(found, (shape[0], shape[1])), "a grid of spins: in two halves")
 
 
 def in_blocks(target: Expert) -> Choice | None:

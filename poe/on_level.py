@@ -5,17 +5,22 @@ from __future__ import annotations
 from poe.conditionals import conditionals
 from poe.expert import Expert, Product
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel
+from poe.samplers.lattice import lattice
 from poe.samplers.path import GeometricPath
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
+from poe.spin_pairs import spin_pairs
 
 
 def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Space) -> Kernel:
-    """Block Gibbs by the level's own conditionals; any other kernel as it is.
+    """Kernels of spins by the level's own pairs, block Gibbs by its conditionals, others unchanged.
 
-    The conditionals of log γ_t are those of both ends, weighted. Where they are not known, as those
-    of a start are not or of hidden units to a power that is no count, it is Gibbs site by site.
+    Where the pairs are not known, as those of a start are not, it is block Gibbs. The conditionals
+    of log γ_t are those of both ends, weighted. Where they are not known, as those of a start are
+    not or of hidden units to a power that is no count, it is Gibbs site by site.
 
     >>> import poe
     >>> from poe.samplers.path import geometric_path
@@ -28,7 +33,15 @@ def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Spa
     tensor([[[2., 2.],
              [2., 2.]]])
     """
-    if not isinstance(kernel, BlockGibbs):
+    if isinstance(kernel, SwendsenWang):
+        pairs = spin_pairs(_level(path, temperature))
+        if pairs is not None:
+            return SwendsenWang(pairs)
+    elif isinstance(kernel, Checkerboard):
+        pairs = spin_pairs(_level(path, temperature))
+        if pairs is not None and lattice(pairs, space.event_shape) is not None:
+            return Checkerboard(pairs, kernel.shape)
+    elif not isinstance(kernel, BlockGibbs):
         return kernel
     found = conditionals(_level(path, temperature))
     return Gibbs(space) if found is None else BlockGibbs(found)

@@ -12,6 +12,7 @@ from poe.errors import PoeError
 from poe.expert import Expert
 from poe.randomness import resolve
 from poe.space import Binary, Space
+from poe.spin_pairs import SpinPairs, spin_pairs
 
 
 class Uniform(Expert):
@@ -68,3 +69,13 @@ def _(expert: Uniform) -> Conditionals | None:
         return None
     edges = torch.zeros((2, 0), dtype=torch.int64, device=expert.zero.device)
     return Conditionals(edges, 0, lambda x, uniforms: torch.zeros_like)
+
+
+@spin_pairs.register
+def _(expert: Uniform) -> SpinPairs | None:
+    """No couplings, and no fields."""
+    if not isinstance(expert.space, Binary):
+        return None
+    edges = torch.zeros((2, 0), dtype=torch.int64, device=expert.zero.device)
+    num_sites = expert.space.event_shape.numel()
+    return SpinPairs(edges, expert.zero.new_zeros(0), expert.zero.new_zeros(num_sites))

@@ -133,6 +133,25 @@ def test_deep_digits_are_learned_and_bounded_from_below(tmp_path: Path) -> None:
     assert float(found["RBM"][1]) == rbm
     assert deep - 0.2 < float(found["deep Boltzmann machine"][1]) <= deep
     assert "36 draws of the deep Boltzmann machine: exact" in printed
+
+
+def test_denoising_beats_what_is_not_told_the_noise_either(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "denoise_ising.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    names = "noisy|most probable|posterior mean|belief|median|opening"
+    row = rf"^({names})[^0-9]* ([\d.]+) +([\d.]+) +([\d.]+)$"
+    table = {
+        name: [float(cell) for cell in cells]
+        for name, *cells in re.findall(row, printed, flags=re.MULTILINE)
+    }
+    assert len(table) == 6, printed
+    for ours in ("most probable", "posterior mean", "belief"):
+        for theirs in ("noisy", "median", "opening"):
+            pairs = zip(table[ours], table[theirs], strict=True)
+            assert all(mine < other for mine, other in pairs), (ours, theirs)
+    for learned in re.findall(r"flip probability ([\d.]+),", printed):
+        assert 0.07 < float(learned) < 0.13  # 0.1 in truth, and the prior is not quite right
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 

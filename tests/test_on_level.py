@@ -11,11 +11,12 @@ from poe import normalizers
 from poe.conditionals import conditionals
 from poe.enumeration import states
 from poe.on_level import on_level
-from poe.samplers import MALA, BlockGibbs, Gibbs
+from poe.samplers import MALA, BlockGibbs, Gibbs, SwendsenWang
 from poe.samplers.path import geometric_path
 from poe.uniform import Uniform
 
 GRID = Ising.grid((3, 3), coupling=0.7, field=0.2)
+MIXED = Ising.grid((3, 3), 0.7, 0.3 * torch.tensor([1.0, -1.0, 1.0]).expand(3, 3))
 
 
 def randn(*shape: int, seed: int) -> torch.Tensor:
@@ -60,25 +61,26 @@ def test_where_they_are_not_known_it_goes_site_by_site() -> None:
     assert on_level(other, path, 0.5, rbm.space) is other
 
 
-def test_weighted_draws_are_of_the_target() -> None:
+@pytest.mark.parametrize(("target", "kernel"), [(GRID, SwendsenWang), (MIXED, BlockGibbs)])
+def test_weighted_draws_are_of_the_target(target: poe.Expert, kernel: type) -> None:
     # Islands are independent: their weighted means of every state's indicator have a spread.
     draws = poe.smc(
-        GRID,
+        target,
         16_000,
-        start=Uniform(GRID.space),
+        start=Uniform(target.space),
         num_islands=64,
         generator=torch.Generator().manual_seed(0),
         progress=False,
     )
-    assert isinstance(draws.kernel, BlockGibbs)
+    assert isinstance(draws.kernel, kernel)
     table = states(poe.Binary(9)).reshape(-1, 3, 3)
-    exact = torch.softmax(GRID(table).double(), 0)
+    exact = torch.softmax(target(table).double(), 0)
     magnet = table.sum((1, 2)).double()
     weights = torch.softmax(draws.log_weights[:, 0], 0)
     for values, sums in (
         (magnet, draws.samples.sum((-2, -1)).double()),
         (magnet**2, draws.samples.sum((-2, -1)).double() ** 2),
-        (GRID(table).double(), draws.log_density.double()),
+        (target(table).double(), draws.log_density.double()),
     ):
         means = sums.mean(1)
         mean = weights @ means

@@ -24,11 +24,18 @@ from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
 from poe.properties import exact_sample
 from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.preconditioned import plain
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
+
+IN_SWEEPS = (Gibbs, BlockGibbs, Checkerboard)
+"""Kernels that go through the elements in order, which is not reversible."""
+ON_DISCRETE = (*IN_SWEEPS, SwendsenWang)
+"""Kernels of discrete spaces, where there is no score."""
 
 
 class Step(NamedTuple):
@@ -89,7 +96,7 @@ class AIS:
         self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
     ) -> Evidence:
         both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
-        is_reversible = not isinstance(ladder.passed[-1].kernel, Gibbs | BlockGibbs)
+        is_reversible = not isinstance(ladder.passed[-1].kernel, IN_SWEEPS)
         value, std_error = both_ways(up, down) if is_reversible else _one_way(up)
         return Evidence(
             value=value + ladder.log_start,
@@ -121,7 +128,7 @@ def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_score(steps: list[Step]) -> bool:
     """Whether the kernels want one."""
-    return not isinstance(plain(steps[-1].kernel), (Gibbs, BlockGibbs, *WITHOUT_SCORE))
+    return not isinstance(plain(steps[-1].kernel), (*ON_DISCRETE, *WITHOUT_SCORE))
 
 
 def climb(

@@ -20,7 +20,7 @@ from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles import Schedule
 from poe.partition import LogPartition
-from poe.properties import is_normalized, require_source
+from poe.properties import in_tractable_parts, is_normalized, require_source
 from poe.resampling import systematic_resample
 from poe.start import broad_start, device_of, dtype_of
 
@@ -98,7 +98,10 @@ def pose(
     if start is not None:
         require_source(start)
         shared_space(("start", "target"), [start, target], "path")
-    target, log_constant = without_constant(target) if start is None else (target, 0.0)
+    log_constant = 0.0
+    if start is None:
+        target, log_constant = without_constant(target)
+        target = in_tractable_parts(target)
     coordinates = Coordinates(target.space)
     target = coordinates.pull(target)
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))

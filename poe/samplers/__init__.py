@@ -6,6 +6,7 @@ from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
 from poe.samplers.alternating import Alternating
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.discrete_langevin import DMALA, DULA
 from poe.samplers.generalized import GeneralizedHMC
@@ -26,6 +27,7 @@ from poe.samplers.single_site import SingleSiteMetropolis
 from poe.samplers.split import SplitHMC
 from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
 from poe.samplers.surrogate import SurrogateMALA, SurrogateState
+from poe.samplers.swendsen_wang import SwendsenWang
 from poe.samplers.tempering import ParallelTempering
 from poe.samplers.underdamped import UnderdampedLangevin
 
@@ -42,6 +44,8 @@ __all__ = [
     "AnnealedLangevin",
     "AnnealedState",
     "BlockGibbs",
+    "Checkerboard",
+    "CheckerboardState",
     "DelayedAcceptance",
     "DelayedState",
     "Dense",
@@ -69,6 +73,7 @@ __all__ = [
     "SuffixState",
     "SurrogateMALA",
     "SurrogateState",
+    "SwendsenWang",
     "TemperingState",
     "TunableKernel",
     "UnderdampedLangevin",

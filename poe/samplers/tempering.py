@@ -16,6 +16,7 @@ from poe.errors import PoeError, ShapeError
 from poe.expert import Expert, shared_space
 from poe.properties import can_sample_exactly, exact_sample
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -29,6 +30,7 @@ from poe.samplers.kernel import (
 )
 from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
+from poe.samplers.swendsen_wang import SwendsenWang
 
 Given = Callable[[Tensor, Tensor], LogOdds]
 """What ``Conditionals.given`` is."""
@@ -107,6 +109,7 @@ class ParallelTempering(Corrected[TemperingState]):
                 "expected a local kernel that draws its random numbers first (an OnDrawnNoise with "
                 f"state_at), got {type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
+        _refuse_of_one_density(kernel)
         if isinstance(kernel, BlockGibbs):
             object.__setattr__(self, "kernel", _with_edges_of(kernel, self.start))
         is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
@@ -277,6 +280,16 @@ def _floats(like: Tensor) -> Tensor:
 def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Puts the rows that moved under those of the first level."""
     return lambda old, new: torch.cat([old[:chains], new])
+
+
+def _refuse_of_one_density(kernel: Kernel) -> None:
+    """Kernels that cannot move the rows of several levels at once."""
+    if isinstance(kernel, Checkerboard | SwendsenWang):
+        raise PoeError(
+            f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
+            "one density: use BlockGibbs or Gibbs(space), or poe.smc, which gives each level its "
+            "own"
+        )
 
 
 def _with_edges_of(kernel: BlockGibbs, start: Expert) -> BlockGibbs:

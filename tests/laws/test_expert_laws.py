@@ -166,6 +166,10 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.Ising.grid((12, 3), 0.3, 0.1),
         (_real(4, 12, 3) > 0).float(),
     ),
+    "Potts": (
+        experts.Potts.grid((2, 3), 0.7, 3, [0.3, -0.2, 0.0]),
+        torch.randint(3, (4, 2, 3), generator=torch.Generator().manual_seed(0)),
+    ),
     "Categorical family": (experts.Categorical([[0.3, -1.0, 2.0]]), torch.tensor([[0], [1], [2]])),
     "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
     "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),

@@ -1,0 +1,113 @@
+"""Graphs of pairwise models: their edges, and the numbers that hang on edges and sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from poe import DtypeError, PoeError, ShapeError, Space
+
+Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+
+
+def grid_graph(
+    family: str, shape: tuple[int, int], strength: Tensor, periodic: bool
+) -> tuple[Tensor, Tensor]:
+    """Edges ``(2, m)`` and couplings ``(m,)`` of nearest neighbours on a grid.
+
+    ``strength``: ``()``, or ``(2, rows, cols)`` with ``[0, i, j]`` between (i, j) and the site
+    below, and ``[1, i, j]`` to the one on the right. Raises ShapeError, and names how
+    the ``family`` takes other graphs.
+
+    >>> grid_graph("Ising.from_edges", (2, 2), torch.tensor(0.5), False)[0]
+    tensor([[0, 1, 0, 2],
+            [2, 3, 1, 3]])
+    """
+    if len(shape) != 2:
+        raise ShapeError(
+            f"expected a grid of (rows, cols), got {shape}: for other lattices use "
+            f"{family}(edges, couplings, fields, shape)"
+        )
+    if strength.shape not in ((), (2, *shape)):
+        raise ShapeError(
+            f"expected coupling to be a number or of shape {(2, *shape)}, got "
+            f"{tuple(strength.shape)}: one for the site below and one for that on the right"
+        )
+    sites = torch.arange(shape[0] * shape[1]).reshape(shape)
+    strength = strength.expand(2, *shape)
+    edges, couplings = [], []
+    for axis in (0, 1):
+        wraps = periodic and shape[axis] > 1
+        kept = shape[axis] if wraps else shape[axis] - 1
+        pairs = torch.stack([sites, sites.roll(-1, axis)]).narrow(axis + 1, 0, kept)
+        edges.append(pairs.flatten(1))
+        couplings.append(strength[axis].narrow(axis, 0, kept).flatten())
+    return torch.cat(edges, 1), torch.cat(couplings)
+
+
+def united(edges: Tensor, couplings: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Each pair once, with the sum of its couplings."""
+    low, high = edges.sort(0).values
+    numbers, where = (low * size + high).unique(return_inverse=True)
+    total = couplings.new_zeros(len(numbers)).index_add(0, where, couplings)
+    return torch.stack([numbers // size, numbers % size]), total
+
+
+def check_edges(edges: Tensor, space: Space) -> None:
+    """Raise ShapeError or PoeError for anything but pairs of different sites of the space."""
+    if edges.ndim != 2 or len(edges) != 2 or edges.is_floating_point():
+        raise ShapeError(
+            f"expected edges of whole numbers and shape (2, m), got {edges.dtype} of shape "
+            f"{tuple(edges.shape)}: two rows, the one and the other site of each pair"
+        )
+    if edges.is_meta or edges.numel() == 0:
+        return
+    last = space.event_shape.numel() - 1
+    if int(edges.min()) < 0 or int(edges.max()) > last:
+        raise PoeError(
+            f"expected edges between sites 0 ... {last} of {space}, got {int(edges.min())} ... "
+            f"{int(edges.max())}: sites are numbered as in x.flatten()"
+        )
+    loops = edges[0, edges[0] == edges[1]]
+    if len(loops):
+        raise PoeError(
+            f"expected edges between different sites, got site {int(loops[0])} joined to itself: "
+            "leave it out, it adds but a constant"
+        )
+
+
+def aligned(**numbers: Numbers) -> list[Tensor]:
+    """As finite tensors of one floating dtype on one device; a parameter stays what it is."""
+    given = [value for value in numbers.values() if isinstance(value, Tensor)]
+    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
+    widest = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
+    device = max(given, key=lambda tensor: tensor.ndim).device if given else None
+    tensors = []
+    for name, value in numbers.items():
+        if isinstance(value, nn.Parameter) and value.dtype != widest:
+            raise DtypeError(
+                f"expected couplings and fields of one dtype, got {name} of {value.dtype} beside "
+                f"{widest}: use .to({widest}) before making it a parameter"
+            )
+        tensor = torch.as_tensor(value, dtype=widest, device=device)
+        if not tensor.is_meta and not bool(tensor.isfinite().all()):
+            raise PoeError(
+                f"expected a finite {name}, got {tensor.tolist()}: to fix a spin leave it out, and "
+                "add its couplings to the fields of its neighbours"
+            )
+        tensors.append(tensor)
+    return tensors
+
+
+def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """One number for each place; a parameter must have them all. Raises ShapeError."""
+    if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
+        return tensor.expand(shape).clone()
+    if tensor.shape != shape:
+        raise ShapeError(
+            f"expected {name} of shape {tuple(shape)}, or a number for all, got "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor

@@ -1,0 +1,145 @@
+"""Potts models: labels that agree or disagree with their neighbours, on any graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experts.families import Categorical
+from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
+from experts.numbers import keep
+from poe import Categorical as CategoricalSpace
+from poe import Expert
+from poe.io import Fields, register
+from poe.properties import Simplified, Term, combine, widen
+
+
+class Potts(Expert):
+    """The Potts model on x in {0, ..., k − 1}^n; unnormalised.
+
+    log p̃(x) = Σ over edges (i, j) of Jᵢⱼ [xᵢ = xⱼ] + Σᵢ hᵢ(xᵢ)
+
+    - ``edges`` ``(2, m)``: pairs of different sites, numbers of flattened elements; a pair that is
+      there twice has both couplings;
+    - ``couplings`` ``(m,)``, or a number for all: J > 0 makes neighbours agree;
+    - ``fields`` ``(*event, k)``, or ``(k,)``, or a number, for all sites;
+    - ``shape`` of the event, and ``num_labels`` k.
+
+    With k = 2 it is an Ising model of couplings J / 2 and fields (h(1) − h(0)) / 2, up to a
+    constant. A product of powers of Potts models is one, with ``Categorical`` experts among them
+    too. log Z is exact by enumeration of at most 2^25 states and estimated beyond; Gibbs samples.
+
+    Raises ShapeError, and PoeError for a site outside 0 ... n − 1 or joined to itself, or a number
+    that is not finite. Source: Potts 1952.
+
+    >>> chain = Potts([[0, 1], [1, 2]], 0.5, [0.0, 0.0, 1.0], 3, num_labels=3)
+    >>> chain(torch.tensor([[2, 2, 0]]))
+    tensor([2.5000])
+    """
+
+    edges: Tensor
+    couplings: Tensor
+    fields: Tensor
+
+    def __init__(
+        self,
+        edges: Tensor | Sequence[Sequence[int]],
+        couplings: Numbers,
+        fields: Numbers,
+        shape: int | tuple[int, ...],
+        num_labels: int,
+    ) -> None:
+        super().__init__()
+        self.space = CategoricalSpace(shape, num_labels)
+        edges = torch.as_tensor(edges)
+        check_edges(edges, self.space)
+        couplings, fields = aligned(couplings=couplings, fields=fields)
+        labels = torch.Size((num_labels,))
+        each = torch.Size((*self.space.event_shape, num_labels))
+        if fields.shape == labels and fields.shape != each:
+            fields = fields.expand(each).clone()
+        self.register_buffer("edges", edges.to(fields.device))
+        keep(self, "couplings", filled("couplings", couplings, edges.shape[1:]))
+        keep(self, "fields", filled("fields", fields, each))
+
+    @classmethod
+    def grid(
+        cls,
+        shape: tuple[int, int],
+        coupling: Numbers,
+        num_labels: int,
+        field: Numbers = 0.0,
+        periodic: bool = False,
+    ) -> Self:
+        """Nearest neighbours on a grid of rows and columns, on ``Categorical((rows, cols), k)``.
+
+        ``coupling`` and ``periodic`` as in ``Ising.grid``; ``field`` a number, ``(k,)`` for all
+        sites or ``(rows, cols, k)``. Raises ShapeError.
+
+        >>> mosaic = Potts.grid((4, 4), coupling=1.0, num_labels=3)
+        >>> mosaic(torch.zeros(1, 4, 4))
+        tensor([24.])
+        """
+        strength, fields = aligned(coupling=coupling, field=field)
+        edges, couplings = grid_graph("Potts", shape, strength, periodic)
+        return cls(edges, couplings, fields, tuple(shape), num_labels)
+
+    @property
+    def num_labels(self) -> int:
+        """k"""
+        return self.fields.shape[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[: x.ndim - self.fields.ndim + 1]
+        labels = x.reshape(*batch, -1).long()
+        first, second = self.edges
+        agree = labels.index_select(-1, first) == labels.index_select(-1, second)
+        chosen = F.one_hot(labels.clamp(0, self.num_labels - 1), self.num_labels)
+        pulls = chosen.to(self.fields.dtype).flatten(-2) @ self.fields.flatten()
+        return agree.to(self.couplings.dtype) @ self.couplings + pulls
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, {len(self.couplings)} pairs"
+
+
+@combine.register
+def _(first: Potts, terms: Sequence[Term]) -> Simplified | None:
+    """Couplings and fields add, each times its exponent, in float64 whatever the experts' dtype."""
+    if first.fields.is_meta:
+        return None
+    models = [term.expert for term in terms if isinstance(term.expert, Potts)]
+    weights = [term.exponent.to("cpu", torch.float64) for term in terms]
+    both = list(zip(weights, models, strict=True))
+    edges, couplings = united(
+        torch.cat([model.edges.cpu() for model in models], 1),
+        torch.cat([weight * model.couplings.cpu().double() for weight, model in both]),
+        first.space.event_shape.numel(),
+    )
+    fields = torch.stack([weight * model.fields.cpu().double() for weight, model in both]).sum(0)
+    like, shape = first.fields, first.space.event_shape
+    merged = Potts(edges, couplings.to(like), fields.to(like), shape, first.num_labels)
+    return Simplified(merged, like.new_zeros(()))
+
+
+@widen.register
+def _(expert: Categorical, families: Set[type[Expert]]) -> Expert:
+    """A Potts model without couplings, of which the normaliser is spread over the sites."""
+    if Potts not in families:
+        return expert
+    none = torch.zeros((2, 0), dtype=torch.long)
+    fields = expert.logits.log_softmax(-1)
+    return Potts(none, fields.new_zeros(0), fields, tuple(fields.shape[:-1]), fields.shape[-1])
+
+
+def _build(fields: Fields) -> Potts:
+    shape = tuple(fields["fields"].shape)
+    return Potts(
+        fields["edges"], fields["couplings"], fields["fields"], shape[:-1], num_labels=shape[-1]
+    )
+
+
+register(Potts, lambda m: {"edges": m.edges, "couplings": m.couplings, "fields": m.fields}, _build)

@@ -1,0 +1,77 @@
+"""Belief propagation: exact on trees, near the truth on loops of weak couplings, and honest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import poe
+from experts import RBM, Bernoulli, Categorical, Ising, Potts, belief_propagation
+from poe.enumeration import states
+
+DOUBLE = torch.float64
+TREE = [[0, 1, 1, 3, 3, 6], [1, 2, 3, 4, 5, 7]]
+"""Eight sites in two trees."""
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+TREES: dict[str, Callable[[], poe.Expert]] = {
+    "Ising": lambda: Ising.from_edges(TREE, 2 * _normal(6), _normal(8, seed=1), 8),
+    "Ising, frozen": lambda: Ising.from_edges(TREE, 30 * _normal(6), _normal(8, seed=1), 8),
+    "Ising x Bernoulli": lambda: (
+        Ising.from_edges(TREE, _normal(6), 0.1, 8).double() ** 0.7 * Bernoulli(_normal(8, seed=2))
+    ),
+    "Potts": lambda: Potts(TREE, 2 * _normal(6), _normal(8, 3, seed=1), 8, 3),
+    "Potts x Categorical": lambda: (
+        Potts(TREE, _normal(6), 0.0, 8, 3).double() * Categorical(_normal(8, 3, seed=2)) ** 2
+    ),
+    "no pairs": lambda: Ising(torch.zeros(3, 3, dtype=DOUBLE), _normal(3)),
+}
+
+
+def marginals(target: poe.Expert) -> Tensor:
+    x = states(target.space)
+    one_hot = F.one_hot(x.long(), target.space.num_values).to(DOUBLE)
+    return torch.tensordot(target(x).double().softmax(0), one_hot, 1)
+
+
+@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("damping", [0.0, 0.5])
+def test_exact_on_trees(name: str, damping: float) -> None:
+    target = TREES[name]()
+    found = belief_propagation(target, damping=damping, tolerance=1e-12)
+    assert found.change < 1e-12
+    torch.testing.assert_close(found.marginals, marginals(target), rtol=0, atol=1e-9)
+    truth = torch.logsumexp(target(states(target.space)).double(), 0)
+    torch.testing.assert_close(found.log_partition, truth, rtol=0, atol=1e-8)
+
+
+def test_weak_couplings_on_a_grid() -> None:
+    """The error of a loop of four is of fourth order in the couplings."""
+    target = Ising.grid((3, 4), torch.tensor(0.2, dtype=DOUBLE), _normal(3, 4))
+    found = belief_propagation(target)
+    assert (found.marginals - marginals(target)).abs().max() < 0.2**4
+    assert (found.log_partition - poe.log_partition(target).value).abs() < 12 * 0.2**4
+    assert found.marginals.shape == (3, 4, 2)
+
+
+def test_messages_that_have_not_settled_are_told() -> None:
+    target = Ising.grid((3, 4), 0.5, 0.3)
+    found = belief_propagation(target, max_steps=3)
+    assert found.num_steps == 3
+    assert found.change > 1e-6
+
+
+def test_refusals() -> None:
+    rbm = RBM(torch.zeros(2, 2), torch.zeros(2), torch.zeros(2))
+    with pytest.raises(poe.PoeError, match=r"expected an Ising or a Potts model.*got RBM: use"):
+        belief_propagation(rbm)
+    with pytest.raises(poe.PoeError, match="damping of at least 0 and below 1, got 1"):
+        belief_propagation(TREES["Ising"](), damping=1.0)
