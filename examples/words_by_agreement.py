@@ -287,15 +287,15 @@ def main() -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     tokens, is_name = read(arguments.words or fetch(CACHE))
     print(f"{len(tokens)} words, {is_name.float().mean():.0%} of them names")
-    model, classifier = train(tokens, is_name, 200 if arguments.fast else 1200, generator)
+    model, classifier = train(tokens, is_name, 200 if arguments.fast else 2000, generator)
     print(f"trained after {_spent(began)}")
 
     wish, name = wishes(), classifier.given(1)
     rest = poe.Product(suffix=wish.suffix, letter=wish.letter, name=name)
     target = poe.Product(words=model) * rest
     local = poe.LocalProduct(SPACE, [*twists(target), wish.ahead])
-    count = 1_600 if arguments.fast else 16_000
-    rows = [by_rejection(model, rest, 10 * count, generator)]
+    count = 1_000 if arguments.fast else 16_000
+    rows = [by_rejection(model, rest, 25 * count, generator)]
     biased = letter_by_letter(target, local, count, generator)
     rows.append(by_islands("letter by letter", model, biased, 2, generator))
     for title, num_moves in (("SMC", 0), ("SMC and 3 moves", 3)):
