@@ -5,7 +5,7 @@
 The file has arrays ``train`` and ``test`` of packed bits (numpy.packbits along rows of 784). Two
 RBMs are trained on all of ``train`` by persistent contrastive divergence: with 20 hidden units,
 where log Z is exact, and with 500. Salakhutdinov & Murray 2008 report -86.34 nats for 500 hidden
-units trained by CD-25 (theirs were binarised at random). ``--tune`` trains on all but the last
+units trained by CD-25. ``--tune`` trains on all but the last
 10,000 rows and scores those in place of the test set.
 """
 
@@ -92,7 +92,8 @@ def draw_figure(rbm: experts.RBM, data: Tensor, path: Path) -> None:
     panels = {"digits": rows, "draws, 2000 sweeps on": draws, "filters": rbm.W.T[:100]}
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
     for axis, (title, pictures) in zip(axes, panels.items(), strict=True):
-        wall = pictures.reshape(10, 10, 28, 28).permute(0, 2, 1, 3).reshape(280, 280)
+        # Each row of the file holds its picture column by column.
+        wall = pictures.reshape(10, 10, 28, 28).permute(0, 3, 1, 2).reshape(280, 280)
         limit = float(wall.abs().quantile(0.999))
         is_signed = bool((wall < 0).any())
         axis.imshow(wall, cmap="RdBu_r" if is_signed else "gray_r",
