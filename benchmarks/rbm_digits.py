@@ -5,8 +5,8 @@
 The file has arrays ``train`` and ``test`` of packed bits (numpy.packbits along rows of 784). Two
 RBMs are trained on all of ``train`` by persistent contrastive divergence: with 20 hidden units,
 where log Z is exact, and with 500. Salakhutdinov & Murray 2008 report -86.34 nats for 500 hidden
-units trained by CD-25. ``--tune`` trains on all but the last
-10,000 rows and scores those in place of the test set.
+units trained by CD-25. ``--tune`` trains on all but the last 10,000 rows and scores those in place
+of the test set.
 """
 
 from __future__ import annotations
