@@ -109,31 +109,30 @@ def fit_rbm(
     generator = resolve(generator, data.device)
     settings = (num_hidden, particles, num_epochs, batch_size, learning_rate, momentum)
     run = fingerprint((data, *settings, weight_decay, averaged))
-    found = _resumed(checkpoint, run, generator)
+    found = _resumed(checkpoint, run, data.device, generator)
     training, first = found or (_begun(data, num_hidden, particles, generator), 0)
     rbm, num_batches = training.rbm, -(-len(data) // batch_size)
     total = num_epochs * num_batches
-    bar = tqdm(
+    with tqdm(
         total=total, initial=first * num_batches, disable=not progress, unit="update", delay=2,
         leave=False, file=sys.stderr,
-    )  # fmt: skip
-    for epoch in range(first, num_epochs):
-        order = torch.randperm(len(data), generator=generator, device=data.device)
-        for update, rows in enumerate(order.split(batch_size), epoch * num_batches):
-            batch, left = data[rows].float(), 1 - update / total
-            moved = particles.step(rbm, batch, training.particles, generator=generator)
-            training = training._replace(particles=moved)
-            centre = Centre(training.visible_centre, training.hidden_centre)
-            gradient = contrast(rbm, batch, particles.at_model(moved), centre)
-            _move(training, gradient, learning_rate * left, momentum, weight_decay)
-            if update % UPDATES_A_LOOK == 0:
-                _look(training, batch, is_averaged=left <= averaged)
-            bar.update()
-        if checkpoint is not None:
-            _store(checkpoint, training, {"run": run, "epochs": epoch + 1}, generator)
-        if report is not None:
-            report(epoch + 1, training.mean)
-    bar.close()
+    ) as bar:  # fmt: skip
+        for epoch in range(first, num_epochs):
+            order = torch.randperm(len(data), generator=generator, device=data.device)
+            for update, rows in enumerate(order.split(batch_size), epoch * num_batches):
+                batch, left = data[rows].float(), 1 - update / total
+                moved = particles.step(rbm, batch, training.particles, generator=generator)
+                training = training._replace(particles=moved)
+                centre = Centre(training.visible_centre, training.hidden_centre)
+                gradient = contrast(rbm, batch, particles.at_model(moved), centre)
+                _move(training, gradient, learning_rate * left, momentum, weight_decay)
+                if update % UPDATES_A_LOOK == 0:
+                    _look(training, batch, is_averaged=left <= averaged)
+                bar.update()
+            if checkpoint is not None:
+                _store(checkpoint, training, {"run": run, "epochs": epoch + 1}, generator)
+            if report is not None:
+                report(epoch + 1, training.mean)
     return training.mean
 
 
@@ -198,7 +197,10 @@ def _store(
 
 
 def _resumed(
-    path: str | os.PathLike[str] | None, run: str, generator: torch.Generator
+    path: str | os.PathLike[str] | None,
+    run: str,
+    device: torch.device,
+    generator: torch.Generator,
 ) -> tuple[Training, int] | None:
     """What the file holds and its number of epochs; the generator goes on from there."""
     if path is None or not Path(path).exists():
@@ -209,8 +211,8 @@ def _resumed(
             f"the checkpoint at {path} is of other data or other settings: give those that it was "
             "begun with, or another path"
         )
-    training = Training(**tensors)
-    generator.set_state(training.generator)
+    generator.set_state(tensors["generator"])
+    training = Training(**{name: tensor.to(device) for name, tensor in tensors.items()})
     return training, facts["epochs"]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import RBM, Bernoulli
+from experts import RBM, Bernoulli, Ising
 from poe.conditionals import Conditionals, LogOdds, conditionals
 from poe.enumeration import states
 from poe.expert import experts_in
@@ -204,7 +204,13 @@ def test_a_step_needs_no_look_at_the_numbers() -> None:
     assert state.position.shape == (5, 8)
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+LINE = Ising(
+    torch.diag(torch.full((7,), 0.4), 1) + torch.diag(torch.full((7,), 0.4), -1), [0.0] * 8
+)
+"""Neighbours in a row of eight; a field and RBMs alone would be one RBM, which is drawn exactly."""
+
+
+@pytest.mark.parametrize("target", [RBMS * LINE, GRID], ids=["RBM x field x RBM x Ising", "grid"])
 def test_sample_chooses_it(target: poe.Expert) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -215,14 +221,22 @@ def test_sample_chooses_it(target: poe.Expert) -> None:
     assert isinstance(draws.kernel, BlockGibbs)
     assert draws.guarantee == "asymptotically exact"
     assert draws.choice == (
-        "known conditionals: 11 hidden units, then all elements at once"
-        if target is RBMS
-        else "known conditionals: all elements in 2 sets"
+        "known conditionals: all elements in 2 sets"
+        if target is GRID
+        else "known conditionals: 11 hidden units, then all elements in 2 sets"
     )
     by_chain = draws.samples.flatten(2).double().mean(1)
     x, probability = table_of(target)
     truth = probability @ x.flatten(1).double()
     assert ((by_chain.mean(0) - truth).abs() < 4 * by_chain.std(0) / 20).all()
+
+
+def test_rbms_and_a_field_are_one_rbm_which_is_drawn_exactly() -> None:
+    g = torch.Generator().manual_seed(1)
+    draws = poe.sample(RBMS, CHAINS, generator=g, progress=False)
+    assert draws.guarantee == "exact"
+    found = total_variation(RBMS, draws.samples.flatten(0, 1))
+    assert found < total_variation(RBMS, exact_draws(RBMS, CHAINS, seed=3)) + 0.01
 
 
 def test_an_unknown_factor_goes_site_by_site() -> None:
