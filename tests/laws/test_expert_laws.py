@@ -151,6 +151,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.Ising.grid((12, 3), 0.3, 0.1),
         (_real(4, 12, 3) > 0).float(),
     ),
+    "DBM": (
+        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
+        (_real(4, 5) > 0).float(),
+    ),
+    "DBM, x alone": (
+        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
+        (_real(4, 3) > 0).float(),
+    ),
     "Categorical family": (experts.Categorical([[0.3, -1.0, 2.0]]), torch.tensor([[0], [1], [2]])),
     "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
     "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),
@@ -159,14 +167,6 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "RBMs": (
         experts.RBM(_real(3, 2), _real(3), _real(2)) ** 2
         * experts.RBM(_real(3, 1), [0.0] * 3, [1.0]),
-        (_real(4, 3) > 0).float(),
-    ),
-    "DBM": (
-        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
-        (_real(4, 5) > 0).float(),
-    ),
-    "DBM, x alone": (
-        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
         (_real(4, 3) > 0).float(),
     ),
     "Gammas": (
