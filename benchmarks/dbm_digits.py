@@ -28,7 +28,7 @@ import experts
 import poe
 
 GOAL = -85.0
-RATES = {"rbm": 0.001, "pretrained": 0.01}
+RATES = {"rbm": 0.003, "pretrained": 0.01}
 """Learning rates of the joint training: what an RBM has settled on is not to be shaken up."""
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import torch
 
 from experts.dbm import DBM
-from experts.pretrain_dbm import WEIGHT_SCALE
 from experts.rbm import RBM
 from poe.errors import PoeError
 from poe.randomness import resolve
+
+WEIGHT_SCALE = 0.05
+"""The standard deviation of new weights."""
 
 
 @torch.no_grad()
 def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | None = None) -> DBM:
     """A DBM with a new top layer of ``num_units`` over an RBM or a DBM, for ``fit_dbm`` to train.
 
-    The new weights are draws of N(0, 0.01²) and the new biases 0, so that the density of x is next
-    to that of ``below``, and training starts from its likelihood: at a small learning rate, or what
-    it has settled on is shaken up.
-    ``pretrain_dbm`` starts every layer afresh instead.
+    The new weights are draws of N(0, 0.05²), and the new biases 0. Summed out, a new unit j adds
+    log(1 + exp(aⱼ)) ≈ log 2 + aⱼ/2 + aⱼ²/8, a = W'h. What that says of each unit of the layer below
+    alone, Wᵢⱼ/2 + Wᵢⱼ²/8, is taken from its bias. So the density of x is next to that of ``below``,
+    and training starts from its likelihood: at a small learning rate, or what it has settled on is
+    shaken up. ``pretrain_dbm`` starts every layer afresh instead.
 
     Raises PoeError for what is no RBM or DBM, and for less than one unit.
 
@@ -35,4 +38,5 @@ def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | N
     top = biases[-1]
     new = top.new_empty((len(top), num_units))
     new.normal_(0, WEIGHT_SCALE, generator=resolve(generator, top.device))
-    return DBM([*weights, new], [*biases, top.new_zeros(num_units)])
+    top = top - (new / 2 + new.square() / 8).sum(1)
+    return DBM([*weights, new], [*biases[:-1], top, top.new_zeros(num_units)])

@@ -59,6 +59,24 @@ def test_the_ring_has_the_mass_and_the_variance_given() -> None:
     torch.testing.assert_close(mass @ (x - mean) ** 2, torch.tensor(target.variance))
 
 
+def test_dbm_digits_bounds_the_log_probability_of_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """784 fair coins have 784 log 2 = 543.4 nats; a DBM hardly trained can be little better."""
+    import dbm_digits
+
+    rows = np.random.default_rng(0).integers(0, 2, (250, 784), dtype=np.uint8)
+    train, test = (np.packbits(part, axis=1) for part in (rows[:200], rows[200:]))
+    np.savez(tmp_path / "coins.npz", train=train, test=test)
+    arguments = f"x {tmp_path / 'coins.npz'} --start pretrained --epochs 1 --levels 20"
+    monkeypatch.setattr("sys.argv", arguments.split())
+    dbm_digits.main()
+    printed = capsys.readouterr().out
+    bound = re.findall(r"bound on the log-probability of 50 test rows: (-[\d.]+) ", printed)
+    assert -560 < float(bound[0]) < -540
+    assert "goal -85.0: not reached" in printed
+
+
 def test_total_variation_of_mode_masses() -> None:
     from effective import mode_masses, total_variation
 

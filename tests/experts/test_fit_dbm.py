@@ -221,7 +221,7 @@ def test_pretraining_refuses_too(data: Tensor, sizes: tuple[int, ...], words: st
 
 @pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)])
 def test_a_new_layer_hardly_changes_the_density(below: RBM | DBM) -> None:
-    """Its units add log 2 each, and its weights, of size 0.01, their square at most."""
+    """Its units add log 2 each; of its weights no more is left than the square times ¼."""
     grown = grow_dbm(below, 5, generator=seeded())
     x = states(poe.Binary(6)).double()
     before = below if isinstance(below, DBM) else DBM([below.W], [below.b, below.c])

@@ -170,6 +170,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.Potts.grid((2, 3), 0.7, 3, [0.3, -0.2, 0.0]),
         torch.randint(3, (4, 2, 3), generator=torch.Generator().manual_seed(0)),
     ),
+    "DBM": (
+        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
+        (_real(4, 5) > 0).float(),
+    ),
+    "DBM, x alone": (
+        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
+        (_real(4, 3) > 0).float(),
+    ),
     "Categorical family": (experts.Categorical([[0.3, -1.0, 2.0]]), torch.tensor([[0], [1], [2]])),
     "Poisson family": (experts.Poisson([0.3, 7.0]), _real(4, 2).exp().round()),
     "VonMises family": (experts.VonMises([0.3, -3.0], [0.5, 4.0]), _real(4, 2).tanh()),
@@ -214,14 +222,6 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "PottsRBM": (
         experts.PottsRBM(_real(3, 4, 2), _real(3, 4), _real(2)),
         torch.tensor([[0, 1, 3], [2, 2, 0]]),
-    ),
-    "DBM": (
-        experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)]),
-        (_real(4, 5) > 0).float(),
-    ),
-    "DBM, x alone": (
-        experts.VisibleDBM(experts.DBM([_real(3, 2), _real(2, 2)], [_real(3), _real(2), _real(2)])),
-        (_real(4, 3) > 0).float(),
     ),
     "Gammas": (
         poe.Product(a=experts.Gamma([2.0], [1.0]), b=experts.Gamma([3.0], [0.5]) ** 0.5),
