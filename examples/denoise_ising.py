@@ -7,7 +7,8 @@ from the noisy picture alone, by pseudo-likelihood. From the product come the mo
 was flipped.
 
 The table shows wrong pixels in per cent. Median filter, morphological opening and total variation
-are given the best of their settings by the truth, which the product never sees.
+are given the best of their settings by the truth, which the product never sees. Needs the extras
+demo, anomaly and graphcut.
 
     python examples/denoise_ising.py [--output denoise_ising.png] [--fast]
 """
