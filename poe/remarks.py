@@ -8,6 +8,7 @@ from poe.draws import Draws
 from poe.expert import Expert, Tempered
 from poe.loop import Run
 from poe.samplers.block_gibbs import BlockGibbs
+from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import BIASED, Kernel
 
@@ -48,7 +49,7 @@ def chain_remarks(draws: Draws) -> list[str]:
 
 def _way_out(kernel: Kernel | None) -> str:
     """What to do about chains that never moved."""
-    if isinstance(kernel, Gibbs | BlockGibbs):
+    if isinstance(kernel, Gibbs | BlockGibbs | Checkerboard):
         return (
             "no single element can change and stay in the support, so give a kernel of larger moves"
         )
