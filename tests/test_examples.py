@@ -136,20 +136,6 @@ def test_rbms_learn_digits(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 30_000
 
 
-def test_deep_digits_are_learned_and_bounded_from_below(tmp_path: Path) -> None:
-    script = ROOT / "examples" / "deep_digits.py"
-    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
-
-    row = r"^(pixels by themselves|RBM|deep Boltzmann machine) +(-[\d.]+) *(-[\d.]+)?$"
-    found = {name: cells for name, *cells in re.findall(row, printed, flags=re.MULTILINE)}
-    assert list(found) == ["pixels by themselves", "RBM", "deep Boltzmann machine"], printed
-    pixels, rbm, deep = (float(exact) for exact, _ in found.values())
-    assert pixels + 2 < min(rbm, deep)  # 297 digits of a standard deviation of some 4 nats each
-    assert float(found["RBM"][1]) == rbm
-    assert deep - 0.2 < float(found["deep Boltzmann machine"][1]) <= deep
-    assert "36 draws of the deep Boltzmann machine: exact" in printed
-
-
 def test_denoising_beats_what_is_not_told_the_noise_either(tmp_path: Path) -> None:
     script = ROOT / "examples" / "denoise_ising.py"
     printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
