@@ -28,8 +28,10 @@ import experts
 import poe
 
 GOAL = -85.0
-RATES = {"rbm": 0.003, "pretrained": 0.01}
+RATES = {"rbm": 0.001, "pretrained": 0.01}
 """Learning rates of the joint training: what an RBM has settled on is not to be shaken up."""
+WEIGHT_DECAY = 1e-3
+"""With 1e-4 and a rate of 0.003, 50 epochs left training rows 3.1 nats above test rows."""
 
 
 def digits(path: Path) -> tuple[Tensor, Tensor]:
@@ -62,6 +64,7 @@ def trained(start: experts.DBM, train: Tensor, arguments: argparse.Namespace) ->
         train,
         num_epochs=arguments.epochs,
         learning_rate=RATES[arguments.start],
+        weight_decay=WEIGHT_DECAY,
         generator=torch.Generator().manual_seed(2),
         checkpoint=arguments.checkpoint,
         report=report,

@@ -45,7 +45,7 @@ def trained(
     curve = {}
 
     def report(epoch: int, dbm: experts.DBM) -> None:
-        if epoch % (num_epochs // 10) == 0:
+        if epoch % (num_epochs // 5) == 0:
             both = torch.cat([train[: len(test)], test])
             values = log_probabilities(dbm, both)[0]
             curve[epoch] = (float(values[: len(test)].mean()), float(values[len(test) :].mean()))
