@@ -109,7 +109,8 @@ class BlockGibbs(Corrected[MetropolisState]):
             probability = log_odds.sigmoid()
             drawn = torch.lt(noise.visible, probability, out=probability).to(x.dtype)
             is_held = is_lost.reshape(-1, *[1] * (x.ndim - 1))
-            x = torch.where(is_held if self.num_sets == 1 else is_held | ~is_free, x, drawn)
+            is_held = is_held if self.num_sets == 1 else is_held | ~is_free
+            x = torch.where(is_held, x, drawn, out=drawn)
             is_undefined = is_undefined | is_lost
         return MetropolisState(x, target.log_density(x)), _info(is_undefined, noise.visible.dtype)
 
