@@ -170,23 +170,32 @@ def contrast(rbm: RBM, data: Tensor, particles: Tensor, centre: Centre | None = 
     """
     x = torch.cat([data, particles])
     z = linear(x, rbm.W.mT, rbm.c).sigmoid_()
-    return difference(x, z, len(data), centre)
+    found = difference(x, z, len(data), centre)
+    return Gradient(linear(found.x.mT, found.z.mT), found.b, found.c)
 
 
-def difference(x: Tensor, z: Tensor, num_data: int, centre: Centre | None = None) -> Gradient:
+class Factored(NamedTuple):
+    """A gradient whose part in W is left as a product: x'z, of ``x (m, v)`` and ``z (m, h)``."""
+
+    x: Tensor
+    z: Tensor
+    b: Tensor
+    c: Tensor
+
+
+def difference(x: Tensor, z: Tensor, num_data: int, centre: Centre | None = None) -> Factored:
     """The same, of units whose states or probabilities are known: the first rows are the data's.
 
     Shapes: x ``(n + m, v)``, z ``(n + m, h)``, for ``num_data`` n.
     """
     weights = x.new_full((len(x), 1), 1 / num_data)
     weights[num_data:] = -1 / (len(x) - num_data)
-    if centre is not None:
-        x, z = x - centre.visible, z - centre.hidden
-    weighted = z * weights
-    W, b, c = linear(x.mT, weighted.mT), (x * weights).sum(0), weighted.sum(0)
-    if centre is not None:
-        b, c = b - W @ centre.hidden, c - centre.visible @ W
-    return Gradient(W, b, c)
+    if centre is None:
+        weighted = z * weights
+        return Factored(x, weighted, (x * weights).sum(0), weighted.sum(0))
+    x, weighted = x - centre.visible, (z - centre.hidden) * weights
+    b = (x * weights).sum(0) - (weighted @ centre.hidden) @ x
+    return Factored(x, weighted, b, weighted.sum(0) - (x @ centre.visible) @ weighted)
 
 
 def _swapped(

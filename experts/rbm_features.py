@@ -159,8 +159,9 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             log_odds = rbm.hidden_log_odds(x)
             gradient = difference(x, log_odds.sigmoid(), len(batch), centre)
             z = draw_bits(log_odds[len(batch) :], generator=generator)
-            for parameter, own in zip((rbm.W, rbm.b, rbm.c), gradient, strict=True):
-                parameter.add_(own, alpha=self.learning_rate)
+            rbm.W.addmm_(gradient.x.mT, gradient.z, alpha=self.learning_rate)
+            rbm.b.add_(gradient.b, alpha=self.learning_rate)
+            rbm.c.add_(gradient.c, alpha=self.learning_rate)
         self.h_samples_ = z.numpy().copy()
 
     def _tensor(self, rows: Any) -> Tensor:
