@@ -19,9 +19,9 @@ def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | N
 
     The new weights are draws of N(0, 0.05²), and the new biases 0. Summed out, a new unit j adds
     log(1 + exp(aⱼ)) ≈ log 2 + aⱼ/2 + aⱼ²/8, a = W'h. What that says of each unit of the layer below
-    alone, Wᵢⱼ/2 + Wᵢⱼ²/8, is taken from its bias. So the density of x is next to that of ``below``,
-    and training starts from its likelihood: at a small learning rate, or what it has settled on is
-    shaken up. ``pretrain_dbm`` starts every layer afresh instead.
+    alone, Wᵢⱼ/2 + Wᵢⱼ²/8, is taken from its bias. So the density of x starts near that of
+    ``below``, less so the more units there are; the learning rate should be small, or what it has
+    settled on is shaken up. ``pretrain_dbm`` starts every layer afresh instead.
 
     Raises PoeError for what is no RBM or DBM, and for less than one unit.
 
