@@ -63,7 +63,7 @@ def trained(start: experts.DBM, train: Tensor, arguments: argparse.Namespace) ->
         start,
         train,
         num_epochs=arguments.epochs,
-        learning_rate=RATES[arguments.start],
+        learning_rate=arguments.rate or RATES[arguments.start],
         weight_decay=WEIGHT_DECAY,
         generator=torch.Generator().manual_seed(2),
         checkpoint=arguments.checkpoint,
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--start", choices=RATES, default="rbm")
     parser.add_argument("--epochs", type=int, default=100, help="of the joint training")
+    parser.add_argument("--rate", type=float, help="learning rate of the joint training")
     parser.add_argument("--levels", type=int, default=20_000, help="of the annealing")
     parser.add_argument("--rbm", type=Path, help="checkpoint of the RBM's training")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint of the joint training")

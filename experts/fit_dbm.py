@@ -23,6 +23,8 @@ from poe.randomness import resolve
 
 CENTRE_RATE = 0.01
 """How far the centres go towards the means of each batch."""
+UPDATES_A_LOOK = 10
+"""The mean of the parameters sees every tenth update."""
 
 
 @dataclass
@@ -31,19 +33,35 @@ class Training:
 
     - ``dbm``: what is learned; ``velocity``: the running step of each weight and bias;
     - ``even`` ``(chains, Σ n_even)``: the persistent chains;
-    - ``centres`` ``(n_l,)``: running means of the layers on data.
+    - ``centres`` ``(n_l,)``: running means of the layers on data;
+    - ``mean``: of each weight and bias over the last ``num_terms`` updates that were looked at.
     """
 
     dbm: DBM
     velocity: list[Tensor]
     even: Tensor
     centres: list[Tensor]
+    mean: list[Tensor]
+    num_terms: int = 0
     epoch: int = 0
 
     @property
     def parameters(self) -> list[Tensor]:
         """Weights, then biases."""
         return [*self.dbm.weights, *self.dbm.biases]
+
+    @property
+    def averaged(self) -> DBM:
+        """The DBM of the mean parameters, where there are any yet; else the latest."""
+        if self.num_terms == 0:
+            return self.dbm
+        return DBM(self.mean[: self.dbm.depth], self.mean[self.dbm.depth :])
+
+    def look(self) -> None:
+        """Let the mean follow the parameters."""
+        self.num_terms += 1
+        for mean, value in zip(self.mean, self.parameters, strict=True):
+            mean.lerp_(value, 1 / self.num_terms)
 
 
 @torch.no_grad()
@@ -59,6 +77,7 @@ def fit_dbm(
     learning_rate: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    averaged: float = 0.5,
     generator: torch.Generator | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[int, DBM], None] | None = None,
@@ -69,8 +88,9 @@ def fit_dbm(
     θ ← θ + u, u ← m u + η_t (g − λ θ): g the centred difference of E_q[h_l h_{l+1}'], by mean field
     at each batch, and E_p[h_l h_{l+1}'], by chains that go on from batch to batch; momentum m,
     weight decay λ (of weights only), and a learning rate that falls from η to 0 along a line, so
-    that the chains catch up and their noise averages out. It climbs the variational bound on
-    log p(x), up to the chains' lag. ``dbm`` itself, best one of ``pretrain_dbm``, is not changed.
+    that the chains catch up. The result is the mean of the parameters over the last share
+    ``averaged`` of the updates, in which their noise averages out. It climbs the variational bound
+    on log p(x), up to the chains' lag. ``dbm`` itself is not changed.
 
     - ``data``: any dtype, on the device of ``dbm``;
     - ``checkpoint``: a file, written after every epoch; where it is there, training goes on from
@@ -80,7 +100,8 @@ def fit_dbm(
     Raises PoeError where data are not rows of 0 and 1, or settings out of range, and StorageError
     where a checkpoint is of another training.
 
-    Source: Salakhutdinov & Hinton 2009, section 2; persistent chains: Younes 1989, Tieleman 2008.
+    Source: Salakhutdinov & Hinton 2009, section 2; persistent chains: Younes 1989, Tieleman 2008;
+    the mean: Polyak & Juditsky 1992.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.rand(500, 1, generator=g).lt(0.5).float().expand(500, 4)  # all equal
@@ -92,9 +113,9 @@ def fit_dbm(
     """
     require_bits(data, dbm.layer_sizes[0])
     counts = num_epochs, batch_size, num_chains, num_sweeps, num_mean_field_steps
-    _require_settings(*counts, learning_rate, momentum, weight_decay)
+    _require_settings(*counts, learning_rate, momentum, weight_decay, averaged)
     generator = resolve(generator, data.device)
-    facts = fingerprint((dbm, data, *counts, learning_rate, momentum, weight_decay))
+    facts = fingerprint((dbm, data, *counts, learning_rate, momentum, weight_decay, averaged))
     training = _begun(dbm, data, num_chains, generator)
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(training, checkpoint, facts, generator)
@@ -112,14 +133,17 @@ def fit_dbm(
         for epoch in range(training.epoch, num_epochs):
             order = torch.randperm(len(data), generator=generator, device=data.device)
             for update, rows in enumerate(order.split(batch_size), epoch * num_batches):
-                move(training, data[rows], learning_rate=learning_rate * (1 - update / total))
+                left = 1 - update / total
+                move(training, data[rows], learning_rate=learning_rate * left)
+                if left <= averaged and update % UPDATES_A_LOOK == 0:
+                    training.look()
                 bar.update()
             training.epoch = epoch + 1
             if checkpoint is not None:
                 _store(training, checkpoint, facts, generator)
             if report is not None:
-                report(training.epoch, training.dbm)
-    return training.dbm
+                report(training.epoch, training.averaged)
+    return training.averaged
 
 
 @torch.no_grad()
@@ -170,8 +194,9 @@ def _begun(dbm: DBM, data: Tensor, num_chains: int, generator: torch.Generator) 
     rows = torch.randint(len(data), (num_chains,), generator=generator, device=data.device)
     means = mean_field(dbm, data[rows])
     even = torch.bernoulli(torch.cat(means[::2], 1), generator=generator)
-    velocity = [torch.zeros_like(value) for value in (*dbm.weights, *dbm.biases)]
-    return Training(dbm, velocity, even, [mean.mean(0) for mean in means])
+    parameters = [*dbm.weights, *dbm.biases]
+    velocity, mean = ([torch.zeros_like(value) for value in parameters] for _ in range(2))
+    return Training(dbm, velocity, even, [layer.mean(0) for layer in means], mean)
 
 
 def _store(
@@ -181,9 +206,10 @@ def _store(
     generator: torch.Generator,
 ) -> None:
     tensors = {"even": training.even, "generator": generator.get_state()}
+    facts_now = {"run": facts, "epochs": training.epoch, "terms": training.num_terms}
     for name, values in _named(training):
         tensors |= {f"{name}.{k}": value for k, value in enumerate(values)}
-    write(path, {"run": facts, "epochs": training.epoch}, tensors)
+    write(path, facts_now, tensors)
 
 
 def _resume(
@@ -200,7 +226,8 @@ def _resume(
             "those that it was begun with, or another path"
         )
     generator.set_state(tensors["generator"])
-    training.epoch, training.even = told["epochs"], tensors["even"].to(training.even)
+    training.epoch, training.num_terms = told["epochs"], told["terms"]
+    training.even = tensors["even"].to(training.even)
     for name, values in _named(training):
         for k, value in enumerate(values):
             value.copy_(tensors[f"{name}.{k}"])
@@ -211,6 +238,7 @@ def _named(training: Training) -> list[tuple[str, list[Tensor]]]:
         ("parameter", training.parameters),
         ("velocity", training.velocity),
         ("centre", training.centres),
+        ("mean", training.mean),
     ]
 
 
@@ -235,6 +263,7 @@ def _require_settings(
     learning_rate: float,
     momentum: float,
     weight_decay: float,
+    averaged: float,
 ) -> None:
     counts = {
         "num_epochs": num_epochs,
@@ -246,7 +275,12 @@ def _require_settings(
     for name, count in counts.items():
         if count < 1:
             raise PoeError(f"expected {name} of at least 1, got {count}")
-    shares = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    shares = {
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "averaged": averaged,
+    }
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise PoeError(f"expected {name} from 0 to 1, got {share}")

@@ -9,7 +9,7 @@ from experts.rbm import RBM
 from poe.errors import PoeError
 from poe.randomness import resolve
 
-WEIGHT_SCALE = 0.05
+WEIGHT_SCALE = 0.01
 """The standard deviation of new weights."""
 
 
@@ -17,7 +17,7 @@ WEIGHT_SCALE = 0.05
 def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | None = None) -> DBM:
     """A DBM with a new top layer of ``num_units`` over an RBM or a DBM, for ``fit_dbm`` to train.
 
-    The new weights are draws of N(0, 0.05²), and the new biases 0. Summed out, a new unit j adds
+    The new weights are draws of N(0, 0.01²), and the new biases 0. Summed out, a new unit j adds
     log(1 + exp(aⱼ)) ≈ log 2 + aⱼ/2 + aⱼ²/8, a = W'h. What that says of each unit of the layer below
     alone, Wᵢⱼ/2 + Wᵢⱼ²/8, is taken from its bias. So the density of x starts near that of
     ``below``, less so the more units there are; the learning rate should be small, or what it has
