@@ -15,6 +15,7 @@ from poe import diagnostics
 from poe.samplers import MALA
 
 arviz = diagnostics.import_arviz()
+arviz.Numba.disable_numba()  # where Numba is there, NumPy 2.4 refuses what ArviZ makes of it
 
 
 def draws_of(samples: Tensor, **fields: Any) -> poe.Draws:

@@ -14,6 +14,7 @@ from torch import Tensor
 from poe import diagnostics
 
 arviz = diagnostics.import_arviz()
+arviz.Numba.disable_numba()  # where Numba is there, NumPy 2.4 refuses what ArviZ makes of it
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "ess_bulk": (diagnostics.ess_bulk, "ess", "bulk"),
