@@ -28,6 +28,8 @@ from poe.samplers import BlockGibbs
 
 VISIBLE, HIDDEN = 784, 500
 ROWS = 2000
+PAUSE = 0.2
+"""Seconds between turns: threads of the other's library wait in a loop for a while after theirs."""
 
 
 def made_rbm() -> experts.RBM:
@@ -82,6 +84,8 @@ def rates(calls: list[Callable[[], object]], rounds: int, repeats: int) -> list[
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds + 1):
         for call, own in zip(calls, found, strict=True):
+            time.sleep(PAUSE)
+            call()
             began = time.perf_counter()
             for _ in range(repeats):
                 call()
