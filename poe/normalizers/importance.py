@@ -15,11 +15,10 @@ from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index
-from poe.normalizers.problem import Problem, pose
+from poe.normalizers.problem import Problem, pose, tilts_at
 from poe.partition import LogPartition
 from poe.properties import exact_sample, is_source, require_source
 from poe.samplers.kernel import or_nothing
-from poe.samplers.path import geometric_path
 
 HEAVY = 0.7
 """Weights with a heavier tail than this say nothing of their own error."""
@@ -138,9 +137,7 @@ def _tilts_of_start(problem: Problem, num_samples: int, generator: torch.Generat
 
 def _tilts(problem: Problem, x: Tensor) -> Tensor:
     """log p̃ − log p₀ at ``(groups, n, *event)``: ``(groups, n)``; −inf where it is undefined."""
-    path = geometric_path(problem.start, problem.target)
-    tilt = path.tilt(path.evaluate(x.flatten(0, 1), with_score=False))
-    return or_nothing(tilt).reshape(x.shape[:2])
+    return or_nothing(tilts_at(problem.start, problem.target, x))
 
 
 def _log_densities(density: Expert, x: Tensor) -> Tensor:

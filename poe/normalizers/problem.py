@@ -22,6 +22,7 @@ from poe.particles import Schedule
 from poe.partition import LogPartition
 from poe.properties import in_tractable_parts, is_normalized, require_source
 from poe.resampling import systematic_resample
+from poe.samplers.path import geometric_path
 from poe.start import broad_start, device_of, dtype_of
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
@@ -47,6 +48,7 @@ class Problem(NamedTuple):
     - ``start``: sampled exactly, of known log partition: the near end of the path;
     - ``where``: what that is, in words;
     - ``scouts``: a small run from a broad start to the target, whatever ``start`` is;
+    - ``tilts`` ``(islands, n)``: d/dt log γ_t of the scouts on the way from ``start``;
     - ``summits``: what climbing from there reaches;
     - ``nearer``: what fits the scouts best, normalised and sampled exactly; on a discrete space
       where they began.
@@ -56,6 +58,7 @@ class Problem(NamedTuple):
     start: Expert
     where: str
     scouts: Levels
+    tilts: Tensor
     summits: Found
     nearer: Expert
     log_constant: float
@@ -112,11 +115,11 @@ def pose(
     is_discrete = target.space.is_discrete
     nearer = broad if is_discrete else _fit(target, scouts, generator)
     if start is None:
-        where = name if is_discrete else f"a density fitted to particles from {name}"
-        return Problem(target, nearer, where, scouts, summits, nearer, log_constant)
-    where = type(start).__name__
-    begin = coordinates.pull(start)
-    return Problem(target, begin, where, scouts, summits, nearer, log_constant)
+        begin, where = nearer, name if is_discrete else f"a density fitted to particles from {name}"
+    else:
+        begin, where = coordinates.pull(start), type(start).__name__
+    tilts = tilts_at(begin, target, scouts.position)
+    return Problem(target, begin, where, scouts, tilts, summits, nearer, log_constant)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
@@ -125,6 +128,13 @@ def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator)
     rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
     order = torch.randperm(num_draws, generator=generator, device=rows.device)
     return levels.position.flatten(0, 1)[rows[order]]
+
+
+def tilts_at(start: Expert, target: Expert, position: Tensor) -> Tensor:
+    """d/dt log γ_t at positions ``(islands, n, *event)``: ``(islands, n)``."""
+    path = geometric_path(start, target)
+    tilt = path.tilt(path.evaluate(position.flatten(0, 1), with_score=False))
+    return tilt.reshape(position.shape[:2])
 
 
 def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:

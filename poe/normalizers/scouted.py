@@ -11,7 +11,6 @@ from poe.normalizers.levels import Levels
 from poe.normalizers.pareto import tail_index
 from poe.normalizers.problem import SCOUTS, Problem
 from poe.particles import next_temperature
-from poe.samplers.path import geometric_path
 
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
@@ -44,9 +43,8 @@ def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[str
 
 def unseen_doubts(problem: Problem, seen: Tensor) -> list[str]:
     """Whether scouts are where d/dt log γ_t exceeds all that an estimator saw of it."""
-    scouts, tilt = problem.scouts, _scouted_tilts(problem)
-    is_beyond = (tilt > seen.max()).double().mean(1)
-    beyond = (torch.softmax(scouts.log_z, 0) @ is_beyond).item()
+    is_beyond = (problem.tilts > seen.max()).double().mean(1)
+    beyond = (torch.softmax(problem.scouts.log_z, 0) @ is_beyond).item()
     if not beyond > max(UNSEEN, UNSEEN_DRAWS / seen.numel()):
         return []
     return [
@@ -68,7 +66,7 @@ def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
     if problem.start is problem.nearer:
         return []
     step = next_temperature(tilts, 0.0, STEP_ESS)
-    log_weights = step * _scouted_tilts(problem).flatten()
+    log_weights = step * problem.tilts.flatten()
     inside = log_weights[log_weights > -torch.inf].double()
     weights = (inside - inside.max()).exp()
     kept = (weights.mean().square() / weights.square().mean()).item()
@@ -93,11 +91,3 @@ def summit_doubts(problem: Problem, levels: Levels, value: Tensor, std_error: Te
         for shares in missed
         if shares is not None
     ]
-
-
-def _scouted_tilts(problem: Problem) -> Tensor:
-    """d/dt log γ_t of the scouts on the way from the problem's start: ``(islands, n)``."""
-    position = problem.scouts.position
-    path = geometric_path(problem.start, problem.target)
-    tilt = path.tilt(path.evaluate(position.flatten(0, 1), with_score=False))
-    return tilt.reshape(position.shape[:2])
