@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 import experts
@@ -260,9 +261,17 @@ def efficiency(target: Expert, chains: int, num_evaluations: int, num_sweeps: in
         )
 
 
+def digits_rbm(num_hidden: int, num_epochs: int) -> Expert:
+    """An RBM that has learned 1797 digits of 8 x 8 bits."""
+    bits = (torch.from_numpy(load_digits().data) > 7).float()
+    g = torch.Generator().manual_seed(11)
+    return experts.fit_rbm(bits, num_hidden, num_epochs=num_epochs, generator=g, progress=False)
+
+
 def models(is_fast: bool) -> dict[str, Expert]:
     """What the samplers of the papers were tried on."""
-    found: dict[str, Expert] = {}
+    name = "RBM 64 x 100, learned from digits"
+    found: dict[str, Expert] = {name: digits_rbm(100, 20 if is_fast else 200)}
     for scale in (0.1, 0.3):
         weights, c = scale * randn(100, 50, seed=8), 0.5 * randn(50, seed=10)
         rbm = experts.RBM(weights, 0.5 * randn(100, seed=9), c)

@@ -78,6 +78,7 @@ def fit_dbm(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     averaged: float = 0.5,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     generator: torch.Generator | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[int, DBM], None] | None = None,
@@ -93,6 +94,9 @@ def fit_dbm(
     on log p(x), up to the chains' lag. ``dbm`` itself is not changed.
 
     - ``data``: any dtype, on the device of ``dbm``;
+    - ``augment``: called with each batch ``(n, n_0)``, of the dtype of the weights, and with the
+      generator, for what to learn from in its stead: rows of 0 and 1 that might as well have been
+      the data, such as pictures moved a little;
     - ``checkpoint``: a file, written after every epoch; where it is there, training goes on from
       it, to the same bits as without a stop;
     - ``report``: called with the number of epochs done and the DBM of that time.
@@ -115,7 +119,8 @@ def fit_dbm(
     counts = num_epochs, batch_size, num_chains, num_sweeps, num_mean_field_steps
     _require_settings(*counts, learning_rate, momentum, weight_decay, averaged)
     generator = resolve(generator, data.device)
-    facts = fingerprint((dbm, data, *counts, learning_rate, momentum, weight_decay, averaged))
+    shares = learning_rate, momentum, weight_decay, averaged
+    facts = fingerprint((dbm, data, *counts, *shares, augment))
     training = _begun(dbm, data, num_chains, generator)
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(training, checkpoint, facts, generator)
@@ -133,8 +138,10 @@ def fit_dbm(
         for epoch in range(training.epoch, num_epochs):
             order = torch.randperm(len(data), generator=generator, device=data.device)
             for update, rows in enumerate(order.split(batch_size), epoch * num_batches):
-                left = 1 - update / total
-                move(training, data[rows], learning_rate=learning_rate * left)
+                left, batch = 1 - update / total, data[rows].to(dbm.W0.dtype)
+                if augment is not None:
+                    batch = augment(batch, generator)
+                move(training, batch, learning_rate=learning_rate * left)
                 if left <= averaged and update % UPDATES_A_LOOK == 0:
                     training.look()
                 bar.update()

@@ -120,6 +120,26 @@ def test_training_nears_the_best_likelihood(sizes: tuple[int, ...]) -> None:
     assert base < after < truth + 0.02
 
 
+def test_what_batches_are_changed_to_is_what_is_learned() -> None:
+    """Rows of which some bits are turned to 1, in one half of the pictures: the means say so."""
+    data = torch.zeros(1000, 6, dtype=torch.uint8)
+    rates = torch.tensor([0.9, 0.9, 0.5, 0.5, 0.1, 0.1]).double()
+
+    def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
+        assert batch.dtype == torch.float64
+        return batch + torch.bernoulli(rates.expand_as(batch), generator=generator)
+
+    start, settings = dbm(6, 3, 2, scale=0.1), {"num_epochs": 40, "learning_rate": 0.05}
+    g = seeded()
+    fitted = fit_dbm(start, data, augment=augment, generator=g, progress=False, **settings)
+    table = states(fitted.visible_space)
+    log_density = poe.log_density_bounds(VisibleDBM(fitted), table).lower
+    means = log_density.softmax(0) @ table.double()
+    count = 20_000  # draws that the mean of the parameters has seen
+    z = (means - rates) / (rates * (1 - rates) / count).sqrt()
+    assert (z.abs() < 4).all()
+
+
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     data, path = digits_of_six(300), tmp_path / "run"
 
