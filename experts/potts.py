@@ -104,6 +104,12 @@ class Potts(Expert):
         pulls = chosen.to(self.fields.dtype).flatten(-2) @ self.fields.flatten()
         return agree.to(self.couplings.dtype) @ self.couplings + pulls
 
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """Σ Jᵢⱼ zᵢ'zⱼ + Σ hᵢ'zᵢ: ``(*batch, *event, k) -> (*batch,)``."""
+        sites = z.reshape(*z.shape[: z.ndim - self.fields.ndim], -1, self.num_labels)
+        first, second = (sites.index_select(-2, end) for end in self.edges)
+        return (first * second).sum(-1) @ self.couplings + sites.flatten(-2) @ self.fields.flatten()
+
     def extra_repr(self) -> str:
         return f"{self.space}, {len(self.couplings)} pairs"
 
