@@ -89,6 +89,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.many_modes",
             "poe.modes",
             "poe.run",
+            "poe.advance",
+            "poe.short_run",
         ),
     ),
     (
@@ -108,6 +110,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.any_of",
             "poe.evidence",
             "poe.exponents",
+            "poe.losses",
+            "poe.replay",
             "poe.overlap",
             "poe.compatibility",
         ),
