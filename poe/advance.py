@@ -44,7 +44,7 @@ def advance(
     step size is one there.
 
     Raises `NonFiniteError`, naming the experts, where a chain starts at a log-density or a score
-    that is not finite, or ends at NaN or +inf. These checks are the only synchronisations with the
+    that is not finite, or ends so: it exploded, or left the support unadjusted. These checks are the only synchronisations with the
     device, one at either end. Raises `PoeError` for fewer than one step.
 
     >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
@@ -73,8 +73,7 @@ def _require_survival(
 ) -> None:
     if log_density.is_meta:
         return
-    is_lost = ~positions.reshape(len(positions), -1).isfinite().all(1)
-    is_lost = is_lost | log_density.isnan() | (log_density == torch.inf)
+    is_lost = ~(positions.reshape(len(positions), -1).isfinite().all(1) & log_density.isfinite())
     if not bool(is_lost.any()):
         return
     names = ", ".join(map(repr, Product(expert).names))

@@ -15,6 +15,11 @@ from poe.expert import Expert, Product, experts_in
 EXPLODED = 1e4
 """Nats for each element of an event: a Gaussian says as much at 140 standard deviations."""
 
+REMEDY = (
+    "Go back to the last good checkpoint with a smaller learning rate or step size, or a "
+    "regularization; see that these rows are in the support of every expert."
+)
+
 
 class Rows(NamedTuple):
     """One number for each row x ``(n, *event)``, and how to read it from an expert again."""
@@ -50,7 +55,8 @@ def require_finite(*parts: Rows) -> None:
     if any(part.values.is_meta for part in parts):
         return
     if bool(torch.stack([_is_bad(part.values, part.limit).any() for part in parts]).any()):
-        raise NonFiniteError("; ".join(said for part in parts if (said := _in_words(part))))
+        said = "; ".join(said for part in parts if (said := _in_words(part)))
+        raise NonFiniteError(f"{said}: no loss is made of these. {REMEDY}")
 
 
 def _is_bad(values: Tensor, limit: float) -> Tensor:
@@ -67,9 +73,7 @@ def _in_words(part: Rows) -> str:
     within = "" if part.limit == math.inf else f", at most {part.limit:g} in size"
     return (
         f"expected finite values{within}, got others on {int(is_bad.sum())} of {len(is_bad)} rows "
-        f"of {part.where} ({_kinds(part.values[is_bad])}), under {_culprits(part)}: no loss is "
-        "made of these. Go back to the last good checkpoint with a smaller learning rate or "
-        "step size, or a regularization; see that these rows are in the support of every expert"
+        f"of {part.where} ({_kinds(part.values[is_bad])}), under {_culprits(part)}"
     )
 
 

@@ -22,9 +22,10 @@ class Score(NamedTuple):
         """v'Hv with the Hessian H of log p̃, for a direction v ``(n, *event)``: ``(n,)``."""
         if not self.value.requires_grad:  # a linear log-density
             return torch.zeros_like(self.x).detach().flatten(1).sum(1)
-        along = (self.value * direction).sum()
-        slope = torch.autograd.grad(along, self.x, create_graph=True, materialize_grads=True)[0]
-        return (slope * direction).flatten(1).sum(1)
+        with torch.enable_grad():
+            along = (self.value * direction).sum()
+            slope = torch.autograd.grad(along, self.x, create_graph=True, materialize_grads=True)[0]
+            return (slope * direction).flatten(1).sum(1)
 
 
 def score_of(expert: Expert, x: Tensor) -> Score:
