@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space"),
     ),
     ("maps that carry their tensors", ("poe.parts",)),
-    ("what an expert is", ("poe.expert",)),
+    ("what an expert is", ("poe.expert", "poe.finite")),
     (
         "what only some have",
         (

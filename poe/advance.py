@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.coordinates import Coordinates
-from poe.errors import NonFiniteError, PoeError
-from poe.expert import Expert, Product
+from poe.errors import PoeError
+from poe.expert import Expert
+from poe.finite import Rows, require_finite
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.watch import Tally
@@ -44,8 +45,8 @@ def advance(
     step size is one there.
 
     Raises `NonFiniteError`, naming the experts, where a chain starts at a log-density or a score
-    that is not finite, or ends so: it exploded, or left the support unadjusted. These checks are the only synchronisations with the
-    device, one at either end. Raises `PoeError` for fewer than one step.
+    that is not finite, or ends so: it exploded, or left the support unadjusted. These two checks
+    are the only synchronisations with the device. Raises `PoeError` for fewer than one step.
 
     >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
     >>> kernel = poe.samplers.ULA(0.1)
@@ -64,21 +65,8 @@ def advance(
         tally = tally.plus(Tally.of([info]))
     positions = coordinates.to_x(state.position)
     log_density = coordinates.log_density_of_x(state.position, positions, state.log_density)
-    _require_survival(expert, kernel, positions, log_density, num_steps)
+    is_at_a_point = positions.reshape(len(positions), -1).isfinite().all(1)
+    said = torch.where(is_at_a_point, log_density, torch.nan)
+    where = f"chains after {num_steps} steps of {kernel}"
+    require_finite(Rows(expert, where, positions, said))
     return Advanced(positions, log_density, tally)
-
-
-def _require_survival(
-    expert: Expert, kernel: Kernel, positions: Tensor, log_density: Tensor, num_steps: int
-) -> None:
-    if log_density.is_meta:
-        return
-    is_lost = ~(positions.reshape(len(positions), -1).isfinite().all(1) & log_density.isfinite())
-    if not bool(is_lost.any()):
-        return
-    names = ", ".join(map(repr, Product(expert).names))
-    raise NonFiniteError(
-        f"expected chains at finite positions and log-densities after {num_steps} steps of "
-        f"{kernel}, got others in {int(is_lost.sum())} of {len(is_lost)} chains of {names}: use a "
-        "smaller step size, or go back to the last good checkpoint of the expert"
-    )

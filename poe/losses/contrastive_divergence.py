@@ -6,8 +6,9 @@ from torch import Tensor
 
 from poe.errors import ShapeError
 from poe.expert import Expert
+from poe.finite import require_finite
 from poe.losses.loss import Loss
-from poe.losses.rows import log_densities, require_finite, require_rows
+from poe.losses.rows import log_densities, require_rows
 
 
 def contrastive_divergence(

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from poe.errors import NormalizationError
 from poe.expert import Expert
+from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
-from poe.losses.rows import Rows, require_finite, require_rows
+from poe.losses.rows import require_rows
 
 
 def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from poe.errors import NormalizationError, PoeError, ShapeError, SpaceMismatchError
 from poe.expert import Expert
+from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
-from poe.losses.rows import Rows, log_densities, require_finite, require_rows
+from poe.losses.rows import log_densities, require_rows
 from poe.properties import can_sample_exactly, exact_sample
 from poe.randomness import resolve
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from poe.errors import PoeError
 from poe.expert import Expert
+from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
-from poe.losses.rows import Rows, require_finite, require_rows
+from poe.losses.rows import require_rows
 from poe.losses.scores import Score, require_real, score_of, square, square_of_score
 from poe.randomness import resolve
 
