@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space"),
     ),
     ("maps that carry their tensors", ("poe.parts",)),
-    ("what an expert is", ("poe.expert",)),
+    ("what an expert is", ("poe.expert", "poe.finite")),
     (
         "what only some have",
         (
@@ -90,6 +90,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.many_modes",
             "poe.modes",
             "poe.run",
+            "poe.advance",
+            "poe.short_run",
         ),
     ),
     (
@@ -109,6 +111,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.any_of",
             "poe.evidence",
             "poe.exponents",
+            "poe.losses",
+            "poe.replay",
             "poe.overlap",
             "poe.compatibility",
         ),

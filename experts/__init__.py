@@ -35,6 +35,7 @@ from experts.gaussian_rbm import GaussianRBM
 from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
+from experts.jem import JEM, jem_loss
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
@@ -54,6 +55,7 @@ from experts.visible_dbm import VisibleDBM
 __all__ = [
     "CD",
     "DBM",
+    "JEM",
     "MADE",
     "NADE",
     "PCD",
@@ -108,6 +110,7 @@ __all__ = [
     "fit_rbm",
     "graph_cut",
     "grow_dbm",
+    "jem_loss",
     "learn_denoiser",
     "load",
     "mean_field",

@@ -36,6 +36,10 @@ class Classifier(poe.Conditional):
 
     def given(self, condition: int | float | Tensor) -> poe.Given:
         """The expert log p(y = condition | x)."""
+        return super().given(self.require_label(condition))
+
+    def require_label(self, condition: int | float | Tensor) -> Tensor:
+        """The class as an index. Raises PoeError where the net has no such class."""
         label = torch.as_tensor(condition)
         if label.is_floating_point() or label.dtype == torch.bool or bool((label < 0).any()):
             raise PoeError(
@@ -44,23 +48,30 @@ class Classifier(poe.Conditional):
         num_classes = self._num_classes()
         if not label.is_meta and bool((label >= num_classes).any()):
             raise PoeError(f"the net has no class {int(label.max())} of {num_classes}: 0 is first")
-        return super().given(condition)
+        return label
 
     @torch.no_grad()
     def _num_classes(self) -> int:
         """By asking the net of one event of zeros."""
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        logits = self._logits(self._as_input(torch.zeros(1, *self.space.event_shape).to(device)))
-        return logits.shape[1]
+        return self.logits(torch.zeros(1, *self.space.event_shape).to(device)).shape[1]
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """log p(y | x): ``(*batch, *event) -> (*batch,)``."""
-        batch_shape = self.space.batch_shape(x)
-        return self._of(self._as_input(x), len(batch_shape), condition)
+        return of_class(F.log_softmax(self.logits(x), -1), condition)
 
     def log_density_of_one_hot(self, z: Tensor, condition: Tensor) -> Tensor:
         """log p(y | z) of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
-        return self._of(z, z.ndim - len(self.space.event_shape) - 1, condition)
+        return of_class(F.log_softmax(self.logits_of_one_hot(z), -1), condition)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the net says of every class: ``(*batch, *event) -> (*batch, classes)``."""
+        batch_shape = self.space.batch_shape(x)
+        return self._in_rows(self._as_input(x), len(batch_shape))
+
+    def logits_of_one_hot(self, z: Tensor) -> Tensor:
+        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch, classes)``."""
+        return self._in_rows(z, z.ndim - len(self.space.event_shape) - 1)
 
     def _as_input(self, x: Tensor) -> Tensor:
         dtype = next((p.dtype for p in self.net.parameters()), torch.get_default_dtype())
@@ -69,10 +80,9 @@ class Classifier(poe.Conditional):
         values = torch.arange(self.space.num_values or 0, device=x.device)
         return (x.unsqueeze(-1) == values).to(dtype)
 
-    def _of(self, z: Tensor, batch_ndim: int, label: Tensor) -> Tensor:
-        batch_shape, rows = z.shape[:batch_ndim], z.reshape(-1, *z.shape[batch_ndim:])
-        labels = label.to(rows.device).expand(len(rows))[:, None]
-        return F.log_softmax(self._logits(rows), -1).gather(1, labels).reshape(batch_shape)
+    def _in_rows(self, z: Tensor, batch_ndim: int) -> Tensor:
+        rows = z.reshape(-1, *z.shape[batch_ndim:])
+        return self._logits(rows).reshape(*z.shape[:batch_ndim], -1)
 
     def _logits(self, rows: Tensor) -> Tensor:
         logits: Tensor = self.net(rows)
@@ -82,6 +92,16 @@ class Classifier(poe.Conditional):
                 f"{tuple(logits.shape)}; end it with a Linear layer over flattened features"
             )
         return logits
+
+
+def of_class(values: Tensor, label: Tensor) -> Tensor:
+    """Those of one class: values ``(*batch, classes)``, label ``()`` or ``(batch,)``.
+
+    >>> of_class(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+    tensor([2., 3.])
+    """
+    label = label.to(values.device).expand(values.shape[:-1])
+    return values.gather(-1, label.unsqueeze(-1)).squeeze(-1)
 
 
 register(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from poe import codecs as codecs
 from poe import distribution_tails as distribution_tails
-from poe import io, link, normalizers, samplers
+from poe import io, link, losses, normalizers, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
+from poe.advance import Advanced, advance
 from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.any_of import any_of
 from poe.autoregressive import Autoregressive
@@ -51,7 +52,9 @@ from poe.partition import LogPartition
 from poe.positions import smc_over_positions
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
+from poe.replay import ReplayBuffer
 from poe.run import sample
+from poe.short_run import short_run
 from poe.smc import smc
 from poe.space import (
     Binary,
@@ -69,19 +72,19 @@ from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist
 
 __all__ = [
-    "AdaptationError", "At", "Autocast", "Autoregressive", "Binary", "Calibration", "Categorical",
-    "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized", "Draws",
-    "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "FromOneHot", "Given", "ImproperError", "Interval", "Joint", "LocalProduct",
-    "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture", "NonFiniteError",
-    "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError", "Positive",
-    "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError", "Simplex",
-    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together",
-    "Transformed", "TrustWarning", "Twist", "Warmup", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "distribution_tails", "evidence_ratio",
+    "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",
+    "Categorical", "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized",
+    "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution",
+    "FromEnergy", "FromLogDensity", "FromOneHot", "Given", "ImproperError", "Interval", "Joint",
+    "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture",
+    "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError",
+    "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "ReplayBuffer", "Sequence",
+    "ShapeError", "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary",
+    "Tempered", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance", "any_of",
+    "as_expert", "calibrate", "compatibility", "contrast", "distribution_tails", "evidence_ratio",
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
     "io", "link", "load", "log_density_bounds", "log_density_error", "log_partition",
-    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
-    "samplers", "save", "simplify", "smc", "smc_over_positions", "tune_ladder", "tune_tempering",
-    "warm_up",
+    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses", "normalize", "normalizers",
+    "sample", "samplers", "save", "short_run", "simplify", "smc", "smc_over_positions",
+    "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

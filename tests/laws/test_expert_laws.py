@@ -215,6 +215,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         ),
         _tokens(4, 4, 3),
     ),
+    "JEM": (
+        experts.JEM(nn.Sequential(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 3)), poe.Real(2)),
+        _real(4, 2),
+    ),
+    "JEM, of tokens, one class": (
+        experts.JEM(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), poe.Sequence(4, 3)).given(1),
+        _tokens(4, 4, 3),
+    ),
     "GaussianRBM": (
         experts.GaussianRBM(_real(3, 2), _real(3), _real(2), scale=[0.5, 1.0, 2.0]),
         _real(4, 3),

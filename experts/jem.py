@@ -1,0 +1,128 @@
+"""The energy of a classifier: its logits as the joint density of an event and its class."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import poe
+from experts.classifier import Classifier, of_class
+from poe.errors import NonFiniteError
+from poe.io import register
+from poe.losses import Loss, contrastive_divergence
+
+
+class JEM(poe.Expert):
+    r"""p̃(x) of a classifier, the sum over classes of its joint density with x; unnormalised.
+
+    .. math:: \log \tilde p(x, y) = f(x)_y, \qquad
+       \log \tilde p(x) = \operatorname{logsumexp}_y f(x)_y, \qquad
+       \log p(y \mid x) = f(x)_y - \log \tilde p(x)
+
+    with the logits f(x) ``(n, classes)`` of ``net``, which sees what `Classifier`'s does. The three
+    are ``jem.given(y)``, ``jem`` and ``jem.classifier.given(y)``, and they share the net. A
+    classifier leaves log p̃(x) free: it says something of x once it was trained to, as by
+    `jem_loss`.
+
+    Shapes: x ``(*batch, *event)``; raises as `Classifier`. Source: Grathwohl et al. 2020, "Your
+    classifier is secretly an energy based model and you should treat it like one", eq. 4 and 5.
+
+    >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
+    >>> x = torch.ones(4, 2)
+    >>> joint, posterior = jem.given(2)(x), jem.classifier.given(2)(x)
+    >>> torch.allclose(joint, jem(x) + posterior, atol=1e-6)
+    True
+    """
+
+    def __init__(self, net: nn.Module, space: poe.Space) -> None:
+        super().__init__()
+        self.space = space
+        self.classifier = Classifier(net, space)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier.logits(x).logsumexp(-1)
+
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
+        return self.classifier.logits_of_one_hot(z).logsumexp(-1)
+
+    def given(self, condition: int | float | Tensor) -> poe.Given:
+        """f(x)_y as an expert on x: p(x | y) up to a constant. Raises PoeError for no class."""
+        return JointLogit(self.classifier).given(condition)
+
+
+class JointLogit(poe.Conditional):
+    """f(x)_y, a classifier's logit, as a density of x given the class y; unnormalised.
+
+    >>> classifier = Classifier(nn.Linear(2, 3), poe.Real(2))
+    >>> x = torch.ones(4, 2)
+    >>> torch.equal(JointLogit(classifier).given(2)(x), classifier.logits(x)[:, 2])
+    True
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier, self.space = classifier, classifier.space
+
+    def given(self, condition: int | float | Tensor) -> poe.Given:
+        """The expert f(x)_y, y = condition."""
+        return poe.Given(self, self.classifier.require_label(condition))
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """f(x)_y: ``(*batch, *event) -> (*batch,)``."""
+        return of_class(self.classifier.logits(x), condition)
+
+    def log_density_of_one_hot(self, z: Tensor, condition: Tensor) -> Tensor:
+        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
+        return of_class(self.classifier.logits_of_one_hot(z), condition)
+
+
+def jem_loss(
+    jem: JEM,
+    data: Tensor,
+    labels: Tensor,
+    model: Tensor,
+    *,
+    regularization: float = 0.0,
+) -> Loss:
+    r"""Contrastive divergence for p̃(x) and cross-entropy for p(y | x), added.
+
+    .. math:: \text{CD}(\tilde p) - E_\text{data} \log p(y \mid x)
+
+    which is −log p(x, y) = −log p(x) − log p(y | x), the first term by its gradient (Grathwohl et
+    al. 2020, eq. 6).
+
+    - ``data`` ``(n, *event)``, ``labels`` ``(n,)``, and ``model`` ``(m, *event)``, draws of
+      ``jem``, as for `poe.losses.contrastive_divergence`;
+    - parts: of that loss, ``cross_entropy`` and ``accuracy``.
+
+    Raises as that loss, and `NonFiniteError` where the cross-entropy is not finite.
+
+    >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
+    >>> loss = jem_loss(jem, torch.ones(4, 2), torch.tensor([0, 1, 2, 0]), torch.zeros(4, 2))
+    >>> sorted(loss.parts)
+    ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
+    """
+    found = contrastive_divergence(jem, data, model, regularization=regularization)
+    logits = jem.classifier.logits(data)
+    cross_entropy = F.cross_entropy(logits, labels)
+    if not cross_entropy.is_meta and not bool(cross_entropy.isfinite()):
+        raise NonFiniteError(
+            f"expected a finite cross-entropy, got {cross_entropy.item()} under JEM: a logit is "
+            "infinite. Go back to the last good checkpoint with a smaller learning rate"
+        )
+    accuracy = (logits.detach().argmax(-1) == labels).to(logits.dtype).mean()
+    parts = found.parts | {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy}
+    return Loss(found.value + cross_entropy, parts)
+
+
+register(
+    JEM,
+    lambda jem: {"net": jem.classifier.net, "space": jem.space},
+    lambda fields: JEM(**fields),
+)
+register(
+    JointLogit,
+    lambda joint: {"classifier": joint.classifier},
+    lambda fields: JointLogit(**fields),
+)

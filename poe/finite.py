@@ -1,0 +1,88 @@
+"""Numbers that experts say of rows: that every one is finite, and who is at fault if not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.errors import NonFiniteError
+from poe.expert import Expert, Product, experts_in
+
+REMEDY = (
+    "Go back to the last good checkpoint with a smaller step size or learning rate, or a "
+    "regularization; see that these rows are in the support of every expert."
+)
+
+
+class Rows(NamedTuple):
+    """One number for each row x ``(n, *event)``, and how to read it from an expert again."""
+
+    expert: Expert
+    where: str
+    x: Tensor
+    values: Tensor
+    limit: float = math.inf
+    read: Callable[[Expert, Tensor], Tensor] = Expert.log_density
+
+
+def require_finite(*parts: Rows) -> None:
+    """Refuse what is no number, or beyond its limit, and name the expert that said it.
+
+    On the good path this is one synchronisation with the device, however many parts there are.
+    Raises `NonFiniteError`, which says how many rows, on what, and of which factor of a product.
+
+    >>> expert, x = experts.Gaussian([0.0], scale=[1.0]), torch.zeros(2, 1)
+    >>> require_finite(Rows(expert, "data", x, torch.tensor([0.0, torch.nan])))
+    Traceback (most recent call last):
+    poe.errors.NonFiniteError: expected finite values, got others on 1 of 2 rows of data (1 NaN)...
+    """
+    if any(part.values.is_meta for part in parts):
+        return
+    if bool(torch.stack([_is_bad(part.values, part.limit).any() for part in parts]).any()):
+        said = "; ".join(said for part in parts if (said := _in_words(part)))
+        raise NonFiniteError(f"{said}. {REMEDY}")
+
+
+def _is_bad(values: Tensor, limit: float) -> Tensor:
+    """NaN, infinite, or beyond the limit: comparisons with NaN are False."""
+    values = values.detach()
+    return ~(values.isfinite() & (values.abs() <= limit))
+
+
+@torch.no_grad()
+def _in_words(part: Rows) -> str:
+    is_bad = _is_bad(part.values, part.limit)
+    if not bool(is_bad.any()):
+        return ""
+    within = "" if part.limit == math.inf else f", at most {part.limit:g} in size"
+    return (
+        f"expected finite values{within}, got others on {int(is_bad.sum())} of {len(is_bad)} rows "
+        f"of {part.where} ({_kinds(part.values[is_bad])}), under {_culprits(part)}"
+    )
+
+
+def _kinds(values: Tensor) -> str:
+    counts = {
+        "NaN": values.isnan(),
+        "+inf": values == torch.inf,
+        "-inf": values == -torch.inf,
+        "too large": values.isfinite(),
+    }
+    return ", ".join(f"{int(found.sum())} {kind}" for kind, found in counts.items() if found.any())
+
+
+def _culprits(part: Rows) -> str:
+    """The factors that are at fault by themselves, or else the expert as a whole."""
+    factors = Product(part.expert)
+    at_fault = [
+        repr(name)
+        for name, factor in zip(factors.names, experts_in(factors.experts), strict=True)
+        if _is_bad(part.read(factor, part.x.detach()), part.limit).any()
+    ]
+    if at_fault:
+        return f"expert{'s' * (len(at_fault) > 1)} {', '.join(at_fault)}"
+    return f"{type(part.expert).__name__} ({', '.join(factors.names)}), no factor by itself"

@@ -1,0 +1,76 @@
+"""Contrastive divergence: data against draws of the model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from poe.errors import ShapeError
+from poe.expert import Expert
+from poe.finite import require_finite
+from poe.losses.loss import Loss
+from poe.losses.rows import log_densities, require_rows
+
+
+def contrastive_divergence(
+    expert: Expert,
+    data: Tensor,
+    model: Tensor,
+    *,
+    regularization: float = 0.0,
+    log_weights: Tensor | None = None,
+) -> Loss:
+    r"""A loss whose gradient is that of −log-likelihood, where ``model`` are draws of the expert.
+
+    .. math:: E_\text{model} f - E_\text{data} f
+       + \lambda\, (E_\text{data} f^2 + E_\text{model} f^2), \qquad f = \log \tilde p
+
+    so that its gradient is :math:`E_\text{model} \nabla f - E_\text{data} \nabla f`, exact for
+    exact draws. The *value* is no likelihood and need not fall. Where the draws come from decides
+    the method: k steps of a kernel from the data are CD-k (Hinton 2002, eq. 5), chains that go on
+    from update to update persistent CD (`ReplayBuffer`), k steps from noise short-run CD
+    (`short_run`); `advance` takes the steps. λ > 0 holds the energies near 0, where the gradient
+    leaves their height free (Du & Mordatch 2019, section 3.2).
+
+    - ``data`` ``(n, *event)``, ``model`` ``(m, *event)``: no gradient flows into ``model``;
+    - ``log_weights`` ``(m,)``: of weighted draws, as those of `smc`; normalised here;
+    - parts: ``on_data`` :math:`E_\text{data} f`, ``on_model``, ``regularizer``.
+
+    Raises `NonFiniteError`, naming the expert and counting the rows, where f is not finite or
+    exceeds 10,000 nats for each element of an event (that check is one synchronisation with the
+    device); `ShapeError` for other shapes.
+
+    >>> expert = experts.Gaussian(torch.nn.Parameter(torch.zeros(1)), scale=[1.0])
+    >>> data, model = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0]])
+    >>> contrastive_divergence(expert, data, model).value
+    tensor(2.5000, grad_fn=<AddBackward0>)
+    """
+    require_rows(expert, "data", data)
+    require_rows(expert, "model", model)
+    model = model.detach()
+    on_data, on_model = expert(data), expert(model)
+    require_finite(
+        log_densities(expert, "data", data, on_data),
+        log_densities(expert, "model", model, on_model),
+    )
+    mean_on_data, mean_on_model = on_data.mean(), _mean(on_model, log_weights)
+    squares = on_data.square().mean() + _mean(on_model.square(), log_weights)
+    regularizer = regularization * squares
+    return Loss(
+        mean_on_model - mean_on_data + regularizer,
+        {
+            "on_data": mean_on_data.detach(),
+            "on_model": mean_on_model.detach(),
+            "regularizer": regularizer.detach(),
+        },
+    )
+
+
+def _mean(values: Tensor, log_weights: Tensor | None) -> Tensor:
+    if log_weights is None:
+        return values.mean()
+    if log_weights.shape != values.shape:
+        raise ShapeError(
+            f"expected log_weights of shape {tuple(values.shape)}, one for each row of model, got "
+            f"{tuple(log_weights.shape)}"
+        )
+    return (log_weights.detach().softmax(0).to(values) * values).sum()

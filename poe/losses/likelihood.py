@@ -1,0 +1,36 @@
+"""Maximum likelihood, for experts that know their normaliser."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from poe.errors import NormalizationError
+from poe.expert import Expert
+from poe.finite import Rows, require_finite
+from poe.losses.loss import Loss
+from poe.losses.rows import require_rows
+
+
+def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:
+    r"""The mean of −log p over the rows, where p is normalised.
+
+    .. math:: -E_\text{data} \log p
+
+    - ``data`` ``(n, *event)``; parts: ``log_likelihood`` :math:`E_\text{data} \log p`.
+
+    Raises `NormalizationError` for an expert without ``log_prob``, and `NonFiniteError`, naming the
+    expert and counting the rows, where a log p is not finite (one synchronisation with the device).
+
+    >>> negative_log_likelihood(experts.Gaussian([0.0], scale=[1.0]), torch.zeros(3, 1)).value
+    tensor(0.9189)
+    """
+    require_rows(expert, "data", data)
+    if not hasattr(expert, "log_prob"):
+        raise NormalizationError(
+            f"expected an expert with log_prob, got {type(expert).__name__}, whose normaliser is "
+            "not known: use contrastive_divergence, score matching or noise_contrastive_estimation"
+        )
+    log_prob: Tensor = expert.log_prob(data)
+    require_finite(Rows(expert, "data", data, log_prob))
+    mean = log_prob.mean()
+    return Loss(-mean, {"log_likelihood": mean.detach()})
