@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.families import Categorical
 from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
 from experts.numbers import keep
 from poe import Categorical as CategoricalSpace
 from poe import Expert
 from poe.io import Fields, register
-from poe.properties import Simplified, Term, combine, widen
+from poe.properties import Simplified, Term, combine
 
 
 class Potts(Expert):
@@ -123,16 +122,6 @@ def _(first: Potts, terms: Sequence[Term]) -> Simplified | None:
     like, shape = first.fields, first.space.event_shape
     merged = Potts(edges, couplings.to(like), fields.to(like), shape, first.num_labels)
     return Simplified(merged, like.new_zeros(()))
-
-
-@widen.register
-def _(expert: Categorical, families: Set[type[Expert]]) -> Expert:
-    """A Potts model without couplings, of which the normaliser is spread over the sites."""
-    if Potts not in families:
-        return expert
-    none = torch.zeros((2, 0), dtype=torch.long)
-    fields = expert.logits.log_softmax(-1)
-    return Potts(none, fields.new_zeros(0), fields, tuple(fields.shape[:-1]), fields.shape[-1])
 
 
 def _build(fields: Fields) -> Potts:
