@@ -301,12 +301,12 @@ def score(chains: experts.Chains, words: Words) -> Score:
     return Score(letters, (letters == 1).double(), -chains.log_prob(words.tags))
 
 
-def gain(product: Score, alone: Score, words: Words) -> str:
-    """In letters, with a standard error over the different words: their pictures go together."""
-    names, difference = kinds(words), product.letters - alone.letters
-    each = [difference[[k == kind for k in names]].mean() for kind in sorted(set(names))]
+def over_words(values: Tensor, words: Words) -> tuple[float, float]:
+    """Mean over the different words and its standard error: pictures of a word go together."""
+    names = kinds(words)
+    each = [values[[k == kind for k in names]].mean() for kind in sorted(set(names))]
     means = torch.stack(each)
-    return f"{float(means.mean()):+.1%} +- {float(means.std() / len(means) ** 0.5):.1%}"
+    return float(means.mean()), float(means.std() / len(means) ** 0.5)
 
 
 def check_the_algebra(product: Product, words: Words, weights: Tensor) -> None:
@@ -418,11 +418,13 @@ def main() -> None:
         print(f"{name:<32}" + "".join(s.row(parts[p].lengths) for p, s in both.items()))
     told = [f"{n} {w:.2f} +- {e:.2f}" for n, w, e in
             zip(("tagger", "chain", "letters"), *learned[:2], strict=True)]  # fmt: skip
-    print(f"\nlearned exponents: {', '.join(told)}; on each of the nine words, learned from the "
-          f"other eight: {learned.gain:+.2f} +- {learned.gain_error:.2f} nats")  # fmt: skip
-    best = scores["tagger x chain / letters"]
-    gained = gain(best, scores["tagger"], parts["unseen"])
-    print(f"letters of unseen words, product less tagger: {gained} (standard error over words)")
+    best, words_left = scores["tagger x chain / letters"], parts["unseen"]
+    mean, error = over_words(best.letters - scores["tagger"].letters, words_left)
+    print(f"\nletters of unseen words, product less tagger: {mean:+.1%} +- {error:.1%}")
+    mean, error = over_words(best.nats - scores["the same, learned exponents"].nats, words_left)
+    print(f"learned exponents: {', '.join(told)}\nwhat they gain: {learned.gain:+.2f} +- "
+          f"{learned.gain_error:.2f} nats on each of the nine words by the other eight, "
+          f"{mean:+.2f} +- {error:.2f} on unseen words (errors are over words)")  # fmt: skip
     check_the_algebra(product, parts["unseen"], AS_THEY_ARE)
     rows = chosen(best, scores["tagger"])
     if rows:

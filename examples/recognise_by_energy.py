@@ -243,7 +243,7 @@ def fewer_mistakes(first: Tensor, second: Tensor, labels: Tensor) -> str:
 def compare(parts: Parts, num_epochs: int, is_fast: bool, g: torch.Generator) -> dict[str, Tensor]:
     """log p(y | x) of the test digits by each model: (n, 10) each; prints what was learned."""
     train, held, test = parts
-    num_hidden, num_levels = (24, 200) if is_fast else (64, 500)
+    num_hidden, num_levels = (24, 200) if is_fast else (64, 1000)
     classes = learn_classes(train, num_hidden, num_epochs, num_levels, g)
     net = train_network(train, 600 if is_fast else 3000, g)
     linear = LogisticRegression(max_iter=1000).fit(train.bits.flatten(1), train.labels)
@@ -316,7 +316,7 @@ def main() -> None:
     is_fast = arguments.fast
     parts = small_digits(g) if is_fast else large_digits(g)
     labels = parts.test.labels
-    sizes = {100: 1000, 1000: 300} if is_fast else {200: 600, 4000: 60}  # digits to epochs
+    sizes = {100: 1000, 1000: 300} if is_fast else {200: 200, 4000: 60}  # digits to epochs
     tables = {}
     for size, num_epochs in sizes.items():
         print(f"{size} digits: ", end="")
