@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.properties",
             "poe.proper",
             "poe.conditionals",
+            "poe.scale_mixture",
             "poe.one_hot",
             "poe.spin_pairs",
         ),

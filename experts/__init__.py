@@ -14,6 +14,7 @@ from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
 from experts.denoising import LearnedDenoiser, learn_denoiser
+from experts.discriminator import Discriminator
 from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
 from experts.families import (
@@ -27,6 +28,7 @@ from experts.families import (
     VonMises,
     Wishart,
 )
+from experts.field_of_experts import FieldOfExperts
 from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
@@ -37,7 +39,16 @@ from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
+from experts.likelihood import GaussianLikelihood, SaltAndPepper
 from experts.linear_gaussian import LinearGaussian
+from experts.linear_operator import (
+    BlockMean,
+    Blur,
+    FilterBank,
+    Identity,
+    LinearOperator,
+    Mask,
+)
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
 from experts.nade import NADE
@@ -49,6 +60,7 @@ from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.vae import VAE, GaussianDecoder
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
@@ -58,28 +70,39 @@ __all__ = [
     "NADE",
     "PCD",
     "RBM",
+    "VAE",
     "BaseRateAIS",
     "Beliefs",
     "Bernoulli",
     "Beta",
+    "BlockMean",
+    "Blur",
     "Categorical",
     "CausalTransformer",
     "Classifier",
     "Constraint",
     "DensityRatio",
     "Dirichlet",
+    "Discriminator",
     "Exponential",
     "ExponentialFamily",
     "FactorGraph",
+    "FieldOfExperts",
+    "FilterBank",
     "Flow",
     "Gamma",
     "Gaussian",
+    "GaussianDecoder",
+    "GaussianLikelihood",
     "GaussianRBM",
+    "Identity",
     "ImageFlow",
     "Ising",
     "LayerGibbs",
     "LearnedDenoiser",
     "LinearGaussian",
+    "LinearOperator",
+    "Mask",
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
@@ -90,6 +113,7 @@ __all__ = [
     "PottsRBM",
     "ReconstructionEnergy",
     "RelativeNeighbours",
+    "SaltAndPepper",
     "Standardize",
     "TemperedPCD",
     "VisibleDBM",

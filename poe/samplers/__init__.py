@@ -23,6 +23,7 @@ from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.random_scan import RandomScanGibbs
 from poe.samplers.replicas import TemperingState, swap_rates
+from poe.samplers.scale_mixture_gibbs import ScaleMixtureGibbs
 from poe.samplers.single_site import SingleSiteMetropolis
 from poe.samplers.split import SplitHMC
 from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
@@ -66,6 +67,7 @@ __all__ = [
     "Preconditioned",
     "PreconditionedState",
     "RandomScanGibbs",
+    "ScaleMixtureGibbs",
     "SingleSiteMetropolis",
     "SplitHMC",
     "State",
