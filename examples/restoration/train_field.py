@@ -27,7 +27,7 @@ SIZE = 36
 BATCH = 6
 SWEEPS = 1
 NOISE = (0.03, 0.12)
-SOLVER_STEPS = 80
+SOLVER_STEPS = 100
 BROAD = 0.5
 """Standard deviation of the Gaussian that makes the prior proper."""
 
@@ -47,7 +47,7 @@ def new_field(
 
     That would be the maximum of the likelihood, were the responses independent.
     """
-    scales = torch.logspace(math.log10(0.004), math.log10(0.6), 10)
+    scales = torch.logspace(math.log10(0.008), math.log10(0.5), 9)
     filters = cosines(size)
     x = random_patches(pictures, 64, SIZE, generator)
     logits = torch.zeros(len(filters), len(scales))
