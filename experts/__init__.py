@@ -48,6 +48,7 @@ from experts.linear_operator import (
     Identity,
     LinearOperator,
     Mask,
+    Window,
 )
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
@@ -55,11 +56,13 @@ from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.patch_mixture import PatchMixture
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.tiled_mixture import TiledMixture
 from experts.vae import VAE, GaussianDecoder
 from experts.visible_dbm import VisibleDBM
 
@@ -107,6 +110,7 @@ __all__ = [
     "NeuralEnergy",
     "NoisyConditional",
     "NormalScores",
+    "PatchMixture",
     "PixelMixture",
     "Poisson",
     "Potts",
@@ -116,8 +120,10 @@ __all__ = [
     "SaltAndPepper",
     "Standardize",
     "TemperedPCD",
+    "TiledMixture",
     "VisibleDBM",
     "VonMises",
+    "Window",
     "Wishart",
     "at_least",
     "at_most",

@@ -9,8 +9,8 @@ from torch import Tensor
 from experts.linear_operator import FilterBank
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Expert, PoeError, Real, ShapeError
+from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
-from poe.scale_mixture import ScaleMixture, scale_mixtures
 
 
 class FieldOfExperts(Expert):
@@ -19,10 +19,9 @@ class FieldOfExperts(Expert):
     log p̃(x) = Σ_k Σ_p log Σ_s a_ks N((J_k ∗ x)_p; 0, σ_s²),  a_k = softmax(logits_k)
 
     Heavy-tailed experts on filters that sum to zero like pictures that are smooth almost
-    everywhere, and forgive edges. Unnormalised; along constant pictures it is flat, so multiply it
-    by a broad Gaussian, ``FieldOfExperts(...) * Gaussian(0.5, scale)``, for a proper prior. A
-    product of such, with ``GaussianLikelihood`` and others of ``poe.scale_mixtures``, has an exact
-    block Gibbs sampler, ``poe.samplers.ScaleMixtureGibbs``.
+    everywhere, and forgive edges. Unnormalised, and flat along constant pictures: multiply it by a
+    broad Gaussian for a proper prior. With likelihoods (``poe.gaussian_factors``) it has an exact
+    block Gibbs sampler, ``poe.samplers.GaussianGibbs``.
 
     Shapes: ``filters`` ``(k, a, b)``, ``logits`` ``(k, s)``, ``scales`` σ ``(s,)``, ``shape`` of
     the picture ``(rows, cols)``. What is an ``nn.Parameter`` stays one. Raises ShapeError where
@@ -82,10 +81,13 @@ class FieldOfExperts(Expert):
         return f"{len(self.logits)} filters, {len(self.scales)} scales"
 
 
-@scale_mixtures.register
-def _(expert: FieldOfExperts) -> tuple[ScaleMixture, ...]:
-    target = expert.scales.new_zeros(())
-    return (ScaleMixture(expert.bank, target, expert.draw_precisions),)
+@gaussian_factors.register
+def _(expert: FieldOfExperts) -> tuple[GaussianFactor, ...]:
+
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        return Independent(expert.bank, expert.draw_precisions(responses, uniforms))
+
+    return (GaussianFactor(expert.bank, expert.scales.new_zeros(()), draw),)
 
 
 register(

@@ -10,8 +10,8 @@ from torch import Tensor
 from experts.gaussian import Gaussian
 from experts.linear_operator import Identity, LinearOperator
 from poe import Expert, PoeError, Real, ShapeError
+from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
-from poe.scale_mixture import ScaleMixture, scale_mixtures
 
 
 class GaussianLikelihood(Expert):
@@ -110,31 +110,36 @@ class SaltAndPepper(Expert):
         return (0.5 * self.probability * is_extreme).log()
 
 
-@scale_mixtures.register
-def _(expert: GaussianLikelihood) -> tuple[ScaleMixture, ...]:
-    def draw(responses: Tensor, uniforms: Tensor) -> Tensor:
-        return torch.ones_like(responses) / expert.scale.square()
+@gaussian_factors.register
+def _(expert: GaussianLikelihood) -> tuple[GaussianFactor, ...]:
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        precisions = torch.ones_like(responses) / expert.scale.square()
+        return Independent(expert.operator, precisions)
 
-    return (ScaleMixture(expert.operator, expert.observed, draw),)
+    return (GaussianFactor(expert.operator, expert.observed, draw, is_fixed=True),)
 
 
-@scale_mixtures.register
-def _(expert: SaltAndPepper) -> tuple[ScaleMixture, ...]:
+@gaussian_factors.register
+def _(expert: SaltAndPepper) -> tuple[GaussianFactor, ...]:
     pixels = Identity(tuple(expert.space.event_shape))
-    return (ScaleMixture(pixels, expert.observed, expert.draw_precisions),)
+
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        return Independent(pixels, expert.draw_precisions(responses, uniforms))
+
+    return (GaussianFactor(pixels, expert.observed, draw),)
 
 
-@scale_mixtures.register
-def _(expert: Gaussian) -> tuple[ScaleMixture, ...] | None:
+@gaussian_factors.register
+def _(expert: Gaussian) -> tuple[GaussianFactor, ...] | None:
     """Of independent elements only."""
     if expert.scale is None:
         return None
-    scale = expert.scale
+    scale, pixels = expert.scale, Identity(tuple(expert.space.event_shape))
 
-    def draw(responses: Tensor, uniforms: Tensor) -> Tensor:
-        return torch.ones_like(responses) / scale.square()
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        return Independent(pixels, torch.ones_like(responses) / scale.square())
 
-    return (ScaleMixture(Identity(tuple(expert.space.event_shape)), expert.loc, draw),)
+    return (GaussianFactor(pixels, expert.loc, draw, is_fixed=True),)
 
 
 register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poe import PoeError, ShapeError
+from poe import PoeError, Real, ShapeError
 from poe.io import register
 
 BOUNDARIES = ("cut", "periodic")
@@ -93,12 +93,49 @@ class Mask(LinearOperator):
         return self.mask * weights
 
 
+class Window(LinearOperator):
+    """A part of a larger picture: what ``expert.at(window)`` reads an expert of the part through.
+
+    ``shape`` of the larger picture, ``part`` of the smaller one, ``corner`` (row, column) where it
+    begins. Raises ShapeError where it does not lie inside.
+
+    >>> Window((2, 3), part=(1, 2), corner=(1, 0))(torch.arange(6.0).reshape(1, 2, 3))
+    tensor([[[3., 4.]]])
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], part: tuple[int, int], corner: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        margins = [s - p - c for s, p, c in zip(shape, part, corner, strict=True)]
+        if min(margins) < 0 or min(corner) < 0:
+            raise ShapeError(
+                f"expected a part inside the picture {tuple(shape)}, got one of {tuple(part)} at "
+                f"{tuple(corner)}"
+            )
+        self.corner = tuple(corner)
+        self.in_shape, self.out_shape = torch.Size(shape), torch.Size(part)
+        self.space = Real(tuple(shape))
+        self.margins = (corner[1], margins[1], corner[0], margins[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        (row, col), (rows, cols) = self.corner, self.out_shape
+        return x[..., row : row + rows, col : col + cols]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return F.pad(y, self.margins)
+
+    def column_squares(self, weights: Tensor) -> Tensor:
+        return self.adjoint(weights)
+
+
 class FilterBank(LinearOperator):
     """The responses of k filters, wherever they fit in: (A x)_k = correlation of x with filter k.
 
-    ``filters`` ``(k, a, b)``, for x of shape ``(rows, cols)``; responses
-    ``(k, rows - a + 1, cols - b + 1)``. A parameter stays one. Raises ShapeError where a filter
-    does not fit in.
+    ``filters`` ``(k, a, b)``, for x of shape ``(rows, cols)``; with a ``stride`` of 1 responses
+    ``(k, rows - a + 1, cols - b + 1)``, with a larger one every so many of them, up and down. A
+    parameter stays one. Raises ShapeError where a filter does not fit in, or the last response
+    would leave pixels out.
 
     >>> FilterBank(torch.tensor([[[1.0, -1.0]]]), (2, 3))(torch.tensor([[[1.0, 2, 4], [0, 0, 1]]]))
     tensor([[[[-1., -2.],
@@ -107,7 +144,9 @@ class FilterBank(LinearOperator):
 
     filters: Tensor
 
-    def __init__(self, filters: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, filters: Tensor, shape: tuple[int, int], stride: int | tuple[int, int] = 1
+    ) -> None:
         super().__init__()
         if filters.ndim != 3 or any(f > s for f, s in zip(filters.shape[1:], shape, strict=True)):
             raise ShapeError(
@@ -120,16 +159,25 @@ class FilterBank(LinearOperator):
             self.register_buffer("filters", filters)
         count, height, width = filters.shape
         self.in_shape = torch.Size(shape)
-        self.out_shape = torch.Size((count, shape[0] - height + 1, shape[1] - width + 1))
+        down, right = (stride, stride) if isinstance(stride, int) else stride
+        if min(down, right) < 1 or (shape[0] - height) % down or (shape[1] - width) % right:
+            raise ShapeError(
+                f"expected a stride that divides {shape[0] - height} and {shape[1] - width}, so "
+                f"that no pixel is left out, got {stride}: crop the picture"
+            )
+        self.stride = torch.Size((down, right))
+        rows, cols = (shape[0] - height) // down + 1, (shape[1] - width) // right + 1
+        self.out_shape = torch.Size((count, rows, cols))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x[:, None], self.filters[:, None])
+        return F.conv2d(x[:, None], self.filters[:, None], stride=self.stride)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return F.conv_transpose2d(y, self.filters[:, None])[:, 0]
+        return F.conv_transpose2d(y, self.filters[:, None], stride=self.stride)[:, 0]
 
     def column_squares(self, weights: Tensor) -> Tensor:
-        return F.conv_transpose2d(weights, self.filters[:, None].square())[:, 0]
+        filters = self.filters[:, None].square()
+        return F.conv_transpose2d(weights, filters, stride=self.stride)[:, 0]
 
 
 class Blur(LinearOperator):
@@ -220,8 +268,13 @@ class BlockMean(LinearOperator):
 register(Identity, lambda a: {"shape": tuple(a.in_shape)}, lambda f: Identity(**f))
 register(Mask, lambda a: {"mask": a.mask}, lambda f: Mask(**f))
 register(
+    Window,
+    lambda a: {"shape": tuple(a.in_shape), "part": tuple(a.out_shape), "corner": a.corner},
+    lambda f: Window(**f),
+)
+register(
     FilterBank,
-    lambda a: {"filters": a.filters, "shape": tuple(a.in_shape)},
+    lambda a: {"filters": a.filters, "shape": tuple(a.in_shape), "stride": tuple(a.stride)},
     lambda f: FilterBank(**f),
 )
 register(

@@ -40,6 +40,7 @@ from poe.exponents import (
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
+from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import load, save
 from poe.joint_space import Joint
 from poe.marginal import Marginal
@@ -52,7 +53,6 @@ from poe.positions import smc_over_positions
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.run import sample
-from poe.scale_mixture import ScaleMixture, scale_mixtures
 from poe.smc import smc
 from poe.space import (
     Binary,
@@ -73,16 +73,16 @@ __all__ = [
     "AdaptationError", "At", "Autocast", "Autoregressive", "Binary", "Calibration", "Categorical",
     "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized", "Draws",
     "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "FromOneHot", "Given", "ImproperError", "Interval", "Joint", "LocalProduct",
-    "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture", "NonFiniteError",
-    "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError", "Positive",
-    "PositiveDefinite", "Product", "Real", "Relaxed", "ScaleMixture", "Sequence", "ShapeError",
+    "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "ImproperError", "Interval", "Joint",
+    "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture",
+    "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError",
+    "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "Sequence", "ShapeError",
     "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
     "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "any_of", "as_expert",
     "calibrate", "compatibility", "contrast", "distribution_tails", "evidence_ratio",
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
-    "io", "link", "load", "log_density_bounds", "log_density_error", "log_partition",
-    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize", "normalizers", "sample",
-    "samplers", "save", "scale_mixtures", "simplify", "smc", "smc_over_positions", "tune_ladder",
-    "tune_tempering", "warm_up",
+    "gaussian_factors", "io", "link", "load", "log_density_bounds", "log_density_error",
+    "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "normalize",
+    "normalizers", "sample", "samplers", "save", "simplify", "smc", "smc_over_positions",
+    "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

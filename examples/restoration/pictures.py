@@ -19,7 +19,7 @@ def training_pictures() -> list[Tensor]:
     colour += [data.stereo_motorcycle()[0], load_sample_image("china.jpg")]
     colour += [load_sample_image("flower.jpg")]
     grey = [color.rgb2gray(picture) for picture in colour]
-    grey += [picture / 255 for picture in (data.coins(), data.gravel(), data.grass())]
+    grey += [picture / 255 for picture in (data.coins(), data.gravel(), data.grass(), data.text())]
     full = [torch.as_tensor(picture, dtype=torch.float32) for picture in grey]
     return full + [torch.nn.functional.avg_pool2d(picture[None], 2)[0] for picture in full]
 

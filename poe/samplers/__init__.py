@@ -9,6 +9,7 @@ from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.discrete_langevin import DMALA, DULA
+from poe.samplers.gaussian_gibbs import GaussianGibbs
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.gradient_gibbs import GibbsWithGradients
@@ -23,7 +24,6 @@ from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
 from poe.samplers.random_scan import RandomScanGibbs
 from poe.samplers.replicas import TemperingState, swap_rates
-from poe.samplers.scale_mixture_gibbs import ScaleMixtureGibbs
 from poe.samplers.single_site import SingleSiteMetropolis
 from poe.samplers.split import SplitHMC
 from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
@@ -51,6 +51,7 @@ __all__ = [
     "DelayedState",
     "Dense",
     "Diagonal",
+    "GaussianGibbs",
     "GeneralizedHMC",
     "Gibbs",
     "GibbsWithGradients",
@@ -67,7 +68,6 @@ __all__ = [
     "Preconditioned",
     "PreconditionedState",
     "RandomScanGibbs",
-    "ScaleMixtureGibbs",
     "SingleSiteMetropolis",
     "SplitHMC",
     "State",

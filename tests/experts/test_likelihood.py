@@ -43,7 +43,7 @@ def test_salt_and_pepper_adds_up_to_one_over_grey_values() -> None:
 
 def test_salt_and_pepper_knows_what_was_kept() -> None:
     seen = SaltAndPepper(torch.tensor([0.5, 1.0, 1.0]), 0.3)
-    [mixture] = poe.scale_mixtures(seen)
+    [mixture] = poe.gaussian_factors(seen)
     x = torch.tensor([[0.5, 1.0, 0.2]])
     ones = torch.ones(20_000, 1)
     uniforms = torch.rand(20_000, 3, generator=G)

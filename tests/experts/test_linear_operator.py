@@ -10,7 +10,16 @@ from scipy.signal import convolve2d
 from torch import Tensor
 
 import poe
-from experts import BlockMean, Blur, FilterBank, GaussianLikelihood, Identity, LinearOperator, Mask
+from experts import (
+    BlockMean,
+    Blur,
+    FilterBank,
+    GaussianLikelihood,
+    Identity,
+    LinearOperator,
+    Mask,
+    Window,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -22,6 +31,7 @@ OPERATORS: dict[str, LinearOperator] = {
     "identity": Identity((6, 8)),
     "mask": Mask((randn(6, 8, seed=2) > 0).double()),
     "filters": FilterBank(randn(4, 3, 2, seed=3), (6, 8)),
+    "window": Window((6, 8), (3, 4), (2, 1)),
     "blur": Blur(KERNEL, (6, 8)),
     "blur, periodic": Blur(KERNEL, (6, 8), "periodic"),
     "block mean": BlockMean((6, 8), 2),

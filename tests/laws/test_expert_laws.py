@@ -299,6 +299,15 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.GaussianLikelihood(experts.Blur(_real(3, 3), (4, 5)), _real(2, 3), 0.5),
         _real(4, 4, 5),
     ),
+    "PatchMixture": (
+        experts.PatchMixture(_real(3, 2, 2), _real(2), torch.eye(3).repeat(2, 1, 1), (4, 3)),
+        _real(4, 4, 3),
+    ),
+    "PatchMixture, on tiles": (
+        experts.PatchMixture(_real(1, 1, 2), _real(2), [[[0.5]], [[2.0]]], (1, 2), (1, 2))
+        * Gaussian(torch.zeros(1, 2), scale=1.0),
+        _real(4, 1, 2),
+    ),
     "SaltAndPepper": (experts.SaltAndPepper(torch.tensor([0.5, 1.0]), 0.3, scale=0.5), _real(4, 2)),
     "ReconstructionEnergy": (
         ReconstructionEnergy((4, 4), ("a", "b", "any"), 0.5, channels=2).given("b"),

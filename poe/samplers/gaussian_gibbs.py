@@ -1,7 +1,8 @@
-"""Block Gibbs for products of Gaussian scale mixtures: all weights, then the whole picture."""
+"""Block Gibbs where x is Gaussian given hidden variables: these first, then all of x at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -10,14 +11,14 @@ import torch
 from torch import Tensor
 
 from poe.errors import PoeError
+from poe.gaussian_factors import GaussianFactor, Weights
 from poe.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, accept, sum_event, where_accepted
 from poe.samplers.metropolis import MetropolisState
-from poe.scale_mixture import ScaleMixture
 
 
-class ScaleMixtureNoise(NamedTuple):
-    """Uniforms for each factor's weights, normals for its responses, one uniform for a chain."""
+class GibbsNoise(NamedTuple):
+    """Uniforms and normals for the responses of each factor, and one uniform for each chain."""
 
     weights: tuple[Tensor, ...]
     normals: tuple[Tensor, ...]
@@ -25,17 +26,17 @@ class ScaleMixtureNoise(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # operators do not compare by value
-class ScaleMixtureGibbs(Corrected[MetropolisState]):
-    """Draws all weights w ~ p(w | x), then all of x ~ N(Q⁻¹b, Q⁻¹) given them.
+class GaussianGibbs(Corrected[MetropolisState]):
+    """Draws the weights W ~ p(W | x) of all factors, then all of x ~ N(Q⁻¹b, Q⁻¹) given them.
 
-    Q = Σ A' diag(w) A and b = Σ A' diag(w) y, over the factors exp(−½ Σ w (A x − y)²). The Gaussian
-    is drawn by perturbation and optimisation: z = Q x + b + Σ A' √w ε has the law N(Qx + b, Q), and
+    Q = Σ A'WA and b = Σ A'W y, over the factors exp(−½ (A x − y)' W (A x − y)). The Gaussian is
+    drawn by perturbation and optimisation: z = Q x + b + Σ A'W^½ ε has the law N(Qx + b, Q), and
     f ≈ Q⁻¹z by ``num_steps`` of conjugate gradients proposes x' = f − x. That is an involution for
     given z, so accepting it with min(1, exp((x − x')'(Q f − z))) leaves the target invariant
     however rough the solution is; where it is good, every step is accepted and x' is an independent
     draw given the weights.
 
-    - ``factors``: those of the very target that is sampled, ``poe.scale_mixtures(target)``;
+    - ``factors``: those of the very target that is sampled, ``poe.gaussian_factors(target)``;
     - ``num_steps``: of conjugate gradients, preconditioned by the diagonal of Q.
 
     Raises PoeError for no factors, and for fewer than one step.
@@ -44,37 +45,37 @@ class ScaleMixtureGibbs(Corrected[MetropolisState]):
     algorithm 2 (reversible jump perturbation optimization).
 
     >>> target = experts.Gaussian([1.0], scale=2.0) * experts.Gaussian([0.0], scale=1.0)
-    >>> kernel = ScaleMixtureGibbs(poe.scale_mixtures(target), num_steps=2)
+    >>> kernel = GaussianGibbs(poe.gaussian_factors(target), num_steps=2)
     >>> state = kernel.init(target, torch.zeros(5, 1))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, bool(info.is_accepted.all())
     (torch.Size([5, 1]), True)
     """
 
-    factors: tuple[ScaleMixture, ...]
+    factors: tuple[GaussianFactor, ...]
     num_steps: int = 100
 
     def __post_init__(self) -> None:
         if not self.factors:
             raise PoeError(
-                "expected the factors of a product of Gaussian scale mixtures, got none: give "
-                "poe.scale_mixtures(target); where that is None, use another kernel"
+                "expected the Gaussian factors of a target, got none: give "
+                "poe.gaussian_factors(target); where that is None, use another kernel"
             )
         if self.num_steps < 1:
             raise PoeError(f"expected at least one step, got {self.num_steps}")
 
     def __repr__(self) -> str:
-        return f"ScaleMixtureGibbs({len(self.factors)} factors, num_steps={self.num_steps})"
+        return f"GaussianGibbs({len(self.factors)} factors, num_steps={self.num_steps})"
 
     @property
     def gradients_per_step(self) -> int:
         """In evaluations of all the factors: a step of conjugate gradients costs about one."""
         return self.num_steps + 2
 
-    def draw_noise(self, position: Tensor, generator: torch.Generator) -> ScaleMixtureNoise:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> GibbsNoise:
         """Uniforms and normals of the shapes of the responses."""
         shapes = [(len(position), *factor.operator.out_shape) for factor in self.factors]
-        return ScaleMixtureNoise(
+        return GibbsNoise(
             tuple(uniforms(s, like=position, generator=generator) for s in shapes),
             tuple(position.new_empty(s).normal_(generator=generator) for s in shapes),
             uniforms((len(position),), like=position, generator=generator),
@@ -87,7 +88,7 @@ class ScaleMixtureGibbs(Corrected[MetropolisState]):
 
     @torch.no_grad()
     def _transition(
-        self, target: Density, state: MetropolisState, noise: ScaleMixtureNoise
+        self, target: Density, state: MetropolisState, noise: GibbsNoise
     ) -> tuple[MetropolisState, Info]:
         x = state.position
         responses = [factor.operator(x) for factor in self.factors]
@@ -96,7 +97,7 @@ class ScaleMixtureGibbs(Corrected[MetropolisState]):
         precision = Precision(self.factors, weights)
         parts = zip(self.factors, responses, weights, noise.normals, strict=True)
         z = torch.stack(
-            [f.operator.adjoint(w * (r + f.target) + w.sqrt() * e) for f, r, w, e in parts]
+            [f.operator.adjoint(w.times(r + f.target) + w.root(e)) for f, r, w, e in parts]
         ).sum(0)
         solution, residual = precision.solve(z, self.num_steps)
         proposal = solution - x
@@ -109,14 +110,14 @@ class ScaleMixtureGibbs(Corrected[MetropolisState]):
 
 
 class Precision:
-    """Q = Σ A' diag(w) A, as a function."""
+    """Q = Σ A'WA, as a function."""
 
-    def __init__(self, factors: tuple[ScaleMixture, ...], weights: list[Tensor]) -> None:
+    def __init__(self, factors: tuple[GaussianFactor, ...], weights: Sequence[Weights]) -> None:
         self.pairs = list(zip(factors, weights, strict=True))
-        self.diagonal = torch.stack([f.operator.column_squares(w) for f, w in self.pairs]).sum(0)
+        self.diagonal = torch.stack([w.diagonal() for w in weights]).sum(0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        parts = [f.operator.adjoint(w * f.operator(x)) for f, w in self.pairs]
+        parts = [f.operator.adjoint(w.times(f.operator(x))) for f, w in self.pairs]
         return torch.stack(parts).sum(0)
 
     def solve(self, z: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import poe
 from experts import FieldOfExperts, Gaussian, GaussianLikelihood, Mask, SaltAndPepper
-from poe.samplers import ScaleMixtureGibbs
-from poe.scale_mixture import ScaleMixture
+from poe.gaussian_factors import GaussianFactor
+from poe.samplers import GaussianGibbs
 from poe.testing import LawError, check_kernel
 
 CHAINS = 40_000
@@ -102,14 +102,14 @@ CASES = {"field": _field(), "salt and pepper": _salt_and_pepper()}
 @pytest.mark.parametrize("num_steps", [1, 2, 8])
 def test_invariance_however_rough_the_solution(case: Case, num_steps: int) -> None:
     g = torch.Generator().manual_seed(0)
-    factors = poe.scale_mixtures(case.target)
+    factors = poe.gaussian_factors(case.target)
     assert factors is not None
-    kernel = ScaleMixtureGibbs(factors, num_steps)
+    kernel = GaussianGibbs(factors, num_steps)
     check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
 
 
 @dataclass(frozen=True, eq=False)
-class AlwaysAccepted(ScaleMixtureGibbs):
+class AlwaysAccepted(GaussianGibbs):
     """Takes a rough solution for an exact one."""
 
     def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
@@ -118,7 +118,7 @@ class AlwaysAccepted(ScaleMixtureGibbs):
 
 
 @dataclass(frozen=True, eq=False)
-class NotPerturbed(ScaleMixtureGibbs):
+class NotPerturbed(GaussianGibbs):
     """Forgets the noise of one factor."""
 
     def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
@@ -127,7 +127,7 @@ class NotPerturbed(ScaleMixtureGibbs):
         return super()._transition(target, state, quiet)
 
 
-def _swapped(factors: tuple[ScaleMixture, ...]) -> tuple[ScaleMixture, ...]:
+def _swapped(factors: tuple[GaussianFactor, ...]) -> tuple[GaussianFactor, ...]:
     """Draws a large weight where a small one is due."""
     return tuple(f._replace(draw=lambda r, u, f=f: f.draw(1.3 * r, u)) for f in factors)
 
@@ -135,38 +135,38 @@ def _swapped(factors: tuple[ScaleMixture, ...]) -> tuple[ScaleMixture, ...]:
 MISTAKES = {
     "always accepted": lambda factors: AlwaysAccepted(factors, 1),
     "not perturbed": lambda factors: NotPerturbed(factors, 8),
-    "weights of other responses": lambda factors: ScaleMixtureGibbs(_swapped(factors), 8),
+    "weights of other responses": lambda factors: GaussianGibbs(_swapped(factors), 8),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_the_law_goes_red_on_mistakes(mistake: Callable[..., ScaleMixtureGibbs]) -> None:
+def test_the_law_goes_red_on_mistakes(mistake: Callable[..., GaussianGibbs]) -> None:
     g, case = torch.Generator().manual_seed(0), CASES["field"]
-    kernel = mistake(poe.scale_mixtures(case.target))
+    kernel = mistake(poe.gaussian_factors(case.target))
     with pytest.raises(LawError, match="does not leave its target invariant"):
         check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
 
 
 def test_factors_are_known_of_products_of_known_ones_only() -> None:
     picture = Gaussian(torch.zeros(2, 2), scale=1.0)
-    assert len(poe.scale_mixtures(picture * SaltAndPepper(torch.zeros(2, 2), 0.5)) or ()) == 2
+    assert len(poe.gaussian_factors(picture * SaltAndPepper(torch.zeros(2, 2), 0.5)) or ()) == 2
     other = poe.FromLogDensity(lambda x: -x.square().sum((-2, -1)), space=poe.Real((2, 2)))
-    assert poe.scale_mixtures(picture * other) is None
-    assert poe.scale_mixtures(Gaussian([0.0, 0.0], covariance=[[1.0, 0.5], [0.5, 1.0]])) is None
+    assert poe.gaussian_factors(picture * other) is None
+    assert poe.gaussian_factors(Gaussian([0.0, 0.0], covariance=[[1.0, 0.5], [0.5, 1.0]])) is None
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(poe.PoeError, match="got none"):
-        ScaleMixtureGibbs(())
-    factors = poe.scale_mixtures(Gaussian(torch.zeros(2), scale=1.0))
+        GaussianGibbs(())
+    factors = poe.gaussian_factors(Gaussian(torch.zeros(2), scale=1.0))
     assert factors is not None
     with pytest.raises(poe.PoeError, match="at least one step"):
-        ScaleMixtureGibbs(factors, 0)
+        GaussianGibbs(factors, 0)
 
 
 def test_runs_on_the_meta_device() -> None:
     target = copy.deepcopy(CASES["field"].target).to("meta")
-    kernel = ScaleMixtureGibbs(poe.scale_mixtures(target) or (), 2)
+    kernel = GaussianGibbs(poe.gaussian_factors(target) or (), 2)
     x = torch.zeros(2, 1, 3, device="meta")
     noise = kernel.draw_noise(torch.zeros(2, 1, 3), torch.Generator())
     there = noise._replace(
@@ -180,12 +180,12 @@ def test_runs_on_the_meta_device() -> None:
 
 def test_samples_by_poe_sample() -> None:
     case, g = CASES["field"], torch.Generator().manual_seed(1)
-    factors = poe.scale_mixtures(case.target)
+    factors = poe.gaussian_factors(case.target)
     assert factors is not None
     draws = poe.sample(
         case.target,
         4000,
-        kernel=ScaleMixtureGibbs(factors, 4),
+        kernel=GaussianGibbs(factors, 4),
         num_chains=400,
         warmup=20,
         generator=g,
