@@ -62,8 +62,9 @@ from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.tile_gibbs import TileGibbs
 from experts.tiled_mixture import TiledMixture
-from experts.vae import VAE, GaussianDecoder
+from experts.vae import VAE, GaussianDecoder, dense_vae
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
@@ -120,6 +121,7 @@ __all__ = [
     "SaltAndPepper",
     "Standardize",
     "TemperedPCD",
+    "TileGibbs",
     "TiledMixture",
     "VisibleDBM",
     "VonMises",
@@ -133,6 +135,7 @@ __all__ = [
     "binary_channel",
     "contrast",
     "data_log_odds",
+    "dense_vae",
     "exactly",
     "fit_dbm",
     "fit_rbm",

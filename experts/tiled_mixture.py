@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.linear_operator import FilterBank
 from experts.patch_mixture import PatchMixture
 from poe import Expert, Product
-from poe.gaussian_factors import GaussianFactor, Weights, gaussian_factors
+from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.properties import Simplified, distribute
 from poe.randomness import resolve
 
 ROUNDING = 1e-4
 """Of single precision, relative to the largest entry, in what a tile says of its neighbours."""
+
+
+class Observed(NamedTuple):
+    """What Gaussian factors say of x: exp(−½ x'Qx + b'x), by ``times``, x to Q x, and b."""
+
+    times: Callable[[Tensor], Tensor]
+    shift: Tensor
 
 
 class Seen(NamedTuple):
@@ -58,13 +66,9 @@ class TiledMixture(Expert):
         self, target: Product, patches: PatchMixture, seen: Seen, constant: Tensor
     ) -> None:
         super().__init__()
-        self.target, self.space, self.sides = target, patches.space, patches.bank.filters.shape[1:]
+        self.target, self.space, self.bank = target, patches.space, patches.bank
         kinds, kind_of = torch.unique(seen.precisions, dim=0, return_inverse=True)
-        filters, inverses = patches.bank.filters.flatten(1), patches.inverse_trils()
-        own = filters.mT @ inverses.mT @ inverses @ filters  # (k, a², a²)
-        size, freedom = own.shape[1], filters.shape[0]
-        prior = patches.logits.log_softmax(-1) + inverses.diagonal(dim1=1, dim2=2).log().sum(1)
-        prior = prior + 0.5 * (size - freedom) * math.log(2 * math.pi)
+        own, prior = own_precisions(patches)
         found = [_component(kinds + precision, kind_of, seen.shifts) for precision in own]
         values = prior[:, None] + torch.stack([log_mass for _, log_mass in found])
         self.register_buffer("own", own)
@@ -92,18 +96,13 @@ class TiledMixture(Expert):
             mean = self.means[component, tiles]
             noise = torch.empty_like(mean).normal_(generator=generator)
             factors = torch.linalg.cholesky(self.precisions + self.own[component])
-            draws.append(mean + _solve(factors.mT, noise, upper=True))
-        return self._picture(torch.stack(draws))
+            draws.append(mean + solve(factors.mT, noise, upper=True))
+        return as_picture(torch.stack(draws), self.bank)
 
     @torch.no_grad()
     def mean(self) -> Tensor:
         """E x, exactly: ``(*event)``."""
-        return self._picture((self.probabilities[..., None] * self.means).sum(0)[None])[0]
-
-    def _picture(self, rows: Tensor) -> Tensor:
-        """Tiles laid side by side: ``(n, tiles, a²) -> (n, *event)``."""
-        shape, sides = list(self.space.event_shape), list(self.sides)
-        return F.fold(rows.mT, shape, sides, stride=sides)[:, 0]
+        return as_picture((self.probabilities[..., None] * self.means).sum(0)[None], self.bank)[0]
 
     def extra_repr(self) -> str:
         count, tiles = self.probabilities.shape
@@ -112,74 +111,86 @@ class TiledMixture(Expert):
 
 @distribute.register
 def _(factor: PatchMixture, others: Sequence[Expert]) -> Simplified | None:
-    if factor.bank.stride != factor.bank.filters.shape[1:]:  # the patches overlap
-        return None
     found = [gaussian_factors(other) for other in others]
-    known = [one for part in found if part is not None for one in part]
     if not others or any(part is None for part in found):
         return None
-    seen = _seen(factor, known)
+    known = observed(factor, [one for part in found if part is not None for one in part])
+    seen = None if known is None else _tile_by_tile(factor, known)
     if seen is None:
         return None
-    target = Product(factor, *others)
     zero = torch.zeros(1, *factor.space.event_shape).to(factor.logits)
     constant = sum((other(zero)[0] for other in others), torch.zeros(()).to(zero))
-    expert = TiledMixture(target, factor, seen, constant.detach())
+    expert = TiledMixture(Product(factor, *others), factor, seen, constant.detach())
     return Simplified(expert, expert.log_z)
 
 
-def _seen(patches: PatchMixture, factors: Sequence[GaussianFactor]) -> Seen | None:
-    """What the factors say of each tile, by asking once for each of its pixels.
-
-    None where their weights are hidden variables, or where they join tiles.
-    """
-    shape, sides = patches.space.event_shape, patches.bank.filters.shape[1:]
-    size = sides.numel()
-    weights = [_fixed_weights(factor, shape, patches.logits) for factor in factors]
-    known = [w for w in weights if w is not None]
-    if len(known) < len(factors):
+def observed(patches: PatchMixture, factors: Sequence[GaussianFactor]) -> Observed | None:
+    """Q and b of the factors; None where patches overlap, or weights are hidden variables."""
+    if patches.bank.stride != patches.bank.filters.shape[1:]:
         return None
+    if not all(factor.is_fixed for factor in factors):
+        return None
+    zero = torch.zeros(1, *patches.space.event_shape).to(patches.logits)
+    responses = [factor.operator(zero) for factor in factors]
+    weights = [f.draw(r, torch.zeros_like(r)) for f, r in zip(factors, responses, strict=True)]
+    pairs = list(zip(factors, weights, strict=True))
 
-    def precision(x: Tensor) -> Tensor:
-        pairs = zip(factors, known, strict=True)
+    def times(x: Tensor) -> Tensor:
         return torch.stack([f.operator.adjoint(w.times(f.operator(x))) for f, w in pairs]).sum(0)
 
-    def tiles(x: Tensor) -> Tensor:
-        return F.unfold(x[:, None], list(sides), stride=sides).mT  # (n, tiles, a²)
-
-    units = torch.eye(size).to(patches.logits)
-    repeats = [rows // side for rows, side in zip(shape, sides, strict=True)]
-    columns = tiles(precision(units.reshape(size, *sides).repeat(1, *repeats)))
-    precisions = columns.movedim(0, -1)
-    probe = torch.linspace(-1, 1, shape.numel()).sin().reshape(1, *shape).to(units)
-    probe = probe * torch.linspace(0, 1e4, shape.numel()).cos().reshape(1, *shape).to(units)
-    expected = (precisions @ tiles(probe)[0, :, :, None])[..., 0]
-    gap = (tiles(precision(probe))[0] - expected).abs().amax()
-    if not bool(gap <= ROUNDING * precisions.abs().amax()):
-        return None
-    pairs = zip(factors, known, strict=True)
-    parts = [
+    shifts = [
         f.operator.adjoint(w.times(f.target.expand(1, *f.operator.out_shape))) for f, w in pairs
     ]
-    return Seen(precisions, tiles(torch.stack(parts).sum(0))[0])
+    return Observed(times, torch.stack(shifts).sum(0))
 
 
-def _fixed_weights(factor: GaussianFactor, shape: torch.Size, like: Tensor) -> Weights | None:
-    """Its weights, where they are the same whatever x is."""
-    if not factor.is_fixed:
+def own_precisions(patches: PatchMixture) -> tuple[Tensor, Tensor]:
+    """B'S_k⁻¹B ``(k, a², a²)``, and log a_k N(0; 0, S_k) times (2π)^½ for each direction of x."""
+    filters, inverses = patches.bank.filters.flatten(1), patches.inverse_trils()
+    precisions = filters.mT @ inverses.mT @ inverses @ filters
+    free = precisions.shape[1] - len(filters)
+    prior = patches.logits.log_softmax(-1) + inverses.diagonal(dim1=1, dim2=2).log().sum(1)
+    return precisions, prior + 0.5 * free * math.log(2 * math.pi)
+
+
+def as_tiles(x: Tensor, bank: FilterBank) -> Tensor:
+    """Side by side: ``(n, *event) -> (n, tiles, a²)``."""
+    sides = list(bank.filters.shape[1:])
+    return F.unfold(x[:, None], sides, stride=sides).mT
+
+
+def as_picture(tiles: Tensor, bank: FilterBank) -> Tensor:
+    """The reverse: ``(n, tiles, a²) -> (n, *event)``."""
+    sides = list(bank.filters.shape[1:])
+    return F.fold(tiles.mT, list(bank.in_shape), sides, stride=sides)[:, 0]
+
+
+def solve(factors: Tensor, shifts: Tensor, *, upper: bool) -> Tensor:
+    """L⁻¹v, of a batch."""
+    return torch.linalg.solve_triangular(factors, shifts[..., None], upper=upper)[..., 0]
+
+
+def _tile_by_tile(patches: PatchMixture, known: Observed) -> Seen | None:
+    """What is said of each tile, asked once for each of its pixels; None where tiles are joined.
+
+    Whether they are shows at a picture of no regularity.
+    """
+    bank, size = patches.bank, patches.bank.filters.shape[1:].numel()
+    count = bank.out_shape[1:].numel()
+    units = torch.eye(size).to(patches.logits)[:, None].expand(size, count, size)
+    precisions = as_tiles(known.times(as_picture(units, bank)), bank).movedim(0, -1)
+    probe = torch.linspace(0, 1e4, count * size).cos().to(precisions).view(1, count, size)
+    found = as_tiles(known.times(as_picture(probe, bank)), bank)
+    gap = found - (precisions @ probe[..., None])[..., 0]
+    if not bool(gap.abs().amax() <= ROUNDING * precisions.abs().amax()):
         return None
-    responses = factor.operator(torch.zeros(1, *shape).to(like))
-    return factor.draw(responses, torch.zeros_like(responses))
+    return Seen(precisions, as_tiles(known.shift, bank)[0])
 
 
 def _component(precisions: Tensor, kind_of: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Of exp(−½ x'Px + h'x) for each tile: its mean, and the log of its integral up to (2π)^½."""
     factors = torch.linalg.cholesky(precisions)
     log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)[kind_of]
-    whitened = _solve(factors[kind_of], shifts, upper=False)
-    mean = _solve(factors.mT[kind_of], whitened, upper=True)
+    whitened = solve(factors[kind_of], shifts, upper=False)
+    mean = solve(factors.mT[kind_of], whitened, upper=True)
     return mean, 0.5 * whitened.square().sum(1) - log_det
-
-
-def _solve(factors: Tensor, shifts: Tensor, upper: bool) -> Tensor:
-    return torch.linalg.solve_triangular(factors, shifts[..., None], upper=upper)[..., 0]

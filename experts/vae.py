@@ -182,6 +182,36 @@ class VAE(Expert):
         return f"{size} latents, {count} kept noises, bounds by poe.log_density_bounds"
 
 
+def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
+    """A small VAE of pictures in [0, 1]: two hidden layers each way, a noise level for each pixel.
+
+    ``noises`` ``(K, d)``, standard normals. The initial weights are those of torch's layers.
+
+    >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
+    torch.Size([3])
+    """
+    pixels, latents = math.prod(shape), noises.shape[1]
+    encoder = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(pixels, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, 2 * latents),
+    )
+    net = nn.Sequential(
+        nn.Linear(latents, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, pixels),
+        nn.Sigmoid(),
+        nn.Unflatten(1, shape),
+    )
+    log_scale = nn.Parameter(torch.full(shape, -2.0))
+    return VAE(encoder, GaussianDecoder(net, log_scale, shape), noises)
+
+
 @has_exact_log_density.register
 def _(module: VAE) -> bool:
     return False

@@ -1,6 +1,6 @@
 """Train the VAE of handwritten digits that restores digits.
 
-python -m examples.restoration.train_vae [--steps 4000] [--output vae.pt]
+python -m examples.restoration.train_vae [--steps 3000] [--output vae.pt]
 """
 
 from __future__ import annotations
@@ -25,31 +25,10 @@ SHAPE = (28, 28)
 NUM_NOISES = 64
 
 
-def new_vae(
-    hidden: int = HIDDEN, latents: int = LATENTS, num_noises: int = NUM_NOISES
-) -> experts.VAE:
-    """Two layers each way, and a scale of its own for each pixel."""
-    encoder = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(SHAPE), hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, 2 * latents),
-    )
-    net = nn.Sequential(
-        nn.Linear(latents, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, math.prod(SHAPE)),
-        nn.Sigmoid(),
-        nn.Unflatten(1, SHAPE),
-    )
-    log_scale = nn.Parameter(torch.full(SHAPE, -2.0))
-    decoder = experts.GaussianDecoder(net, log_scale, SHAPE)
-    noises = torch.randn(num_noises, latents, generator=torch.Generator().manual_seed(0))
-    return experts.VAE(encoder, decoder, noises)
+def new_vae() -> experts.VAE:
+    """Of 28 x 28 pixels."""
+    noises = torch.randn(NUM_NOISES, LATENTS, generator=torch.Generator().manual_seed(0))
+    return experts.dense_vae(SHAPE, HIDDEN, noises)
 
 
 def noised(ink: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,7 +80,7 @@ def held_out_digits(count: int) -> Tensor:
 def main() -> None:
     """Train, write the weights, and print the bound on digits never trained on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--output", type=Path, default=Path("vae.pt"))
     arguments = parser.parse_args()
     vae = train(arguments.steps, arguments.output)

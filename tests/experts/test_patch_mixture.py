@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,11 @@ from experts import (
     PatchMixture,
     SaltAndPepper,
     TiledMixture,
+    TileGibbs,
     Window,
 )
-from poe.testing import check_kernel
+from experts.tiled_mixture import as_picture, as_tiles, observed, own_precisions
+from poe.testing import LawError, check_kernel
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -83,7 +88,7 @@ def test_log_z_is_that_of_enumerated_components(seen: poe.Expert) -> None:
     product = small * near
     by_closed_form = poe.log_partition(product)
     assert by_closed_form.std_error == 0
-    density = poe.FromLogDensity(product, space=product.space)
+    density = poe.FromLogDensity(lambda x: product(x), space=product.space)
     quadrature = poe.log_partition(density, method=poe.normalizers.Quadrature())
     torch.testing.assert_close(by_closed_form.value, quadrature.value, atol=1e-5, rtol=1e-5)
     target = poe.Product(patches(2), BROAD, seen)
@@ -92,11 +97,81 @@ def test_log_z_is_that_of_enumerated_components(seen: poe.Expert) -> None:
     torch.testing.assert_close(simple(x) + constant, target(x))
 
 
+def blurred() -> tuple[poe.Product, tuple[poe.GaussianFactor, ...]]:
+    seen = GaussianLikelihood(Blur(randn(3, 3, seed=7), (4, 4)), randn(2, 2, seed=8), 0.5)
+    factors = poe.gaussian_factors(BROAD * seen)
+    assert factors is not None
+    return poe.Product(patches(2), BROAD, seen), factors
+
+
+def enumerated_draws(n: int, generator: torch.Generator) -> Tensor:
+    """Of the four tiles' 16 pairs of components, each a Gaussian of all 16 pixels."""
+    known = observed(patches(2), blurred()[1])
+    assert known is not None
+    q = known.times(torch.eye(16).double().view(16, 4, 4)).flatten(1)
+    bank = patches(2).bank
+    own, prior = own_precisions(patches(2))
+    logs, means, factors = [], [], []
+    for chosen in itertools.product(range(2), repeat=4):
+        tiles = as_tiles(torch.eye(16).double().view(16, 4, 4), bank)
+        images = torch.einsum("tij,ntj->nti", own[list(chosen)], tiles)
+        precision = q + as_picture(images, bank).flatten(1)
+        shift = known.shift.flatten()
+        mean = torch.linalg.solve(precision, shift)
+        logs.append(prior[list(chosen)].sum() + 0.5 * shift @ mean - 0.5 * torch.logdet(precision))
+        means.append(mean)
+        factors.append(torch.linalg.inv(torch.linalg.cholesky(precision)))
+    which = torch.multinomial(torch.stack(logs).softmax(0), n, True, generator=generator)
+    noise = torch.randn(n, 1, 16, generator=generator, dtype=torch.float64)
+    drawn = torch.stack(means)[which] + (noise @ torch.stack(factors)[which])[:, 0]
+    return drawn.view(n, 4, 4)
+
+
+def test_tile_by_tile_a_blur_is_left_invariant() -> None:
+    g, (target, factors) = torch.Generator().manual_seed(0), blurred()
+    kernel = TileGibbs(patches(2), factors)
+    check_kernel(kernel, target, enumerated_draws(40_000, g), num_steps=4, generator=g)
+
+
+@dataclass(frozen=True, eq=False)
+class AllAtOnce(TileGibbs):
+    """Draws tiles that touch given each other's old values."""
+
+    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        x, bank = state.position, self.patches.bank
+        parts = []
+        for colour in self._colours:
+            alone = copy.copy(self)
+            object.__setattr__(alone, "_colours", (colour,))
+            moved, info = TileGibbs._transition(alone, target, state, noise)
+            parts.append((colour.tiles, as_tiles(moved.position, bank)[:, colour.tiles]))
+        tiles = as_tiles(x, bank)
+        for which, drawn in parts:
+            tiles = tiles.index_copy(1, which, drawn)
+        return self.state_at(target, as_picture(tiles, bank)), info
+
+
+def test_the_law_goes_red_where_tiles_that_touch_move_at_once() -> None:
+    g, (target, factors) = torch.Generator().manual_seed(0), blurred()
+    kernel, exact = AllAtOnce(patches(2), factors), enumerated_draws(40_000, g)
+    with pytest.raises(LawError, match="does not leave its target invariant"):
+        check_kernel(kernel, target, exact, num_steps=4, generator=g)
+
+
+def test_tiles_joined_too_far_are_refused() -> None:
+    wide = GaussianLikelihood(Blur(randn(5, 5, seed=7), (8, 8)), randn(4, 4, seed=8), 0.5)
+    factors = poe.gaussian_factors(wide)
+    assert factors is not None
+    with pytest.raises(poe.PoeError, match="tiles of one colour joined"):
+        TileGibbs(patches(2, (8, 8)), factors)
+    with pytest.raises(poe.PoeError, match="patches that overlap"):
+        TileGibbs(patches(1), blurred()[1])
+
+
 def test_what_joins_tiles_is_left_to_samplers() -> None:
-    blurred = GaussianLikelihood(Blur(randn(3, 3, seed=7), (4, 4)), randn(2, 2, seed=8), 0.5)
     salted = SaltAndPepper(randn(4, 4, seed=8), 0.3)
     bare = poe.FromLogDensity(lambda x: -x.square().sum((-2, -1)), space=poe.Real((4, 4)))
-    for other in (blurred, salted, bare):
+    for other in (blurred()[0].experts[2], salted, bare):
         target = poe.Product(patches(2), BROAD, other)
         assert not isinstance(poe.simplify(target).expert, TiledMixture)
     assert not isinstance(poe.simplify(patches(1) * BROAD).expert, TiledMixture)
