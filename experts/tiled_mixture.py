@@ -155,14 +155,14 @@ def own_precisions(patches: PatchMixture) -> tuple[Tensor, Tensor]:
 
 def as_tiles(x: Tensor, bank: FilterBank) -> Tensor:
     """Side by side: ``(n, *event) -> (n, tiles, a²)``."""
-    sides = list(bank.filters.shape[1:])
+    sides = tuple(bank.filters.shape[1:])
     return F.unfold(x[:, None], sides, stride=sides).mT
 
 
 def as_picture(tiles: Tensor, bank: FilterBank) -> Tensor:
     """The reverse: ``(n, tiles, a²) -> (n, *event)``."""
-    sides = list(bank.filters.shape[1:])
-    return F.fold(tiles.mT, list(bank.in_shape), sides, stride=sides)[:, 0]
+    sides = tuple(bank.filters.shape[1:])
+    return F.fold(tiles.mT, tuple(bank.in_shape), sides, stride=sides)[:, 0]
 
 
 def solve(factors: Tensor, shifts: Tensor, *, upper: bool) -> Tensor:

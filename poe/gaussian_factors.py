@@ -17,7 +17,9 @@ from poe.expert import Expert, Product, experts_in
 class Linear(Protocol):
     """A linear map with its adjoint, and the diagonal of A' diag(w) A."""
 
-    out_shape: torch.Size
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of A x, without its batch."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x: ``(n, *event) -> (n, *out_shape)``."""

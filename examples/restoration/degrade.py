@@ -16,7 +16,6 @@ from skimage import metrics, restoration, transform
 from torch import Tensor
 
 import experts
-import poe
 
 NOISE = 0.1
 REPLACED = 0.2
@@ -36,16 +35,16 @@ class Spoiled(NamedTuple):
     """
 
     picture: np.ndarray
-    likelihood: poe.Expert
+    likelihood: experts.GaussianLikelihood
     peers: dict[str, list[np.ndarray]]
     unknown: np.ndarray
 
 
-def gaussian_noise(x: Tensor, generator: torch.Generator) -> Spoiled:
+def gaussian_noise(x: Tensor, generator: torch.Generator, noise: float = NOISE) -> Spoiled:
     """Noise of standard deviation 0.1."""
-    y = x + NOISE * torch.randn(x.shape, generator=generator)
-    seen = experts.GaussianLikelihood(experts.Identity(tuple(x.shape)), y, NOISE)
-    return Spoiled(y.numpy(), seen, denoisers(y.numpy(), NOISE), everywhere(x))
+    y = x + noise * torch.randn(x.shape, generator=generator)
+    seen = experts.GaussianLikelihood(experts.Identity(tuple(x.shape)), y, noise)
+    return Spoiled(y.numpy(), seen, denoisers(y.numpy(), noise), everywhere(x))
 
 
 def salt_and_pepper(x: Tensor, generator: torch.Generator) -> Spoiled:
@@ -61,9 +60,9 @@ def salt_and_pepper(x: Tensor, generator: torch.Generator) -> Spoiled:
     return Spoiled(noisy, seen, peers, kept.numpy() == 0)
 
 
-def missing_pixels(x: Tensor, generator: torch.Generator) -> Spoiled:
+def missing_pixels(x: Tensor, generator: torch.Generator, share: float = MISSING) -> Spoiled:
     """Half of the pixels missing, and slight noise on the others."""
-    mask = (torch.rand(x.shape, generator=generator) >= MISSING).to(x.dtype)
+    mask = (torch.rand(x.shape, generator=generator) >= share).to(x.dtype)
     y = mask * (x + SLIGHT * torch.randn(x.shape, generator=generator))
     seen = experts.GaussianLikelihood(experts.Mask(mask), y, SLIGHT)
     filled = restoration.inpaint_biharmonic(y.numpy(), mask.numpy() == 0)
@@ -77,16 +76,18 @@ def blur(x: Tensor, generator: torch.Generator) -> Spoiled:
     operator = experts.Blur(kernel, (x.shape[0], x.shape[1]), "cut")
     y = operator(x[None])[0]
     y = y + SLIGHT * torch.randn(y.shape, generator=generator)
-    padded = np.pad(y.numpy(), 4, mode="edge")
+    padded, wide = np.pad(y.numpy(), 4, mode="edge"), np.pad(y.numpy(), 20, mode="edge")
     point = kernel.numpy()
-    peers = {
-        "Wiener": [restoration.unsupervised_wiener(padded, point, rng=0)[0]]
-        + [restoration.wiener(padded, point, balance) for balance in (0.003, 0.01, 0.03, 0.1)],
+    deblurred = {
+        "Wiener": [restoration.unsupervised_wiener(wide, point, rng=0)[0]]
+        + [restoration.wiener(wide, point, balance) for balance in (0.003, 0.01, 0.03, 0.1)],
         "Richardson-Lucy": [
-            restoration.richardson_lucy(padded.clip(0, 1), point, count)
+            restoration.richardson_lucy(wide.clip(0, 1), point, count)
             for count in (5, 10, 20, 30, 50)
         ],
     }
+    # Padded wider than is shown, so that what the peers make of the border stays outside.
+    peers = {name: [one[16:-16, 16:-16] for one in found] for name, found in deblurred.items()}
     seen = experts.GaussianLikelihood(operator, y, SLIGHT)
     return Spoiled(padded, seen, peers, everywhere(x))
 
