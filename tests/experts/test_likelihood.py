@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 import poe
 from experts import BlockMean, Gaussian, GaussianLikelihood, Identity, Mask, SaltAndPepper
+from poe.gaussian_factors import Independent
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(3, 4, 4, generator=G, dtype=torch.float64)
@@ -47,7 +48,9 @@ def test_salt_and_pepper_knows_what_was_kept() -> None:
     x = torch.tensor([[0.5, 1.0, 0.2]])
     ones = torch.ones(20_000, 1)
     uniforms = torch.rand(20_000, 3, generator=G)
-    kept = (mixture.draw(x * ones, uniforms) > 0).double().mean(0)
+    weights = mixture.draw(x * ones, uniforms)
+    assert isinstance(weights, Independent)
+    kept = (weights.precisions > 0).double().mean(0)
     density = 0.7 / math.sqrt(2 * math.pi)
     chance = density / (density + 0.15)
     assert kept[0] == 1
