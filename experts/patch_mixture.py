@@ -22,11 +22,12 @@ class PatchMixture(Expert):
     log p̃(x) = Σ_p log Σ_k a_k N(r_p; 0, L_k L_k'),  r_p = B (patch of x at p),  a = softmax(logits)
 
     A field of experts whose experts see all responses B of a patch together, so that one may know
-    edges of a direction, another smooth shades. Patches overlap where the ``stride`` is less than
-    their side; each pixel then counts c times, and covariances fitted to single patches are to be
-    multiplied by about c. Unnormalised, and flat along what no response sees (constant pictures,
-    where filters sum to zero): multiply by a broad Gaussian. With likelihoods it has an exact block
-    Gibbs sampler, ``poe.samplers.GaussianGibbs``.
+    edges of a direction, another smooth shades. Unnormalised, and flat along what no response sees
+    (constant pictures, where filters sum to zero): multiply by a broad Gaussian. Patches side by
+    side (a ``stride`` of their sides) are independent tiles, whose posterior is in closed form
+    (``TiledMixture``). Of patches that overlap each pixel counts several times, so that a mixture
+    fitted to single patches is far too sure of itself there. ``poe.samplers.GaussianGibbs`` samples
+    any of them times a likelihood.
 
     Shapes: ``filters`` B ``(d, a, a)``, ``logits`` ``(k,)``, ``scale_trils`` L ``(k, d, d)``, lower
     triangular, ``shape`` ``(rows, cols)``. What is an ``nn.Parameter`` stays one. Raises
