@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.algebra",
             "poe.conditional",
             "poe.link",
+            "poe.gaussian_factors",
             "poe.evaluation",
             "poe.together",
             "poe.chain",

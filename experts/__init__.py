@@ -16,6 +16,7 @@ from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
 from experts.denoising import LearnedDenoiser, learn_denoiser
+from experts.discriminator import Discriminator
 from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
 from experts.families import (
@@ -29,6 +30,7 @@ from experts.families import (
     VonMises,
     Wishart,
 )
+from experts.field_of_experts import FieldOfExperts
 from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import data_log_odds, fit_rbm
 from experts.flow import Flow, ImageFlow
@@ -40,20 +42,34 @@ from experts.ising import Ising
 from experts.jem import JEM, jem_loss
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
+from experts.likelihood import GaussianLikelihood, SaltAndPepper
 from experts.linear_chain import LinearChain, stack_chains
 from experts.linear_gaussian import LinearGaussian
+from experts.linear_operator import (
+    BlockMean,
+    Blur,
+    FilterBank,
+    Identity,
+    LinearOperator,
+    Mask,
+    Window,
+)
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
 from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.patch_mixture import PatchMixture
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.tile_gibbs import TileGibbs
+from experts.tiled_mixture import TiledMixture
 from experts.transitions import Transitions, fit_transitions
+from experts.vae import VAE, GaussianDecoder, dense_vae
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
@@ -64,10 +80,13 @@ __all__ = [
     "NADE",
     "PCD",
     "RBM",
+    "VAE",
     "BaseRateAIS",
     "Beliefs",
     "Bernoulli",
     "Beta",
+    "BlockMean",
+    "Blur",
     "Categorical",
     "CausalTransformer",
     "Chains",
@@ -75,36 +94,49 @@ __all__ = [
     "Constraint",
     "DensityRatio",
     "Dirichlet",
+    "Discriminator",
     "Exponential",
     "ExponentialFamily",
     "FactorGraph",
+    "FieldOfExperts",
+    "FilterBank",
     "Flow",
     "Gamma",
     "Gaussian",
+    "GaussianDecoder",
+    "GaussianLikelihood",
     "GaussianRBM",
+    "Identity",
     "ImageFlow",
     "Ising",
     "LayerGibbs",
     "LearnedDenoiser",
     "LinearChain",
     "LinearGaussian",
+    "LinearOperator",
     "Marginals",
+    "Mask",
     "MostProbable",
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
     "NormalScores",
+    "PatchMixture",
     "PixelMixture",
     "Poisson",
     "Potts",
     "PottsRBM",
     "ReconstructionEnergy",
     "RelativeNeighbours",
+    "SaltAndPepper",
     "Standardize",
     "TemperedPCD",
+    "TileGibbs",
+    "TiledMixture",
     "Transitions",
     "VisibleDBM",
     "VonMises",
+    "Window",
     "Wishart",
     "at_least",
     "at_most",
@@ -114,6 +146,7 @@ __all__ = [
     "binary_channel",
     "contrast",
     "data_log_odds",
+    "dense_vae",
     "exactly",
     "fit_dbm",
     "fit_rbm",

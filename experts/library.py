@@ -10,12 +10,15 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from safetensors.torch import load as load_tensors
+from torch import Tensor
 
 import poe
 from experts.autoregressive import PixelMixture
 from experts.flow import ImageFlow
 from experts.neural import ReconstructionEnergy
 from experts.noise import NoisyConditional
+from experts.patch_mixture import PatchMixture
+from experts.vae import VAE, dense_vae
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "PixelMixture": PixelMixture,
@@ -33,14 +36,15 @@ def available() -> tuple[str, ...]:
     """Names of the shipped experts.
 
     >>> available()
-    ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness')
+    ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
+     'pictures-patches')
     """
     names = [entry.name for entry in folder().iterdir()] if folder().is_dir() else []
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
 def load(name: str) -> Any:
-    """A shipped expert by name: a conditional, or for "digits-prior" an expert without label.
+    """A shipped expert by name: a conditional, or or where there are no labels an expert.
 
     Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
     Parameters need no gradient. Raises ``poe.PoeError`` for an unknown name and
@@ -56,7 +60,9 @@ def load(name: str) -> Any:
             f"expected one of the shipped experts {', '.join(available())}; got {name!r}"
         )
     description = json.loads(folder().joinpath(f"{name}.json").read_text())
-    return prior(description) if "prior_of" in description else conditional(description)
+    if "prior_of" in description:
+        return prior(description)
+    return expert(description) if description["family"] in EXPERTS else conditional(description)
 
 
 def prior(description: dict[str, Any]) -> poe.Expert:
@@ -74,11 +80,40 @@ def conditional(description: dict[str, Any]) -> NoisyConditional:
     model = family(
         shape, description["labels"], description["noise_level"], **description["settings"]
     )
+    model.load_state_dict(tensors(description))  # shipped in half precision, used in single
+    return model.eval().requires_grad_(False)
+
+
+def expert(description: dict[str, Any]) -> poe.Expert:
+    """The expert without labels that a description names, with its weights."""
+    build = EXPERTS[description["family"]]
+    found = {name: tensor.float() for name, tensor in tensors(description).items()}
+    return build(found, tuple(description["shape"])).eval().requires_grad_(False)
+
+
+def tensors(description: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights, once their hash is found to be right."""
     weights = folder().joinpath(description["weights"]).read_bytes()
     if hashlib.sha256(weights).hexdigest() != description["sha256"]:
         raise poe.StorageError(
             f"expected weights with SHA-256 {description['sha256']} in {description['weights']}, "
             "got others: install the package again"
         )
-    model.load_state_dict(load_tensors(weights))  # shipped in half precision, used in single
-    return model.eval().requires_grad_(False)
+    return load_tensors(weights)
+
+
+def _tiles(tensors: dict[str, Tensor], shape: tuple[int, int]) -> PatchMixture:
+    """Mixtures on tiles side by side."""
+    sides = tensors["filters"].shape[1:]
+    return PatchMixture(**tensors, shape=shape, stride=(sides[0], sides[1]))
+
+
+def _vae(tensors: dict[str, Tensor], shape: tuple[int, int]) -> VAE:
+    """Of the sizes that its weights have."""
+    hidden = len(tensors["decoder.net.0.weight"])
+    model = dense_vae(shape, hidden, tensors["noises"])
+    model.load_state_dict(tensors)
+    return model
+
+
+EXPERTS: dict[str, Callable[..., poe.Expert]] = {"PatchMixture": _tiles, "VAE": _vae}

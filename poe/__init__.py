@@ -41,6 +41,7 @@ from poe.exponents import (
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
+from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import load, save
 from poe.joint_space import Joint
 from poe.marginal import Marginal
@@ -75,16 +76,17 @@ __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",
     "Categorical", "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized",
     "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution",
-    "FromEnergy", "FromLogDensity", "FromOneHot", "Given", "ImproperError", "Interval", "Joint",
-    "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture",
-    "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError",
-    "Positive", "PositiveDefinite", "Product", "Real", "Relaxed", "ReplayBuffer", "Sequence",
-    "ShapeError", "Simplex", "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary",
-    "Tempered", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance", "any_of",
-    "as_expert", "calibrate", "compatibility", "contrast", "distribution_tails", "evidence_ratio",
+    "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "ImproperError",
+    "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio",
+    "Marginal", "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes",
+    "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product", "Real", "Relaxed",
+    "ReplayBuffer", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
+    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
+    "TrustWarning", "Twist", "Warmup", "advance", "any_of", "as_expert", "calibrate",
+    "compatibility", "contrast", "distribution_tails", "evidence_ratio",
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
-    "io", "link", "load", "log_density_bounds", "log_density_error", "log_partition",
-    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses", "normalize", "normalizers",
-    "sample", "samplers", "save", "short_run", "simplify", "smc", "smc_over_positions",
-    "tune_ladder", "tune_tempering", "warm_up",
+    "gaussian_factors", "io", "link", "load", "log_density_bounds", "log_density_error",
+    "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses",
+    "normalize", "normalizers", "sample", "samplers", "save", "short_run", "simplify", "smc",
+    "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from poe.samplers.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.discrete_langevin import DMALA, DULA
+from poe.samplers.gaussian_gibbs import GaussianGibbs
 from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.gradient_gibbs import GibbsWithGradients
@@ -53,6 +54,7 @@ __all__ = [
     "DelayedState",
     "Dense",
     "Diagonal",
+    "GaussianGibbs",
     "GeneralizedHMC",
     "Gibbs",
     "GibbsWithGradients",

@@ -141,7 +141,7 @@ def test_an_installation_without_weights_has_none(
 
 
 def test_the_digits_are_shipped() -> None:
-    shipped = {"digits-class", "digits-slant", "digits-thickness", "digits-prior"}
+    shipped = {"digits-class", "digits-slant", "digits-thickness", "digits-prior", "digits-vae"}
     assert shipped <= set(experts.available())
 
 
@@ -156,6 +156,22 @@ def test_a_shipped_expert_works_and_has_a_card(name: str) -> None:
     card = library.folder().joinpath(f"{name}.md")
     assert card.is_file(), f"write the card {card}"
     assert "licence" in card.read_text().lower()
+
+
+def test_shipped_patches_are_tiles_and_take_any_shape() -> None:
+    patches = experts.load("pictures-patches").on((16, 24))
+    broad = experts.Gaussian(torch.full((16, 24), 0.5), scale=4.0)
+    x = poe.sample(patches * broad, 8, generator=torch.Generator().manual_seed(0), progress=False)
+    assert x.guarantee == "exact"
+    responses = patches.bank(torch.ones(1, 16, 24))
+    assert responses.abs().max() < 1e-2  # filters in half precision sum to zero up to rounding
+
+
+def test_shipped_vae_knows_digits_from_noise() -> None:
+    vae, g = experts.load("digits-vae"), torch.Generator().manual_seed(0)
+    drawn = vae.sample(32, generator=g)
+    shuffled = drawn.flatten(1)[:, torch.randperm(784, generator=g)].reshape(32, 28, 28)
+    assert (vae(drawn) > vae(shuffled)).all()
 
 
 @pytest.mark.parametrize("name", ["digits-class", "digits-slant", "digits-thickness"])

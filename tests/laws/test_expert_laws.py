@@ -291,6 +291,33 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         DensityRatio(ImageFlow((1, 2), "ab", 0.5, layers=2, hidden=4)).given("b"),
         _real(3, 1, 2),
     ),
+    "VAE": (
+        experts.VAE(
+            nn.Linear(2, 4),
+            experts.GaussianDecoder(nn.Linear(2, 2), torch.tensor([0.0, -1.0]), (2,)),
+            _real(8, 2),
+        ),
+        _real(4, 2),
+    ),
+    "Discriminator": (experts.Discriminator(nn.Linear(2, 1), poe.Real(2)), _real(4, 2)),
+    "FieldOfExperts": (
+        experts.FieldOfExperts(_real(3, 2, 2), _real(3, 2), [0.5, 2.0], (4, 3)),
+        _real(4, 4, 3),
+    ),
+    "GaussianLikelihood": (
+        experts.GaussianLikelihood(experts.Blur(_real(3, 3), (4, 5)), _real(2, 3), 0.5),
+        _real(4, 4, 5),
+    ),
+    "PatchMixture": (
+        experts.PatchMixture(_real(3, 2, 2), _real(2), torch.eye(3).repeat(2, 1, 1), (4, 3)),
+        _real(4, 4, 3),
+    ),
+    "PatchMixture, on tiles": (
+        experts.PatchMixture(_real(1, 1, 2), _real(2), [[[0.5]], [[2.0]]], (1, 2), (1, 2))
+        * Gaussian(torch.zeros(1, 2), scale=1.0),
+        _real(4, 1, 2),
+    ),
+    "SaltAndPepper": (experts.SaltAndPepper(torch.tensor([0.5, 1.0]), 0.3, scale=0.5), _real(4, 2)),
     "ReconstructionEnergy": (
         ReconstructionEnergy((4, 4), ("a", "b", "any"), 0.5, channels=2).given("b"),
         _real(3, 4, 4),

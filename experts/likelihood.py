@@ -1,0 +1,166 @@
+"""What a degraded picture says of the clean one: likelihoods as experts on x."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from experts.gaussian import Gaussian
+from experts.linear_operator import Identity, LinearOperator
+from poe import Expert, PoeError, Real, ShapeError
+from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
+from poe.io import register
+
+
+class GaussianLikelihood(Expert):
+    """p(y | x) = N(y; A x, s² I) as an expert on x, normalised over y: y = A x + noise.
+
+    A prior times it is the posterior of x. ``operator`` A is a ``LinearOperator`` (``Identity``:
+    denoising, ``Mask``: inpainting, ``Blur``, ``BlockMean``: super-resolution); ``observed`` y
+    ``(*out_shape)``; ``scale`` s, a number. Of a ``Mask`` the pixels that were not seen add a
+    constant. Raises ShapeError for a y that A does not make, PoeError for a scale that is not
+    positive.
+
+    >>> seen = GaussianLikelihood(Identity((1, 2)), torch.tensor([[0.0, 1.0]]), scale=0.5)
+    >>> seen(torch.tensor([[[0.0, 1.0]], [[0.5, 1.0]]]))
+    tensor([-0.4516, -0.9516])
+    """
+
+    observed: Tensor
+    scale: Tensor
+
+    def __init__(self, operator: LinearOperator, observed: Tensor, scale: float) -> None:
+        super().__init__()
+        if observed.shape != operator.out_shape:
+            raise ShapeError(
+                f"expected an observation of shape {tuple(operator.out_shape)}, as the operator "
+                f"makes it, got {tuple(observed.shape)}"
+            )
+        self.operator = operator
+        self.space = Real(tuple(operator.in_shape))
+        self.register_buffer("observed", observed)
+        self.register_buffer("scale", _positive("scale", scale, observed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = self.space.batch_shape(x)
+        rows = x.reshape(-1, *self.space.event_shape)
+        squares = ((self.operator(rows) - self.observed) / self.scale).square()
+        constant = self.observed.numel() * (self.scale.log() + 0.5 * math.log(2 * math.pi))
+        return (-0.5 * squares.flatten(1).sum(1) - constant).reshape(batch)
+
+
+class SaltAndPepper(Expert):
+    """p(y | x) of pixels that were replaced, with probability p, by 0 or 1: as an expert on x.
+
+    p(yᵢ | xᵢ) = (1 − p) N(yᵢ; xᵢ, s²) Δ + ½ p [yᵢ ∈ {0, 1}]
+
+    for grey values in steps of Δ, those of kept pixels known to within s. A pixel that is neither 0
+    nor 1 was kept; one that is may be either, and the prior decides. ``observed`` ``(*event)``.
+    Raises PoeError for a p that is not between 0 and 1 and a scale that is not positive.
+
+    >>> seen = SaltAndPepper(torch.tensor([0.5, 1.0]), probability=0.2)
+    >>> seen(torch.tensor([[0.5, 1.0], [0.5, 0.3]]))
+    tensor([-2.0116, -3.4447])
+    """
+
+    observed: Tensor
+    probability: Tensor
+    scale: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        observed: Tensor,
+        probability: float | Tensor,
+        *,
+        scale: float | Tensor = 1 / 255,
+        step: float | Tensor = 1 / 255,
+    ) -> None:
+        super().__init__()
+        chance = torch.as_tensor(probability, dtype=observed.dtype, device=observed.device)
+        if not chance.is_meta and not bool((chance > 0) & (chance < 1)):
+            raise PoeError(f"expected a probability between 0 and 1, got {probability}")
+        self.space = Real(tuple(observed.shape))
+        self.register_buffer("observed", observed)
+        self.register_buffer("probability", chance)
+        self.register_buffer("scale", _positive("scale", scale, observed))
+        self.register_buffer("step", _positive("step", step, observed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            torch.logaddexp(self._log_kept(x), self._log_replaced())
+            .flatten(x.ndim - self.observed.ndim)
+            .sum(-1)
+        )
+
+    def draw_precisions(self, x: Tensor, uniforms: Tensor) -> Tensor:
+        """1 / s² of a pixel that is drawn to be kept, else 0."""
+        is_kept = uniforms < torch.sigmoid(self._log_kept(x) - self._log_replaced())
+        return is_kept / self.scale.square()
+
+    def _log_kept(self, x: Tensor) -> Tensor:
+        log_bin = (self.step / self.scale).log() - 0.5 * math.log(2 * math.pi)
+        whitened = (self.observed - x) / self.scale
+        return torch.log1p(-self.probability) + log_bin - 0.5 * whitened.square()
+
+    def _log_replaced(self) -> Tensor:
+        is_extreme = (self.observed == 0) | (self.observed == 1)
+        return (0.5 * self.probability * is_extreme).log()
+
+
+@gaussian_factors.register
+def _(expert: GaussianLikelihood) -> tuple[GaussianFactor, ...]:
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        precisions = torch.ones_like(responses) / expert.scale.square()
+        return Independent(expert.operator, precisions)
+
+    return (GaussianFactor(expert.operator, expert.observed, draw, is_fixed=True),)
+
+
+@gaussian_factors.register
+def _(expert: SaltAndPepper) -> tuple[GaussianFactor, ...]:
+    pixels = Identity(tuple(expert.space.event_shape))
+
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        return Independent(pixels, expert.draw_precisions(responses, uniforms))
+
+    return (GaussianFactor(pixels, expert.observed, draw),)
+
+
+@gaussian_factors.register
+def _(expert: Gaussian) -> tuple[GaussianFactor, ...] | None:
+    """Of independent elements only."""
+    if expert.scale is None:
+        return None
+    scale, pixels = expert.scale, Identity(tuple(expert.space.event_shape))
+
+    def draw(responses: Tensor, uniforms: Tensor) -> Independent:
+        return Independent(pixels, torch.ones_like(responses) / scale.square())
+
+    return (GaussianFactor(pixels, expert.loc, draw, is_fixed=True),)
+
+
+register(
+    GaussianLikelihood,
+    lambda e: {"operator": e.operator, "observed": e.observed, "scale": e.scale},
+    lambda f: GaussianLikelihood(**f),
+)
+register(
+    SaltAndPepper,
+    lambda e: {
+        "observed": e.observed,
+        "probability": e.probability,
+        "scale": e.scale,
+        "step": e.step,
+    },
+    lambda f: SaltAndPepper(**f),
+)
+
+
+def _positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if tensor.shape != () or (not tensor.is_meta and not bool(tensor > 0)):
+        raise PoeError(f"expected a positive number as {name}, got {value}")
+    return tensor

@@ -1,0 +1,196 @@
+"""Mixtures of Gaussians on the tiles of a picture, times what was seen of it: in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experts.linear_operator import FilterBank
+from experts.patch_mixture import PatchMixture
+from poe import Expert, Product
+from poe.gaussian_factors import GaussianFactor, gaussian_factors
+from poe.properties import Simplified, distribute
+from poe.randomness import resolve
+
+ROUNDING = 1e-4
+"""Of single precision, relative to the largest entry, in what a tile says of its neighbours."""
+
+
+class Observed(NamedTuple):
+    """What Gaussian factors say of x: exp(−½ x'Qx + b'x), by ``times``, x to Q x, and b."""
+
+    times: Callable[[Tensor], Tensor]
+    shift: Tensor
+
+
+class Seen(NamedTuple):
+    """exp(−½ x'Hx + h'x) of every tile's pixels by itself: ``(tiles, a², a²)``, ``(tiles, a²)``."""
+
+    precisions: Tensor
+    shifts: Tensor
+
+
+class TiledMixture(Expert):
+    """The normalised product of a ``PatchMixture`` whose patches do not overlap and Gaussians.
+
+    Where what was seen of a picture (noise, missing pixels, means of blocks) joins no two tiles,
+    the posterior is a mixture of Gaussians on each tile by itself:
+
+    p(x) ∝ Π_t Σ_k a_k N(B x_t; 0, L_k L_k') exp(−½ x_t'H_t x_t + h_t'x_t)
+
+    so that its normaliser is known, and draws are exact: a component, then its Gaussian. It is
+    what ``poe.simplify`` makes of such a product, and nobody builds it by hand; ``target`` is the
+    product itself.
+
+    Source: Yu, Sapiro & Mallat 2012 (there with the most probable component only).
+
+    >>> step = torch.tensor([[[0.7, -0.7]]])
+    >>> patches = PatchMixture(step, [0.0], [[[0.5]]], shape=(1, 4), stride=(1, 2))
+    >>> product = patches * experts.Gaussian(torch.zeros(1, 4), scale=1.0)
+    >>> poe.simplify(product).expert.sample(3, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1, 4])
+    """
+
+    own: Tensor
+    precisions: Tensor
+    means: Tensor
+    probabilities: Tensor
+    log_z: Tensor
+
+    def __init__(
+        self, target: Product, patches: PatchMixture, seen: Seen, constant: Tensor
+    ) -> None:
+        super().__init__()
+        self.target, self.space, self.bank = target, patches.space, patches.bank
+        kinds, kind_of = torch.unique(seen.precisions, dim=0, return_inverse=True)
+        own, prior = own_precisions(patches)
+        found = [_component(kinds + precision, kind_of, seen.shifts) for precision in own]
+        values = prior[:, None] + torch.stack([log_mass for _, log_mass in found])
+        self.register_buffer("own", own)
+        self.register_buffer("precisions", seen.precisions)
+        self.register_buffer("means", torch.stack([mean for mean, _ in found]))
+        self.register_buffer("probabilities", values.softmax(0))
+        self.register_buffer("log_z", values.logsumexp(0).sum() + constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target(x) - self.log_z
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        return self(x)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator = resolve(generator, self.log_z.device)
+        chances = self.probabilities.mT
+        chosen = torch.multinomial(chances, num_samples, replacement=True, generator=generator)
+        tiles = torch.arange(len(chances), device=chosen.device)
+        draws = []
+        for component in chosen.mT:
+            mean = self.means[component, tiles]
+            noise = torch.empty_like(mean).normal_(generator=generator)
+            factors = torch.linalg.cholesky(self.precisions + self.own[component])
+            draws.append(mean + solve(factors.mT, noise, upper=True))
+        return as_picture(torch.stack(draws), self.bank)
+
+    @torch.no_grad()
+    def mean(self) -> Tensor:
+        """E x, exactly: ``(*event)``."""
+        return as_picture((self.probabilities[..., None] * self.means).sum(0)[None], self.bank)[0]
+
+    def extra_repr(self) -> str:
+        count, tiles = self.probabilities.shape
+        return f"{tiles} tiles, {count} components"
+
+
+@distribute.register
+def _(factor: PatchMixture, others: Sequence[Expert]) -> Simplified | None:
+    found = [gaussian_factors(other) for other in others]
+    if not others or any(part is None for part in found):
+        return None
+    known = observed(factor, [one for part in found if part is not None for one in part])
+    seen = None if known is None else _tile_by_tile(factor, known)
+    if seen is None:
+        return None
+    zero = torch.zeros(1, *factor.space.event_shape).to(factor.logits)
+    constant = sum((other(zero)[0] for other in others), torch.zeros(()).to(zero))
+    expert = TiledMixture(Product(factor, *others), factor, seen, constant.detach())
+    return Simplified(expert, expert.log_z)
+
+
+def observed(patches: PatchMixture, factors: Sequence[GaussianFactor]) -> Observed | None:
+    """Q and b of the factors; None where patches overlap, or weights are hidden variables."""
+    if patches.bank.stride != patches.bank.filters.shape[1:]:
+        return None
+    if not all(factor.is_fixed for factor in factors):
+        return None
+    zero = torch.zeros(1, *patches.space.event_shape).to(patches.logits)
+    responses = [factor.operator(zero) for factor in factors]
+    weights = [f.draw(r, torch.zeros_like(r)) for f, r in zip(factors, responses, strict=True)]
+    pairs = list(zip(factors, weights, strict=True))
+
+    def times(x: Tensor) -> Tensor:
+        return torch.stack([f.operator.adjoint(w.times(f.operator(x))) for f, w in pairs]).sum(0)
+
+    shifts = [
+        f.operator.adjoint(w.times(f.target.expand(1, *f.operator.out_shape))) for f, w in pairs
+    ]
+    return Observed(times, torch.stack(shifts).sum(0))
+
+
+def own_precisions(patches: PatchMixture) -> tuple[Tensor, Tensor]:
+    """B'S_k⁻¹B ``(k, a², a²)``, and log a_k N(0; 0, S_k) times (2π)^½ for each direction of x."""
+    filters, inverses = patches.bank.filters.flatten(1), patches.inverse_trils()
+    precisions = filters.mT @ inverses.mT @ inverses @ filters
+    free = precisions.shape[1] - len(filters)
+    prior = patches.logits.log_softmax(-1) + inverses.diagonal(dim1=1, dim2=2).log().sum(1)
+    return precisions, prior + 0.5 * free * math.log(2 * math.pi)
+
+
+def as_tiles(x: Tensor, bank: FilterBank) -> Tensor:
+    """Side by side: ``(n, *event) -> (n, tiles, a²)``."""
+    sides = tuple(bank.filters.shape[1:])
+    return F.unfold(x[:, None], sides, stride=sides).mT
+
+
+def as_picture(tiles: Tensor, bank: FilterBank) -> Tensor:
+    """The reverse: ``(n, tiles, a²) -> (n, *event)``."""
+    sides = tuple(bank.filters.shape[1:])
+    return F.fold(tiles.mT, tuple(bank.in_shape), sides, stride=sides)[:, 0]
+
+
+def solve(factors: Tensor, shifts: Tensor, *, upper: bool) -> Tensor:
+    """L⁻¹v, of a batch."""
+    return torch.linalg.solve_triangular(factors, shifts[..., None], upper=upper)[..., 0]
+
+
+def _tile_by_tile(patches: PatchMixture, known: Observed) -> Seen | None:
+    """What is said of each tile, asked once for each of its pixels; None where tiles are joined.
+
+    Whether they are shows at a picture of no regularity.
+    """
+    bank, size = patches.bank, patches.bank.filters.shape[1:].numel()
+    count = bank.out_shape[1:].numel()
+    units = torch.eye(size).to(patches.logits)[:, None].expand(size, count, size)
+    precisions = as_tiles(known.times(as_picture(units, bank)), bank).movedim(0, -1)
+    probe = torch.linspace(0, 1e4, count * size).cos().to(precisions).view(1, count, size)
+    found = as_tiles(known.times(as_picture(probe, bank)), bank)
+    gap = found - (precisions @ probe[..., None])[..., 0]
+    if not bool(gap.abs().amax() <= ROUNDING * precisions.abs().amax()):
+        return None
+    return Seen(precisions, as_tiles(known.shift, bank)[0])
+
+
+def _component(precisions: Tensor, kind_of: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of exp(−½ x'Px + h'x) for each tile: its mean, and the log of its integral up to (2π)^½."""
+    factors = torch.linalg.cholesky(precisions)
+    log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)[kind_of]
+    whitened = solve(factors[kind_of], shifts, upper=False)
+    mean = solve(factors.mT[kind_of], whitened, upper=True)
+    return mean, 0.5 * whitened.square().sum(1) - log_det

@@ -1,0 +1,250 @@
+"""The variational autoencoder: an expert whose log-density is only bounded."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from experts.gaussian import Gaussian
+from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
+from poe.conditional import log_density_of_rows
+from poe.density_bounds import Find, bounds, has_exact_log_density
+from poe.io import register
+from poe.marginal import Posterior
+from poe.randomness import resolve
+
+CONFIDENCE = 0.95
+
+
+class GaussianDecoder(Conditional):
+    """p(x | z) = N(x; m(z), s²), normalised: a network's picture m(z), and noise about it.
+
+    ``net`` maps z ``(n, d)`` to ``(n, *event)``; ``log_scale`` is log s, ``()`` or ``(*event)``,
+    learned where it is an ``nn.Parameter``. The net alone is what ``expert.at(decoder.net)`` reads
+    an expert through.
+
+    >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
+    >>> decoder.sample(torch.zeros(4, 2), 4, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3])
+    """
+
+    log_scale: Tensor
+    is_normalized = True
+
+    def __init__(self, net: nn.Module, log_scale: Tensor, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.space = Real(tuple(shape))
+        if isinstance(log_scale, nn.Parameter):
+            self.log_scale = log_scale
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        log_scale = self.log_scale.expand(self.space.event_shape)
+        whitened = (x - self.mean(condition)) * (-log_scale).exp()
+        terms = -0.5 * whitened.square() - log_scale - 0.5 * math.log(2 * math.pi)
+        return terms.flatten(1).sum(1)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """m(z): ``(n, d) -> (n, *event)``. Raises ShapeError where the net makes another shape."""
+        mean: Tensor = self.net(z)
+        if mean.shape != (len(z), *self.space.event_shape):
+            raise ShapeError(
+                f"expected pictures of shape {(len(z), *self.space.event_shape)} from the "
+                f"decoder's net, got {tuple(mean.shape)}"
+            )
+        return mean
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One x for each z: ``(num_samples, d) -> (num_samples, *event)``."""
+        mean = self.mean(condition)
+        noise = torch.empty_like(mean).normal_(generator=resolve(generator, mean.device))
+        return mean + self.log_scale.exp() * noise
+
+
+class VAE(Expert):
+    """p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws that the encoder q(z | x) proposes:
+
+    log p̂(x) = log 1/K Σ_k p(z_k) p(x | z_k) / q(z_k | x),  z_k = m(x) + s(x) ε_k
+
+    with p(z) = N(0, I), and the noises ε_k **kept**, the same for every x: so p̂ is one smooth
+    function of x, with gradients in x, the encoder and the decoder. As an expert it **is** p̂: what
+    kernels see, and what a log Z of it is the log Z of. Over the choice of the noises
+    E p̂(x) = p(x), so E log p̂(x) ≤ log p(x), the importance-weighted bound, which rises with K.
+    ``bound`` is the same with fresh noises, for training.
+
+    Of p itself: ``poe.log_density_bounds(vae, x)``. Its lower bound is log p̂(x) − log 20, below
+    log p(x) for 95 % of the choices of noises by Markov's inequality, or that of an estimate of
+    log Z of the posterior where it is higher; its upper one is that estimate's. ``sample`` draws
+    exactly from p: z first, then x.
+
+    ``encoder`` maps x ``(n, *event)`` to means and log standard deviations side by side,
+    ``(n, 2d)``; ``decoder`` is a normalised ``poe.Conditional`` on x given z ``(n, d)``, such as
+    ``GaussianDecoder``; ``noises`` ``(K, d)`` are standard normals. Raises PoeError for a decoder
+    that is not normalised, ShapeError for noises that are no batch and an encoder that makes
+    another shape.
+
+    Source: Kingma & Welling 2014; the bound: Burda, Grosse & Salakhutdinov 2016, eq. 8.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
+    >>> vae = VAE(nn.Linear(3, 4), decoder, torch.randn(16, 2, generator=g))
+    >>> vae(torch.zeros(5, 3)).shape, vae.sample(4, generator=g).shape
+    (torch.Size([5]), torch.Size([4, 3]))
+    """
+
+    noises: Tensor
+
+    def __init__(self, encoder: nn.Module, decoder: Conditional, noises: Tensor) -> None:
+        super().__init__()
+        if not isinstance(decoder, Conditional) or not decoder.is_normalized:
+            raise PoeError(
+                f"expected a normalised poe.Conditional as decoder, got {type(decoder).__name__}: "
+                "wrap a network as GaussianDecoder(net, log_scale, shape)"
+            )
+        if noises.ndim != 2 or not noises.numel():
+            raise ShapeError(
+                f"expected noises of shape (K, d), got {tuple(noises.shape)}: give "
+                "torch.randn(64, d, generator=g)"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.register_buffer("noises", noises.detach())
+        self.space = decoder.space
+
+    @property
+    def prior(self) -> Gaussian:
+        """p(z) = N(0, I) on ``Real(d)``."""
+        zeros = torch.zeros_like(self.noises[0])
+        return Gaussian(zeros, scale=torch.ones_like(zeros))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._weighted(x, self.noises[:, None])
+
+    def bound(
+        self, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The importance-weighted bound by fresh noises: ``(*batch, *event) -> (*batch,)``.
+
+        Of one sample it is the evidence lower bound; its mean is what training ascends. Its
+        gradient in the encoder weakens as the samples grow more (Rainforth et al. 2018).
+        """
+        rows = self.space.batch_shape(x).numel()
+        shape = (num_samples, rows, self.noises.shape[1])
+        generator = resolve(generator, x.device)
+        noises = torch.empty(shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
+        return self._weighted(x, noises)
+
+    def proposal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z | x): ``(n, *event) -> (n, d), (n, d)``."""
+        out: Tensor = self.encoder(x)
+        if out.shape != (len(x), 2 * self.noises.shape[1]):
+            raise ShapeError(
+                f"expected means and log standard deviations of z, "
+                f"{(len(x), 2 * self.noises.shape[1])}, from the encoder, got {tuple(out.shape)}"
+            )
+        mean, log_scale = out.chunk(2, 1)
+        return mean, log_scale
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """The expert z -> log p(z) + log p(x | z) for one x ``(*event,)``."""
+        return Posterior(self.prior, self.decoder, x)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws of p, by z ~ p(z) and x ~ p(x | z): ``(num_samples, *event)``."""
+        generator = resolve(generator, self.noises.device)
+        z = self.prior.sample(num_samples, generator=generator)
+        draw = self.decoder.sample
+        return draw(z, num_samples, generator=generator)  # type: ignore[operator]
+
+    def _weighted(self, x: Tensor, noises: Tensor) -> Tensor:
+        """log of the mean weight; noises ``(K, rows or 1, d)``."""
+        batch = self.space.batch_shape(x)
+        rows = x.reshape(-1, *self.space.event_shape)
+        mean, log_scale = self.proposal(rows)
+        z = mean + log_scale.exp() * noises
+        # log p(z) - log q(z | x): the constants of the two normals cancel
+        log_ratio = (0.5 * noises.square() - 0.5 * z.square() + log_scale).sum(-1)
+        each_x = rows.expand(len(z), *rows.shape).flatten(0, 1)
+        likelihood = log_density_of_rows(self.decoder, each_x, z.flatten(0, 1))
+        log_weights = likelihood.reshape(log_ratio.shape) + log_ratio
+        return (log_weights.logsumexp(0) - math.log(len(z))).reshape(batch)
+
+    def extra_repr(self) -> str:
+        count, size = self.noises.shape
+        return f"{size} latents, {count} kept noises, bounds by poe.log_density_bounds"
+
+
+def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
+    """A small VAE of pictures in [0, 1]: two hidden layers each way, a noise level for each pixel.
+
+    ``noises`` ``(K, d)``, standard normals. The initial weights are those of torch's layers.
+
+    >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
+    torch.Size([3])
+    """
+    pixels, latents = math.prod(shape), noises.shape[1]
+    encoder = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(pixels, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, 2 * latents),
+    )
+    net = nn.Sequential(
+        nn.Linear(latents, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, pixels),
+        nn.Sigmoid(),
+        nn.Unflatten(1, shape),
+    )
+    log_scale = nn.Parameter(torch.full(shape, -2.0))
+    return VAE(encoder, GaussianDecoder(net, log_scale, shape), noises)
+
+
+@has_exact_log_density.register
+def _(module: VAE) -> bool:
+    return False
+
+
+@bounds.register
+def _(expert: VAE, x: Tensor, find: Find) -> LogDensityBounds:
+    batch, value = expert.space.batch_shape(x), expert(x).detach()
+    rows = x.reshape(-1, *expert.space.event_shape)
+    means, log_scales = (part.detach() for part in expert.proposal(rows))
+    starts = [Gaussian(m, scale=s.exp()) for m, s in zip(means, log_scales, strict=True)]
+    found = [find(expert.posterior(row), start) for row, start in zip(rows, starts, strict=True)]
+    lower, upper = (
+        torch.stack([*side]).to(value).reshape(batch) if found else value
+        for side in ([one.lower for one in found], [one.upper for one in found])
+    )
+    confidence = min((one.confidence for one in found), default=1.0)
+    return LogDensityBounds(
+        torch.maximum(lower, value + math.log(1 - CONFIDENCE)),
+        upper,
+        max(0.0, confidence + CONFIDENCE - 1),
+        "; ".join(dict.fromkeys(one.rests_on for one in found if one.rests_on)),
+        tuple(f"x {k}: {remark}" for k, one in enumerate(found) for remark in one.remarks),
+    )
+
+
+register(
+    GaussianDecoder,
+    lambda d: {"net": d.net, "log_scale": d.log_scale, "shape": tuple(d.space.event_shape)},
+    lambda f: GaussianDecoder(**f),
+)
+register(
+    VAE,
+    lambda v: {"encoder": v.encoder, "decoder": v.decoder, "noises": v.noises},
+    lambda f: VAE(**f),
+)

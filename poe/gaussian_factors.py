@@ -1,0 +1,150 @@
+"""Experts that are Gaussian once their hidden variables are known: what block Gibbs draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from poe.algebra import At
+from poe.expert import Expert, Product, experts_in
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """A linear map with its adjoint, and the diagonal of A' diag(w) A."""
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of A x, without its batch."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x: ``(n, *event) -> (n, *out_shape)``."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A'y: ``(n, *out_shape) -> (n, *event)``."""
+
+    def column_squares(self, weights: Tensor) -> Tensor:
+        """The diagonal of A' diag(w) A: ``(n, *out_shape) -> (n, *event)``."""
+
+
+class Weights(Protocol):
+    """A symmetric positive semidefinite W on responses ``(n, *out_shape)``."""
+
+    def times(self, responses: Tensor) -> Tensor:
+        """W r, of the same shape."""
+
+    def root(self, normals: Tensor) -> Tensor:
+        """N(0, W) of standard normals, of the same shape."""
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of A'WA, or what is near it and positive: ``(n, *event)``."""
+
+
+class GaussianFactor(NamedTuple):
+    """A factor p̃(x) = ∫ exp(−½ (A x − y)' W (A x − y)) dm(W): given W, x is Gaussian.
+
+    - ``operator``: A; ``target``: y ``(*out_shape)``, or what broadcasts to it;
+    - ``draw``: W ~ p(W | x), of the responses A x ``(n, *out_shape)`` and uniforms of the same
+      shape;
+    - ``is_fixed``: whether W is always the same, so that the factor itself is Gaussian.
+    """
+
+    operator: Linear
+    target: Tensor
+    draw: Callable[[Tensor, Tensor], Weights]
+    is_fixed: bool = False
+
+
+class Independent(NamedTuple):
+    """W = diag(w): a precision for each response, ``(n, *out_shape)``, none negative."""
+
+    operator: Linear
+    precisions: Tensor
+
+    def times(self, responses: Tensor) -> Tensor:
+        return self.precisions * responses
+
+    def root(self, normals: Tensor) -> Tensor:
+        return self.precisions.sqrt() * normals
+
+    def diagonal(self) -> Tensor:
+        return self.operator.column_squares(self.precisions)
+
+
+class Composed(NamedTuple):
+    """A B, of two linear maps, B first."""
+
+    first: Linear
+    then: Linear
+
+    @property
+    def out_shape(self) -> torch.Size:
+        return self.then.out_shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.then(self.first(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.first.adjoint(self.then.adjoint(y))
+
+    def column_squares(self, weights: Tensor) -> Tensor:
+        return self.first.column_squares(self.then.column_squares(weights))
+
+
+class Through(NamedTuple):
+    """The weights of responses to B x, as those of x."""
+
+    first: Linear
+    inner: Weights
+
+    def times(self, responses: Tensor) -> Tensor:
+        return self.inner.times(responses)
+
+    def root(self, normals: Tensor) -> Tensor:
+        return self.inner.root(normals)
+
+    def diagonal(self) -> Tensor:
+        return self.first.column_squares(self.inner.diagonal())
+
+
+@singledispatch
+def gaussian_factors(expert: Expert) -> tuple[GaussianFactor, ...] | None:
+    """The factors of an expert that are Gaussian given hidden variables; None where one is not so.
+
+    Families register here. Those of a product are those of all its experts.
+
+    Source: Andrews & Mallows 1974; of products of linear responses: Welling, Hinton & Osindero
+    2003; Schmidt, Gao & Roth 2010.
+
+    >>> picture = experts.Gaussian(torch.zeros(2, 2), scale=1.0)
+    >>> len(gaussian_factors(picture * picture))
+    2
+    """
+    return None
+
+
+@gaussian_factors.register
+def _(expert: Product) -> tuple[GaussianFactor, ...] | None:
+    found = [gaussian_factors(factor) for factor in experts_in(expert.experts)]
+    known = [part for part in found if part is not None]
+    return tuple(one for part in known for one in part) if len(known) == len(found) else None
+
+
+@gaussian_factors.register
+def _(expert: At) -> tuple[GaussianFactor, ...] | None:
+    """Of an expert that is read through a linear map."""
+    first, found = expert.generator, gaussian_factors(expert.expert)
+    if found is None or not isinstance(first, Linear):
+        return None
+    return tuple(_read_through(first, factor) for factor in found)
+
+
+def _read_through(first: Linear, factor: GaussianFactor) -> GaussianFactor:
+    def draw(responses: Tensor, uniforms: Tensor) -> Weights:
+        return Through(first, factor.draw(responses, uniforms))
+
+    return factor._replace(operator=Composed(first, factor.operator), draw=draw)
