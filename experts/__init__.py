@@ -41,6 +41,7 @@ from experts.library import available, load
 from experts.linear_gaussian import LinearGaussian
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
+from experts.mlp import MultilayerPerceptron
 from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
@@ -48,8 +49,10 @@ from experts.noise import DensityRatio, NoisyConditional
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
+from experts.probabilistic_pca import ProbabilisticPCA
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.residual import ResidualNetwork
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "LayerGibbs",
     "LearnedDenoiser",
     "LinearGaussian",
+    "MultilayerPerceptron",
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
@@ -90,8 +94,10 @@ __all__ = [
     "Poisson",
     "Potts",
     "PottsRBM",
+    "ProbabilisticPCA",
     "ReconstructionEnergy",
     "RelativeNeighbours",
+    "ResidualNetwork",
     "Standardize",
     "TemperedPCD",
     "VisibleDBM",

@@ -1,0 +1,86 @@
+"""Train a neural energy of Fashion-MNIST.
+
+    python examples/train_energy/train.py persistent        # chains that go on: a density
+    python examples/train_energy/train.py short             # short runs from noise: a generator
+
+Each takes N minutes of one core. A run that was stopped goes on from its checkpoint, to the same
+bits. `--tensorboard FOLDER` writes scalars there (pip install tensorboard).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from chains import Chains, Persistent, ShortRun
+from data import NOISE, pictures
+from loop import begin, train
+from model import learning, moments_of, untrained
+
+import poe
+
+STEP_SIZE = 0.01
+NUM_STEPS = 15
+LEARNING_RATE = 3e-4
+
+
+def chains(kind: str, start: poe.Expert, generator: torch.Generator) -> Chains:
+    """Persistent ones, or short runs, from draws of ``start``."""
+    if kind == "short":
+        return ShortRun(start, STEP_SIZE, 2 * NUM_STEPS)
+    buffer = poe.ReplayBuffer(start, 512, reseeded=0.01, generator=generator)
+    return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), NUM_STEPS)
+
+
+def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
+    """Writes scalars for TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SystemExit("--tensorboard needs it: pip install tensorboard") from error
+    writer = SummaryWriter(folder)
+
+    def report(step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("kind", choices=("persistent", "short"))
+    parser.add_argument("--steps", type=int, default=2000, help="updates (default 2000)")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tensorboard", type=Path, help="folder for scalars")
+    parser.add_argument("--fast", action="store_true", help="20 updates")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(0)
+    images, steps = pictures("train").images, 20 if options.fast else options.steps
+    moments = moments_of(images, NOISE)
+    denoiser = train(
+        begin(untrained(moments), None, learning_rate=2e-3, generator=generator),
+        images,
+        steps=steps // 3,
+        noise=NOISE,
+        checkpoint=options.work / "denoising.pt",
+    )
+    drawn = chains(options.kind, moments, generator)
+    average = train(
+        begin(learning(denoiser), drawn, learning_rate=LEARNING_RATE, generator=generator),
+        images,
+        steps=steps,
+        noise=NOISE,
+        checkpoint=options.work / f"{options.kind}.pt",
+        report=reporter(options.tensorboard) if options.tensorboard else None,
+    )
+    poe.save(average, options.work / options.kind)
+
+
+if __name__ == "__main__":
+    main()
