@@ -46,6 +46,7 @@ from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.noisy_energy import NoisyEnergy
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
@@ -89,6 +90,7 @@ __all__ = [
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
+    "NoisyEnergy",
     "NormalScores",
     "PixelMixture",
     "Poisson",

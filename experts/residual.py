@@ -67,7 +67,7 @@ class ResidualNetwork(nn.Module):
         for before, after in itertools.pairwise((colours, *self.channels)):
             stages.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
             stages += [ResidualBlock(after) for _ in range(blocks)]
-        self.stages = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+        self.stages = nn.Sequential(*stages)
         places = (height * width) >> 2 * len(self.channels)
         self.last = nn.Linear(self.channels[-1] * places, 1)
         if spectral_norm:

@@ -56,4 +56,4 @@ def power_iterate(net: nn.Module) -> None:
 def _norms(net: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     for layer in net.modules():
         if isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight"):
-            yield layer, layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
+            yield layer, layer.get_submodule("parametrizations.weight.0")

@@ -72,16 +72,16 @@ def train(
     first energy or gradient that is not finite, or out of bounds: it names the step, the expert and
     the last good checkpoint.
     """
-    first = resume(checkpoint, state)
-    progress = trange(first, steps, initial=first, total=steps, mininterval=2, unit="update")
+    good = resume(checkpoint, state)
+    progress = trange(good, steps, initial=good, total=steps, mininterval=2, unit="update")
     for step in progress:
         set_learning_rate(state.optimizer, step, steps)
         try:
             scalars = update(state, images, batch_size, noise, denoising, regularization)
         except poe.NonFiniteError as error:
-            good = f"step {first}" if first else "none"
+            last = f"{checkpoint} (after {good} updates)" if good else "none"
             raise poe.NonFiniteError(
-                f"step {step}: {error} Last good checkpoint: {checkpoint} ({good})"
+                f"step {step}: {error} Last good checkpoint: {last}"
             ) from error
         update_average(state, min(averaging, (1 + step) / (10 + step)))
         if step % 10 == 0:
@@ -91,7 +91,7 @@ def train(
                 report(step, shown)
         if (step + 1) % checkpoint_every == 0:
             save(checkpoint, step + 1, state)
-            first = step + 1
+            good = step + 1
     return state.average.eval()
 
 

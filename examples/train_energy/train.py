@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("kind", choices=("persistent", "short"))
     parser.add_argument("--steps", type=int, default=2000, help="updates (default 2000)")
+    parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tensorboard", type=Path, help="folder for scalars")
@@ -61,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
-    images, steps = pictures("train").images, 20 if options.fast else options.steps
+    images, steps = pictures("train", options.data).images, 20 if options.fast else options.steps
     moments = moments_of(images, NOISE)
     denoiser = train(
         begin(untrained(moments), None, learning_rate=2e-3, generator=generator),
@@ -70,6 +71,7 @@ def main() -> None:
         noise=NOISE,
         checkpoint=options.work / "denoising.pt",
     )
+    poe.save(denoiser, options.work / "denoising")
     drawn = chains(options.kind, moments, generator)
     average = train(
         begin(learning(denoiser), drawn, learning_rate=LEARNING_RATE, generator=generator),
