@@ -23,6 +23,7 @@ import poe
 
 STEP_SIZE = 0.01
 NUM_STEPS = 15
+DENOISING_STEPS = 666
 LEARNING_RATE = 3e-4
 
 
@@ -53,7 +54,7 @@ def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("kind", choices=("persistent", "short"))
-    parser.add_argument("--steps", type=int, default=2000, help="updates (default 2000)")
+    parser.add_argument("--steps", type=int, default=1400, help="updates (default 1400)")
     parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2)
@@ -67,7 +68,7 @@ def main() -> None:
     denoiser = train(
         begin(untrained(moments), None, learning_rate=2e-3, generator=generator),
         images,
-        steps=steps // 3,
+        steps=min(steps, DENOISING_STEPS),
         noise=NOISE,
         checkpoint=options.work / "denoising.pt",
     )

@@ -121,6 +121,8 @@ def test_any_network_can_be_normalised() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.SiLU(), nn.Flatten(), nn.Linear(12, 1)).double()
     normalize_spectrally(net)
+    x = rows(2, 1, 4, 4)
+    assert torch.equal(net(x), net(x))
     for _ in range(100):
         power_iterate(net)
     kernel = net[0].weight.flatten(1)
