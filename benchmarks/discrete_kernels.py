@@ -36,12 +36,15 @@ from poe.adapt_kernel import needs_tuning
 from poe.conditionals import conditionals
 from poe.enumeration import states
 from poe.expert import Expert
+from poe.label_pairs import label_pairs
 from poe.samplers import (
     DMALA,
     DULA,
     BlockGibbs,
+    ChromaticGibbs,
     Gibbs,
     GibbsWithGradients,
+    LabelClusters,
     ParallelTempering,
     PathAuxiliary,
     RandomScanGibbs,
@@ -104,6 +107,8 @@ def enumerable(is_fast: bool) -> dict[str, Expert]:
         f"classes x Potts x apart, 4^{sites} states": experts.Categorical(logits)
         * potts(space, sites, 4),
         f"Potts x apart on tokens, 3^{sites}": potts(poe.Sequence(3, sites), sites, 3),
+        f"Potts grid x classes, 4^{sites}": experts.Potts.grid((2, sites // 2), 0.8, 4)
+        * experts.Categorical(logits.reshape(2, sites // 2, 4)),
     }
 
 
@@ -122,6 +127,10 @@ def entries(target: Expert) -> Iterator[Entry]:
     yield Entry("Gibbs", Gibbs(space), 20)
     if found is not None:
         yield Entry("BlockGibbs", BlockGibbs(found), 50)
+    pairs = label_pairs(target)
+    if pairs is not None:
+        yield Entry("ChromaticGibbs", ChromaticGibbs(pairs), 50)
+        yield Entry("LabelClusters", LabelClusters(pairs), 50)
     yield Entry("RandomScanGibbs", RandomScanGibbs(space), 30)
     yield Entry("SingleSiteMetropolis", SingleSiteMetropolis(space), 50 * n)
     yield Entry("GibbsWithGradients", GibbsWithGradients(space), 20 * n)

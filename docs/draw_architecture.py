@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.conditionals",
             "poe.one_hot",
             "poe.spin_pairs",
+            "poe.label_pairs",
         ),
     ),
     (

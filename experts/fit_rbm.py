@@ -71,6 +71,7 @@ def fit_rbm(
     momentum: float = 0.5,
     weight_decay: float = 1e-4,
     averaged: float = 0.2,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     generator: torch.Generator | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     report: Callable[[int, RBM], None] | None = None,
@@ -84,6 +85,9 @@ def fit_rbm(
     The result is the mean of the parameters over the last share ``averaged`` of the updates.
 
     - ``data``: any dtype, on the device to train on; batches are made float32;
+    - ``augment``: called with each batch ``(n, v)`` and the generator, for what to learn from in
+      its stead: rows of 0 and 1 that might as well have been the data, such as pictures moved a
+      little;
     - ``checkpoint``: a file, written after every epoch; where it is there, training goes on from
       it, to the same bits as without a stop;
     - ``report``: called with the number of epochs done and the RBM of that time.
@@ -108,7 +112,7 @@ def fit_rbm(
     )  # fmt: skip
     generator = resolve(generator, data.device)
     settings = (num_hidden, particles, num_epochs, batch_size, learning_rate, momentum)
-    run = fingerprint((data, *settings, weight_decay, averaged))
+    run = fingerprint((data, *settings, weight_decay, averaged, augment))
     found = _resumed(checkpoint, run, data.device, generator)
     training, first = found or (_begun(data, num_hidden, particles, generator), 0)
     rbm, num_batches = training.rbm, -(-len(data) // batch_size)
@@ -121,6 +125,8 @@ def fit_rbm(
             order = torch.randperm(len(data), generator=generator, device=data.device)
             for update, rows in enumerate(order.split(batch_size), epoch * num_batches):
                 batch, left = data[rows].float(), 1 - update / total
+                if augment is not None:
+                    batch = augment(batch, generator)
                 moved = particles.step(rbm, batch, training.particles, generator=generator)
                 training = training._replace(particles=moved)
                 centre = Centre(training.visible_centre, training.hidden_centre)

@@ -15,6 +15,7 @@ from experts.numbers import keep
 from poe import Categorical as CategoricalSpace
 from poe import Expert
 from poe.io import Fields, register
+from poe.label_pairs import LabelPairs, label_pairs
 from poe.properties import Simplified, Term, combine, widen
 
 
@@ -31,7 +32,8 @@ class Potts(Expert):
 
     With k = 2 it is an Ising model of couplings J / 2 and fields (h(1) − h(0)) / 2, up to a
     constant. A product of powers of Potts models is one, with ``Categorical`` experts among them
-    too. log Z is exact by enumeration of at most 2^25 states and estimated beyond; Gibbs samples.
+    too. log Z is exact by enumeration of at most 2^25 states and estimated beyond; kernels draw
+    clusters of sites, or all of one colour, at once.
 
     Raises ShapeError, and PoeError for a site outside 0 ... n − 1 or joined to itself, or a number
     that is not finite. Source: Potts 1952.
@@ -102,6 +104,12 @@ class Potts(Expert):
         pulls = chosen.to(self.fields.dtype).flatten(-2) @ self.fields.flatten()
         return agree.to(self.couplings.dtype) @ self.couplings + pulls
 
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """Σ Jᵢⱼ zᵢ'zⱼ + Σ hᵢ'zᵢ: ``(*batch, *event, k) -> (*batch,)``."""
+        sites = z.reshape(*z.shape[: z.ndim - self.fields.ndim], -1, self.num_labels)
+        first, second = (sites.index_select(-2, end) for end in self.edges)
+        return (first * second).sum(-1) @ self.couplings + sites.flatten(-2) @ self.fields.flatten()
+
     def extra_repr(self) -> str:
         return f"{self.space}, {len(self.couplings)} pairs"
 
@@ -123,6 +131,21 @@ def _(first: Potts, terms: Sequence[Term]) -> Simplified | None:
     like, shape = first.fields, first.space.event_shape
     merged = Potts(edges, couplings.to(like), fields.to(like), shape, first.num_labels)
     return Simplified(merged, like.new_zeros(()))
+
+
+@label_pairs.register
+def _(expert: Potts) -> LabelPairs:
+    """Its own couplings and fields."""
+    fields = expert.fields.detach().reshape(-1, expert.num_labels)
+    return LabelPairs(expert.edges, expert.couplings.detach(), fields)
+
+
+@label_pairs.register
+def _(expert: Categorical) -> LabelPairs:
+    """The logits as fields, and no couplings."""
+    fields = expert.logits.detach().reshape(-1, expert.logits.shape[-1])
+    edges = torch.zeros((2, 0), dtype=torch.int64, device=fields.device)
+    return LabelPairs(edges, fields.new_zeros(0), fields)
 
 
 @widen.register

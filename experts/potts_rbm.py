@@ -27,8 +27,8 @@ class PottsRBM(Expert):
     p(zⱼ = 1 | x) = σ(aⱼ),  p(xᵢ = l | z) = softmax_l(b[i, l] + Σⱼ W[i, l, j] zⱼ)
 
     log Z is exact up to 25 hidden units, ``sample`` up to 20; ``experts.LayerGibbs`` draws one
-    layer given the other for any number. ``one_hot_log_density`` takes one-hot rows of floats, for
-    gradients in x.
+    layer given the other for any number. ``log_density_of_one_hot`` takes one-hot rows of floats,
+    for gradients in x.
 
     Shapes: ``W (v, k, h)``, ``b (v, k)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one.
     Raises ShapeError where they do not fit, and PoeError where a number is not finite.
@@ -63,9 +63,9 @@ class PottsRBM(Expert):
         self.space = Categorical(weights.shape[0], weights.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return mask_outside(self.space, x, self.one_hot_log_density(self._one_hot(x)))
+        return mask_outside(self.space, x, self.log_density_of_one_hot(self._one_hot(x)))
 
-    def one_hot_log_density(self, one_hot: Tensor) -> Tensor:
+    def log_density_of_one_hot(self, one_hot: Tensor) -> Tensor:
         """log p̃ of rows that are one-hot, or weights between: ``(*batch, v, k) -> (*batch,)``."""
         flat = one_hot.flatten(-2)
         log_odds = linear(flat, self.W.flatten(0, 1).mT, self.c)

@@ -62,7 +62,8 @@ def advance(
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
         state, info = kernel.step(target, state, generator=generator)
-        tally = tally.plus(Tally.of([info]))
+        flags = Tally(info.is_accepted, info.is_outside, info.is_undefined, info.is_divergent)
+        tally = tally.plus(flags)
     positions = coordinates.to_x(state.position)
     log_density = coordinates.log_density_of_x(state.position, positions, state.log_density)
     is_at_a_point = positions.reshape(len(positions), -1).isfinite().all(1)

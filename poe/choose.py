@@ -11,13 +11,16 @@ from poe.conditional import Given
 from poe.conditionals import conditionals
 from poe.errors import PoeError
 from poe.expert import Expert
+from poe.label_pairs import label_pairs
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.discrete_langevin import DMALA
 from poe.samplers.finite import estimated_changes, moved
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Density, Kernel
+from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.langevin import MALA
 from poe.samplers.lattice import lattice
 from poe.samplers.metropolis import MetropolisHastings
@@ -90,7 +93,22 @@ def among_discrete(target: Expert) -> Choice:
 
 def by_structure(target: Expert) -> Choice | None:
     """The first that applies of clusters, the two halves of a grid, and blocks."""
+    if not isinstance(target.space, Binary):
+        return among_labels(target)
     return in_clusters(target) or on_checkerboard(target) or in_blocks(target)
+
+
+def among_labels(target: Expert) -> Choice | None:
+    """Clusters, or colour by colour, where a target on labels has only couplings and fields."""
+    found = label_pairs(target)
+    if found is None:
+        return None
+    if found.couplings.numel() and found.is_attractive_and_aligned:
+        why = "attractive couplings: clusters of sites take a label at once"
+        return Choice(LabelClusters(found), why)
+    kernel = ChromaticGibbs(found)
+    why = f"known couplings and fields: all labels of each of {kernel.num_colours} colours at once"
+    return Choice(kernel, why)
 
 
 def in_clusters(target: Expert) -> Choice | None:
@@ -98,7 +116,7 @@ def in_clusters(target: Expert) -> Choice | None:
 
     Where fields pull against each other, or couplings are of both signs, clusters hardly move.
     """
-    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    found = spin_pairs(target)
     if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
         return None
     return Choice(SwendsenWang(found), "attractive couplings: clusters of spins flipped at once")
@@ -106,7 +124,7 @@ def in_clusters(target: Expert) -> Choice | None:
 
 def on_checkerboard(target: Expert) -> Choice | None:
     """Block Gibbs in whole numbers, where a binary target is a grid of one coupling and fields."""
-    found = spin_pairs(target) if isinstance(target.space, Binary) else None
+    found = spin_pairs(target)
     shape = target.space.event_shape
     if found is None or lattice(found, shape) is None:
         return None
@@ -115,7 +133,7 @@ def on_checkerboard(target: Expert) -> Choice | None:
 
 def in_blocks(target: Expert) -> Choice | None:
     """Block Gibbs, where every factor of a binary target says how its elements go together."""
-    found = conditionals(target) if isinstance(target.space, Binary) else None
+    found = conditionals(target)
     if found is None:
         return None
     kernel = BlockGibbs(found)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from poe.conditionals import conditionals
 from poe.expert import Expert, Product
+from poe.label_pairs import label_pairs
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel
+from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.lattice import lattice
 from poe.samplers.path import GeometricPath
 from poe.samplers.swendsen_wang import SwendsenWang
@@ -16,7 +19,7 @@ from poe.spin_pairs import spin_pairs
 
 
 def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Space) -> Kernel:
-    """Kernels of spins by the level's own pairs, block Gibbs by its conditionals, others unchanged.
+    """Kernels of pairs by the level's own, block Gibbs by its conditionals, others unchanged.
 
     Where the pairs are not known, as those of a start are not, it is block Gibbs. The conditionals
     of log γ_t are those of both ends, weighted. Where they are not known, as those of a start are
@@ -33,6 +36,8 @@ def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Spa
     tensor([[[2., 2.],
              [2., 2.]]])
     """
+    if isinstance(kernel, ChromaticGibbs | LabelClusters):
+        return _on_labels(kernel, _level(path, temperature))
     if isinstance(kernel, SwendsenWang):
         pairs = spin_pairs(_level(path, temperature))
         if pairs is not None:
@@ -45,6 +50,15 @@ def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Spa
         return kernel
     found = conditionals(_level(path, temperature))
     return Gibbs(space) if found is None else BlockGibbs(found)
+
+
+def _on_labels(kernel: ChromaticGibbs | LabelClusters, level: Expert) -> Kernel:
+    pairs = label_pairs(level)
+    if pairs is None:
+        return Gibbs(level.space)
+    if isinstance(kernel, LabelClusters):
+        return LabelClusters(pairs) if pairs.is_attractive else ChromaticGibbs(pairs)
+    return kernel.with_pairs(pairs)
 
 
 def _level(path: GeometricPath, temperature: float) -> Expert:

@@ -10,6 +10,7 @@ from torch import Tensor
 from poe.conditionals import Conditionals, conditionals
 from poe.errors import PoeError
 from poe.expert import Expert
+from poe.label_pairs import LabelPairs, label_pairs
 from poe.randomness import resolve
 from poe.space import Binary, Space
 from poe.spin_pairs import SpinPairs, spin_pairs
@@ -79,3 +80,11 @@ def _(expert: Uniform) -> SpinPairs | None:
     edges = torch.zeros((2, 0), dtype=torch.int64, device=expert.zero.device)
     num_sites = expert.space.event_shape.numel()
     return SpinPairs(edges, expert.zero.new_zeros(0), expert.zero.new_zeros(num_sites))
+
+
+@label_pairs.register
+def _(expert: Uniform) -> LabelPairs:
+    """No couplings, and fields of 0."""
+    edges = torch.zeros((2, 0), dtype=torch.int64, device=expert.zero.device)
+    fields = expert.zero.new_zeros((expert.space.event_shape.numel(), expert.num_values))
+    return LabelPairs(edges, expert.zero.new_zeros(0), fields)

@@ -64,17 +64,38 @@ def test_dbm_digits_bounds_the_log_probability_of_noise(
 ) -> None:
     """784 fair coins have 784 log 2 = 543.4 nats; a DBM hardly trained can be little better."""
     import dbm_digits
+    import rbm_digits
 
+    monkeypatch.setitem(rbm_digits.EPOCHS, 500, 1)
     rows = np.random.default_rng(0).integers(0, 2, (250, 784), dtype=np.uint8)
     train, test = (np.packbits(part, axis=1) for part in (rows[:200], rows[200:]))
     np.savez(tmp_path / "coins.npz", train=train, test=test)
-    arguments = f"x {tmp_path / 'coins.npz'} --start pretrained --epochs 1 --levels 20"
+    arguments = f"x {tmp_path / 'coins.npz'} --epochs 1 --levels 20"
     monkeypatch.setattr("sys.argv", arguments.split())
     dbm_digits.main()
     printed = capsys.readouterr().out
     bound = re.findall(r"bound on the log-probability of 50 test rows: (-[\d.]+) ", printed)
     assert -560 < float(bound[0]) < -540
     assert "goal -85.0: not reached" in printed
+
+
+def test_distorted_digits_are_bits_moved_a_little() -> None:
+    """A square of side 12 keeps its middle, about its area, and its place on average."""
+    from binary_digits import distorted
+
+    square = torch.zeros(28, 28)
+    square[8:20, 8:20] = 1.0
+    rows = square.reshape(1, -1).expand(4000, -1)
+    moved = distorted(rows, torch.Generator().manual_seed(0)).reshape(-1, 28, 28)
+    assert ((moved == 0) | (moved == 1)).all()
+    assert moved[:, 13, 13].all()
+    area, across = moved.sum((1, 2)), torch.arange(28.0) - 13.5
+    z = (area / 144 - 1 - 2 * 0.04**2).mean() / (area / 144).std() * 4000**0.5
+    assert abs(z) < 4  # E 1 / (wide high) = 1 + 2 s²
+    for sums in (moved.sum(1), moved.sum(2)):
+        place = (sums @ across) / area
+        assert abs(place.mean()) < 4 * place.std() / 4000**0.5
+        assert 0.28 < place.std() < 0.5  # pixels are whole: that adds to the shift's 0.28
 
 
 def test_total_variation_of_mode_masses() -> None:
@@ -149,10 +170,11 @@ def test_rbms_of_digits_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import rbm_digits
+    from binary_digits import digits
 
     bits = np.random.default_rng(0).random((300, 784)) < 0.2
     np.savez(tmp_path / "bits.npz", train=np.packbits(bits, 1), test=np.packbits(bits[:100], 1))
-    train, test = rbm_digits.digits(tmp_path / "bits.npz")
+    train, test = digits(tmp_path / "bits.npz")
     assert torch.equal(train, torch.from_numpy(bits).to(torch.uint8))
     assert len(test) == 100
     monkeypatch.setattr("sys.argv", ["rbm_digits.py", str(tmp_path / "bits.npz"), "--fast"])

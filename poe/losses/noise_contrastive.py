@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,9 +60,9 @@ def noise_contrastive_estimation(
     generator = resolve(generator, data.device)
     with torch.no_grad():
         draws = exact_sample(noise, noise_per_row * len(data), generator)
-    on_data = _LogRatio.of(expert, noise, "data", data, log_partition)
-    on_noise = _LogRatio.of(expert, noise, "noise", draws, log_partition)
-    require_finite(*on_data.rows, *on_noise.rows)
+    on_data = _log_ratio(expert, noise, "data", data, log_partition)
+    on_noise = _log_ratio(expert, noise, "noise", draws, log_partition)
+    require_finite(*on_data.parts, *on_noise.parts)
     h_data, h_noise = (ratio.value - math.log(noise_per_row) for ratio in (on_data, on_noise))
     for_data, for_noise = F.softplus(-h_data).mean(), noise_per_row * F.softplus(h_noise).mean()
     is_right = torch.cat([h_data > 0, h_noise < 0])
@@ -75,24 +76,24 @@ def noise_contrastive_estimation(
     )
 
 
-class _LogRatio:
-    """log p̃ − c − log p_noise at some rows, and those that have to be finite."""
+class _LogRatio(NamedTuple):
+    """log p̃ − c − log p_noise at some rows ``(n,)``, and what of it has to be finite."""
 
-    def __init__(self, value: Tensor, rows: tuple[Rows, Rows]) -> None:
-        self.value, self.rows = value, rows
+    value: Tensor
+    parts: tuple[Rows, Rows]
 
-    @classmethod
-    def of(
-        cls, expert: Expert, noise: Expert, where: str, x: Tensor, log_partition: Tensor
-    ) -> _LogRatio:
-        log_density = expert(x) - log_partition
-        with torch.no_grad():
-            of_noise: Tensor = noise.log_prob(x)
-        rows = (
-            log_densities(expert, where, x, log_density),
-            log_densities(noise, f"{where}, by the noise", x, of_noise),
-        )
-        return cls(log_density - of_noise, rows)
+
+def _log_ratio(
+    expert: Expert, noise: Expert, where: str, x: Tensor, log_partition: Tensor
+) -> _LogRatio:
+    log_density = expert(x) - log_partition
+    with torch.no_grad():
+        of_noise: Tensor = noise.log_prob(x)
+    parts = (
+        log_densities(expert, where, x, log_density),
+        log_densities(noise, f"{where}, by the noise", x, of_noise),
+    )
+    return _LogRatio(log_density - of_noise, parts)
 
 
 def _require_noise(

@@ -25,16 +25,18 @@ from poe.partition import LogPartition
 from poe.properties import exact_sample
 from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
 from poe.samplers.checkerboard import Checkerboard
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
+from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.preconditioned import plain
 from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
 
-IN_SWEEPS = (Gibbs, BlockGibbs, Checkerboard)
+IN_SWEEPS = (Gibbs, BlockGibbs, Checkerboard, ChromaticGibbs)
 """Kernels that go through the elements in order, which is not reversible."""
-ON_DISCRETE = (*IN_SWEEPS, SwendsenWang)
+ON_DISCRETE = (*IN_SWEEPS, SwendsenWang, LabelClusters)
 """Kernels of discrete spaces, where there is no score."""
 
 

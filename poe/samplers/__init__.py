@@ -7,6 +7,7 @@ from poe.samplers.alternating import Alternating
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard, CheckerboardState
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.delayed import DelayedAcceptance, DelayedState
 from poe.samplers.discrete_langevin import DMALA, DULA
 from poe.samplers.generalized import GeneralizedHMC
@@ -14,6 +15,7 @@ from poe.samplers.gibbs import Gibbs
 from poe.samplers.gradient_gibbs import GibbsWithGradients
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
+from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings, MetropolisState
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
@@ -46,6 +48,7 @@ __all__ = [
     "BlockGibbs",
     "Checkerboard",
     "CheckerboardState",
+    "ChromaticGibbs",
     "DelayedAcceptance",
     "DelayedState",
     "Dense",
@@ -55,6 +58,7 @@ __all__ = [
     "GibbsWithGradients",
     "Info",
     "Kernel",
+    "LabelClusters",
     "LangevinState",
     "LowRank",
     "MetropolisHastings",

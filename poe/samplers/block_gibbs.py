@@ -13,6 +13,7 @@ from torch import Tensor
 from poe.conditionals import Conditionals, LogOdds, colours
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel
 from poe.samplers.metropolis import MetropolisState
 
@@ -133,6 +134,8 @@ class BlockGibbs(Corrected[MetropolisState]):
 
 def num_log_odds(kernel: Kernel) -> int:
     """How often a step asks for log-odds of all elements, each as dear as a log-density."""
+    if isinstance(kernel, ChromaticGibbs):
+        return 1  # each site's are worked out once, with its colour
     return kernel.num_sets if isinstance(kernel, BlockGibbs) else 0
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.errors import PoeError
-from poe.samplers.kernel import Corrected, Density, Info, map_leaves
+from poe.samplers.kernel import Corrected, Density, Info, all_accepted, map_leaves
 from poe.samplers.lattice import Lattice, halves, lattice, whole
 from poe.spin_pairs import SpinPairs
 
@@ -136,9 +136,8 @@ class Checkerboard(Corrected[CheckerboardState]):
         even, _ = self._drawn(0, state.odd, noise.bits[0])
         odd, counts = self._drawn(1, even, noise.bits[1])
         log_density = state.constant + self._log_density(even, odd, counts, state.constant)
-        nowhere = torch.zeros_like(log_density, dtype=torch.bool)
-        info = Info(torch.ones_like(log_density), ~nowhere, nowhere, nowhere, nowhere)
-        return CheckerboardState(even, odd, log_density, state.constant), info
+        moved = CheckerboardState(even, odd, log_density, state.constant)
+        return moved, all_accepted(log_density)
 
     def _drawn(self, half: int, other: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         """One half given the other, and how many of its sites' neighbours are 1."""

@@ -245,6 +245,12 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
     return Info(probability, uniform < probability, is_outside, is_undefined, is_divergent)
 
 
+def all_accepted(log_density: Tensor) -> Info:
+    """What a kernel that draws from conditionals tells: there is nothing to reject."""
+    nowhere = torch.zeros_like(log_density, dtype=torch.bool)
+    return Info(torch.ones_like(log_density), ~nowhere, nowhere, nowhere, nowhere)
+
+
 def or_nothing(log_density: Tensor) -> Tensor:
     """−inf in place of what is no density: NaN and +inf; the same shape.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.errors import PoeError, ShapeError
 from poe.samplers.components import components
-from poe.samplers.kernel import Corrected, Density, Info
+from poe.samplers.kernel import Corrected, Density, Info, all_accepted
 from poe.samplers.metropolis import MetropolisState
 from poe.spin_pairs import SpinPairs
 
@@ -90,7 +90,7 @@ class SwendsenWang(Corrected[MetropolisState]):
         is_flipped = is_flipped[cluster].reshape(x.shape)
         position = torch.where(is_flipped, 1 - x, x).reshape(state.position.shape)
         log_density = target.log_density(position)
-        return MetropolisState(position, log_density), _all_accepted(log_density)
+        return MetropolisState(position, log_density), all_accepted(log_density)
 
 
 def _check_elements(position: Tensor, num_sites: int) -> None:
@@ -100,8 +100,3 @@ def _check_elements(position: Tensor, num_sites: int) -> None:
             f"have, got {tuple(position.shape)}: build SwendsenWang from the pairs of the target "
             "that it samples"
         )
-
-
-def _all_accepted(log_density: Tensor) -> Info:
-    nowhere = torch.zeros_like(log_density, dtype=torch.bool)
-    return Info(torch.ones_like(log_density), ~nowhere, nowhere, nowhere, nowhere)

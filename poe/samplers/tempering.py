@@ -17,6 +17,7 @@ from poe.expert import Expert, shared_space
 from poe.properties import can_sample_exactly, exact_sample
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
+from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -28,10 +29,13 @@ from poe.samplers.kernel import (
     map_leaves,
     where_accepted,
 )
+from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.path import GeometricPath, Level, join_parts
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
 from poe.samplers.swendsen_wang import SwendsenWang
 
+OF_ONE_DENSITY = (Checkerboard, ChromaticGibbs, LabelClusters, SwendsenWang)
+"""Kernels that are built for one density, and cannot move the rows of several levels."""
 Given = Callable[[Tensor, Tensor], LogOdds]
 """What ``Conditionals.given`` is."""
 
@@ -284,7 +288,7 @@ def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _refuse_of_one_density(kernel: Kernel) -> None:
     """Kernels that cannot move the rows of several levels at once."""
-    if isinstance(kernel, Checkerboard | SwendsenWang):
+    if isinstance(kernel, OF_ONE_DENSITY):
         raise PoeError(
             f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
             "one density: use BlockGibbs or Gibbs(space), or poe.smc, which gives each level its "

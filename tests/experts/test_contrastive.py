@@ -166,6 +166,22 @@ def test_training_resumes_to_the_same_bits(particles: Particles, tmp_path: Path)
         fit_rbm(data, 3, particles=particles, num_epochs=7, checkpoint=path, progress=False)
 
 
+def test_what_batches_are_changed_to_is_what_is_learned() -> None:
+    """Blank rows of which bits are turned to 1: the model's means are their rates."""
+    rates, x = torch.tensor([0.9, 0.9, 0.5, 0.5, 0.1, 0.1]), states(poe.Binary(6))
+
+    def augment(batch: Tensor, g: torch.Generator) -> Tensor:
+        return batch + torch.bernoulli(rates.expand_as(batch), generator=g)
+
+    fitted = fit_rbm(
+        torch.zeros(1000, 6, dtype=torch.uint8), 2, num_epochs=50, learning_rate=0.2,
+        averaged=0.5, augment=augment, generator=generator(), progress=False,
+    )  # fmt: skip
+    means = fitted(x).softmax(0) @ x
+    draws = 25_000  # that the mean of the parameters has seen: the last half of the epochs
+    assert ((means - rates).abs() < 4 * (rates * (1 - rates) / draws).sqrt()).all()
+
+
 def test_biases_begin_at_the_datas_log_odds() -> None:
     data = two_patterns(100)
     fitted = fit_rbm(data, 2, num_epochs=1, batch_size=100, learning_rate=0.0, progress=False)

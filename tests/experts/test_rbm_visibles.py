@@ -103,8 +103,8 @@ def test_two_labels_are_a_binary_rbm() -> None:
 def test_potts_takes_one_hot_rows_for_gradients_and_no_other_label() -> None:
     rbm, x = potts(), torch.tensor([[0, 3, 1]])
     one_hot = nn.functional.one_hot(x, 4).double().requires_grad_()
-    close(rbm.one_hot_log_density(one_hot), rbm(x))
-    (gradient,) = torch.autograd.grad(rbm.one_hot_log_density(one_hot).sum(), one_hot)
+    close(rbm.log_density_of_one_hot(one_hot), rbm(x))
+    (gradient,) = torch.autograd.grad(rbm.log_density_of_one_hot(one_hot).sum(), one_hot)
     p = rbm.hidden_probabilities(x)[0]
     close(gradient[0], rbm.b + rbm.W @ p)
     assert rbm(torch.tensor([[0, 4, 1], [0, -1, 1]])).tolist() == [-math.inf, -math.inf]

@@ -103,6 +103,22 @@ def test_the_ladder_is_the_mean_over_its_levels_in_standard_errors() -> None:
     assert abs(found.mean() - each.mean()) < 4 * error
 
 
+class ByLevel(poe.Conditional):
+    """Data at 0, noised: the condition is the level."""
+
+    space = poe.Real(2)
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        return -x.square().sum(-1) / (2 * condition.square())
+
+
+def test_the_ladder_of_a_conditional_on_the_level() -> None:
+    levels = torch.tensor([0.1, 1.0, 10.0])
+    data = torch.zeros(200, 2)
+    found = multiscale_denoising_score_matching(ByLevel().given, data, levels, generator=seeded())
+    assert found.value < 1e-10
+
+
 def test_the_ladder_of_a_noisy_conditional() -> None:
     flow = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
     data, label = torch.rand(6, 4, 4, generator=seeded()), torch.tensor([0, 1, 0, 1, 1, 0])
