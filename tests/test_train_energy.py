@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
+import math
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,17 +189,50 @@ def test_idx_files_are_read(tmp_path: Path) -> None:
     assert rows.images.shape == (5, 28, 28)
     assert rows.images.min() >= -1
     assert rows.images.max() <= 1
-    assert rows.images[0, 0, 1] == pytest.approx(1 / 127.5 - 1)
+    assert rows.images[1, 2, 10] == pytest.approx(101 / 127.5 - 1)
     assert rows.labels.tolist() == [0, 1, 2, 3, 4]
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else"))
     with pytest.raises(ValueError, match="no IDX array of bytes"):
         pictures("train", tmp_path)
 
 
+def test_it_trains_and_shows_in_little_time(tmp_path: Path) -> None:
+    """The scripts as a user calls them, on pictures of a moving bar; the second ends in a table."""
+    write_pictures(tmp_path, 400)
+    scalars = ("--tensorboard", "scalars") if importlib.util.find_spec("tensorboard") else ()
+    script("train.py", "persistent", "--fast", "--data", ".", *scalars, cwd=tmp_path)
+    assert not scalars or list((tmp_path / "scalars").glob("events*"))
+    assert isinstance(poe.load(tmp_path / "runs" / "persistent"), poe.Product)
+    printed = script("synthesis.py", "--fast", "--data", ".", cwd=tmp_path)
+
+    row = r"^(.+?): (test rows, noised|[\d,]+ steps) +(-?[\d.]+) +(-?[\d.]+) +([\d.]+)$"
+    found = re.findall(row, printed, flags=re.MULTILINE)
+    assert [name for name, *_ in found] == [
+        name for name in ("shipped", "denoising alone", "persistent chains") for _ in range(4)
+    ], printed
+    for _, _, distance, log_density, classes in found:
+        assert float(distance) > 0
+        assert math.isfinite(float(log_density))
+        assert 1 <= float(classes) <= 10
+    assert (tmp_path / "synthesis.png").stat().st_size > 20_000
+
+
+def script(name: str, *arguments: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, str(FOLDER / name), "--threads", "1", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def write_pictures(folder: Path, count: int) -> None:
-    """Files as those of Fashion-MNIST, of bytes that count up."""
+    """Files as those of Fashion-MNIST: a bar whose place depends on the class."""
     for part in ("train", "t10k"):
-        pixels = np.arange(count * 784, dtype=np.uint8)
+        pixels = np.zeros((count, 28, 28), np.uint8)
+        for index, image in enumerate(pixels):
+            image[2 * (index % 10) : 2 * (index % 10) + 8, 10:18] = 100 + index % 155
         header = b"\0\0\x08\x03" + np.array([count, 28, 28], ">u4").tobytes()
         path = folder / f"{part}-images-idx3-ubyte.gz"
         path.write_bytes(gzip.compress(header + pixels.tobytes()))

@@ -117,7 +117,7 @@ def main() -> None:
     count, lengths = (64, (30, 100)) if options.fast else (options.chains, options.lengths)
     g = torch.Generator().manual_seed(1)
     test, train = pictures("t10k", options.data), pictures("train", options.data)
-    judge = load_or_train(options.work / "judge.safetensors", train, 60 if options.fast else 2500)
+    judge = load_or_train(options.work / "judge.safetensors", train, 30 if options.fast else 2500)
     print(f"judge: {judge.accuracy(test):.4f} of the 10,000 test rows in the right class")
     truth = moments(judge.features(test.images))
     shown = {}
