@@ -65,7 +65,8 @@ class ProbabilisticPCA(poe.Expert):
         """The one of largest likelihood of ``rows`` ``(n, *event)``, in closed form.
 
         With eigenvalues λ and eigenvectors u of the rows' covariance: s² is the mean of the λ left
-        out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999, eqs. 14 and 15).
+        out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999, eqs. 14 and 15). Raises
+        ``poe.PoeError`` where nothing is left out, and s would be 0.
 
         >>> g = torch.Generator().manual_seed(0)
         >>> rows = ProbabilisticPCA([1.0, 1.0], [[2.0], [0.0]], 0.5).sample(10_000, generator=g)
@@ -78,6 +79,11 @@ class ProbabilisticPCA(poe.Expert):
         flat = rows.reshape(len(rows), size).double()
         values, vectors = torch.linalg.eigh(flat.T.cov())
         kept, rest = values[-num_components:], values[:-num_components].mean()
+        if not bool(rest > 1e-12 * values[-1]):
+            raise PoeError(
+                f"expected rows that vary in more than {num_components} directions, got rows that "
+                "do not: give fewer components, more rows, or rows with noise"
+            )
         loadings = vectors[:, -num_components:] * (kept - rest).clamp(min=0).sqrt()
         parts = flat.mean(0).view(event), loadings.view(*event, num_components), rest.sqrt()
         return cls(*(part.to(rows.dtype) for part in parts))

@@ -76,3 +76,9 @@ def test_what_does_not_fit_is_refused(
 def test_no_more_components_than_dimensions() -> None:
     with pytest.raises(poe.PoeError, match="expected 1 to 2 components, got 3"):
         experts.ProbabilisticPCA.fit(torch.randn(9, 3), 3)
+
+
+def test_rows_without_noise_are_refused() -> None:
+    rows = torch.randn(9, 1, generator=torch.Generator().manual_seed(0)).expand(9, 3)
+    with pytest.raises(poe.PoeError, match="vary in more than 1 directions"):
+        experts.ProbabilisticPCA.fit(rows, 1)
