@@ -3,8 +3,8 @@
     python examples/train_energy/train.py persistent        # chains that go on: a density
     python examples/train_energy/train.py short             # short runs from noise: a generator
 
-The first takes ten minutes of one core, the second four. A run that was stopped goes on from its checkpoint, to the same
-bits. `--tensorboard FOLDER` writes scalars there (pip install tensorboard).
+The first takes ten minutes of one core, the second four. A run that was stopped goes on from its
+checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there (pip install tensorboard).
 """
 
 from __future__ import annotations
