@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.proper",
             "poe.conditionals",
             "poe.one_hot",
+            "poe.pairs",
             "poe.spin_pairs",
             "poe.label_pairs",
         ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from experts import independent_classes as independent_classes
 from experts import strips as strips
 from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS
 from experts.belief_propagation import Beliefs, belief_propagation
 from experts.causal_transformer import CausalTransformer
+from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.channel import binary_channel
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
@@ -38,6 +40,7 @@ from experts.ising import Ising
 from experts.jem import JEM, jem_loss
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
+from experts.linear_chain import LinearChain, stack_chains
 from experts.linear_gaussian import LinearGaussian
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
@@ -54,6 +57,7 @@ from experts.probabilistic_pca import ProbabilisticPCA
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
 from experts.residual import ResidualNetwork
+from experts.transitions import Transitions, fit_transitions
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "Beta",
     "Categorical",
     "CausalTransformer",
+    "Chains",
     "Classifier",
     "Constraint",
     "DensityRatio",
@@ -85,7 +90,10 @@ __all__ = [
     "Ising",
     "LayerGibbs",
     "LearnedDenoiser",
+    "LinearChain",
     "LinearGaussian",
+    "Marginals",
+    "MostProbable",
     "MultilayerPerceptron",
     "Neighbours",
     "NeuralEnergy",
@@ -102,6 +110,7 @@ __all__ = [
     "ResidualNetwork",
     "Standardize",
     "TemperedPCD",
+    "Transitions",
     "VisibleDBM",
     "VonMises",
     "Wishart",
@@ -116,6 +125,7 @@ __all__ = [
     "exactly",
     "fit_dbm",
     "fit_rbm",
+    "fit_transitions",
     "graph_cut",
     "grow_dbm",
     "jem_loss",
@@ -125,6 +135,7 @@ __all__ = [
     "noise_ladder",
     "parity",
     "pretrain_dbm",
+    "stack_chains",
     "sweep",
     "variational_bound",
 ]

@@ -15,6 +15,7 @@ from experts.exponential import Numbers, Samplable, positive, real
 from poe.conditionals import Conditionals, conditionals
 from poe.errors import PoeError, ShapeError
 from poe.io import register
+from poe.label_pairs import LabelPairs, label_pairs
 from poe.properties import widen
 from poe.randomness import borrowed
 from poe.spin_pairs import SpinPairs, spin_pairs
@@ -289,6 +290,14 @@ class Categorical(Samplable):
         rows = self.natural.softmax(-1).reshape(-1, self.natural.shape[-1])
         draws = torch.multinomial(rows, num_samples, replacement=True, generator=generator)
         return draws.T.reshape(num_samples, *self.natural.shape[:-1])
+
+
+@label_pairs.register
+def _(expert: Categorical) -> LabelPairs:
+    """The logits as fields, and no couplings."""
+    fields = expert.logits.detach().reshape(-1, expert.logits.shape[-1])
+    edges = torch.empty((2, 0), dtype=torch.int64, device=fields.device)
+    return LabelPairs(edges, fields.new_empty(0), fields)
 
 
 class Poisson(Samplable):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.families import Categorical
 from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
 from experts.numbers import keep
 from poe import Categorical as CategoricalSpace
 from poe import Expert
 from poe.io import Fields, register
 from poe.label_pairs import LabelPairs, label_pairs
-from poe.properties import Simplified, Term, combine, widen
+from poe.properties import Simplified, Term, combine
 
 
 class Potts(Expert):
@@ -138,24 +137,6 @@ def _(expert: Potts) -> LabelPairs:
     """Its own couplings and fields."""
     fields = expert.fields.detach().reshape(-1, expert.num_labels)
     return LabelPairs(expert.edges, expert.couplings.detach(), fields)
-
-
-@label_pairs.register
-def _(expert: Categorical) -> LabelPairs:
-    """The logits as fields, and no couplings."""
-    fields = expert.logits.detach().reshape(-1, expert.logits.shape[-1])
-    edges = torch.zeros((2, 0), dtype=torch.int64, device=fields.device)
-    return LabelPairs(edges, fields.new_zeros(0), fields)
-
-
-@widen.register
-def _(expert: Categorical, families: Set[type[Expert]]) -> Expert:
-    """A Potts model without couplings, of which the normaliser is spread over the sites."""
-    if Potts not in families:
-        return expert
-    none = torch.zeros((2, 0), dtype=torch.long)
-    fields = expert.logits.log_softmax(-1)
-    return Potts(none, fields.new_zeros(0), fields, tuple(fields.shape[:-1]), fields.shape[-1])
 
 
 def _build(fields: Fields) -> Potts:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from poe.expert import Expert, Product, Tempered, experts_in
+from poe.pairs import Pairs
 
 
-class LabelPairs(NamedTuple):
+class LabelPairs(Pairs):
     """log p̃(x) = Σ Jᵢⱼ [xᵢ = xⱼ] + Σ hᵢ(xᵢ) + constant, with x in {0, ..., k − 1}^n.
 
     - ``edges`` ``(2, m)`` int64: pairs of flattened elements, repeated or not;
     - ``couplings`` ``(m,)`` and ``fields`` ``(n, k)``.
     """
-
-    edges: Tensor
-    couplings: Tensor
-    fields: Tensor
-
-    @property
-    def is_attractive(self) -> bool:
-        """Whether no pair has a negative coupling."""
-        return bool((self.couplings >= 0).all())
 
     @property
     def is_attractive_and_aligned(self) -> bool:
@@ -53,19 +41,11 @@ def label_pairs(expert: Expert) -> LabelPairs | None:
 @label_pairs.register
 def _(expert: Product) -> LabelPairs | None:
     """All factors' pairs; fields add. None if one factor is None."""
-    found = [label_pairs(factor) for factor in experts_in(expert.experts)]
-    known = [part for part in found if part is not None]
-    if len(known) < len(found):
-        return None
-    edges, couplings, fields = zip(*known, strict=True)
-    return LabelPairs(torch.cat(edges, 1), torch.cat(couplings), torch.stack(fields).sum(0))
+    return LabelPairs.of_product([label_pairs(factor) for factor in experts_in(expert.experts)])
 
 
 @label_pairs.register
 def _(expert: Tempered) -> LabelPairs | None:
     """p^w: couplings and fields times w."""
     found = label_pairs(expert.expert)
-    if found is None or expert.exponent.is_meta:
-        return None
-    weight = float(expert.exponent.detach())
-    return LabelPairs(found.edges, weight * found.couplings, weight * found.fields)
+    return None if found is None else found.to_the_power(expert.exponent)

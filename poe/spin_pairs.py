@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from poe.expert import Expert, Product, Tempered, experts_in
+from poe.pairs import Pairs
 
 
-class SpinPairs(NamedTuple):
+class SpinPairs(Pairs):
     """log p̃(x) = Σ Jᵢⱼ sᵢ sⱼ + Σ hᵢ sᵢ + constant, with spins s = 2x − 1 of a binary event.
 
     - ``edges`` ``(2, m)`` int64: pairs of flattened elements, repeated or not;
     - ``couplings`` ``(m,)`` and ``fields`` ``(n,)``.
     """
-
-    edges: Tensor
-    couplings: Tensor
-    fields: Tensor
-
-    @property
-    def is_attractive(self) -> bool:
-        """Whether no pair has a negative coupling."""
-        return bool((self.couplings >= 0).all())
 
     @property
     def is_attractive_and_aligned(self) -> bool:
@@ -52,19 +40,11 @@ def spin_pairs(expert: Expert) -> SpinPairs | None:
 @spin_pairs.register
 def _(expert: Product) -> SpinPairs | None:
     """All factors' pairs; fields add. None if one factor is None."""
-    found = [spin_pairs(factor) for factor in experts_in(expert.experts)]
-    known = [part for part in found if part is not None]
-    if len(known) < len(found):
-        return None
-    edges, couplings, fields = zip(*known, strict=True)
-    return SpinPairs(torch.cat(edges, 1), torch.cat(couplings), torch.stack(fields).sum(0))
+    return SpinPairs.of_product([spin_pairs(factor) for factor in experts_in(expert.experts)])
 
 
 @spin_pairs.register
 def _(expert: Tempered) -> SpinPairs | None:
     """p^w: couplings and fields times w."""
     found = spin_pairs(expert.expert)
-    if found is None or expert.exponent.is_meta:
-        return None
-    weight = float(expert.exponent.detach())
-    return SpinPairs(found.edges, weight * found.couplings, weight * found.fields)
+    return None if found is None else found.to_the_power(expert.exponent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -153,6 +154,70 @@ def test_denoising_beats_what_is_not_told_the_noise_either(tmp_path: Path) -> No
             assert all(mine < other for mine, other in pairs), (ours, theirs)
     for learned in re.findall(r"flip probability ([\d.]+),", printed):
         assert 0.07 < float(learned) < 0.13  # 0.1 in truth, and the prior is not quite right
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def _write_letters(folder: Path) -> None:
+    """Words of consonants and vowels in turn, drawn in glyphs that noise makes hard to tell."""
+    random = np.random.default_rng(0)
+    glyphs = random.random((26, 128)) < 0.5
+    words = ["".join(random.choice(list(part)) for part in ("aeiou", "bdglmnrst") * 2)
+             for _ in range(900)]  # fmt: skip
+    (folder / "words").write_text("\n".join(f"x{word}" for word in words))
+    tags = [
+        [ord(c) - ord("a") for c in word] for word in sorted(set(words))[:24] for _ in range(40)
+    ]
+    noisy = [glyphs[row] ^ (random.random((len(row), 128)) < 0.32) for row in tags]
+    held = {"labels": [np.array(row) for row in tags], "data": [x.astype(np.uint8) for x in noisy]}
+    (folder / "letters.pickle").write_bytes(pickle.dumps(held, protocol=4))
+
+
+def test_sequences_are_labelled_better_with_a_chain(tmp_path: Path) -> None:
+    _write_letters(tmp_path)
+    script = str(ROOT / "examples" / "label_sequences.py")
+    files = ("--letters", "letters.pickle", "--words", "words", "--output", "figure.png")
+    printed = _run(script, "--fast", *files, cwd=tmp_path)
+
+    cells = r" +([\d.]+)% +([\d.]+)% +([\d.]+)" * 2
+    row = rf"^(tagger|chain|tagger x chain|tagger x chain / letters|random field.*?){cells}$"
+    table = {name: list(map(float, rest)) for name, *rest in re.findall(row, printed, re.MULTILINE)}
+    assert list(table)[:4] == ["tagger", "chain", "tagger x chain", "tagger x chain / letters"]
+    # 1,200 letters of unseen words: a difference of 2 points is some two standard errors.
+    assert table["tagger x chain"][0] > table["tagger"][0] + 2, printed
+    assert table["tagger x chain"][2] < table["tagger"][2], printed
+    assert "simplifies to a LinearChain, log Z by closed form" in printed
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def test_a_pickle_of_anything_but_arrays_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    example = _load("label_sequences")
+    (tmp_path / "letters.pickle").write_bytes(pickle.dumps(os.getcwd))
+    with pytest.raises(pickle.UnpicklingError, match="expected arrays alone, got posix"):
+        example.read_words(tmp_path / "letters.pickle")
+
+
+def test_digits_are_recognised_by_energies_once_log_z_is_known(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "recognise_by_energy.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    cells = r" +([\d.]+)% +([\d.]+) +([\d.]+)% +([\d.]+)%"
+    names = (
+        "energies|Boltzmann machines|the same|independent|logistic|network|machines x|the product"
+    )
+    row = rf"^((?:{names}).*?){cells}{cells}$"
+    table = {name: list(map(float, rest)) for name, *rest in re.findall(row, printed, re.MULTILINE)}
+    assert len(table) == 9, printed
+    # Learned from 1,000: -log p of 597 digits has a standard error of some 0.04 nats.
+    wrong, nats = 4, 5
+    without, energies = table["energies, log Z left out"], table["Boltzmann machines"]
+    spread = 100 * math.sqrt(2 * 0.2 * 0.8 / 597)
+    assert energies[wrong] + 3 * spread < without[wrong]
+    assert table["the same, learned exponent"][nats] < energies[nats]
+    assert table["the product, learned exponents"][nats] < table["machines x network"][nats]
+    assert len(re.findall(r"the product is right [+-][\d.]+% \+- [\d.]+% more often", printed)) == 2
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
 

@@ -207,6 +207,7 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         experts.FactorGraph(poe.Sequence(3, 4), [((i, i + 1), _real(3, 3)) for i in range(3)]),
         _tokens(4, 3, 4),
     ),
+    "LinearChain": (experts.LinearChain(_real(3, 4), _real(2, 4, 4)), _tokens(4, 4, 3)),
     "at_most": (experts.at_most(2, 3), torch.eye(3)),
     "parity": (experts.parity((2, 2), odd=True), torch.eye(4).reshape(4, 2, 2)),
     "Classifier": (

@@ -1,0 +1,166 @@
+"""What follows what: scores of tags and of neighbours that are the same at every place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from experts.chain_sums import Chains
+from experts.linear_chain import LinearChain
+from experts.numbers import keep
+from poe import AdaptationError, PoeError, ShapeError
+from poe.io import register
+
+MAX_STEPS = 1000
+TOLERANCE = 1e-6
+
+
+class Transitions(nn.Module):
+    """log p̃(y | L) = s(y_1) + Σ_t V(y_t, y_{t+1}) + e(y_L): a chain for each length L.
+
+    - ``start`` and ``end`` ``(k,)``: s and e; ``pairs`` ``(k, k)``: V, from row to column.
+
+    The transition scores of a conditional random field: with a network's scores at every place,
+    ``chains(lengths, emissions)`` is the whole of one, and ``-chains.log_prob(tags).mean()`` trains
+    both where the scores are parameters. Raises ShapeError.
+
+    >>> ordered = Transitions(torch.zeros(2), [[0.0, 0.0], [-torch.inf, 0.0]], torch.zeros(2))
+    >>> poe.log_partition(ordered.of_length(3)).value.exp()  # 000, 001, 011, 111
+    tensor(4.)
+    """
+
+    start: Tensor
+    pairs: Tensor
+    end: Tensor
+
+    def __init__(
+        self,
+        start: Tensor | list[float],
+        pairs: Tensor | list[list[float]],
+        end: Tensor | list[float],
+    ) -> None:
+        super().__init__()
+        s, v, e = (torch.as_tensor(values) for values in (start, pairs, end))
+        k = len(v)
+        if (tuple(s.shape), tuple(v.shape), tuple(e.shape)) != ((k,), (k, k), (k,)):
+            raise ShapeError(
+                f"expected start (k,), pairs (k, k) and end (k,), got {tuple(s.shape)}, "
+                f"{tuple(v.shape)} and {tuple(e.shape)}"
+            )
+        for name, values in (("start", s), ("pairs", v), ("end", e)):
+            keep(self, name, values)
+
+    def of_length(self, length: int) -> LinearChain:
+        """The expert on sequences of that many tags."""
+        lengths = torch.tensor([length], device=self.pairs.device)
+        return LinearChain(self.chains(lengths).unary[0], self.pairs)
+
+    def chains(self, lengths: Tensor, emissions: Tensor | None = None) -> Chains:
+        """For sentences of those lengths ``(n,)``, with what a tagger says ``(n, length, k)``.
+
+        Emissions may come with an exponent, as log-factors of a product do. Raises ShapeError.
+        """
+        places = torch.arange(
+            int(lengths.max()) if emissions is None else emissions.shape[1], device=lengths.device
+        )
+        is_first, is_last = (places == 0)[:, None], (places == lengths[:, None] - 1)[..., None]
+        ends = torch.where(is_first, self.start, 0.0) + torch.where(is_last, self.end, 0.0)
+        return Chains(ends if emissions is None else emissions + ends, self.pairs, lengths)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.pairs)} tags"
+
+
+def fit_transitions(
+    tags: Tensor, lengths: Tensor, num_tags: int, *, weight_decay: float = 1e-4
+) -> Transitions:
+    """The scores of the highest likelihood of sentences of tags alone, in float64.
+
+    Minimises −mean log p(y | L) + λ/2 Σ θ², which is convex, by L-BFGS. The likelihood needs how
+    often each tag and pair occurs, and log Z once for each length that occurs. λ > 0 keeps finite
+    what never occurs.
+
+    - ``tags`` ``(n, length)``: whatever stands behind the ``lengths`` ``(n,)`` is padding;
+    - ``weight_decay``: λ.
+
+    Raises PoeError for tags outside 0 ... ``num_tags`` − 1 or λ that is not above 0, and
+    AdaptationError where L-BFGS does not come to an end.
+
+    >>> abab = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0]])  # the last is padding
+    >>> found = fit_transitions(abab, torch.tensor([4, 3]), 2)
+    >>> found.of_length(5).most_probable()
+    tensor([0, 1, 0, 1, 0])
+    """
+    if not weight_decay > 0:
+        raise PoeError(f"expected a weight_decay above 0, got {weight_decay}")
+    counts = _counts(tags, lengths, num_tags)
+    occurring, times = lengths.unique(return_counts=True)
+    shares = times.double() / len(lengths)
+    theta = [torch.zeros_like(count).requires_grad_() for count in counts]
+
+    def objective() -> Tensor:
+        chains = Transitions(*theta).chains(occurring)
+        fit = torch.stack([(c * t).sum() for c, t in zip(counts, theta, strict=True)]).sum()
+        decay = torch.stack([t.square().sum() for t in theta]).sum()
+        return shares @ chains.log_partition() - fit + weight_decay / 2 * decay
+
+    _minimise(objective, theta)
+    return Transitions(*(t.detach() for t in theta))
+
+
+class _Counts(NamedTuple):
+    """How often a sentence, on average, starts with a tag, joins two, and ends with one."""
+
+    start: Tensor
+    pairs: Tensor
+    end: Tensor
+
+
+def _counts(tags: Tensor, lengths: Tensor, k: int) -> _Counts:
+    n, length = tags.shape
+    is_tag = torch.arange(length, device=tags.device) < lengths[:, None]
+    inside = tags[is_tag]
+    if not len(inside) or bool(((inside < 0) | (inside >= k)).any()):
+        raise PoeError(f"expected sentences of tags from 0 to {k - 1}, at least one, got others")
+    steps = (tags[:, :-1] * k + tags[:, 1:])[is_tag[:, 1:]]
+    last = tags.gather(1, lengths[:, None] - 1)[:, 0]
+    numbers = [
+        torch.bincount(values, minlength=size).double() / n
+        for values, size in ((tags[:, 0], k), (steps, k * k), (last, k))
+    ]
+    return _Counts(numbers[0], numbers[1].reshape(k, k), numbers[2])
+
+
+def _minimise(objective: Callable[[], Tensor], theta: list[Tensor]) -> None:
+    optimizer = torch.optim.LBFGS(
+        theta,
+        max_iter=MAX_STEPS,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = objective()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    closure()
+    slope = max(float(t.grad.abs().max()) for t in theta if t.grad is not None)
+    if not slope < 10 * TOLERANCE:
+        raise AdaptationError(
+            f"expected a gradient below {10 * TOLERANCE:g} after {MAX_STEPS} steps, got "
+            f"{slope:.2g}: give a larger weight_decay"
+        )
+
+
+register(
+    Transitions,
+    lambda t: {"start": t.start, "pairs": t.pairs, "end": t.end},
+    lambda f: Transitions(**f),
+)
