@@ -72,6 +72,14 @@ def energies(work: Path) -> dict[str, poe.Expert]:
     return found
 
 
+def training_chains(work: Path, count: int) -> Iterator[tuple[str, Tensor]]:
+    """Where the chains that training went on with stand, if it was run here."""
+    path = work / "persistent.pt"
+    if path.exists():
+        held = torch.load(path, weights_only=True)
+        yield NAMES["persistent"], held["chains"]["positions"][:count]
+
+
 def row(judge: Judge, truth: Moments, name: str, shown: Tensor, log_density: Tensor) -> str:
     """One line of the table."""
     distance = frechet_distance(moments(judge.features(shown)), truth)
@@ -105,7 +113,7 @@ def picture(path: Path, columns: dict[str, Tensor]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--chains", type=int, default=256)
-    parser.add_argument("--lengths", type=int, nargs="+", default=(100, 1000, 10_000))
+    parser.add_argument("--lengths", type=int, nargs="*", default=(100, 1000, 10_000))
     parser.add_argument("--fast", action="store_true", help="64 chains, 30 and 100 steps")
     parser.add_argument("--only", nargs="*", help="names of energies, as in the table")
     parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
@@ -135,6 +143,11 @@ def main() -> None:
             title = f"{name}: {stage.steps:,} steps"
             print(row(judge, truth, title, stage.pictures, stage.log_density), flush=True)
             shown[title] = stage.pictures
+    for name, positions in training_chains(options.work, count):
+        expert = energies(options.work)[name]
+        moved = jump(expert, positions)
+        print(row(judge, truth, f"{name}: training's own", moved, expert(positions)))
+        shown[f"{name}: training's own"] = moved
     print(
         f"classes: the exponential of the entropy of the judge's mean; of {len(CLASSES)} alike, 10"
     )
