@@ -10,6 +10,11 @@ and jump"). The Frechet distance is to the 10,000 test rows, on features of a cl
 (`judge.py`) that has seen no energy's picture. It falls with the number of chains: compare with the
 row of as many test pictures, with noise and jumped from in the same way. Energies that `train.py`
 has left in ``--work`` are set beside the shipped one.
+
+With 128 chains, after 100, 1,000 and 10,000 steps, the shipped energy has 114.9, 73.5 and 216.4,
+test rows 39.3: from 1,000 steps on the chains drift to brighter garments of fewer kinds. One that
+was trained by short runs of 30 steps has 93.2 after these 30, 113.5 after 100, and 8,652 after
+1,000, where its pictures are black and white stripes; it is a generator, and no density.
 """
 
 from __future__ import annotations
