@@ -202,7 +202,7 @@ def test_it_trains_and_shows_in_little_time(tmp_path: Path) -> None:
     scalars = ("--tensorboard", "scalars") if importlib.util.find_spec("tensorboard") else ()
     script("train.py", "persistent", "--fast", "--data", ".", *scalars, cwd=tmp_path)
     assert not scalars or list((tmp_path / "scalars").glob("events*"))
-    assert isinstance(poe.load(tmp_path / "runs" / "persistent"), poe.Product)
+    assert isinstance(poe.load(tmp_path / "runs" / "fast" / "persistent"), poe.Product)
     printed = script("synthesis.py", "--fast", "--data", ".", cwd=tmp_path)
 
     row = r"^(.+?): (test rows, noised|[\d,]+ steps) +(-?[\d.]+) +(-?[\d.]+) +([\d.]+)$"

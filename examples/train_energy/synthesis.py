@@ -126,18 +126,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("synthesis.png"))
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    work = options.work / "fast" if options.fast else options.work
     torch.set_num_threads(options.threads)
     count, lengths = (64, (30, 100)) if options.fast else (options.chains, options.lengths)
     g = torch.Generator().manual_seed(1)
     test, train = pictures("t10k", options.data), pictures("train", options.data)
-    judge = load_or_train(options.work / "judge.safetensors", train, 30 if options.fast else 2500)
+    judge = load_or_train(work / "judge.safetensors", train, 30 if options.fast else 2500)
     print(f"judge: {judge.accuracy(test):.4f} of the 10,000 test rows in the right class")
     truth = moments(judge.features(test.images))
     shown = {}
     print(f"{f'{count} pictures':38} {'Frechet':>8} {'log p~':>10} {'classes':>8}")
     some = torch.randperm(len(test.images), generator=g)[:count]
     noised = with_noise(test.images[some], g)
-    for name, expert in energies(options.work).items():
+    for name, expert in energies(work).items():
         if options.only and name not in options.only:
             continue
         moved = jump(expert, noised)
@@ -148,8 +149,8 @@ def main() -> None:
             title = f"{name}: {stage.steps:,} steps"
             print(row(judge, truth, title, stage.pictures, stage.log_density), flush=True)
             shown[title] = stage.pictures
-    for name, positions in training_chains(options.work, count):
-        expert = energies(options.work)[name]
+    for name, positions in training_chains(work, count):
+        expert = energies(work)[name]
         moved = jump(expert, positions)
         print(row(judge, truth, f"{name}: training's own", moved, expert(positions)))
         shown[f"{name}: training's own"] = moved

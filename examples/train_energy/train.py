@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--tensorboard", type=Path, help="folder for scalars")
     parser.add_argument("--fast", action="store_true", help="20 updates")
     options = parser.parse_args()
+    work = options.work / "fast" if options.fast else options.work
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     images = pictures("train", options.data).images
@@ -72,19 +73,19 @@ def main() -> None:
         images,
         steps=min(steps, DENOISING_STEPS),
         noise=NOISE,
-        checkpoint=options.work / "denoising.pt",
+        checkpoint=work / "denoising.pt",
     )
-    poe.save(denoiser, options.work / "denoising")
+    poe.save(denoiser, work / "denoising")
     drawn = chains(options.kind, moments, generator)
     average = train(
         begin(learning(denoiser), drawn, learning_rate=LEARNING_RATE, generator=generator),
         images,
         steps=steps,
         noise=NOISE,
-        checkpoint=options.work / f"{options.kind}.pt",
+        checkpoint=work / f"{options.kind}.pt",
         report=reporter(options.tensorboard) if options.tensorboard else None,
     )
-    poe.save(average, options.work / options.kind)
+    poe.save(average, work / options.kind)
 
 
 if __name__ == "__main__":
