@@ -56,16 +56,20 @@ from experts.linear_operator import (
 )
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
+from experts.mlp import MultilayerPerceptron
 from experts.nade import NADE
 from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
+from experts.noisy_energy import NoisyEnergy
 from experts.patch_mixture import PatchMixture
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
+from experts.probabilistic_pca import ProbabilisticPCA
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
+from experts.residual import ResidualNetwork
 from experts.tile_gibbs import TileGibbs
 from experts.tiled_mixture import TiledMixture
 from experts.transitions import Transitions, fit_transitions
@@ -117,17 +121,21 @@ __all__ = [
     "Marginals",
     "Mask",
     "MostProbable",
+    "MultilayerPerceptron",
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
+    "NoisyEnergy",
     "NormalScores",
     "PatchMixture",
     "PixelMixture",
     "Poisson",
     "Potts",
     "PottsRBM",
+    "ProbabilisticPCA",
     "ReconstructionEnergy",
     "RelativeNeighbours",
+    "ResidualNetwork",
     "SaltAndPepper",
     "Standardize",
     "TemperedPCD",

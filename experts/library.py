@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 import poe
 from experts.autoregressive import PixelMixture
 from experts.flow import ImageFlow
-from experts.neural import ReconstructionEnergy
+from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import NoisyConditional
 from experts.patch_mixture import PatchMixture
+from experts.probabilistic_pca import ProbabilisticPCA
+from experts.residual import ResidualNetwork
 from experts.vae import VAE, dense_vae
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
@@ -37,14 +41,14 @@ def available() -> tuple[str, ...]:
 
     >>> available()
     ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
-     'pictures-patches')
+     'fashion-energy', 'pictures-patches')
     """
     names = [entry.name for entry in folder().iterdir()] if folder().is_dir() else []
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
 def load(name: str) -> Any:
-    """A shipped expert by name: a conditional, or or where there are no labels an expert.
+    """A shipped expert by name: a conditional, or where there are no labels an expert.
 
     Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
     Parameters need no gradient. Raises ``poe.PoeError`` for an unknown name and
@@ -116,4 +120,20 @@ def _vae(tensors: dict[str, Tensor], shape: tuple[int, int]) -> VAE:
     return model
 
 
-EXPERTS: dict[str, Callable[..., poe.Expert]] = {"PatchMixture": _tiles, "VAE": _vae}
+def _residual_energy(tensors: dict[str, Tensor], shape: tuple[int, int]) -> poe.Product:
+    """A Gaussian of the data's moments times a residual network, of the sizes of its weights."""
+    loadings, net = tensors["experts.0.loadings"], "experts.1.net.stages"
+    stages = sorted(name for name in tensors if re.fullmatch(rf"{net}\.\d\.weight", name))
+    channels = [len(tensors[name]) for name in stages]
+    moments = ProbabilisticPCA(torch.zeros(shape), torch.zeros_like(loadings), 1.0)
+    energy = NeuralEnergy(ResidualNetwork(shape, channels), poe.Real(shape))
+    product = poe.Product(moments=moments, shape=energy)
+    product.load_state_dict(tensors)
+    return product
+
+
+EXPERTS: dict[str, Callable[..., poe.Expert]] = {
+    "PatchMixture": _tiles,
+    "ResidualEnergy": _residual_energy,
+    "VAE": _vae,
+}

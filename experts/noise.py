@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -33,7 +33,7 @@ class NoisyConditional(poe.Conditional):
     """
 
     noise_level: Tensor
-    settings: dict[str, int | float]
+    settings: Mapping[str, int | float | tuple[int, ...]]
 
     def __init__(
         self, space: poe.Space, labels: Sequence[str], noise_level: float | Tensor
@@ -219,7 +219,7 @@ def constructor_arguments(model: NoisyConditional) -> dict[str, Any]:
         "labels": model.labels,
         "noise_level": model.noise_level,
     }
-    return arguments | model.settings
+    return {**arguments, **model.settings}
 
 
 poe.io.register(

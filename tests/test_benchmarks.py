@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import experts
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -187,3 +189,33 @@ def test_rbms_of_digits_are_measured(
     entropy = 784 * (0.2 * math.log(0.2) + 0.8 * math.log(0.8))
     assert len(scores) == 2
     assert all(abs(score - entropy) < 10 for score in scores)
+
+
+@pytest.mark.parametrize("name", ["ours", "ebmkit", "torchebm"])
+def test_all_take_the_same_pcd_update(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From chains that are all at 0 and hardly move, the first update is that of one gradient."""
+    import pcd_update
+
+    pytest.importorskip({"ebmkit": "ebm", "torchebm": "torchebm"}.get(name, "torch"))
+    for setting, value in {"BATCH": 16, "STEPS": 2, "CHAINS": 40, "STEP_SIZE": 1e-10}.items():
+        monkeypatch.setattr(pcd_update, setting, value)
+    monkeypatch.setattr(pcd_update, "RESEEDED", 0.0)
+    monkeypatch.setattr("torch.optim.Adam", lambda weights, _: torch.optim.SGD(weights, 1.0))
+    monkeypatch.setattr("experts.Gaussian.sample", lambda *_, **__: torch.zeros(40, 28, 28))
+    torch.manual_seed(0)
+    net = experts.ResidualNetwork((28, 28), (2, 4))
+    data = pcd_update.pictures()
+    gap = net(torch.zeros_like(data)).mean() - net(data).mean()
+    expected = torch.autograd.grad(gap, list(net.parameters()))
+    before = [weight.detach().clone() for weight in net.parameters()]
+    monkeypatch.setattr(pcd_update, "pictures", lambda: data)
+    monkeypatch.setattr("torch.randn", _zeros)
+    getattr(pcd_update, name)(net)()
+    for old, new, slope in zip(before, net.parameters(), expected, strict=True):
+        torch.testing.assert_close(old - new, slope, rtol=1e-2, atol=1e-3)
+
+
+def _zeros(*shape: object, **_: object) -> torch.Tensor:
+    """In the place of torch.randn, for peers that take no start distribution."""
+    size = shape[0] if isinstance(shape[0], tuple) else shape
+    return torch.zeros(size)  # type: ignore[arg-type]

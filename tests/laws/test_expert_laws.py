@@ -278,6 +278,24 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _real(4, 2) + 0.1,
     ),
     "NeuralEnergy": (NeuralEnergy(_network(), poe.Real(2)), _real(3, 2)),
+    "NeuralEnergy, perceptron": (
+        NeuralEnergy(experts.MultilayerPerceptron((2,), (8, 8)), poe.Real(2)),
+        _real(3, 2),
+    ),
+    "NeuralEnergy, residual": (
+        NeuralEnergy(
+            experts.ResidualNetwork((2, 8, 8), (4, 8), spectral_norm=True), poe.Real((2, 8, 8))
+        ),
+        _real(3, 2, 8, 8),
+    ),
+    "NoisyEnergy": (
+        experts.NoisyEnergy((8, 8), ("a", "b"), 0.5, channels=(4, 8)).given("b"),
+        _real(3, 8, 8),
+    ),
+    "ProbabilisticPCA": (
+        experts.ProbabilisticPCA(_real(2, 3), _real(2, 3, 2), 0.5),
+        _real(4, 2, 3),
+    ),
     "PixelMixture": (
         PixelMixture((1, 2), "ab", 0.5, channels=3, blocks=1, components=2).given("b"),
         _real(3, 1, 2),

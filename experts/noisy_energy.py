@@ -1,0 +1,90 @@
+"""One residual energy for every level of noise and every label."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import poe
+import poe.io
+from experts.embedding import LabelAndNoise
+from experts.mlp import reference
+from experts.noise import NoisyConditional, constructor_arguments
+from experts.residual import require_halvable
+
+
+class ModulatedBlock(nn.Module):
+    """A residual block that an embedding shifts: (n, c, h, w), (n, e) -> (n, c, h, w)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
+        inner = self.first(F.silu(h)) * (1 + gain) + shift
+        return h + self.second(F.silu(inner))
+
+
+class NoisyEnergy(NoisyConditional):
+    r"""A neural energy for each level of noise, with one network that is told the level.
+
+    .. math:: f_\sigma(x \mid y) = -\frac{\lVert x \rVert^2}{2 t^2}
+       + \frac{t}{\sigma}\, g\!\left(\frac{x}{t}, \sigma, y\right), \qquad t^2 = s^2 + \sigma^2
+
+    with the ``spread`` s of the data. The first term is the density of broad noise and keeps exp f
+    integrable; the factor gives the score :math:`\nabla g / \sigma` the size that it has at that
+    level. g is residual convolutions with SiLU, as `ResidualNetwork`. Unnormalised, and learned by
+    denoising score matching over a ladder of levels or by contrastive divergence at each.
+
+    Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``. Raises ``poe.ShapeError``
+    for sides that cannot be halved once for each number in ``channels``.
+
+    Source: Song & Ermon 2020, technique 3 (the factor 1 / σ); Li, Chen & Sommer 2019 (energies).
+
+    >>> model = NoisyEnergy((8, 8), ["thin", "thick"], noise_level=0.1, channels=(4, 8))
+    >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        labels: Sequence[str],
+        noise_level: float | Tensor,
+        *,
+        channels: Sequence[int] = (32, 64),
+        spread: float = 1.0,
+    ) -> None:
+        height, width = require_halvable(shape, len(channels))
+        super().__init__(poe.Real((height, width)), labels, noise_level)
+        self.embed = LabelAndNoise(len(labels), 64)
+        widths = (1, *channels)
+        self.halving = nn.ModuleList(
+            nn.Conv2d(before, after, 4, stride=2, padding=1)
+            for before, after in itertools.pairwise(widths)
+        )
+        self.blocks = nn.ModuleList(ModulatedBlock(n, 64) for n in channels)
+        places = (height * width) >> 2 * len(channels)
+        self.last = nn.Linear(widths[-1] * places, 1)
+        self.spread = spread
+        self.settings = {"channels": tuple(channels), "spread": spread}
+
+    def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
+        total = (self.spread**2 + noise_level**2).sqrt()
+        scaled = x / total[:, None, None]
+        embedding = self.embed(label, noise_level)
+        h = scaled[:, None].contiguous(memory_format=torch.channels_last)
+        for halve, block in zip(self.halving, self.blocks, strict=True):
+            h = block(halve(h), embedding)
+        g = self.last(F.silu(h).flatten(1))[:, 0]
+        return reference(scaled.flatten(1), 1.0) + g * total / noise_level
+
+
+poe.io.register_module(NoisyEnergy, constructor_arguments)

@@ -1,0 +1,121 @@
+"""Probabilistic PCA: a Gaussian of many dimensions with few that matter."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+import poe
+from experts.numbers import ArrayLike, as_tensor, keep
+from poe.errors import PoeError, ShapeError
+from poe.io import register
+from poe.randomness import resolve
+
+
+class ProbabilisticPCA(poe.Expert):
+    r"""A Gaussian whose covariance is of low rank, and noise: normalised, on any Real space.
+
+    .. math:: p(x) = N(x;\, m,\, W W^\top + s^2 I) = \int N(x;\, m + W z,\, s^2 I)\, N(z; 0, I)\, dz
+
+    With k columns of W it costs O(n k) where a full Gaussian costs O(n²): what a neural energy of
+    pictures can be multiplied to, and its chains begin at. By Woodbury, with
+    :math:`M = W^\top W + s^2 I` of size k and :math:`L L^\top = M`,
+
+    .. math:: r^\top S^{-1} r = \frac{\lVert r \rVert^2 - \lVert L^{-1} W^\top r \rVert^2}{s^2},
+       \qquad \log\det S = \log\det M + (n - k) \log s^2
+
+    Shapes: ``loc`` ``(*event)``, ``loadings`` W ``(*event, k)``, ``scale`` s ``()``; a loc or
+    loadings that is an ``nn.Parameter`` stays one. Raises ``poe.ShapeError`` where they do not fit,
+    and ``poe.PoeError`` for a scale that is not positive.
+
+    Source: Tipping & Bishop 1999, eqs. 4 to 7.
+
+    >>> expert = ProbabilisticPCA([0.0, 0.0], [[1.0], [1.0]], 0.5)
+    >>> expert(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+    tensor([-1.9946, -5.5502])
+    """
+
+    loc: Tensor
+    loadings: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: ArrayLike, loadings: ArrayLike, scale: ArrayLike) -> None:
+        super().__init__()
+        center = as_tensor("loc", loc)
+        columns, spread = as_tensor("loadings", loadings), as_tensor("scale", scale)
+        if columns.shape[:-1] != center.shape or not columns.ndim or spread.ndim:
+            raise ShapeError(
+                f"expected loadings of shape (*event, k) with the event of loc, "
+                f"{tuple(center.shape)}, and one scale, got {tuple(columns.shape)} and a scale of "
+                f"shape {tuple(spread.shape)}"
+            )
+        if not spread.is_meta and not bool(spread > 0):
+            raise PoeError(f"expected a positive scale, got {float(spread):g}")
+        self.space = poe.Real(tuple(center.shape))
+        keep(self, "loc", center)
+        keep(self, "loadings", columns)
+        keep(self, "scale", spread if isinstance(spread, nn.Parameter) else spread.to(center))
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, rows: Tensor, num_components: int) -> Self:
+        """The one of largest likelihood of ``rows`` ``(n, *event)``, in closed form.
+
+        With eigenvalues λ and eigenvectors u of the rows' covariance: s² is the mean of the λ left
+        out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999, eqs. 14 and 15). Raises
+        ``poe.PoeError`` where nothing is left out, and s would be 0.
+
+        >>> g = torch.Generator().manual_seed(0)
+        >>> rows = ProbabilisticPCA([1.0, 1.0], [[2.0], [0.0]], 0.5).sample(10_000, generator=g)
+        >>> ProbabilisticPCA.fit(rows, 1).scale
+        tensor(0.4996)
+        """
+        event, size = rows.shape[1:], rows[0].numel()
+        if not 1 <= num_components < size:
+            raise PoeError(f"expected 1 to {size - 1} components, got {num_components}")
+        flat = rows.reshape(len(rows), size).double()
+        values, vectors = torch.linalg.eigh(flat.T.cov())
+        kept, rest = values[-num_components:], values[:-num_components].mean()
+        if not bool(rest > 1e-12 * values[-1]):
+            raise PoeError(
+                f"expected rows that vary in more than {num_components} directions, got rows that "
+                "do not: give fewer components, more rows, or rows with noise"
+            )
+        loadings = vectors[:, -num_components:] * (kept - rest).clamp(min=0).sqrt()
+        parts = flat.mean(0).view(event), loadings.view(*event, num_components), rest.sqrt()
+        return cls(*(part.to(rows.dtype) for part in parts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, size, variance = self.space.batch_shape(x), self.loc.numel(), self.scale.square()
+        rows = (x - self.loc).reshape(-1, size)
+        loadings = self.loadings.reshape(size, -1)
+        identity = torch.eye(loadings.shape[1], dtype=loadings.dtype, device=loadings.device)
+        root = torch.linalg.cholesky(loadings.T @ loadings + variance * identity)
+        along = torch.linalg.solve_triangular(root.T, rows @ loadings, upper=True, left=False)
+        distance = (rows.square().sum(-1) - along.square().sum(-1)) / variance
+        log_det = 2 * root.diagonal().log().sum() + (size - len(root)) * variance.log()
+        return -0.5 * (distance + log_det + size * math.log(2 * math.pi)).reshape(batch)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator = resolve(generator, self.loc.device)
+        z = self.loc.new_empty(num_samples, self.loadings.shape[-1]).normal_(generator=generator)
+        noise = self.loc.new_empty(num_samples, *self.loc.shape).normal_(generator=generator)
+        return self.loc + torch.tensordot(z, self.loadings, ([1], [-1])) + self.scale * noise
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, {self.loadings.shape[-1]} components"
+
+
+register(
+    ProbabilisticPCA,
+    lambda p: {"loc": p.loc, "loadings": p.loadings, "scale": p.scale},
+    lambda f: ProbabilisticPCA(**f),
+)

@@ -1,0 +1,101 @@
+"""A residual convolutional network with one smooth output, for neural energies of images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import poe.io
+from experts.mlp import reference
+from experts.spectral import hold, normalize_spectrally
+from poe.errors import ShapeError
+
+
+class ResidualBlock(nn.Module):
+    """h + conv(SiLU(conv(SiLU(h)))): (n, c, h, w) -> (n, c, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.second(F.silu(self.first(F.silu(h))))
+
+
+class ResidualNetwork(nn.Module):
+    r"""A network for ``NeuralEnergy``: residual convolutions with SiLU, less a quadratic.
+
+    .. math:: f(x) = w^\top \mathrm{SiLU}(h(x)) - \frac{\lVert x \rVert^2}{2 s^2}
+
+    Each number in ``channels`` is a stage: a convolution that halves the sides, then ``blocks``
+    residual blocks. The last layer weighs every place by itself. There is no batch normalisation,
+    which would make the energy of an image depend on its neighbours in the batch, and no ReLU,
+    whose score is piecewise constant. The quadratic, a Gaussian reference of ``spread`` s, keeps
+    exp f integrable, as the network grows at most linearly; None leaves it out.
+    ``spectral_norm`` bounds the slope of each layer (`experts.spectral.normalize_spectrally`).
+
+    Shapes: x ``(*batch, height, width)`` or ``(*batch, colours, height, width)`` to ``(*batch,)``.
+    Raises ``poe.ShapeError`` for sides that cannot be halved so often.
+
+    Source: Du & Mordatch 2019, appendix A; Nijkamp et al. 2019; the reference: Xie et al. 2016.
+
+    >>> net = ResidualNetwork((8, 8), channels=(4, 8))
+    >>> net(torch.zeros(5, 8, 8)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        *,
+        blocks: int = 1,
+        spread: float | None = 10.0,
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shape, self.channels = require_halvable(shape, len(channels)), tuple(channels)
+        self.blocks, self.spread, self.spectral_norm = blocks, spread, spectral_norm
+        colours, height, width = self.shape if len(self.shape) == 3 else (1, *self.shape)
+        stages: list[nn.Module] = []
+        for before, after in itertools.pairwise((colours, *self.channels)):
+            stages.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
+            stages += [ResidualBlock(after) for _ in range(blocks)]
+        self.stages = nn.Sequential(*stages)
+        places = (height * width) >> 2 * len(self.channels)
+        self.last = nn.Linear(self.channels[-1] * places, 1)
+        if spectral_norm:
+            normalize_spectrally(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[: x.ndim - len(self.shape)]
+        colours = self.shape[0] if len(self.shape) == 3 else 1
+        images = x.reshape(-1, colours, *self.shape[-2:])
+        h = F.silu(self.stages(images.contiguous(memory_format=torch.channels_last)))
+        value = self.last(h.flatten(1))[:, 0] + reference(images.flatten(1), self.spread)
+        return value.reshape(batch)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        hold(self)
+        return self
+
+
+def require_halvable(shape: Sequence[int], times: int) -> tuple[int, ...]:
+    """The shape itself, if it is that of an image whose sides can be halved so often."""
+    if len(shape) not in (2, 3) or any(side % 2**times for side in shape[-2:]):
+        raise ShapeError(
+            f"expected images (height, width) or (colours, height, width) with sides divisible by "
+            f"{2**times}, one halving for each number of channels, got {tuple(shape)}: pad them, "
+            "or give fewer channels"
+        )
+    return tuple(shape)
+
+
+poe.io.register_module(ResidualNetwork, ("shape", "channels", "blocks", "spread", "spectral_norm"))

@@ -1,0 +1,84 @@
+"""Probabilistic PCA against the full Gaussian that it is, and its fit against its likelihood."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import experts
+import poe
+
+
+def made(dtype: torch.dtype = torch.float64) -> experts.ProbabilisticPCA:
+    g = torch.Generator().manual_seed(0)
+    loc, loadings = torch.randn(2, 3, generator=g), torch.randn(2, 3, 2, generator=g)
+    return experts.ProbabilisticPCA(loc.to(dtype), loadings.to(dtype), 0.5)
+
+
+def covariance(expert: experts.ProbabilisticPCA) -> Tensor:
+    loadings = expert.loadings.flatten(0, -2)
+    return loadings @ loadings.T + expert.scale**2 * torch.eye(len(loadings)).to(loadings)
+
+
+def test_it_is_the_gaussian_of_that_covariance() -> None:
+    expert = made()
+    full = experts.Gaussian(expert.loc.flatten(), covariance=covariance(expert))
+    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(expert.log_prob(x), full(x.flatten(1)))
+    torch.testing.assert_close(expert.score(x).flatten(1), full.score(x.flatten(1)))
+    assert poe.properties.is_normalized(expert)
+
+
+def test_draws_have_its_moments() -> None:
+    expert, n = made(), 40_000
+    x = expert.sample(n, generator=torch.Generator().manual_seed(2)).flatten(1)
+    expected = covariance(expert)
+    variance = expected.diagonal()
+    z = (x.mean(0) - expert.loc.flatten()) / (variance / n).sqrt()
+    assert z.abs().max() < 4
+    error = ((expected.square() + variance[:, None] * variance) / n).sqrt()
+    assert ((x.T.cov() - expected) / error).abs().max() < 4
+
+
+def test_the_fit_has_the_largest_likelihood() -> None:
+    """At the fit the gradient of the likelihood is zero in location, loadings and scale."""
+    rows = made().sample(500, generator=torch.Generator().manual_seed(3))
+    fit = experts.ProbabilisticPCA.fit(rows, 2)
+    # Their covariance divides by n − 1, the likelihood's by n.
+    shrunk = ((len(rows) - 1) / len(rows)) ** 0.5
+    learned = [
+        torch.nn.Parameter(value) for value in (fit.loc, fit.loadings * shrunk, fit.scale * shrunk)
+    ]
+    (-experts.ProbabilisticPCA(*learned)(rows).mean()).backward()
+    for value in learned:
+        assert value.grad is not None
+        torch.testing.assert_close(value.grad, torch.zeros_like(value), rtol=0, atol=1e-9)
+    assert fit(rows).mean() > made()(rows).mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (([0.0], [[1.0, 2.0], [0.0, 1.0]], 1.0), poe.ShapeError, r"\(\*event, k\)"),
+        (([0.0], [[1.0]], [1.0, 2.0]), poe.ShapeError, "one scale"),
+        (([0.0], [[1.0]], 0.0), poe.PoeError, "positive scale, got 0"),
+        (([0.0], [[float("nan")]], 1.0), poe.PoeError, "finite loadings"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    arguments: tuple[object, ...], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        experts.ProbabilisticPCA(*arguments)  # type: ignore[arg-type]
+
+
+def test_no_more_components_than_dimensions() -> None:
+    with pytest.raises(poe.PoeError, match="expected 1 to 2 components, got 3"):
+        experts.ProbabilisticPCA.fit(torch.randn(9, 3), 3)
+
+
+def test_rows_without_noise_are_refused() -> None:
+    rows = torch.randn(9, 1, generator=torch.Generator().manual_seed(0)).expand(9, 3)
+    with pytest.raises(poe.PoeError, match="vary in more than 1 directions"):
+        experts.ProbabilisticPCA.fit(rows, 1)
