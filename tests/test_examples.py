@@ -269,13 +269,13 @@ def test_ratios_find_pictures_that_a_likelihood_misses(tmp_path: Path) -> None:
     script = str(ROOT / "examples" / "anomaly_images" / "detect.py")
     printed = _run(script, "--fast", "--data", ".", "--output", "figure.png", cwd=tmp_path)
 
-    names = "flow|autoregressive|energy|product|equally loud"
+    names = "flow|autoregressive|energy|product|equally loud|loudest objection"
     row = rf"^(log p(?: / \w+)?) +({names}) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)$"
     table = {
         (composition, name): list(map(float, cells))
         for composition, name, *cells in re.findall(row, printed, re.MULTILINE)
     }
-    assert len(table) == 15, printed
+    assert len(table) == 18, printed
     # A stroke is far simpler than noise in a rectangle, so an untold likelihood prefers it.
     raw, repaired = table["log p", "autoregressive"], table["log p / compressor", "autoregressive"]
     assert raw[0] < 0.05

@@ -23,7 +23,9 @@ class Answers(NamedTuple):
     calibration: poe.Calibration
 
     def scores(self) -> dict[str, dict[str, Tensor]]:
-        """By row of the table and by set: each expert, their product, and that equally loud."""
+        """By row of the table and by set: each expert, their product, that with equally loud
+        experts, and what the most surprised of them says.
+        """
         alone = {
             name: {key: value[:, i] for key, value in self.said.items()}
             for i, name in enumerate(self.names)
@@ -31,6 +33,7 @@ class Answers(NamedTuple):
         return alone | {
             "product": {key: value.sum(1) for key, value in self.said.items()},
             "equally loud": {key: value.sum(1) for key, value in self.equally_loud().items()},
+            "loudest objection": {key: -value.amax(1) for key, value in self.surprise().items()},
         }
 
     def equally_loud(self) -> dict[str, Tensor]:
