@@ -3,9 +3,10 @@
 A flow, an autoregressive expert and an energy learn clothes, and are asked about digits and
 silhouettes of animals, which none of them saw; then they learn digits, and are asked about clothes
 and silhouettes. The autoregressive expert finds digits *likelier* than the clothes it learned, for
-they are mostly black and smooth (Nalisnick et al. 2019). Divided by a background, which knows what
-all pictures have in common, the order is right: either the same model trained on pictures with
-replaced pixels (Ren et al. 2019), or a lossless compressor (Serra et al. 2020).
+they are mostly black and smooth (Nalisnick et al. 2019); the other way round it does not. What
+repairs that is a ratio over a background, which knows what all pictures have in common: the same
+model trained on pictures with replaced pixels (Ren et al. 2019), or a lossless compressor (Serra et
+al. 2020). Neither is good for every expert: README.md has the figures.
 
 The table has the AUROC, one minus the chance that an anomaly scores higher than a picture of the
 learned kind, with DeLong's standard error: of each expert, of their product as it is, of the

@@ -47,14 +47,18 @@ def draw(found: dict[str, dict[str, Answers]], sets: dict[str, Split], path: Pat
 
 
 def histogram(axis: Any, scores: dict[str, Tensor], learned: str) -> None:
-    """One histogram a set; what is too far from the learned one is counted at the border."""
+    """One histogram a set; what is too far from the learned one piles up at the border, cut off."""
     middle, spread = scores[learned].median(), scores[learned].std()
     low = max(min(float(value.min()) for value in scores.values()), float(middle - REACH * spread))
     high = min(max(float(value.max()) for value in scores.values()), float(middle + REACH * spread))
-    bins = np.linspace(low, high, 60)
+    bins, tallest = np.linspace(low, high, 60), 0.0
     for name, value in scores.items():
         shown = value.clamp(low, high).numpy()
-        axis.hist(shown, bins, density=True, color=COLOURS[name], alpha=0.5, label=name)
+        heights, *_ = axis.hist(
+            shown, bins, density=True, color=COLOURS[name], alpha=0.5, label=name
+        )
+        tallest = max(tallest, heights[1:-1].max())
+    axis.set_ylim(0, 1.3 * tallest)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right", "left"]].set_visible(False)
