@@ -150,8 +150,9 @@ class ReconstructionEnergy(NoisyConditional):
         super().__init__(poe.Real(shape), labels, noise_level)
         self.embed = NoiseEmbedding(64)
         self.net = Reconstruction(channels, 64)
-        self.embed_for_posterior = NoiseEmbedding(64)
-        self.posterior = Posterior(len(labels) - 1, channels, 64)
+        if len(labels) > 1:
+            self.embed_for_posterior = NoiseEmbedding(64)
+            self.posterior = Posterior(len(labels) - 1, channels, 64)
         self.spread = spread
         self.settings = {"channels": channels, "spread": spread}
 
@@ -168,6 +169,8 @@ class ReconstructionEnergy(NoisyConditional):
         return -0.5 * residual.square().sum((-2, -1))
 
     def log_ratio_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
+        if len(self.labels) == 1:
+            return torch.zeros_like(noise_level)
         known = self.log_posterior_at(x, noise_level)
         # "any" is certain.
         return torch.cat([known, torch.zeros_like(known[:, :1])], 1).gather(1, label[:, None])[:, 0]

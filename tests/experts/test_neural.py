@@ -129,3 +129,11 @@ def test_shapes_precision_and_device() -> None:
         model.float().given("thin")(x.float()).double(), exact, rtol=1e-4, atol=0
     )
     assert expert.to("meta")(torch.empty(3, 4, 8, device="meta")).shape == (3,)
+
+
+def test_any_label_alone_is_the_marginal_without_a_posterior() -> None:
+    labelled, x = make(), images(3)
+    alone = experts.ReconstructionEnergy((4, 8), ["any"], 0.2, channels=2, spread=0.3).double()
+    assert not any("posterior" in name for name, _ in alone.named_parameters())
+    alone.load_state_dict(labelled.state_dict(), strict=False)
+    assert torch.equal(alone.given("any")(x), labelled.given("any")(x))
