@@ -241,12 +241,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("faces.png"))
     parser.add_argument("--weight", type=float, default=4.0, help="the exponent of each attribute")
-    parser.add_argument("--particles", type=int, default=256, help="draws of each conjunction")
-    parser.add_argument("--fast", action="store_true", help="one conjunction, 64 particles")
+    parser.add_argument("--particles", type=int, help="draws of each conjunction (256; fast: 64)")
+    parser.add_argument("--fast", action="store_true", help="the conjunction of all three only")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    if arguments.fast:
-        arguments.particles = 64
+    arguments.particles = arguments.particles or (64 if arguments.fast else 256)
     g = torch.Generator().manual_seed(0)
     generator, guides, judge = load_generator(), load_guides(), Judge()
     conjunctions = CONJUNCTIONS[-1:] if arguments.fast else CONJUNCTIONS
