@@ -1,4 +1,4 @@
-"""Compositions of concepts as densities, and the ladder of noise that they are sampled by.
+"""Compositions of concepts as densities.
 
 Each concept comes in as p(x | y) / p(x), what a picture says of its label, and p(x) once:
 
@@ -10,13 +10,11 @@ prod_i p(x | y_i) is another density: it has p(x) to the power k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from data import FACTORS, labels_of
-from energy import HIGHEST, LOWEST, Concept, JointEnergy, PictureEnergy, Presence, combination
+from energy import Concept, JointEnergy, PictureEnergy, Presence, combination
 from torch import Tensor
 from weights import WEIGHTS, read
 
@@ -64,12 +62,10 @@ def load(folder: Path = WEIGHTS) -> Concepts:
     return Concepts(picture, attributes, presence, joint)
 
 
-def all_of(
-    concepts: Concepts, labels: Tensor, names: Sequence[str] = tuple(FACTORS)
-) -> poe.Product:
-    """AND: p(x) * prod_i p(x | y_i) / p(x), six labels a chain (n, 6), of which ``names`` count."""
-    columns = dict(zip(FACTORS, labels.unbind(-1), strict=True))
-    told = {name: concepts.says(name, columns[name]) for name in names}
+def all_of(concepts: Concepts, labels: Tensor) -> poe.Product:
+    """AND: p(x) * prod_i p(x | y_i) / p(x), with six labels for each chain (n, 6)."""
+    columns = zip(FACTORS, labels.unbind(-1), strict=True)
+    told = {name: concepts.says(name, column) for name, column in columns}
     return poe.Product(pictures=concepts.prior, **told)
 
 
@@ -97,78 +93,3 @@ def objects_at(concepts: Concepts, cells: Tensor) -> poe.Product:
     """A chain of k places (n, k): p(x) * prod_j p(x | an object is in cell j) / p(x)."""
     told = {f"place {j + 1}": concepts.here(column) for j, column in enumerate(cells.T)}
     return poe.Product(pictures=concepts.prior, **told)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The length of the ladder and of the walk: gradients for each chain."""
-
-    levels: int = 16
-    steps_per_level: int = 2
-    steps_at_target: int = 6
-
-    @property
-    def gradients(self) -> int:
-        return LEAPFROG * (self.levels * self.steps_per_level + self.steps_at_target)
-
-
-LEAPFROG = 5
-LEAPFROG_STEP = 0.63
-"""In units of the noise: five steps turn the noise half around (Lh = pi) and keep its energy."""
-UNADJUSTED_STEP = 0.2
-"""In units of the variance of the noise."""
-
-
-def sample(
-    target: poe.Expert,
-    n: int,
-    schedule: Schedule,
-    generator: torch.Generator,
-    *,
-    power: float = 1.0,
-) -> poe.Draws:
-    """One draw from each of n chains, which came down the ladder to the target at the lowest noise.
-
-    ``power``: the exponent of p(x) in the target, which divides the variance of the noise.
-    """
-    levels = noise_levels(schedule, power)
-    moves = [poe.samplers.HMC(LEAPFROG_STEP * level, LEAPFROG, jitter=0.1) for level in levels]
-    return annealed(target, n, schedule, moves, schedule.steps_per_level, levels, generator)
-
-
-def sample_unadjusted(
-    target: poe.Expert, n: int, schedule: Schedule, generator: torch.Generator
-) -> poe.Draws:
-    """The same without correction: at each level the sum of the scores is followed, with noise."""
-    levels = noise_levels(schedule, 1.0)
-    moves = [poe.samplers.ULA(UNADJUSTED_STEP * level**2) for level in levels]
-    steps = LEAPFROG * schedule.steps_per_level
-    return annealed(target, n, schedule, moves, steps, levels, generator)
-
-
-def noise_levels(schedule: Schedule, power: float) -> tuple[float, ...]:
-    """From the highest to the lowest, the target's; of p(x) to a power the noise is smaller."""
-    levels = torch.logspace(0, 1, schedule.levels + 1, HIGHEST / LOWEST) * LOWEST
-    return tuple((levels.flip(0) / power**0.5).tolist())
-
-
-def annealed(
-    target: poe.Expert,
-    n: int,
-    schedule: Schedule,
-    moves: Sequence[poe.samplers.Kernel],
-    steps_per_level: int,
-    levels: tuple[float, ...],
-    generator: torch.Generator,
-) -> poe.Draws:
-    reads = noise_levels(schedule, 1.0)[:-1]
-    kernel = poe.samplers.AnnealedLangevin(
-        experts.noise_ladder(target, reads), tuple(moves), steps_per_level, noise_levels=levels
-    )
-    at_target = schedule.gradients - LEAPFROG * schedule.levels * schedule.steps_per_level
-    steps = at_target * steps_per_level // (LEAPFROG * schedule.steps_per_level)
-    start = levels[0] * torch.randn(n, *target.space.event_shape, generator=generator)
-    return poe.sample(
-        target, n, kernel=kernel, warmup=steps - 1, initial=start, generator=generator,
-        progress=False,
-    )  # fmt: skip

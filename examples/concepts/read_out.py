@@ -78,7 +78,7 @@ def mean_ink(ink: Tensor, mask: Tensor) -> Tensor:
 
 
 def best_polygon(covered: Tensor, area: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape, whether it is turned, and overlap, of the polygon that is nearest to each (n, h, w)."""
+    """Shape, whether it is turned, and overlap, of the polygon nearest to each (n, 32, 32)."""
     n = len(covered)
     kinds = torch.cartesian_prod(torch.arange(len(PERIODS)), torch.arange(ANGLES))
     overlaps = []

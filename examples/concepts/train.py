@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from weights import WEIGHTS, read, write
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
-from loop import batch, noise_levels, train  # noqa: E402
+from loop import batch, noise_levels, train
 
 PICTURES = 24_000
 STEPS = {"picture": 3200, "joint": 1600, "presence": 1500} | dict.fromkeys(FACTORS, 800)

@@ -1,0 +1,157 @@
+"""Draw from each composition and each alternative, and measure what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import compositions
+import data
+import torch
+from compositions import Concepts
+from energy import LOWEST
+from formula import Formula, Is
+from read_out import Reading, hits, ink_mask, read
+from sampling import Schedule, sample, sample_unadjusted
+from torch import Tensor
+from torch.nn import functional as F
+
+import poe
+
+NUM_FACTORS = len(data.FACTORS)
+
+FORMULAS: tuple[Formula, ...] = (
+    Is("triangle") | Is("blue"),
+    Is("large") & ~Is("red"),
+    (Is("large") & Is("red")) | Is("bar"),
+    ((Is("large") & Is("blue")) | Is("red")) & Is("left") & ~Is("bar"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many chains for the six labels (of seen, and of held-out combinations), and for each
+    other composition; and how long they are.
+    """
+
+    chains: int = 128
+    other_chains: int = 96
+    schedule: Schedule = field(default_factory=Schedule)
+    seed: int = 0
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one way made: ink ``(n, 3, 32, 32)``, what it shows, and whether it is as asked for."""
+
+    name: str
+    ink: Tensor
+    reading: Reading
+    is_right: Tensor
+    draws: poe.Draws
+
+
+def make(name: str, draws: poe.Draws, holds: Callable[[Tensor], Tensor]) -> Made:
+    """Right is a picture of one whole object of whose labels ``holds`` is true."""
+    ink = draws.samples[:, -1]
+    reading = read(ink)
+    return Made(name, ink, reading, holds(reading.labels) & reading.is_whole, draws)
+
+
+def asked(plan: Plan) -> Tensor:
+    """Six labels a chain, the seen combinations first: (2 * chains, 6)."""
+    generator = plan.generator()
+    groups = [
+        data.random_labels(plan.chains, generator, held_out=held_out) for held_out in (False, True)
+    ]
+    return torch.cat(groups)
+
+
+def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:
+    """Pictures of six labels each, by each way with as many gradients of p(x)."""
+    target = compositions.all_of(concepts, labels)
+    plain = partial(sample, power=float(NUM_FACTORS))
+    ways = {
+        "AND": (sample, target),
+        "AND, unadjusted": (sample_unadjusted, target),
+        "one model of all six": (sample, compositions.joint(concepts, labels)),
+        "plain product": (plain, compositions.plain_product(concepts, labels)),
+    }
+    return [
+        make(
+            name,
+            way(density, len(labels), plan.schedule, plan.generator()),
+            lambda shown: (shown == labels).all(1),
+        )
+        for name, (way, density) in ways.items()
+    ]
+
+
+@torch.no_grad()
+def reject(concepts: Concepts, labels: Tensor, plan: Plan) -> Tensor:
+    """Which of n draws of p(x) each of n combinations accepts, say the concepts: (n, n)."""
+    draws = sample(concepts.prior, len(labels), plan.schedule, plan.generator())
+    pool = draws.samples[:, -1]
+    level = torch.full((len(pool),), LOWEST)
+    said = [one.log_posterior_at(pool, level).argmax(-1) for one in concepts.attributes.values()]
+    return (torch.stack(said, -1)[None] == labels[:, None]).all(-1)
+
+
+def make_formulas(concepts: Concepts, plan: Plan) -> list[tuple[Formula, Made]]:
+    """Draws of p(x) times what each formula says."""
+    found = []
+    for formula in FORMULAS:
+        target = concepts.prior * formula.said_by(concepts)
+        draws = sample(target, plan.other_chains, plan.schedule, plan.generator())
+        found.append((formula, make(str(formula), draws, formula.holds)))
+    return found
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Pictures by one way, and which of the places asked for have an object: (n, 3)."""
+
+    name: str
+    ink: Tensor
+    hits: Tensor
+    draws: poe.Draws
+
+
+def places(plan: Plan) -> Tensor:
+    """Three cells for each chain, those of objects in fresh scenes of three or more: (n, 3)."""
+    n = plan.other_chains
+    present = data.scenes(4 * n + 60, plan.generator()).present.flatten(1)
+    return present[present.sum(1) >= 3][:n].float().topk(3).indices
+
+
+def make_chains(concepts: Concepts, cells: Tensor, plan: Plan) -> list[Chain]:
+    """Objects at three places, by each way."""
+    target = compositions.objects_at(concepts, cells)
+    ways = {
+        "product of three places": (sample, target),
+        "the same, unadjusted": (sample_unadjusted, target),
+        "p(x) alone": (sample, concepts.prior),
+    }
+    found = []
+    for name, (way, density) in ways.items():
+        draws = way(density, len(cells), plan.schedule, plan.generator())
+        ink = draws.samples[:, -1]
+        found.append(Chain(name, ink, hits(ink, cells), draws))
+    return found
+
+
+def paper_noise(ink: Tensor) -> float:
+    """The spread of the noise on paper, away from ink; data have 0.05."""
+    near = F.max_pool2d(ink_mask(ink)[:, None].float(), 7, 1, 3).expand_as(ink)
+    return float(ink[near == 0].square().mean().sqrt())
+
+
+def place_spread(made: Made) -> float:
+    """The spread of the right objects' places about the middle of their bands; data have 0.69."""
+    reading, right = made.reading, made.is_right
+    off = reading.centre - data.PLACES[reading.labels[:, 3:5]]
+    return float(off[right].square().mean().sqrt())
