@@ -99,9 +99,11 @@ def test_the_plain_product_counts_the_energy_of_pictures_six_times(
     columns = zip(concepts.attributes.values(), labels.T, strict=True)
     product = sum(concept.given(column)(x) for concept, column in columns)
     plain = example.compositions.plain_product(concepts, labels)
-    torch.testing.assert_close(plain(x), product)
-    bayes = example.compositions.all_of(concepts, labels)
-    torch.testing.assert_close(bayes(x), product - 5 * concepts.prior(x))
+    torch.testing.assert_close(plain.density(x), product)
+    composed = example.compositions.times_prior(
+        concepts, example.compositions.all_of(concepts, labels)
+    )
+    torch.testing.assert_close(composed.density(x), product - 5 * concepts.prior(x))
 
 
 def test_a_formula_is_the_sum_and_product_of_what_its_labels_say(
@@ -139,7 +141,8 @@ def test_shares_that_are_due(example: SimpleNamespace) -> None:
 
 def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: SimpleNamespace) -> None:
     labels = example.data.random_labels(2, generator(), held_out=False)
-    target = example.compositions.all_of(concepts, labels)
+    said = example.compositions.all_of(concepts, labels)
+    target = example.compositions.times_prior(concepts, said)
     schedule = example.sampling.Schedule(levels=3, per_level=1, at_target=2)
     assert schedule.noise_levels[0] == example.energy.HIGHEST
     assert schedule.noise_levels[-1] == pytest.approx(example.energy.LOWEST)
@@ -147,7 +150,7 @@ def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: Simpl
     assert draws.samples.shape == (2, 1, 3, 32, 32)
     assert draws.guarantee == "asymptotically exact"
     assert draws.num_warmup + 1 == 3 + 2
-    torch.testing.assert_close(target(draws.samples[:, -1]), draws.log_density[:, -1])
+    torch.testing.assert_close(target.density(draws.samples[:, -1]), draws.log_density[:, -1])
     unadjusted = example.sampling.sample_unadjusted(target, 2, schedule, generator())
     assert unadjusted.guarantee == "biased"
     assert unadjusted.num_warmup + 1 == schedule.gradients

@@ -64,17 +64,18 @@ def groups_of(n: int) -> dict[str, slice]:
 def print_all_six(found: Sequence[Made], labels: Tensor, accepted: Tensor) -> None:
     """One row for each way and group of combinations."""
     names = tuple(data.FACTORS)
-    print(header("made by", "combinations", *names, "all six, whole", "spread", "noise"))
+    print(header("made by", "combinations", *names, "all six, whole", "overlap", "spread", "noise"))
     groups = groups_of(len(labels))
     for made in found:
-        extra = f"{place_spread(made):.2f}", f"{paper_noise(made.ink):.3f}"
         for group, rows in groups.items():
             held = (made.reading.labels == labels)[rows].T
             right = with_error(made.is_right[rows])
-            print(line(made.name, group, *map(percent, held), right, *extra))
+            overlap = f"{made.reading.overlap[rows].mean():.2f}"
+            extra = f"{place_spread(made):.2f}", f"{paper_noise(made.ink[rows]):.3f}"
+            print(line(made.name, group, *map(percent, held), right, overlap, *extra))
     for group, rows in groups.items():
         turned_up = with_error(accepted.any(1)[rows])
-        print(line("rejection", group, *[""] * len(names), turned_up, "", ""))
+        print(line("rejection", group, *[""] * len(names), turned_up, "", "", ""))
     print(f"\nrejection: a combination accepts {100 * accepted.float().mean():.2f} % of the draws")
     for made in found:
         seen, new = (made.is_right[rows].float().mean() for rows in groups.values())

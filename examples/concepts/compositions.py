@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from data import FACTORS, labels_of
 from energy import Concept, JointEnergy, PictureEnergy, Presence, combination
@@ -63,20 +64,14 @@ def load(folder: Path = WEIGHTS) -> Concepts:
 
 
 def all_of(concepts: Concepts, labels: Tensor) -> poe.Product:
-    """AND: p(x) * prod_i p(x | y_i) / p(x), with six labels for each chain (n, 6)."""
+    """AND of six labels for each chain (n, 6), as a ratio to p(x): prod_i p(x | y_i) / p(x)."""
     columns = zip(FACTORS, labels.unbind(-1), strict=True)
-    told = {name: concepts.says(name, column) for name, column in columns}
-    return poe.Product(pictures=concepts.prior, **told)
+    return poe.Product(**{name: concepts.says(name, column) for name, column in columns})
 
 
-def plain_product(concepts: Concepts, labels: Tensor) -> poe.Product:
-    """prod_i p(x | y_i): the same with p(x) to the power six, evaluated once."""
-    return all_of(concepts, labels) * concepts.prior ** (len(FACTORS) - 1)
-
-
-def joint(concepts: Concepts, labels: Tensor) -> poe.Expert:
-    """The one model that was told all six labels in training."""
-    return concepts.joint.given(combination(labels))
+def objects_at(concepts: Concepts, cells: Tensor) -> poe.Product:
+    """Objects at k places (n, k), as a ratio to p(x): prod_j p(x | an object in cell j) / p(x)."""
+    return poe.Product(*map(concepts.here, cells.unbind(-1)))
 
 
 def any_of(*said: poe.Expert) -> poe.Mixture:
@@ -89,7 +84,39 @@ def any_of(*said: poe.Expert) -> poe.Mixture:
     return poe.Mixture(said, log_partitions=[0.0] * len(said))
 
 
-def objects_at(concepts: Concepts, cells: Tensor) -> poe.Product:
-    """A chain of k places (n, k): p(x) * prod_j p(x | an object is in cell j) / p(x)."""
-    told = {f"place {j + 1}": concepts.here(column) for j, column in enumerate(cells.T)}
-    return poe.Product(pictures=concepts.prior, **told)
+class Target(NamedTuple):
+    """A density to draw from; what guides the chains down to it at higher levels of noise; and the
+    exponent of p(x) in both, by which the variance of their noise is divided.
+    """
+
+    density: poe.Expert
+    guide: poe.Expert
+    power: float = 1.0
+
+
+LOUDNESS = 2.0
+"""The exponent of what is said while guiding: noise hides labels, and a product of what is said of
+noised pictures says less than what would be said of the noised product. The target has 1."""
+
+
+def times_prior(concepts: Concepts, said: poe.Expert) -> Target:
+    """p(x) times what is said of x."""
+    return Target(concepts.prior * said, concepts.prior * said**LOUDNESS)
+
+
+def plain_product(concepts: Concepts, labels: Tensor) -> Target:
+    """prod_i p(x | y_i): p(x) to the power six, evaluated once, times all ratios."""
+    power = len(FACTORS)
+    density = concepts.prior**power * all_of(concepts, labels)
+    return Target(density, density, float(power))
+
+
+def one_model(concepts: Concepts, labels: Tensor) -> Target:
+    """The one model that was told all six labels in training."""
+    density = concepts.joint.given(combination(labels))
+    return Target(density, density)
+
+
+def any_picture(concepts: Concepts) -> Target:
+    """p(x)."""
+    return Target(concepts.prior, concepts.prior)

@@ -36,8 +36,16 @@ FACTORS: dict[str, tuple[str, ...]] = {
 SEVERAL = "several"
 """What every attribute calls a picture of more than one object."""
 
-# (shape, colour, size): one sixth of these combinations, and no expert sees a picture of any.
-HELD_OUT = ((0, 0, 1), (1, 1, 0), (2, 2, 0), (1, 3, 1))
+HELD_OUT_FACTORS = ("shape", "colour", "size", "rotation")
+HELD_OUT = (
+    ("square", "red", "large", "turned"),
+    ("square", "yellow", "small", "upright"),
+    ("triangle", "green", "small", "turned"),
+    ("triangle", "yellow", "large", "upright"),
+    ("bar", "blue", "small", "upright"),
+    ("bar", "green", "large", "turned"),
+)
+"""One eighth of the combinations of these four factors: no expert sees a picture of any."""
 
 # The angles of the edges' normals, and the edges' distances from the centre, at area one.
 _THIRD = 2 * math.pi / 3
@@ -134,8 +142,15 @@ def objects_of(labels: Tensor, generator: torch.Generator) -> Objects:
 
 def is_held_out(labels: Tensor) -> Tensor:
     """Whether no expert may see these six labels: (n, 6) -> (n,)."""
-    held_out = torch.tensor(HELD_OUT)
-    return (labels[:, None, :3] == held_out).all(-1).any(-1)
+    names = list(FACTORS)
+    held_out = torch.tensor(
+        [
+            [FACTORS[f].index(v) for f, v in zip(HELD_OUT_FACTORS, one, strict=True)]
+            for one in HELD_OUT
+        ]
+    )
+    own = labels[:, [names.index(factor) for factor in HELD_OUT_FACTORS]]
+    return (own[:, None] == held_out).all(-1).any(-1)
 
 
 def random_labels(
@@ -146,7 +161,7 @@ def random_labels(
     Shapes: (n, 6).
     """
     counts = [sizes if name == "size" else len(values) for name, values in FACTORS.items()]
-    columns = [torch.randint(count, (12 * n + 99,), generator=generator) for count in counts]
+    columns = [torch.randint(count, (20 * n + 99,), generator=generator) for count in counts]
     labels = torch.stack(columns, -1)
     return labels[is_held_out(labels) == held_out][:n]
 

@@ -20,7 +20,7 @@ from experts.neural import FeatureShift, double
 from experts.noise import ANY, NoisyConditional
 
 SPACE = poe.Real((3, SIZE, SIZE))
-SPREAD = 0.2
+SPREAD = 0.15
 """About the root mean square of ink, by which the networks' inputs are scaled."""
 EMBEDDING = 64
 LOWEST, HIGHEST = 0.05, 4.0

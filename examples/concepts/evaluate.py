@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-import compositions
 import data
 import torch
-from compositions import Concepts
+from compositions import (
+    Concepts,
+    all_of,
+    any_picture,
+    objects_at,
+    one_model,
+    plain_product,
+    times_prior,
+)
 from energy import LOWEST
 from formula import Formula, Is
 from read_out import Reading, hits, ink_mask, read
@@ -18,8 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import poe
-
-NUM_FACTORS = len(data.FACTORS)
 
 FORMULAS: tuple[Formula, ...] = (
     Is("triangle") | Is("blue"),
@@ -73,28 +77,27 @@ def asked(plan: Plan) -> Tensor:
 
 def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:
     """Pictures of six labels each, by each way with as many gradients of p(x)."""
-    target = compositions.all_of(concepts, labels)
-    plain = partial(sample, power=float(NUM_FACTORS))
+    composed = times_prior(concepts, all_of(concepts, labels))
     ways = {
-        "AND": (sample, target),
-        "AND, unadjusted": (sample_unadjusted, target),
-        "one model of all six": (sample, compositions.joint(concepts, labels)),
-        "plain product": (plain, compositions.plain_product(concepts, labels)),
+        "AND": (sample, composed),
+        "AND, unadjusted": (sample_unadjusted, composed),
+        "one model of all six": (sample, one_model(concepts, labels)),
+        "plain product": (sample, plain_product(concepts, labels)),
     }
     return [
         make(
             name,
-            way(density, len(labels), plan.schedule, plan.generator()),
+            way(target, len(labels), plan.schedule, plan.generator()),
             lambda shown: (shown == labels).all(1),
         )
-        for name, (way, density) in ways.items()
+        for name, (way, target) in ways.items()
     ]
 
 
 @torch.no_grad()
 def reject(concepts: Concepts, labels: Tensor, plan: Plan) -> Tensor:
     """Which of n draws of p(x) each of n combinations accepts, say the concepts: (n, n)."""
-    draws = sample(concepts.prior, len(labels), plan.schedule, plan.generator())
+    draws = sample(any_picture(concepts), len(labels), plan.schedule, plan.generator())
     pool = draws.samples[:, -1]
     level = torch.full((len(pool),), LOWEST)
     said = [one.log_posterior_at(pool, level).argmax(-1) for one in concepts.attributes.values()]
@@ -105,7 +108,7 @@ def make_formulas(concepts: Concepts, plan: Plan) -> list[tuple[Formula, Made]]:
     """Draws of p(x) times what each formula says."""
     found = []
     for formula in FORMULAS:
-        target = concepts.prior * formula.said_by(concepts)
+        target = times_prior(concepts, formula.said_by(concepts))
         draws = sample(target, plan.other_chains, plan.schedule, plan.generator())
         found.append((formula, make(str(formula), draws, formula.holds)))
     return found
@@ -130,15 +133,15 @@ def places(plan: Plan) -> Tensor:
 
 def make_chains(concepts: Concepts, cells: Tensor, plan: Plan) -> list[Chain]:
     """Objects at three places, by each way."""
-    target = compositions.objects_at(concepts, cells)
+    composed = times_prior(concepts, objects_at(concepts, cells))
     ways = {
-        "product of three places": (sample, target),
-        "the same, unadjusted": (sample_unadjusted, target),
-        "p(x) alone": (sample, concepts.prior),
+        "product of three places": (sample, composed),
+        "the same, unadjusted": (sample_unadjusted, composed),
+        "p(x) alone": (sample, any_picture(concepts)),
     }
     found = []
-    for name, (way, density) in ways.items():
-        draws = way(density, len(cells), plan.schedule, plan.generator())
+    for name, (way, target) in ways.items():
+        draws = way(target, len(cells), plan.schedule, plan.generator())
         ink = draws.samples[:, -1]
         found.append(Chain(name, ink, hits(ink, cells), draws))
     return found

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from compositions import Target
 from energy import HIGHEST, LOWEST
 
 import experts
 import poe
 
-LEAPFROG = 5
-LEAPFROG_STEP = 0.63
-"""In units of the noise: five steps turn the noise half around (Lh = pi) and keep its energy."""
+LEAPFROG = 7
+LEAPFROG_STEP = 0.45
+"""In units of the noise: seven steps turn the noise half around (Lh = pi) and keep its energy."""
 UNADJUSTED_STEP = 0.2
 """In units of the variance of the noise."""
 
@@ -22,9 +23,9 @@ UNADJUSTED_STEP = 0.2
 class Schedule:
     """How long to anneal, and to move at the target: trajectories of ``LEAPFROG`` gradients."""
 
-    levels: int = 16
-    per_level: int = 2
-    at_target: int = 6
+    levels: int = 24
+    per_level: int = 1
+    at_target: int = 4
 
     @property
     def gradients(self) -> int:
@@ -39,53 +40,46 @@ class Schedule:
 
 
 def sample(
-    target: poe.Expert,
-    num_chains: int,
-    schedule: Schedule,
-    generator: torch.Generator,
-    *,
-    power: float = 1.0,
+    target: Target, num_chains: int, schedule: Schedule, generator: torch.Generator
 ) -> poe.Draws:
-    """One draw of each chain, by Hamiltonian Monte Carlo at each level and at the target.
-
-    ``power``: the exponent of p(x) in the target, by which the variance of the noise is divided.
-    """
-    levels = tuple(level / power**0.5 for level in schedule.noise_levels)
+    """One draw of each chain, by Hamiltonian Monte Carlo at each level and at the target."""
+    levels = [level / target.power**0.5 for level in schedule.noise_levels]
     moves = [poe.samplers.HMC(LEAPFROG_STEP * level, LEAPFROG) for level in levels]
-    steps = schedule.per_level, schedule.at_target
-    return walk(target, num_chains, schedule, moves, steps, levels, generator)
+    return walk(target, num_chains, schedule, moves, 1, generator)
 
 
 def sample_unadjusted(
-    target: poe.Expert, num_chains: int, schedule: Schedule, generator: torch.Generator
+    target: Target, num_chains: int, schedule: Schedule, generator: torch.Generator
 ) -> poe.Draws:
     """With as many gradients, unadjusted Langevin along the sum of the scores at each level."""
-    levels = schedule.noise_levels
+    levels = [level / target.power**0.5 for level in schedule.noise_levels]
     moves = [poe.samplers.ULA(UNADJUSTED_STEP * level**2) for level in levels]
-    steps = LEAPFROG * schedule.per_level, LEAPFROG * schedule.at_target
-    return walk(target, num_chains, schedule, moves, steps, levels, generator)
+    return walk(target, num_chains, schedule, moves, LEAPFROG, generator)
 
 
 def walk(
-    target: poe.Expert,
+    target: Target,
     num_chains: int,
     schedule: Schedule,
     moves: Sequence[poe.samplers.Kernel],
-    steps: tuple[int, int],
-    levels: tuple[float, ...],
+    repeats: int,
     generator: torch.Generator,
 ) -> poe.Draws:
-    """Chains that start in noise and end at the target; ``steps`` at each level, and there."""
-    per_level, at_target = steps
-    ladder = experts.noise_ladder(target, schedule.noise_levels[:-1])
-    kernel = poe.samplers.AnnealedLangevin(ladder, tuple(moves), per_level, noise_levels=levels)
-    start = levels[0] * torch.randn(num_chains, *target.space.event_shape, generator=generator)
+    """Chains that start in noise and end at the target; each move is made ``repeats`` times."""
+    levels = tuple(level / target.power**0.5 for level in schedule.noise_levels)
+    kernel = poe.samplers.AnnealedLangevin(
+        experts.noise_ladder(target.guide, schedule.noise_levels[:-1]),
+        tuple(moves),
+        repeats * schedule.per_level,
+        noise_levels=levels,
+    )
+    shape = target.density.space.event_shape
     return poe.sample(
-        target,
+        target.density,
         num_chains,
         kernel=kernel,
-        warmup=at_target - 1,
-        initial=start,
+        warmup=repeats * schedule.at_target - 1,
+        initial=levels[0] * torch.randn(num_chains, *shape, generator=generator),
         generator=generator,
         progress=False,
     )

@@ -17,7 +17,16 @@ from pathlib import Path
 
 import torch
 from data import FACTORS, Pictures, labels_of, training_pictures
-from energy import HIGHEST, LOWEST, Concept, JointEnergy, PictureEnergy, Presence, combination
+from energy import (
+    HIGHEST,
+    LOWEST,
+    SPREAD,
+    Concept,
+    JointEnergy,
+    PictureEnergy,
+    Presence,
+    combination,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from weights import WEIGHTS, read, write
@@ -26,7 +35,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
 from loop import batch, noise_levels, train
 
 PICTURES = 24_000
-STEPS = {"picture": 3200, "joint": 1600, "presence": 1500} | dict.fromkeys(FACTORS, 800)
+STEPS = {"picture": 2400, "joint": 1000, "presence": 1000} | dict.fromkeys(FACTORS, 1000)
 
 
 def attribute_labels(pictures: Pictures, name: str) -> Tensor:
@@ -46,12 +55,18 @@ def noised(ink: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, 
 def score_matching(
     model: nn.Module, ink: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the score against that of the noise, in units of the noise."""
+    """Mean squared error of the score against that of the noise, at the levels' own scales.
+
+    Times the noised picture's variance it is the error of the denoised picture over the least that
+    is possible without looking (Karras et al. 2022, table 1): else the lowest levels would drown
+    the highest, which decide what is where.
+    """
     index, level, noise, x = noised(ink, 64, generator)
     x.requires_grad_()
     value = model.log_density_at(x, labels[index], level)
     (score,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-    return (level[:, None, None, None] * score + noise).square().mean()
+    error = (level[:, None, None, None] * score + noise).square().mean((1, 2, 3))
+    return (error * (1 + (level / SPREAD) ** 2)).mean()
 
 
 def cross_entropy(
