@@ -111,15 +111,21 @@ def test_a_formula_is_the_sum_and_product_of_what_its_labels_say(
 ) -> None:
     Is = example.formula.Is
     x = 0.3 * torch.randn(5, 3, 32, 32, generator=generator())
-    large, red, bar, left = (
+    large, red, bar = (
         concepts.says(name, label)(x).exp()
-        for name, label in (("size", "large"), ("colour", "red"), ("shape", "bar"), ("x", "left"))
+        for name, label in (("size", "large"), ("colour", "red"), ("shape", "bar"))
     )
     assert large.std() > 1e-3 * large.mean()  # far above the tolerance below
+    concept = concepts.attributes["x"]
+    concept.frequency = torch.tensor([0.3, 0.3, 0.2, 0.2])
+    left = concepts.says("x", "left")(x).exp()
     formula = ((Is("large") & Is("red")) | Is("bar")) & ~Is("left")
     assert str(formula) == "((large AND red) OR bar) AND NOT left"
-    expected = (large * red + bar) / 2 / left
+    # p(not left | x) / p(not left), with p(left | x) = 0.3 left
+    expected = (large * red + bar) / 2 * (1 - 0.3 * left) / 0.7
     torch.testing.assert_close(formula.said_by(concepts)(x).exp(), expected)
+    quotient = Is("large") / Is("red")
+    torch.testing.assert_close(quotient.said_by(concepts)(x).exp(), large / red)
     moved = at_level(concepts.prior * formula.said_by(concepts), 0.7)
     assert moved(x).isfinite().all()
 
@@ -137,6 +143,9 @@ def test_shares_that_are_due(example: SimpleNamespace) -> None:
     share = (weight * Is("triangle").holds(labels)).sum() / weight.sum()
     torch.testing.assert_close(share, torch.tensor(0.5 + 0.5 / 3))
     assert (either.holds(labels) == (weight > 0)).all()
+    both = Is("large") & ~Is("red")
+    torch.testing.assert_close(both.ratio(labels).mean(), torch.tensor(1.0))
+    assert (both.holds(labels) == (both.ratio(labels) > 0)).all()
 
 
 def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: SimpleNamespace) -> None:

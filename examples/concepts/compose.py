@@ -27,7 +27,7 @@ from evaluate import (
     places,
     reject,
 )
-from formula import And, Formula, Not, Or
+from formula import And, Formula, Not, Or, Over
 from picture import Row, draw_rows
 from read_out import centres
 from sampling import Schedule
@@ -90,10 +90,10 @@ def print_all_six(found: Sequence[Made], labels: Tensor, accepted: Tensor) -> No
 def labels_in(formula: Formula) -> list[Formula]:
     """The labels that a formula is made of."""
     match formula:
-        case And(left, right) | Or(left, right):
+        case And(left, right) | Or(left, right) | Over(left, right):
             return labels_in(left) + labels_in(right)
         case Not(part):
-            return labels_in(part)
+            return [part]
     return [formula]
 
 

@@ -42,6 +42,13 @@ class Concepts:
         """p(x | label) / p(x); a tensor has one label for each chain."""
         return experts.DensityRatio(self.attributes[attribute]).given(label)
 
+    def says_another(self, attribute: str, label: str) -> poe.Mixture:
+        """p(x | not that label) / p(x): the mixture of the other labels by their frequencies."""
+        concept = self.attributes[attribute]
+        others = [other for other in concept.labels if other != label]
+        weights = concept.frequency[[concept.index(other) for other in others]]
+        return any_of(*(self.says(attribute, other) for other in others), weights=weights)
+
     def here(self, cell: Tensor) -> poe.Expert:
         """p(x | an object is in that cell) / p(x)."""
         return experts.DensityRatio(self.presence).given(cell)
@@ -74,14 +81,16 @@ def objects_at(concepts: Concepts, cells: Tensor) -> poe.Product:
     return poe.Product(*map(concepts.here, cells.unbind(-1)))
 
 
-def any_of(*said: poe.Expert) -> poe.Mixture:
-    """OR of ratios p(x | A) / p(x): times p(x), the mixture of the p(x | A) with equal weights.
+def any_of(*said: poe.Expert, weights: Tensor | None = None) -> poe.Mixture:
+    """OR of ratios p(x | A) / p(x): times p(x), the mixture of the p(x | A), by default equally.
 
     Each p(x) * ratio has the normaliser of p(x), so nothing is to be estimated: relative to p(x)
     the ratios are normalised, which ``log_partitions`` says. For a product of ratios that holds
     where its labels are independent.
     """
-    return poe.Mixture(said, log_partitions=[0.0] * len(said))
+    if weights is not None:
+        weights = weights / weights.sum()
+    return poe.Mixture(said, weights, log_partitions=[0.0] * len(said))
 
 
 class Target(NamedTuple):

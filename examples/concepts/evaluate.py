@@ -28,6 +28,7 @@ import poe
 FORMULAS: tuple[Formula, ...] = (
     Is("triangle") | Is("blue"),
     Is("large") & ~Is("red"),
+    Is("large") / Is("red"),
     (Is("large") & Is("red")) | Is("bar"),
     ((Is("large") & Is("blue")) | Is("red")) & Is("left") & ~Is("bar"),
 )

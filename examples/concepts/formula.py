@@ -1,4 +1,4 @@
-"""Formulas of labels, written with & (AND), | (OR) and ~ (NOT), each read in three ways.
+"""Formulas of labels, written with & (AND), | (OR), ~ (NOT) and / (over), read in three ways.
 
 As a density: ``said_by(concepts)``, a ratio to p(x). As a truth: ``holds(labels)``, of the six
 labels that a picture shows. As a share: ``ratio(labels)``, the same ratio where each picture's
@@ -37,8 +37,8 @@ class Formula:
     def __or__(self, other: Formula) -> Or:
         return Or(self, other)
 
-    def __invert__(self) -> Not:
-        return Not(self)
+    def __truediv__(self, other: Formula) -> Over:
+        return Over(self, other)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,31 @@ class Is(Formula):
         true = self.holds(labels).float()
         return true / true.mean()
 
+    def __invert__(self) -> Not:
+        return Not(self)
+
     def __str__(self) -> str:
         return self.label
+
+
+@dataclass(frozen=True)
+class Not(Formula):
+    """Any other label of the attribute: the mean of their ratios, weighted by their frequencies."""
+
+    part: Is
+
+    def said_by(self, concepts: Concepts) -> poe.Expert:
+        return concepts.says_another(self.part.attribute, self.part.label)
+
+    def holds(self, labels: Tensor) -> Tensor:
+        return ~self.part.holds(labels)
+
+    def ratio(self, labels: Tensor) -> Tensor:
+        true = self.holds(labels).float()
+        return true / true.mean()
+
+    def __str__(self) -> str:
+        return f"NOT {self.part}"
 
 
 @dataclass(frozen=True)
@@ -108,24 +131,28 @@ class Or(Formula):
 
 
 @dataclass(frozen=True)
-class Not(Formula):
-    """Not that: one over the ratio, as Du et al. 2020 have it with exponent 1."""
+class Over(Formula):
+    """The one AND NOT the other as Du et al. 2020 have it: the quotient of the ratios.
 
-    part: Formula
+    Without bound: what makes the other less likely is rewarded for ever.
+    """
+
+    left: Formula
+    right: Formula
 
     def said_by(self, concepts: Concepts) -> poe.Expert:
-        return self.part.said_by(concepts) ** -1.0
+        return self.left.said_by(concepts) / self.right.said_by(concepts)
 
     def holds(self, labels: Tensor) -> Tensor:
-        return ~self.part.holds(labels)
+        return self.left.holds(labels) & ~self.right.holds(labels)
 
     def ratio(self, labels: Tensor) -> Tensor:
-        """As if what is left were as it was: one over a certain ratio is without bound."""
-        return self.holds(labels).float()
+        """As if it were AND NOT, as one over a certain ratio is infinite."""
+        return self.left.ratio(labels) * (~self.right.holds(labels)).float()
 
     def __str__(self) -> str:
-        return f"NOT {bracketed(self.part)}"
+        return f"{bracketed(self.left)} / {bracketed(self.right)}"
 
 
 def bracketed(part: Formula) -> str:
-    return f"({part})" if isinstance(part, And | Or) else str(part)
+    return f"({part})" if isinstance(part, And | Or | Over) else str(part)
