@@ -54,8 +54,12 @@ def test_concepts_are_trained_apart(tmp_path: Path) -> None:
     printed = _run(str(script), "--fast", "--threads", "1", "--weights", "new", cwd=tmp_path)
 
     trained = re.findall(r"^(\w+): \d+ updates", printed, flags=re.MULTILINE)
-    shipped = {path.stem for path in (ROOT / "examples" / "concepts" / "weights").iterdir()}
-    assert set(trained) == {path.stem for path in (tmp_path / "new").iterdir()} == shipped
+    weights = ROOT / "examples" / "concepts" / "weights"
+    new, shipped = (
+        {path.stem for path in folder.glob("*.safetensors")}
+        for folder in (tmp_path / "new", weights)
+    )
+    assert set(trained) == new == shipped
 
 
 def test_concepts_compose(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class Target(NamedTuple):
     power: float = 1.0
 
 
-LOUDNESS = 2.0
+LOUDNESS = 3.0
 """The exponent of what is said while guiding: noise hides labels, and a product of what is said of
 noised pictures says less than what would be said of the noised product. The target has 1."""
 

@@ -40,8 +40,8 @@ class Plan:
     other composition; and how long they are.
     """
 
-    chains: int = 128
-    other_chains: int = 96
+    chains: int = 64
+    other_chains: int = 48
     schedule: Schedule = field(default_factory=Schedule)
     seed: int = 0
 

@@ -23,9 +23,9 @@ UNADJUSTED_STEP = 0.2
 class Schedule:
     """How long to anneal, and to move at the target: trajectories of ``LEAPFROG`` gradients."""
 
-    levels: int = 24
+    levels: int = 20
     per_level: int = 1
-    at_target: int = 4
+    at_target: int = 3
 
     @property
     def gradients(self) -> int:

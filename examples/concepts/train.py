@@ -35,7 +35,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
 from loop import batch, noise_levels, train
 
 PICTURES = 24_000
-STEPS = {"picture": 2400, "joint": 1000, "presence": 1000} | dict.fromkeys(FACTORS, 1000)
+STEPS = dict.fromkeys(FACTORS, 600) | {
+    "shape": 2000,
+    "rotation": 1200,
+    "colour": 800,
+    "presence": 800,
+    "picture": 2400,
+    "joint": 800,
+}
 
 
 def attribute_labels(pictures: Pictures, name: str) -> Tensor:
