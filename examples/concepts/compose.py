@@ -20,6 +20,7 @@ from evaluate import (
     Plan,
     asked,
     make_all_six,
+    make_alternatives,
     make_chains,
     make_formulas,
     paper_noise,
@@ -34,7 +35,7 @@ from sampling import Schedule
 from torch import Tensor
 from weights import WEIGHTS
 
-FAST = Plan(chains=4, other_chains=4, schedule=Schedule(levels=6, per_level=1, at_target=2))
+FAST = Plan(4, 4, 4, Schedule(levels=6, per_level=1, at_target=2))
 SHOWN = 12
 
 
@@ -61,29 +62,35 @@ def groups_of(n: int) -> dict[str, slice]:
     return {"seen": slice(0, n // 2), "held out": slice(n // 2, n)}
 
 
-def print_all_six(found: Sequence[Made], labels: Tensor, accepted: Tensor) -> None:
+def print_all_six(found: Sequence[tuple[Made, Tensor]]) -> None:
     """One row for each way and group of combinations."""
     names = tuple(data.FACTORS)
-    print(header("made by", "combinations", *names, "all six, whole", "overlap", "spread", "noise"))
-    groups = groups_of(len(labels))
-    for made in found:
-        for group, rows in groups.items():
+    print(header("made by", "of", "n", *names, "all six, whole", "overlap", "spread", "noise"))
+    for made, labels in found:
+        for group, rows in groups_of(len(labels)).items():
             held = (made.reading.labels == labels)[rows].T
             right = with_error(made.is_right[rows])
             overlap = f"{made.reading.overlap[rows].mean():.2f}"
-            extra = f"{place_spread(made):.2f}", f"{paper_noise(made.ink[rows]):.3f}"
-            print(line(made.name, group, *map(percent, held), right, overlap, *extra))
-    for group, rows in groups.items():
-        turned_up = with_error(accepted.any(1)[rows])
-        print(line("rejection", group, *[""] * len(names), turned_up, "", "", ""))
-    print(f"\nrejection: a combination accepts {100 * accepted.float().mean():.2f} % of the draws")
-    for made in found:
-        seen, new = (made.is_right[rows].float().mean() for rows in groups.values())
+            extra = overlap, f"{place_spread(made):.2f}", f"{paper_noise(made.ink[rows]):.3f}"
+            print(line(made.name, group, str(len(held.T)), *map(percent, held), right, *extra))
+    print()
+    for made, labels in found:
+        rates = [made.is_right[rows].float().mean() for rows in groups_of(len(labels)).values()]
         draws = made.draws
         assert draws.acceptance_rate is not None
         print(
-            f"{made.name}: held out / seen {new / seen:.3f}; {draws.guarantee}; acceptance at the "
-            f"target {draws.acceptance_rate.mean():.2f}; {draws.seconds:.0f} s"
+            f"{made.name}: held out / seen {rates[1] / rates[0]:.2f}; {draws.guarantee}; "
+            f"acceptance at the target {draws.acceptance_rate.mean():.2f}; {draws.seconds:.0f} s"
+        )
+
+
+def print_rejection(accepted: Tensor) -> None:
+    """How many of the combinations asked for turn up among as many draws of p(x)."""
+    for group, rows in groups_of(len(accepted)).items():
+        share = 100 * accepted[rows].float().mean()
+        print(
+            f"rejection, {group}: {with_error(accepted.any(1)[rows])} % of the combinations turn "
+            f"up in {accepted.shape[1]} draws of p(x); one accepts {share:.2f} % of the draws"
         )
 
 
@@ -128,19 +135,18 @@ def title(labels: Tensor) -> str:
 
 def draw_picture(
     path: Path,
-    six: Sequence[Made],
-    labels: Tensor,
+    six: Sequence[tuple[Made, Tensor]],
     composed: Sequence[tuple[Formula, Made]],
     chains: Sequence[Chain],
     cells: Tensor,
 ) -> None:
     """A row for each way and group, each formula, and the chains with the places asked for."""
     rows = []
-    for group, which in groups_of(len(labels)).items():
-        titles = [title(one) for one in labels[which][:SHOWN]]
-        for made in six:
+    for group in groups_of(0):
+        for made, labels in six:
+            which = groups_of(len(labels))[group]
             ink, right = made.ink[which][:SHOWN], made.is_right[which][:SHOWN]
-            above = titles if made is six[0] else None
+            above = [title(one) for one in labels[which][:SHOWN]] if made is six[0][0] else None
             rows.append(Row(f"{made.name},\n{group}", ink, right, above))
     for formula, made in composed:
         name = str(formula).replace(" AND ", "\nAND ").replace(" OR ", "\nOR ")
@@ -161,14 +167,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     plan = FAST if options.fast else Plan()
     concepts = compositions.load(options.weights)
-    labels, cells = asked(plan), places(plan)
-    six = make_all_six(concepts, labels, plan)
-    print_all_six(six, labels, reject(concepts, labels, plan))
+    labels, fewer = asked(plan, plan.chains), asked(plan, plan.alternative_chains)
+    cells = places(plan)
+    six = [(make_all_six(concepts, labels, plan), labels)]
+    six += [(made, fewer) for made in make_alternatives(concepts, fewer, plan)]
+    print_all_six(six)
+    print_rejection(reject(concepts, fewer, plan))
     composed = make_formulas(concepts, plan)
     print_formulas(composed)
     chains = make_chains(concepts, cells, plan)
     print_chains(chains)
-    draw_picture(options.output, six, labels, composed, chains, cells)
+    draw_picture(options.output, six, composed, chains, cells)
     print(f"\nwrote {options.output}")
 
 

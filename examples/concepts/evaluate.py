@@ -36,12 +36,13 @@ FORMULAS: tuple[Formula, ...] = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How many chains for the six labels (of seen, and of held-out combinations), and for each
-    other composition; and how long they are.
+    """How many chains for the six labels (of seen, and of held-out combinations), for each
+    alternative to that, and for each other composition; and how long they are.
     """
 
     chains: int = 64
-    other_chains: int = 48
+    alternative_chains: int = 32
+    other_chains: int = 24
     schedule: Schedule = field(default_factory=Schedule)
     seed: int = 0
 
@@ -67,32 +68,38 @@ def make(name: str, draws: poe.Draws, holds: Callable[[Tensor], Tensor]) -> Made
     return Made(name, ink, reading, holds(reading.labels) & reading.is_whole, draws)
 
 
-def asked(plan: Plan) -> Tensor:
+def asked(plan: Plan, chains: int) -> Tensor:
     """Six labels a chain, the seen combinations first: (2 * chains, 6)."""
     generator = plan.generator()
     groups = [
-        data.random_labels(plan.chains, generator, held_out=held_out) for held_out in (False, True)
+        data.random_labels(plan.chains, generator, held_out=held_out)[:chains]
+        for held_out in (False, True)
     ]
     return torch.cat(groups)
 
 
-def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:
-    """Pictures of six labels each, by each way with as many gradients of p(x)."""
+def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> Made:
+    """Pictures of six labels each, by composition."""
+    target = times_prior(concepts, all_of(concepts, labels))
+    return make_asked("AND", sample(target, len(labels), plan.schedule, plan.generator()), labels)
+
+
+def make_alternatives(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:
+    """The same by other ways, with as many gradients of p(x) a chain."""
     composed = times_prior(concepts, all_of(concepts, labels))
     ways = {
-        "AND": (sample, composed),
         "AND, unadjusted": (sample_unadjusted, composed),
         "one model of all six": (sample, one_model(concepts, labels)),
         "plain product": (sample, plain_product(concepts, labels)),
     }
     return [
-        make(
-            name,
-            way(target, len(labels), plan.schedule, plan.generator()),
-            lambda shown: (shown == labels).all(1),
-        )
+        make_asked(name, way(target, len(labels), plan.schedule, plan.generator()), labels)
         for name, (way, target) in ways.items()
     ]
+
+
+def make_asked(name: str, draws: poe.Draws, labels: Tensor) -> Made:
+    return make(name, draws, lambda shown: (shown == labels).all(1))
 
 
 @torch.no_grad()
