@@ -163,3 +163,5 @@ def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: Simpl
     unadjusted = example.sampling.sample_unadjusted(target, 2, schedule, generator())
     assert unadjusted.guarantee == "biased"
     assert unadjusted.num_warmup + 1 == schedule.gradients
+    corrected = example.sampling.sample_corrected(target, 2, schedule, generator())
+    assert corrected.guarantee == "asymptotically exact"

@@ -35,7 +35,7 @@ from sampling import Schedule
 from torch import Tensor
 from weights import WEIGHTS
 
-FAST = Plan(4, 4, 4, Schedule(levels=6, per_level=1, at_target=2))
+FAST = Plan(4, 4, 4, Schedule(levels=20, per_level=1, at_target=1))
 SHOWN = 12
 
 

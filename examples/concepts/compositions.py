@@ -103,14 +103,14 @@ class Target(NamedTuple):
     power: float = 1.0
 
 
-LOUDNESS = 3.0
+LOUDNESS = 6.0
 """The exponent of what is said while guiding: noise hides labels, and a product of what is said of
 noised pictures says less than what would be said of the noised product. The target has 1."""
 
 
-def times_prior(concepts: Concepts, said: poe.Expert) -> Target:
+def times_prior(concepts: Concepts, said: poe.Expert, loudness: float = LOUDNESS) -> Target:
     """p(x) times what is said of x."""
-    return Target(concepts.prior * said, concepts.prior * said**LOUDNESS)
+    return Target(concepts.prior * said, concepts.prior * said**loudness)
 
 
 def plain_product(concepts: Concepts, labels: Tensor) -> Target:

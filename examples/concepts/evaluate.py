@@ -19,7 +19,7 @@ from compositions import (
 from energy import LOWEST
 from formula import Formula, Is
 from read_out import Reading, hits, ink_mask, read
-from sampling import Schedule, sample, sample_unadjusted
+from sampling import Schedule, sample, sample_corrected, sample_unadjusted
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,7 +40,7 @@ class Plan:
     alternative to that, and for each other composition; and how long they are.
     """
 
-    chains: int = 64
+    chains: int = 160
     alternative_chains: int = 32
     other_chains: int = 24
     schedule: Schedule = field(default_factory=Schedule)
@@ -89,6 +89,7 @@ def make_alternatives(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Ma
     composed = times_prior(concepts, all_of(concepts, labels))
     ways = {
         "AND, unadjusted": (sample_unadjusted, composed),
+        "AND, corrected at all levels": (sample_corrected, composed),
         "one model of all six": (sample, one_model(concepts, labels)),
         "plain product": (sample, plain_product(concepts, labels)),
     }
@@ -113,10 +114,13 @@ def reject(concepts: Concepts, labels: Tensor, plan: Plan) -> Tensor:
 
 
 def make_formulas(concepts: Concepts, plan: Plan) -> list[tuple[Formula, Made]]:
-    """Draws of p(x) times what each formula says."""
+    """Draws of p(x) times what each formula says.
+
+    Not louder on the way, lest one side of an OR drown the other.
+    """
     found = []
     for formula in FORMULAS:
-        target = times_prior(concepts, formula.said_by(concepts))
+        target = times_prior(concepts, formula.said_by(concepts), loudness=1.0)
         draws = sample(target, plan.other_chains, plan.schedule, plan.generator())
         found.append((formula, make(str(formula), draws, formula.holds)))
     return found
@@ -141,7 +145,7 @@ def places(plan: Plan) -> Tensor:
 
 def make_chains(concepts: Concepts, cells: Tensor, plan: Plan) -> list[Chain]:
     """Objects at three places, by each way."""
-    composed = times_prior(concepts, objects_at(concepts, cells))
+    composed = times_prior(concepts, objects_at(concepts, cells), loudness=2.0)
     ways = {
         "product of three places": (sample, composed),
         "the same, unadjusted": (sample_unadjusted, composed),
