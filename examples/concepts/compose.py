@@ -75,11 +75,13 @@ def print_all_six(found: Sequence[tuple[Made, Tensor]]) -> None:
             print(line(made.name, group, str(len(held.T)), *map(percent, held), right, *extra))
     print()
     for made, labels in found:
-        rates = [made.is_right[rows].float().mean() for rows in groups_of(len(labels)).values()]
+        seen, new = (made.is_right[rows].float() for rows in groups_of(len(labels)).values())
+        ratio = new.mean() / seen.mean()
+        error = ratio * ((1 / new.mean() - 1) / len(new) + (1 / seen.mean() - 1) / len(seen)).sqrt()
         draws = made.draws
         assert draws.acceptance_rate is not None
         print(
-            f"{made.name}: held out / seen {rates[1] / rates[0]:.2f}; {draws.guarantee}; "
+            f"{made.name}: held out / seen {ratio:.2f} ± {error:.2f}; {draws.guarantee}; "
             f"acceptance at the target {draws.acceptance_rate.mean():.2f}; {draws.seconds:.0f} s"
         )
 

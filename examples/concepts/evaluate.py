@@ -40,9 +40,9 @@ class Plan:
     alternative to that, and for each other composition; and how long they are.
     """
 
-    chains: int = 160
-    alternative_chains: int = 32
-    other_chains: int = 24
+    chains: int = 240
+    alternative_chains: int = 48
+    other_chains: int = 48
     schedule: Schedule = field(default_factory=Schedule)
     seed: int = 0
 
