@@ -17,7 +17,8 @@ def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Exper
     """The same composition with every expert read at another level of noise.
 
     Weights are shared. A product of densities of noised data is *not* the density of the noised
-    product (Du et al. 2023, section 3): use it to find good starts, and end on the target itself.
+    product (Du et al. 2023, section 3), and a mixture keeps the log partitions it was given: use it
+    to find good starts, and end on the target itself.
     Raises ``poe.PoeError`` for an expert without noise levels.
     """
     raise poe.PoeError(
@@ -46,7 +47,8 @@ def _(expert: poe.Product, noise_level: float | Tensor) -> poe.Expert:
 @at_noise_level.register
 def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
     components: list[poe.Expert] = list(expert.experts)  # type: ignore[arg-type]
-    return poe.Mixture([at_noise_level(one, noise_level) for one in components], expert.weights)
+    moved = [at_noise_level(one, noise_level) for one in components]
+    return poe.Mixture(moved, expert.weights, log_partitions=expert.estimates)
 
 
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:

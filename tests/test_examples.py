@@ -56,6 +56,38 @@ def test_compose_2d_agrees_with_quadrature(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 50_000
 
 
+def test_concepts_are_trained_apart(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "concepts" / "train.py"
+    printed = _run(str(script), "--fast", "--threads", "1", "--weights", "new", cwd=tmp_path)
+
+    trained = re.findall(r"^(\w+): \d+ updates", printed, flags=re.MULTILINE)
+    weights = ROOT / "examples" / "concepts" / "weights"
+    new, shipped = (
+        {path.stem for path in folder.glob("*.safetensors")}
+        for folder in (tmp_path / "new", weights)
+    )
+    assert set(trained) == new == shipped
+
+
+def test_concepts_compose(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "concepts" / "compose.py"
+    arguments = ("--fast", "--threads", "1", "--output", "figure.png")
+    printed = _run(str(script), *arguments, cwd=tmp_path)
+
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    table = {tuple(row[:2]): row for row in rows}
+    for group in ("seen", "held out"):
+        assert ("AND", group) in table
+        assert ("plain product", group) in table
+    places = {row[0]: float(row[1]) for row in rows if len(row) == 4 and row[0] != "three objects"}
+    # 12 places: of p(x) alone, an object is in one cell of 64 some 5 times in 100.
+    assert places["product of three places"] >= 75
+    assert places["p(x) alone"] <= 50
+    assert re.search(r"^AND: .*asymptotically exact", printed, re.MULTILINE)
+    assert re.search(r"^AND, unadjusted: .*biased", printed, re.MULTILINE)
+    assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
 def test_deep_digits_are_learned_and_bounded_from_below(tmp_path: Path) -> None:
     script = ROOT / "examples" / "deep_digits.py"
     printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)

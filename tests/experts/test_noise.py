@@ -123,6 +123,20 @@ def test_a_ladder_is_the_product_at_each_level(product: poe.Product) -> None:
         torch.testing.assert_close(expert(x), experts.at_noise_level(product, level)(x))
 
 
+def test_a_mixture_keeps_its_weights_and_log_partitions(
+    families: tuple[experts.NoisyConditional, ...],
+) -> None:
+    x = images()
+    parts = [families[2].given(label) for label in ("thin", "thick")]
+    mixture = poe.Mixture(parts, [0.25, 0.75], log_partitions=[1.0, -2.0])
+    expected = poe.Mixture(
+        [experts.at_noise_level(part, 0.5) for part in parts],
+        [0.25, 0.75],
+        log_partitions=[1.0, -2.0],
+    )
+    torch.testing.assert_close(experts.at_noise_level(mixture, 0.5)(x), expected(x))
+
+
 def test_unnormalised_densities_without_any_have_no_marginal() -> None:
     """Their mixture would need every log partition."""
 

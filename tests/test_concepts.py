@@ -1,0 +1,167 @@
+"""The parts of examples/concepts: what is drawn is read again; compositions are what they say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import poe
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples" / "concepts"
+MODULES = ("data", "weights", "read_out", "energy", "compositions", "formula", "sampling")
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[SimpleNamespace]:
+    """The example's modules, which import each other as scripts do."""
+    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    sys.path.insert(0, str(FOLDER))
+    yield SimpleNamespace(**{name: import_module(name) for name in MODULES})
+    sys.path.remove(str(FOLDER))
+    for name in MODULES:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def concepts(example: SimpleNamespace) -> SimpleNamespace:
+    """Small untrained ones that depend on their input."""
+    torch.manual_seed(0)
+    energy, data = example.energy, example.data
+    picture = energy.PictureEnergy(channels=4)
+    attributes = {
+        name: energy.Concept(picture, data.labels_of(name), channels=2) for name in data.FACTORS
+    }
+    for concept in attributes.values():
+        concept.net.last[-1].weight.data.mul_(30.0)
+    presence = energy.Presence(picture, channels=2)
+    joint = energy.JointEnergy(channels=4)
+    return example.compositions.Concepts(picture, attributes, presence, joint)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_what_is_drawn_is_read_again(example: SimpleNamespace, held_out: bool) -> None:
+    data, g = example.data, generator()
+    labels = data.random_labels(80, g, held_out=held_out)
+    assert (data.is_held_out(labels) == held_out).all()
+    pictures = data.singles(labels, g)
+    ink = pictures.ink + 0.05 * torch.randn(pictures.ink.shape, generator=g)
+    reading = example.read_out.read(ink)
+    assert (reading.labels == labels).all()
+    assert reading.is_whole.all()
+
+
+def test_paper_fragments_and_pairs_are_no_objects(example: SimpleNamespace) -> None:
+    g = generator()
+    ink = example.data.singles(example.data.random_labels(20, g, held_out=False), g).ink
+    paper = 0.05 * torch.randn(20, 3, 32, 32, generator=g)
+    striped = ink * (torch.arange(32) % 4 < 2)
+    for pictures in (paper, 0.3 * ink, striped, ink + ink.roll(16, 2)):
+        assert not example.read_out.read(pictures).is_whole.any()
+
+
+def test_places_of_scenes_are_found(example: SimpleNamespace) -> None:
+    g = generator()
+    scenes = example.data.scenes(60, g)
+    ink = scenes.ink + 0.05 * torch.randn(scenes.ink.shape, generator=g)
+    counts = torch.tensor([len(one) for one in example.read_out.centres(ink)])
+    assert (counts == scenes.present.sum((1, 2))).all()
+    assert counts.min() >= 2
+    cells = scenes.present.flatten(1).float().topk(2).indices
+    assert example.read_out.hits(ink, cells).all()
+    assert not example.read_out.hits(ink, torch.zeros_like(cells)).any()  # the corner is too near
+
+
+def test_coverage_adds_up_to_the_area(example: SimpleNamespace) -> None:
+    data = example.data
+    shape = torch.arange(3).repeat(4)
+    area, centre = torch.full((12,), 90.0), torch.full((12, 2), 16.3)
+    covered = data.coverage(shape, area, centre, torch.linspace(0, 1, 12)).sum((1, 2))
+    # The error of a pixel is of second order in how oblique its edge is: 3 % of 38 edge pixels.
+    torch.testing.assert_close(covered, area, rtol=0.02, atol=0)
+
+
+def test_the_plain_product_counts_the_energy_of_pictures_six_times(
+    example: SimpleNamespace, concepts: SimpleNamespace
+) -> None:
+    labels = example.data.random_labels(3, generator(), held_out=False)
+    x = 0.3 * torch.randn(3, 3, 32, 32, generator=generator())
+    columns = zip(concepts.attributes.values(), labels.T, strict=True)
+    product = sum(concept.given(column)(x) for concept, column in columns)
+    plain = example.compositions.plain_product(concepts, labels)
+    torch.testing.assert_close(plain.density(x), product)
+    composed = example.compositions.times_prior(
+        concepts, example.compositions.all_of(concepts, labels)
+    )
+    torch.testing.assert_close(composed.density(x), product - 5 * concepts.prior(x))
+
+
+def test_a_formula_is_the_sum_and_product_of_what_its_labels_say(
+    example: SimpleNamespace, concepts: SimpleNamespace
+) -> None:
+    Is = example.formula.Is
+    x = 0.3 * torch.randn(5, 3, 32, 32, generator=generator())
+    large, red, bar = (
+        concepts.says(name, label)(x).exp()
+        for name, label in (("size", "large"), ("colour", "red"), ("shape", "bar"))
+    )
+    assert large.std() > 1e-3 * large.mean()  # far above the tolerance below
+    concept = concepts.attributes["x"]
+    concept.frequency = torch.tensor([0.3, 0.3, 0.2, 0.2])
+    left = concepts.says("x", "left")(x).exp()
+    formula = ((Is("large") & Is("red")) | Is("bar")) & ~Is("left")
+    assert str(formula) == "((large AND red) OR bar) AND NOT left"
+    # p(not left | x) / p(not left), with p(left | x) = 0.3 left
+    expected = (large * red + bar) / 2 * (1 - 0.3 * left) / 0.7
+    torch.testing.assert_close(formula.said_by(concepts)(x).exp(), expected)
+    quotient = Is("large") / Is("red")
+    torch.testing.assert_close(quotient.said_by(concepts)(x).exp(), large / red)
+    moved = at_level(concepts.prior * formula.said_by(concepts), 0.7)
+    assert moved(x).isfinite().all()
+
+
+def at_level(expert: poe.Expert, noise_level: float) -> poe.Expert:
+    import experts
+
+    return experts.at_noise_level(expert, noise_level)
+
+
+def test_shares_that_are_due(example: SimpleNamespace) -> None:
+    Is, labels = example.formula.Is, torch.cartesian_prod(*map(torch.arange, (3, 4, 2, 3, 3, 2)))
+    either = Is("triangle") | Is("blue")
+    weight = either.ratio(labels)
+    share = (weight * Is("triangle").holds(labels)).sum() / weight.sum()
+    torch.testing.assert_close(share, torch.tensor(0.5 + 0.5 / 3))
+    assert (either.holds(labels) == (weight > 0)).all()
+    both = Is("large") & ~Is("red")
+    torch.testing.assert_close(both.ratio(labels).mean(), torch.tensor(1.0))
+    assert (both.holds(labels) == (both.ratio(labels) > 0)).all()
+
+
+def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: SimpleNamespace) -> None:
+    labels = example.data.random_labels(2, generator(), held_out=False)
+    said = example.compositions.all_of(concepts, labels)
+    target = example.compositions.times_prior(concepts, said)
+    schedule = example.sampling.Schedule(levels=3, per_level=1, at_target=2)
+    assert schedule.noise_levels[0] == example.energy.HIGHEST
+    assert schedule.noise_levels[-1] == pytest.approx(example.energy.LOWEST)
+    draws = example.sampling.sample(target, 2, schedule, generator())
+    assert draws.samples.shape == (2, 1, 3, 32, 32)
+    assert draws.guarantee == "asymptotically exact"
+    assert draws.num_warmup + 1 == 3 + 2
+    torch.testing.assert_close(target.density(draws.samples[:, -1]), draws.log_density[:, -1])
+    unadjusted = example.sampling.sample_unadjusted(target, 2, schedule, generator())
+    assert unadjusted.guarantee == "biased"
+    assert unadjusted.num_warmup + 1 == schedule.gradients
+    corrected = example.sampling.sample_corrected(target, 2, schedule, generator())
+    assert corrected.guarantee == "asymptotically exact"
