@@ -50,6 +50,15 @@ def with_error(true: Tensor) -> str:
     return f"{100 * rate:.1f} ± {100 * (rate * (1 - rate) / len(true)).sqrt():.1f}"
 
 
+def ratio(new: Tensor, old: Tensor) -> str:
+    """Of two shares of 1 among 0 and 1, with its standard error."""
+    if not new.any() or not old.any():
+        return "not defined"
+    found = new.mean() / old.mean()
+    error = found * ((1 / new.mean() - 1) / len(new) + (1 / old.mean() - 1) / len(old)).sqrt()
+    return f"{found:.2f} ± {error:.2f}"
+
+
 def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -71,17 +80,16 @@ def print_all_six(found: Sequence[tuple[Made, Tensor]]) -> None:
             held = (made.reading.labels == labels)[rows].T
             right = with_error(made.is_right[rows])
             overlap = f"{made.reading.overlap[rows].mean():.2f}"
-            extra = overlap, f"{place_spread(made):.2f}", f"{paper_noise(made.ink[rows]):.3f}"
+            spread = f"{place_spread(made):.2f}".replace("nan", "none right")
+            extra = overlap, spread, f"{paper_noise(made.ink[rows]):.3f}"
             print(line(made.name, group, str(len(held.T)), *map(percent, held), right, *extra))
     print()
     for made, labels in found:
         seen, new = (made.is_right[rows].float() for rows in groups_of(len(labels)).values())
-        ratio = new.mean() / seen.mean()
-        error = ratio * ((1 / new.mean() - 1) / len(new) + (1 / seen.mean() - 1) / len(seen)).sqrt()
         draws = made.draws
         assert draws.acceptance_rate is not None
         print(
-            f"{made.name}: held out / seen {ratio:.2f} ± {error:.2f}; {draws.guarantee}; "
+            f"{made.name}: held out / seen {ratio(new, seen)}; {draws.guarantee}; "
             f"acceptance at the target {draws.acceptance_rate.mean():.2f}; {draws.seconds:.0f} s"
         )
 

@@ -40,7 +40,7 @@ STEPS = dict.fromkeys(FACTORS, 600) | {
     "rotation": 1200,
     "colour": 800,
     "presence": 800,
-    "picture": 2400,
+    "picture": 5000,
     "joint": 800,
 }
 
