@@ -27,7 +27,6 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
 from poe.samplers.swendsen_wang import SwendsenWang
-from poe.space import Binary
 from poe.spin_pairs import spin_pairs
 
 FEW = 64
@@ -92,23 +91,14 @@ def among_discrete(target: Expert) -> Choice:
 
 
 def by_structure(target: Expert) -> Choice | None:
-    """The first that applies of clusters, the two halves of a grid, and blocks."""
-    if not isinstance(target.space, Binary):
-        return among_labels(target)
-    return in_clusters(target) or on_checkerboard(target) or in_blocks(target)
-
-
-def among_labels(target: Expert) -> Choice | None:
-    """Clusters, or colour by colour, where a target on labels has only couplings and fields."""
-    found = label_pairs(target)
-    if found is None:
-        return None
-    if found.couplings.numel() and found.is_attractive_and_aligned:
-        why = "attractive couplings: clusters of sites take a label at once"
-        return Choice(LabelClusters(found), why)
-    kernel = ChromaticGibbs(found)
-    why = f"known couplings and fields: all labels of each of {kernel.num_colours} colours at once"
-    return Choice(kernel, why)
+    """The first that applies of clusters, the two halves of a grid, blocks, and colours."""
+    return (
+        in_clusters(target)
+        or on_checkerboard(target)
+        or in_blocks(target)
+        or in_label_clusters(target)
+        or by_colours(target)
+    )
 
 
 def in_clusters(target: Expert) -> Choice | None:
@@ -140,6 +130,24 @@ def in_blocks(target: Expert) -> Choice | None:
     hidden = f"{found.num_hidden} hidden units, then " if found.num_hidden else ""
     sets = "at once" if kernel.num_sets == 1 else f"in {kernel.num_sets} sets"
     return Choice(kernel, f"known conditionals: {hidden}all elements {sets}")
+
+
+def in_label_clusters(target: Expert) -> Choice | None:
+    """Swendsen-Wang for labels, where they are only pulled together, and to the same label."""
+    found = label_pairs(target)
+    if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
+        return None
+    return Choice(LabelClusters(found), "attractive couplings: clusters take a label at once")
+
+
+def by_colours(target: Expert) -> Choice | None:
+    """Chromatic Gibbs, where a target on labels has only couplings and fields."""
+    found = label_pairs(target)
+    if found is None:
+        return None
+    kernel = ChromaticGibbs(found)
+    why = f"known couplings and fields: all labels of each of {kernel.num_colours} colours at once"
+    return Choice(kernel, why)
 
 
 def along_gradient(target: Expert, density: Density, u: Tensor) -> Choice | None:
