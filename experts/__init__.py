@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experts import adapters as adapters
 from experts import independent_classes as independent_classes
 from experts import strips as strips
 from experts.autoregressive import PixelMixture

@@ -31,6 +31,11 @@ def as_expert(source: object) -> Expert:
     >>> str(normal.space), normal.log_prob(torch.tensor([0.0]))
     ('Real(())', tensor([-0.9189]))
     """
+    refuse(source)
+
+
+def refuse(source: object) -> NoReturn:
+    """Raise `AdaptationError`: nobody has registered what `source` is."""
     if isinstance(source, nn.Module) or callable(source):
         raise AdaptationError(
             f"cannot tell what {type(source).__name__} returns or where x lives; use "
@@ -38,7 +43,7 @@ def as_expert(source: object) -> Expert:
         )
     raise AdaptationError(
         f"cannot adapt {type(source).__name__}; known are experts, torch.distributions and what "
-        "is registered with poe.as_expert.register"
+        "is registered with poe.as_expert.register, as `import experts` does for other libraries"
     )
 
 
@@ -155,10 +160,10 @@ def _require_space(space: object) -> Space:
 def _require_callable(fn: Any) -> Any:
     if callable(fn) and not isinstance(fn, Expert):
         return fn
-    _refuse(fn)
+    _refuse_function(fn)
 
 
-def _refuse(fn: object) -> NoReturn:
+def _refuse_function(fn: object) -> NoReturn:
     raise AdaptationError(
         f"expected a function of x that returns a log-density or an energy, got "
         f"{type(fn).__name__}; an Expert needs no adaptation"
