@@ -16,6 +16,9 @@ class Chains(Protocol):
     def draw(self, expert: poe.Expert, n: int, *, generator: torch.Generator) -> Tensor:
         """``(n, *event)``, without a gradient."""
 
+    def describe(self) -> str:
+        """The settings: a run does not go on with others."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What goes on from update to update."""
 
@@ -41,6 +44,10 @@ class Persistent(NamedTuple):
         self.buffer.put(slots, moved)
         return moved
 
+    def describe(self) -> str:
+        many = f"{len(self.buffer.positions)} persistent chains"
+        return f"{many}, {self.buffer.reseeded} anew, {self.num_steps} x {self.kernel}"
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"positions": self.buffer.positions}
 
@@ -62,6 +69,9 @@ class ShortRun(NamedTuple):
         begun = self.start.sample(n, generator=generator)
         found = poe.short_run(expert, begun, self.num_steps, self.step_size, generator=generator)
         return found.samples[:, 0]
+
+    def describe(self) -> str:
+        return f"short runs of {self.num_steps} steps of {self.step_size}"
 
     def state_dict(self) -> dict[str, Tensor]:
         """Nothing: no chain goes on."""

@@ -25,6 +25,7 @@ from experts.spectral import power_iterate
 from poe.losses import contrastive_divergence, denoising_score_matching
 
 Report = Callable[[int, dict[str, float]], None]
+Settings = dict[str, float | str]
 
 
 class State(NamedTuple):
@@ -70,9 +71,18 @@ def train(
     A run that finds its checkpoint goes on from it, to the same bits as without a stop. ``report``
     is called with the step and scalars, as for TensorBoard. Raises ``poe.NonFiniteError`` at the
     first energy or gradient that is not finite, or out of bounds: it names the step, the expert and
-    the last good checkpoint.
+    the last good checkpoint; and ``ValueError`` for a checkpoint of a run with other settings.
     """
-    good = resume(checkpoint, state)
+    settings: Settings = {
+        "steps": steps,
+        "noise": noise,
+        "batch_size": batch_size,
+        "denoising": denoising,
+        "regularization": regularization,
+        "averaging": averaging,
+        "chains": "none" if state.chains is None else state.chains.describe(),
+    }
+    good = resume(checkpoint, state, settings)
     progress = trange(good, steps, initial=good, total=steps, mininterval=2, unit="update")
     for step in progress:
         set_learning_rate(state.optimizer, step, steps)
@@ -90,7 +100,7 @@ def train(
             if report is not None:
                 report(step, shown)
         if (step + 1) % checkpoint_every == 0:
-            save(checkpoint, step + 1, state)
+            save(checkpoint, step + 1, state, settings)
             good = step + 1
     return state.average.eval()
 
@@ -168,10 +178,11 @@ def update_average(state: State, decay: float) -> None:
             kept.copy_(new[name])
 
 
-def save(path: Path, step: int, state: State) -> None:
+def save(path: Path, step: int, state: State, settings: Settings) -> None:
     """Write a checkpoint, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {
+        "settings": settings,
         "step": step,
         "expert": state.expert.state_dict(),
         "average": state.average.state_dict(),
@@ -184,11 +195,12 @@ def save(path: Path, step: int, state: State) -> None:
     os.replace(part, path)
 
 
-def resume(path: Path, state: State) -> int:
-    """Load the checkpoint if there is one; the step to go on from."""
+def resume(path: Path, state: State, settings: Settings) -> int:
+    """Load the checkpoint if there is one, of these settings; the step to go on from."""
     if not path.exists():
         return 0
     held: dict[str, Any] = torch.load(path, weights_only=True)
+    require_same(path, held["settings"], settings)
     state.expert.load_state_dict(held["expert"])
     state.average.load_state_dict(held["average"])
     state.optimizer.load_state_dict(held["optimizer"])
@@ -196,3 +208,13 @@ def resume(path: Path, state: State) -> int:
         state.chains.load_state_dict(held["chains"])
     state.generator.set_state(held["generator"])
     return int(held["step"])
+
+
+def require_same(path: Path, held: Settings, settings: Settings) -> None:
+    """A run goes on as it began."""
+    other = [f"{k} {held[k]}, not {v}" for k, v in settings.items() if held[k] != v]
+    if other:
+        raise ValueError(
+            f"{path} is of a run with {'; '.join(other)}: give its settings to go on with it, or "
+            "another place to begin anew"
+        )
