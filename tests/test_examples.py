@@ -178,10 +178,10 @@ def test_digits_are_restored_through_a_decoder(tmp_path: Path) -> None:
     script = ROOT / "examples" / "restore_digits.py"
     printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
 
-    row = r"^(.+?) +([\d.]+) +([\d.]+) \([\d.]+\) +([\d.]+) +([\d.]+)   (.+)$"
+    row = r"^(.+?) +([\d.]+) +([\d.]+) \([\d.]+\) +([\d.]+) +([\d.]+) +([\d.]+)   (.+)$"
     found = {task: rest for task, *rest in re.findall(row, printed, flags=re.MULTILINE)}
     assert len(found) == 5, printed
-    for task, (seen, ours, _, _, peers) in found.items():
+    for task, (seen, ours, *_, peers) in found.items():
         others = [float(value) for value in re.findall(r" ([\d.]+) \(", peers)]
         assert float(ours) > float(seen), task
         if task != "salt and pepper":  # there four fifths are known, and the product is too unsure

@@ -94,7 +94,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     run(begun("persistent"), tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="noise 0.1, not 0.2: give its settings"):
+    with pytest.raises(ValueError, match=r"noise 0.1, not 0.2: give its settings"):
         run(begun("persistent"), tmp_path / "run.pt", noise=0.2)
     with pytest.raises(ValueError, match=r"chains 30 persistent chains, .*, not none"):
         run(begun("none"), tmp_path / "run.pt")
