@@ -61,7 +61,7 @@ def begun(kind: str = "persistent", learning_rate: float = 1e-3) -> Any:
 def run(state: Any, checkpoint: Path, steps: int = 6, **settings: Any) -> poe.Expert:
     from loop import train
 
-    given = {"noise": 0.1, "batch_size": 8, "checkpoint_every": 3} | settings
+    given = {"noise": 0.1, "batch_size": 8, "num_draws": 8, "checkpoint_every": 3} | settings
     found: poe.Expert = train(state, images(), steps=steps, checkpoint=checkpoint, **given)
     return found
 
@@ -117,7 +117,7 @@ def test_an_exploding_run_stops_and_says_where(kind: str, tmp_path: Path) -> Non
 
     with pytest.raises(poe.NonFiniteError) as caught:
         loop.train(
-            state, images(), steps=30, noise=0.1, batch_size=8, checkpoint=tmp_path / "run.pt",
+            state, images(), steps=30, noise=0.1, batch_size=8, num_draws=8, checkpoint=tmp_path / "run.pt",
             checkpoint_every=10, report=spoil,
         )  # fmt: skip
     said = str(caught.value)

@@ -59,6 +59,7 @@ def train(
     steps: int,
     noise: float,
     batch_size: int = 64,
+    num_draws: int = 64,
     denoising: float = 1.0,
     regularization: float = 0.0,
     averaging: float = 0.995,
@@ -66,7 +67,7 @@ def train(
     checkpoint_every: int = 100,
     report: Report | None = None,
 ) -> poe.Expert:
-    """Train on ``images (n, *event)`` and return the average.
+    """Train on ``images (n, *event)``, against ``num_draws`` of the chains; return the average.
 
     A run that finds its checkpoint goes on from it, to the same bits as without a stop. ``report``
     is called with the step and scalars, as for TensorBoard. Raises ``poe.NonFiniteError`` at the
@@ -77,6 +78,7 @@ def train(
         "steps": steps,
         "noise": noise,
         "batch_size": batch_size,
+        "num_draws": num_draws,
         "denoising": denoising,
         "regularization": regularization,
         "averaging": averaging,
@@ -87,7 +89,7 @@ def train(
     for step in progress:
         set_learning_rate(state.optimizer, step, steps)
         try:
-            scalars = update(state, images, batch_size, noise, denoising, regularization)
+            scalars = update(state, images, batch_size, num_draws, noise, denoising, regularization)
         except poe.NonFiniteError as error:
             last = f"{checkpoint} (after {good} updates)" if good else "none"
             raise poe.NonFiniteError(
@@ -109,6 +111,7 @@ def update(
     state: State,
     images: Tensor,
     batch_size: int,
+    num_draws: int,
     noise: float,
     denoising: float,
     regularization: float,
@@ -120,7 +123,7 @@ def update(
     loss = denoising * loss
     if state.chains is not None:
         data = images[rows] + noise * torch.randn(images[rows].shape, generator=generator)
-        model = draws_of(expert, state.chains, batch_size, generator)
+        model = draws_of(expert, state.chains, num_draws, generator)
         contrast = contrastive_divergence(expert, data, model, regularization=regularization)
         loss, scalars = loss + contrast.value, scalars | contrast.parts
     state.optimizer.zero_grad()

@@ -12,28 +12,56 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from chains import Chains, Persistent, ShortRun
 from data import NOISE, pictures
 from loop import begin, train
 from model import learning, moments_of, untrained
+from torch import Tensor
 
 import poe
 
 STEP_SIZE = 0.01
-NUM_STEPS = 15
-DENOISING_STEPS = 666
-LEARNING_RATE = 3e-4
-STEPS = {"persistent": 1400, "short": 200}
+MIXING_STEPS = 15
+LONG_STEPS = 30
+MIXING, LASTING = 0.01, 0.0
+"""The share of chains that begin anew: at first some, so that they do not lag behind the energy; at
+last none, so that the energy is fitted to where chains are after tens of thousands of steps."""
 
 
-def chains(kind: str, start: poe.Expert, generator: torch.Generator) -> Chains:
-    """Persistent ones, or short runs, from draws of ``start``."""
-    if kind == "short":
-        return ShortRun(start, STEP_SIZE, 2 * NUM_STEPS)
-    buffer = poe.ReplayBuffer(start, 512, reseeded=0.01, generator=generator)
-    return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), NUM_STEPS)
+class Stage(NamedTuple):
+    """Updates, their learning rate, and the draws of the model that an update has."""
+
+    name: str
+    updates: int
+    learning_rate: float
+    num_draws: int = 64
+
+
+DENOISING = Stage("denoising", 666, 2e-3)
+STAGES = {
+    "persistent": (
+        Stage("mixing", 1400, 3e-4),
+        Stage("persistent", 2000, 1.5e-4, num_draws=128),
+    ),
+    "short": (Stage("short", 1500, 3e-4),),
+}
+
+
+def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Chains | None:
+    """Persistent ones, or short runs, from draws of ``moments``; none for denoising alone."""
+    if stage is DENOISING:
+        return None
+    if stage.name == "short":
+        return ShortRun(moments, STEP_SIZE, LONG_STEPS)
+    is_mixing = stage.name == "mixing"
+    buffer = poe.ReplayBuffer(
+        moments, 512, reseeded=MIXING if is_mixing else LASTING, generator=generator
+    )
+    num_steps = MIXING_STEPS if is_mixing else LONG_STEPS
+    return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), num_steps)
 
 
 def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
@@ -54,38 +82,40 @@ def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("kind", choices=tuple(STEPS))
-    parser.add_argument("--steps", type=int, help=f"updates (default {STEPS})")
+    parser.add_argument("kind", choices=tuple(STAGES))
+    parser.add_argument("--share", type=float, default=1.0, help="of each stage's updates")
     parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tensorboard", type=Path, help="folder for scalars")
-    parser.add_argument("--fast", action="store_true", help="20 updates")
+    parser.add_argument("--fast", action="store_true", help="10 updates of each stage")
     options = parser.parse_args()
     work = options.work / "fast" if options.fast else options.work
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     images = pictures("train", options.data).images
-    steps = 20 if options.fast else options.steps or STEPS[options.kind]
+    report = reporter(options.tensorboard) if options.tensorboard else None
     moments = moments_of(images, NOISE)
-    denoiser = train(
-        begin(untrained(moments), None, learning_rate=2e-3, generator=generator),
-        images,
-        steps=min(steps, DENOISING_STEPS),
-        noise=NOISE,
-        checkpoint=work / "denoising.pt",
-    )
-    poe.save(denoiser, work / "denoising")
-    drawn = chains(options.kind, moments, generator)
-    average = train(
-        begin(learning(denoiser), drawn, learning_rate=LEARNING_RATE, generator=generator),
-        images,
-        steps=steps,
-        noise=NOISE,
-        checkpoint=work / f"{options.kind}.pt",
-        report=reporter(options.tensorboard) if options.tensorboard else None,
-    )
-    poe.save(average, work / options.kind)
+    expert = untrained(moments)
+    held: dict[str, Tensor] = {}
+    for stage in (DENOISING, *STAGES[options.kind]):
+        drawn = chains(stage, moments, generator)
+        if drawn is not None and held:
+            drawn.load_state_dict(held)  # the chains of the stage before go on
+        state = begin(
+            learning(expert), drawn, learning_rate=stage.learning_rate, generator=generator
+        )
+        expert = train(
+            state,
+            images,
+            steps=10 if options.fast else max(1, round(options.share * stage.updates)),
+            num_draws=stage.num_draws,
+            noise=NOISE,
+            checkpoint=work / f"{stage.name}.pt",
+            report=report,
+        )
+        poe.save(expert, work / stage.name)
+        held = {} if drawn is None else drawn.state_dict()
 
 
 if __name__ == "__main__":
