@@ -117,8 +117,8 @@ def test_an_exploding_run_stops_and_says_where(kind: str, tmp_path: Path) -> Non
 
     with pytest.raises(poe.NonFiniteError) as caught:
         loop.train(
-            state, images(), steps=30, noise=0.1, batch_size=8, num_draws=8, checkpoint=tmp_path / "run.pt",
-            checkpoint_every=10, report=spoil,
+            state, images(), steps=30, noise=0.1, batch_size=8, num_draws=8,
+            checkpoint=tmp_path / "run.pt", checkpoint_every=10, report=spoil,
         )  # fmt: skip
     said = str(caught.value)
     assert told == [10]
