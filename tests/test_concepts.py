@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 import poe
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "concepts"
-MODULES = ("data", "weights", "read_out", "energy", "compositions", "formula", "sampling")
+MODULES = (
+    "data", "weights", "read_out", "energy", "compositions", "formula", "sampling", "evaluate",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,51 @@ def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: Simpl
     assert unadjusted.num_warmup + 1 == schedule.gradients
     corrected = example.sampling.sample_corrected(target, 2, schedule, generator())
     assert corrected.guarantee == "asymptotically exact"
+
+
+def test_a_colourless_concept_does_not_see_colour(example: SimpleNamespace) -> None:
+    energy, g = example.energy, torch.Generator().manual_seed(0)
+    concept = energy.Colourless(energy.PictureEnergy(channels=2), ("a", "b"), channels=2)
+    x, level = torch.randn(5, 3, 32, 32, generator=g), torch.full((5,), 0.3)
+    grey = torch.tensor(energy.GREY)
+    colour = torch.linalg.cross(grey, torch.randn(3, generator=g))[:, None, None]
+    found = concept.logits(x, level)
+    torch.testing.assert_close(concept.logits(x + colour, level), found, atol=1e-5, rtol=1e-5)
+    ink = torch.zeros(1, 1, 32, 32).index_fill_(2, torch.arange(9), 1.0)
+    assert not torch.allclose(concept.logits(x + ink, level), found, atol=1e-3)
+    assert float(grey.norm()) == pytest.approx(1, abs=1e-3)
+
+
+def test_only_chains_that_the_concepts_deny_begin_anew(
+    example: SimpleNamespace, concepts: SimpleNamespace
+) -> None:
+    """And each until it is not denied, or thrice."""
+    g = torch.Generator().manual_seed(0)
+    labels = example.data.random_labels(6, g, held_out=False)
+    asked: list[Tensor] = []
+
+    def drawn(value: float, n: int) -> poe.Draws:
+        x = torch.full((n, 1, 3, 32, 32), value)
+        return poe.Draws(x, torch.zeros(n, 1), "biased", acceptance_rate=torch.ones(n), seconds=1.0)
+
+    def draw(labels: Tensor) -> poe.Draws:
+        asked.append(labels)
+        return drawn(len(asked), len(labels))
+
+    def log_chance(_: object, ink: Tensor, __: Tensor) -> Tensor:
+        """Chain k is denied until its value is k."""
+        return torch.where(ink[:, 0, 0, 0] >= torch.arange(6), 0.0, -9.0)
+
+    evaluate = example.evaluate
+    kept, evaluate.log_chance = evaluate.log_chance, log_chance
+    try:
+        found = evaluate.begun_anew(concepts, labels, drawn(0.0, 6), draw)
+    finally:
+        evaluate.log_chance = kept
+    assert [len(one) for one in asked] == [5, 4, 3]
+    assert torch.equal(asked[1], labels[2:])
+    assert found.samples[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3]
+    assert found.seconds == 4.0
+    chance = kept(concepts, found.samples[:, -1], labels)
+    assert chance.shape == (6,)
+    assert bool((chance < 0).all())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data import FACTORS, labels_of
-from energy import Concept, JointEnergy, PictureEnergy, Presence, combination
+from energy import KINDS, Concept, JointEnergy, PictureEnergy, Presence, combination
 from torch import Tensor
 from weights import WEIGHTS, read
 
@@ -59,7 +59,7 @@ def load(folder: Path = WEIGHTS) -> Concepts:
     picture = PictureEnergy()
     picture.load_state_dict(read("picture", folder))
     attributes = {
-        name: Concept(picture, labels_of(name)).with_own_state(read(name, folder))
+        name: KINDS[name](picture, labels_of(name)).with_own_state(read(name, folder))
         for name in FACTORS
     }
     joint = JointEnergy()
@@ -103,7 +103,7 @@ class Target(NamedTuple):
     power: float = 1.0
 
 
-LOUDNESS = 6.0
+LOUDNESS = 12.0
 """The exponent of what is said while guiding: noise hides labels, and a product of what is said of
 noised pictures says less than what would be said of the noised product. The target has 1."""
 

@@ -23,6 +23,8 @@ SPACE = poe.Real((3, SIZE, SIZE))
 SPREAD = 0.15
 """About the root mean square of ink, by which the networks' inputs are scaled."""
 EMBEDDING = 64
+GREY = (0.5025, 0.5025, 0.7035)
+"""Of length one, and such that no colour's ink is much fainter than another's."""
 LOWEST, HIGHEST = 0.05, 4.0
 """The noise levels that are trained. At the highest the objects' places are hardly seen."""
 
@@ -208,6 +210,22 @@ class Concept(NoisyConditional):
         """With those weights read in."""
         self.load_state_dict(self.prior.state_dict(prefix="prior.") | state)
         return self
+
+
+class Colourless(Concept):
+    """A concept that is told of ink, and not of its colour: the network sees one sum of channels.
+
+    So a shape's posterior cannot infer from a colour what the shape must be, and no combination of
+    what it sees is new to it. The noise of the sum is that of a channel.
+    """
+
+    def logits(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        grey = torch.einsum("...chw,c->...hw", x, x.new_tensor(GREY))[..., None, :, :]
+        return super().logits(grey.expand_as(x), noise_level)
+
+
+KINDS = {name: Colourless if name in ("shape", "rotation") else Concept for name in FACTORS}
+"""What each concept may see: the held-out combinations are of shape, colour, size and rotation."""
 
 
 class Presence(Concept):

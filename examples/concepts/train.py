@@ -19,6 +19,7 @@ import torch
 from data import FACTORS, Pictures, labels_of, training_pictures
 from energy import (
     HIGHEST,
+    KINDS,
     LOWEST,
     SPREAD,
     Concept,
@@ -34,10 +35,10 @@ from weights import WEIGHTS, read, write
 sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
 from loop import batch, noise_levels, train
 
-PICTURES = 24_000
+PICTURES = 60_000
 STEPS = dict.fromkeys(FACTORS, 600) | {
-    "shape": 2000,
-    "rotation": 1200,
+    "shape": 3000,
+    "rotation": 3000,
     "colour": 800,
     "presence": 800,
     "picture": 5000,
@@ -137,7 +138,7 @@ class Workshop:
 
     def attribute(self, name: str) -> None:
         labels = attribute_labels(self.pictures, name)
-        model = Concept(PictureEnergy(), labels_of(name))
+        model = KINDS[name](PictureEnergy(), labels_of(name))
         model.frequency = labels.bincount() / len(labels)
         model.prior.requires_grad_(False)
         self.fit_concept(
