@@ -197,7 +197,7 @@ def test_only_chains_that_the_concepts_deny_begin_anew(
 
     def draw(labels: Tensor) -> poe.Draws:
         asked.append(labels)
-        return drawn(len(asked), len(labels))
+        return drawn(float(len(asked)), len(labels))
 
     def log_chance(_: object, ink: Tensor, __: Tensor) -> Tensor:
         """Chain k is denied until its value is k."""
