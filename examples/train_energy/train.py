@@ -24,30 +24,37 @@ from torch import Tensor
 import poe
 
 STEP_SIZE = 0.01
-MIXING_STEPS = 15
-LONG_STEPS = 30
-MIXING, LASTING = 0.01, 0.0
-"""The share of chains that begin anew: at first some, so that they do not lag behind the energy; at
-last none, so that the energy is fitted to where chains are after tens of thousands of steps."""
+NUM_CHAINS = 512
+SHORT_RUN_STEPS = 30
 
 
 class Stage(NamedTuple):
-    """Updates, their learning rate, and the draws of the model that an update has."""
+    """Updates, their learning rate, how long the average is, and the draws an update has.
+
+    Of persistent chains, each takes ``num_steps``, and begins anew with probability ``reseeded``.
+    """
 
     name: str
     updates: int
     learning_rate: float
+    averaging: float = 0.995
     num_draws: int = 64
+    num_steps: int = 15
+    reseeded: float = 0.0
 
 
 DENOISING = Stage("denoising", 666, 2e-3)
 STAGES = {
     "persistent": (
-        Stage("mixing", 1400, 3e-4),
-        Stage("persistent", 2000, 1.5e-4, num_draws=128),
+        Stage("mixing", 1400, 3e-4, reseeded=0.01),
+        Stage("lasting", 2000, 1.5e-4, averaging=0.998, num_draws=128, num_steps=30),
+        Stage("persistent", 1000, 1e-4, num_draws=128, num_steps=30, reseeded=0.005),
     ),
     "short": (Stage("short", 1500, 3e-4),),
 }
+"""At first many chains begin anew, so that they do not lag behind the energy; then none, so that it
+is fitted to where chains are after tens of thousands of steps; at last a few, so that a chain from
+the start comes there too."""
 
 
 def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Chains | None:
@@ -55,13 +62,9 @@ def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Cha
     if stage is DENOISING:
         return None
     if stage.name == "short":
-        return ShortRun(moments, STEP_SIZE, LONG_STEPS)
-    is_mixing = stage.name == "mixing"
-    buffer = poe.ReplayBuffer(
-        moments, 512, reseeded=MIXING if is_mixing else LASTING, generator=generator
-    )
-    num_steps = MIXING_STEPS if is_mixing else LONG_STEPS
-    return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), num_steps)
+        return ShortRun(moments, STEP_SIZE, SHORT_RUN_STEPS)
+    buffer = poe.ReplayBuffer(moments, NUM_CHAINS, reseeded=stage.reseeded, generator=generator)
+    return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), stage.num_steps)
 
 
 def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
@@ -110,6 +113,7 @@ def main() -> None:
             images,
             steps=10 if options.fast else max(1, round(options.share * stage.updates)),
             num_draws=stage.num_draws,
+            averaging=stage.averaging,
             noise=NOISE,
             checkpoint=work / f"{stage.name}.pt",
             report=report,
