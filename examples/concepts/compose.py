@@ -179,7 +179,7 @@ def main() -> None:
     concepts = compositions.load(options.weights)
     labels, fewer = asked(plan, plan.chains), asked(plan, plan.alternative_chains)
     cells = places(plan)
-    six = [(made, labels) for made in make_all_six(concepts, labels, plan)]
+    six = [(make_all_six(concepts, labels, plan), labels)]
     six += [(made, fewer) for made in make_alternatives(concepts, fewer, plan)]
     print_all_six(six)
     print_rejection(reject(concepts, fewer, plan))

@@ -67,6 +67,9 @@ INKS = torch.tensor([[0.1, 0.8, 0.8], [0.8, 0.35, 0.7], [0.8, 0.65, 0.1], [0.05,
 AREAS = torch.tensor([36.0, 90.0])
 PLACES = torch.tensor([10.0, 16.0, 22.0])
 
+NEAR = 0.15
+"""So far from a named colour, in each channel, is another one at least; data vary by 0.04."""
+
 CELL = 4
 """The side of the cells that "an object is here" is told of; there are 8 x 8."""
 CELLS = SIZE // CELL
@@ -198,6 +201,31 @@ def free_place(centres: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     is_far = (torch.cdist(tries, centres) > APART).all(-1)
     first = is_far.int().argmax(1)
     return tries[torch.arange(n), first], is_far.any(1)
+
+
+def other_colours(n: int, generator: torch.Generator) -> Tensor:
+    """Ink (n, 3) of any colour that is neither pale nor grey."""
+    ink = torch.rand(60 * n + 600, 3, generator=generator)
+    is_strong = (ink.norm(dim=1) > 0.8) & (ink.amax(1) - ink.amin(1) > 0.4)
+    return ink[is_strong][:n]
+
+
+def in_other_colours(n: int, seed: int = 1, at_once: int = 600) -> Tensor:
+    """Ink of single objects in colours that no label is told of: (about n, 3, 32, 32).
+
+    None is so near to a named colour that it would be a picture of a held-out combination.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    blocks = []
+    for _ in range(0, n, at_once):
+        labels = random_labels(at_once, generator, held_out=False)
+        objects = objects_of(labels, generator)._replace(ink=other_colours(at_once, generator))
+        distance = (objects.ink[:, None] - INKS).abs().amax(2)  # to each named colour
+        own = labels.clone()
+        own[:, 1] = distance.argmin(1)
+        is_apart = ~is_held_out(own) | (distance.amin(1) > NEAR)
+        blocks.append(draw(objects)[is_apart])
+    return torch.cat(blocks)
 
 
 def presence(centres: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import data
 import torch
@@ -33,10 +32,6 @@ FORMULAS: tuple[Formula, ...] = (
     (Is("large") & Is("red")) | Is("bar"),
     ((Is("large") & Is("blue")) | Is("red")) & Is("left") & ~Is("bar"),
 )
-
-
-ANEW = 3
-"""So many times chains may begin anew."""
 
 
 @dataclass(frozen=True)
@@ -83,56 +78,10 @@ def asked(plan: Plan, chains: int) -> Tensor:
     return torch.cat(groups)
 
 
-def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:
-    """Pictures of six labels each, by composition; and with chains begun anew."""
-    generator = plan.generator()
-
-    def draw(labels: Tensor) -> poe.Draws:
-        target = times_prior(concepts, all_of(concepts, labels))
-        return sample(target, len(labels), plan.schedule, generator)
-
-    once = draw(labels)
-    again = begun_anew(concepts, labels, once, draw)
-    return [make_asked("AND", once, labels), make_asked("AND, begun anew", again, labels)]
-
-
-def begun_anew(
-    concepts: Concepts, labels: Tensor, draws: poe.Draws, draw: Callable[[Tensor], poe.Draws]
-) -> poe.Draws:
-    """The chains that ended where the experts deny the labels walk again, thrice at most.
-
-    Denied is what has less than an even chance of all six by prod_i p(y_i | x): the target has
-    hardly any mass there, so a chain that is there has not found it. No judge has a say.
-    """
-    for _ in range(ANEW):
-        lost = (log_chance(concepts, draws.samples[:, -1], labels) < math.log(0.5)).nonzero()[:, 0]
-        if len(lost):
-            draws = with_chains(draws, lost, draw(labels[lost]))
-    return draws
-
-
-@torch.no_grad()
-def log_chance(concepts: Concepts, ink: Tensor, labels: Tensor) -> Tensor:
-    """The sum of log p(y_i | x) over the six labels: (n,)."""
-    level = torch.full((len(ink),), LOWEST)
-    said = [
-        concepts.attributes[name].log_posterior_at(ink, level).gather(1, column[:, None])[:, 0]
-        for name, column in zip(data.FACTORS, labels.T, strict=True)
-    ]
-    return torch.stack(said).sum(0)
-
-
-def with_chains(draws: poe.Draws, index: Tensor, new: poe.Draws) -> poe.Draws:
-    """The draws with some chains replaced; the seconds of both."""
-    assert draws.acceptance_rate is not None
-    assert new.acceptance_rate is not None
-    return replace(
-        draws,
-        samples=draws.samples.index_copy(0, index, new.samples),
-        log_density=draws.log_density.index_copy(0, index, new.log_density),
-        acceptance_rate=draws.acceptance_rate.index_copy(0, index, new.acceptance_rate),
-        seconds=draws.seconds + new.seconds,
-    )
+def make_all_six(concepts: Concepts, labels: Tensor, plan: Plan) -> Made:
+    """Pictures of six labels each, by composition."""
+    target = times_prior(concepts, all_of(concepts, labels))
+    return make_asked("AND", sample(target, len(labels), plan.schedule, plan.generator()), labels)
 
 
 def make_alternatives(concepts: Concepts, labels: Tensor, plan: Plan) -> list[Made]:

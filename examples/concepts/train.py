@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from data import FACTORS, Pictures, labels_of, training_pictures
+from data import FACTORS, Pictures, in_other_colours, labels_of, training_pictures
 from energy import (
     HIGHEST,
     KINDS,
@@ -109,12 +109,15 @@ class Workshop:
         return model
 
     def picture(self) -> None:
+        """From more than labels are told of: half as many again are in other colours."""
+        ink = self.pictures.ink
+        ink = torch.cat([ink, in_other_colours(len(ink) // 2)])
         model = PictureEnergy()
-        labels = torch.zeros(len(self.pictures.ink), dtype=torch.long)
+        labels = torch.zeros(len(ink), dtype=torch.long)
         trained = self.fit(
             "picture",
             model,
-            lambda module, generator: score_matching(module, self.pictures.ink, labels, generator),
+            lambda module, generator: score_matching(module, ink, labels, generator),
             1.5e-3,
         )
         write("picture", trained.state_dict(), self.weights)
