@@ -31,7 +31,7 @@ from poe.demo.conjunction import sample as sample_digits
 COMBINATIONS = [Combination(digit, 2, 2) for digit in (1, 3, 4, 7, 8, 9)]
 FAST, LONG = Schedule(1, 5, 12), Schedule(4, 20, 120)
 GAP = 26  # white pixels between two plots
-WIDTH = 1360
+WIDTH = 1400
 DPI = 100
 
 
@@ -74,10 +74,17 @@ def on_bits() -> poe.Product:
     return poe.Product(field=field, couplings=experts.Ising(coupling, torch.zeros(3)))
 
 
+def draw(target: poe.Expert, num_draws: int, g: torch.Generator) -> poe.Draws:
+    """Of eight chains."""
+    return poe.sample(
+        target, num_draws, num_chains=8, warmup=num_draws // 4, generator=g, progress=False
+    )
+
+
 def compositions(num_draws: int, schedule: Schedule, g: torch.Generator) -> list[Composition]:
     """The four, sampled."""
     found = [
-        Composition(name, target, poe.sample(target, num_draws, num_chains=8, generator=g))
+        Composition(name, target, draw(target, num_draws, g))
         for name, target in [
             ("line", on_a_line()), ("plane", on_the_plane()), ("bits", on_bits())
         ]
@@ -146,7 +153,9 @@ def print_table(plots: list[Plot]) -> None:
     print(f"{'plot':<15}{'of':<8}{'pixels':>12}   draws")
     for call, composition, picture in plots:
         height, width = picture.shape[:2]
-        print(f"{call:<15}{composition.name:<8}{f'{width} x {height}':>12}   {composition.draws}")
+        chains, draws = composition.draws.log_density.shape
+        what = f"{chains} x {draws}, {composition.draws.guarantee}"
+        print(f"{call:<15}{composition.name:<8}{f'{width} x {height}':>12}   {what}")
 
 
 def main() -> None:

@@ -87,6 +87,6 @@ __all__ = [
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
     "gaussian_factors", "io", "link", "load", "log_density_bounds", "log_density_error",
     "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses",
-    "normalize", "normalizers", "plot", "sample", "samplers", "save", "short_run", "simplify", "smc",
-    "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
+    "normalize", "normalizers", "plot", "sample", "samplers", "save", "short_run", "simplify",
+    "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

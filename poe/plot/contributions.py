@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.diagnostics import contributions_along, normalized_weights
+from poe.diagnostics import binds_chains, contributions_along, normalized_weights
 from poe.draws import Draws
 from poe.errors import NonFiniteError, PoeError, ShapeError
 from poe.expert import Expert, require_expert
@@ -54,7 +54,8 @@ def contributions(
     ``reference`` x′ ``(*event)``, c_i(x) − c_i(x′) and its sum, the log-ratio of x to x′.
 
     Along draws: a row of points for each expert, and one for the product, c_i less its mean, with
-    its standard deviation: the longer the row, the louder the expert is among these draws.
+    its standard deviation: the longer the row, the louder the expert is among these draws. Where
+    each chain has a condition of its own the mean is that of the chain.
 
     Raises ShapeError for x or x′ of another shape, PoeError for more positions, or a reference for
     draws, NonFiniteError where a contribution is NaN or +inf, or −inf along draws.
@@ -150,35 +151,47 @@ def _add_bars(axis: Axes, factors: list[Factor], said: Array) -> None:
 
 
 def _along_draws(product: Expert, factors: list[Factor], draws: Draws, axes: Axes | None) -> Figure:
-    said, weights = _evenly_said(product, draws)
+    centred, weights = _centred(product, draws)
+    sd = (weights @ centred.square()).sqrt()
+    shown = as_array(centred[evenly(weights, POINTS)])
+    names, colors = [f.label for f in factors], [f.color for f in factors]
+    if len(factors) > 1:
+        names, colors = [*names, "product"], [*colors, INK]
+    axis = one_axis(axes, 6.4, 1.0 + 0.62 * len(names))
+    for place, (x, offset, color) in enumerate(zip(shown.T, _swarm(shown).T, colors, strict=True)):
+        axis.scatter(x, place + offset, s=9, color=color, lw=0, alpha=0.75)
+    _name_rows(axis, names, as_array(sd))
+    mean = "its chain's mean" if binds_chains(product) else "its mean over the draws"
+    write(axis, x=f"contribution to log p\u0303(x), less {mean}")
+    return figure_of(axis)
+
+
+def _centred(product: Expert, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Contributions, and their sum where they are several, less their means: ``(n, rows)``, with
+    weights ``(n,)``.
+    """
+    chains, length = draws.log_density.shape
+    stride = max(1, -(-chains * length // EVALUATIONS))
+    said = contributions_along(product, draws.samples[:, ::stride]).cpu()
+    alike = torch.zeros_like(draws.log_density)
+    log_weights = alike if draws.log_weights is None else draws.log_weights
+    weights = normalized_weights(log_weights[:, ::stride]).cpu()
+    _require_finite(said[weights > 0])
+    rows = torch.cat([said, said.sum(-1, keepdim=True)], -1) if said.shape[-1] > 1 else said
+    rows = torch.where(weights[..., None] > 0, rows, 0.0)
+    # Chains of different conditions have different densities, whose levels mean nothing together.
+    means = (weights[..., None] * rows).sum(1, keepdim=True)
+    total = weights.sum(1, keepdim=True)[..., None]
+    centre = means / total if binds_chains(product) else means.sum(0, keepdim=True)
+    return (rows - centre).flatten(0, 1), weights.flatten()
+
+
+def _require_finite(said: Tensor) -> None:
     if not bool(said.isfinite().all()):
         raise NonFiniteError(
             "expected finite contributions along the draws, got others: these are no draws of "
             "this target, or its experts divide zero by zero there"
         )
-    rows = torch.cat([said, said.sum(1, keepdim=True)], 1) if len(factors) > 1 else said
-    centred = rows - weights @ rows
-    sd = (weights @ centred.square()).sqrt()
-    shown = as_array(centred[evenly(weights, POINTS)])
-    axis = one_axis(axes, 6.4, 1.0 + 0.62 * rows.shape[1])
-    colors = [factor.color for factor in factors] + [INK]
-    offsets = _swarm(shown)
-    for place, color in zip(range(rows.shape[1]), colors, strict=False):
-        axis.scatter(shown[:, place], place + offsets[:, place], s=9, color=color, lw=0, alpha=0.75)
-    _name_rows(axis, [*(f.label for f in factors), "product"][: rows.shape[1]], as_array(sd))
-    write(axis, x="contribution to log p\u0303(x), less its mean over the draws")
-    return figure_of(axis)
-
-
-def _evenly_said(product: Expert, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Contributions ``(n, k)`` at draws evenly chosen, with weights ``(n,)``."""
-    chains, length = draws.log_density.shape
-    stride = max(1, -(-chains * length // EVALUATIONS))
-    log_weights = torch.zeros_like(draws.log_density)
-    log_weights = log_weights if draws.log_weights is None else draws.log_weights
-    weights = normalized_weights(log_weights[:, ::stride]).flatten().cpu()
-    said = contributions_along(product, draws.samples[:, ::stride]).flatten(0, 1).cpu()
-    return said[weights > 0], weights[weights > 0]
 
 
 def _swarm(values: Array) -> Array:

@@ -20,7 +20,7 @@ class Factor(NamedTuple):
     @property
     def exponent(self) -> float:
         """w_i, 1 where there is none."""
-        return float(self.expert.exponent) if isinstance(self.expert, Tempered) else 1.0
+        return float(self.expert.exponent.detach()) if isinstance(self.expert, Tempered) else 1.0
 
     @property
     def label(self) -> str:

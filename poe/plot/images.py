@@ -52,7 +52,7 @@ def images(
     is_beyond = (pictures < low) | (pictures > high)
     sheet = _sheet(((pictures - low) / (high - low)).clamp(0, 1), rows)
     height, width = sheet.shape[:2]
-    scale = min(9.0 / width, 7.0 / height)
+    scale = min(9.0 / width, 7.0 / height, 0.04)
     axis = one_axis(axes, scale * width + 0.4 + 0.9 * bool(row_labels), scale * height + 0.5)
     shown = as_array(sheet.squeeze(-1))
     axis.imshow(shown, cmap=on_paper(cmap), vmin=0, vmax=1, interpolation="nearest")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LEAVES = 60
+BESIDE = 33
+"""Of the 60 points of an edge, where its exponent or weight stands."""
 AND, OR = "AND  ×", "OR  +"
 
 
@@ -42,6 +44,12 @@ class Node:
     def leaves(self) -> int:
         """The number of experts below that are made of no other, at least 1."""
         return max(1, sum(child.leaves for child in self.children))
+
+    @property
+    def longest(self) -> int:
+        """The number of letters of the longest name."""
+        own = max(len(self.name), len(self.kind))
+        return max(own, *(child.longest for child in self.children)) if self.children else own
 
     @property
     def depth(self) -> int:
@@ -70,11 +78,12 @@ def tree(product: Expert, *, axes: Axes | None = None) -> Figure:
             f"expected a composition of at most {MAX_LEAVES} leaves, got {root.leaves}: "
             "print(product) shows all of it"
         )
-    axis = one_axis(axes, 2.0 + 2.1 * root.depth, 0.5 + 0.62 * root.leaves)
+    step = 1.75 + 0.07 * root.longest
+    axis = one_axis(axes, 0.9 * step + step * root.depth, 0.5 + 0.62 * root.leaves)
     axis.set_axis_off()
     shades = colors(product) if isinstance(product, Product) else {}
     _draw(axis, root, 0, 0.0, shades, INK)
-    axis.set_xlim(-0.45, root.depth + 0.55)
+    axis.set_xlim(-0.45, root.depth + 0.45)
     axis.set_ylim(root.leaves - 0.4, -0.6)
     return figure_of(axis)
 
@@ -87,7 +96,7 @@ def node_of(expert: Expert) -> Node:
     """
     if isinstance(expert, Tempered):
         inner = node_of(expert.expert)
-        weight = float(expert.exponent)
+        weight = float(expert.exponent.detach())
         learned = "learned " if isinstance(expert.exponent, nn.Parameter) else ""
         if inner.taken:  # a power of a power, one of which is learned
             return Node("Tempered", taken=f"{learned}w = {weight:.3g}", children=(inner,))
@@ -160,5 +169,5 @@ def _add_edge(axis: Axes, child: Node, level: int, start: float, end: float, col
     axis.plot(level + t, y, "--" if child.is_divided else "-", color=color, lw=1.5, zorder=1)
     if child.taken:
         text = ("NOT, " if child.is_divided else "") + child.taken.replace("-", "\u2212")
-        axis.text(level + 0.6, end - 0.1, text, ha="center", va="bottom", fontsize=SMALL,
-                  color=GREY)  # fmt: skip
+        axis.text(level + t[BESIDE], y[BESIDE], text, ha="center", va="center", color=GREY,
+                  fontsize=SMALL, zorder=2, bbox={"fc": "white", "lw": 0, "pad": 1.5})  # fmt: skip
