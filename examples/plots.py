@@ -31,7 +31,7 @@ from poe.demo.conjunction import sample as sample_digits
 COMBINATIONS = [Combination(digit, 2, 2) for digit in (1, 3, 4, 7, 8, 9)]
 FAST, LONG = Schedule(1, 5, 12), Schedule(4, 20, 120)
 GAP = 26  # white pixels between two plots
-WIDTH = 1400
+WIDTH = 1480
 DPI = 100
 
 
@@ -119,6 +119,10 @@ def drawn(all_of_them: list[Composition]) -> Iterator[Plot]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for call, composition, figure in figures(*all_of_them):
+        figure.set_figheight(figure.get_figheight() + 0.25)
+        figure.suptitle(
+            f"plot.{call}: {composition.name}", x=0.01, ha="left", fontsize=9, family="monospace"
+        )
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         yield Plot(call, composition, np.asarray(canvas.buffer_rgba())[..., :3].copy())

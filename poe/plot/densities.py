@@ -190,7 +190,8 @@ def _levels(p: Tensor) -> list[float]:
 
 def _add_points(axis: Axes, space: Space, positions: Positions) -> None:
     x = space.as_vector(positions.x)[evenly(positions.weights, POINTS)]
-    axis.scatter(*as_array(x.T), s=4, color=INK, alpha=0.5, lw=0)
+    first, second = as_array(x.T)
+    axis.scatter(first, second, s=4, color=INK, alpha=0.5, lw=0)
 
 
 def _name_elements(grid: Array, names: list[str]) -> None:

@@ -112,7 +112,9 @@ def _edges(values: Array) -> Array:
 
 def _histogram(axis: Axes, values: Array, edges: Array, weights: Array) -> None:
     width = 0.84 if _is_whole(edges) else 1.0
-    axis.hist(values, edges, weights=weights, density=True, color=COLOR, rwidth=width, lw=0)
+    axis.hist(
+        values, edges.tolist(), weights=weights, density=True, color=COLOR, rwidth=width, lw=0
+    )
     axis.set_yticks([])
     dress(axis)
     axis.spines["left"].set_visible(False)
