@@ -119,7 +119,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.compatibility",
         ),
     ),
-    ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),
+    ("laws, storage and pictures", ("poe.testing", "poe.io", "poe.codecs", "poe.plot")),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),
     ("the command line", ("poe.demo", "poe.cli", "poe.__main__")),

@@ -48,7 +48,7 @@ class Summary:
 
     def __str__(self) -> str:
         formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
-        names = _component_names(self.mean.shape)
+        names = component_names(self.mean.shape)
         width = max(map(len, names[:MAX_ROWS]), default=0)
         header = " " * width + "".join(f"{name:>{_width(f)}}" for name, f in formats.items())
         columns = [getattr(self, name).flatten().tolist() for name in formats]
@@ -111,7 +111,12 @@ def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
 
 
-def _component_names(event_shape: torch.Size) -> list[str]:
+def component_names(event_shape: torch.Size) -> list[str]:
+    """The name of each component, in row-major order.
+
+    >>> component_names(torch.Size((2,))), component_names(torch.Size(()))
+    (['x[0]', 'x[1]'], ['x'])
+    """
     indices = itertools.product(*(range(n) for n in event_shape))
     return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
 

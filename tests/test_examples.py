@@ -24,6 +24,8 @@ import pytest
 import rdata
 import torch
 
+import poe
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -53,6 +55,22 @@ def test_compose_2d_agrees_with_quadrature(tmp_path: Path) -> None:
     ring = math.log((2 * math.pi) ** 1.5 * 2.0 * 0.35)
     for name, log_partition in (("a", ring), ("b", 0.0), ("OR", 0.0)):
         assert float(table[name][0]) == pytest.approx(log_partition, abs=0.001)
+    assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
+def test_plots_of_real_compositions_are_one_sheet(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "plots.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    row = r"^(\w+) +(line|bits|plane|digits) +\d+ x \d+   \d+ x \d+, (\D+)$"
+    table = re.findall(row, printed, flags=re.MULTILINE)
+    assert {call for call, _, _ in table} == set(poe.plot.__all__) - {"colors"}, printed
+    assert {of: guarantee for _, of, guarantee in table} == {
+        "line": "asymptotically exact",
+        "bits": "exact",
+        "plane": "asymptotically exact",
+        "digits": "asymptotically exact",
+    }
     assert (tmp_path / "figure.png").stat().st_size > 50_000
 
 

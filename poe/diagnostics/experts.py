@@ -158,6 +158,27 @@ def expert_report(
     )
 
 
+def contributions_along(target: Expert, samples: Tensor) -> Tensor:
+    """What each of the k factors says along draws, in float64 and in bounded memory.
+
+    w_i log p̃_i(x): ``(chains, draws, *event) -> (chains, draws, k)``, in the order of the names of
+    a product. Raises ShapeError where samples are not positions of the target's space.
+
+    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+    >>> contributions_along(poe.Product(a=a, b=b), torch.zeros(1, 2, 1)).shape
+    torch.Size([1, 2, 2])
+    """
+    _require_positions(target, samples, None)
+    factors = tuple(factor for _, factor in target._factors())
+    said = _contributions(target, factors, samples.detach())
+    return said.unflatten(0, (samples.shape[1], samples.shape[0])).transpose(0, 1)
+
+
+def binds_chains(target: Expert) -> bool:
+    """Whether each chain has a condition of its own, so that all are evaluated together."""
+    return any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
+
+
 def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None) -> None:
     if len(target.space.batch_shape(samples)) != 2:
         raise ShapeError(
@@ -213,8 +234,7 @@ def _contributions(target: Expert, factors: tuple[Expert, ...], x: Tensor) -> Te
 def _rows(target: Expert, x: Tensor) -> tuple[Tensor, ...]:
     """Positions ``(rows, *event)`` some at a time: all chains, where each has its own condition."""
     chains = len(x)
-    is_batch = any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
-    rows = chains if is_batch else max(1, ROWS_AT_ONCE // chains) * chains
+    rows = chains if binds_chains(target) else max(1, ROWS_AT_ONCE // chains) * chains
     return x.transpose(0, 1).flatten(0, 1).split(rows)
 
 
