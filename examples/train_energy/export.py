@@ -10,6 +10,7 @@ from pathlib import Path
 from data import NOISE, SIZE
 from safetensors.torch import save_file
 
+import experts  # noqa: F401 (poe.load builds its classes)
 import poe
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
