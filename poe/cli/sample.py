@@ -37,7 +37,7 @@ small number of exact draws is no reason to doubt them.
 
 {NON_FINITE}
 
-  python -m poe sample examples/compositions/gaussians.toml --num 4000
+  python -m poe sample examples/compositions/gaussians.toml --num 10000
   python -m poe sample examples/compositions/not.toml --output draws.safetensors --json
   python -m poe sample examples/compositions/not.toml --kernel "HMC(num_steps=8)" --warmup 500
   python -m poe sample examples/compositions/digits.toml --num 16 --chains 16 \\
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
     line = "draws of a composition, with what they are worth"
     command = new_command(commands, "sample", line, DESCRIPTION)
     add_composition(command)
-    command.add_argument("--num", type=positive, default=1000, help="draws, at least (1000)")
+    command.add_argument("--num", type=positive, default=4000, help="draws, at least (4000)")
     add_seed(command)
     command.add_argument(
         "--kernel", help='by its name in poe.samplers, such as "MALA(step_size=0.1)"; else chosen'
