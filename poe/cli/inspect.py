@@ -137,7 +137,15 @@ def as_facts(composition: Composition, product: Product, sampler: Sampler) -> di
 
 def as_text(composition: Composition, product: Product, sampler: Sampler) -> str:
     """For a reader."""
-    header = ["expert", "exponent", "kind", "parameters", "normalised", "log Z known", "exact draws"]
+    header = [
+        "expert",
+        "exponent",
+        "kind",
+        "parameters",
+        "normalised",
+        "log Z known",
+        "exact draws",
+    ]
     rows = [
         _row(name, f"{composition.exponents[name]:g}", known(expert))
         for name, expert in composition.experts.items()

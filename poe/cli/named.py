@@ -50,7 +50,9 @@ def _build(text: str, node: ast.expr, known: Mapping[str, type], space: Space) -
         if keyword.arg not in settings:
             raise BadInput(f"{name} has the settings {_told(settings)}; got {keyword.arg!r}")
         given[keyword.arg] = _value(text, keyword.value, known, space)
-    missing = [each for each, field in settings.items() if _is_required(field) and each not in given]
+    missing = [
+        each for each, field in settings.items() if _is_required(field) and each not in given
+    ]
     if missing:
         raise BadInput(f"{name} needs {', '.join(missing)}: {name}({missing[0]}=...)")
     try:
@@ -71,8 +73,7 @@ def _parts(text: str, node: ast.expr) -> tuple[str, list[ast.keyword]]:
 
 
 def _value(text: str, node: ast.expr, known: Mapping[str, type], space: Space) -> Any:
-    is_named = isinstance(node, ast.Call) or (isinstance(node, ast.Name))
-    if is_named:
+    if isinstance(node, ast.Call | ast.Name):
         return _build(text, node, known, space)
     try:
         return ast.literal_eval(node)
@@ -89,4 +90,6 @@ def _told(settings: Mapping[str, Field[Any]]) -> str:
 
 
 def _refusal(text: str, why: str) -> BadInput:
-    return BadInput(f"expected a name with settings, such as HMC(step_size=0.1); got {text!r}: {why}")
+    return BadInput(
+        f"expected a name with settings, such as HMC(step_size=0.1); got {text!r}: {why}"
+    )

@@ -71,9 +71,7 @@ def pairs(options: argparse.Namespace, product: Product) -> tuple[Tensor, Tensor
     from poe.start import dtype_of
 
     dtype = dtype_of(product)
-    x, x_prime = (
-        read_rows(path, product.space, dtype) for path in (options.x, options.x_prime)
-    )
+    x, x_prime = (read_rows(path, product.space, dtype) for path in (options.x, options.x_prime))
     if len(x) != len(x_prime) and 1 not in (len(x), len(x_prime)):
         raise BadInput(
             f"expected as many rows in {options.x} and {options.x_prime}, or one in either; got "

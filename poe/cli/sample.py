@@ -18,10 +18,12 @@ from poe.cli.arguments import (
 )
 from poe.cli.exit_code import BadInput, ExitCode
 from poe.cli.output import NON_FINITE, note, print_json
+from poe.errors import PoeError
 
 if TYPE_CHECKING:
     from poe.draws import Draws
     from poe.expert import Product
+    from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
     from poe.space import Space
     from poe.summary import Summary
@@ -41,7 +43,7 @@ small number of exact draws is no reason to doubt them.
   python -m poe sample examples/compositions/not.toml --output draws.safetensors --json
   python -m poe sample examples/compositions/not.toml --kernel "HMC(num_steps=8)" --warmup 500
   python -m poe sample examples/compositions/digits.toml --num 16 --chains 16 \\
-      --kernel MALA --warmup 20 --output digits.safetensors --output digits.png
+      --noise-ladder 0.6,0.3 --steps-per-level 4 --output digits.safetensors --output digits.png
 """
 SUFFIXES = (".safetensors", ".png")
 
@@ -56,6 +58,13 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--kernel", help='by its name in poe.samplers, such as "MALA(step_size=0.1)"; else chosen'
     )
+    command.add_argument(
+        "--noise-ladder",
+        type=levels,
+        metavar="A,B,...",
+        help="walk down these levels of noise first, which experts of noised data have",
+    )
+    command.add_argument("--steps-per-level", type=positive, default=100, help="on it (100)")
     command.add_argument("--chains", type=positive, help="default: 4 to 64, by --num")
     command.add_argument("--warmup", type=positive, help="steps before the first draw")
     command.add_argument(
@@ -84,6 +93,8 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     kernel = None
     if options.kernel is not None:
         kernel = named(options.kernel, classes(poe.samplers, "step"), product.space)
+    if options.noise_ladder is not None:
+        kernel = down_the_ladder(product, kernel, options)
     checkpoint = options.checkpoint or default_checkpoint(options)
     require_folder(checkpoint)
     try:
@@ -94,6 +105,25 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
         return ExitCode.INTERRUPTED
     forget(checkpoint)
     return report(draws, options)
+
+
+def levels(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def down_the_ladder(
+    product: Product, kernel: Kernel | None, options: argparse.Namespace
+) -> AnnealedLangevin:
+    """The kernel (MALA, where there is none) at each level of noise, and then at the product."""
+    import experts
+    from poe.samplers import MALA, AnnealedLangevin
+
+    try:
+        ladder = experts.noise_ladder(product, options.noise_ladder)
+    except PoeError as error:
+        raise BadInput(f"--noise-ladder: {error}") from error
+    return AnnealedLangevin(ladder, kernel or MALA(), options.steps_per_level)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""An entry of a composition whose parameters stand in the file: a family here, or one of torch's."""
+"""An entry of a composition whose parameters stand in the file: of a family here, or of torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def distributions() -> dict[str, Callable[..., Expert]]:
     }
 
 
-def adapted(kind: type[Distribution]) -> Callable[..., Expert]:
+def adapted(kind: Callable[..., Distribution]) -> Callable[..., Expert]:
     """The distribution as an expert: its elements independent, as its batch shape has them.
 
     >>> str(adapted(torch.distributions.Laplace)(loc=[0.0, 1.0], scale=1.0).space)

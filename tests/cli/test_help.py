@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_an_example_does_what_it_says(
     is_doubtful = any(word.endswith(DOUBTFUL) for word in words) and words[0] == "sample"
     assert main(words) == (ExitCode.DOUBTFUL if is_doubtful else ExitCode.OK)
     assert capsys.readouterr().out.strip()
-    written = [after for before, after in zip(words, words[1:], strict=False) if before == "--output"]
+    written = [after for before, after in pairwise(words) if before == "--output"]
     assert {path.name for path in tmp_path.iterdir()} == {"examples", *written}
 
 
