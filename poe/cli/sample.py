@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from poe.cli.arguments import (
     positive,
 )
 from poe.cli.exit_code import BadInput, ExitCode
-from poe.cli.output import NON_FINITE, note, print_json
+from poe.cli.interruption import default_checkpoint, forget, how_to_go_on
+from poe.cli.output import NON_FINITE, note
 from poe.errors import PoeError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
     from poe.space import Space
-    from poe.summary import Summary
 
 DESCRIPTION = f"""\
 Draw from the product that a composition describes, by the sampler that fits it or by one of your
@@ -86,6 +85,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     """Draw, write, and report."""
     import poe
     from poe.cli.composition import read
+    from poe.cli.draws_report import report
     from poe.cli.named import classes, named
 
     product = read(options.composition).product()
@@ -99,12 +99,12 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     require_folder(checkpoint)
     try:
         draws = draw(product, kernel, options, checkpoint)
-        write(draws, options.output)
+        write(draws, options.output, options.quiet)
     except KeyboardInterrupt:
         note("sample", how_to_go_on(options, checkpoint))
         return ExitCode.INTERRUPTED
     forget(checkpoint)
-    return report(draws, options)
+    return report(draws, options.output, options.json)
 
 
 def levels(text: str) -> tuple[float, ...]:
@@ -166,76 +166,11 @@ def require_folder(path: Path) -> None:
         raise BadInput(f"{path}: expected a file in a folder that exists")
 
 
-def write(draws: Draws, outputs: list[Path]) -> None:
+def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
     """Every file that was asked for."""
     from poe.cli import draws_file, picture
 
     for path in outputs:
         (picture if path.suffix == ".png" else draws_file).write(draws, path)
-        note("sample", f"wrote {path}")
-
-
-def default_checkpoint(options: argparse.Namespace) -> Path:
-    """Beside the first output; without one here, told apart by the composition and the seed."""
-    if options.output:
-        first: Path = options.output[0]
-        return first.with_name(f"{first.name}.checkpoint")
-    return Path(f"{options.composition.stem}.seed{options.seed}.checkpoint")
-
-
-def how_to_go_on(options: argparse.Namespace, checkpoint: Path) -> str:
-    """What to do after an interruption."""
-    command = shlex.join(["python", "-m", "poe", *options.arguments])
-    if not checkpoint.exists():
-        return f"interrupted, with nothing to go on from. To start afresh:\n\n    {command}\n"
-    return (
-        f"interrupted; what was done is in {checkpoint}. To go on from there, to the same bits:\n\n"
-        f"    {command}\n"
-    )
-
-
-def forget(checkpoint: Path) -> None:
-    """Remove the checkpoint of a run that is done, and that of its tempering."""
-    for path in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.tempering")):
-        path.unlink(missing_ok=True)
-
-
-def report(draws: Draws, options: argparse.Namespace) -> ExitCode:
-    """The summary on stdout, and whether to trust it."""
-    summary = draws.summary()
-    if options.json:
-        print_json(facts(draws, summary) | {"outputs": [str(path) for path in options.output]})
-    else:
-        print(summary)
-        if draws.choice:
-            print(f"sampler: {type(draws.kernel).__name__}, {draws.choice}")
-    return ExitCode.OK if is_trusted(draws, summary) else ExitCode.DOUBTFUL
-
-
-def is_trusted(draws: Draws, summary: Summary) -> bool:
-    """Whether nothing speaks against the draws; that exact ones are few does not."""
-    if draws.guarantee == "exact":
-        return not draws.remarks and not int(draws.num_nonfinite.sum())
-    return not summary.warnings
-
-
-def facts(draws: Draws, summary: Summary) -> dict[str, Any]:
-    """The summary for a program: each statistic in the event's shape."""
-    chains, length, *event = draws.samples.shape
-    statistics = ("mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat")
-    rate = draws.acceptance_rate
-    return {
-        "guarantee": draws.guarantee,
-        "is_trusted": is_trusted(draws, summary),
-        "remarks": summary.warnings,
-        "choice": draws.choice,
-        "kernel": None if draws.kernel is None else type(draws.kernel).__name__,
-        "seed": draws.seed,
-        "chains": chains,
-        "draws": length,
-        "event_shape": event,
-        "warmup": draws.num_warmup,
-        "acceptance_rate": None if rate is None else rate.mean(),
-        "seconds": draws.seconds,
-        **{name: getattr(summary, name) for name in statistics},
-    }
+        if not quiet:
+            note("sample", f"wrote {path}")

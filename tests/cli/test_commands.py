@@ -90,6 +90,16 @@ def test_few_exact_draws_are_not_doubtful(capsys: pytest.CaptureFixture[str]) ->
     assert facts["kernel"] is None
 
 
+def test_either_or_has_its_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = answer(capsys, "sample", str(EXAMPLES / "either_or.toml"), "--num", "4000")
+    # Sides at -2 and 2 of weight 1/4 and 3/4, shrunk by N(0, 3^2): precisions 4 and 1/9. Above,
+    # N(0, 1) times N(1, 0.5^2): precisions 1 and 4.
+    expected = [(0.75 - 0.25) * 2 * 4 / (4 + 1 / 9), 4 / 5]
+    for found, error, value in zip(facts["mean"], facts["mcse"], expected, strict=True):
+        assert abs(found - value) < 4 * error
+    assert facts["guarantee"] == "exact"
+
+
 def test_the_summary_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", NOT, *FEW]) == ExitCode.DOUBTFUL
     printed = capsys.readouterr()
@@ -99,7 +109,7 @@ def test_the_summary_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_says_nothing_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["sample", NOT, *FEW, "--quiet"])
+    main(["sample", NOT, *FEW, "--quiet", "--output", "x.safetensors"])
     assert capsys.readouterr().err == ""
 
 
@@ -134,6 +144,20 @@ def test_bad_input_is_told_before_anything_is_drawn(
 ) -> None:
     assert told in refusal(capsys, ExitCode.BAD_INPUT, "sample", *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ladder_of_noise_ends_at_the_composition(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("slant.toml").write_text('[experts.a]\nshipped = "digits-slant"\ngiven = "left"\n')
+    words = ["sample", "slant.toml", "--num", "2", "--chains", "2", "--warmup", "1", "--quiet"]
+    words += ["--noise-ladder", "0.6,0.3", "--steps-per-level", "2", "--output", "x.safetensors"]
+    facts = answer(capsys, *words, code=ExitCode.DOUBTFUL)
+    assert (facts["kernel"], facts["warmup"]) == ("AnnealedLangevin", 5)
+    tensors = load_file("x.safetensors")
+    with torch.no_grad():
+        log_density = read("slant.toml").product()(tensors["samples"])
+    torch.testing.assert_close(log_density, tensors["log_density"])
+    told = refusal(capsys, ExitCode.BAD_INPUT, "sample", GAUSSIANS, "--noise-ladder", "0.6")
+    assert "--noise-ladder: expected an expert with noise levels" in told
 
 
 @pytest.mark.parametrize("command", ["sample", "partition"])
