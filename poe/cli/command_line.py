@@ -11,8 +11,23 @@ from poe.cli.exit_code import MEANING, BadInput, ExitCode
 from poe.errors import PoeError
 
 DESCRIPTION = """\
-Products of pretrained experts. A composition is a small TOML file that names experts and their
-exponents; `python -m poe COMMAND --help` shows examples of each command.
+Products of pretrained experts, written down in small TOML files: one table for each expert.
+
+  [experts.digit]
+  shipped = "digits-class"  # or saved = "folder", as poe.save wrote it
+  given = "7"               # the label of a conditional: p(x | given)
+  noise_level = 0.2         # of experts of noised data; left out, their own
+
+  [experts.not_thick]
+  shipped = "digits-thickness"
+  given = "thick"
+  noise_level = 0.2
+  density_ratio = true      # p(x | given) / p(x), what x says of the label
+  exponent = -0.5           # 1 where it is left out; negative for NOT
+
+`kind = "Gaussian"`, with its parameters beside it, is a family of `experts` or a distribution of
+torch.distributions. [experts.NAME.or.INNER] and [experts.NAME.and.INNER] nest; in an OR each may
+have a `weight`, and needs its `log_partition` where the normaliser is not known.
 """
 
 

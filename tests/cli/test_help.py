@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from poe.cli import main, parser
+from poe.cli.composition import read
 from poe.cli.exit_code import MEANING, ExitCode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,3 +82,13 @@ def test_help_tells_the_exit_codes(command: str, capsys: pytest.CaptureFixture[s
 
 def test_every_exit_code_has_a_meaning() -> None:
     assert [int(code) for code in re.findall(r"\b(\d+) [a-z]", MEANING)] == list(ExitCode)
+
+
+def test_the_composition_in_the_help_is_one(tmp_path: Path) -> None:
+    text = parser().description
+    assert text is not None
+    (tmp_path / "shown.toml").write_text("\n".join(re.findall(r"^  (.+)$", text, re.MULTILINE)))
+    composition = read(tmp_path / "shown.toml")
+    assert list(composition.experts) == ["digit", "not_thick"]
+    assert composition.exponents["not_thick"] == -0.5
+    assert composition.product().space.event_shape == (16, 16)
