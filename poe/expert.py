@@ -230,7 +230,7 @@ class Product(Expert):
 
     names: tuple[str, ...]
 
-    def __init__(self, *experts: Expert, **named: Expert) -> None:
+    def __init__(self, /, *experts: Expert, **named: Expert) -> None:
         super().__init__()
         factors = [pair for expert in experts for pair in require_expert(expert)._factors()]
         for name, expert in named.items():

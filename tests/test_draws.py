@@ -100,6 +100,13 @@ def test_too_few_draws_show_nothing() -> None:
     assert "nothing here shows that the chains have converged" in words
 
 
+def test_one_draw_a_chain_shows_nothing() -> None:
+    x = torch.randn(16, 1, 2, generator=torch.Generator().manual_seed(0))
+    summary = draws_of(x).summary()
+    assert summary.r_hat.isnan().all()
+    assert "could not be computed" in str(summary)
+
+
 def test_draws_that_do_not_vary() -> None:
     (words,) = draws_of(torch.ones(4, 100, 1)).summary().warnings
     assert "do not vary" in words

@@ -30,7 +30,7 @@ def normal_scores(x: Tensor, table: Tensor) -> Tensor:
 
 def scores_of_half_ranks(n: int, device: torch.device) -> Tensor:
     """The scores of 1, 1.5, 2, ..., n, all that an average rank can be: ``(2 n - 1,)``."""
-    rank = torch.arange(2, 2 * n + 1, device=device, dtype=torch.float64) / 2
+    rank = torch.arange(2, max(2, 2 * n + 1), device=device, dtype=torch.float64) / 2
     return torch.special.ndtri((rank - 0.375) / (n + 0.25))
 
 

@@ -1,13 +1,14 @@
-"""The command line: ``python -m poe demo``."""
+"""``python -m poe demo``: the main job, digits that three experts agree on."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from poe.cli.exit_code import ExitCode
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, Combination
 
 DEMO = """\
@@ -22,10 +23,8 @@ Writes demo.png and demo.json, and prints the table.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of ``python -m poe``."""
-    top = argparse.ArgumentParser("python -m poe", description="Products of pretrained experts.")
-    commands = top.add_subparsers(dest="command", required=True)
+def add(commands: Any) -> None:
+    """Add the command's parser."""
     demo = commands.add_parser(
         "demo",
         help="the main job: class AND slant AND thickness of handwritten digits",
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--fast", action="store_true", help="few short chains: a check, no figures")
     demo.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")
-    return top
+    demo.set_defaults(run=run)
 
 
 def chosen(options: argparse.Namespace, top: argparse.ArgumentParser) -> Combination | None:
@@ -56,22 +55,20 @@ def chosen(options: argparse.Namespace, top: argparse.ArgumentParser) -> Combina
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
+    """Make the picture and the table."""
     # Imports took processor time before this clock was first read: count them too.
     began = time.perf_counter() - time.process_time()
-    top = parser()
-    options = top.parse_args(arguments)
     combination = chosen(options, top)
 
     # Only now, so that help and refusals come without loading a model.
     from poe.demo.plan import FAST, Plan
-    from poe.demo.run import run
+    from poe.demo.run import run as make
 
     plan = FAST if options.fast else Plan()
     plan = plan if combination is None else plan.only(combination)
     plan = replace(plan, seed=options.seed)
     if options.prior_exponent is not None:
         plan = replace(plan, prior_exponent=options.prior_exponent)
-    run(plan, options.output, began)
-    return 0
+    make(plan, options.output, began)
+    return ExitCode.OK

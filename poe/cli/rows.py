@@ -1,0 +1,105 @@
+"""Points x as they lie in a file, one a row: safetensors, .npy or .csv, and never a pickle."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from poe.cli.exit_code import BadInput
+from poe.errors import PoeError
+from poe.space import Space
+
+SAMPLES = "samples"
+"""The name under which a file of draws has them."""
+
+
+def read_rows(path: Path, space: Space, dtype: torch.dtype) -> Tensor:
+    """The points of a file: ``(n, *event)``; leading dimensions, as of draws, become one.
+
+    A .csv has the numbers of one event in each line, after a line of names or not; a .safetensors
+    the points under ``samples``, or alone. Raises BadInput for another shape, and for what is no
+    point of a discrete space.
+    """
+    readers: dict[str, Callable[[Path], Tensor]] = {
+        ".safetensors": _from_safetensors,
+        ".npy": _from_npy,
+        ".csv": _from_csv,
+    }
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
+    try:
+        found = readers[path.suffix](path)
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: cannot be read: {error}") from error
+    rows = _as_events(path, found, space)
+    is_float = dtype if found.is_floating_point() or not space.is_discrete else found.dtype
+    rows = rows.to(is_float)
+    try:
+        if space.is_discrete:
+            space.require(rows)
+    except PoeError as error:
+        raise BadInput(f"{path}: {error}") from error
+    return rows
+
+
+def _as_events(path: Path, found: Tensor, space: Space) -> Tensor:
+    """In the event's shape, which the numbers of a row may be flattened of."""
+    event, size = space.event_shape, space.event_shape.numel()
+    is_whole = found.ndim >= len(event) and found.shape[found.ndim - len(event) :] == event
+    is_flat = found.ndim == 2 and found.shape[1] == size
+    if not (is_whole or is_flat) or not size:
+        raise BadInput(
+            f"{path}: expected rows of {space}, of shape (n, {', '.join(map(str, event))}) or of "
+            f"{size} numbers each, got shape {tuple(found.shape)}"
+        )
+    return found.reshape(-1, *event)
+
+
+def _from_safetensors(path: Path) -> Tensor:
+    tensors = load_file(path)
+    if SAMPLES in tensors:
+        return tensors[SAMPLES]
+    if len(tensors) != 1:
+        names = ", ".join(sorted(tensors)) or "nothing"
+        raise BadInput(f"{path}: expected a tensor {SAMPLES!r}, or one tensor alone; got {names}")
+    return next(iter(tensors.values()))
+
+
+def _from_npy(path: Path) -> Tensor:
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"{path}: expected an array of numbers, got one of {array.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+
+
+def _from_csv(path: Path) -> Tensor:
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    if lines and not _is_number(lines[0][1][0]):
+        lines = lines[1:]  # the names of the columns
+    if not lines:
+        raise BadInput(f"{path}: expected a row of numbers, got none")
+    width = len(lines[0][1])
+    for number, row in lines:
+        odd = [cell for cell in row if not _is_number(cell)]
+        if odd or len(row) != width:
+            got = repr(odd[0]) if odd else f"{len(row)}"
+            raise BadInput(f"{path}: line {number}: expected {width} numbers, got {got}")
+    return torch.tensor([[float(cell) for cell in row] for _, row in lines], dtype=torch.float64)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""``python -m poe sample``: draws of a composition, into files and a summary."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poe.cli.arguments import (
+    add_composition,
+    add_json,
+    add_quiet,
+    add_seed,
+    new_command,
+    positive,
+)
+from poe.cli.exit_code import BadInput, ExitCode
+from poe.cli.interruption import default_checkpoint, forget, how_to_go_on
+from poe.cli.output import NON_FINITE, note
+from poe.errors import PoeError
+
+if TYPE_CHECKING:
+    from poe.draws import Draws
+    from poe.expert import Product
+    from poe.samplers.annealed import AnnealedLangevin
+    from poe.samplers.kernel import Kernel
+    from poe.space import Space
+
+DESCRIPTION = f"""\
+Draw from the product that a composition describes, by the sampler that fits it or by one of your
+choice, and say what the draws are worth: mean, sd, ESS, R-hat, the guarantee, and remarks.
+
+Ctrl-C leaves a checkpoint, and the message has the command that goes on from it (the same one);
+the run then gives the same bits as one that was not interrupted. Exact draws need none. Code 3
+means that there is a remark, such as an R-hat above 1.01 or an effective sample size below 400; a
+small number of exact draws is no reason to doubt them.
+
+{NON_FINITE}
+
+  python -m poe sample examples/compositions/gaussians.toml --num 10000
+  python -m poe sample examples/compositions/not.toml --output draws.safetensors --json
+  python -m poe sample examples/compositions/not.toml --kernel "HMC(num_steps=8)" --warmup 500
+  python -m poe sample examples/compositions/digits.toml --num 16 --chains 16 \\
+      --noise-ladder 0.6,0.3 --steps-per-level 4 --output digits.safetensors --output digits.png
+"""
+SUFFIXES = (".safetensors", ".png")
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    line = "draws of a composition, with what they are worth"
+    command = new_command(commands, "sample", line, DESCRIPTION)
+    add_composition(command)
+    command.add_argument("--num", type=positive, default=4000, help="draws, at least (4000)")
+    add_seed(command)
+    command.add_argument(
+        "--kernel", help='by its name in poe.samplers, such as "MALA(step_size=0.1)"; else chosen'
+    )
+    command.add_argument(
+        "--noise-ladder",
+        type=levels,
+        metavar="A,B,...",
+        help="walk down these levels of noise first, which experts of noised data have",
+    )
+    command.add_argument("--steps-per-level", type=positive, default=100, help="on it (100)")
+    command.add_argument("--chains", type=positive, help="default: 4 to 64, by --num")
+    command.add_argument("--warmup", type=positive, help="steps before the first draw")
+    command.add_argument(
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        help="a .safetensors for the draws, or a .png for a grid of pictures; may be repeated",
+    )
+    command.add_argument(
+        "--checkpoint", type=Path, help="default: beside the first output, or here, by its name"
+    )
+    add_json(command)
+    add_quiet(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
+    """Draw, write, and report."""
+    import poe
+    from poe.cli.composition import read
+    from poe.cli.draws_report import report
+    from poe.cli.named import classes, named
+
+    product = read(options.composition).product()
+    require_writable(options.output, product.space)
+    kernel = None
+    if options.kernel is not None:
+        kernel = named(options.kernel, classes(poe.samplers, "step"), product.space)
+    if options.noise_ladder is not None:
+        kernel = down_the_ladder(product, kernel, options)
+    checkpoint = options.checkpoint or default_checkpoint(options)
+    require_folder(checkpoint)
+    try:
+        draws = draw(product, kernel, options, checkpoint)
+        write(draws, options.output, options.quiet)
+    except KeyboardInterrupt:
+        note("sample", how_to_go_on(options, checkpoint))
+        return ExitCode.INTERRUPTED
+    forget(checkpoint)
+    return report(draws, options.output, options.json)
+
+
+def levels(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def down_the_ladder(
+    product: Product, kernel: Kernel | None, options: argparse.Namespace
+) -> AnnealedLangevin:
+    """The kernel (MALA, where there is none) at each level of noise, and then at the product."""
+    import experts
+    from poe.samplers import MALA, AnnealedLangevin
+
+    try:
+        ladder = experts.noise_ladder(product, options.noise_ladder)
+    except PoeError as error:
+        raise BadInput(f"--noise-ladder: {error}") from error
+    return AnnealedLangevin(ladder, kernel or MALA(), options.steps_per_level)
+
+
+def draw(
+    product: Product, kernel: Kernel | None, options: argparse.Namespace, checkpoint: Path
+) -> Draws:
+    """What ``poe.sample`` gives; what it warns of is in the summary as well."""
+    import torch
+
+    import poe
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", poe.TrustWarning)
+        return poe.sample(
+            product,
+            options.num,
+            kernel=kernel,
+            num_chains=options.chains,
+            warmup=options.warmup,
+            generator=torch.Generator().manual_seed(options.seed),
+            progress=not options.quiet,
+            checkpoint=checkpoint,
+        )
+
+
+def require_writable(outputs: list[Path], space: Space) -> None:
+    """Raise BadInput for an output that could not be written, before anything is drawn."""
+    from poe.cli.picture import require_pictures
+
+    for path in outputs:
+        if path.suffix not in SUFFIXES:
+            raise BadInput(f"{path}: expected an output that ends in {' or '.join(SUFFIXES)}")
+        require_folder(path)
+        if path.suffix == ".png":
+            require_pictures(space)
+
+
+def require_folder(path: Path) -> None:
+    """Raise BadInput unless a file can lie there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise BadInput(f"{path}: expected a file in a folder that exists")
+
+
+def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
+    """Every file that was asked for."""
+    from poe.cli import draws_file, picture
+
+    for path in outputs:
+        (picture if path.suffix == ".png" else draws_file).write(draws, path)
+        if not quiet:
+            note("sample", f"wrote {path}")
