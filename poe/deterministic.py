@@ -1,0 +1,96 @@
+"""Whether a log-density is a function: what a corrected kernel needs, and noise does not give.
+
+A Metropolis step compares two values. Where each is an estimate, drawn anew at every call (a
+stochastic trace, dropout), the step leaves another density invariant than the one that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from poe.errors import PoeError
+from poe.expert import Expert, Tempered
+from poe.samplers.kernel import Density
+
+
+def training_layers(module: nn.Module) -> list[str]:
+    """The layers in training mode whose output is random, or depends on the rest of the batch.
+
+    These are dropout with p > 0, attention and recurrent layers with such, RReLU, and batch
+    normalisation; one without running statistics counts in evaluation mode too.
+
+    >>> training_layers(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)))
+    ['1 (Dropout)']
+    """
+    found = (pair for pair in module.named_modules() if _is_in_training(pair[1]))
+    return [f"{path} ({type(part).__name__})" if path else type(part).__name__ for path, part in found]
+
+
+def _is_in_training(part: nn.Module) -> bool:
+    if isinstance(part, _BatchNorm):
+        return part.training or not part.track_running_stats
+    if isinstance(part, _DropoutNd):
+        return part.training and part.p > 0
+    if isinstance(part, nn.MultiheadAttention | nn.RNNBase):
+        return part.training and part.dropout > 0
+    return part.training and isinstance(part, nn.RReLU)
+
+
+def require_evaluation_mode(target: Expert) -> None:
+    """Raise `PoeError`, naming expert and layer, where one is in training mode and it matters."""
+    for name, factor in _named(target):
+        if layers := training_layers(factor):
+            raise PoeError(
+                f"expected experts in evaluation mode, since a corrected kernel needs one "
+                f"log-density for each x; expert {name!r} has {', '.join(layers)} in training "
+                "mode: call target.eval() first"
+            )
+
+
+@torch.no_grad()
+def require_deterministic(target: Expert, density: Density, u: Tensor, x: Tensor) -> None:
+    """Raise `PoeError`, naming the experts at fault, where two calls give two log-densities.
+
+    `density` is the target in the chains' coordinates u, and x the same positions in its space.
+    Two calls may differ by half of the digits of their dtype, as sums in no fixed order do.
+    """
+    require_evaluation_mode(target)
+    if u.is_meta:
+        return
+    gap = _gap(density.log_density(u), density.log_density(u))
+    if gap is None:
+        return
+    blamed = ", ".join(f"expert {name!r}" for name in _varying(target, x)) or "the target"
+    raise PoeError(
+        "expected the same log-density from two calls at the same positions, which a corrected "
+        f"kernel needs; {blamed} gave values that differ by up to {gap:.3g}. Use an exact trace in "
+        "place of Hutchinson's estimate, or an uncorrected kernel such as poe.samplers.ULA, whose "
+        "draws are biased"
+    )
+
+
+def _varying(target: Expert, x: Tensor) -> Iterator[str]:
+    for name, factor in _named(target):
+        if _gap(factor(x), factor(x)) is not None:
+            yield name
+
+
+def _named(target: Expert) -> Iterator[tuple[str, Expert]]:
+    for name, factor in target._factors():
+        while isinstance(factor, Tempered):
+            factor = factor.expert
+        yield name, factor
+
+
+def _gap(first: Tensor, second: Tensor) -> float | None:
+    """The largest difference, where it is more than rounding; infinities must be the same."""
+    is_same = (first == second) | (first.isnan() & second.isnan())
+    difference = (first - second).abs().masked_fill(is_same, 0)
+    scale = 1 + torch.minimum(first.abs(), second.abs())
+    is_more = ~(difference <= torch.finfo(first.dtype).eps ** 0.5 * scale)
+    return float(difference[is_more].max()) if bool(is_more.any()) else None
