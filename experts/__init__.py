@@ -13,6 +13,7 @@ from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.channel import binary_channel
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
+from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
@@ -97,6 +98,7 @@ __all__ = [
     "Chains",
     "Classifier",
     "Constraint",
+    "ContextFlow",
     "DensityRatio",
     "Dirichlet",
     "Discriminator",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, VonMises
 
 from poe.algebra import mask_outside
+from poe.conditional import Conditional
 from poe.errors import AdaptationError
 from poe.expert import Expert
 from poe.parts import Opaque, Parts, parts_of
@@ -20,11 +21,12 @@ from poe.space import Interval, Real, Space, space_of
 
 
 @singledispatch
-def as_expert(source: object) -> Expert:
+def as_expert(source: object) -> Any:
     """An expert with the same density as `source`; lossless adaptations only.
 
-    Knows experts and `torch.distributions`; other families register theirs
-    (`as_expert.register(YourClass)`). Raises `AdaptationError` where something would have to be
+    What is a density only given a condition becomes a `poe.Conditional`. Knows experts and
+    `torch.distributions`; other families register theirs (`as_expert.register(YourClass)`), and
+    `import experts` those of other libraries. Raises `AdaptationError` where something would have to be
     guessed: a bare function or network says neither its sign nor its space.
 
     >>> normal = as_expert(torch.distributions.Normal(0.0, 1.0))
@@ -48,7 +50,7 @@ def refuse(source: object) -> NoReturn:
 
 
 @as_expert.register
-def _(source: Expert) -> Expert:
+def _(source: Expert | Conditional) -> Expert | Conditional:
     return source
 
 

@@ -13,32 +13,43 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from poe.errors import PoeError
+from poe.errors import AdaptationError, PoeError
 from poe.expert import Expert, Tempered
 from poe.samplers.kernel import Density
 
 
-def training_layers(module: nn.Module) -> list[str]:
+def training_layers(module: nn.Module, *others: type[nn.Module]) -> list[str]:
     """The layers in training mode whose output is random, or depends on the rest of the batch.
 
-    These are dropout with p > 0, attention and recurrent layers with such, RReLU, and batch
-    normalisation; one without running statistics counts in evaluation mode too.
+    These are dropout with p > 0, attention and recurrent layers with such, RReLU, batch
+    normalisation (one without running statistics counts in evaluation mode too), and `others`, a
+    library's own.
 
     >>> training_layers(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)))
     ['1 (Dropout)']
     """
-    found = (pair for pair in module.named_modules() if _is_in_training(pair[1]))
-    return [f"{path} ({type(part).__name__})" if path else type(part).__name__ for path, part in found]
+    found = ((p, m) for p, m in module.named_modules() if _is_in_training(m, others))
+    return [f"{path} ({type(m).__name__})" if path else type(m).__name__ for path, m in found]
 
 
-def _is_in_training(part: nn.Module) -> bool:
+def require_settled(model: nn.Module, *others: type[nn.Module]) -> None:
+    """Raise `AdaptationError` where a model has `training_layers`: it is no one density yet."""
+    if layers := training_layers(model, *others):
+        raise AdaptationError(
+            f"expected {type(model).__name__} in evaluation mode, since its {', '.join(layers)} "
+            "in training mode gives no log-density that is one number for each x: call "
+            "model.eval() before it is adapted"
+        )
+
+
+def _is_in_training(part: nn.Module, others: tuple[type[nn.Module], ...]) -> bool:
     if isinstance(part, _BatchNorm):
         return part.training or not part.track_running_stats
     if isinstance(part, _DropoutNd):
         return part.training and part.p > 0
     if isinstance(part, nn.MultiheadAttention | nn.RNNBase):
         return part.training and part.dropout > 0
-    return part.training and isinstance(part, nn.RReLU)
+    return part.training and isinstance(part, (nn.RReLU, *others))
 
 
 def require_evaluation_mode(target: Expert) -> None:

@@ -155,7 +155,7 @@ def _num_chains(
     if initial is not None:
         [said["initial.shape[0]"]] = target.space.batch_shape(initial)[:1] or [0]
     for module in target.modules():
-        if isinstance(module, Given) and module.condition.ndim:
+        if isinstance(module, Given) and module.is_batch:
             said["the target's number of conditions"] = len(module.condition)
     if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
         text = ", ".join(f"{who} = {count}" for who, count in said.items())

@@ -213,7 +213,7 @@ def _contributions(target: Expert, factors: tuple[Expert, ...], x: Tensor) -> Te
 def _rows(target: Expert, x: Tensor) -> tuple[Tensor, ...]:
     """Positions ``(rows, *event)`` some at a time: all chains, where each has its own condition."""
     chains = len(x)
-    is_batch = any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
+    is_batch = any(isinstance(m, Given) and m.is_batch for m in target.modules())
     rows = chains if is_batch else max(1, ROWS_AT_ONCE // chains) * chains
     return x.transpose(0, 1).flatten(0, 1).split(rows)
 
