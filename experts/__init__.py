@@ -42,6 +42,7 @@ from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.jem import JEM, jem_loss
+from experts.kernel_density import KernelDensity
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.likelihood import GaussianLikelihood, SaltAndPepper
@@ -116,6 +117,7 @@ __all__ = [
     "Identity",
     "ImageFlow",
     "Ising",
+    "KernelDensity",
     "LayerGibbs",
     "LearnedDenoiser",
     "LinearChain",
