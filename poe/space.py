@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -395,7 +396,11 @@ def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> S
     if isinstance(support, type(constraints.positive) | type(constraints.nonnegative)) and low == 0:
         return Positive(shape)
     if isinstance(support, constraints.interval | constraints.half_open_interval):
-        return Interval(shape, _one_bound(low), _one_bound(high))
+        ends = _one_bound(low), _one_bound(high)
+        if ends == (0.0, torch.inf):
+            return Positive(shape)
+        if all(map(math.isfinite, ends)):
+            return Interval(shape, *ends)
     if support is constraints.real or support is constraints.real_vector:
         return Real(shape)
     raise PoeError(
@@ -411,5 +416,8 @@ def _is_number(bound: object, number: float) -> bool:
 def _one_bound(bound: object) -> float:
     values = torch.unique(torch.as_tensor(bound))
     if len(values) != 1:
-        raise PoeError(f"expected the same bound for every element, got {values.tolist()}")
+        raise PoeError(
+            f"expected the same bound for every element, got {values.tolist()}; use "
+            "poe.Transformed(expert on the unit interval, AffineTransform(low, high - low))"
+        )
     return float(values)
