@@ -109,9 +109,7 @@ class KernelDensity(Expert):
 
     def _log_prob_of(self, x: Tensor) -> Tensor:
         # By differences: a matrix product's rounding would put rows beside themselves.
-        distance = torch.cdist(
-            x, self.points.to(x), compute_mode="donot_use_mm_for_euclid_dist"
-        )
+        distance = torch.cdist(x, self.points.to(x), compute_mode="donot_use_mm_for_euclid_dist")
         values = LOG_KERNELS[self.kernel](distance / self.bandwidth) + self.weights.log().to(x)
         highest = values.detach().amax(-1)
         nowhere = highest == -torch.inf

@@ -93,7 +93,8 @@ NESTED: dict[str, tuple[D.Distribution, poe.Space]] = {
     "transformed mixture": (D.TransformedDistribution(pair, [D.ExpTransform()]), positive),
     "transformed, composed": (
         D.TransformedDistribution(
-            D.Normal(0.0, 1.0), [D.ComposeTransform([D.AffineTransform(1.0, 2.0), D.TanhTransform()])]
+            D.Normal(0.0, 1.0),
+            [D.ComposeTransform([D.AffineTransform(1.0, 2.0), D.TanhTransform()])],
         ),
         poe.Interval((), -1, 1),
     ),

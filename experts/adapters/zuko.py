@@ -7,7 +7,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    constraints,
+)
 
 import poe
 from experts.adapters.extras import missing_extra
@@ -17,7 +24,8 @@ from poe.randomness import borrowed, resolve
 from poe.space import space_of
 
 try:
-    from zuko.distributions import NormalizingFlow
+    import zuko.distributions
+    from zuko.distributions import BoxUniform, DiagNormal, Mixture, NormalizingFlow
     from zuko.flows.spline import CircularRQSTransform
     from zuko.lazy import LazyDistribution
 except ImportError as error:
@@ -104,7 +112,7 @@ def _space(flow: LazyDistribution, context: Tensor | None) -> poe.Space:
     try:
         distribution = flow(context)
         distribution.log_prob(torch.zeros(distribution.event_shape).to(_like(flow)))
-    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+    except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
         given = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
         raise poe.AdaptationError(
             f"expected {type(flow).__name__} to be a density given {given}, got {error}; where it "
@@ -223,3 +231,43 @@ def context_size(flow: LazyDistribution) -> int:
             return size
     assert reason is not None
     raise reason
+
+
+def as_torch(distribution: Distribution) -> Distribution:
+    """The same distribution by the classes of `torch.distributions`.
+
+    Raises ``poe.AdaptationError`` for those of zuko that torch has no like of, and for what a flow
+    returns: its tensors lie in functions, where they can be neither moved nor saved.
+
+    >>> import zuko
+    >>> as_torch(zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)))
+    Independent(Normal(loc: torch.Size([2]), scale: torch.Size([2])), 1)
+    """
+    if isinstance(distribution, DiagNormal | BoxUniform):
+        return Independent(distribution.base_dist, distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, Mixture):
+        return MixtureSameFamily(
+            Categorical(logits=distribution.logits), as_torch(distribution.base)
+        )
+    if type(distribution) is NormalizingFlow and not _is_of_zuko(distribution.transform):
+        return TransformedDistribution(as_torch(distribution.base), [distribution.transform.inv])
+    if _is_of_zuko(distribution):
+        raise poe.AdaptationError(
+            f"cannot take a zuko.distributions.{type(distribution).__name__} apart into tensors: "
+            "give the zuko.lazy.LazyDistribution that it comes from, a flow itself and not "
+            "flow(context), or zuko.lazy.UnconditionalDistribution(its class, *its arguments)"
+        )
+    return distribution
+
+
+def _is_of_zuko(value: object) -> bool:
+    return type(value).__module__.startswith("zuko.")
+
+
+def _adapt_distribution(distribution: Distribution) -> poe.Expert:
+    return poe.FromDistribution(as_torch(distribution))
+
+
+for _kind in vars(zuko.distributions).values():
+    if isinstance(_kind, type) and _kind.__module__ == "zuko.distributions":
+        poe.as_expert.register(_kind, _adapt_distribution)

@@ -148,5 +148,7 @@ def test_other_metrics_and_estimators_are_refused() -> None:
         poe.as_expert(KernelDensity(metric="manhattan").fit(table()))
     with pytest.raises(poe.AdaptationError, match="score_samples is a bound and no density"):
         poe.as_expert(BayesianGaussianMixture(n_components=2, random_state=0).fit(table()))
-    with pytest.raises(poe.AdaptationError, match="a KernelDensity or a GaussianMixture, got KMeans"):
+    with pytest.raises(
+        poe.AdaptationError, match="a KernelDensity or a GaussianMixture, got KMeans"
+    ):
         poe.as_expert(KMeans())
