@@ -27,8 +27,8 @@ def as_expert(source: object) -> Any:
 
     What is a density only given a condition becomes a `poe.Conditional`. Knows experts and
     `torch.distributions`; other families register theirs (`as_expert.register(YourClass)`), and
-    `import experts` those of other libraries. Raises `AdaptationError` where something would have to be
-    guessed: a bare function or network says neither its sign nor its space.
+    `import experts` those of other libraries. Raises `AdaptationError` where something would have
+    to be guessed: a bare function or network says neither its sign nor its space.
 
     >>> normal = as_expert(torch.distributions.Normal(0.0, 1.0))
     >>> str(normal.space), normal.log_prob(torch.tensor([0.0]))

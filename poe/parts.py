@@ -114,7 +114,8 @@ class OnSupport(TransformedDistribution):
     `torch.distributions` evaluates the base's formula there, which can be any number.
 
     >>> exponential = torch.distributions.Exponential(1.0, validate_args=False)
-    >>> OnSupport(exponential, [transforms.AffineTransform(1, 2)]).log_prob(torch.tensor([0.0, 1.0]))
+    >>> moved = OnSupport(exponential, [transforms.AffineTransform(1, 2)])
+    >>> moved.log_prob(torch.tensor([0.0, 1.0]))
     tensor([   -inf, -0.6931])
     """
 

@@ -88,7 +88,8 @@ def sample(
 
     Raises ImproperError, NonFiniteError (a start outside the support), PoeError (counts without
     a kernel; a corrected kernel on a log-density that is random, or of a module in training mode
-    with dropout or batch normalisation), StorageError (a checkpoint of another run, or an altered one).
+    with dropout or batch normalisation), StorageError (a checkpoint of another run, or an altered
+    one).
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
 
 try:
-    import normflows
     from normflows import ClassCondFlow, ConditionalNormalizingFlow, MultiscaleFlow, NormalizingFlow
     from normflows import distributions as bases
     from normflows import flows as layers
@@ -43,6 +43,7 @@ class NormflowsFlow(poe.Expert):
     inverse, of batch statistics, of random or periodic values, for an ``ActNorm`` that has seen no
     data, and for dropout or batch normalisation in training mode.
 
+    >>> import normflows
     >>> base = normflows.distributions.DiagGaussian(2)
     >>> net = normflows.nets.MLP([1, 8, 2])
     >>> flow = normflows.NormalizingFlow(base, [normflows.flows.AffineCouplingBlock(net)])
@@ -78,6 +79,7 @@ class NormflowsClassFlow(poe.Conditional):
     ``poe.as_expert(flow)`` gives the same. Raises as ``NormflowsFlow`` does, and ``poe.PoeError``
     for what is no class.
 
+    >>> import normflows
     >>> base = normflows.distributions.ClassCondDiagGaussian(2, num_classes=3)
     >>> flow = normflows.ClassCondFlow(base, [normflows.flows.LULinearPermute(2)])
     >>> NormflowsClassFlow(flow).given(1).log_prob(torch.zeros(5, 2)).shape
@@ -100,8 +102,8 @@ class NormflowsClassFlow(poe.Conditional):
         y = bound.condition
         if y.is_floating_point() or y.ndim > 1:
             raise poe.DtypeError(
-                f"expected a class index, or (n,) of them, got {y.dtype} of shape {tuple(y.shape)}; "
-                "use y.long(), or y.argmax(-1) of one-hot vectors"
+                f"expected a class index, or (n,) of them, got {y.dtype} of shape "
+                f"{tuple(y.shape)}; use y.long(), or y.argmax(-1) of one-hot vectors"
             )
         if not y.is_meta and bool(((y < 0) | (y >= self.num_classes)).any()):
             raise poe.PoeError(
@@ -196,7 +198,8 @@ def _outermost(flow: nn.Module) -> list[nn.Module]:
     """The layers from x inwards."""
     if isinstance(flow, MultiscaleFlow):
         return [] if flow.transform is None else [flow.transform]
-    return list(reversed(flow.flows))
+    steps: Any = flow.flows
+    return list(reversed(steps))
 
 
 @torch.no_grad()
@@ -268,7 +271,7 @@ def _require_floats(context: Tensor) -> Tensor:
 
 def _like(flow: nn.Module) -> Tensor:
     """A tensor with the dtype and device of a flow's layers, else of its base."""
-    parts = flow.flows if hasattr(flow, "flows") else flow
+    parts: Any = flow.flows
     tensors = (*parts.parameters(), *flow.parameters(), *flow.buffers())
     # Lone numbers (those of residual blocks) are float64 beside float32 networks.
     floats = (tensor for tensor in tensors if tensor.is_floating_point() and tensor.ndim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,10 @@ class ZukoFlow(poe.Expert):
     .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
 
     The space is where T takes x from; x whose T(x) the base excludes has log-density −inf.
-    ``sample`` is exact. ``poe.as_expert(flow)`` gives the same. Raises ``poe.AdaptationError`` for a
-    flow that needs a context (``ZukoConditional`` takes it), a batch of distributions, a trace that
-    is estimated (``exact=False``), a support that is no space here, and dropout in training mode.
+    ``sample`` is exact. ``poe.as_expert(flow)`` gives the same. Raises ``poe.AdaptationError`` for
+    a flow that needs a context (``ZukoConditional`` takes it), a batch of distributions, a trace
+    that is estimated (``exact=False``), a support that is no space here, and dropout in training
+    mode.
 
     >>> import zuko
     >>> expert = ZukoFlow(zuko.flows.NSF(2, transforms=1, hidden_features=(4,)))
@@ -233,7 +235,7 @@ def context_size(flow: LazyDistribution) -> int:
     raise reason
 
 
-def as_torch(distribution: Distribution) -> Distribution:
+def as_torch(distribution: Any) -> Distribution:
     """The same distribution by the classes of `torch.distributions`.
 
     Raises ``poe.AdaptationError`` for those of zuko that torch has no like of, and for what a flow
@@ -257,7 +259,8 @@ def as_torch(distribution: Distribution) -> Distribution:
             "give the zuko.lazy.LazyDistribution that it comes from, a flow itself and not "
             "flow(context), or zuko.lazy.UnconditionalDistribution(its class, *its arguments)"
         )
-    return distribution
+    found: Distribution = distribution
+    return found
 
 
 def _is_of_zuko(value: object) -> bool:

@@ -122,7 +122,7 @@ def test_a_flow_with_a_context_is_a_conditional(base: str) -> None:
     torch.testing.assert_close(one.log_prob(x), model.log_prob(x, context=y[:1].expand(4, 3)))
     for law in (laws.batch_shape, laws.dtype, laws.sampling):
         law(one, x)
-    with pytest.raises(poe.DtypeError, match="context of floats, got torch.int64"):
+    with pytest.raises(poe.DtypeError, match=r"context of floats, got torch\.int64"):
         conditional.given(torch.tensor([1, 0, 0]))(x)
 
 

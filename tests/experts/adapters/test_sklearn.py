@@ -90,7 +90,7 @@ def test_kernel_density_is_saved_and_loaded(tmp_path: Any) -> None:
 def test_kernel_density_refuses_what_it_cannot_be() -> None:
     with pytest.raises(poe.ShapeError, match=r"points of shape \(n, d\), got \(2,\)"):
         experts.KernelDensity([0.0, 1.0], 1.0)
-    with pytest.raises(poe.PoeError, match="expected a kernel among gaussian, .* got 'box'"):
+    with pytest.raises(poe.PoeError, match=r"expected a kernel among gaussian, .* got 'box'"):
         experts.KernelDensity([[0.0]], 1.0, "box")
     with pytest.raises(poe.PoeError, match="positive finite bandwidth, got 0"):
         experts.KernelDensity([[0.0]], 0.0)
