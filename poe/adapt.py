@@ -132,7 +132,8 @@ class FromDistribution(Expert):
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: `(num_samples, *event)`; the global generator is put back after."""
-        device = next((tensor.device for tensor in self.buffers()), torch.device("cpu"))
+        tensors = (*self.parameters(), *self.buffers())
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with borrowed(resolve(generator, device)):
             return self.parts.build().sample((num_samples,))
 

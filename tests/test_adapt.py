@@ -387,3 +387,11 @@ def test_function_and_space_are_checked(kind: type[poe.FromEnergy]) -> None:
         kind(3, space=poe.Real(1))  # type: ignore[arg-type]
     with pytest.raises(poe.AdaptationError, match="needs no adaptation"):
         kind(poe.as_expert(D.Normal(0.0, 1.0)), space=poe.Real(()))
+
+
+@pytest.mark.filterwarnings("ignore::poe.TrustWarning")
+def test_scalar_events_are_sampled_by_the_chosen_kernel() -> None:
+    product = poe.as_expert(D.Normal(0.0, 1.0)) * poe.as_expert(D.Laplace(0.0, 1.0))
+    draws = poe.sample(product, 40, warmup=20, generator=seeded(), progress=False)
+    assert draws.samples.shape == (4, 10)
+    assert draws.guarantee == "asymptotically exact"
