@@ -101,7 +101,7 @@ def _named(target: Expert) -> Iterator[tuple[str, Expert]]:
 def _gap(first: Tensor, second: Tensor) -> float | None:
     """The largest difference, where it is more than rounding; infinities must be the same."""
     is_same = (first == second) | (first.isnan() & second.isnan())
-    difference = (first - second).abs().masked_fill(is_same, 0)
-    scale = 1 + torch.minimum(first.abs(), second.abs())
-    is_more = ~(difference <= torch.finfo(first.dtype).eps ** 0.5 * scale)
+    difference = (first - second).abs()
+    tolerance = torch.finfo(first.dtype).eps ** 0.5 * (1 + torch.minimum(first.abs(), second.abs()))
+    is_more = ~is_same & ~(difference <= tolerance)
     return float(difference[is_more].max()) if bool(is_more.any()) else None

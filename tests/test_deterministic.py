@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.deterministic import training_layers
+from poe.deterministic import require_deterministic, training_layers
 
 G = experts.Gaussian([0.0, 1.0], scale=1.0)
 
@@ -65,6 +65,17 @@ def test_an_uncorrected_kernel_takes_it() -> None:
 def test_rounding_is_no_noise() -> None:
     quiet = Hutchinson(spread=1e-6)
     assert run(quiet, poe.samplers.MALA(0.1)).guarantee == "asymptotically exact"
+
+
+def test_the_same_nan_and_infinity_are_no_noise() -> None:
+    u = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    values = torch.tensor([torch.nan, -torch.inf, 1.0])
+    same = poe.FromLogDensity(lambda x: values, space=poe.Real(2))
+    require_deterministic(same, same, u, u)
+    calls = iter([values, values.clone().fill_(0.0), values, values])
+    other = poe.FromLogDensity(lambda x: next(calls), space=poe.Real(2))
+    with pytest.raises(poe.PoeError, match="same log-density from two calls"):
+        require_deterministic(other, other, u, u)
 
 
 @pytest.mark.parametrize(
