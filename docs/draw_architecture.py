@@ -64,6 +64,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.adapt_kernel",
             "poe.adapt_tempering",
             "poe.coordinates",
+            "poe.deterministic",
         ),
     ),
     (

@@ -13,6 +13,7 @@ from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.channel import binary_channel
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
+from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
@@ -41,6 +42,7 @@ from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
 from experts.ising import Ising
 from experts.jem import JEM, jem_loss
+from experts.kernel_density import KernelDensity
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.likelihood import GaussianLikelihood, SaltAndPepper
@@ -97,6 +99,7 @@ __all__ = [
     "Chains",
     "Classifier",
     "Constraint",
+    "ContextFlow",
     "DensityRatio",
     "Dirichlet",
     "Discriminator",
@@ -114,6 +117,7 @@ __all__ = [
     "Identity",
     "ImageFlow",
     "Ising",
+    "KernelDensity",
     "LayerGibbs",
     "LearnedDenoiser",
     "LinearChain",

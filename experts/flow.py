@@ -15,7 +15,9 @@ from nflows.distributions import (
 from nflows.flows import Flow as NFlow
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
+    ActNorm,
     AffineCouplingTransform,
+    BatchNorm,
     CompositeTransform,
     NaiveLinear,
     Permutation,
@@ -28,6 +30,7 @@ import poe
 import poe.io
 from experts.embedding import LabelAndNoise
 from experts.noise import NoisyConditional, constructor_arguments
+from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
 
 
@@ -39,8 +42,9 @@ class Flow(poe.Expert):
     Shapes: x ``(*batch, *event)``; ``sample`` is exact. ``poe.as_expert(flow)`` gives the same.
     nflows 0.14 draws from the global generator and in float32 only; here the draw comes from the
     generator, in the flow's own dtype, and the global state is left as it was. Raises
-    ``poe.AdaptationError`` for a flow that needs a context, whose base density has no shape, or
-    that holds a ``NaiveLinear`` (its inverse calls a function that torch no longer has).
+    ``poe.AdaptationError`` for a flow that needs a context (``ContextFlow`` takes it), whose base
+    density has no shape or is discrete, that holds a ``NaiveLinear`` (its inverse calls a function
+    that torch no longer has), or that is in training mode with dropout or batch normalisation.
 
     >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
     >>> made = MaskedAffineAutoregressiveTransform(features=2, hidden_features=8)
@@ -56,6 +60,11 @@ class Flow(poe.Expert):
         if not isinstance(nflows_flow, NFlow):
             raise poe.AdaptationError(
                 f"expected an nflows.flows.Flow, got {type(nflows_flow).__name__}"
+            )
+        if has_context(nflows_flow):
+            raise poe.AdaptationError(
+                "expected a flow without context, got one that is a density only given its "
+                "context: poe.as_expert(flow) is a poe.Conditional, bind it with given(context)"
             )
         require_usable(nflows_flow)
         self.flow = nflows_flow
@@ -92,25 +101,28 @@ def base_shape(flow: NFlow) -> torch.Size:
 
 
 def require_usable(flow: NFlow) -> None:
-    """Refuse a flow that cannot be inverted, and one that is a density only given a context."""
-    modules = list(flow.modules())
-    if any(isinstance(module, NaiveLinear) for module in modules):
+    """Refuse a flow that cannot be inverted, is no density, or is none yet."""
+    if any(isinstance(module, NaiveLinear) for module in flow.modules()):
         raise poe.AdaptationError(
             "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
             "calls torch.solve, which is gone: use nflows.transforms.LULinear instead"
         )
+    if isinstance(flow._distribution, ConditionalIndependentBernoulli):
+        raise poe.AdaptationError(
+            "expected a flow whose base is a density on the reals, got the discrete "
+            "ConditionalIndependentBernoulli: use nflows.distributions.ConditionalDiagonalNormal"
+        )
+    require_settled(flow, BatchNorm, ActNorm)
+
+
+def has_context(flow: NFlow) -> bool:
+    """Whether a flow is a density only given its context."""
     conditional = (ConditionalDiagonalNormal, ConditionalIndependentBernoulli)
-    has_context = not isinstance(flow._embedding_net, nn.Identity) or any(
+    return not isinstance(flow._embedding_net, nn.Identity) or any(
         # The networks of nflows keep a layer of this name where they were made with a context.
         isinstance(module, conditional) or hasattr(module, "context_layer")
-        for module in modules
+        for module in flow.modules()
     )
-    if has_context:
-        raise poe.AdaptationError(
-            "expected a flow without context, got one that is a density only given its context: "
-            "write a poe.Conditional whose log_density(x, condition) calls "
-            "flow.log_prob(x, context=condition), and bind it with given(condition)"
-        )
 
 
 def own_tensor(flow: NFlow) -> Tensor:
@@ -132,11 +144,6 @@ def base_sample(
     with borrowed(generator):  # any other base knows only the global generator
         draws: Tensor = base.sample(num_samples)
     return draws.to(like)
-
-
-@poe.as_expert.register
-def _(flow: NFlow) -> Flow:
-    return Flow(flow)
 
 
 class NoiseWhitening(Transform):

@@ -9,23 +9,26 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, VonMises
+from torch.distributions import Distribution, OneHotCategorical, VonMises
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from poe.algebra import mask_outside
-from poe.errors import AdaptationError
+from poe.conditional import Conditional
+from poe.errors import AdaptationError, PoeError
 from poe.expert import Expert
 from poe.parts import Opaque, Parts, parts_of
 from poe.randomness import borrowed, resolve
-from poe.space import Interval, Real, Space, space_of
+from poe.space import Categorical, Interval, Real, Space, space_of
 
 
 @singledispatch
-def as_expert(source: object) -> Expert:
+def as_expert(source: object) -> Any:
     """An expert with the same density as `source`; lossless adaptations only.
 
-    Knows experts and `torch.distributions`; other families register theirs
-    (`as_expert.register(YourClass)`). Raises `AdaptationError` where something would have to be
-    guessed: a bare function or network says neither its sign nor its space.
+    What is a density only given a condition becomes a `poe.Conditional`. Knows experts and
+    `torch.distributions`; other families register theirs (`as_expert.register(YourClass)`), and
+    `import experts` those of other libraries. Raises `AdaptationError` where something would have
+    to be guessed: a bare function or network says neither its sign nor its space.
 
     >>> normal = as_expert(torch.distributions.Normal(0.0, 1.0))
     >>> str(normal.space), normal.log_prob(torch.tensor([0.0]))
@@ -48,7 +51,7 @@ def refuse(source: object) -> NoReturn:
 
 
 @as_expert.register
-def _(source: Expert) -> Expert:
+def _(source: Expert | Conditional) -> Expert | Conditional:
     return source
 
 
@@ -95,8 +98,11 @@ class FromEnergy(Expert):
 class FromDistribution(Expert):
     """A `torch.distributions` distribution: normalised, sampled exactly, -inf off its support.
 
-    Its parameters become buffers, so `.to` moves them. A batch of distributions is no single
-    density: wrap it in `torch.distributions.Independent` first.
+    Its tensors that require a gradient become parameters and learn, others become buffers; `.to`
+    moves both. What was broadcast or computed from others learns as it came out. Its support is the
+    space: at the edge of `Positive`, at 0, the log-density is -inf. Raises `AdaptationError` for a
+    batch of distributions, which is no single density (wrap it in
+    `torch.distributions.Independent`), a support that is no space here, and an unknown constructor.
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -114,6 +120,9 @@ class FromDistribution(Expert):
 
     def forward(self, x: Tensor) -> Tensor:
         floats = x if x.is_floating_point() else x.to(self._dtype())
+        if isinstance(self.space, Categorical):  # what is no index cannot be looked up
+            value = self.parts.build().log_prob(floats.clamp(0, self.space.k - 1))
+            return mask_outside(self.space, floats, value)
         value = self.parts.build().log_prob(floats)
         return value if isinstance(self.space, Real) else mask_outside(self.space, floats, value)
 
@@ -123,7 +132,8 @@ class FromDistribution(Expert):
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: `(num_samples, *event)`; the global generator is put back after."""
-        device = next((tensor.device for tensor in self.buffers()), torch.device("cpu"))
+        tensors = (*self.parameters(), *self.buffers())
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with borrowed(resolve(generator, device)):
             return self.parts.build().sample((num_samples,))
 
@@ -135,9 +145,30 @@ class FromDistribution(Expert):
 def _space_of_distribution(distribution: Distribution) -> Space:
     if isinstance(distribution, VonMises):  # a density on the circle, though torch says "real"
         return Interval((), -math.pi, math.pi)
-    if distribution.support is None:
-        raise AdaptationError(f"{type(distribution).__name__} does not say what its support is")
-    return space_of(distribution.support, distribution.event_shape)
+    kind = type(distribution).__name__
+    if isinstance(distribution, OneHotCategorical):
+        raise AdaptationError(
+            f"cannot adapt {kind}, whose one-hot vectors are no space here: "
+            "torch.distributions.Categorical(probs) is the same on indices"
+        )
+    if isinstance(distribution, ExpRelaxedCategorical):
+        raise AdaptationError(
+            f"cannot adapt {kind}, a density on a surface: take "
+            "torch.distributions.RelaxedOneHotCategorical, which is one on the simplex"
+        )
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        support = None
+    if support is None:
+        raise AdaptationError(
+            f"{kind} does not say what its support is; use "
+            "poe.FromLogDensity(distribution.log_prob, space=...)"
+        )
+    try:
+        return space_of(support, distribution.event_shape)
+    except PoeError as error:
+        raise AdaptationError(f"cannot adapt {kind}: {error}") from error
 
 
 def _require_rebuilt(parts: Parts | Opaque, distribution: Distribution) -> None:

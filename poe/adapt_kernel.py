@@ -314,7 +314,8 @@ def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine
     Where a chain of an uncorrected kernel exploded there is nothing to fit to.
     """
     parts = [torch.cat(part) for part in zip(*visited, strict=True)]
-    is_finite = torch.stack([part.flatten(1).isfinite().all(1) for part in parts]).all(0)
+    rows = [part.reshape(len(part), -1) for part in parts]
+    is_finite = torch.stack([part.isfinite().all(1) for part in rows]).all(0)
     position, *score = (part[is_finite] for part in parts)
     assert learned.affine is not None
     if len(position) < 2:

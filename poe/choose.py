@@ -215,7 +215,7 @@ def on_discrete(target: Expert) -> Choice:
 
 def is_batch(target: Expert) -> bool:
     """Whether the target is a batch of densities, one for each chain."""
-    return any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
+    return any(isinstance(m, Given) and m.is_batch for m in target.modules())
 
 
 def has_score(density: Density, u: Tensor) -> bool:

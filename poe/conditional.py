@@ -20,14 +20,16 @@ class Conditional(nn.Module):
     """A family of densities p̃(x | y); `given(y)` binds y and returns an Expert.
 
     Subclasses set `space` and implement `log_density(x, condition) -> (*batch,)`. The condition
-    is a 0-d tensor (one label for the whole batch) or a tensor whose first dimension is the
-    batch. A subclass whose log-density is normalised sets `is_normalized = True`, and may define
+    is one for the whole batch, with `condition_ndim` dimensions (0, a label, unless a subclass says
+    that one condition is a vector), or a tensor whose first dimension is the batch. A subclass
+    whose log-density is normalised sets `is_normalized = True`, and may define
     `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`. One that knows the
     integral over its condition in closed form overrides `exact_marginal`.
     """
 
     space: Space
     is_normalized: bool = False
+    condition_ndim: int = 0
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """log p̃(x | y): `(*batch, *event) -> (*batch,)`."""
@@ -45,8 +47,9 @@ class Conditional(nn.Module):
 class Given(Expert):
     """A conditional with its condition bound: log-density log p̃(x | y).
 
-    With a 0-d condition every x has the same density. With a condition of length n this is a
-    batch of n densities, one for each chain, and x must have the batch shape `(n,)`.
+    With one condition every x has the same density. With a batch of n conditions this is a batch of
+    n densities, one for each chain, and x must have the batch shape `(n,)`. Raises `ShapeError`
+    where a condition has too few dimensions.
     """
 
     condition: Tensor
@@ -56,10 +59,20 @@ class Given(Expert):
         self.space = conditional.space
         self.conditional = conditional
         self.register_buffer("condition", _as_condition(condition, conditional))
+        if self.condition.ndim < conditional.condition_ndim:
+            raise ShapeError(
+                f"expected a condition of {conditional.condition_ndim} dimensions, or a batch of "
+                f"such, got shape {tuple(self.condition.shape)}; use torch.tensor([...])"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_batch(self.space.batch_shape(x))
         return self.conditional.log_density(x, self.condition)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether there is a condition for each x of a batch, and not one for all."""
+        return self.condition.ndim > self.conditional.condition_ndim
 
     def extra_repr(self) -> str:
         if self.condition.ndim or self.condition.is_meta:
@@ -85,11 +98,20 @@ class Given(Expert):
         return sample(self.condition, num_samples, generator=generator)
 
     def _check_batch(self, batch_shape: torch.Size) -> None:
-        if self.condition.ndim and batch_shape != self.condition.shape[:1]:
+        if self.is_batch and batch_shape != self.condition.shape[:1]:
             raise ShapeError(
                 f"expected x of batch shape ({len(self.condition)},), one for each condition, "
                 f"got {tuple(batch_shape)}; bind a single label for a batch of another shape"
             )
+
+
+def one_for_each(condition: Tensor, count: int, ndim: int) -> Tensor:
+    """A condition for each of `count` rows: one of `ndim` dimensions is repeated, a batch stays.
+
+    >>> one_for_each(torch.tensor([1.0, 2.0]), 3, 1).shape
+    torch.Size([3, 2])
+    """
+    return condition.expand(count, *condition.shape) if condition.ndim == ndim else condition
 
 
 def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) -> Tensor:

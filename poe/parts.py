@@ -11,6 +11,7 @@ from torch.distributions import (
     Independent,
     MixtureSameFamily,
     TransformedDistribution,
+    constraints,
     transforms,
 )
 from torch.distributions.transforms import Transform
@@ -67,7 +68,8 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in _TRANSFORM_ARGUMENTS} 
 class Parts(nn.Module):
     """The class and the constructor's arguments of a distribution or transform, as a module.
 
-    Tensors become buffers (`nn.Parameter`s stay parameters), inner distributions and transforms
+    Tensors that require a gradient become parameters (`nn.Parameter`s stay the ones they are, also
+    where a distribution keeps a view of them), others buffers; inner distributions and transforms
     become inner `Parts`. `build()` makes the object from the present tensors.
 
     >>> affine = torch.distributions.AffineTransform(torch.zeros(2), torch.ones(2))
@@ -82,6 +84,7 @@ class Parts(nn.Module):
         for name, value in arguments.items():
             if isinstance(value, list):
                 value = nn.ModuleList(value)
+            value = _learned(value) if isinstance(value, Tensor) else value
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
             else:
@@ -95,12 +98,46 @@ class Parts(nn.Module):
     def build(self) -> Any:
         """The distribution or transform; distributions unvalidated, as off-support x is legal."""
         arguments = {name: _built(value) for name, value in self.arguments().items()}
+        if self.kind is TransformedDistribution:
+            return OnSupport(**arguments, validate_args=False)
         if issubclass(self.kind, Distribution):
             arguments["validate_args"] = False
         return self.kind(**arguments)
 
     def extra_repr(self) -> str:
         return self.kind.__name__
+
+
+class OnSupport(TransformedDistribution):
+    """A transformed distribution that is −inf where its base excludes T⁻¹(x).
+
+    `torch.distributions` evaluates the base's formula there, which can be any number.
+
+    >>> exponential = torch.distributions.Exponential(1.0, validate_args=False)
+    >>> moved = OnSupport(exponential, [transforms.AffineTransform(1, 2)])
+    >>> moved.log_prob(torch.tensor([0.0, 1.0]))
+    tensor([   -inf, -0.6931])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x): `(*batch, *event) -> (*batch,)`."""
+        log_prob = super().log_prob(value)
+        support = self.base_dist.support
+        # A bijection from a simplex meets no other points, save by rounding.
+        if support is None or support is constraints.simplex or _is_real(support):
+            return log_prob
+        z = value
+        for transform in reversed(self.transforms):
+            z = transform.inv(z)
+        event = tuple(range(-len(self.event_shape), 0))
+        is_nan = value.isnan().any(event) if event else value.isnan()
+        return log_prob.masked_fill(~support.check(z) & ~is_nan, -torch.inf)
+
+
+def _is_real(support: constraints.Constraint) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real or support is constraints.real_vector
 
 
 class Opaque(nn.Module):
@@ -117,15 +154,16 @@ class Opaque(nn.Module):
 
 def parts_of(source: Distribution | Transform) -> Parts | Opaque:
     """Take a distribution or transform apart."""
-    if isinstance(source, Distribution):
+    if isinstance(source, OnSupport):
+        table = _DISTRIBUTION_ARGUMENTS[TransformedDistribution]
+    elif isinstance(source, Distribution):
         table = _DISTRIBUTION_ARGUMENTS.get(type(source)) or _stored_arguments(source)
     elif type(source) in _TRANSFORM_ARGUMENTS:
         table = _TRANSFORM_ARGUMENTS[type(source)]
     else:
         return Opaque(source)
-    return Parts(
-        type(source), {name: _taken_apart(getattr(source, key)) for name, key in table.items()}
-    )
+    kind = TransformedDistribution if isinstance(source, OnSupport) else type(source)
+    return Parts(kind, {name: _taken_apart(getattr(source, key)) for name, key in table.items()})
 
 
 def _stored_arguments(distribution: Distribution) -> dict[str, str]:
@@ -143,6 +181,18 @@ def _is_stored(distribution: Distribution, name: str) -> bool:
     # distributions (LogNormal, Gumbel) answer for their parameters by plain properties.
     is_plain_property = isinstance(getattr(type(distribution), name, None), property)
     return name in vars(distribution) or is_plain_property
+
+
+def _learned(tensor: Tensor) -> Tensor:
+    """The parameter that a tensor is, or is a view of; one of its own where it was computed."""
+    if isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
+        return tensor
+    base = tensor._base
+    if base is not None and base.is_leaf and base.shape == tensor.shape:
+        tensor = base  # `torch.distributions` keeps broadcast views of what it is given
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor if tensor.is_leaf else tensor.detach().clone())
 
 
 def _taken_apart(value: Any) -> Any:

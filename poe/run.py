@@ -15,6 +15,7 @@ from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, sta
 from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
+from poe.deterministic import require_deterministic
 from poe.draws import Draws
 from poe.errors import PoeError, ShapeError, TrustWarning
 from poe.evaluation import in_chunks, merged
@@ -27,7 +28,7 @@ from poe.properties import can_sample_exactly, check_proper, exact_sample, simpl
 from poe.randomness import resolve
 from poe.remarks import chain_remarks, compile_remarks, escape_remarks, negative_factors
 from poe.samplers.annealed import AnnealedLangevin
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.start import device_of, start
 
@@ -86,7 +87,9 @@ def sample(
       sampled without, and this is said.
 
     Raises ImproperError, NonFiniteError (a start outside the support), PoeError (counts without
-    a kernel), StorageError (a checkpoint of another run, or an altered one).
+    a kernel; a corrected kernel on a log-density that is random, or of a module in training mode
+    with dropout or batch normalisation), StorageError (a checkpoint of another run, or an altered
+    one).
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
@@ -117,6 +120,8 @@ def sample(
     u = coordinates.to_u(x)
     density = in_chunks(coordinates.pull(target), chains_at_once)
     choice = Choice(kernel, "as given") if kernel else choose(target, density, u)
+    if choice.kernel.guarantee == ASYMPTOTICALLY_EXACT:
+        require_deterministic(target, density, u, x)
     warmup = _warmup(choice.kernel, warmup, num_chains)
     plan = Plan(
         stages=_pulled(stages(target, choice.kernel, warmup), coordinates, chains_at_once),
@@ -151,7 +156,7 @@ def _num_chains(
     if initial is not None:
         [said["initial.shape[0]"]] = target.space.batch_shape(initial)[:1] or [0]
     for module in target.modules():
-        if isinstance(module, Given) and module.condition.ndim:
+        if isinstance(module, Given) and module.is_batch:
             said["the target's number of conditions"] = len(module.condition)
     if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
         text = ", ".join(f"{who} = {count}" for who, count in said.items())

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import Choice, choose_for_particles, is_batch
+from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
@@ -83,8 +84,8 @@ def smc(
     A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
     reported in ``num_undefined`` and in words. Raises NonFiniteError where no particle is inside
     the support, NormalizationError for a start without sampler or normaliser, PoeError for settings
-    out of range, for spaces of infinitely many discrete values without a kernel and a start, and
-    for batches of densities.
+    out of range, for spaces of infinitely many discrete values without a kernel and a start, for
+    log-densities that are random, and for batches of densities.
 
     Source: Del Moral, Doucet & Jasra 2006; temperatures: Zhou, Johansen & Aston 2016, section 3.3;
     waste-free: Dau & Chopin 2022, algorithm 2; islands: Vergé et al. 2015.
@@ -113,12 +114,19 @@ def smc(
     shared_space(*_named((start, *path, target)), kind="path")
     generator = resolve(generator, device_of(target, None))
     particles = Particles(target, start, schedule, generator)
+    _require_deterministic(particles)
     choice = Choice(kernel, "as given") if kernel else _choose(particles)
     _say(progress, f"{_in_words(schedule, choice)}, from {name}")
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
         for one, other in pairwise((start, *path, target)):
             particles.follow(one, other, choice.kernel, partial(_report, bar))
     return _gather(particles, choice, log_constant, time.perf_counter() - began)
+
+
+def _require_deterministic(particles: Particles) -> None:
+    u = particles.position[: particles.schedule.num_chains]
+    density = particles.coordinates.pull(particles.target)
+    require_deterministic(particles.target, density, u, particles.coordinates.to_x(u))
 
 
 def _choose(particles: Particles) -> Choice:

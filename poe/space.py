@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -380,14 +381,27 @@ def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> S
     shape = tuple(event_shape)
     while hasattr(support, "base_constraint"):  # independent(...), or that of a mixture
         support = support.base_constraint
-    low: Any = getattr(support, "lower_bound", None)
-    high: Any = getattr(support, "upper_bound", None)
     if support is constraints.boolean:
         return Binary(shape)
     if support is constraints.simplex:
         return Simplex(shape[-1])
     if support is constraints.positive_definite:
         return PositiveDefinite(shape[-1])
+    if support is constraints.real or support is constraints.real_vector:
+        return Real(shape)
+    bounded = _space_between(support, shape)
+    if bounded is not None:
+        return bounded
+    raise PoeError(
+        f"expected a support that is a space of this package, got {support!r}; "
+        "use poe.FromLogDensity(fn, space=...) and say what the space is"
+    )
+
+
+def _space_between(support: constraints.Constraint, shape: tuple[int, ...]) -> Space | None:
+    """The space of elements between bounds; None where there is no such space."""
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
     if isinstance(support, type(constraints.nonnegative_integer)) and low == 0:
         return Count(shape)
     if isinstance(support, constraints.integer_interval) and _is_number(low, 0):
@@ -395,13 +409,11 @@ def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> S
     if isinstance(support, type(constraints.positive) | type(constraints.nonnegative)) and low == 0:
         return Positive(shape)
     if isinstance(support, constraints.interval | constraints.half_open_interval):
-        return Interval(shape, _one_bound(low), _one_bound(high))
-    if support is constraints.real or support is constraints.real_vector:
-        return Real(shape)
-    raise PoeError(
-        f"expected a support that is a space of this package, got {support!r}; "
-        "use poe.FromLogDensity(fn, space=...) and say what the space is"
-    )
+        ends = _one_bound(low), _one_bound(high)
+        if ends == (0, math.inf):
+            return Positive(shape)
+        return Interval(shape, *ends) if all(map(math.isfinite, ends)) else None
+    return None
 
 
 def _is_number(bound: object, number: float) -> bool:
@@ -411,5 +423,8 @@ def _is_number(bound: object, number: float) -> bool:
 def _one_bound(bound: object) -> float:
     values = torch.unique(torch.as_tensor(bound))
     if len(values) != 1:
-        raise PoeError(f"expected the same bound for every element, got {values.tolist()}")
+        raise PoeError(
+            f"expected the same bound for every element, got {values.tolist()}; use "
+            "poe.Transformed(expert on the unit interval, AffineTransform(low, high - low))"
+        )
     return float(values)

@@ -19,10 +19,11 @@ LAZY_UPWARD = {
     ("poe.expert", "poe.properties"),
     ("poe.expert", "poe.one_hot"),
 }
+ADAPTED = ("normflows", "sklearn", "zuko")
 OPTIONAL = {
-    "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
-    "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
-    "experts": ("arviz", "skimage", "scipy", "sklearn"),  # nflows loads matplotlib by itself
+    "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows", *ADAPTED),
+    "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows", *ADAPTED),
+    "experts": ("arviz", "skimage", "scipy", *ADAPTED),  # nflows loads matplotlib by itself
 }
 
 

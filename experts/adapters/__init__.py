@@ -8,22 +8,43 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from typing import Any
+
+from torch.distributions import Distribution
 
 import poe
 from poe.adapt import refuse
 
-LIBRARIES: dict[str, str] = {}
+LIBRARIES: dict[str, str] = {
+    "normflows": "normflows",
+    "sklearn": "sklearn",
+    "zuko": "zuko",
+}
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""
 
 
 @poe.as_expert.register(object)
-def _(source: object) -> poe.Expert:
+def _(source: object) -> Any:
     """Import the adapter of the library that the class is from, which registers it; ask again."""
-    for module in adapters_of(type(source)):
-        importlib.import_module(f"experts.adapters.{module}")
+    import_adapters(type(source))
     if poe.as_expert.dispatch(type(source)) is poe.as_expert.dispatch(object):
         refuse(source)
     return poe.as_expert(source)
+
+
+@poe.as_expert.register(Distribution)
+def _(source: Distribution) -> Any:
+    """The same for the distributions of other libraries, which are torch's by descent."""
+    import_adapters(type(source))
+    if poe.as_expert.dispatch(type(source)) is poe.as_expert.dispatch(Distribution):
+        return poe.FromDistribution(source)
+    return poe.as_expert(source)
+
+
+def import_adapters(kind: type) -> None:
+    """Import the adapters of the libraries that a class is from or derived from."""
+    for module in adapters_of(kind):
+        importlib.import_module(f"experts.adapters.{module}")
 
 
 def adapters_of(kind: type) -> Iterator[str]:

@@ -176,7 +176,7 @@ def contributions_along(target: Expert, samples: Tensor) -> Tensor:
 
 def binds_chains(target: Expert) -> bool:
     """Whether each chain has a condition of its own, so that all are evaluated together."""
-    return any(isinstance(m, Given) and m.condition.ndim for m in target.modules())
+    return any(isinstance(m, Given) and m.is_batch for m in target.modules())
 
 
 def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None) -> None:

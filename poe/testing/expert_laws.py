@@ -196,7 +196,7 @@ def _can_be_integrated(expert: Expert) -> bool:
 
 
 def _is_batch_of_densities(expert: Expert) -> bool:
-    return any(isinstance(part, Given) and part.condition.ndim for part in expert.modules())
+    return any(isinstance(part, Given) and part.is_batch for part in expert.modules())
 
 
 def _in_float64(expert: Expert, x: Tensor) -> tuple[Expert, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from nflows.distributions import (
     ConditionalDiagonalNormal,
+    ConditionalIndependentBernoulli,
     DiagonalNormal,
     Distribution,
     MADEMoG,
@@ -19,6 +20,7 @@ from nflows.flows import Flow as NFlow
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
     AffineCouplingTransform,
+    BatchNorm,
     CompositeTransform,
     LULinear,
     MaskedAffineAutoregressiveTransform,
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts.flow import NoiseWhitening
+from poe.testing import check_expert
 
 Randomize = Callable[[nn.Module], None]
 
@@ -138,20 +141,80 @@ def coupling_with_context() -> AffineCouplingTransform:
     return AffineCouplingTransform([0, 1], lambda i, o: ResidualNet(i, o, 4, context_features=3))
 
 
-@pytest.mark.parametrize(
-    "flow",
-    [
-        NFlow(masked(), StandardNormal([2]), embedding_net=nn.Linear(3, 4)),
-        NFlow(masked(context=3), StandardNormal([2])),
-        NFlow(coupling_with_context(), StandardNormal([2])),
-        NFlow(masked(), ConditionalDiagonalNormal([2])),
-    ],
-    ids=["embedding", "masked", "coupling", "base"],
-)
-def test_a_flow_with_a_context_is_refused_with_the_remedy(flow: NFlow) -> None:
+CONTEXT_FLOWS = {
+    "embedding": NFlow(masked(context=4), StandardNormal([2]), embedding_net=nn.Linear(3, 4)),
+    "masked": NFlow(masked(context=3), StandardNormal([2])),
+    "coupling": NFlow(coupling_with_context(), DiagonalNormal([2])),
+    "base": NFlow(LULinear(2), ConditionalDiagonalNormal([2], nn.Linear(3, 4))),
+}
+
+
+@pytest.mark.parametrize("name", CONTEXT_FLOWS)
+def test_a_flow_with_a_context_is_a_conditional(name: str, randomize: Randomize) -> None:
+    flow = copy.deepcopy(CONTEXT_FLOWS[name]).double()
+    randomize(flow)
+    conditional, x, y = poe.as_expert(flow), points(6, 2), points(6, 3) * 0.3
+    assert isinstance(conditional, experts.ContextFlow)
+    each = conditional.given(y)
+    torch.testing.assert_close(each.log_prob(x), flow.log_prob(x, context=y))
+    one = conditional.given(y[0])
+    torch.testing.assert_close(one(x), flow.log_prob(x, context=y[:1].expand(6, 3)))
+    torch.testing.assert_close(one(x.reshape(2, 3, 2)), one(x).reshape(2, 3))
+    check_expert(one, x)
+    check_expert(each, x)
+
+
+def test_the_draws_given_a_context_go_back_to_its_base_density(randomize: Randomize) -> None:
+    flow = copy.deepcopy(CONTEXT_FLOWS["base"]).double()
+    randomize(flow)
+    context = points(1, 3)[0] * 0.3
+    x = seeded(poe.as_expert(flow).given(context), 20_000)
+    mean, log_std = flow._distribution._compute_params(context[None])
+    z = (flow._transform(x)[0] - mean) / log_std.exp()
+    assert largest_z(z.detach(), 0.0) < 4
+    assert largest_z(z.detach() ** 2, 1.0) < 4
+
+
+@pytest.mark.filterwarnings("ignore::poe.TrustWarning")
+def test_a_bound_context_flow_multiplies_and_is_sampled() -> None:
+    posterior = poe.as_expert(CONTEXT_FLOWS["masked"]).given(torch.ones(3))
+    g = torch.Generator().manual_seed(0)
+    product = posterior * experts.Gaussian([0.0, 0.0], scale=1.0)
+    draws = poe.sample(product, 40, warmup=10, generator=g, progress=False)
+    assert draws.samples.shape == (4, 10, 2)
+
+
+def test_contexts_of_integers_or_without_dimensions_are_refused() -> None:
+    conditional = poe.as_expert(CONTEXT_FLOWS["masked"])
+    with pytest.raises(poe.DtypeError, match=r"context of floats, got torch.int64; use condition"):
+        conditional.given(torch.tensor([1, 0, 0]))(torch.zeros(2, 2))
+    with pytest.raises(poe.ShapeError, match=r"condition of 1 dimensions, or a batch of such"):
+        conditional.given(0.5)
+
+
+@pytest.mark.parametrize("name", CONTEXT_FLOWS)
+def test_as_an_expert_without_its_context_it_is_refused_with_the_remedy(name: str) -> None:
     with pytest.raises(poe.AdaptationError, match=r"without context.*poe.Conditional"):
-        experts.Flow(flow)
-    with pytest.raises(poe.AdaptationError, match="without context"):
+        experts.Flow(CONTEXT_FLOWS[name])
+
+
+def test_training_mode_is_refused_where_it_matters() -> None:
+    def net(inputs: int, outputs: int) -> ResidualNet:
+        return ResidualNet(inputs, outputs, 4, dropout_probability=0.5)
+
+    dropout = NFlow(AffineCouplingTransform([0, 1], net), StandardNormal([2]))
+    with pytest.raises(poe.AdaptationError, match=r"evaluation mode.*\(Dropout\).*model.eval\(\)"):
+        poe.as_expert(dropout)
+    batch = NFlow(CompositeTransform([masked(), BatchNorm(2)]), StandardNormal([2]))
+    with pytest.raises(poe.AdaptationError, match=r"_transforms.1 \(BatchNorm\)"):
+        poe.as_expert(batch)
+    poe.as_expert(dropout.eval())
+    poe.as_expert(batch.eval())
+
+
+def test_a_discrete_base_is_refused() -> None:
+    flow = NFlow(masked(), ConditionalIndependentBernoulli([2]))
+    with pytest.raises(poe.AdaptationError, match="density on the reals, got the discrete"):
         poe.as_expert(flow)
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import normflows
+import numpy as np
 import pytest
 import torch
+import zuko
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow as NFlow
 from nflows.transforms import MaskedAffineAutoregressiveTransform
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 from torch import distributions as D
 
@@ -74,6 +79,21 @@ class OneHotPair(nn.Module):
 def _flow() -> NFlow:
     made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
     return NFlow(made, StandardNormal([2]))
+
+
+def _zuko_flow(context: int = 0) -> zuko.flows.MAF:
+    torch.manual_seed(0)
+    return zuko.flows.MAF(2, context, transforms=1, hidden_features=(6,), activation=nn.Tanh)
+
+
+def _normflows_flow() -> normflows.NormalizingFlow:
+    torch.manual_seed(0)
+    flow = normflows.flows.MaskedAffineAutoregressive(2, 6)
+    return normflows.NormalizingFlow(normflows.distributions.DiagGaussian(2), [flow])
+
+
+def _table() -> np.ndarray:
+    return _real(20, 2).double().numpy()
 
 
 def _tokens(n: int, k: int, *shape: int) -> Tensor:
@@ -266,6 +286,15 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _real(4, 2).sigmoid(),
     ),
     "Flow": (Flow(_flow()), _real(3, 2)),
+    "ZukoFlow": (poe.as_expert(_zuko_flow()), _real(3, 2)),
+    "ZukoConditional": (poe.as_expert(_zuko_flow(3)).given(torch.ones(3)), _real(3, 2)),
+    "NormflowsFlow": (poe.as_expert(_normflows_flow()), _real(3, 2)),
+    "GaussianMixture of scikit-learn": (
+        poe.as_expert(GaussianMixture(2, random_state=0).fit(_table())),
+        _real(4, 2),
+    ),
+    "KernelDensity of scikit-learn": (poe.as_expert(KernelDensity().fit(_table())), _real(4, 2)),
+    "KernelDensity": (experts.KernelDensity(_real(5, 1), 0.5, "epanechnikov"), _real(5, 1) + 0.1),
     "Neighbours": (experts.Neighbours(_real(9, 2) + 0.1, 2), _real(4, 2)),
     "RelativeNeighbours": (experts.RelativeNeighbours(_real(9, 2) + 0.1, 3), _real(4, 2)),
     "Neighbours, at normal scores": (
