@@ -51,6 +51,7 @@ from poe.normalizers.choose import log_partition
 from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.positions import smc_over_positions
+from poe.progress import Progress
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.replay import ReplayBuffer
@@ -69,6 +70,8 @@ from poe.space import (
     Simplex,
     Space,
 )
+from poe.stored_draws import load_draws, save_draws
+from poe.tensorboard import TensorBoard
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist
 
@@ -77,16 +80,16 @@ __all__ = [
     "Categorical", "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized",
     "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution",
     "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "ImproperError",
-    "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio",
-    "Marginal", "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes",
-    "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product", "Real", "Relaxed",
+    "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio", "Marginal",
+    "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes", "OperatorError",
+    "PoeError", "Positive", "PositiveDefinite", "Product", "Progress", "Real", "Relaxed",
     "ReplayBuffer", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
-    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
-    "TrustWarning", "Twist", "Warmup", "advance", "any_of", "as_expert", "calibrate",
+    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "TensorBoard", "Together",
+    "Transformed", "TrustWarning", "Twist", "Warmup", "advance", "any_of", "as_expert", "calibrate",
     "compatibility", "contrast", "distribution_tails", "evidence_ratio",
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
-    "gaussian_factors", "io", "link", "load", "log_density_bounds", "log_density_error",
-    "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses",
-    "normalize", "normalizers", "sample", "samplers", "save", "short_run", "simplify", "smc",
-    "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
+    "gaussian_factors", "io", "link", "load", "load_draws", "log_density_bounds",
+    "log_density_error", "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions",
+    "losses", "normalize", "normalizers", "sample", "samplers", "save", "save_draws", "short_run",
+    "simplify", "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
+from poe.export import component_names
 from poe.trust import chain_words, convergence_words, weight_words
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Summary:
 
     def __str__(self) -> str:
         formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
-        names = _component_names(self.mean.shape)
+        names = component_names(self.mean.shape)
         width = max(map(len, names[:MAX_ROWS]), default=0)
         header = " " * width + "".join(f"{name:>{_width(f)}}" for name, f in formats.items())
         columns = [getattr(self, name).flatten().tolist() for name in formats]
@@ -109,11 +110,6 @@ def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
 
 def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
-
-
-def _component_names(event_shape: torch.Size) -> list[str]:
-    indices = itertools.product(*(range(n) for n in event_shape))
-    return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
 
 
 def _facts(draws: Draws) -> list[str]:

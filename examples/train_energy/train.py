@@ -4,13 +4,13 @@
     python examples/train_energy/train.py short             # short runs from noise: a generator
 
 The first takes ten minutes of one core, the second four. A run that was stopped goes on from its
-checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there (pip install tensorboard).
+checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there
+(`pip install "product-of-experts[tensorboard]"`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,22 +34,6 @@ def chains(kind: str, start: poe.Expert, generator: torch.Generator) -> Chains:
         return ShortRun(start, STEP_SIZE, 2 * NUM_STEPS)
     buffer = poe.ReplayBuffer(start, 512, reseeded=0.01, generator=generator)
     return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), NUM_STEPS)
-
-
-def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """Writes scalars for TensorBoard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SystemExit("--tensorboard needs it: pip install tensorboard") from error
-    writer = SummaryWriter(folder)
-
-    def report(step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
-
-    return report
 
 
 def main() -> None:
@@ -83,7 +67,7 @@ def main() -> None:
         steps=steps,
         noise=NOISE,
         checkpoint=work / f"{options.kind}.pt",
-        report=reporter(options.tensorboard) if options.tensorboard else None,
+        report=poe.TensorBoard(options.tensorboard).report if options.tensorboard else None,
     )
     poe.save(average, work / options.kind)
 

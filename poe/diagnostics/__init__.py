@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from poe.diagnostics.arviz_module import import_arviz
 from poe.diagnostics.chains import MAX_DISTANCE, distance_from_others, longest_stay
 from poe.diagnostics.components import MIN_DRAWS
 from poe.diagnostics.convergence import mcse_mean, mcse_sd, r_hat
-from poe.diagnostics.dataset import import_arviz, to_dataset
 from poe.diagnostics.ess import ess_bulk, ess_mean, ess_tail
-from poe.diagnostics.experts import ExpertReport, expert_report
+from poe.diagnostics.experts import ExpertReport, contributions_along, expert_report
 from poe.diagnostics.stein import (
     SteinTest,
     squared_stein_discrepancy,
@@ -17,9 +17,8 @@ from poe.diagnostics.stein import (
 from poe.diagnostics.weights import Moments, kish_ess, normalized_weights, weighted_moments
 
 __all__ = [
-    "MAX_DISTANCE", "MIN_DRAWS", "ExpertReport", "Moments", "SteinTest", "distance_from_others",
-    "ess_bulk", "ess_mean", "ess_tail", "expert_report", "import_arviz", "kish_ess",
-    "longest_stay", "mcse_mean", "mcse_sd", "normalized_weights", "r_hat",
-    "squared_stein_discrepancy", "stein_discrepancy", "stein_test", "to_dataset",
-    "weighted_moments",
+    "MAX_DISTANCE", "MIN_DRAWS", "ExpertReport", "Moments", "SteinTest", "contributions_along",
+    "distance_from_others", "ess_bulk", "ess_mean", "ess_tail", "expert_report", "import_arviz",
+    "kish_ess", "longest_stay", "mcse_mean", "mcse_sd", "normalized_weights", "r_hat",
+    "squared_stein_discrepancy", "stein_discrepancy", "stein_test", "weighted_moments",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.errors import PoeError, ShapeError
-from poe.expert import Expert
+from poe.expert import Expert, Product
 
 POINTS = 2000
 """More positions than this are thinned evenly: the figures need no more."""
@@ -156,6 +156,28 @@ def expert_report(
         is_saturated=(strength < LITTLE * strength.max()) & (veto == 0),
         cosine=_cosine(scores),
     )
+
+
+@torch.no_grad()
+def contributions_along(target: Expert, samples: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """The experts' names, and what each says of draws: ``(chains, draws, k)``, summing to log p̃.
+
+    ``samples`` ``(chains, draws, *event)``. Of a target that is no product: its own log-density.
+    Raises ShapeError where they are no positions of the target's space.
+
+    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+    >>> names, said = contributions_along(poe.Product(near=a, far=b), torch.zeros(4, 10, 1))
+    >>> names, said[0, 0]
+    (('near', 'far'), tensor([-0.9189, -1.4189]))
+    """
+    _require_positions(target, samples, None)
+    names = target.names if isinstance(target, Product) else (type(target).__name__,)
+    blocks = [
+        target.contributions(x) if isinstance(target, Product) else target(x)[:, None]
+        for x in _rows(target, samples)
+    ]
+    chains, draws = samples.shape[:2]
+    return names, torch.cat(blocks).reshape(draws, chains, len(names)).transpose(0, 1)
 
 
 def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None) -> None:
