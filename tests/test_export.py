@@ -77,7 +77,7 @@ def test_attributes_say_how_the_draws_came_about() -> None:
             remarks=("one", "two"),
             num_warmup=10,
             log_partition=found,
-        )  # fmt: skip
+        )
     )
     told = (facts["guarantee"], facts["kernel"], facts["seed"], facts["remarks"], facts["choice"])
     assert told == ("asymptotically exact", "MALA(step_size=0.3)", 7, "one\ntwo", "as given")
@@ -160,7 +160,8 @@ def test_each_chain_may_have_its_own_condition() -> None:
     conditional = experts.LinearGaussian(weight=weight, bias=bias, scale=[1.0])
     batch = poe.Product(given=conditional.given(torch.tensor([[-9.0], [0.0], [9.0]])))
     x = torch.randn(3, 600, 1, generator=torch.Generator().manual_seed(0))
-    data = poe.Draws(x, batch(x.transpose(0, 1)).T, "exact").to_xarray(batch)
+    log_density = torch.stack([batch(x[:, draw]) for draw in range(600)], 1)
+    data = poe.Draws(x, log_density, "exact").to_xarray(batch)
     np.testing.assert_allclose(data["contribution"][..., 0], data["log_density"])
 
 

@@ -18,7 +18,7 @@ EXPERT = experts.Gaussian([0.0, 1.0], scale=[1.0, 2.0])
 
 
 def run(**arguments: Any) -> poe.Draws:
-    settings: dict[str, Any] = {"kernel": MALA(), "num_chains": 4, "warmup": 150} | arguments
+    settings: dict[str, Any] = {"kernel": MALA(), "num_chains": 4, "warmup": 151} | arguments
     generator = torch.Generator().manual_seed(0)
     return poe.sample(EXPERT, 200, generator=generator, progress=False, **settings)
 
@@ -30,9 +30,9 @@ def test_it_is_told_at_the_same_steps_each_time_and_changes_no_draw() -> None:
     assert torch.equal(run(callback=second.append).samples, draws.samples)
     assert torch.equal(run().samples, draws.samples)
     steps = [told.step for told in first]
-    assert steps == [told.step for told in second] == list(range(2, 201, 2))
-    assert {told.total_steps for told in first} == {200}
-    assert [told.is_sampling for told in first] == [step > 150 for step in steps]
+    assert steps == [told.step for told in second] == [*range(2, 201, 2), 201]
+    assert {told.total_steps for told in first} == {201}
+    assert [told.is_sampling for told in first] == [step > 151 for step in steps]
 
 
 def test_the_numbers_are_those_of_the_draws() -> None:
@@ -74,7 +74,7 @@ def test_what_it_raises_ends_the_run_which_the_checkpoint_keeps(tmp_path: Path) 
     told: list[poe.Progress] = []
     resumed = run(callback=told.append, checkpoint=tmp_path / "run")
     assert torch.equal(resumed.samples, run().samples)
-    assert [told[0].step, told[-1].step] == [154, 200]
+    assert [told[0].step, told[-1].step] == [154, 201]
 
 
 def test_exact_draws_take_no_steps() -> None:
@@ -118,7 +118,7 @@ def test_a_scalar_is_one_number(value: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     board = poe.TensorBoard(tmp_path)
     with pytest.raises(
-        poe.PoeError, match="expected 'loss' to be one number, got .*: write its mean"
+        poe.PoeError, match=r"expected 'loss' to be one number, got .*: write its mean"
     ):
         board.report(0, {"loss": value})
     board.close()

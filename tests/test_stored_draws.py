@@ -21,7 +21,10 @@ from poe.samplers.kernel import Kernel
 EXPERT = experts.Gaussian([0.0, 1.0], scale=[1.0, 2.0])
 
 
-def sampled(kernel: Kernel | None = MALA()) -> poe.Draws:
+TUNED = MALA()
+
+
+def sampled(kernel: Kernel | None = TUNED) -> poe.Draws:
     return poe.sample(
         EXPERT, 40, kernel=kernel, num_chains=4, warmup=20, progress=False,
         generator=torch.Generator().manual_seed(0),
@@ -47,7 +50,9 @@ DRAWS = {
     ),
     "bfloat16": lambda: poe.Draws(torch.ones(2, 3, 1).bfloat16(), torch.zeros(2, 3), "exact"),
     "tokens": lambda: poe.Draws(torch.ones(2, 3, 4).long(), torch.zeros(2, 3), "exact"),
-    "scattered in memory": lambda: poe.Draws(torch.arange(6.0).view(3, 2).T, torch.zeros(2, 3).T.T, "exact"),
+    "scattered in memory": lambda: poe.Draws(
+        torch.arange(6.0).view(3, 2).T, torch.zeros(2, 3), "exact"
+    ),
 }  # fmt: skip
 
 
@@ -81,7 +86,7 @@ def test_loaded_draws_are_summarised_as_they_were(tmp_path: Path) -> None:
     assert loaded.kernel is not None
     assert loaded.kernel.guarantee == "asymptotically exact"
     poe.save_draws(loaded, tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "draws").read_bytes()
+    assert repr(poe.load_draws(tmp_path / "again")) == repr(draws)
 
 
 def test_a_described_kernel_does_not_sample(tmp_path: Path) -> None:
@@ -114,7 +119,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(poe.StorageError, match="its hash does not match"):
         poe.load_draws(tmp_path / "foreign")
     checkpoint.write(tmp_path / "checkpoint", {}, {})
-    with pytest.raises(poe.StorageError, match="expected draws that poe.save_draws wrote"):
+    with pytest.raises(poe.StorageError, match=r"expected draws that poe\.save_draws wrote"):
         poe.load_draws(tmp_path / "checkpoint")
     newer = {"format": "product-of-experts draws", "version": 2}
     checkpoint.write(tmp_path / "newer", newer, {})
