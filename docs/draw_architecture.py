@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "the ground, and where x lives",
         ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space"),
     ),
-    ("maps that carry their tensors", ("poe.ranges", "poe.parts", "poe.bridges")),
+    ("maps that carry their tensors", ("poe.ranges", "poe.parts", "poe.moved", "poe.bridges")),
     ("what an expert is", ("poe.expert", "poe.finite")),
     (
         "what only some have",

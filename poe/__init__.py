@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poe import codecs as codecs
 from poe import distribution_tails as distribution_tails
-from poe import io, link, losses, normalizers, samplers
+from poe import io, link, losses, normalizers, ranges, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
@@ -90,6 +90,7 @@ __all__ = [
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
     "gaussian_factors", "io", "link", "load", "load_draws", "log_density_bounds",
     "log_density_error", "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions",
-    "losses", "normalize", "normalizers", "sample", "samplers", "save", "save_draws", "short_run",
-    "simplify", "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
+    "losses", "normalize", "normalizers", "ranges", "sample", "samplers", "save", "save_draws",
+    "short_run", "simplify", "smc", "smc_over_positions", "tune_ladder", "tune_tempering",
+    "warm_up",
 ]  # fmt: skip
