@@ -20,10 +20,13 @@ LAZY_UPWARD = {
     ("poe.expert", "poe.one_hot"),
 }
 OPTIONAL = {
-    "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
+    "poe": (
+        "arviz", "huggingface_hub", "matplotlib", "nflows", "pandas", "scipy", "skimage",
+        "tensorboard", "xarray",
+    ),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "experts": ("arviz", "skimage", "scipy", "sklearn"),  # nflows loads matplotlib by itself
-}
+}  # fmt: skip
 
 
 def _load_script() -> ModuleType:
