@@ -42,7 +42,7 @@ expert = HubExpert.from_pretrained("<this repository>").expert
 """
 
 
-class HubExpert(
+class HubExpert(  # type: ignore[call-arg]
     ModelHubMixin,
     library_name="product-of-experts",
     tags=["product-of-experts", "energy-based-model"],

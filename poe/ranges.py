@@ -12,9 +12,6 @@ from torch.distributions.transforms import ComposeTransform, SigmoidTransform, T
 
 from poe.errors import DtypeError, PoeError, ShapeError
 
-SNAP = 8
-"""A value so many roundings outside a border is put on it: pictures lie on borders."""
-
 
 class Rescale(Transform):
     r"""From [low, high] to [to_low, to_high], in proportion, element by element.
@@ -142,23 +139,15 @@ class Floats(nn.Module):
 
 
 def _rescaled(x: Tensor, *ends: float) -> Tensor:
-    """Exact at both borders; a value that rounding took across one is put back on it."""
+    """Exact at both borders, and monotone, so that rounding takes nothing across one."""
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     # The borders rounded as x is, so that they are met exactly.
     low, high, to_low, to_high = (
         torch.full((), end, dtype=x.dtype, device=x.device) for end in ends
     )
     share = (x - low) / (high - low)
-    slack = SNAP * torch.finfo(x.dtype).eps * _cancellation(ends[0], ends[1])
-    share = torch.where((share < 0) & (share > -slack), 0.0, share)
-    share = torch.where((share > 1) & (share < 1 + slack), 1.0, share)
     width = to_high - to_low
     return torch.where(share < 0.5, to_low + width * share, to_high + width * (share - 1))
-
-
-def _cancellation(low: float, high: float) -> float:
-    """How much coarser x − low is than x, in units of high − low."""
-    return max(1.0, (abs(low) + abs(high)) / (high - low))
 
 
 def _ends(map: Rescale) -> tuple[float, float, float, float]:

@@ -99,7 +99,7 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
         names = [name for name in tensors if name.startswith("log_partition.")]
         found |= {name.removeprefix("log_partition."): tensors.pop(name) for name in names}
         known["log_partition"] = LogPartition(**found)
-    return Draws(**known, **tensors)
+    return Draws(**(known | tensors))
 
 
 def _parted(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -65,4 +65,4 @@ def _writer(folder: str) -> Any:
         raise ImportError(
             'TensorBoard is missing: pip install "product-of-experts[tensorboard]"'
         ) from error
-    return SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder)
