@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poe import codecs as codecs
 from poe import distribution_tails as distribution_tails
-from poe import io, link, losses, normalizers, plot, samplers
+from poe import io, link, losses, normalizers, plot, ranges, samplers
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
@@ -51,6 +51,7 @@ from poe.normalizers.choose import log_partition
 from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.positions import smc_over_positions
+from poe.progress import Progress
 from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.replay import ReplayBuffer
@@ -69,6 +70,8 @@ from poe.space import (
     Simplex,
     Space,
 )
+from poe.stored_draws import load_draws, save_draws
+from poe.tensorboard import TensorBoard
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist
 
@@ -79,14 +82,15 @@ __all__ = [
     "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "ImproperError",
     "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition", "LogRatio",
     "Marginal", "Mixture", "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes",
-    "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product", "Real", "Relaxed",
-    "ReplayBuffer", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
-    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "Together", "Transformed",
-    "TrustWarning", "Twist", "Warmup", "advance", "any_of", "as_expert", "calibrate",
-    "compatibility", "contrast", "distribution_tails", "evidence_ratio",
+    "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product", "Progress", "Real",
+    "Relaxed", "ReplayBuffer", "Sequence", "ShapeError", "Simplex", "Simplified", "Space",
+    "SpaceMismatchError", "StorageError", "Summary", "Tempered", "TensorBoard", "Together",
+    "Transformed", "TrustWarning", "Twist", "Warmup", "advance", "any_of", "as_expert",
+    "calibrate", "compatibility", "contrast", "distribution_tails", "evidence_ratio",
     "fit_exponents_by_likelihood", "fit_exponents_by_log_score", "fit_exponents_by_score_matching",
-    "gaussian_factors", "io", "link", "load", "log_density_bounds", "log_density_error",
-    "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses",
-    "normalize", "normalizers", "plot", "sample", "samplers", "save", "short_run", "simplify",
-    "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "warm_up",
+    "gaussian_factors", "io", "link", "load", "load_draws", "log_density_bounds",
+    "log_density_error", "log_partition", "log_prob_ratio", "log_ratio", "log_ratio_contributions",
+    "losses", "normalize", "normalizers", "plot", "ranges", "sample", "samplers", "save",
+    "save_draws", "short_run", "simplify", "smc", "smc_over_positions", "tune_ladder",
+    "tune_tempering", "warm_up",
 ]  # fmt: skip

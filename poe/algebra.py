@@ -21,7 +21,8 @@ from poe.expert import (
     require_expert,
     shared_space,
 )
-from poe.parts import is_affine, parts_of
+from poe.moved import domain_of, moved, require_domain
+from poe.parts import Feature, is_affine, parts_of
 from poe.properties import (
     Simplified,
     check_proper,
@@ -31,7 +32,7 @@ from poe.properties import (
     simplify,
 )
 from poe.randomness import resolve
-from poe.space import Binary, Categorical, Interval, Real, Space, space_of
+from poe.space import Binary, Categorical, Count, Interval, Positive, Real, Space, space_of
 from poe.space import Sequence as Tokens
 from poe.tails import tails
 
@@ -192,9 +193,10 @@ def either(a: Expert, b: Expert) -> Mixture:
 class Transformed(Expert):
     """A density moved by a bijection T: log p̃(T^-1 y) + log |det dT^-1/dy|.
 
-    `bijection` is a `torch.distributions` transform whose tensors become part of this module.
-    The log partition stays the same, and so `log_prob` and `sample` exist where the expert has
-    them. The new space is read off the bijection's codomain; give `space` where it cannot be.
+    `bijection` is a `torch.distributions` transform whose tensors become part of this module, or
+    one of `poe.ranges`. The log partition stays the same, and so `log_prob` and `sample` exist
+    where the expert has them. The new space is read off the bijection; give `space` where it cannot
+    be. Raises PoeError where the bijection is not defined on all of the expert's space.
 
     >>> from torch.distributions.transforms import ExpTransform
     >>> log_normal = Transformed(experts.Gaussian([0.0], 1.0), ExpTransform())
@@ -207,10 +209,13 @@ class Transformed(Expert):
         source = require_expert(expert).space
         if source.is_discrete:
             raise PoeError(f"expected an expert on a continuous space, got {source}")
+        require_domain(_require_bijection(bijection), source)
         self.expert = expert
-        self.bijection = parts_of(_require_bijection(bijection))
+        self.bijection = parts_of(bijection)
         shape = bijection.forward_shape(source.event_shape)
-        self.space = space_of(bijection.codomain, shape) if space is None else space
+        image = moved(source, bijection)
+        self._is_cut = image is None and domain_of(bijection, source) is not None
+        self.space = space or image or space_of(bijection.codomain, shape)
         if self.space.event_shape != torch.Size(shape):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 
@@ -233,6 +238,8 @@ class Transformed(Expert):
         if jacobian.ndim > len(batch):
             jacobian = jacobian.flatten(len(batch)).sum(-1)
         value = density(x) - jacobian
+        if self._is_cut:  # the new space is wider than what the bijection reaches
+            value = mask_outside(self.expert.space, x, value)
         if isinstance(self.space, Real):
             return value
         return mask_outside(self.space, y, value)
@@ -266,7 +273,8 @@ class At(Expert):
     """A factor read through a map G, without a Jacobian: z -> log p̃(G(z)).
 
     This weighs z by what the expert says of G(z); it is no change of variables (for that use
-    `Transformed`). `space` is where z lives; without it, `generator.space` is taken.
+    `Transformed`). G is an `nn.Module`, or a bijection that is read as a mere feature. `space` is
+    where z lives; without it, `generator.space`, or what the bijection takes there, is used.
 
     >>> doubled = torch.nn.Linear(1, 1, bias=False)
     >>> torch.nn.init.constant_(doubled.weight, 2.0).item()
@@ -275,8 +283,13 @@ class At(Expert):
     tensor([-0.9189])
     """
 
-    def __init__(self, expert: Expert, generator: nn.Module, space: Space | None = None) -> None:
+    def __init__(
+        self, expert: Expert, generator: nn.Module | Transform, space: Space | None = None
+    ) -> None:
         super().__init__()
+        if isinstance(generator, Transform):
+            space = space or moved(require_expert(expert).space, generator.inv)
+            generator = Feature(generator)
         if not isinstance(generator, nn.Module):
             raise PoeError(f"expected an nn.Module G, got {type(generator).__name__}")
         self.space = _input_space(generator) if space is None else space
@@ -291,13 +304,17 @@ class Dequantized(Expert):
     """A discrete expert on a continuous space, by uniform noise: log p̃(floor(y)).
 
     x in {0, .., k-1} becomes y = x + u with u uniform on [0, 1), so y lives on
-    `Interval(shape, 0, k)`. Exact: the log partition stays the same (Theis et al. 2016, sec. 3.1).
-    The density is constant within a cell, so its score is zero.
+    `Interval(shape, 0, k)`, and of counts on `Positive(shape)`. Exact: the log partition stays the
+    same (Theis et al. 2016, sec. 3.1). The density is constant within a cell, so its score is zero.
+
+    >>> coin = poe.as_expert(torch.distributions.Bernoulli(0.25))
+    >>> str(Dequantized(coin).space), Dequantized(coin)(torch.tensor([0.3, 1.9])).exp()
+    ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
     """
 
     def __init__(self, expert: Expert) -> None:
         super().__init__()
-        self.space = Interval(expert.space.event_shape, 0, _num_classes(expert.space))
+        self.space = _of_cells(require_expert(expert).space)
         self.expert = expert
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,9 +328,9 @@ class Dequantized(Expert):
         return super().__getattr__(name)
 
     def _cell(self, y: Tensor) -> Tensor:
-        top = _num_classes(self.expert.space) - 1
+        top = None if self.expert.space.num_values is None else self.expert.space.num_values - 1
         cell = y.detach().floor().clamp(0, top)
-        return cell if isinstance(self.expert.space, Binary) else cell.long()
+        return cell.long() if isinstance(self.expert.space, Categorical | Tokens) else cell
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return mask_outside(self.space, x, self.expert.log_prob(self._cell(x)))
@@ -398,11 +415,12 @@ def _input_space(generator: nn.Module) -> Space:
     )
 
 
-def _num_classes(space: Space) -> int:
-    if isinstance(space, Binary):
-        return 2
-    if isinstance(space, Categorical):
-        return space.k
-    if isinstance(space, Tokens):
-        return space.vocab_size
-    raise PoeError(f"expected an expert on a Binary, Categorical or Sequence space, got {space}")
+def _of_cells(space: Space) -> Space:
+    """Where x + u lives, with u uniform on [0, 1)."""
+    if isinstance(space, Binary | Categorical | Tokens):
+        return Interval(space.event_shape, 0, space.num_values)
+    if isinstance(space, Count):
+        return Positive(space.event_shape)
+    raise PoeError(
+        f"expected an expert on a Binary, Categorical, Count or Sequence space, got {space}"
+    )

@@ -1,4 +1,4 @@
-"""One file that holds an interrupted run: tensors in safetensors, the rest as JSON in its header.
+"""One file for a run, interrupted or done: tensors in safetensors, the rest as JSON in its header.
 
 One file, written under a temporary name and moved into place, cannot be half new and half old.
 """
@@ -42,22 +42,29 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts and tensors of a file. Raises StorageError where it is truncated or altered."""
+def read(
+    path: str | os.PathLike[str],
+    *,
+    kind: str = "checkpoint of poe.sample",
+    remedy: str = "delete it to start the run afresh",
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and tensors of a file. Raises StorageError where it is truncated or altered.
+
+    ``kind`` and ``remedy`` say in the error what the file should be, and what to do about it.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StorageError(
-            f"expected a checkpoint of poe.sample at {path}, got a file that cannot be read "
-            f"({error}): delete it to start the run afresh"
+            f"expected a {kind} at {path}, got a file that cannot be read ({error}): {remedy}"
         ) from error
     text = header.get("facts", "")
     if header.get("sha256") != _digest(text, tensors):
         raise StorageError(
-            f"the checkpoint at {path} was altered after it was written (its hash does not match): "
-            "delete it to start the run afresh"
+            f"the {kind} at {path} was altered after it was written (its hash does not match): "
+            f"{remedy}"
         )
     return json.loads(text), tensors
 

@@ -20,7 +20,8 @@ from poe.marginal import Marginal, Posterior
 from poe.normalize import Normalized
 from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
-from poe.parts import KINDS, Parts
+from poe.parts import KINDS, Feature, Parts
+from poe.ranges import Floats, Indices, Resize
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Scaled
 
@@ -99,6 +100,9 @@ register(
     lambda p: {"kind": p.kind.__name__, "arguments": p.arguments()},
     lambda f: Parts(KINDS[f["kind"]], f["arguments"]),
 )
+register(Feature, _attributes("bijection"), lambda f: Feature(**f))
+for _map, _settings in ((Resize, ("size", "mode")), (Indices, ()), (Floats, ())):
+    register_module(_map, _settings)
 register(nn.Sequential, lambda s: {"layers": dict(s.named_children())}, lambda f: _sequential(f))
 register(nn.ModuleList, lambda m: {"layers": list(m)}, lambda f: nn.ModuleList(f["layers"]))
 

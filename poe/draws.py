@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from poe import diagnostics
+from poe import diagnostics, export
 from poe.diagnostics.experts import ExpertReport
 from poe.errors import PoeError
 from poe.expert import Expert
@@ -155,9 +155,33 @@ class Draws:
             )
         return diagnostics.expert_report(target, self.samples)
 
-    def to_arviz(self) -> Any:
-        """These draws as an ``arviz.InferenceData`` (ArviZ >= 1 returns an ``xarray.DataTree``).
+    def to_arviz(self, target: Expert | None = None) -> Any:
+        """These draws as an ``arviz.InferenceData`` (ArviZ >= 1: an ``xarray.DataTree``).
 
-        Needs ArviZ (``pip install "product-of-experts[diagnostics]"``); weights are left out.
+        ``posterior["x"]``, and ``sample_stats`` with ``lp``, log-weights, what each expert of the
+        ``target`` says, where it is given, and the kernel's statistics; see ``poe.export``. Needs
+        ArviZ (``pip install "product-of-experts[diagnostics]"``).
         """
-        return diagnostics.to_dataset(self.samples, self.log_density)
+        return export.to_arviz(self, target)
+
+    def to_xarray(self, target: Expert | None = None) -> Any:
+        """These draws as an ``xarray.Dataset`` with named dimensions; see ``poe.export``.
+
+        Needs xarray (``pip install "product-of-experts[diagnostics]"``).
+
+        >>> x = torch.zeros(4, 5, 2)
+        >>> dict(Draws(x, x[..., 0], "exact").to_xarray().sizes)
+        {'chain': 4, 'draw': 5, 'x_dim_0': 2}
+        """
+        return export.to_xarray(self, target)
+
+    def to_pandas(self, target: Expert | None = None) -> Any:
+        """These draws as a tidy ``pandas.DataFrame``, a row each; see ``poe.export``.
+
+        Needs pandas (``pip install "product-of-experts[diagnostics]"``).
+
+        >>> x = torch.zeros(4, 5, 2)
+        >>> list(Draws(x, x[..., 0], "exact").to_pandas())
+        ['chain', 'draw', 'x[0]', 'x[1]', 'log_density']
+        """
+        return export.to_pandas(self, target)

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
+from poe.bridges import bridge
 from poe.errors import DtypeError, OperatorError, PoeError, ShapeError, SpaceMismatchError
 from poe.space import Space
 
 if TYPE_CHECKING:
+    from torch.distributions.transforms import Transform
+
     from poe.algebra import At, Mixture
 
 Exponent = float | Tensor
@@ -93,7 +96,7 @@ class Expert(nn.Module):
 
         return differentiable(self, x)
 
-    def at(self, generator: nn.Module, space: Space | None = None) -> At:
+    def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
         """This expert read through `generator`, without a Jacobian: z -> log p̃(G(z))."""
         from poe.algebra import At
 
@@ -396,8 +399,7 @@ def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "pro
         if expert.space != first:
             raise SpaceMismatchError(
                 f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
-                f"{expert.space}; bring them together with Transformed(expert, bijection), "
-                "expert.at(generator), Dequantized(expert) or Relaxed(expert)"
+                f"{expert.space}; {bridge(expert.space, first)}"
             )
     return first
 

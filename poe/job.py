@@ -16,6 +16,7 @@ from poe import checkpoint as checkpoints
 from poe import resume
 from poe.errors import StorageError
 from poe.loop import Plan, Run
+from poe.progress import Callback, Reporter
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -27,13 +28,15 @@ class Job:
 
     - ``settings``: all that the run depends on, so that a checkpoint of another run is told apart;
     - ``progress``: a line that says what is done and a progress bar, on stderr;
-    - ``checkpoint``: the file to write to, and to take the run up from; None keeps nothing.
+    - ``checkpoint``: the file to write to, and to take the run up from; None keeps nothing;
+    - ``callback``: called with a ``poe.Progress`` now and then; None calls nobody.
     """
 
     plan: Plan
     settings: tuple[object, ...]
     progress: bool
     checkpoint: str | os.PathLike[str] | None
+    callback: Callback | None = None
 
     def follow(self, u: Tensor, said: str, is_over: Callable[[Run], bool]) -> tuple[Run, float]:
         """The run, started at ``u`` or resumed, when it is over, and the seconds it took in all."""
@@ -75,9 +78,11 @@ class Job:
         total = run.plan.num_warmup + run.plan.num_draws
         reported = written = time.monotonic()
         first = run.moment.num_steps
+        reporter = Reporter(self.callback, run)
         with tqdm(total=total, initial=first, disable=not self.progress, unit="step") as bar:
             while not is_over(run):
                 run.advance()
+                reporter.look(run)
                 now = time.monotonic()
                 if self.progress and (now - reported > SECONDS_BETWEEN_REPORTS or is_over(run)):
                     _report(run, bar)

@@ -28,6 +28,7 @@ from poe.adapt_kernel import (
 )
 from poe.compiled import Block
 from poe.coordinates import Coordinates
+from poe.errors import PoeError
 from poe.samplers.kernel import Kernel, OnDrawnNoise
 from poe.watch import Spread, Tally
 
@@ -233,12 +234,30 @@ class Run:
         x = coordinates.to_x(u.flatten(0, 1))
         log_density = coordinates.log_density_of_x(u.flatten(0, 1), x, log_density.flatten())
         x = x.unflatten(0, u.shape[:2])
-        kept = x if self.plan.collect is None else torch.stack([*map(self.plan.collect, x)])
+        collect = self.plan.collect
+        kept = x if collect is None else torch.stack([collected(collect, each) for each in x])
         if self.samples is None or self.log_density is None:
             self.samples = _room(kept, self.plan.num_draws)
             self.log_density = _room(log_density.reshape(u.shape[:2]), self.plan.num_draws)
         self.samples[step : step + len(u)] = kept
         self.log_density[step : step + len(u)] = log_density.reshape(u.shape[:2])
+
+
+def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
+    """What is kept of the draws x ``(chains, *event)``: by default they themselves.
+
+    Raises PoeError where ``collect`` does not return one tensor with a row for each of them.
+    """
+    if collect is None:
+        return x
+    kept: object = collect(x)
+    if isinstance(kept, Tensor) and kept.shape[:1] == x.shape[:1]:
+        return kept
+    got = f"shape {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
+    raise PoeError(
+        f"expected collect= to return one tensor with a row for each of {len(x)} draws, got {got}: "
+        "flatten several parts and join them by torch.cat(parts, -1)"
+    )
 
 
 def gradients_per_step(kernel: Kernel, learned: Learned) -> int:

@@ -139,4 +139,5 @@ def tempered(
     )
     new_plan = replace(plan, stages=burn_in, coordinates=scaled, before=before)
     settings = (*job.settings, kernel)
-    return Choice(kernel, why), Job(new_plan, settings, job.progress, checkpoint), replicas[-1]
+    new_job = replace(job, plan=new_plan, settings=settings, checkpoint=checkpoint)
+    return Choice(kernel, why), new_job, replicas[-1]

@@ -16,6 +16,7 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import Transform
 
+from poe.ranges import Rescale
 from poe.space import LogCholesky
 
 # The constructor's arguments of each transform, with the attribute that holds each.
@@ -35,6 +36,7 @@ _TRANSFORM_ARGUMENTS: dict[type[Transform], dict[str, str]] = {
     transforms.TanhTransform: {},
     transforms._InverseTransform: {"transform": "_inv"},
     LogCholesky: {"k": "k"},
+    Rescale: {name: name for name in ("low", "high", "to_low", "to_high")},
 }
 _DISTRIBUTION_ARGUMENTS: dict[type[Distribution], dict[str, str]] = {
     Independent: {
@@ -150,6 +152,21 @@ class Opaque(nn.Module):
     def build(self) -> Any:
         """The transform itself."""
         return self.source
+
+
+class Feature(nn.Module):
+    """A bijection as a map of features: x -> T(x), and no Jacobian anywhere.
+
+    >>> Feature(torch.distributions.transforms.ExpTransform())(torch.zeros(1))
+    tensor([1.])
+    """
+
+    def __init__(self, bijection: Transform | Parts | Opaque) -> None:
+        super().__init__()
+        self.bijection = parts_of(bijection) if isinstance(bijection, Transform) else bijection
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bijection.build()(x)
 
 
 def parts_of(source: Distribution | Transform) -> Parts | Opaque:

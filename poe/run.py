@@ -21,8 +21,9 @@ from poe.errors import PoeError, ShapeError, TrustWarning
 from poe.evaluation import in_chunks, merged
 from poe.expert import Expert
 from poe.job import Job, say
-from poe.loop import Plan, Run
+from poe.loop import Plan, Run, collected
 from poe.many_modes import Lookout, is_done, tempered
+from poe.progress import Callback
 from poe.proper import is_proper
 from poe.properties import can_sample_exactly, check_proper, exact_sample, simplify
 from poe.randomness import resolve
@@ -47,6 +48,7 @@ def sample(
     generator: torch.Generator | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callback | None = None,
     collect: Collect | None = None,
     chains_at_once: int | None = None,
     compile: bool = False,
@@ -79,7 +81,11 @@ def sample(
     - ``progress``: a line that says what was chosen and a progress bar, both on stderr.
     - ``checkpoint``: a file that an interrupted run is written to, and resumed from by the same
       call; the resumed run gives the same bits.
-    - ``collect``: what to keep of each draw, a function of x ``(chains, *event)``; by default x.
+    - ``callback``: called with a ``poe.Progress`` about a hundred times, always at the same steps:
+      ``print``, ``poe.TensorBoard(folder)``, or any function. What it raises ends the run, which
+      ``checkpoint`` keeps. Exact draws take no steps, and tell nothing.
+    - ``collect``: what to keep of each draw, a function of x ``(chains, *event)`` that returns one
+      tensor ``(chains, ...)``; by default x.
     - ``chains_at_once``: evaluate the target on no more chains than this at a time, which bounds
       the memory (``poe.Chunked``); by default on all.
     - ``compile``: sample in blocks of steps compiled in one graph. That takes seconds, once a run
@@ -133,7 +139,7 @@ def sample(
         compile=compile,
     )
     said = f"{_chosen(choice, plan, num_chains)}, started at {where}"
-    job = Job(plan, settings, progress, checkpoint)
+    job = Job(plan, settings, progress, checkpoint, callback)
     lookout = None if kernel else Lookout(target, chains_at_once, progress)
     run, seconds = job.follow(u, said, lookout or is_done)
     if lookout and lookout.apart:
@@ -193,7 +199,7 @@ def _sample_exactly(
         for first in range(0, num_chains * num_draws, rows):
             count = min(rows, num_chains * num_draws - first)
             x = exact_sample(simple, count, generator)
-            kept.append(_split(x if collect is None else collect(x), num_chains))
+            kept.append(_split(collected(collect, x), num_chains))
             values.append(_split(target(x), num_chains))
     return Draws(
         samples=torch.cat(kept, 1),

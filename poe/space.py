@@ -421,6 +421,8 @@ def _is_number(bound: object, number: float) -> bool:
 
 
 def _one_bound(bound: object) -> float:
+    if isinstance(bound, int | float):
+        return float(bound)  # a tensor would round it
     values = torch.unique(torch.as_tensor(bound))
     if len(values) != 1:
         raise PoeError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
+from poe.export import component_names
 from poe.trust import chain_words, convergence_words, weight_words
 
 if TYPE_CHECKING:
@@ -109,16 +110,6 @@ def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
 
 def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
-
-
-def component_names(event_shape: torch.Size) -> list[str]:
-    """The name of each component, in row-major order.
-
-    >>> component_names(torch.Size((2,))), component_names(torch.Size(()))
-    (['x[0]', 'x[1]'], ['x'])
-    """
-    indices = itertools.product(*(range(n) for n in event_shape))
-    return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
 
 
 def _facts(draws: Draws) -> list[str]:

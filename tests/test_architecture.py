@@ -21,10 +21,13 @@ LAZY_UPWARD = {
 }
 ADAPTED = ("normflows", "sklearn", "zuko")
 OPTIONAL = {
-    "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows", *ADAPTED),
+    "poe": (
+        "arviz", "huggingface_hub", "matplotlib", "nflows", "pandas", "scipy", "skimage",
+        "tensorboard", "xarray", *ADAPTED,
+    ),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows", *ADAPTED),
     "experts": ("arviz", "skimage", "scipy", *ADAPTED),  # nflows loads matplotlib by itself
-}
+}  # fmt: skip
 
 
 def _load_script() -> ModuleType:

@@ -4,13 +4,13 @@
     python examples/train_energy/train.py short             # short runs from noise: a generator
 
 The first takes ten minutes of one core, the second four. A run that was stopped goes on from its
-checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there (pip install tensorboard).
+checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there
+(`pip install "product-of-experts[tensorboard]"`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,22 +67,6 @@ def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Cha
     return Persistent(buffer, poe.samplers.ULA(STEP_SIZE), stage.num_steps)
 
 
-def reporter(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """Writes scalars for TensorBoard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SystemExit("--tensorboard needs it: pip install tensorboard") from error
-    writer = SummaryWriter(folder)
-
-    def report(step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
-
-    return report
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("kind", choices=tuple(STAGES))
@@ -97,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     images = pictures("train", options.data).images
-    report = reporter(options.tensorboard) if options.tensorboard else None
+    report = poe.TensorBoard(options.tensorboard).report if options.tensorboard else None
     moments = moments_of(images, NOISE)
     expert = untrained(moments)
     held: dict[str, Tensor] = {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from poe.diagnostics.arviz_module import import_arviz
 from poe.diagnostics.chains import MAX_DISTANCE, distance_from_others, longest_stay
 from poe.diagnostics.components import MIN_DRAWS
 from poe.diagnostics.convergence import mcse_mean, mcse_sd, r_hat
-from poe.diagnostics.dataset import import_arviz, to_dataset
 from poe.diagnostics.ess import ess_bulk, ess_mean, ess_tail
 from poe.diagnostics.experts import (
     ExpertReport,
@@ -26,5 +26,5 @@ __all__ = [
     "contributions_along", "distance_from_others", "ess_bulk", "ess_mean", "ess_tail",
     "expert_report", "import_arviz", "kish_ess", "longest_stay", "mcse_mean", "mcse_sd",
     "normalized_weights", "r_hat", "squared_stein_discrepancy", "stein_discrepancy", "stein_test",
-    "to_dataset", "weighted_moments",
+    "weighted_moments",
 ]  # fmt: skip

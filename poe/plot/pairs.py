@@ -11,6 +11,7 @@ import torch
 
 from poe.draws import Draws
 from poe.errors import PoeError
+from poe.export import component_names
 from poe.plot.positions import positions_of
 from poe.plot.style import (
     FAINT,
@@ -25,7 +26,6 @@ from poe.plot.style import (
     tints,
     write,
 )
-from poe.summary import component_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

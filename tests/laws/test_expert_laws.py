@@ -157,7 +157,20 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _real(4, 2),
     ),
     "Transformed, positive": (poe.Transformed(line, D.ExpTransform()), _real(4, 1).exp()),
+    "Transformed, to another range": (
+        poe.Transformed(
+            poe.as_expert(D.Independent(D.Beta(torch.full((2,), 2.0), torch.full((2,), 3.0)), 1)),
+            poe.ranges.Rescale(0, 1, -1, 1),
+        ),
+        _real(4, 2).tanh(),
+    ),
     "At": (line.at(nn.Linear(2, 1), poe.Real(2)), _real(4, 2)),
+    "At, other sizes": (
+        poe.as_expert(D.Independent(D.Normal(torch.zeros(1, 2), 1.0), 2)).at(
+            poe.ranges.Resize((1, 2)), poe.Real((2, 4))
+        ),
+        _real(4, 2, 4),
+    ),
     "Given": (LabelledGaussian().given(1), _real(4, 2)),
     "Given, a batch of densities": (
         LabelledGaussian().given(torch.tensor([0, 1, 1, 0])),
@@ -276,6 +289,10 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "Categorical": (
         poe.as_expert(D.Categorical(torch.tensor([0.2, 0.8]))),
         torch.tensor([0, 1, 1]),
+    ),
+    "Dequantized, counts": (
+        poe.Dequantized(poe.as_expert(D.Independent(D.Poisson(torch.tensor([1.0, 3.0])), 1))),
+        _real(4, 2).exp(),
     ),
     "Dequantized": (
         poe.Dequantized(poe.as_expert(D.Categorical(torch.tensor([0.2, 0.8])))),

@@ -1,0 +1,74 @@
+"""What a run tells on its way: a few numbers, now and then, to whoever asked to be called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from poe.loop import Run
+
+REPORTS = 100
+"""How often a run reports, about."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands; numbers only.
+
+    - ``step``, ``total_steps``: steps done and planned, warm-up included; ``is_sampling``: whether
+      the warm-up is over;
+    - ``log_density``, ``acceptance``: the chains' mean log-density, in the coordinates in which
+      they move (of the level, on a ladder's warm-up), and the mean acceptance probability of the
+      last step; NaN before one;
+    - ``num_outside``, ``num_undefined``, ``num_divergent``: how often, while sampling, a proposal
+      of any chain was so (as in ``poe.Draws``);
+    - ``num_gradients``: how often each chain evaluated the target; ``seconds``: the time it took.
+    """
+
+    step: int
+    total_steps: int
+    is_sampling: bool
+    log_density: float
+    acceptance: float
+    num_outside: int
+    num_undefined: int
+    num_divergent: int
+    num_gradients: int
+    seconds: float
+
+
+Callback = Callable[[Progress], object]
+
+
+def progress_of(run: Run) -> Progress:
+    """The numbers of this moment; they leave the device for it."""
+    moment, plan = run.moment, run.plan
+    probability = run.acceptance_probability
+    return Progress(
+        step=plan.before.num_steps + moment.num_steps,
+        total_steps=plan.before.num_steps + plan.num_warmup + plan.num_draws,
+        is_sampling=run.is_sampling,
+        log_density=moment.state.inner.log_density.double().mean().item(),
+        acceptance=math.nan if probability is None else probability.double().mean().item(),
+        num_outside=int(moment.tally.outside.sum()),
+        num_undefined=int(moment.tally.undefined.sum()),
+        num_divergent=int(moment.tally.divergent.sum()),
+        num_gradients=sum(moment.num_gradients),
+        seconds=sum(moment.seconds),
+    )
+
+
+class Reporter:
+    """Calls back about a hundred times in a run, at the same steps each time, and at its end."""
+
+    def __init__(self, callback: Callback | None, run: Run) -> None:
+        self._callback = callback
+        self._every = max(1, (run.plan.num_warmup + run.plan.num_draws) // REPORTS)
+        self._next = (run.moment.num_steps // self._every + 1) * self._every
+
+    def look(self, run: Run) -> None:
+        """Call back, where it is time."""
+        if self._callback is None or not (run.moment.num_steps >= self._next or run.is_done):
+            return
+        self._next = (run.moment.num_steps // self._every + 1) * self._every
+        self._callback(progress_of(run))

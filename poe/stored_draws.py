@@ -1,0 +1,109 @@
+"""Draws in one safetensors file: every figure of theirs, bit for bit, and no pickle."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from poe import checkpoint
+from poe.draws import Draws
+from poe.errors import PoeError, StorageError
+from poe.partition import LogPartition
+from poe.samplers.kernel import Kernel
+
+FORMAT = "product-of-experts draws"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Described:
+    """The kernel of loaded draws: what it was, in words, and no longer one to sample with."""
+
+    words: str
+    guarantee: str
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def init(self, target: object, x: Tensor) -> NoReturn:
+        """Raises PoeError: there is nothing to run."""
+        raise PoeError(
+            f"expected a kernel to sample with, got the description of one that was stored with "
+            f"draws: build it again, as {self.words}"
+        )
+
+    def step(self, target: object, state: object, *, generator: object) -> NoReturn:
+        """Raises PoeError: there is nothing to run."""
+        self.init(target, Tensor())
+
+
+def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
+    """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
+
+    All figures are kept bit for bit; of the kernel its description (``repr``). A file that was
+    there is replaced. Raises StorageError where ``samples`` are no tensor.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "draws.safetensors"
+    >>> x = torch.zeros(4, 5, 2)
+    >>> save_draws(poe.Draws(x, x[..., 0], "exact", seed=3), path)
+    >>> load_draws(path)
+    Draws(4 chains x 5 draws of shape (2,), exact)
+    """
+    if not isinstance(draws.samples, Tensor):
+        raise StorageError(
+            f"expected draws whose samples are one tensor, got {type(draws.samples).__name__}: "
+            "store each of its tensors as draws of its own"
+        )
+    values = {field.name: getattr(draws, field.name) for field in fields(draws)}
+    found: LogPartition | None = values.pop("log_partition")
+    facts, tensors = _parted(values)
+    facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
+    facts["log_partition"] = None
+    if found is not None:
+        facts["log_partition"], numbers = _parted(found._asdict())
+        tensors |= {f"log_partition.{name}": number for name, number in numbers.items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(path, {"format": FORMAT, "version": VERSION, "draws": facts}, tensors)
+
+
+def load_draws(path: str | os.PathLike[str]) -> Draws:
+    """The draws that ``save_draws`` wrote to ``path``, on the CPU.
+
+    ``draws.kernel`` prints as the kernel did and has its guarantee; it samples no more. Raises
+    StorageError where the file is missing, truncated, altered, of another kind, or of a newer
+    version.
+    """
+    facts, tensors = checkpoint.read(
+        path, kind="file of draws", remedy="write it again with poe.save_draws"
+    )
+    if facts.get("format") != FORMAT:
+        raise StorageError(
+            f"expected draws that poe.save_draws wrote at {path}, got another file of this package"
+        )
+    if facts["version"] != VERSION:
+        raise StorageError(
+            f"expected draws of format version {VERSION} at {path}, got {facts['version']}: load "
+            "them with the version of this package that saved them"
+        )
+    known: dict[str, Any] = facts["draws"]
+    known["remarks"] = tuple(known["remarks"])
+    if known["kernel"] is not None:
+        known["kernel"] = Described(known["kernel"], known["guarantee"])
+    if (found := known["log_partition"]) is not None:
+        found["remarks"] = tuple(found["remarks"])
+        names = [name for name in tensors if name.startswith("log_partition.")]
+        found |= {name.removeprefix("log_partition."): tensors.pop(name) for name in names}
+        known["log_partition"] = LogPartition(**found)
+    return Draws(**(known | tensors))
+
+
+def _parted(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What goes in the header as JSON, and the tensors; a kernel is neither."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    rest = {name: value for name, value in values.items() if name not in tensors}
+    return {n: v for n, v in rest.items() if not isinstance(v, Kernel)}, tensors
