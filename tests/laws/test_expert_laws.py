@@ -23,6 +23,8 @@ from experts import (
     PixelMixture,
     ReconstructionEnergy,
 )
+from experts.adapters import onnx
+from experts.adapters.onnx import OnnxClassifier
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
 
@@ -216,6 +218,7 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         ),
         _tokens(4, 4, 3),
     ),
+    "OnnxClassifier": (OnnxClassifier(onnx.example(), label=1), _real(4, 2)),
     "JEM": (
         experts.JEM(nn.Sequential(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 3)), poe.Real(2)),
         _real(4, 2),
