@@ -12,7 +12,10 @@ from collections.abc import Iterator
 import poe
 from poe.adapt import refuse
 
-LIBRARIES: dict[str, str] = {}
+LIBRARIES: dict[str, str] = {
+    "numpyro": "numpyro",
+    "pzflow": "pzflow_objects",
+}
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""
 
 

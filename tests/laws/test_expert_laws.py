@@ -23,7 +23,7 @@ from experts import (
     PixelMixture,
     ReconstructionEnergy,
 )
-from experts.adapters import onnx
+from experts.adapters import onnx, pzflow
 from experts.adapters.onnx import OnnxClassifier
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
@@ -76,6 +76,20 @@ class OneHotPair(nn.Module):
 def _flow() -> NFlow:
     made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
     return NFlow(made, StandardNormal([2]))
+
+
+def _table_flow() -> dict[str, object]:
+    """A flow in two columns, as pzflow keeps it."""
+    net = [(_real(1, 4).numpy(), _real(4).numpy()), (), (_real(4, 8).numpy(), _real(8).numpy())]
+    coupling = ("NeuralSplineCoupling", (3, 5, 1, 4, None, 0, False))
+    return {
+        "class": "Flow",
+        "data_columns": ("a", "b"),
+        "conditional_columns": None,
+        "latent_info": ("Normal", (2,)),
+        "bijector_info": ("Chain", (coupling, ("Roll", (1,)))),
+        "params": ((), [net, ()]),
+    }
 
 
 def _tokens(n: int, k: int, *shape: int) -> Tensor:
@@ -219,6 +233,7 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _tokens(4, 4, 3),
     ),
     "OnnxClassifier": (OnnxClassifier(onnx.example(), label=1), _real(4, 2)),
+    "TableFlow": (pzflow.of_state(_table_flow()), _real(4, 2)),
     "JEM": (
         experts.JEM(nn.Sequential(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 3)), poe.Real(2)),
         _real(4, 2),
