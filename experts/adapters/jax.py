@@ -70,7 +70,7 @@ class _ThroughDLPack(torch.autograd.Function):
 def _compiled(
     fn: Callable[[Any], Any], space: poe.Space
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """fn and its gradient for each row of a tensor. Raises AdaptationError where it is no number."""
+    """fn and its gradient for each row of a tensor; refuses what gives no number."""
     jax = require("jax", "jax")
     event = jax.ShapeDtypeStruct(tuple(space.event_shape), "float32")
     try:

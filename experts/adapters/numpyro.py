@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class FromNumPyro(JaxLogDensity):
                 f"expected one distribution, got a batch of shape {distribution.batch_shape}; use "
                 f"distribution.to_event({len(distribution.batch_shape)}) for their product"
             )
-        super().__init__(distribution.log_prob, space=_space(distribution))
+        super().__init__(_log_prob(distribution), space=_space(distribution))
         self.distribution = distribution
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,6 +68,20 @@ class FromNumPyro(JaxLogDensity):
 
     def extra_repr(self) -> str:
         return f"{self.space}, {type(self.distribution).__name__}"
+
+
+def _log_prob(distribution: Distribution) -> Callable[[Any], Any]:
+    """Its log-density, with the parameters in the dtype of x."""
+    jax = require("jax", "jax")
+
+    def log_prob(x: Any) -> Any:
+        def as_x(parameter: Any) -> Any:
+            array = jax.numpy.asarray(parameter)
+            return array.astype(x.dtype) if array.dtype.kind == "f" else array
+
+        return jax.tree_util.tree_map(as_x, distribution).log_prob(x)
+
+    return log_prob
 
 
 def _space(distribution: Distribution) -> poe.Space:

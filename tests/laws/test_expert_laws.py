@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+import numpyro
 import pytest
 import torch
 from nflows.distributions import StandardNormal
@@ -24,6 +26,8 @@ from experts import (
     ReconstructionEnergy,
 )
 from experts.adapters import onnx, pzflow
+from experts.adapters.diffusion import ScoreModel
+from experts.adapters.jax import JaxLogDensity
 from experts.adapters.onnx import OnnxClassifier
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
@@ -76,6 +80,26 @@ class OneHotPair(nn.Module):
 def _flow() -> NFlow:
     made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
     return NFlow(made, StandardNormal([2]))
+
+
+def _quartic(x: jax.Array) -> jax.Array:
+    return -(x**4).sum() + x[0, 0] * x[1, 1]
+
+
+def _kept() -> Tensor:
+    return (1 - torch.linspace(1e-4, 0.5, 10)).cumprod(0)
+
+
+class NoiseOfNormal(nn.Module):
+    """What a diffusion model of N(0, 4 I) predicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", _kept())
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        kept = self.kept[t][:, None]
+        return (1 - kept).sqrt() * x / (1 + 3 * kept)
 
 
 def _table_flow() -> dict[str, object]:
@@ -234,6 +258,12 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     ),
     "OnnxClassifier": (OnnxClassifier(onnx.example(), label=1), _real(4, 2)),
     "TableFlow": (pzflow.of_state(_table_flow()), _real(4, 2)),
+    "JaxLogDensity": (JaxLogDensity(_quartic, space=poe.Real((2, 2))), _real(4, 2, 2)),
+    "NumPyro": (
+        poe.as_expert(numpyro.distributions.Gamma([1.5, 2.0], 1.0).to_event(1)),
+        _real(4, 2).exp(),
+    ),
+    "ScoreModel": (ScoreModel(NoiseOfNormal(), _kept(), space=poe.Real(2)).given(3), _real(4, 2)),
     "JEM": (
         experts.JEM(nn.Sequential(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 3)), poe.Real(2)),
         _real(4, 2),
