@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 import poe
 from poe.errors import PoeError, ShapeError
 from poe.io import register
+from poe.without_gradient import without_gradient
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "energy")
 
@@ -161,13 +161,13 @@ class _WithScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, both: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         value, score = both(x.detach())
-        ctx.save_for_backward(score)
+        ctx.save_for_backward(x, score)
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None]:
-        (score,) = ctx.saved_tensors
+    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        x, score = ctx.saved_tensors
+        score = without_gradient(score, x, "the score of a ScoreModel")
         return of_value.reshape(-1, *[1] * (score.ndim - 1)) * score, None
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 import poe
-from experts.adapters.extras import require
+from experts.adapters.optional import require
 from poe.errors import AdaptationError
+from poe.without_gradient import without_gradient
 
 
 class JaxLogDensity(poe.Expert):
@@ -20,7 +20,7 @@ class JaxLogDensity(poe.Expert):
     It is mapped over the batch, differentiated and compiled by JAX, once for each size of a batch;
     arrays go there and back through DLPack, without a copy where JAX and x share a device. Float64
     is computed in float64, whatever JAX's own setting. The score comes from JAX; a second
-    derivative raises RuntimeError. What ``fn`` closes over is constant: it does not learn here.
+    derivative raises GradientError. What ``fn`` closes over is constant: it does not learn here.
 
     Shapes: x ``(*batch, *event)``. Raises AdaptationError, when built, where ``fn`` cannot be
     traced on an event or returns anything but one floating-point number.
@@ -57,13 +57,13 @@ class _ThroughDLPack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, of_rows: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Any:
         value, gradient = of_rows(rows.detach())
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(rows, gradient)
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *of_value: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
+        rows, gradient = ctx.saved_tensors
+        gradient = without_gradient(gradient, rows, "the score of a JaxLogDensity")
         return of_value[0].reshape(-1, *[1] * (gradient.ndim - 1)) * gradient, None
 
 

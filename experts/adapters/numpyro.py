@@ -11,7 +11,7 @@ from numpyro.distributions import Distribution, constraints
 from torch import Tensor
 
 import poe
-from experts.adapters.extras import require
+from experts.adapters.optional import require
 from experts.adapters.jax import JaxLogDensity
 from poe.algebra import mask_outside
 from poe.errors import AdaptationError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.adapters.extras import require
+from experts.adapters.optional import require
 from experts.classifier import Classifier
 from poe.errors import AdaptationError, ShapeError
 from poe.io import register

@@ -113,11 +113,11 @@ def test_annealing_alone_ends_at_the_wrong_shares() -> None:
     ladder = (*(product(step) for step in STEPS),)
     variance = [1 - KEPT[step].item() + 0.04 for step in (*STEPS, 0)]
     kernel = poe.samplers.AnnealedLangevin(
-        ladder, poe.samplers.ULA(0.1), 40, step_size=tuple(0.05 * v for v in variance)
+        ladder, poe.samplers.ULA(0.1), 20, step_size=tuple(0.05 * v for v in variance)
     )
-    x = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
     g, state = torch.Generator().manual_seed(1), kernel.init(product(0), x)
-    for _ in range(kernel.num_ladder_steps + 40):
+    for _ in range(kernel.num_ladder_steps + 20):
         state, _ = kernel.step(product(0), state, generator=g)
     found = (state.position < 0).double().mean()
     assert kernel.guarantee == "biased"

@@ -21,7 +21,7 @@ from experts.adapters import pzflow as adapter
 from experts.adapters.pickled_arrays import read_arrays
 from experts.rational_quadratic import splines_of
 
-FIXTURE = Path(__file__).parent / "fixtures" / "pzflow_reference.safetensors"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "pzflow_reference.safetensors"
 REFERENCE = load_file(FIXTURE)
 FLOW = adapter.example()
 

@@ -82,7 +82,7 @@ def test_poe_sample_follows_its_score() -> None:
         * experts.Gaussian([1.0, 0.0], scale=1.0)
     ).expert
     draws = poe.sample(
-        target, 4000, generator=torch.Generator().manual_seed(0), progress=False, warmup=200
+        target, 1000, generator=torch.Generator().manual_seed(0), progress=False, warmup=100
     )
     assert draws.choice.startswith("a score in 2 dimensions")
     summary = draws.summary()
@@ -92,9 +92,9 @@ def test_poe_sample_follows_its_score() -> None:
 
 def test_a_second_derivative_is_refused() -> None:
     x = torch.ones(1, 2, requires_grad=True)
-    expert = JaxLogDensity(correlated, space=poe.Real(2))
+    expert = JaxLogDensity(correlated, space=poe.Real(2)) * experts.Gaussian([0.0, 0.0], 1.0)
     (score,) = torch.autograd.grad(expert(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(poe.GradientError, match="the score of a JaxLogDensity has no gradient"):
         score.sum().backward()
 
 
