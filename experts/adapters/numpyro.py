@@ -11,8 +11,8 @@ from numpyro.distributions import Distribution, constraints
 from torch import Tensor
 
 import poe
-from experts.adapters.optional import require
 from experts.adapters.jax import JaxLogDensity
+from experts.adapters.optional import require
 from poe.algebra import mask_outside
 from poe.errors import AdaptationError
 from poe.randomness import resolve

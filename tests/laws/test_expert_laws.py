@@ -260,7 +260,7 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
     "TableFlow": (pzflow.of_state(_table_flow()), _real(4, 2)),
     "JaxLogDensity": (JaxLogDensity(_quartic, space=poe.Real((2, 2))), _real(4, 2, 2)),
     "NumPyro": (
-        poe.as_expert(numpyro.distributions.Gamma([1.5, 2.0], 1.0).to_event(1)),
+        poe.as_expert(numpyro.distributions.Gamma(jax.numpy.array([1.5, 2.0]), 1.0).to_event(1)),
         _real(4, 2).exp(),
     ),
     "ScoreModel": (ScoreModel(NoiseOfNormal(), _kept(), space=poe.Real(2)).given(3), _real(4, 2)),

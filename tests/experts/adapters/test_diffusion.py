@@ -50,8 +50,9 @@ class NoiseOfMixture(nn.Module):
         }[self.kind]
 
 
-A = NoiseOfMixture([0.5, 0.5], [-2.0, 2.0], 0.2)
-B = NoiseOfMixture([0.9, 0.1], [-2.8, 2.0], 0.2)
+OF_A = ([0.5, 0.5], [-2.0, 2.0], 0.2)
+OF_B = ([0.9, 0.1], [-2.8, 2.0], 0.2)
+A, B = NoiseOfMixture(*OF_A), NoiseOfMixture(*OF_B)
 
 
 def model(net: nn.Module, kind: str = "epsilon", num_nodes: int = 64) -> ScoreModel:
@@ -99,8 +100,9 @@ def truth() -> tuple[float, float]:
     return float(share @ x[:, 0]), float(share[x[:, 0] < 0].sum())
 
 
-def product(step: int) -> poe.Product:
-    return poe.Product(a=model(A).given(step), b=model(B).given(step))
+def product(step: int, kind: str = "epsilon") -> poe.Product:
+    a, b = (model(NoiseOfMixture(*of, kind), kind).given(step) for of in (OF_A, OF_B))
+    return poe.Product(a=a, b=b)
 
 
 STEPS = (70, 60, 50, 40, 30, 22, 15, 9, 4)
@@ -110,15 +112,16 @@ def test_annealing_alone_ends_at_the_wrong_shares() -> None:
     """Unadjusted Langevin down the noised marginals: off by more than a half, and biased."""
     _, left = truth()
     assert left == pytest.approx(0.14, abs=0.02)
-    ladder = (*(product(step) for step in STEPS),)
+    ladder = (*(product(step, "energy") for step in STEPS),)
     variance = [1 - KEPT[step].item() + 0.04 for step in (*STEPS, 0)]
     kernel = poe.samplers.AnnealedLangevin(
-        ladder, poe.samplers.ULA(0.1), 20, step_size=tuple(0.05 * v for v in variance)
+        ladder, poe.samplers.ULA(0.1), 40, step_size=tuple(0.05 * v for v in variance)
     )
-    x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
-    g, state = torch.Generator().manual_seed(1), kernel.init(product(0), x)
-    for _ in range(kernel.num_ladder_steps + 20):
-        state, _ = kernel.step(product(0), state, generator=g)
+    target = product(0, "energy")  # the densities of the test below, for one evaluation each
+    x = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    g, state = torch.Generator().manual_seed(1), kernel.init(target, x)
+    for _ in range(kernel.num_ladder_steps + 40):
+        state, _ = kernel.step(target, state, generator=g)
     found = (state.position < 0).double().mean()
     assert kernel.guarantee == "biased"
     assert found - left > 0.5
