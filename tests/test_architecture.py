@@ -22,7 +22,16 @@ LAZY_UPWARD = {
 OPTIONAL = {
     "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
-    "experts": ("arviz", "skimage", "scipy", "sklearn"),  # nflows loads matplotlib by itself
+    "experts": (  # nflows loads matplotlib by itself
+        "arviz",
+        "jax",
+        "numpyro",
+        "onnxruntime",
+        "pzflow",
+        "skimage",
+        "scipy",
+        "sklearn",
+    ),
 }
 
 

@@ -165,7 +165,7 @@ class _WithScore(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None]:
         x, score = ctx.saved_tensors
         score = without_gradient(score, x, "the score of a ScoreModel")
         return of_value.reshape(-1, *[1] * (score.ndim - 1)) * score, None

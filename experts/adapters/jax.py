@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.optional import require
@@ -94,6 +95,6 @@ def _compiled(
     def of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         with jax.enable_x64(rows.dtype == torch.float64):
             value, gradient = mapped(jax.numpy.from_dlpack(rows.contiguous()))
-            return torch.from_dlpack(value).to(rows), torch.from_dlpack(gradient).to(rows)
+            return from_dlpack(value).to(rows), from_dlpack(gradient).to(rows)
 
     return of_rows

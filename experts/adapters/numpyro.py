@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from numpyro.distributions import Distribution, constraints
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.jax import JaxLogDensity
@@ -64,7 +65,7 @@ class FromNumPyro(JaxLogDensity):
         jax = require("jax", "jax")
         seed = torch.randint(2**31, (), generator=resolve(generator)).item()
         draws = self.distribution.sample(jax.random.key(seed), (num_samples,))
-        return torch.from_dlpack(draws).clone()
+        return from_dlpack(draws).clone()
 
     def extra_repr(self) -> str:
         return f"{self.space}, {type(self.distribution).__name__}"
@@ -90,7 +91,7 @@ def _space(distribution: Distribution) -> poe.Space:
         support = support.base_constraint
     if type(support) in SPACES:
         return SPACES[type(support)](shape)
-    bounds = [getattr(support, f"{end}_bound", None) for end in ("lower", "upper")]
+    bounds: list[Any] = [getattr(support, f"{end}_bound", None) for end in ("lower", "upper")]
     is_interval = None not in bounds and not getattr(support, "is_discrete", True)
     if is_interval and all(getattr(bound, "ndim", 0) == 0 for bound in bounds):
         return poe.Interval(shape, float(bounds[0]), float(bounds[1]))

@@ -140,11 +140,12 @@ def test_weights_mend_it() -> None:
     )
     assert draws.guarantee == "asymptotically exact"
     weight = draws.log_weights[:, 0].softmax(0)
-    for function, exact in ((lambda x: x, mean), (lambda x: (x < 0).double(), left)):
+    is_left = (lambda x: (x < 0).double(), left, 0.05)
+    for function, exact, largest_error in ((lambda x: x, mean, 0.2), is_left):
         of_islands = function(draws.samples[..., 0]).double().mean(1)
         found = (weight * of_islands).sum()
         error = ((weight * (of_islands - found)).square().sum() * 16 / 15).sqrt()
-        assert error < 0.15
+        assert error < largest_error
         assert abs(found - exact) < 4 * error, (found, exact, error)
 
 
