@@ -132,7 +132,7 @@ def test_weights_mend_it() -> None:
     mean, left = truth()
     draws = poe.smc(
         product(0),
-        2048,
+        4000,
         start=experts.Gaussian([0.0], scale=[1.5]),
         path=[product(step) for step in STEPS],
         generator=torch.Generator().manual_seed(2),
