@@ -74,7 +74,8 @@ class Classifier(poe.Conditional):
         return self._in_rows(z, z.ndim - len(self.space.event_shape) - 1)
 
     def _as_input(self, x: Tensor) -> Tensor:
-        dtype = next((p.dtype for p in self.net.parameters()), torch.get_default_dtype())
+        own = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        dtype = next((p.dtype for p in self.net.parameters()), own)
         if isinstance(self.space, Binary) or not self.space.is_discrete:
             return x.to(dtype)
         values = torch.arange(self.space.num_values or 0, device=x.device)

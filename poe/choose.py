@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poe.conditional import Given
 from poe.conditionals import conditionals
-from poe.errors import PoeError
+from poe.errors import GradientError, PoeError
 from poe.expert import Expert
 from poe.label_pairs import label_pairs
 from poe.samplers.affine import MAX_DENSE_DIMENSION
@@ -57,7 +57,9 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
         found = by_structure(target) or along_gradient(target, density, u)
         return found or on_discrete(target)
     if is_batch(target):
-        return Choice(MALA(), "a density of its own for each chain: MALA fits nothing to all")
+        kernel = MALA() if has_score(density, u) else MetropolisHastings()
+        why = f"a density of its own for each chain: {type(kernel).__name__} fits nothing to all"
+        return Choice(kernel, why)
     if not has_score(density, u):
         walk = Preconditioned(MetropolisHastings())
         return Choice(walk, "no score: a random walk shaped by the covariance of all chains")
@@ -222,7 +224,11 @@ def has_score(density: Density, u: Tensor) -> bool:
     """Whether there is a gradient to follow: none is a log-density that varies, its score all zero.
 
     Only at starts where it varies can this be told; a flat density has nothing to follow either.
+    An expert that says it has none (`GradientError`) speaks for every composition it is in.
     """
-    log_density, score = density.log_density_and_score(u)
+    try:
+        log_density, score = density.log_density_and_score(u)
+    except GradientError:
+        return False
     is_flat = bool((log_density == log_density[0]).all())
     return is_flat or bool(torch.any(score != 0))

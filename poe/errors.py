@@ -35,6 +35,10 @@ class NonFiniteError(PoeError):
     """A log-density is NaN or infinite where a number is needed."""
 
 
+class GradientError(PoeError):
+    """A gradient is asked of a log-density that has none; the message names kernels without."""
+
+
 class AdaptationError(PoeError):
     """An object from elsewhere cannot be adapted without loss."""
 

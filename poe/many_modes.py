@@ -23,7 +23,9 @@ from poe.loop import NOTHING_SPENT, Run, Spent
 from poe.randomness import aside
 from poe.samplers.affine import fit_moments
 from poe.samplers.hmc import HMC
-from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.kernel import Kernel
+from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.preconditioned import Preconditioned, plain
 from poe.settled import MANY_MODES
 
 SHARE = 0.5
@@ -105,6 +107,12 @@ def _settled_apart(run: Run) -> Apart | None:
     return Apart(why, run.moment.state.inner.position)
 
 
+def _mover(run: Run) -> Kernel:
+    """What moves each replica: a random walk where the chains took one, for want of a score."""
+    is_walk = isinstance(plain(run.sampling.kernel), MetropolisHastings)
+    return MetropolisHastings() if is_walk else HMC(num_steps=3)
+
+
 def tempered(
     target: Expert, job: Job, run: Run, apart: Apart, chains_at_once: int | None
 ) -> tuple[Choice, Job, Tensor]:
@@ -124,7 +132,7 @@ def tempered(
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
-        density, start, HMC(num_steps=3), u, num_steps=TUNING_STEPS, generator=plan.generator
+        density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=plan.generator
     )
     why = (
         f"{apart.why}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "

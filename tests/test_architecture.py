@@ -19,7 +19,7 @@ LAZY_UPWARD = {
     ("poe.expert", "poe.properties"),
     ("poe.expert", "poe.one_hot"),
 }
-ADAPTED = ("normflows", "sklearn", "zuko")
+ADAPTED = ("jax", "normflows", "numpyro", "onnxruntime", "pzflow", "sklearn", "zuko")
 OPTIONAL = {
     "poe": (
         "arviz", "huggingface_hub", "matplotlib", "nflows", "pandas", "scipy", "skimage",

@@ -17,6 +17,8 @@ from poe.adapt import refuse
 
 LIBRARIES: dict[str, str] = {
     "normflows": "normflows",
+    "numpyro": "numpyro",
+    "pzflow": "pzflow_objects",
     "sklearn": "sklearn",
     "zuko": "zuko",
 }

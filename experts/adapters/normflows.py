@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.adapters.extras import missing_extra
+from experts.adapters.optional import missing
 from poe.algebra import mask_outside
 from poe.conditional import one_for_each
 from poe.deterministic import require_settled
@@ -21,7 +21,7 @@ try:
     from normflows import flows as layers
     from normflows.transforms import Logit
 except ImportError as error:
-    raise missing_extra("normflows", "normflows") from error
+    raise missing("normflows", "normflows") from error
 
 _PERIODIC = (
     layers.PeriodicWrap,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts.adapters.extras import missing_extra
+from experts.adapters.optional import missing
 from experts.gaussian import Gaussian
 from experts.kernel_density import KernelDensity
 
@@ -18,7 +18,7 @@ try:
     from sklearn.neighbors import KernelDensity as FittedKernelDensity
     from sklearn.utils.validation import check_is_fitted
 except ImportError as error:
-    raise missing_extra("scikit-learn", "sklearn") from error
+    raise missing("scikit-learn", "sklearn") from error
 
 
 @poe.as_expert.register

@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 import poe
-from experts.adapters.extras import missing_extra
+from experts.adapters.optional import missing
 from poe.algebra import mask_outside
 from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
@@ -30,7 +30,7 @@ try:
     from zuko.flows.spline import CircularRQSTransform
     from zuko.lazy import LazyDistribution
 except ImportError as error:
-    raise missing_extra("zuko", "zuko") from error
+    raise missing("zuko", "zuko") from error
 
 
 class ZukoFlow(poe.Expert):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.conditional import Given
 from poe.enumeration import MAX_TABLE, num_states
-from poe.errors import PoeError
+from poe.errors import GradientError, PoeError
 from poe.expert import Expert
 from poe.normalizers import log_partition
 from poe.one_hot import floats_of, log_density_of_one_hot, one_hot
@@ -94,12 +94,16 @@ def score(expert: Expert, x: Tensor) -> None:
 
     With u the unconstrained coordinates of x and v a direction, d/dt log p̃(x(u + tv)) is both
     the central difference of log p̃ and the score times that of x. On a finite space: a function of
-    the one-hot encoding, where it is offered, says at x what the expert says.
+    the one-hot encoding, where it is offered, says at x what the expert says. An expert that says
+    it has no gradient (`GradientError`) keeps the law.
     """
     if expert.space.is_discrete:
         return _one_hot(expert, x)
     expert, x = _in_float64(expert, x)
-    gradient = expert.score(x)
+    try:
+        gradient = expert.score(x)
+    except GradientError:
+        return
     _require(gradient.shape == x.shape, f"a score of shape {tuple(x.shape)}")
     to_unconstrained = expert.space.to_unconstrained
     u = to_unconstrained(x)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import normflows
 import numpy as np
+import numpyro
 import pytest
 import torch
 import zuko
@@ -28,6 +30,10 @@ from experts import (
     PixelMixture,
     ReconstructionEnergy,
 )
+from experts.adapters import onnx, pzflow
+from experts.adapters.diffusion import ScoreModel
+from experts.adapters.jax import JaxLogDensity
+from experts.adapters.onnx import OnnxClassifier
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
 
@@ -94,6 +100,40 @@ def _normflows_flow() -> normflows.NormalizingFlow:
 
 def _table() -> np.ndarray:
     return _real(20, 2).double().numpy()
+
+
+def _quartic(x: jax.Array) -> jax.Array:
+    return -(x**4).sum() + x[0, 0] * x[1, 1]
+
+
+def _kept() -> Tensor:
+    return (1 - torch.linspace(1e-4, 0.5, 10)).cumprod(0)
+
+
+class NoiseOfNormal(nn.Module):
+    """What a diffusion model of N(0, 4 I) predicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", _kept())
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        kept = self.kept[t][:, None]
+        return (1 - kept).sqrt() * x / (1 + 3 * kept)
+
+
+def _table_flow() -> dict[str, object]:
+    """A flow in two columns, as pzflow keeps it."""
+    net = [(_real(1, 4).numpy(), _real(4).numpy()), (), (_real(4, 8).numpy(), _real(8).numpy())]
+    coupling = ("NeuralSplineCoupling", (3, 5, 1, 4, None, 0, False))
+    return {
+        "class": "Flow",
+        "data_columns": ("a", "b"),
+        "conditional_columns": None,
+        "latent_info": ("Normal", (2,)),
+        "bijector_info": ("Chain", (coupling, ("Roll", (1,)))),
+        "params": ((), [net, ()]),
+    }
 
 
 def _tokens(n: int, k: int, *shape: int) -> Tensor:
@@ -249,6 +289,14 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         ),
         _tokens(4, 4, 3),
     ),
+    "OnnxClassifier": (OnnxClassifier(onnx.example(), label=1), _real(4, 2)),
+    "TableFlow": (pzflow.of_state(_table_flow()), _real(4, 2)),
+    "JaxLogDensity": (JaxLogDensity(_quartic, space=poe.Real((2, 2))), _real(4, 2, 2)),
+    "NumPyro": (
+        poe.as_expert(numpyro.distributions.Gamma(jax.numpy.array([1.5, 2.0]), 1.0).to_event(1)),
+        _real(4, 2).exp(),
+    ),
+    "ScoreModel": (ScoreModel(NoiseOfNormal(), _kept(), space=poe.Real(2)).given(3), _real(4, 2)),
     "JEM": (
         experts.JEM(nn.Sequential(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 3)), poe.Real(2)),
         _real(4, 2),
