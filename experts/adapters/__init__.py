@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import poe
 from poe.adapt import refuse
 
-LIBRARIES: dict[str, str] = {}
+LIBRARIES: dict[str, str] = {
+    "transformers": "huggingface",
+}
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""
 
 
