@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from experts.language.automaton import MAX_STATES, Automaton
 from experts.language.pattern import parsed

@@ -66,14 +66,13 @@ class Vocabulary(nn.Module):
         return ended.cumsum(-1) - ended > 0
 
     def stop(self, log_next: Tensor, is_over: Tensor) -> Tensor:
-        """log p of what follows ``(..., k)``, of a text that may be over ``(...)``: then padding."""
+        """log p of what follows ``(..., k)``: padding alone where the text is over ``(...)``."""
         return torch.where(is_over[..., None], self.only_padding.to(log_next.dtype), log_next)
 
     def spell(self, x: Tensor) -> list[bytes]:
         """The bytes of texts ``(n, length)``, up to their ends."""
         kept = [
-            row[: int((~over).sum())]
-            for row, over in zip(x.tolist(), self.is_over(x), strict=True)
+            row[: int((~over).sum())] for row, over in zip(x.tolist(), self.is_over(x), strict=True)
         ]
         return [b"".join(self.tokens[token] for token in row) for row in kept]
 
