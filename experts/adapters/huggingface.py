@@ -25,7 +25,6 @@ from poe.randomness import borrowed
 try:
     import transformers
     from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
 except ImportError as error:
     raise ImportError(
         "experts.adapters.huggingface needs transformers >= 5.24: "
@@ -113,9 +112,14 @@ class LanguageModel(Autoregressive):
         batch_shape = self.space.batch_shape(x)
         values = as_values(self.space, x).reshape(-1, self.space.length)
         rows = torch.cat([_rows(self.prompt[None], len(values)), values[:, :-1]], 1)
-        logits = self.model(
-            input_ids=rows, use_cache=False, logits_to_keep=self.space.length
-        ).logits
+        # With a cache, which is dropped: without one transformers looks for packed sequences.
+        told = self.model(
+            input_ids=rows,
+            cache=DynamicCache(),
+            use_cache=True,
+            logits_to_keep=self.space.length,
+        )
+        logits = told.logits
         found = self.vocabulary.stop(logits.log_softmax(-1), self.vocabulary.is_over(values))
         return found.reshape(*batch_shape, self.space.length, -1)
 

@@ -12,6 +12,7 @@ from experts.language.vocabulary import Vocabulary
 from poe import PoeError, Sequence
 from poe.autoregressive import Autoregressive, as_values
 from poe.io import register
+from poe.twist import normalized
 
 END = 256
 BYTES = 257
@@ -22,14 +23,16 @@ class Ways(NamedTuple):
 
     ``tokens`` ``(n, ways, length)`` that are written and how many ``count``, with how many bytes
     more ``depth`` of a token that is still open, each ``(n, ways)``; ``log_open`` ``(n, ways, k)``:
-    log p of the way together with each token that goes on as the bytes do. ``is_over`` ``(n,)``;
-    ``log_kept`` ``(n,)``: the share of the probability that was never left out.
+    log p of the way together with each token that goes on as the bytes do; ``log_masses``
+    ``(n, 257)``: of all ways together, by the byte that is next. ``is_over`` ``(n,)``; ``log_kept``
+    ``(n,)``: the share of the probability that was not left out so far.
     """
 
     tokens: Tensor
     count: Tensor
     depth: Tensor
     log_open: Tensor
+    log_masses: Tensor
     is_over: Tensor
     log_kept: Tensor
 
@@ -44,9 +47,9 @@ class OverBytes(Autoregressive):
 
     There are up to 2ᵗ⁻¹ ways to write t bytes, so of each prefix the ``num_ways`` most probable are
     kept. With enough of them the sum is exact; else, and for special tokens that are no text,
-    something is left out, and p is another density, still normalised: ``log_mass(x)`` says what
-    share of the probability the ways to x had at every place together. ``num_ways=1`` is nearly the
-    canonical tokenisation alone.
+    something is left out, and p is another density, still normalised: ``log_kept(x)`` says which
+    share of the probability was not, and log p(x) + log_kept(x) is a lower bound of the sum over
+    all ways. ``num_ways=1`` is nearly the canonical tokenisation alone.
 
     Costs a pass of the model over each new way's tokens at each byte, without keys and values kept.
     Raises PoeError for a model of other tokens, or of fewer than ``length + 1``.
@@ -95,18 +98,16 @@ class OverBytes(Autoregressive):
         ways, length = (num_sequences, self.num_ways), self.space.length
         tokens = self.table.new_zeros((*ways, length))
         none = tokens.new_zeros(ways)
-        first = self._log_after(tokens.new_zeros((1, 0)))
+        first = log_after(self.model, tokens[:1, 0, :0]).to(self.vocabulary.only_padding.dtype)
         log_open = first.new_full((*ways, self.vocabulary.size), -torch.inf)
         log_open[:, 0] = first
-        is_over = none[:, 0] > 0
-        return Ways(tokens, none, none, log_open, is_over, first.new_zeros(num_sequences))
+        masses = self._log_masses(log_open, none)
+        return Ways(tokens, none, none, log_open, masses, none[:, 0] > 0, masses.logsumexp(1))
 
     def log_next(self, state: Ways, place: int) -> Tensor:
-        mass = self._log_masses(state)
-        found = mass.log_softmax(1)
-        over = torch.full_like(found[0], -torch.inf)
+        over = torch.full_like(state.log_masses[0], -torch.inf)
         over[END] = 0.0
-        return torch.where(state.is_over[:, None], over, found)
+        return torch.where(state.is_over[:, None], over, normalized(state.log_masses))
 
     def append(self, state: Ways, place: int, values: Tensor) -> Ways:
         goes_on = self._next_bytes(state.depth) == values[:, None, None]
@@ -114,48 +115,47 @@ class OverBytes(Autoregressive):
         is_whole = self.lengths == state.depth[..., None] + 1
         whole = log_open.masked_fill(~is_whole, -torch.inf)
         log_open = log_open.masked_fill(is_whole, -torch.inf)
-        # Candidates: each way with its token still open, and the most probable whole tokens.
         ways, size = self.num_ways, self.vocabulary.size
-        best, place_of = whole.flatten(1).topk(min(ways, ways * size), dim=1)
-        both = torch.cat([log_open.logsumexp(2), best], 1)
-        kept, chosen = both.topk(ways, dim=1)
-        is_new = chosen >= ways
-        fresh = place_of.gather(1, (chosen - ways).clamp(min=0))
-        source, token = torch.where(is_new, fresh // size, chosen.clamp(max=ways - 1)), fresh % size
+        # Each way with its token still open, and the most probable ways to close one.
+        best, closed = whole.flatten(1).topk(ways, dim=1)
+        log_weight, chosen = torch.cat([log_open.logsumexp(2), best], 1).topk(ways, dim=1)
+        closed = closed.gather(1, (chosen - ways).clamp(min=0))
+        is_closed = chosen >= ways
+        source = torch.where(is_closed, closed // size, chosen.clamp(max=ways - 1))
         rows = torch.arange(len(values), device=values.device)[:, None]
-        tokens, count = state.tokens[rows, source].clone(), state.count[rows, source]
-        depth = torch.where(is_new, 0, state.depth[rows, source] + 1)
-        log_open = log_open[rows, source]
-        is_new &= kept > -torch.inf
-        where = is_new.nonzero(as_tuple=True)
-        tokens[(*where, count[where])] = token[where]
-        count = count + is_new
-        log_open[where] = kept[where][:, None] + self._after(tokens[where], count[where])
-        log_open = log_open.masked_fill((kept == -torch.inf)[..., None], -torch.inf)
+        depth = (state.depth[rows, source] + 1).masked_fill(is_closed, 0)
+        tokens, count, log_open = (
+            part[rows, source] for part in (state.tokens, state.count, log_open)
+        )
+        new = (is_closed & (log_weight > -torch.inf)).nonzero(as_tuple=True)
+        tokens[(*new, count[new])] = (closed % size)[new]
+        count[new] += 1
+        log_open = log_open.masked_fill(is_closed[..., None], -torch.inf)
+        log_open[new] = log_weight[new][:, None] + self._log_after(tokens[new], count[new])
+        masses = self._log_masses(log_open, depth)
         is_over = state.is_over | (values == END)
-        share = (log_open.logsumexp((1, 2)) - self._log_masses(state).gather(1, values[:, None])[:, 0])
+        share = masses.logsumexp(1) - state.log_masses.gather(1, values[:, None]).squeeze(1)
         log_kept = torch.where(is_over, state.log_kept, state.log_kept + share)
-        return Ways(tokens, count, depth, log_open, is_over, log_kept)
+        return Ways(tokens, count, depth, log_open, masses, is_over, log_kept)
 
-    def log_mass(self, x: Tensor) -> Tensor:
-        """log of the share of the probability that was kept on the way to x: ``(*batch,)``, ≤ 0."""
+    def log_kept(self, x: Tensor) -> Tensor:
+        """log of the share of the probability that is not left out on the way to x, at most 0.
+
+        Shapes: ``(*batch, length) -> (*batch,)``.
+        """
         batch_shape = self.space.batch_shape(x)
         rows = as_values(self.space, x).reshape(-1, self.space.length)
         state = self.begin(len(rows))
-        found = self._text_share(state)
-        for place, values in enumerate(rows.unbind(1)):
+        for place, values in enumerate(rows[:, :-1].unbind(1)):
             state = self.append(state, place, values)
-        return (state.log_kept + found).reshape(batch_shape)
+        return state.log_kept.reshape(batch_shape)
 
-    def _text_share(self, state: Ways) -> Tensor:
-        return self._log_masses(state).logsumexp(1)
-
-    def _log_masses(self, state: Ways) -> Tensor:
-        """log of the probability of each next byte, with all that leads there: ``(n, 257)``."""
-        after = self._next_bytes(state.depth)
-        largest = state.log_open.amax((1, 2), keepdim=True)
+    def _log_masses(self, log_open: Tensor, depth: Tensor) -> Tensor:
+        """log of the probability of each next byte with all that leads there: ``(n, 257)``."""
+        after = self._next_bytes(depth)
+        largest = log_open.amax((1, 2), keepdim=True)
         largest = largest.masked_fill(largest == -torch.inf, 0.0)
-        weights = (state.log_open - largest).exp().masked_fill(after < 0, 0.0)
+        weights = (log_open - largest).exp().masked_fill(after < 0, 0.0)
         sums = weights.new_zeros((len(weights), BYTES))
         sums = sums.scatter_add(1, after.clamp(min=0).flatten(1), weights.flatten(1))
         return largest[:, 0] + sums.log()
@@ -165,16 +165,13 @@ class OverBytes(Autoregressive):
         known = depth.clamp(max=len(self.table) - 1)
         return torch.where((depth < len(self.table))[..., None], self.table[known], -1)
 
-    def _after(self, tokens: Tensor, count: Tensor) -> Tensor:
-        """log p of what follows the first ``count`` ``(m,)`` of tokens ``(m, length)``: ``(m, k)``."""
-        found = self.table.new_zeros((len(tokens), self.vocabulary.size), dtype=torch.float64)
+    def _log_after(self, tokens: Tensor, count: Tensor) -> Tensor:
+        """log p of what follows the first ``count`` ``(m,)`` of tokens ``(m, length)``."""
+        found = self.vocabulary.only_padding.new_zeros((len(tokens), self.vocabulary.size))
         for size in count.unique().tolist():
             rows = count == size
-            found[rows] = self._log_after(tokens[rows, :size]).double()
+            found[rows] = log_after(self.model, tokens[rows, :size]).to(found.dtype)
         return found
-
-    def _log_after(self, prefix: Tensor) -> Tensor:
-        return log_after(self.model, prefix)
 
 
 register(

@@ -104,10 +104,9 @@ register(
         "tokens": [token.decode("latin-1") for token in v.tokens],
         "ends": v.ends.tolist(),
         "padding": v.padding,
+        "only_padding": v.only_padding,
     },
-    lambda f: Vocabulary([token.encode("latin-1") for token in f["tokens"]], **_ends(f)),
+    lambda f: Vocabulary(
+        [token.encode("latin-1") for token in f["tokens"]], ends=f["ends"], padding=f["padding"]
+    ).to(f["only_padding"].dtype),
 )
-
-
-def _ends(fields: dict[str, object]) -> dict[str, object]:
-    return {key: fields[key] for key in ("ends", "padding")}
