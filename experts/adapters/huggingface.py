@@ -5,6 +5,7 @@ Needs transformers, which `import experts` does not: `pip install "product-of-ex
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -178,8 +179,10 @@ def load(
     if not where.exists():
         raise PoeError(f"expected a folder or a .gguf file, found nothing at {where}")
     folder, options = (where, {}) if where.is_dir() else (where.parent, {"gguf_file": where.name})
-    if options and not transformers.utils.is_gguf_available():
-        raise ImportError('GGUF files need gguf: pip install "product-of-experts[language]"')
+    if options and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
+        raise ImportError(
+            'GGUF files need gguf and accelerate: pip install "product-of-experts[language]"'
+        )
     options["local_files_only"] = True
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     if where.is_dir():

@@ -16,7 +16,7 @@ class Vocabulary(nn.Module):
     """The bytes of each token, the tokens that end a text, and the one that fills up after it.
 
     ``tokens``: as a string (its UTF-8 bytes) or as bytes; empty for special tokens, which write
-    nothing. A text of fewer tokens than an event has places goes on with one of ``ends`` and then
+    nothing, as an end does whatever it is. A text of fewer tokens than an event has places goes on with one of ``ends`` and then
     with ``padding`` alone (by default the first of the ends); a text without an end goes on after
     the event. A special token that is no end is no text: constraints and byte models exclude it.
 
@@ -71,9 +71,8 @@ class Vocabulary(nn.Module):
 
     def spell(self, x: Tensor) -> list[bytes]:
         """The bytes of texts ``(n, length)``, up to their ends."""
-        kept = [
-            row[: int((~over).sum())] for row, over in zip(x.tolist(), self.is_over(x), strict=True)
-        ]
+        num_written = (~self.is_over(x) & ~self.is_end(x)).sum(1)
+        kept = [row[:count] for row, count in zip(x.tolist(), num_written.tolist(), strict=True)]
         return [b"".join(self.tokens[token] for token in row) for row in kept]
 
     def read(self, x: Tensor) -> list[str]:

@@ -246,6 +246,13 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it() -> None:
     assert 'pip install "product-of-experts[language]"' in done.stderr
 
 
+def test_gguf_files_need_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "product-of-experts\[language\]"'):
+        load(tmp_path / "model.gguf")
+
+
 def test_importing_experts_imports_no_transformers() -> None:
     code = "import sys, experts; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
