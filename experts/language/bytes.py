@@ -21,15 +21,16 @@ BYTES = 257
 class Ways(NamedTuple):
     """Ways to write each prefix of bytes in tokens; weights of −inf are no way.
 
-    ``tokens`` ``(n, ways, length)`` that are written and how many ``count``, with how many bytes
-    more ``depth`` of a token that is still open, each ``(n, ways)``; ``log_open`` ``(n, ways, k)``:
+    ``tokens`` ``(n, ways, length)`` that are written and how many, ``num_tokens``, with how many
+    bytes more of a token that is still open, ``depth``, each ``(n, ways)``; ``log_open``
+    ``(n, ways, k)``:
     log p of the way together with each token that goes on as the bytes do; ``log_masses``
     ``(n, 257)``: of all ways together, by the byte that is next. ``is_over`` ``(n,)``; ``log_kept``
     ``(n,)``: the share of the probability that was not left out so far.
     """
 
     tokens: Tensor
-    count: Tensor
+    num_tokens: Tensor
     depth: Tensor
     log_open: Tensor
     log_masses: Tensor
@@ -125,7 +126,7 @@ class OverBytes(Autoregressive):
         rows = torch.arange(len(values), device=values.device)[:, None]
         depth = (state.depth[rows, source] + 1).masked_fill(is_closed, 0)
         tokens, count, log_open = (
-            part[rows, source] for part in (state.tokens, state.count, log_open)
+            part[rows, source] for part in (state.tokens, state.num_tokens, log_open)
         )
         new = (is_closed & (log_weight > -torch.inf)).nonzero(as_tuple=True)
         tokens[(*new, count[new])] = (closed % size)[new]

@@ -155,8 +155,8 @@ class _Parser:
         return literal(sign)
 
     def characters(self) -> Term:
-        is_negated, found = self.took("^"), NOTHING
-        is_first = True
+        is_negated, is_first = self.took("^"), True
+        found: Term = NOTHING
         while is_first or not self.took("]"):
             found, is_first = found | self.member(), False
         return _but(found) if is_negated else found

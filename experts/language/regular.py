@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 ALL_BYTES = (1 << 256) - 1
 
@@ -26,7 +26,9 @@ class Term:
 
     def __or__(self, other: Term) -> Term:
         members = _members(Either, self) | _members(Either, other)
-        single = reduce(lambda a, b: a | b, (m.mask for m in members if isinstance(m, OneOf)), 0)
+        single = 0
+        for member in members:
+            single |= member.mask if isinstance(member, OneOf) else 0
         members = {m for m in members if not isinstance(m, OneOf)}
         if single:
             members.add(OneOf(single))
@@ -93,6 +95,7 @@ NOTHING = OneOf(0)
 EMPTY = Star(NOTHING)
 """The set of the empty string alone."""
 ANYTHING = Not(NOTHING)
+"""The set of all strings."""
 
 
 def byte_range(first: int, last: int) -> OneOf:
@@ -108,19 +111,32 @@ def literal(text: str | bytes) -> Term:
 
 def concatenated(terms: Iterable[Term]) -> Term:
     """One after the other."""
-    return reduce(lambda later, term: term + later, reversed(list(terms)), EMPTY)
+    found: Term = EMPTY
+    for term in reversed(list(terms)):
+        found = term + found
+    return found
 
 
 def either(terms: Iterable[Term]) -> Term:
     """Any of them."""
-    return reduce(lambda a, b: a | b, terms, NOTHING)
+    found: Term = NOTHING
+    for term in terms:
+        found = found | term
+    return found
+
+
+def _all_of(terms: Iterable[Term]) -> Term:
+    found: Term = ANYTHING
+    for term in terms:
+        found = found & term
+    return found
 
 
 def repeated(term: Term, least: int, most: int | None) -> Term:
     """From so many to so many times; without a bound if None."""
     if most is None:
         return concatenated([term] * least) + term.star()
-    found = EMPTY
+    found: Term = EMPTY
     for _ in range(most - least):
         found = EMPTY | (term + found)
     return concatenated([term] * least) + found
@@ -163,7 +179,7 @@ def derivative(term: Term, byte: int) -> Term:
         case Either(members):
             return either(derivative(member, byte) for member in members)
         case Both(members):
-            return reduce(lambda a, b: a & b, (derivative(m, byte) for m in members), ANYTHING)
+            return _all_of(derivative(member, byte) for member in members)
         case Not(inner):
             return ~derivative(inner, byte)
     raise TypeError(f"expected a term, got {type(term).__name__}")

@@ -16,9 +16,10 @@ class Vocabulary(nn.Module):
     """The bytes of each token, the tokens that end a text, and the one that fills up after it.
 
     ``tokens``: as a string (its UTF-8 bytes) or as bytes; empty for special tokens, which write
-    nothing, as an end does whatever it is. A text of fewer tokens than an event has places goes on with one of ``ends`` and then
-    with ``padding`` alone (by default the first of the ends); a text without an end goes on after
-    the event. A special token that is no end is no text: constraints and byte models exclude it.
+    nothing, as an end does whatever it is. A text of fewer tokens than an event has places goes on
+    with one of ``ends`` and then with ``padding`` alone (by default the first of the ends); a text
+    without an end goes on after the event. A special token that is no end is no text: constraints
+    and byte models exclude it.
 
     Raises PoeError for ends or a padding that are no tokens, or for a padding without ends.
 
