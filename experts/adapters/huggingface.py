@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.language.next_token import require_eval, require_integers
-from experts.language.vocabulary import Vocabulary, require_tokens
+from experts.language.next_token import require_eval
+from experts.language.vocabulary import Vocabulary, require_integers, require_tokens
 from poe import AdaptationError, Expert, PoeError, as_expert
 from poe import Sequence as Tokens
 from poe.autoregressive import Autoregressive, as_values
@@ -26,6 +26,7 @@ from poe.randomness import borrowed
 try:
     import transformers
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 except ImportError as error:
     raise ImportError(
         "experts.adapters.huggingface needs transformers >= 5.24: "
@@ -36,10 +37,13 @@ SAMPLES = ("The cat sat.", " it's 12, isn't it?\n\tYes: naïve", "x + y ≈ z �
 """Texts whose tokens must write them again, byte for byte."""
 
 
+Layers = tuple[tuple[Tensor, Tensor], ...]
+
+
 class Seen(NamedTuple):
     """Keys and values of every layer, each ``(n, heads, t, width)``; what follows; whether over."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Layers
     log_next: Tensor
     is_over: Tensor
 
@@ -91,20 +95,20 @@ class LanguageModel(Autoregressive):
                 f"prompt of {len(self.prompt)}: shorten one of them"
             )
         if not self.prompt.is_meta and not next(model.parameters()).is_meta:
-            self._require_rows()
+            self._require_steps()
 
     def begin(self, num_sequences: int) -> Seen:
-        first = self._step(self.prompt[None], ())
-        layers = tuple((_rows(k, num_sequences), _rows(v, num_sequences)) for k, v in first.layers)
+        first, log_next = self._step(self.prompt[None], ())
+        layers = tuple((_rows(k, num_sequences), _rows(v, num_sequences)) for k, v in first)
         is_over = self.prompt.new_zeros(num_sequences, dtype=torch.bool)
-        return Seen(layers, _rows(first.log_next, num_sequences), is_over)
+        return Seen(layers, _rows(log_next, num_sequences), is_over)
 
     def log_next(self, state: Seen, place: int) -> Tensor:
         return self.vocabulary.stop(state.log_next, state.is_over)
 
     def append(self, state: Seen, place: int, values: Tensor) -> Seen:
-        is_over = state.is_over | self.vocabulary.is_end(values)
-        return self._step(values[:, None], state.layers)._replace(is_over=is_over)
+        layers, log_next = self._step(values[:, None], state.layers)
+        return Seen(layers, log_next, state.is_over | self.vocabulary.is_end(values))
 
     def log_conditionals(self, x: Tensor) -> Tensor:
         """log p(v | prompt, x₁ … xₜ₋₁) at every place: ``(*batch, length, k)``."""
@@ -124,27 +128,22 @@ class LanguageModel(Autoregressive):
         found = self.vocabulary.stop(logits.log_softmax(-1), self.vocabulary.is_over(values))
         return found.reshape(*batch_shape, self.space.length, -1)
 
-    def _step(self, tokens: Tensor, layers: tuple[tuple[Tensor, Tensor], ...]) -> Seen:
-        """What follows tokens ``(n, t)`` after those whose keys and values are there."""
+    def _step(self, tokens: Tensor, layers: Layers) -> tuple[Layers, Tensor]:
+        """All keys and values, and what follows tokens ``(n, t)`` after those that were there."""
         require_eval(self.model)
         cache = DynamicCache(layers) if layers else DynamicCache()
         found = self.model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
         kept = tuple((layer.keys, layer.values) for layer in cache.layers)
-        return Seen(kept, found.logits[:, -1].log_softmax(-1), tokens.new_zeros(0))
+        return kept, found.logits[:, -1].log_softmax(-1)
 
     @torch.no_grad()
-    def _require_rows(self) -> None:
-        """Keys and values are all that the model keeps: two tokens at once, and one by one."""
+    def _require_steps(self) -> None:
+        """Two tokens one by one say what they say at once."""
         pair = self.prompt[:1].expand(1, 2)
-        once = self._step(pair, ())
-        first = self._step(pair[:, :1], ())
-        second = self._step(pair[:, 1:], first.layers)
-        if not torch.allclose(once.log_next, second.log_next, atol=1e-2, rtol=1e-3):
-            raise AdaptationError(
-                f"expected a model whose past is keys and values of a token each, which "
-                f"{type(self.model).__name__}'s is not; use experts.language.NextToken(lambda "
-                "prefix: model(prompt and prefix).logits[:, -1], vocabulary, length)"
-            )
+        first, _ = self._step(pair[:, :1], ())
+        (_, second), (_, once) = self._step(pair[:, 1:], first), self._step(pair, ())
+        if not torch.allclose(once, second, atol=1e-2, rtol=1e-3):
+            raise _more_than_keys(self.model)
 
     def extra_repr(self) -> str:
         return f"{self.space}, a prompt of {len(self.prompt)} tokens"
@@ -263,12 +262,23 @@ def _require_causal(model: nn.Module, vocabulary: Vocabulary) -> None:
             "one by AutoModelForCausalLM; for any other network use experts.language.NextToken"
         )
     require_eval(model)
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise _more_than_keys(model)
     size = model.get_output_embeddings().weight.shape[0]
     if vocabulary.size != size:
         raise AdaptationError(
             f"expected a vocabulary of the model's {size} tokens, got {vocabulary.size}: take it "
             "from the model's own tokeniser, by vocabulary_of(tokenizer, size=...)"
         )
+
+
+def _more_than_keys(model: nn.Module) -> AdaptationError:
+    return AdaptationError(
+        f"expected a model whose past is keys and values of a token each, which "
+        f"{type(model).__name__}'s is not; use experts.language.NextToken with a function of "
+        "prefixes that returns model(input_ids=prompt and prefix).logits[:, -1]"
+    )
 
 
 def _prompt(model: Any, prompt: Sequence[int] | Tensor | None) -> Tensor:

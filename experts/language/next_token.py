@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from experts.language.vocabulary import Vocabulary, require_tokens
+from experts.language.vocabulary import Vocabulary, require_integers
 from poe import AdaptationError, Sequence, ShapeError
 from poe.autoregressive import Autoregressive, PrefixState, as_values
 from poe.io import register
@@ -76,11 +76,6 @@ def require_eval(net: object) -> None:
             f"expected {type(net).__name__} in evaluation mode, got it in training mode, in which "
             "dropout makes the log-density another at each call: call .eval() first"
         )
-
-
-def require_integers(x: Tensor) -> None:
-    """Refuse floats where tokens are expected; which of them are none is the space's to say."""
-    require_tokens(x[:0], 1)
 
 
 def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:

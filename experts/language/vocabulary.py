@@ -84,13 +84,18 @@ class Vocabulary(nn.Module):
         return f"{self.size} tokens, ends={self.ends.tolist() if not self.ends.is_meta else '...'}"
 
 
-def require_tokens(values: Tensor, size: int, what: str = "tokens") -> None:
-    """Refuse what are no token ids, in words. Looks at the values, save on the meta device."""
+def require_integers(values: Tensor, what: str = "tokens") -> None:
+    """Refuse floats where token ids are expected."""
     if values.is_floating_point() or values.dtype == torch.bool:
         raise DtypeError(
-            f"expected {what} as integers 0 ... {size - 1}, got {values.dtype}: give token ids, "
-            "not embeddings or one-hot vectors; .long() where they are ids in floats"
+            f"expected {what} as integers, got {values.dtype}: give token ids, not embeddings or "
+            "one-hot vectors; .long() where they are ids in floats"
         )
+
+
+def require_tokens(values: Tensor, size: int, what: str) -> None:
+    """Refuse what are no token ids, in words. Looks at the values, save on the meta device."""
+    require_integers(values, what)
     if not values.is_meta and values.numel() and not 0 <= values.min() <= values.max() < size:
         raise PoeError(
             f"expected {what} in 0 ... {size - 1}, got {int(values.min())} ... "

@@ -185,6 +185,14 @@ def _words() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
 
 
+def _mamba() -> Any:
+    config = transformers.MambaConfig(
+        hidden_size=8, state_size=2, num_hidden_layers=1, time_step_rank=2, **SIZES
+    )
+    with borrowed(torch.Generator().manual_seed(0)):
+        return transformers.MambaForCausalLM(config).eval()
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "bare model": (lambda: poe.as_expert(network("GPT2")), "cannot tell how long the texts"),
     "training mode": (
@@ -199,6 +207,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: LanguageModel(nn.Linear(2, 2), VOCABULARY, 3),
         "a causal language model of transformers, got Linear",
     ),
+    "a past that is more than keys and values": (
+        lambda: LanguageModel(_mamba(), VOCABULARY, 3),
+        "whose past is keys and values of a token each, which MambaForCausalLM's is not",
+    ),
     "empty prompt": (
         lambda: LanguageModel(network("GPT2"), VOCABULARY, 3, prompt=[]),
         r"a prompt of token ids \(t,\), at least one",
@@ -209,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "prompt of floats": (
         lambda: LanguageModel(network("GPT2"), VOCABULARY, 3, prompt=torch.ones(2)),
-        "a prompt of token ids as integers .* got torch.float32",
+        "a prompt of token ids as integers, got torch.float32",
     ),
     "too long": (
         lambda: LanguageModel(network("GPT2"), VOCABULARY, 17, prompt=[1]),
@@ -217,7 +229,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "floats for tokens": (
         lambda: LanguageModel(network("GPT2"), VOCABULARY, 3)(torch.zeros(1, 3)),
-        "as integers 0 ... .*, got torch.float32",
+        "tokens as integers, got torch.float32",
     ),
     "token out of range": (
         lambda: LanguageModel(network("GPT2"), VOCABULARY, 3).log_prob(torch.tensor([[0, 0, 4]])),
