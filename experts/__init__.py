@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experts import adapters as adapters
 from experts import independent_classes as independent_classes
+from experts import language as language
 from experts import strips as strips
 from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS

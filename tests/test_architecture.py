@@ -19,7 +19,9 @@ LAZY_UPWARD = {
     ("poe.expert", "poe.properties"),
     ("poe.expert", "poe.one_hot"),
 }
-ADAPTED = ("jax", "normflows", "numpyro", "onnxruntime", "pzflow", "sklearn", "zuko")
+ADAPTED = (
+    "jax", "normflows", "numpyro", "onnxruntime", "pzflow", "sklearn", "transformers", "zuko",
+)  # fmt: skip
 OPTIONAL = {
     "poe": (
         "arviz", "huggingface_hub", "matplotlib", "nflows", "pandas", "scipy", "skimage",

@@ -176,6 +176,27 @@ def test_words_by_agreement_are_those_of_the_product(tmp_path: Path) -> None:
     assert all(w.endswith("er") and "k" in w for line in shown for w in line.split()), printed
 
 
+def test_texts_by_agreement_are_those_of_the_global_product(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "text_by_agreement.py"
+    printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)
+
+    apart = dict(re.findall(r"^total variation, (.+): ([\d.]+)$", printed, re.MULTILINE))
+    assert float(apart["SMC, foreseen"]) < 0.05, printed  # some .03 of 20,000 draws' own noise
+    assert float(apart["token by token"]) > 0.5
+    row = r"^(enumerated|SMC, .+?) +(-?[\d.]+) \+- ([\d.]+) "
+    log_z = {name: (float(z), float(e)) for name, z, e in re.findall(row, printed, re.MULTILINE)}
+    exact, _ = log_z.pop("enumerated")
+    assert len(log_z) == 2
+    for found, error in log_z.values():
+        assert abs(found - exact) < 4 * error + 0.002  # printed to three decimals
+    texts = re.findall(
+        r"^(?:token by token|SMC, look-ahead|SMC, foreseen) +([abc]+)\.$", printed, re.M
+    )
+    assert len(texts) == 12
+    assert all("cab" in text for text in texts)
+    assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
 def test_pictures_are_restored_with_intervals_that_cover(tmp_path: Path) -> None:
     script = ROOT / "examples" / "restore_pictures.py"
     printed = _run(str(script), "--fast", "--output", "figure.png", cwd=tmp_path)

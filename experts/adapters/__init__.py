@@ -20,6 +20,7 @@ LIBRARIES: dict[str, str] = {
     "numpyro": "numpyro",
     "pzflow": "pzflow_objects",
     "sklearn": "sklearn",
+    "transformers": "huggingface",
     "zuko": "zuko",
 }
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""

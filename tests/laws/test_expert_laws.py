@@ -82,6 +82,17 @@ class OneHotPair(nn.Module):
         return torch.einsum("...u,uv,...v->...", z[..., 0, :], self.coupling, z[..., 1, :])
 
 
+class FromPrefix(nn.Module):
+    """Logits of three tokens by the sum of those so far: (n, t) -> (n, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.arange(30.0).reshape(10, 3).sin())
+
+    def forward(self, prefix: Tensor) -> Tensor:
+        return self.logits[prefix.sum(1)]
+
+
 def _flow() -> NFlow:
     made = MaskedAffineAutoregressiveTransform(2, 8, activation=torch.tanh)
     return NFlow(made, StandardNormal([2]))
@@ -281,6 +292,18 @@ EXPERTS: dict[str, tuple[poe.Expert, Tensor]] = {
         _tokens(4, 3, 4),
     ),
     "LinearChain": (experts.LinearChain(_real(3, 4), _real(2, 4, 4)), _tokens(4, 4, 3)),
+    "NextToken": (
+        experts.language.NextToken(
+            FromPrefix().eval(), experts.language.Vocabulary(["", "a", "b"], ends=[0]), 3
+        ),
+        torch.tensor([[1, 2, 1], [2, 0, 0], [1, 1, 0]]),
+    ),
+    "Automaton": (
+        experts.language.contains(
+            "ab", experts.language.Vocabulary(["", "a", "b", "ab"], ends=[0]), 3
+        ),
+        torch.tensor([[3, 0, 0], [1, 2, 3], [1, 1, 2]]),
+    ),
     "at_most": (experts.at_most(2, 3), torch.eye(3)),
     "parity": (experts.parity((2, 2), odd=True), torch.eye(4).reshape(4, 2, 2)),
     "Classifier": (

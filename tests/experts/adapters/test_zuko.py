@@ -215,4 +215,7 @@ def test_other_distributions_of_zuko_are_refused_with_the_remedy(distribution: o
 def test_without_zuko_the_command_is_given() -> None:
     code = "import sys; sys.modules['zuko'] = None; import experts.adapters.zuko"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'needs zuko: pip install "product-of-experts[zuko]"' in result.stderr
+    assert (
+        'expected zuko to be installed, got none: pip install "product-of-experts[zuko]"'
+        in result.stderr
+    )

@@ -1,0 +1,336 @@
+"""Causal language models of Hugging Face's transformers as experts on token sequences.
+
+Needs transformers, which `import experts` does not: `pip install "product-of-experts[language]"`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from experts.language.next_token import require_eval
+from experts.language.vocabulary import Vocabulary, require_integers, require_tokens
+from poe import AdaptationError, Expert, PoeError, as_expert
+from poe import Sequence as Tokens
+from poe.autoregressive import Autoregressive, as_values
+from poe.io import register
+from poe.randomness import borrowed
+
+try:
+    import transformers
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+except ImportError as error:
+    raise ImportError(
+        "experts.adapters.huggingface needs transformers >= 5.24: "
+        'pip install "product-of-experts[language]"'
+    ) from error
+
+SAMPLES = ("The cat sat.", " it's 12, isn't it?\n\tYes: naïve", "x + y ≈ z 🙂  end")
+"""Texts whose tokens must write them again, byte for byte."""
+
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+
+
+class Seen(NamedTuple):
+    """Keys and values of every layer, each ``(n, heads, t, width)``; what follows; whether over."""
+
+    layers: Layers
+    log_next: Tensor
+    is_over: Tensor
+
+
+class LanguageModel(Autoregressive):
+    """log p(x | prompt) = Σₜ log p(xₜ | prompt, x₁ … xₜ₋₁), up to the end of the text.
+
+    ``model``: a causal language model of transformers in evaluation mode; several experts may share
+    one. ``prompt``: token ids that every text follows; the model's own start token if None. After
+    an end token of the vocabulary padding follows with probability 1, and nothing else: so p is
+    normalised over texts of at most ``length`` tokens, a longer one being known by its first
+    ``length``. Every other token, special ones included, has the probability that the model
+    gives it.
+
+    Shapes: x ``(*batch, length)``. ``log_prob`` takes one pass; ``sample`` and particles keep keys
+    and values. Raises AdaptationError for what is no causal language model, is in training mode,
+    keeps more than keys and values, or whose vocabulary is another one; PoeError for a prompt
+    of other tokens, or that leaves too little room.
+
+    >>> config = transformers.GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=2)
+    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+    >>> gpt = transformers.GPT2LMHeadModel(config).eval()
+    >>> model = LanguageModel(gpt, letters, length=4, prompt=[1, 2])
+    >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
+    >>> x.shape, model.log_prob(x).shape
+    (torch.Size([5, 4]), torch.Size([5]))
+    """
+
+    prompt: Tensor
+    space: Tokens
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: Vocabulary,
+        length: int,
+        *,
+        prompt: Sequence[int] | Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        _require_causal(model, vocabulary)
+        self.model, self.vocabulary = model, vocabulary
+        self.space = Tokens(vocabulary.size, length)
+        self.register_buffer("prompt", _prompt(model, prompt))
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None and len(self.prompt) + length - 1 > room:
+            raise PoeError(
+                f"expected a prompt and {length} tokens within the model's {room} places, got a "
+                f"prompt of {len(self.prompt)}: shorten one of them"
+            )
+        if not self.prompt.is_meta and not next(model.parameters()).is_meta:
+            self._require_steps()
+
+    def begin(self, num_sequences: int) -> Seen:
+        first, log_next = self._step(self.prompt[None], ())
+        layers = tuple((_rows(k, num_sequences), _rows(v, num_sequences)) for k, v in first)
+        is_over = self.prompt.new_zeros(num_sequences, dtype=torch.bool)
+        return Seen(layers, _rows(log_next, num_sequences), is_over)
+
+    def log_next(self, state: Seen, place: int) -> Tensor:
+        return self.vocabulary.stop(state.log_next, state.is_over)
+
+    def append(self, state: Seen, place: int, values: Tensor) -> Seen:
+        layers, log_next = self._step(values[:, None], state.layers)
+        return Seen(layers, log_next, state.is_over | self.vocabulary.is_end(values))
+
+    def log_conditionals(self, x: Tensor) -> Tensor:
+        """log p(v | prompt, x₁ … xₜ₋₁) at every place: ``(*batch, length, k)``."""
+        require_eval(self.model)
+        require_integers(x)
+        batch_shape = self.space.batch_shape(x)
+        values = as_values(self.space, x).reshape(-1, self.space.length)
+        rows = torch.cat([_rows(self.prompt[None], len(values)), values[:, :-1]], 1)
+        # With a cache, which is dropped: without one transformers looks for packed sequences.
+        told = self.model(
+            input_ids=rows,
+            cache=DynamicCache(),
+            use_cache=True,
+            logits_to_keep=self.space.length,
+        )
+        logits = told.logits
+        found = self.vocabulary.stop(logits.log_softmax(-1), self.vocabulary.is_over(values))
+        return found.reshape(*batch_shape, self.space.length, -1)
+
+    def _step(self, tokens: Tensor, layers: Layers) -> tuple[Layers, Tensor]:
+        """All keys and values, and what follows tokens ``(n, t)`` after those that were there."""
+        require_eval(self.model)
+        cache = DynamicCache(layers) if layers else DynamicCache()
+        found = self.model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
+        kept = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return kept, found.logits[:, -1].log_softmax(-1)
+
+    @torch.no_grad()
+    def _require_steps(self) -> None:
+        """Two tokens one by one say what they say at once."""
+        pair = self.prompt[:1].expand(1, 2)
+        first, _ = self._step(pair[:, :1], ())
+        (_, second), (_, once) = self._step(pair[:, 1:], first), self._step(pair, ())
+        if not torch.allclose(once, second, atol=1e-2, rtol=1e-3):
+            raise _more_than_keys(self.model)
+
+    def extra_repr(self) -> str:
+        return f"{self.space}, a prompt of {len(self.prompt)} tokens"
+
+
+class Pretrained(NamedTuple):
+    """A model in evaluation mode, its tokeniser, and what its tokens are written as."""
+
+    model: nn.Module
+    tokenizer: Any
+    vocabulary: Vocabulary
+
+    def given(self, prompt: str, length: int) -> LanguageModel:
+        """The expert of texts of at most ``length`` tokens that follow a prompt in words."""
+        ids = self.tokenizer(prompt).input_ids
+        return LanguageModel(self.model, self.vocabulary, length, prompt=ids or None)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    ends: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Pretrained:
+    """A causal language model from a local folder (safetensors), or from a GGUF file.
+
+    Nothing is fetched, no code of the folder is run and no pickle is read. ``ends``: the tokens
+    that end a text; the tokeniser's own if None. Raises PoeError where nothing is there,
+    AdaptationError where the tokeniser and the model do not fit.
+    """
+    where = Path(path)
+    if not where.exists():
+        raise PoeError(f"expected a folder or a .gguf file, found nothing at {where}")
+    folder = where if where.is_dir() else where.parent
+    options: dict[str, Any] = {} if where.is_dir() else {"gguf_file": where.name}
+    if options and not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
+        raise ImportError(
+            'GGUF files need gguf and accelerate: pip install "product-of-experts[language]"'
+        )
+    options["local_files_only"] = True
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    if where.is_dir():
+        options["use_safetensors"] = True
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    vocabulary = vocabulary_of(tokenizer, size=model.config.vocab_size, ends=ends)
+    return Pretrained(model.eval(), tokenizer, vocabulary)
+
+
+def vocabulary_of(
+    tokenizer: Any, *, size: int | None = None, ends: Sequence[int] | None = None
+) -> Vocabulary:
+    """What the tokens of a byte-level or SentencePiece tokeniser are written as.
+
+    ``size``: the model's number of tokens, which may be more: those write nothing. Raises
+    AdaptationError for other kinds of tokenisers, where the model has fewer tokens, and where
+    the bytes of some texts' tokens are not what the tokeniser itself decodes.
+    """
+    count = len(tokenizer)
+    if size is not None and count > size:
+        raise AdaptationError(
+            f"expected a tokeniser of at most the model's {size} tokens, got one of {count}: it "
+            "belongs to another model"
+        )
+    special, to_bytes = set(tokenizer.all_special_ids), _decoder(tokenizer)
+    names = tokenizer.convert_ids_to_tokens(list(range(count)))
+    tokens = [b"" if i in special else to_bytes(name) for i, name in enumerate(names)]
+    for text in SAMPLES:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        expected = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        written = b"".join(tokens[token] for token in ids).decode(errors="replace")
+        if written.removeprefix(" ") != expected.removeprefix(" "):
+            raise AdaptationError(
+                f"expected the tokens of {text!r} to be written as {expected!r}, got {written!r}: "
+                "give experts.language.Vocabulary the bytes of each token"
+            )
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    padded = [*tokens, *[b""] * ((size or count) - count)]
+    return Vocabulary(padded, ends=own if ends is None else ends)
+
+
+def _decoder(tokenizer: Any) -> Any:
+    """From a token's name to its bytes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    described = "" if backend is None else json.dumps(json.loads(backend.to_str())["decoder"])
+    if '"ByteLevel"' in described:
+        table = _bytes_of_signs()
+        return lambda name: (
+            bytes(table[sign] for sign in name) if table.keys() >= set(name) else name.encode()
+        )
+    if '"ByteFallback"' in described:
+        return _sentence_piece
+    raise AdaptationError(
+        f"expected a byte-level or SentencePiece tokeniser with byte fallback, got "
+        f"{type(tokenizer).__name__} with the decoder {described or 'of a slow tokeniser'}: give "
+        "experts.language.Vocabulary the bytes of each token"
+    )
+
+
+def _bytes_of_signs() -> dict[str, int]:
+    """The sign for each byte in byte-level vocabularies (Radford et al. 2019, encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _sentence_piece(name: str) -> bytes:
+    if len(name) == 6 and name.startswith("<0x"):
+        return bytes([int(name[3:5], 16)])
+    return name.replace("▁", " ").encode()
+
+
+def _require_causal(model: nn.Module, vocabulary: Vocabulary) -> None:
+    if not isinstance(model, transformers.PreTrainedModel) or model.get_output_embeddings() is None:
+        raise AdaptationError(
+            f"expected a causal language model of transformers, got {type(model).__name__}: load "
+            "one by AutoModelForCausalLM; for any other network use experts.language.NextToken"
+        )
+    require_eval(model)
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise _more_than_keys(model)
+    size = model.get_output_embeddings().weight.shape[0]
+    if vocabulary.size != size:
+        raise AdaptationError(
+            f"expected a vocabulary of the model's {size} tokens, got {vocabulary.size}: take it "
+            "from the model's own tokeniser, by vocabulary_of(tokenizer, size=...)"
+        )
+
+
+def _more_than_keys(model: nn.Module) -> AdaptationError:
+    return AdaptationError(
+        f"expected a model whose past is keys and values of a token each, which "
+        f"{type(model).__name__}'s is not; use experts.language.NextToken with a function of "
+        "prefixes that returns model(input_ids=prompt and prefix).logits[:, -1]"
+    )
+
+
+def _prompt(model: Any, prompt: Sequence[int] | Tensor | None) -> Tensor:
+    """Token ids ``(t,)``, at least one, where the model is."""
+    if prompt is None:
+        prompt = [] if model.config.bos_token_id is None else [model.config.bos_token_id]
+    tokens = torch.as_tensor(prompt, device=model.device)
+    if tokens.ndim != 1 or not len(tokens):
+        raise PoeError(
+            f"expected a prompt of token ids (t,), at least one, got shape {tuple(tokens.shape)}: "
+            "the model needs a token to start from (prompt=tokenizer(text).input_ids)"
+        )
+    require_tokens(tokens, model.config.vocab_size, "a prompt of token ids")
+    return tokens.long()
+
+
+def _rows(x: Tensor, num_rows: int) -> Tensor:
+    return x.expand(num_rows, *x.shape[1:])
+
+
+@as_expert.register(transformers.PreTrainedModel)
+def _(source: Any) -> Expert:
+    raise AdaptationError(
+        f"cannot tell how long the texts of {type(source).__name__} are, what they follow and "
+        "where they end: use experts.adapters.huggingface.LanguageModel(model, "
+        "vocabulary_of(tokenizer), length, prompt=...)"
+    )
+
+
+def _describe(expert: LanguageModel) -> dict[str, Any]:
+    model: Any = expert.model
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)  # the weights are those of full precision
+    return {
+        "architecture": type(expert.model).__name__,
+        "config": json.dumps(config, default=str),
+        "tensors": expert.model.state_dict(keep_vars=True),
+        "vocabulary": expert.vocabulary,
+        "length": expert.space.length,
+        "prompt": expert.prompt,
+    }
+
+
+def _build(fields: dict[str, Any]) -> LanguageModel:
+    kind: Any = getattr(transformers, fields["architecture"], None)
+    if kind is None or not issubclass(kind, transformers.PreTrainedModel):
+        raise PoeError(f"expected an architecture of transformers, got {fields['architecture']}")
+    with borrowed(torch.Generator().manual_seed(0)):  # its first weights are thrown away
+        model = kind(kind.config_class.from_dict(json.loads(fields["config"])))
+    model.load_state_dict(fields["tensors"], assign=True)
+    prompt = fields["prompt"]
+    return LanguageModel(model.eval(), fields["vocabulary"], fields["length"], prompt=prompt)
+
+
+register(LanguageModel, _describe, _build)
