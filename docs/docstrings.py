@@ -1,0 +1,85 @@
+"""The docstrings of this repository as Markdown, for the documentation site.
+
+They are plain text with doctests, and formulas in the letters of the field or, where these do not
+suffice, in LaTeX, which becomes MathML here: no script is needed to show it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+
+CODE = re.compile(r"(``.+?``|`[^`\n]+`)", re.DOTALL)
+INLINE = re.compile(r":math:`([^`]+)`")
+DISPLAY = re.compile(r"^\.\. math:: *((?:.|\n(?! *\n))+)", re.MULTILINE)
+WORD = re.compile(r"[A-Za-z]{4,}")
+NAMES_OF_FUNCTIONS = {"logsumexp", "softmax", "sqrt", "trace"}
+
+
+class AsMarkdown(griffe.Extension):
+    """Rewrites each docstring as it is read."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(obj.docstring.value)
+
+
+def to_markdown(text: str) -> str:
+    """A docstring as Markdown.
+
+    >>> print(to_markdown("One.\\n\\nx = 1 < 2\\n\\n>>> 1 + 1\\n2"))
+    One.
+    <BLANKLINE>
+    <p class="formula">x = 1 &lt; 2</p>
+    <BLANKLINE>
+    ```pycon
+    >>> 1 + 1
+    2
+    ```
+    """
+    blocks = re.split(r"\n\s*\n", text.strip("\n"))
+    return "\n\n".join(map(_block, blocks))
+
+
+def _block(text: str) -> str:
+    if text.startswith(">>>"):
+        return f"```pycon\n{text}\n```"
+    if text.startswith((" ", "|")):  # code, or a table
+        return text
+    if text.startswith(".. math::"):
+        latex = text.removeprefix(".. math::")
+        return convert(" ".join(latex.split()), display="block")
+    if is_formula(text):
+        return f'<p class="formula">{html.escape(text, quote=False)}</p>'
+    return _prose(re.sub(r"::$", ":", text))
+
+
+def is_formula(text: str) -> bool:
+    """Whether a paragraph is one: it relates things, and says hardly a word.
+
+    >>> is_formula("log p̃(x) = −|x|²/2 + φ(x)"), is_formula("Where x = 1, every step is accepted.")
+    (True, False)
+    """
+    if "`" in text or text.startswith(("- ", "Source:")) or not re.search(r"[=∝←≤]", text):
+        return False
+    words = [word for word in WORD.findall(text) if word not in NAMES_OF_FUNCTIONS]
+    return len(words) <= 2 and not text[0].isupper() | (text[:2] == "If")
+
+
+def _prose(text: str) -> str:
+    """Code as it is, formulas as MathML, and no sign of the rest taken for HTML."""
+    text = INLINE.sub(lambda found: f"`$`{convert(found[1])}`$`", text)
+    parts = re.split(r"`\$`(.*?)`\$`", text)
+    return "".join(part if index % 2 else _escape(part) for index, part in enumerate(parts))
+
+
+def _escape(text: str) -> str:
+    parts = CODE.split(text)
+    return "".join(
+        part if index % 2 else html.escape(part, quote=False).replace("*", r"\*")
+        for index, part in enumerate(parts)
+    )

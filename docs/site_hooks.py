@@ -1,0 +1,1 @@
+def on_startup(**_): pass
