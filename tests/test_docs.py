@@ -26,6 +26,8 @@ DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 ONE_RUN = 'text title="one run"'
 """Output of random numbers: its words are checked, and that numbers stand where numbers stand."""
+UNTESTED = ("restoration", "train_digits")
+"""What trained shipped weights, from data that must be fetched: no test runs their scripts."""
 
 
 def _text(page: Path) -> str:
@@ -85,12 +87,28 @@ def test_names_that_are_explained_exist() -> None:
 
 
 def test_every_example_is_in_the_gallery_and_run_by_a_test() -> None:
-    gallery = _text(DOCS / "gallery.md")
+    gallery = _text(DOCS / "gallery.md").replace("-m examples.", "examples/")
     tests = "".join(_text(path) for path in (ROOT / "tests").rglob("test_*.py"))
     for path in sorted((ROOT / "examples").iterdir()):
         if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py"))):
-            assert f"examples/{path.name}" in gallery, f"{path.name} is missing in docs/gallery.md"
-            assert path.stem in tests, f"no test runs {path.name}"
+            assert f"examples/{path.stem}" in gallery, f"{path.name} is missing in docs/gallery.md"
+            assert path.name in UNTESTED or f'"{path.name}"' in tests or f'"{path.stem}"' in tests
+
+
+def test_pictures_of_the_gallery_are_there() -> None:
+    for target in re.findall(r"\]\(([\w/]+\.png)\)", _text(DOCS / "gallery.md")):
+        assert (DOCS / target).is_file(), target
+
+
+def test_docstrings_become_markdown() -> None:
+    pytest.importorskip("griffe")
+    done = subprocess.run(
+        [sys.executable, "-m", "doctest", str(DOCS / "docstrings.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
