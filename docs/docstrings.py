@@ -13,9 +13,7 @@ from typing import Any
 import griffe
 from latex2mathml.converter import convert
 
-CODE = re.compile(r"(``.+?``|`[^`\n]+`)", re.DOTALL)
-INLINE = re.compile(r":math:`([^`]+)`")
-DISPLAY = re.compile(r"^\.\. math:: *((?:.|\n(?! *\n))+)", re.MULTILINE)
+CODE = re.compile(r"(:math:`[^`]+`|``.+?``|`[^`\n]+`)", re.DOTALL)
 WORD = re.compile(r"[A-Za-z]{4,}")
 NAMES_OF_FUNCTIONS = {"logsumexp", "softmax", "sqrt", "trace"}
 
@@ -24,7 +22,7 @@ class AsMarkdown(griffe.Extension):
     """Rewrites each docstring as it is read, and finds functions that hide behind their modules."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Let ``poe.smc`` mean the function, as it does in Python, and not the module ``poe/smc.py``.
+        """Let ``poe.smc`` mean the function, as in Python, and not the module ``poe/smc.py``.
 
         What else the module holds stays where other names look for it.
         """
@@ -42,31 +40,25 @@ class AsMarkdown(griffe.Extension):
 def to_markdown(text: str) -> str:
     """A docstring as Markdown.
 
-    >>> print(to_markdown("One.\\n\\nx = 1 < 2\\n\\n>>> 1 + 1\\n2"))
-    One.
-    <BLANKLINE>
-    <p class="formula">x = 1 &lt; 2</p>
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> to_markdown("x = 1 < 2\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['<p class="formula">x = 1 &lt; 2</p>', '', '```pycon', '>>> 1 + 1', '2', '```']
     """
     blocks = re.split(r"\n\s*\n", text.strip("\n"))
     return "\n\n".join(map(_block, blocks))
 
 
 def _block(text: str) -> str:
+    """A paragraph: a doctest, code or a table as it is, a formula, or prose."""
     if text.startswith(">>>"):
         return f"```pycon\n{text}\n```"
-    if text.startswith((" ", "|")):  # code, or a table
+    if text.startswith((" ", "|")):
         return text
     if text.startswith(".. math::"):
-        latex = text.removeprefix(".. math::")
-        return convert(" ".join(latex.split()), display="block")
+        return convert(" ".join(text.split()[2:]), display="block")
     if is_formula(text):
         return f'<p class="formula">{html.escape(text, quote=False)}</p>'
-    return _prose(re.sub(r"::$", ":", text))
+    parts = CODE.split(re.sub(r"::$", ":", text))
+    return "".join(_code(part) if index % 2 else _plain(part) for index, part in enumerate(parts))
 
 
 def is_formula(text: str) -> bool:
@@ -78,19 +70,15 @@ def is_formula(text: str) -> bool:
     if "`" in text or text.startswith(("- ", "Source:")) or not re.search(r"[=∝←≤]", text):
         return False
     words = [word for word in WORD.findall(text) if word not in NAMES_OF_FUNCTIONS]
-    return len(words) <= 2 and not text[0].isupper() | (text[:2] == "If")
+    is_sentence = re.match(r"[A-Z][a-z]", text) is not None
+    return len(words) <= 2 and not is_sentence
 
 
-def _prose(text: str) -> str:
-    """Code as it is, formulas as MathML, and no sign of the rest taken for HTML."""
-    text = INLINE.sub(lambda found: f"`$`{convert(found[1])}`$`", text)
-    parts = re.split(r"`\$`(.*?)`\$`", text)
-    return "".join(part if index % 2 else _escape(part) for index, part in enumerate(parts))
+def _code(text: str) -> str:
+    latex = text.removeprefix(":math:`")
+    return text if latex == text else convert(latex.removesuffix("`"))
 
 
-def _escape(text: str) -> str:
-    parts = CODE.split(text)
-    return "".join(
-        part if index % 2 else html.escape(part, quote=False).replace("*", r"\*")
-        for index, part in enumerate(parts)
-    )
+def _plain(text: str) -> str:
+    """No sign of it is to be taken for HTML or Markdown."""
+    return html.escape(text, quote=False).replace("*", r"\*")
