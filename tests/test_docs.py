@@ -1,0 +1,124 @@
+"""The documentation site: its code runs and prints what it shows, and every name has its place."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experts
+import poe
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+ONE_RUN = 'text title="one run"'
+"""Output of random numbers: its words are checked, and that numbers stand where numbers stand."""
+UNTESTED = ("restoration", "train_digits")
+"""What trained shipped weights, from data that must be fetched: no test runs their scripts."""
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _with_code() -> list[Path]:
+    return [page for page in PAGES if re.search(r"^```python", _text(page), re.MULTILINE)]
+
+
+def _is_shown(expected: str, printed: str, kind: str) -> bool:
+    if kind == ONE_RUN:
+        expected, printed = (NUMBER.sub("0", text) for text in (expected, printed))
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(expected, printed, flags)
+
+
+@pytest.mark.parametrize("page", _with_code(), ids=lambda page: str(page.relative_to(DOCS)))
+def test_code_of_a_page_runs_and_prints_what_is_shown(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {"__name__": "page"}
+    printed = ""
+    for number, (kind, text) in enumerate(BLOCK.findall(_text(page))):
+        if kind.split(" ")[0] == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
+                exec(compile(text, f"{page.name}, block {number}", "exec"), names)
+            printed = stdout.getvalue()
+        elif kind in ("output", ONE_RUN):
+            assert _is_shown(text, printed, kind), f"shown:\n{text}\nprinted:\n{printed}"
+
+
+def test_words_are_compared_and_of_one_run_no_numbers() -> None:
+    assert _is_shown("mean 1.25 ok", "mean  1.5 ok\n", ONE_RUN)
+    assert not _is_shown("mean 1.25 ok", "mean 1.5 bad\n", ONE_RUN)
+    assert not _is_shown("mean 1.25 ok\n", "mean 1.5 ok\n", "output")
+    assert not _is_shown("mean 1.25 ok\n", "", "output")
+
+
+def test_every_public_name_is_explained_once() -> None:
+    explained = Counter(name for page in PAGES for name in DIRECTIVE.findall(_text(page)))
+    public = {
+        f"{module.__name__}.{name}"
+        for module in (poe, poe.samplers, experts)
+        for name in module.__all__
+    }
+    assert {name: count for name, count in explained.items() if count > 1} == {}
+    assert sorted(public - explained.keys()) == []
+
+
+def test_names_that_are_explained_exist() -> None:
+    for name in (name for page in PAGES for name in DIRECTIVE.findall(_text(page))):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_every_example_is_in_the_gallery_and_run_by_a_test() -> None:
+    gallery = _text(DOCS / "gallery.md").replace("-m examples.", "examples/")
+    tests = "".join(_text(path) for path in (ROOT / "tests").rglob("test_*.py"))
+    for path in sorted((ROOT / "examples").iterdir()):
+        if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py"))):
+            assert f"examples/{path.stem}" in gallery, f"{path.name} is missing in docs/gallery.md"
+            assert path.name in UNTESTED or f'"{path.name}"' in tests or f'"{path.stem}"' in tests
+
+
+def test_pictures_of_the_gallery_are_there() -> None:
+    for target in re.findall(r"\]\(([\w/]+\.png)\)", _text(DOCS / "gallery.md")):
+        assert (DOCS / target).is_file(), target
+
+
+def test_docstrings_become_markdown() -> None:
+    pytest.importorskip("griffe")
+    done = subprocess.run(
+        [sys.executable, "-m", "doctest", str(DOCS / "docstrings.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    # Not --quiet, by which warnings are not only not shown, but not counted either.
+    command = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+    for name in poe.__all__:
+        assert f"#poe.{name}" in reference, name
