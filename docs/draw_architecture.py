@@ -122,7 +122,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("laws and storage", ("poe.testing", "poe.io", "poe.codecs")),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),
-    ("the command line", ("poe.demo", "poe.cli", "poe.__main__")),
+    ("the command line", ("poe.demo", "poe.studio", "poe.cli", "poe.__main__")),
 )
 
 

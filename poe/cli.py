@@ -1,4 +1,4 @@
-"""The command line: ``python -m poe demo``."""
+"""The command line: ``python -m poe demo`` and ``python -m poe studio``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, Combination
+from poe.studio import command as studio
 
 DEMO = """\
 Compose three pretrained experts of handwritten digits, each of which knows one attribute only (an
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--fast", action="store_true", help="few short chains: a check, no figures")
     demo.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")
+    studio.add(commands)
     return top
 
 
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter() - time.process_time()
     top = parser()
     options = top.parse_args(arguments)
+    if options.command == "studio":
+        return studio.run(options)
     combination = chosen(options, top)
 
     # Only now, so that help and refusals come without loading a model.

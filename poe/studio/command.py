@@ -1,0 +1,44 @@
+"""``python -m poe studio``: serve the page."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DESCRIPTION = """\
+A web page on this machine: choose experts, set their exponents with sliders, and watch their
+product being sampled, with what each expert says, the energy and the guarantee; download the draws.
+
+  python -m poe studio                     at http://127.0.0.1:8080, in the browser
+  python -m poe studio --port 9000 --no-browser
+
+Needs NiceGUI and matplotlib: pip install "product-of-experts[studio]"
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    studio = commands.add_parser(
+        "studio",
+        help="a web page: choose experts, and watch their product sampled",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    studio.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
+    studio.add_argument("--port", type=int, default=8080)
+    studio.add_argument("--no-browser", action="store_true", help="open no browser")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the page until interrupted. Raises ImportError with the remedy without NiceGUI."""
+    try:
+        from poe.studio.page import serve
+    except ImportError as error:
+        if error.name not in ("nicegui", "matplotlib"):
+            raise
+        raise ImportError(
+            f"python -m poe studio needs {error.name}: "
+            'pip install "product-of-experts[studio]"'
+        ) from error
+    serve(options.host, options.port, opens_browser=not options.no_browser)
+    return 0
