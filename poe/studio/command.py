@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
         if error.name not in ("nicegui", "matplotlib"):
             raise
         raise ImportError(
-            f"python -m poe studio needs {error.name}: "
-            'pip install "product-of-experts[studio]"'
+            f'python -m poe studio needs {error.name}: pip install "product-of-experts[studio]"'
         ) from error
     serve(options.host, options.port, opens_browser=not options.no_browser)
     return 0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 
 from nicegui import ui
 
-from poe.studio import digits
+from poe.studio import digits, words
 from poe.studio.draw import Settings
-from poe.studio.model import FAMILIES, PRESETS, formula
+from poe.studio.model import FAMILIES, PRESETS, Preset, formula
 from poe.studio.offer import Choice, Offer
 
 LARGEST_EXPONENT = 3.0
-DEFAULT_LABELS = {one.name: one.label for one in next(iter(PRESETS.values()))}
+FIRST = next(iter(PRESETS.values()))
+DEFAULT_LABELS = {one.name: one.label for one in FIRST.choices}
 CORRECTED, UNADJUSTED = "corrected", "unadjusted"
 
 
@@ -62,8 +63,8 @@ class Controls:
 
     def __init__(self) -> None:
         with ui.row().classes("presets"):
-            for name, choices in PRESETS.items():
-                ui.chip(name, on_click=lambda choices=choices: self.show(choices)).props(
+            for name, preset in PRESETS.items():
+                ui.chip(name, on_click=partial(self.show, preset)).props(
                     f'outline clickable dense data-testid="preset-{name}"'
                 )
         self.rows: dict[str, ExpertRow] = {}
@@ -76,13 +77,13 @@ class Controls:
             self.seed = ui.number("Seed", value=0, min=0, precision=0).props(
                 "dense outlined data-testid=seed"
             )
-            self.num_draws = ui.number("Draws of a chain", value=20, min=1, precision=0).props(
+            self.num_draws = ui.number("Draws", value=FIRST.num_draws, min=1, precision=0).props(
                 "dense outlined data-testid=num-draws"
             )
             self.sampler = ui.select([CORRECTED, UNADJUSTED], value=CORRECTED, label="Steps").props(
                 "dense outlined options-dense data-testid=sampler"
             )
-        self.show(next(iter(PRESETS.values())))
+        self.show(FIRST)
         for row in self.rows.values():
             row.box.on_value_change(self._on_choice)
             row.slider.on_value_change(self._write)
@@ -104,9 +105,10 @@ class Controls:
             is_corrected=self.sampler.value == CORRECTED,
         )
 
-    def show(self, choices: Iterable[Choice]) -> None:
-        """Choose exactly these."""
-        chosen = {one.name: one for one in choices}
+    def show(self, preset: Preset) -> None:
+        """Choose exactly that."""
+        chosen = {one.name: one for one in preset.choices}
+        self.num_draws.set_value(preset.num_draws)
         for name, row in self.rows.items():
             row.show(chosen.get(name))
         for name, one in chosen.items():  # after the prior followed the others
@@ -120,4 +122,5 @@ class Controls:
         self._write()
 
     def _write(self) -> None:
-        self.formula.set_text(f"p(x) \u221d {formula(self.choices)}" if self.choices else "")
+        text = words.typeset(formula(self.choices)) if self.choices else "nothing"
+        self.formula.set_text(f"p(x) \u221d {text}")

@@ -43,7 +43,7 @@ class Frame(NamedTuple):
     draws: poe.Draws | None = None
 
 
-def run(composition: Composition, settings: Settings = Settings()) -> Iterator[Frame]:
+def run(composition: Composition, settings: Settings) -> Iterator[Frame]:
     """The frames of a run: the way to a start, then draws. The same seed gives the same draws.
 
     A product that can be sampled exactly is. Whoever stops early has the first draws of the whole

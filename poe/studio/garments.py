@@ -26,8 +26,16 @@ def load() -> poe.Product:
 
 
 def factors(choices: Sequence[Choice]) -> dict[str, poe.Expert]:
-    """The Gaussian and the network, each to the exponent."""
+    """The Gaussian and the network, each to the exponent.
+
+    Raises ImproperError for a negative one.
+    """
     [one] = choices
+    if one.exponent < 0:
+        raise poe.ImproperError(
+            f"expected a positive exponent of {NAME}, the only expert on its space, got "
+            f"{one.exponent:g}: one over a density has infinite mass far from every garment"
+        )
     parts = zip(load().names, load().experts, strict=True)
     return {f"fashion {name}": expert**one.exponent for name, expert in parts}
 

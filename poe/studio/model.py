@@ -79,15 +79,25 @@ def _power(name: str, exponent: float) -> str:
     return name if exponent == 1 else f"{name}^{exponent:g}"
 
 
-PRESETS: dict[str, tuple[Choice, ...]] = {
-    "thick, right-slanted 7": (
-        Choice("digits-class", 1.0, "7"),
-        Choice("digits-slant", 1.0, "right"),
-        Choice("digits-thickness", 1.0, "thick"),
-        Choice("digits-prior", -2.0),
+class Preset(NamedTuple):
+    """Choices to begin with, and how many draws of a chain they are worth waiting for."""
+
+    choices: tuple[Choice, ...]
+    num_draws: int
+
+
+PRESETS = {
+    "thick, right-slanted 7": Preset(
+        (
+            Choice("digits-class", 1.0, "7"),
+            Choice("digits-slant", 1.0, "right"),
+            Choice("digits-thickness", 1.0, "thick"),
+            Choice("digits-prior", -2.0),
+        ),
+        20,
     ),
-    "ring AND bar": (Choice("ring"), Choice("bar")),
-    "ring AND NOT stain": (Choice("ring"), Choice("stain", -2.0)),
-    "garments": (Choice("fashion-energy"),),
+    "ring AND bar": Preset((Choice("ring"), Choice("bar")), 100),
+    "ring AND NOT stain": Preset((Choice("ring"), Choice("stain", -2.0)), 100),
+    "garments": Preset((Choice("fashion-energy"),), 50),
 }
-"""Choices to begin with; the first is what the page opens with."""
+"""By what they make; the page opens with the first."""

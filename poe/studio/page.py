@@ -9,7 +9,7 @@ import matplotlib as matplotlib  # a missing one shall be noticed before the pag
 from nicegui import run, ui
 
 import poe
-from poe.studio import draw, draws_file, words
+from poe.studio import draw, draws_file, pictures, words
 from poe.studio.controls import Controls
 from poe.studio.draw import Frame
 from poe.studio.model import Composition, compose
@@ -88,11 +88,16 @@ def serve(host: str, port: int, *, opens_browser: bool) -> None:
 
     def page() -> None:
         ui.add_css(STYLE)
+        ui.colors(primary=pictures.COLORS[0])
         studio = Studio()
-        ui.context.client.on_disconnect(studio.stop)
+        ui.context.client.on_delete(studio.stop)  # a short break of the connection is none
 
-    ui.run(page, host=host, port=port, title=TITLE, show=opens_browser, reload=False, favicon="\u220f")
+    ui.run(
+        page, host=host, port=port, title=TITLE, show=opens_browser, reload=False, favicon="\u220f"
+    )
 
 
 def _button(text: str, icon: str, action: object, name: str) -> ui.button:
-    return ui.button(text, icon=icon, on_click=action).props(f"no-caps unelevated data-testid={name}")
+    return ui.button(text, icon=icon, on_click=action).props(
+        f"no-caps no-wrap unelevated data-testid={name}"
+    )

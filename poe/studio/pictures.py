@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import poe
 from poe.studio.draw import Frame
@@ -23,8 +24,10 @@ INK, GREY, FAINT = "#1f2a37", "#5c6672", "#d5d9e0"
 COLORS = ("#2a5c99", "#b4552d", "#3d8a5f", "#8a5a9e", "#a8841c")
 """One for each expert of the product, in its order."""
 CELLS = 120
-GAP = 2
-"""Pixels between pictures."""
+ENLARGED = 8
+"""Times, so that pictures are smooth."""
+GAP = 6
+"""Around an enlarged picture, in its pixels."""
 
 
 def color(index: int) -> str:
@@ -45,7 +48,8 @@ def images(x: Tensor, low: float, high: float, colormap: str) -> Figure:
     figure, axis = _blank(5.2, 5.2)
     rows = math.isqrt(len(x))
     columns = -(-len(x) // rows)
-    padded = torch.nn.functional.pad(x, (GAP, GAP, GAP, GAP), value=torch.nan)
+    large = functional.interpolate(x[:, None], scale_factor=ENLARGED, mode="bilinear")[:, 0]
+    padded = functional.pad(large, (GAP, GAP, GAP, GAP), value=torch.nan)
     room = padded.new_full((rows * columns, *padded.shape[1:]), torch.nan)
     room[: len(x)] = padded
     sheet = room.unflatten(0, (rows, columns)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
@@ -65,15 +69,13 @@ def plane(product: poe.Product, frame: Frame) -> Figure:
     density = values.sum(-1)
     extent = (-HALF_WIDTH, HALF_WIDTH, -HALF_WIDTH, HALF_WIDTH)
     shades = LinearSegmentedColormap.from_list("ink", ["#ffffff", "#dfe7f0", "#9fb9d4"])
-    axis.imshow(
-        (density - density.max()).exp().numpy(), origin="lower", extent=extent, cmap=shades
-    )
+    axis.imshow((density - density.max()).exp().numpy(), origin="lower", extent=extent, cmap=shades)
     for index, one in enumerate(values.unbind(-1)):
         level = one.max().item() - 1.5
         if one.min().item() < level:
             axis.contour(
                 one.numpy(), levels=[level], extent=extent, colors=color(index), linewidths=1.4,
-                alpha=0.8,
+                linestyles="solid", alpha=0.8,
             )  # fmt: skip
     if frame.draws is not None:
         earlier = frame.draws.samples[:, -8:-1].flatten(0, 1)
@@ -85,7 +87,7 @@ def plane(product: poe.Product, frame: Frame) -> Figure:
 
 def trace(frame: Frame) -> Figure:
     """The energy of each chain, picture by picture on the way, then draw by draw."""
-    figure, axis = _axis(4.0, 1.75, left=0.17, bottom=0.24)
+    figure, axis = _axis(2.7, 1.5, left=0.15, bottom=0.26)
     energy, before = frame.energy, frame.num_before
     place = torch.arange(energy.shape[1])
     shown = energy[:40]
@@ -97,7 +99,6 @@ def trace(frame: Frame) -> Figure:
     axis.set_ylim(*_range(energy, before))
     axis.set_xlim(-0.3, max(8, energy.shape[1] - 1) + 0.3)
     axis.set_xlabel("on the way (grey), then draws" if before else "draws", fontsize=8, color=GREY)
-    axis.set_ylabel("energy", fontsize=8, color=GREY)
     return figure
 
 
@@ -114,7 +115,8 @@ def _range(energy: Tensor, before: int) -> tuple[float, float]:
 
 def contributions(names: Sequence[str], values: Tensor) -> Figure:
     """What each expert says of each chain, ``(chains, experts)``, less its mean; mean beside it."""
-    figure, axis = _axis(4.0, 0.55 + 0.42 * len(names), left=0.03, bottom=0.3 / len(names) + 0.1)
+    height = 0.5 + 0.36 * len(names)
+    figure, axis = _axis(2.7, height, left=0.02, bottom=0.42 / height)
     centred = values - values.mean(0)
     reach = max(centred[centred.isfinite()].abs().max().item(), 1e-6) * 1.1
     for row, name in enumerate(names):
@@ -136,7 +138,7 @@ def contributions(names: Sequence[str], values: Tensor) -> Figure:
 def data_url(figure: Figure) -> str:
     """The figure as a PNG that a page can hold."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=180)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

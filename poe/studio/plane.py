@@ -75,7 +75,7 @@ def factors(choices: Sequence[Choice]) -> dict[str, poe.Expert]:
 
 
 def recipe(product: poe.Product, choices: Sequence[Choice]) -> Recipe:
-    """Chains chosen from points all over the square, then moved on by Langevin steps."""
+    """Chains chosen from points all over the square, then moved on by Hamiltonian Monte Carlo."""
 
     def approach(generator: torch.Generator) -> Iterator[Approach]:
         pool = torch.rand(POOL, 2, generator=generator).mul_(2).sub_(1).mul_(HALF_WIDTH)
@@ -86,11 +86,11 @@ def recipe(product: poe.Product, choices: Sequence[Choice]) -> Recipe:
 
     return Recipe(
         approach,
-        corrected=poe.samplers.MALA(),
+        corrected=poe.samplers.HMC(num_steps=5),
         unadjusted=poe.samplers.ULA(0.05),
         num_chains=NUM_CHAINS,
         num_steps=0,
-        draws_a_frame=2,
+        draws_a_frame=10,
         warmup=60,
     )
 
@@ -112,7 +112,12 @@ def resample(
 
 def offers() -> tuple[Offer, ...]:
     """All of them."""
-    about = ("a ring around 0", "a long Gaussian, off centre", "four Gaussians", "the bar, on a broad background")
+    about = (
+        "a ring around 0",
+        "a long Gaussian, off centre",
+        "four Gaussians",
+        "the bar, on a broad background",
+    )
     return tuple(Offer(*parts) for parts in zip(BUILD, about, strict=True))
 
 

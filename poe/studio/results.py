@@ -11,6 +11,9 @@ from poe.studio import pictures, words
 from poe.studio.draw import Frame
 from poe.studio.model import Composition
 
+BLANK = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
+"""What stands where no picture is yet."""
+
 
 class Shown(NamedTuple):
     """The pictures of a frame, as URLs."""
@@ -48,12 +51,13 @@ class Results:
                     self.guarantee.props("data-testid=guarantee")
                     self.meaning = ui.label().props("data-testid=meaning")
                     self.facts = ui.label().classes("facts").props("data-testid=facts")
-                ui.label("What each expert says, a point a chain").classes("caption")
+                ui.label("Contribution of each expert").classes("caption")
                 self.contributions = _picture("contributions", "Contributions of the experts")
                 ui.label("Energy of each chain").classes("caption")
                 self.trace = _picture("trace", "The energy of each chain")
         self.doubts = ui.column().classes("doubts").props("data-testid=doubts")
         self.refusal.set_visibility(False)
+        self._say_guarantee(None)
 
     def clear(self) -> None:
         """Before a new run."""
@@ -96,7 +100,7 @@ class Results:
 
 def _picture(name: str, alternative: str) -> ui.element:
     image = ui.element("img").classes(f"picture {name}")
-    return image.props(f'data-testid={name} alt="{alternative}"')
+    return image.props(f'data-testid={name} alt="{alternative}" src="{BLANK}"')
 
 
 def _set_source(image: ui.element, source: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import poe
 
+RAISED = str.maketrans("0123456789.", "⁰¹²³⁴⁵⁶⁷⁸⁹·")
 MEANING = {
     "exact": "Independent draws of the product itself: there is nothing to converge.",
     "asymptotically exact": (
@@ -56,3 +59,12 @@ def title(error: poe.PoeError) -> str:
     if isinstance(error, poe.ImproperError):
         return "This product has infinite mass"
     return "This cannot be sampled"
+
+
+def typeset(formula: str) -> str:
+    """A formula with its exponents raised.
+
+    >>> typeset("ring · bar^0.5 / spots^2")
+    'ring · bar⁰·⁵ / spots²'
+    """
+    return re.sub(r"\^([\d.]+)", lambda found: found[1].translate(RAISED), formula)

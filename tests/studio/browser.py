@@ -74,9 +74,7 @@ class Browser:
         place = {"x": box[0] + across * box[2], "y": box[1] + box[3] / 2}
         self.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
     def type_into(self, name: str, text: str) -> None:
         """Replace what an input holds, key by key."""
