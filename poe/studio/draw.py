@@ -138,22 +138,17 @@ def joined(first: poe.Draws | None, then: poe.Draws) -> poe.Draws:
     if first is None:
         return then
     length, more = first.samples.shape[1], then.samples.shape[1]
-    parts = {
-        name: torch.cat([getattr(first, name), getattr(then, name)], 1)
-        for name in ("samples", "log_density")
-    }
-    counts = {
-        name: _sum(getattr(first, name), getattr(then, name))
-        for name in ("num_outside", "num_undefined", "num_divergent")
-    }
     rate = first.acceptance_rate
     if rate is not None and then.acceptance_rate is not None:
         rate = (length * rate + more * then.acceptance_rate) / (length + more)
     return replace(
         first,
-        **parts,
-        **counts,
+        samples=torch.cat([first.samples, then.samples], 1),
+        log_density=torch.cat([first.log_density, then.log_density], 1),
         acceptance_rate=rate,
+        num_outside=_sum(first.num_outside, then.num_outside),
+        num_undefined=_sum(first.num_undefined, then.num_undefined),
+        num_divergent=_sum(first.num_divergent, then.num_divergent),
         num_gradients=first.num_gradients + then.num_gradients,
         seconds=first.seconds + then.seconds,
         sampling_seconds=first.sampling_seconds + then.sampling_seconds,

@@ -9,6 +9,8 @@ import torch
 
 import experts
 import poe
+from poe.expert import experts_in
+from poe.properties import exact_sample
 from poe.studio.offer import Approach, Choice, Family, Offer, Recipe
 
 NAME = "fashion-energy"
@@ -36,7 +38,7 @@ def factors(choices: Sequence[Choice]) -> dict[str, poe.Expert]:
             f"expected a positive exponent of {NAME}, the only expert on its space, got "
             f"{one.exponent:g}: one over a density has infinite mass far from every garment"
         )
-    parts = zip(load().names, load().experts, strict=True)
+    parts = zip(load().names, experts_in(load().experts), strict=True)
     return {f"fashion {name}": expert**one.exponent for name, expert in parts}
 
 
@@ -46,7 +48,7 @@ def recipe(product: poe.Product, choices: Sequence[Choice]) -> Recipe:
     kernel = poe.samplers.MALA(step_size)
 
     def approach(generator: torch.Generator) -> Iterator[Approach]:
-        x = load().experts[0].sample(NUM_CHAINS, generator=generator)
+        x = exact_sample(experts_in(load().experts)[0], NUM_CHAINS, generator)
         yield Approach("draws of the Gaussian of the moments", x)
         for done in range(STEPS_A_FRAME, NUM_STEPS + 1, STEPS_A_FRAME):
             x = poe.advance(product, kernel, x, STEPS_A_FRAME, generator=generator).positions

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as matplotlib  # a missing one shall be noticed before the page is served
 from nicegui import run, ui
@@ -58,19 +59,22 @@ class Studio:
                 self.download_button.enable()
 
     async def _follow(self) -> None:
+        """The run, in another thread. What comes back is None where the server is being ended."""
         self.frame = None
         settings = self.controls.settings
-        self.composition = await run.io_bound(compose, self.controls.choices)
-        frames: Iterator[Frame] = draw.run(self.composition, settings)
-        while not self.is_stopping:
-            frame = await run.io_bound(next, frames, None)
-            if frame is None:
-                break
+        self.composition = composition = await run.io_bound(compose, self.controls.choices)
+        if composition is None:
+            return
+        frames: Iterator[Frame] = draw.run(composition, settings)
+        while not self.is_stopping and (frame := await run.io_bound(next, frames, None)):
+            shown = await run.io_bound(drawn, composition, frame)
+            if shown is None:
+                return
             self.frame = frame
-            self.results.show(await run.io_bound(drawn, self.composition, frame), frame)
+            self.results.show(shown, frame)
         if self.frame is not None and self.frame.draws is not None:
             said = await run.io_bound(words.doubts, self.frame.draws)
-            self.results.conclude(said, was_stopped=self.is_stopping)
+            self.results.conclude(said or (), was_stopped=self.is_stopping)
 
     def stop(self) -> None:
         """Leave off after the picture that is being made."""
@@ -97,7 +101,7 @@ def serve(host: str, port: int, *, opens_browser: bool) -> None:
     )
 
 
-def _button(text: str, icon: str, action: object, name: str) -> ui.button:
+def _button(text: str, icon: str, action: Callable[[], Any], name: str) -> ui.button:
     return ui.button(text, icon=icon, on_click=action).props(
         f"no-caps no-wrap unelevated data-testid={name}"
     )

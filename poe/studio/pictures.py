@@ -78,9 +78,10 @@ def plane(product: poe.Product, frame: Frame) -> Figure:
                 linestyles="solid", alpha=0.8,
             )  # fmt: skip
     if frame.draws is not None:
-        earlier = frame.draws.samples[:, -8:-1].flatten(0, 1)
-        axis.scatter(*earlier.T.numpy(), s=3, color=INK, alpha=0.25, linewidths=0)
-    axis.scatter(*frame.x.T.numpy(), s=13, color=INK, alpha=0.85, linewidths=0)
+        earlier = frame.draws.samples[:, -8:-1].flatten(0, 1).numpy()
+        axis.scatter(earlier[:, 0], earlier[:, 1], s=3, color=INK, alpha=0.25, linewidths=0)
+    x = frame.x.numpy()
+    axis.scatter(x[:, 0], x[:, 1], s=13, color=INK, alpha=0.85, linewidths=0)
     axis.set(xlim=(-HALF_WIDTH, HALF_WIDTH), ylim=(-HALF_WIDTH, HALF_WIDTH))
     return figure
 

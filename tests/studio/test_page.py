@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, Browser, chromium, find
 from safetensors import safe_open
+
+from tests.studio.browser import CHROMIUM, Browser, chromium, find
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install "product-of-experts[studio]"')
 pytest.importorskip("matplotlib")
