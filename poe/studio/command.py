@@ -30,13 +30,13 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve the page until interrupted. Raises ImportError with the remedy without NiceGUI."""
+    """Serve the page until interrupted. Exits with the remedy where an extra is missing."""
     try:
         from poe.studio.page import serve
     except ImportError as error:
         if error.name not in ("nicegui", "matplotlib"):
             raise
-        raise ImportError(
+        raise SystemExit(
             f'python -m poe studio needs {error.name}: pip install "product-of-experts[studio]"'
         ) from error
     serve(options.host, options.port, opens_browser=not options.no_browser)

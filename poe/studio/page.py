@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as matplotlib  # a missing one shall be noticed before the page is served
+import matplotlib as matplotlib  # that it is missing shall be noticed before the page is served
 from nicegui import run, ui
 
 import poe

@@ -64,6 +64,8 @@ class Results:
         self.refusal.set_visibility(False)
         self.doubts.clear()
         self._say_guarantee(None)
+        for name in Shown._fields:
+            _set_source(getattr(self, name), BLANK)
         self.words.set_text("loading the experts")
         self.bar.set_value(0.0)
 
