@@ -136,7 +136,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("the public names", ("poe",)),
     ("the models", ("experts",)),
-    ("the command line", ("poe.demo", "poe.cli", "poe.__main__")),
+    ("the command line", ("poe.demo", "poe.studio", "poe.cli", "poe.__main__")),
 )
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND_LINE = ("poe.cli", "poe.demo", "poe.__main__")
+COMMAND_LINE = ("poe.cli", "poe.demo", "poe.studio", "poe.__main__")
 # An operator builds what is defined above it, so it looks the class up when it is called.
 LAZY_UPWARD = {
     ("poe.expert", "poe.algebra"),

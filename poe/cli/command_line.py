@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from poe.cli import demo, experts, inspect, partition, ratio, sample
 from poe.cli.exit_code import MEANING, BadInput, ExitCode
 from poe.errors import PoeError
+from poe.studio import command as studio
 
 DESCRIPTION = """\
 Products of pretrained experts, written down in small TOML files: one table for each expert.
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (demo, sample, ratio, partition, inspect, experts):
+    for command in (demo, sample, ratio, partition, inspect, experts, studio):
         command.add(commands)
     return top
 

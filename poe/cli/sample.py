@@ -168,9 +168,10 @@ def require_folder(path: Path) -> None:
 
 def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
     """Every file that was asked for."""
-    from poe.cli import draws_file, picture
+    from poe.cli import picture
+    from poe.stored_draws import save_draws
 
     for path in outputs:
-        (picture if path.suffix == ".png" else draws_file).write(draws, path)
+        (picture.write if path.suffix == ".png" else save_draws)(draws, path)
         if not quiet:
             note("sample", f"wrote {path}")

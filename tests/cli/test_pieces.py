@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import poe
-from poe.cli import draws_file, picture
+from poe.cli import picture
 from poe.cli.exit_code import BadInput
 from poe.cli.named import classes, named
 from poe.cli.output import plain, table
@@ -117,22 +115,6 @@ def test_other_bad_files_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=words):
             read_rows(tmp_path / name, space, torch.float32)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_draws_as_a_file(weighted: bool, tmp_path: Path) -> None:
-    x = torch.arange(12.0).reshape(3, 2, 2).transpose(0, 1)  # not contiguous
-    weights = torch.zeros(2, 3) if weighted else None
-    draws = Draws(x, x.sum(-1), "biased", log_weights=weights, seed=4, choice="as given")
-    path = tmp_path / "x.safetensors"
-    draws_file.write(draws, path)
-    tensors = load_file(path)
-    assert set(tensors) == {"samples", "log_density"} | ({"log_weights"} if weighted else set())
-    assert torch.equal(tensors["samples"], x)
-    with safe_open(path, framework="pt") as file:
-        header = {name: json.loads(text) for name, text in file.metadata().items()}
-    assert header == {"guarantee": "biased", "seed": 4, "choice": "as given"}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 def test_a_grid_shows_draws_of_every_chain(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The web page behind ``python -m poe studio``: choose experts, and watch their product sampled."""
