@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from poe.cli import demo, experts, inspect, partition, ratio, sample
+from poe.cli import demo, experts, inspect, partition, ratio, sample, studio
 from poe.cli.exit_code import MEANING, BadInput, ExitCode
 from poe.errors import PoeError
-from poe.studio import command as studio
 
 DESCRIPTION = """\
 Products of pretrained experts, written down in small TOML files: one table for each expert.
