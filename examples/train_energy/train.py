@@ -48,13 +48,14 @@ STAGES = {
     "persistent": (
         Stage("mixing", 1400, 3e-4, reseeded=0.01),
         Stage("lasting", 2000, 1.5e-4, averaging=0.998, num_draws=128, num_steps=30),
-        Stage("persistent", 1000, 1e-4, num_draws=128, num_steps=30, reseeded=0.005),
+        Stage("returning", 1000, 1e-4, num_draws=128, num_steps=30, reseeded=0.005),
+        Stage("persistent", 1000, 1e-4, num_draws=128, num_steps=30, reseeded=0.002),
     ),
     "short": (Stage("short", 1500, 3e-4),),
 }
 """At first many chains begin anew, so that they do not lag behind the energy; then none, so that it
-is fitted to where chains are after tens of thousands of steps; at last a few, so that a chain from
-the start comes there too."""
+is fitted to where chains are after tens of thousands of steps; at last a few, and fewer, so that a
+chain from the start comes there too, and stays."""
 
 
 def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Chains | None:
