@@ -97,7 +97,7 @@ register(
 )
 register(
     Parts,
-    lambda p: {"kind": p.kind.__name__, "arguments": p.arguments()},
+    lambda p: {"kind": p.kind.__qualname__, "arguments": p.arguments()},  # zuko sets a __name__
     lambda f: Parts(KINDS[f["kind"]], f["arguments"]),
 )
 register(Feature, _attributes("bijection"), lambda f: Feature(**f))

@@ -59,7 +59,7 @@ _ALTERNATIVES = (
     ("probs", "logits"),
     ("covariance_matrix", "precision_matrix", "scale_tril"),
 )
-KINDS: dict[str, type] = {kind.__name__: kind for kind in _TRANSFORM_ARGUMENTS} | {
+KINDS: dict[str, type] = {kind.__qualname__: kind for kind in _TRANSFORM_ARGUMENTS} | {
     name: getattr(torch.distributions, name)
     for name in torch.distributions.__all__
     if isinstance(getattr(torch.distributions, name), type)

@@ -76,7 +76,7 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
 
 
 @pytest.mark.parametrize("per_chain", [False, True])
-@pytest.mark.parametrize("at", [7, 9, 11, 15, 19, 22, 26, 41, 48])
+@pytest.mark.parametrize("at", [9, 11, 13, 17, 21, 24, 28, 43, 50])
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_gives_the_same_bits(
     name: str, at: int, per_chain: bool, tmp_path: Path
@@ -134,7 +134,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
     target = Interrupted(None)
     again = _resume(tmp_path / "run", target=target)
     assert torch.equal(first.samples, again.samples)
-    assert target.calls < 5  # nothing was sampled anew
+    assert target.calls < 7  # nothing was sampled anew
 
 
 def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:

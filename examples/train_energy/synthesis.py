@@ -11,10 +11,10 @@ and jump"). The Frechet distance is to the 10,000 test rows, on features of a cl
 row of as many test pictures, with noise and jumped from in the same way. Energies that `train.py`
 has left in ``--work`` are set beside the shipped one.
 
-With 128 chains, after 100, 1,000 and 10,000 steps, the shipped energy has 181.0, 98.0 and 74.7, test
-rows 38.8: chains last, and are still getting better. One that was trained by short runs of 30 steps
-has 75.0 after these 30, 87.0 after 100, and 2,322 after 1,000, where its pictures are black and white
-stripes; it is a generator, and no density.
+With 128 chains, after 100, 1,000 and 10,000 steps, the shipped energy has 181.0, 98.0 and 74.7,
+test rows 38.8: chains last, and are still getting better. One that was trained by short runs of 30
+steps has 75.0 after these 30, 87.0 after 100, and 2,322 after 1,000, where its pictures are black
+and white stripes; it is a generator, and no density.
 """
 
 from __future__ import annotations

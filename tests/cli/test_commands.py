@@ -198,7 +198,7 @@ def test_interrupted_before_the_first_step(
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    kernel = ["--kernel", "HMC(num_steps=3)", "--num", "4000", "--warmup", "200", "--seed", "5"]
+    kernel = ["--kernel", "HMC(num_steps=3)", "--num", "24000", "--warmup", "200", "--seed", "5"]
     words = [sys.executable, "-m", "poe", "sample", NOT, *kernel, "--output", "x.safetensors"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
     with subprocess.Popen(words, cwd=tmp_path, **pipes) as process:

@@ -205,4 +205,7 @@ def test_corrected_kernels_refuse_an_estimated_trace() -> None:
 def test_without_normflows_the_command_is_given() -> None:
     code = "import sys; sys.modules['normflows'] = None; import experts.adapters.normflows"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'needs normflows: pip install "product-of-experts[normflows]"' in result.stderr
+    assert (
+        'expected normflows to be installed, got none: pip install "product-of-experts[normflows]"'
+        in result.stderr
+    )
