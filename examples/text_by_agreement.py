@@ -168,7 +168,7 @@ def weighted(name: str, draw: Callable[[], tuple[Tensor, Tensor, tuple[float, fl
     weights = normalized_weights(log_weights).reshape(-1).double()
     ess = 1 / float(weights.square().sum())
     seconds = time.perf_counter() - began
-    print(f"{name}: log Z {log_z[0]:.3f}, ESS {ess:.0f}, {seconds:.1f} s", file=sys.stderr)
+    print(f"{name}: ESS {ess:.0f}, {seconds:.1f} s", file=sys.stderr)
     return Row(name, x.flatten(0, -2), weights, log_z, ess, seconds)
 
 
