@@ -3,10 +3,10 @@
     python examples/train_energy/train.py persistent        # chains that go on: a density
     python examples/train_energy/train.py short             # short runs from noise: a generator
 
-The first takes some twenty minutes of two cores, the second a quarter of an hour of one. The
-shipped energy had two and a half times as many updates, as `--share 2.5` makes. A run that was
-stopped goes on from its checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there
-(`pip install "product-of-experts[tensorboard]"`).
+The first takes sixteen minutes of two cores, the second a quarter of an hour of one. The shipped
+energy had two and a half times as many updates, as `--share 2.5` makes. A run that was stopped goes
+on from its checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there (`pip install
+"product-of-experts[tensorboard]"`).
 """
 
 from __future__ import annotations
