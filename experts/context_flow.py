@@ -58,12 +58,21 @@ class ContextFlow(poe.Conditional):
         return self.flow._transform.inverse(noise, context=context)[0]
 
     def _contexts(self, condition: Tensor, count: int) -> Tensor:
-        if not condition.is_floating_point():
-            raise poe.DtypeError(
-                f"expected a context of floats, got {condition.dtype}; use condition.float(), or "
-                "one-hot vectors of labels"
-            )
-        return one_for_each(condition, count, self.condition_ndim)
+        return one_for_each(require_floats(condition), count, self.condition_ndim)
+
+
+def require_floats(context: Tensor) -> Tensor:
+    """The context of a flow, of any library. Raises ``poe.DtypeError`` for integers.
+
+    >>> require_floats(torch.ones(2))
+    tensor([1., 1.])
+    """
+    if context.is_floating_point():
+        return context
+    raise poe.DtypeError(
+        f"expected a context of floats, got {context.dtype}; use context.float(), or one-hot "
+        "vectors of labels"
+    )
 
 
 def _base_sample(

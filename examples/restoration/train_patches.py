@@ -19,6 +19,8 @@ from examples.restoration.pictures import random_patches, training_pictures
 SIDE = 8
 NUM_PATCHES = 150_000
 NUM_ITERATIONS = 20
+FAST = (10, 2000, 2)
+"""Components, patches and iterations of a run that only shows that it runs."""
 ROWS = 20_000
 """So many patches at once."""
 FLOOR = 0.4 / 255
@@ -107,8 +109,10 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=NUM_PATCHES)
     parser.add_argument("--iterations", type=int, default=NUM_ITERATIONS)
     parser.add_argument("--output", type=Path, default=Path("patches.pt"))
+    parser.add_argument("--fast", action="store_true", help="a tiny fit, to see that it runs")
     arguments = parser.parse_args()
-    mixture = train(arguments.components, arguments.patches, arguments.iterations)
+    sizes = arguments.components, arguments.patches, arguments.iterations
+    mixture = train(*(FAST if arguments.fast else sizes))
     torch.save(mixture._asdict(), arguments.output)
 
 

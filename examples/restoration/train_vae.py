@@ -82,8 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--output", type=Path, default=Path("vae.pt"))
+    parser.add_argument("--fast", action="store_true", help="20 updates, to see that it runs")
     arguments = parser.parse_args()
-    vae = train(arguments.steps, arguments.output)
+    vae = train(20 if arguments.fast else arguments.steps, arguments.output)
     g = torch.Generator().manual_seed(1)
     x = noised(held_out_digits(500), g)
     with torch.no_grad():

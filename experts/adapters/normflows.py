@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.optional import missing
+from experts.context_flow import require_floats
 from poe.algebra import mask_outside
 from poe.conditional import one_for_each
 from poe.deterministic import require_settled
@@ -151,7 +152,7 @@ class NormflowsContextFlow(poe.Conditional):
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         def of_rows(rows: Tensor) -> Tensor:
-            context = one_for_each(_require_floats(condition), len(rows), 1)
+            context = one_for_each(require_floats(condition), len(rows), 1)
             return self.flow.log_prob(rows, context=context)
 
         return _log_prob(self.space, x, of_rows)
@@ -161,7 +162,7 @@ class NormflowsContextFlow(poe.Conditional):
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Exact draws: ``(num_samples, *event)``."""
-        context = one_for_each(_require_floats(condition), num_samples, 1)
+        context = one_for_each(require_floats(condition), num_samples, 1)
         with borrowed(resolve(generator, condition.device)):
             return self.flow.sample(num_samples, context=context)[0]
 
@@ -257,15 +258,6 @@ def _is_exact(part: layers.Residual) -> bool:
     linear = (m for m in block.modules() if hasattr(m, "in_features"))
     return next((m.in_features for m in linear), None) == 2 and (
         block.brute_force or not block.training
-    )
-
-
-def _require_floats(context: Tensor) -> Tensor:
-    if context.is_floating_point():
-        return context
-    raise poe.DtypeError(
-        f"expected a context of floats, got {context.dtype}; use context.float(), or one-hot "
-        "vectors of labels"
     )
 
 

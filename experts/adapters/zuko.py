@@ -19,6 +19,7 @@ from torch.distributions import (
 
 import poe
 from experts.adapters.optional import missing
+from experts.context_flow import require_floats
 from poe.algebra import mask_outside
 from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
@@ -95,7 +96,7 @@ class ZukoConditional(poe.Conditional):
         self.flow = flow
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        return _log_prob(self.flow(_require_floats(condition)), self.space, x)
+        return _log_prob(self.flow(require_floats(condition)), self.space, x)
 
     @torch.no_grad()
     def sample(
@@ -104,7 +105,7 @@ class ZukoConditional(poe.Conditional):
         """Exact draws, ``(num_samples, *event)``, one for each context where these are a batch."""
         is_batch = condition.ndim > self.condition_ndim
         with borrowed(resolve(generator, condition.device)):
-            distribution = self.flow(_require_floats(condition))
+            distribution = self.flow(require_floats(condition))
             return distribution.sample() if is_batch else distribution.sample((num_samples,))
 
 
@@ -187,15 +188,6 @@ def _require_usable(flow: LazyDistribution) -> None:
             "(Hutchinson's), so its log-density is another number at every call: set "
             "flow.transform.exact = True, which needs no new training"
         )
-
-
-def _require_floats(context: Tensor) -> Tensor:
-    if context.is_floating_point():
-        return context
-    raise poe.DtypeError(
-        f"expected a context of floats, got {context.dtype}; use context.float(), or one-hot "
-        "vectors of labels"
-    )
 
 
 def _like(flow: nn.Module) -> Tensor:

@@ -186,7 +186,7 @@ def test_a_bound_context_flow_multiplies_and_is_sampled() -> None:
 
 def test_contexts_of_integers_or_without_dimensions_are_refused() -> None:
     conditional = poe.as_expert(CONTEXT_FLOWS["masked"])
-    with pytest.raises(poe.DtypeError, match=r"context of floats, got torch.int64; use condition"):
+    with pytest.raises(poe.DtypeError, match=r"context of floats, got torch.int64; use context"):
         conditional.given(torch.tensor([1, 0, 0]))(torch.zeros(2, 2))
     with pytest.raises(poe.ShapeError, match=r"condition of 1 dimensions, or a batch of such"):
         conditional.given(0.5)
