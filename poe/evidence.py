@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.expert import Expert, shared_space
+from poe.density.expert import Expert, shared_space
 from poe.normalize import Estimator, estimator_or_default
 from poe.partition import LogPartition
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
-from poe.expert import Expert, Tempered
 from poe.loop import Run
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard

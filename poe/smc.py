@@ -15,12 +15,13 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import Choice, choose_for_particles, is_batch
+from poe.density.capabilities import check_proper
+from poe.density.expert import Expert, shared_space
 from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.errors import PoeError, TrustWarning
 from poe.evaluation import without_constant
-from poe.expert import Expert, shared_space
 from poe.groups import (
     CONFIDENCE,
     log_mean,
@@ -30,7 +31,6 @@ from poe.groups import (
 )
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.start import broad_start, device_of, dtype_of

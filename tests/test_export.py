@@ -66,7 +66,7 @@ def test_xarray_holds_draws_statistics_and_contributions() -> None:
 
 def test_attributes_say_how_the_draws_came_about() -> None:
     found = exact(torch.tensor(0.5), "closed form")
-    facts = poe.export.attributes(
+    facts = poe.draws.export.attributes(
         poe.Draws(
             torch.zeros(2, 5, 1),
             torch.zeros(2, 5),

@@ -8,7 +8,7 @@ from typing import Any
 from poe.cli.exit_code import ExitCode
 from poe.cli.output import print_json
 from poe.draws import Draws
-from poe.summary import Summary
+from poe.draws.summary import Summary
 
 
 def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.enumeration import states
 from poe.errors import NonFiniteError, PoeError, ShapeError, TrustWarning
-from poe.expert import Expert
 from poe.plot.positions import Positions
 from poe.space import Count, Interval, Positive, Space
 from poe.start import device_of, dtype_of

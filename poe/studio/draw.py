@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.properties import can_sample_exactly, simplify
+from poe.density.capabilities import can_sample_exactly, simplify
 from poe.studio.model import Composition
 from poe.studio.offer import Recipe
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.export import component_names
-from poe.trust import chain_words, convergence_words, weight_words
-
-if TYPE_CHECKING:
-    from poe.draws import Draws
+from poe.draws.doubts import chain_words, convergence_words, weight_words
+from poe.draws.export import component_names
+from poe.draws.record import Record
 
 COLUMNS = {
     "mean": "9.3f",
@@ -24,7 +21,11 @@ COLUMNS = {
     "ess_tail": "10.0f",
     "r_hat": "7.3f",
 }
+
+
 WEIGHTED_COLUMNS = {name: COLUMNS[name] for name in ("mean", "sd", "mcse")}
+
+
 MAX_ROWS = 20
 
 
@@ -64,7 +65,7 @@ class Summary:
     __repr__ = __str__
 
 
-def summarize(draws: Draws) -> Summary:
+def summarize(draws: Record) -> Summary:
     """The summary of draws, weighted or not."""
     if draws.log_weights is not None:
         return _of_weighted(draws, draws.log_weights)
@@ -87,7 +88,7 @@ def summarize(draws: Draws) -> Summary:
     )
 
 
-def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
+def _of_weighted(draws: Record, log_weights: Tensor) -> Summary:
     moments = diagnostics.weighted_moments(draws.samples, log_weights)
     ess = diagnostics.kish_ess(log_weights)
     undefined = torch.full_like(moments.mean, torch.nan)
@@ -112,7 +113,7 @@ def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
 
 
-def _facts(draws: Draws) -> list[str]:
+def _facts(draws: Record) -> list[str]:
     chains, length = draws.samples.shape[:2]
     parts = [draws.guarantee, f"{chains} chains x {length} draws"]
     if draws.kernel is not None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from poe.diagnostics.weights import normalized_weights
-
-if TYPE_CHECKING:
-    from poe.draws import Draws
+from poe.draws.record import Record
 
 MAX_R_HAT = 1.01
+
+
 MIN_ESS = 400.0
 """The thresholds of Vehtari et al. 2021, section 4."""
+
+
 SHORT_CHAIN = 500
+
+
 SHORT_CHAIN_WORDS = (
     "They are short, which alone raises R-hat: draw more from each, or use a longer warm-up."
 )
+
+
 COLLAPSED = 0.05
 """Weights worth less than this fraction of the draws have collapsed onto few of them."""
 
 
-def chain_words(draws: Draws) -> list[str]:
+def chain_words(draws: Record) -> list[str]:
     """On what single chains did: not finite, divergent, stuck, still, far from the others."""
     words = []
     chains = len(draws.samples)
@@ -53,7 +57,7 @@ def chain_words(draws: Draws) -> list[str]:
     return words
 
 
-def convergence_words(draws: Draws, r_hat: Tensor, ess: Tensor) -> list[str]:
+def convergence_words(draws: Record, r_hat: Tensor, ess: Tensor) -> list[str]:
     """On R-hat and ESS of the components of unweighted draws."""
     if ess.isnan().all():
         return [

@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from poe import checkpoint
-from poe.draws import Draws
+from poe.draws.draws import Draws
 from poe.errors import PoeError, StorageError
 from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"
+
+
 VERSION = 1
 
 
