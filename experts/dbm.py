@@ -204,6 +204,8 @@ register(
     DBM,
     lambda d: {"weights": d.weights, "biases": d.biases},
     lambda f: DBM(f["weights"], f["biases"]),
+    name="experts.DBM",
+    formerly=("experts.dbm.DBM",),
 )
 
 

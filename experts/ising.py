@@ -271,6 +271,8 @@ register(
         "offset": m.offset,
     },
     _build,
+    name="experts.Ising",
+    formerly=("experts.ising.Ising",),
 )
 
 
