@@ -199,7 +199,12 @@ class PixelMixture(NoisyConditional):
         return x
 
 
-poe.io.register_module(PixelMixture, constructor_arguments)
+poe.io.register_module(
+    PixelMixture,
+    constructor_arguments,
+    name="experts.PixelMixture",
+    formerly=("experts.autoregressive.PixelMixture",),
+)
 
 
 def as_mixture(parameters: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor, Tensor]:

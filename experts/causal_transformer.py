@@ -157,4 +157,6 @@ register_module(
         "num_heads": m.num_heads,
         "num_layers": m.num_layers,
     },
+    name="experts.CausalTransformer",
+    formerly=("experts.causal_transformer.CausalTransformer",),
 )

@@ -109,4 +109,6 @@ register(
     Classifier,
     lambda c: {"net": c.net, "space": c.space},
     lambda f: Classifier(f["net"], f["space"]),
+    name="experts.Classifier",
+    formerly=("experts.classifier.Classifier",),
 )

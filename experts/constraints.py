@@ -200,11 +200,19 @@ def _(expert: Constraint) -> Sequence[nn.Module]:
     return [Feasible(expert)]
 
 
-register(Feasible, lambda t: {"constraint": t.constraint}, lambda f: Feasible(**f))
+register(
+    Feasible,
+    lambda t: {"constraint": t.constraint},
+    lambda f: Feasible(**f),
+    name="experts.graphs.Feasible",
+    formerly=("experts.constraints.Feasible",),
+)
 register(
     Constraint,
     lambda c: {"shape": tuple(c.space.event_shape), "allowed": c.allowed, "log_count": c.log_count},
     lambda f: Constraint(f["shape"], f["allowed"]).to(f["log_count"].dtype),
+    name="experts.Constraint",
+    formerly=("experts.constraints.Constraint",),
 )
 
 

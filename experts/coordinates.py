@@ -98,7 +98,17 @@ def _require_table(rows: Tensor) -> None:
         )
 
 
-register(Standardize, lambda s: {"loc": s.loc, "scale": s.scale}, lambda f: Standardize(**f))
 register(
-    NormalScores, lambda s: {"knots": s.knots, "scores": s.scores}, lambda f: NormalScores(**f)
+    Standardize,
+    lambda s: {"loc": s.loc, "scale": s.scale},
+    lambda f: Standardize(**f),
+    name="experts.tables.Standardize",
+    formerly=("experts.coordinates.Standardize",),
+)
+register(
+    NormalScores,
+    lambda s: {"knots": s.knots, "scores": s.scores},
+    lambda f: NormalScores(**f),
+    name="experts.tables.NormalScores",
+    formerly=("experts.coordinates.NormalScores",),
 )

@@ -213,6 +213,8 @@ register(
     DBM,
     lambda d: {"weights": d.weights, "biases": d.biases},
     lambda f: DBM(f["weights"], f["biases"]),
+    name="experts.DBM",
+    formerly=("experts.dbm.DBM",),
 )
 
 

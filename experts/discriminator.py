@@ -52,4 +52,6 @@ register(
     Discriminator,
     lambda expert: {"net": expert.net, "space": expert.space},
     lambda fields: Discriminator(**fields),
+    name="experts.Discriminator",
+    formerly=("experts.discriminator.Discriminator",),
 )

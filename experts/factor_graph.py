@@ -265,12 +265,26 @@ def _(expert: FactorGraph) -> Sequence[nn.Module]:
     return [] if expert.zero.is_meta else [WithinPrefix(expert)]
 
 
-register(WithinPrefix, lambda t: {"graph": t.graph}, lambda f: WithinPrefix(**f))
-register(Tables, lambda t: {"scopes": t.scopes, "values": t.values}, lambda f: Tables(**f))
+register(
+    WithinPrefix,
+    lambda t: {"graph": t.graph},
+    lambda f: WithinPrefix(**f),
+    name="experts.graphs.WithinPrefix",
+    formerly=("experts.factor_graph.WithinPrefix",),
+)
+register(
+    Tables,
+    lambda t: {"scopes": t.scopes, "values": t.values},
+    lambda f: Tables(**f),
+    name="experts.graphs.Tables",
+    formerly=("experts.factor_graph.Tables",),
+)
 register(
     FactorGraph,
     lambda g: {"space": g.space, "tables": list(g.tables)},
     lambda f: FactorGraph.from_tables(f["space"], [(t.scopes, t.values) for t in f["tables"]]),
+    name="experts.FactorGraph",
+    formerly=("experts.factor_graph.FactorGraph",),
 )
 
 

@@ -497,6 +497,8 @@ def _register(family: type[Samplable]) -> None:
         family,
         lambda member: {"natural": member.natural, "space": member.space},
         lambda fields: family.from_natural(fields["natural"], fields["space"]),
+        name=f"experts.{family.__name__}",
+        formerly=(f"experts.families.{family.__name__}",),
     )
 
 

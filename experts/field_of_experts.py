@@ -99,4 +99,6 @@ register(
         "shape": tuple(e.space.event_shape),
     },
     lambda f: FieldOfExperts(**f),
+    name="experts.FieldOfExperts",
+    formerly=("experts.field_of_experts.FieldOfExperts",),
 )

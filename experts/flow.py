@@ -284,4 +284,9 @@ class ImageFlow(NoisyConditional):
         return self.flow._transform.inverse(noise, context)[0]
 
 
-poe.io.register_module(ImageFlow, constructor_arguments)
+poe.io.register_module(
+    ImageFlow,
+    constructor_arguments,
+    name="experts.ImageFlow",
+    formerly=("experts.flow.ImageFlow",),
+)

@@ -151,7 +151,13 @@ def _build(fields: Fields) -> Gaussian:
     return gaussian
 
 
-register(Gaussian, lambda g: {"loc": g.loc, "scale": g.scale, "scale_tril": g.scale_tril}, _build)
+register(
+    Gaussian,
+    lambda g: {"loc": g.loc, "scale": g.scale, "scale_tril": g.scale_tril},
+    _build,
+    name="experts.Gaussian",
+    formerly=("experts.gaussian.Gaussian",),
+)
 
 
 def _combine_diagonal(

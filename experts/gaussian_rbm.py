@@ -135,4 +135,6 @@ register(
     GaussianRBM,
     lambda r: {"W": r.W, "b": r.b, "c": r.c, "scale": r.scale},
     lambda f: GaussianRBM(f["W"], f["b"], f["c"], scale=f["scale"]),
+    name="experts.GaussianRBM",
+    formerly=("experts.gaussian_rbm.GaussianRBM",),
 )

@@ -280,6 +280,8 @@ register(
         "offset": m.offset,
     },
     _build,
+    name="experts.Ising",
+    formerly=("experts.ising.Ising",),
 )
 
 

@@ -120,9 +120,13 @@ register(
     JEM,
     lambda jem: {"net": jem.classifier.net, "space": jem.space},
     lambda fields: JEM(**fields),
+    name="experts.JEM",
+    formerly=("experts.jem.JEM",),
 )
 register(
     JointLogit,
     lambda joint: {"classifier": joint.classifier},
     lambda fields: JointLogit(**fields),
+    name="experts.neural.JointLogit",
+    formerly=("experts.jem.JointLogit",),
 )

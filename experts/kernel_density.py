@@ -196,4 +196,6 @@ register(
         "weights": k.weights,
     },
     lambda f: KernelDensity(**f),
+    name="experts.KernelDensity",
+    formerly=("experts.kernel_density.KernelDensity",),
 )

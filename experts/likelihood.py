@@ -146,6 +146,8 @@ register(
     GaussianLikelihood,
     lambda e: {"operator": e.operator, "observed": e.observed, "scale": e.scale},
     lambda f: GaussianLikelihood(**f),
+    name="experts.GaussianLikelihood",
+    formerly=("experts.likelihood.GaussianLikelihood",),
 )
 register(
     SaltAndPepper,
@@ -156,6 +158,8 @@ register(
         "step": e.step,
     },
     lambda f: SaltAndPepper(**f),
+    name="experts.SaltAndPepper",
+    formerly=("experts.likelihood.SaltAndPepper",),
 )
 
 

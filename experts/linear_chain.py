@@ -204,4 +204,6 @@ register(
     LinearChain,
     lambda c: {"unary": c.unary, "pairs": c.pairs, "space": c.space},
     lambda f: LinearChain(**f),
+    name="experts.LinearChain",
+    formerly=("experts.linear_chain.LinearChain",),
 )

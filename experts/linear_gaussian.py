@@ -94,6 +94,8 @@ register(
     LinearGaussian,
     lambda c: {"weight": c.weight, "bias": c.bias, "scale": c.scale},
     lambda f: LinearGaussian(**f),
+    name="experts.LinearGaussian",
+    formerly=("experts.linear_gaussian.LinearGaussian",),
 )
 
 

@@ -265,23 +265,45 @@ class BlockMean(LinearOperator):
         return y.repeat_interleave(self.size, -1).repeat_interleave(self.size, -2)
 
 
-register(Identity, lambda a: {"shape": tuple(a.in_shape)}, lambda f: Identity(**f))
-register(Mask, lambda a: {"mask": a.mask}, lambda f: Mask(**f))
+register(
+    Identity,
+    lambda a: {"shape": tuple(a.in_shape)},
+    lambda f: Identity(**f),
+    name="experts.images.Identity",
+    formerly=("experts.linear_operator.Identity",),
+)
+register(
+    Mask,
+    lambda a: {"mask": a.mask},
+    lambda f: Mask(**f),
+    name="experts.images.Mask",
+    formerly=("experts.linear_operator.Mask",),
+)
 register(
     Window,
     lambda a: {"shape": tuple(a.in_shape), "part": tuple(a.out_shape), "corner": a.corner},
     lambda f: Window(**f),
+    name="experts.images.Window",
+    formerly=("experts.linear_operator.Window",),
 )
 register(
     FilterBank,
     lambda a: {"filters": a.filters, "shape": tuple(a.in_shape), "stride": a.stride},
     lambda f: FilterBank(**f),
+    name="experts.images.FilterBank",
+    formerly=("experts.linear_operator.FilterBank",),
 )
 register(
     Blur,
     lambda a: {"kernel": a.kernel, "shape": tuple(a.in_shape), "boundary": a.boundary},
     lambda f: Blur(**f),
+    name="experts.images.Blur",
+    formerly=("experts.linear_operator.Blur",),
 )
 register(
-    BlockMean, lambda a: {"shape": tuple(a.in_shape), "size": a.size}, lambda f: BlockMean(**f)
+    BlockMean,
+    lambda a: {"shape": tuple(a.in_shape), "size": a.size},
+    lambda f: BlockMean(**f),
+    name="experts.images.BlockMean",
+    formerly=("experts.linear_operator.BlockMean",),
 )

@@ -115,4 +115,9 @@ def _degrees(size: int, n: int) -> Tensor:
     return torch.arange(size) % max(1, n - 1) + min(1, n - 1)
 
 
-register_module(MADE, lambda m: {"shape": tuple(m.space.event_shape), "hidden": m.hidden})
+register_module(
+    MADE,
+    lambda m: {"shape": tuple(m.space.event_shape), "hidden": m.hidden},
+    name="experts.MADE",
+    formerly=("experts.made.MADE",),
+)

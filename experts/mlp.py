@@ -69,4 +69,9 @@ def reference(rows: Tensor, spread: float | None) -> Tensor:
     return rows.square().sum(-1) * (-0.5 / spread**2)
 
 
-poe.io.register_module(MultilayerPerceptron, ("shape", "hidden", "spread", "spectral_norm"))
+poe.io.register_module(
+    MultilayerPerceptron,
+    ("shape", "hidden", "spread", "spectral_norm"),
+    name="experts.neural.MultilayerPerceptron",
+    formerly=("experts.mlp.MultilayerPerceptron",),
+)

@@ -82,4 +82,9 @@ class NADE(Autoregressive):
         return f"{self.space}, hidden={self.W.shape[1]}"
 
 
-register_module(NADE, lambda m: {"shape": tuple(m.space.event_shape), "hidden": m.W.shape[1]})
+register_module(
+    NADE,
+    lambda m: {"shape": tuple(m.space.event_shape), "hidden": m.W.shape[1]},
+    name="experts.NADE",
+    formerly=("experts.nade.NADE",),
+)

@@ -127,5 +127,17 @@ def _settings(expert: Neighbours) -> Fields:
     return {name: getattr(expert, name) for name in names}
 
 
-register(Neighbours, _settings, lambda fields: Neighbours(**fields))
-register(RelativeNeighbours, _settings, lambda fields: RelativeNeighbours(**fields))
+register(
+    Neighbours,
+    _settings,
+    lambda fields: Neighbours(**fields),
+    name="experts.Neighbours",
+    formerly=("experts.neighbours.Neighbours",),
+)
+register(
+    RelativeNeighbours,
+    _settings,
+    lambda fields: RelativeNeighbours(**fields),
+    name="experts.RelativeNeighbours",
+    formerly=("experts.neighbours.RelativeNeighbours",),
+)

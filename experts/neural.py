@@ -182,9 +182,16 @@ class ReconstructionEnergy(NoisyConditional):
         return logits.log_softmax(-1)
 
 
-poe.io.register_module(ReconstructionEnergy, constructor_arguments)
+poe.io.register_module(
+    ReconstructionEnergy,
+    constructor_arguments,
+    name="experts.ReconstructionEnergy",
+    formerly=("experts.neural.ReconstructionEnergy",),
+)
 poe.io.register(
     NeuralEnergy,
     lambda expert: {"net": expert.net, "space": expert.space},
     lambda fields: NeuralEnergy(**fields),
+    name="experts.NeuralEnergy",
+    formerly=("experts.neural.NeuralEnergy",),
 )

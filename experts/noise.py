@@ -226,9 +226,13 @@ poe.io.register(
     DensityRatio,
     lambda ratio: {"conditional": ratio.conditional},
     lambda fields: DensityRatio(**fields),
+    name="experts.DensityRatio",
+    formerly=("experts.noise.DensityRatio",),
 )
 poe.io.register(
     NoisyGiven,
     lambda given: {"conditional": given.conditional, "condition": given.condition},
     lambda fields: NoisyGiven(**fields),
+    name="experts.noised.NoisyGiven",
+    formerly=("experts.noise.NoisyGiven",),
 )

@@ -87,4 +87,9 @@ class NoisyEnergy(NoisyConditional):
         return reference(scaled.flatten(1), 1.0) + g * total / noise_level
 
 
-poe.io.register_module(NoisyEnergy, constructor_arguments)
+poe.io.register_module(
+    NoisyEnergy,
+    constructor_arguments,
+    name="experts.NoisyEnergy",
+    formerly=("experts.noisy_energy.NoisyEnergy",),
+)

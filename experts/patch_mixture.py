@@ -152,6 +152,8 @@ register(
         "stride": e.bank.stride,
     },
     lambda f: PatchMixture(**f),
+    name="experts.PatchMixture",
+    formerly=("experts.patch_mixture.PatchMixture",),
 )
 
 

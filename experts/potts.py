@@ -145,4 +145,10 @@ def _build(fields: Fields) -> Potts:
     )
 
 
-register(Potts, lambda m: {"edges": m.edges, "couplings": m.couplings, "fields": m.fields}, _build)
+register(
+    Potts,
+    lambda m: {"edges": m.edges, "couplings": m.couplings, "fields": m.fields},
+    _build,
+    name="experts.Potts",
+    formerly=("experts.potts.Potts",),
+)

@@ -137,4 +137,6 @@ register(
     PottsRBM,
     lambda r: {"W": r.W, "b": r.b, "c": r.c},
     lambda f: PottsRBM(f["W"], f["b"], f["c"]),
+    name="experts.PottsRBM",
+    formerly=("experts.potts_rbm.PottsRBM",),
 )

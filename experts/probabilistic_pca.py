@@ -118,4 +118,6 @@ register(
     ProbabilisticPCA,
     lambda p: {"loc": p.loc, "loadings": p.loadings, "scale": p.scale},
     lambda f: ProbabilisticPCA(**f),
+    name="experts.ProbabilisticPCA",
+    formerly=("experts.probabilistic_pca.ProbabilisticPCA",),
 )

@@ -208,7 +208,13 @@ def _(expert: RBM) -> Conditionals:
     return Conditionals(edges, expert.W.shape[1], given)
 
 
-register(RBM, lambda r: {"W": r.W, "b": r.b, "c": r.c}, lambda f: RBM(f["W"], f["b"], f["c"]))
+register(
+    RBM,
+    lambda r: {"W": r.W, "b": r.b, "c": r.c},
+    lambda f: RBM(f["W"], f["b"], f["c"]),
+    name="experts.RBM",
+    formerly=("experts.rbm.RBM",),
+)
 
 
 def _smaller_layer(expert: RBM) -> RBM:

@@ -98,4 +98,9 @@ def require_halvable(shape: Sequence[int], times: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-poe.io.register_module(ResidualNetwork, ("shape", "channels", "blocks", "spread", "spectral_norm"))
+poe.io.register_module(
+    ResidualNetwork,
+    ("shape", "channels", "blocks", "spread", "spectral_norm"),
+    name="experts.neural.ResidualNetwork",
+    formerly=("experts.residual.ResidualNetwork",),
+)

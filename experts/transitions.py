@@ -163,4 +163,6 @@ register(
     Transitions,
     lambda t: {"start": t.start, "pairs": t.pairs, "end": t.end},
     lambda f: Transitions(**f),
+    name="experts.Transitions",
+    formerly=("experts.transitions.Transitions",),
 )

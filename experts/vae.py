@@ -242,9 +242,13 @@ register(
     GaussianDecoder,
     lambda d: {"net": d.net, "log_scale": d.log_scale, "shape": tuple(d.space.event_shape)},
     lambda f: GaussianDecoder(**f),
+    name="experts.GaussianDecoder",
+    formerly=("experts.vae.GaussianDecoder",),
 )
 register(
     VAE,
     lambda v: {"encoder": v.encoder, "decoder": v.decoder, "noises": v.noises},
     lambda f: VAE(**f),
+    name="experts.VAE",
+    formerly=("experts.vae.VAE",),
 )

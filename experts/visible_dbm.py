@@ -87,4 +87,6 @@ register(
     VisibleDBM,
     lambda v: {"dbm": v.dbm, "num_steps": v.num_steps},
     lambda f: VisibleDBM(f["dbm"], f["num_steps"]),
+    name="experts.VisibleDBM",
+    formerly=("experts.visible_dbm.VisibleDBM",),
 )

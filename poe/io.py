@@ -21,52 +21,146 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from poe import space as spaces
 from poe.errors import StorageError
 from poe.joint_space import Joint
-from poe.space import Space
+from poe.space import (
+    Binary,
+    Categorical,
+    Count,
+    Interval,
+    Positive,
+    PositiveDefinite,
+    Real,
+    Simplex,
+    Space,
+)
+from poe.space import Sequence as TokenSequence
 
 FORMAT = "product-of-experts"
-VERSION = 1
+FORMAT_VERSION = 2  # 1 named classes by the path of their module
 DESCRIPTION = "expert.json"
 
 Module = TypeVar("Module", bound=nn.Module)
 Fields = dict[str, Any]
-_SPACES = {
-    kind.__name__: kind
-    for kind in (*vars(spaces).values(), Joint)
-    if isinstance(kind, type) and issubclass(kind, Space) and not kind.__name__.startswith("_")
+_SPACES: dict[str, type[Space]] = {
+    "Binary": Binary,
+    "Categorical": Categorical,
+    "Count": Count,
+    "Interval": Interval,
+    "Joint": Joint,
+    "Positive": Positive,
+    "PositiveDefinite": PositiveDefinite,
+    "Real": Real,
+    "Sequence": TokenSequence,
+    "Simplex": Simplex,
 }
 
 
 class _Codec(NamedTuple):
     kind: type[nn.Module]
+    name: str
+    formerly: tuple[str, ...]
+    is_lasting: bool  # the name was given, and does not follow from where the class lies
     describe: Callable[[Any], Fields]
     build: Callable[[Fields], nn.Module]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a file may call it, beside the path of its class."""
+        return (self.name, *self.formerly)
 
-_codecs: dict[str, _Codec] = {}
+
+_codecs: dict[type[nn.Module], _Codec] = {}
+_by_name: dict[str, _Codec] = {}
 
 
 def register(
-    kind: type[Module], describe: Callable[[Module], Fields], build: Callable[[Fields], Module]
+    kind: type[Module],
+    describe: Callable[[Module], Fields],
+    build: Callable[[Fields], Module],
+    *,
+    name: str | None = None,
+    formerly: Sequence[str] = (),
 ) -> None:
-    """Let instances of `kind` (exactly, no subclasses) be saved and loaded.
+    """Let instances of ``kind`` (exactly, no subclasses) be saved and loaded.
 
-    `describe(module)` returns named fields: numbers, strings, None, tensors, spaces, registered
-    modules, and lists, tuples or dicts of these; `build(fields)` makes the module again. Loading
-    needs the same registration, so do it where the class is defined.
+    Loading needs the same registration, so do it where the class is defined. A class that is
+    registered again keeps its names, unless others are given.
+
+    Args:
+        kind: The class.
+        describe: Named fields of an instance: numbers, strings, None, tensors, spaces, registered
+            modules, and lists, tuples or dicts of these.
+        build: Makes the instance again from its fields.
+        name: What files call the class, for good: where its users find it, like "experts.RBM".
+            Without one it is the path of the class, ``module.qualname``, so that the class cannot
+            be moved before it has a name.
+        formerly: What older files may call it: its paths and names of before. Its present path
+            need not be listed.
+
+    Raises:
+        StorageError: Where a name is that of another class.
+
+    >>> class Constant(nn.Module):
+    ...     def __init__(self, value):
+    ...         super().__init__()
+    ...         self.value = value
+    >>> register(
+    ...     Constant, lambda c: {"value": c.value}, lambda fields: Constant(**fields),
+    ...     name="mine.Constant", formerly=["mine.old_module.Constant"],
+    ... )
     """
-    _codecs[_name_of(kind)] = _Codec(kind, describe, build)
+    known = _codecs.get(kind)
+    if name is None and known is not None:
+        codec = known._replace(describe=describe, build=build)
+    else:
+        path = _path_of(kind)
+        codec = _Codec(kind, name or path, tuple(formerly), name is not None, describe, build)
+    for each in codec.names:
+        _require_free(each, kind)
+    if (redefined := _by_name.get(codec.name)) is not None:
+        _codecs.pop(redefined.kind, None)
+    _codecs[kind] = codec
+    _by_name.update(dict.fromkeys(codec.names, codec))
+    _by_name.setdefault(_path_of(kind), codec)
+
+
+def _require_free(name: str, kind: type[nn.Module]) -> None:
+    """A name is free that nobody has, or the class itself, or one that this one redefines."""
+    taken = _by_name.get(name)
+    if taken is not None and _path_of(taken.kind) != _path_of(kind):
+        raise StorageError(
+            f"expected a name of its own for {_path_of(kind)}, got {name!r}, by which "
+            f"{_path_of(taken.kind)} is saved: give another by poe.io.register(..., name=...)"
+        )
 
 
 def register_module(
-    kind: type[Module], arguments: Sequence[str] | Callable[[Module], Fields] = ()
+    kind: type[Module],
+    arguments: Sequence[str] | Callable[[Module], Fields] = (),
+    *,
+    name: str | None = None,
+    formerly: Sequence[str] = (),
 ) -> None:
     """Let a network class be saved: its constructor's arguments, and all its tensors by name.
 
-    `arguments` are the attributes that the constructor takes under the same names, or a function
-    that returns them. Non-persistent buffers are left to the constructor.
+    Non-persistent buffers are left to the constructor.
+
+    Args:
+        kind: The class.
+        arguments: The attributes that the constructor takes under the same names, or a function
+            that returns them.
+        name: As of `register`.
+        formerly: As of `register`.
+
+    Raises:
+        StorageError: As `register`.
+
+    >>> class Shift(nn.Module):
+    ...     def __init__(self, size):
+    ...         super().__init__()
+    ...         self.size, self.by = size, nn.Parameter(torch.zeros(size))
+    >>> register_module(Shift, ["size"], name="mine.Shift")
     """
 
     def describe(module: Module) -> Fields:
@@ -78,7 +172,7 @@ def register_module(
         _assign_tensors(module, fields["tensors"])
         return module
 
-    register(kind, describe, build)
+    register(kind, describe, build, name=name, formerly=formerly)
 
 
 def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -98,7 +192,7 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     digest = hashlib.sha256(weights).hexdigest()
     description = {
         "format": FORMAT,
-        "version": VERSION,
+        "format_version": FORMAT_VERSION,
         "weights": _weights_name(digest),
         "weights_sha256": digest,
         "in_training": [name for name, part in _parts(expert) if part.training],
@@ -155,10 +249,7 @@ class _Encoder:
         if isinstance(value, dict):
             return {"$": "dict", "items": {str(k): self.encode(v) for k, v in value.items()}}
         if isinstance(value, Space):
-            fields = {
-                f.name: self.encode(getattr(value, f.name)) for f in dataclasses.fields(value)
-            }
-            return {"$": "space", "kind": type(value).__name__, "fields": fields}
+            return self._encode_space(value)
         return self._encode_shared(value)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -167,6 +258,17 @@ class _Encoder:
             for i, tensor in enumerate(self._tensors)
         }
 
+    def _encode_space(self, space: Space) -> Any:
+        name = type(space).__name__
+        if _SPACES.get(name) is not type(space):
+            raise StorageError(
+                f"cannot save the space {_path_of(type(space))}: expected one of "
+                f"{', '.join(_SPACES)}"
+            )
+        fields = dataclasses.fields(space)
+        told = {field.name: self.encode(getattr(space, field.name)) for field in fields}
+        return {"$": "space", "kind": name, "fields": told}
+
     def _encode_shared(self, value: object) -> Any:
         if id(value) in self._seen:
             return {"$": "same", "as": self._seen[id(value)][1]}
@@ -174,14 +276,14 @@ class _Encoder:
         self._seen[id(value)] = (value, number)
         if isinstance(value, Tensor):
             return self._encode_tensor(value, number)
-        codec = _codecs.get(_name_of(type(value)))
-        if codec is None or codec.kind is not type(value):
+        codec = _codecs.get(type(value)) if isinstance(value, nn.Module) else None
+        if codec is None:
             raise StorageError(
-                f"cannot save {_name_of(type(value))}: it is not registered; use "
+                f"cannot save {_path_of(type(value))}: it is not registered; use "
                 "poe.io.register(YourClass, describe, build), and a module instead of a function"
             )
         fields = {key: self.encode(field) for key, field in codec.describe(value).items()}
-        return {"$": "module", "kind": _name_of(type(value)), "id": number, "fields": fields}
+        return {"$": "module", "kind": codec.name, "id": number, "fields": fields}
 
     def _encode_tensor(self, tensor: Tensor, number: int) -> Any:
         if tensor.is_meta:
@@ -229,11 +331,11 @@ class _Decoder:
             return self._tensors[node["key"]].requires_grad_(node["learned"])
         if node["$"] != "module":
             raise StorageError(f"the file holds an unknown node {node['$']!r}")
-        codec = _codecs.get(node["kind"])
+        codec = _by_name.get(node["kind"])
         if codec is None:
             raise StorageError(
                 f"the file holds a {node['kind']}, which is not registered here; import the "
-                "package that defines it before loading (for example `import experts`)"
+                f"package that defines it before loading ({_package_of(node['kind'])})"
             )
         return codec.build({key: self.decode(field) for key, field in node["fields"].items()})
 
@@ -249,10 +351,11 @@ def _read_description(folder: Path) -> Fields:
         raise StorageError(f"{folder / DESCRIPTION} is truncated or damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{folder / DESCRIPTION} is not a saved expert of this package")
-    if description.get("version") != VERSION:
+    version = description.get("format_version", description.get("version"))
+    if version not in range(1, FORMAT_VERSION + 1):
         raise StorageError(
-            f"expected format version {VERSION}, got {description.get('version')}; "
-            "load it with the version of this package that saved it"
+            f"expected {folder / DESCRIPTION} of format_version {FORMAT_VERSION} or before, got "
+            f"{version}: load it with the version of this package that saved it, or a newer one"
         )
     stated = description.pop("sha256", None)
     if stated != _digest(description):
@@ -303,8 +406,14 @@ def _weights_name(digest: str) -> str:
     return f"weights-{digest[:16]}.safetensors"
 
 
-def _name_of(kind: type) -> str:
+def _path_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _package_of(name: str) -> str:
+    """What to import for a class of that name, as far as the name says."""
+    package = name.rpartition(".")[0]
+    return f"`import {package}`" if package else "`import experts`, for example"
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -271,7 +271,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another format": (lambda f: (f / DESCRIPTION).write_text("{}"), "is not a saved expert"),
     "a list": (lambda f: (f / DESCRIPTION).write_text("[]"), "is not a saved expert"),
-    "newer version": (lambda f: edit(f, lambda d: d.update(version=2)), "format version 1, got 2"),
+    "newer version": (
+        lambda f: edit(f, lambda d: d.update(format_version=3)),
+        "version 2 or before, got 3",
+    ),
     "tree altered": (
         lambda f: edit(f, lambda d: d.update(tree=None)),
         "altered after it was saved",

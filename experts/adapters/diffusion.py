@@ -191,4 +191,6 @@ register(
         "num_nodes": len(model.nodes),
     },
     lambda fields: ScoreModel(**fields),
+    name="experts.noised.ScoreModel",
+    formerly=("experts.adapters.diffusion.ScoreModel",),
 )

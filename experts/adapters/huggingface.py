@@ -333,4 +333,9 @@ def _build(fields: dict[str, Any]) -> LanguageModel:
     return LanguageModel(model.eval(), fields["vocabulary"], fields["length"], prompt=prompt)
 
 
-register(LanguageModel, _describe, _build)
+register(
+    LanguageModel,
+    _describe,
+    _build,
+    name="experts.adapters.huggingface.LanguageModel",
+)

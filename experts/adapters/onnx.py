@@ -255,6 +255,7 @@ register(
     lambda fields: OnnxNetwork(
         _bytes(fields["model"]), output=fields["output"], event_shape=fields["event_shape"]
     ),
+    name="experts.adapters.onnx.OnnxNetwork",
 )
 register(
     OnnxClassifier,
@@ -272,4 +273,5 @@ register(
         output=fields["output"],
         probabilities=fields["probabilities"],
     ),
+    name="experts.adapters.onnx.OnnxClassifier",
 )

@@ -269,11 +269,24 @@ BASES: dict[str, Callable[..., poe.Expert]] = {
     "Uniform": _uniform,
 }
 
-register_module(Affine, ("shift", "scale"))
-register_module(Permutation, ("order",))
-register_module(SplineCoupling, ("sizes", "moved", "num_bins", "bound"))
+register_module(
+    Affine,
+    ("shift", "scale"),
+    name="experts.adapters.pzflow.Affine",
+)
+register_module(
+    Permutation,
+    ("order",),
+    name="experts.adapters.pzflow.Permutation",
+)
+register_module(
+    SplineCoupling,
+    ("sizes", "moved", "num_bins", "bound"),
+    name="experts.adapters.pzflow.SplineCoupling",
+)
 register(
     TableFlow,
     lambda flow: {"columns": flow.columns, "base": flow.base, "layers": list(flow.layers)},
     lambda fields: TableFlow(**fields),
+    name="experts.adapters.pzflow.TableFlow",
 )

@@ -231,9 +231,13 @@ register(
     lambda f: Automaton(f["transitions"], f["classes"], f["log_accept"] == 0, f["length"]).to(
         f["log_accept"].dtype
     ),
+    name="experts.language.Automaton",
+    formerly=("experts.language.automaton.Automaton",),
 )
 register(
     Ahead,
     lambda t: {"automaton": t.automaton, "log_value": t.log_value},
     lambda f: Ahead(**f),
+    name="experts.language.Ahead",
+    formerly=("experts.language.automaton.Ahead",),
 )

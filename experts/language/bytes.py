@@ -184,4 +184,6 @@ register(
         "num_ways": m.num_ways,
     },
     lambda f: OverBytes(f["model"], f["vocabulary"], f["length"], num_ways=f["num_ways"]),
+    name="experts.language.OverBytes",
+    formerly=("experts.language.bytes.OverBytes",),
 )

@@ -122,4 +122,6 @@ register(
     lambda m: {"net": m.net, "vocabulary": m.vocabulary, "length": m.space.length},
     # A module is built in training mode; poe.load puts it back in the one it was saved in.
     lambda f: NextToken(f["net"].eval(), f["vocabulary"], f["length"]),
+    name="experts.language.NextToken",
+    formerly=("experts.language.next_token.NextToken",),
 )

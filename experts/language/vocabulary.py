@@ -114,4 +114,6 @@ register(
     lambda f: Vocabulary(
         [token.encode("latin-1") for token in f["tokens"]], ends=f["ends"], padding=f["padding"]
     ).to(f["only_padding"].dtype),
+    name="experts.language.Vocabulary",
+    formerly=("experts.language.vocabulary.Vocabulary",),
 )

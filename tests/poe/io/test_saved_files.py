@@ -1,0 +1,130 @@
+"""What an earlier version saved is read for good: tests/fixtures/saved/v1, before any move."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import experts
+import poe
+from poe.io import _codecs
+
+ADAPTERS = {
+    "languagemodel": "huggingface",
+    "onnxclassifier": "onnx",
+    "onnxnetwork": "onnx",
+    "scoremodel": "diffusion",
+    "tableflow": "pzflow",
+}
+SAVED = next(p for p in Path(__file__).parents if p.name == "tests") / "fixtures" / "saved" / "v1"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((SAVED / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _networks_of_a_users_own() -> ModuleType:
+    """The module that stands for a user's, under the name that it had then."""
+    name = "saved_networks"
+    spec = importlib.util.spec_from_file_location(name, SAVED.parents[1] / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def loaded(folder: str) -> Any:
+    """The expert, once its adapter is imported; skips where that needs a library that is not."""
+    if folder == "languagemodel":
+        pytest.importorskip("transformers")
+    if folder.startswith("onnx"):
+        pytest.importorskip("onnxruntime")
+    if folder in ADAPTERS:
+        importlib.import_module(f"experts.adapters.{ADAPTERS[folder]}")
+    return poe.load(SAVED / folder)
+
+
+@torch.no_grad()
+def log_density(saved: Any, x: Tensor) -> Tensor:
+    """In double precision; what is no expert itself stands for one."""
+    if isinstance(saved, experts.Transitions):
+        saved = saved.of_length(x.shape[1])
+    if isinstance(saved, nn.ModuleList):
+        saved = poe.Product(*saved)
+    return saved.double()(x.double() if x.is_floating_point() else x)
+
+
+def test_every_folder_has_its_log_densities() -> None:
+    assert EXPECTED.keys() == {path.name for path in SAVED.iterdir() if path.is_dir()}
+    assert {told["precision"] for told in EXPECTED.values()} == {"float64"}
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_a_saved_expert_says_what_it_said(folder: str) -> None:
+    told = EXPECTED[folder]
+    x = torch.tensor(told["x"], dtype=getattr(torch, told["dtype"]))
+    expected = torch.tensor([float(value) for value in told["log_density"]], dtype=torch.float64)
+    # onnxruntime computes in single precision, whatever it is given.
+    rtol = 1e-5 if folder.startswith("onnx") else 1e-10
+    torch.testing.assert_close(log_density(loaded(folder), x), expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("folder", ["product", "nexttoken", "languagemodel", "everything"])
+def test_saved_again_it_is_the_same_under_lasting_names(folder: str, tmp_path: Path) -> None:
+    poe.save(loaded(folder), tmp_path)
+    description = json.loads((tmp_path / "expert.json").read_text())
+    assert description["format_version"] == 2
+    assert kinds(description["tree"]).isdisjoint(kinds(tree_of(folder)) - own_names())
+    again, x = poe.load(tmp_path), torch.tensor(EXPECTED[folder]["x"])
+    x = x.to(getattr(torch, EXPECTED[folder]["dtype"]))
+    assert torch.equal(log_density(again, x), log_density(loaded(folder), x))
+
+
+def test_every_path_of_before_is_listed_where_its_class_is_registered() -> None:
+    """So that it is read wherever the class lies, and not because it lies there still."""
+    for folder in EXPECTED:
+        loaded(folder)
+    told = set().union(*(kinds(tree_of(folder)) for folder in EXPECTED))
+    listed = set().union(*(codec.names for codec in _codecs.values()))
+    assert sorted(told - listed) == []
+
+
+def own_names() -> set[str]:
+    """Names that files had already and that last."""
+    return {codec.name for codec in _codecs.values()}
+
+
+def tree_of(folder: str) -> Any:
+    return json.loads((SAVED / folder / "expert.json").read_text())["tree"]
+
+
+def kinds(node: Any) -> set[str]:
+    """The names of all classes in a tree."""
+    if isinstance(node, list):
+        return set().union(*map(kinds, node))
+    if not isinstance(node, dict):
+        return set()
+    own = {node["kind"]} if node.get("$") == "module" else set()
+    return own.union(*map(kinds, node.values()))
+
+
+@pytest.mark.parametrize("name", ["draws", "particles"])
+def test_saved_draws_are_what_they_were(name: str) -> None:
+    told = json.loads((SAVED / "expected_draws.json").read_text())[name]
+    draws = poe.load_draws(SAVED / f"{name}.safetensors")
+    assert list(draws.samples.shape) == told["shape"]
+    assert draws.samples.double().sum().item() == float(told["sum"])
+    assert draws.log_density.double().sum().item() == float(told["log_density"])
+    assert repr(draws.kernel) == told["kernel"]
+    assert draws.guarantee == told["guarantee"]
+    assert list(draws.remarks) == told["remarks"]
+    found = draws.log_partition and repr(draws.log_partition.value.double().item())
+    assert found == told["log_partition"]
