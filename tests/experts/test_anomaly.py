@@ -10,14 +10,53 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import poe
-from experts.anomaly import ProductDetector
+from experts.anomaly import ProductDetector, _half_whitening, _mixture
 
 
 def _rows(n: int = 120, d: int = 3, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def _two_clusters() -> list[NDArray[np.float64]]:
+    """Ninety rows and ten, far apart, of correlated columns whose scales differ by a hundred."""
+    mix = np.array([[1.0, 0.0, 0.0], [5.0, 3.0, 0.0], [-20.0, 40.0, 100.0]])
+    many, few = _rows(90) @ mix.T, _rows(10, seed=1) @ (0.5 * mix[::-1]).T
+    return [many, few + 2000.0]
+
+
+def _floored(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ledoit_wolf(rows)[0] + 1e-6 * np.eye(rows.shape[1])
+
+
+def test_half_whitening_divides_by_the_square_root_of_standard_deviations() -> None:
+    """W of S = V Λ V' has W'W = S^(-1/2), and what it makes has the covariance Λ^(1/2)."""
+    rows = _two_clusters()[0]
+    W = _half_whitening(torch.tensor(rows)).weight.numpy()
+    variances, axes = np.linalg.eigh(_floored(rows))
+    root = axes @ np.diag(variances**-0.5) @ axes.T
+    np.testing.assert_allclose(W.T @ W, root, rtol=1e-9, atol=0)
+    made = W @ _floored(rows) @ W.T
+    np.testing.assert_allclose(made, np.diag(variances**0.5), rtol=0, atol=1e-9 * made.max())
+    assert variances.max() > 50 * variances.min()  # else half is as good as full
+
+
+def test_clusters_weigh_as_many_rows_as_they_have_and_lean_on_the_pooled_covariance() -> None:
+    """(n_c C_c + ν S) / (n_c + ν), S that within both clusters and ν = d + 2 = 5."""
+    clusters = _two_clusters()
+    mixture = _mixture(torch.tensor(np.vstack(clusters)), 2, np.random.RandomState(0))
+    place = mixture.weights.argsort(descending=True)
+    np.testing.assert_allclose(mixture.weights[place], [0.9, 0.1], rtol=1e-12)
+    centred = [cluster - cluster.mean(0) for cluster in clusters]
+    pooled = _floored(np.vstack(centred))
+    for index, cluster, c in zip(place.tolist(), clusters, centred, strict=True):
+        gaussian = list(mixture.experts)[index]
+        expected = (c.T @ c + 5 * pooled) / (len(c) + 5)
+        np.testing.assert_allclose(gaussian.loc, cluster.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(gaussian.covariance, expected, rtol=1e-9, atol=1e-6)
 
 
 @parametrize_with_checks([ProductDetector()])

@@ -239,15 +239,41 @@ def test_pretraining_refuses_too(data: Tensor, sizes: tuple[int, ...], words: st
         pretrain_dbm(data, sizes, progress=False)
 
 
-@pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)])
+@pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)], ids=["RBM", "DBM"])
+def test_a_new_layer_takes_from_the_bias_below_what_it_says_of_each_unit_alone(
+    below: RBM | DBM,
+) -> None:
+    """W/2 + W²/8 of each weight; whatever else there was, and the new biases, are as they were."""
+    grown = grow_dbm(below, 5, generator=seeded())
+    before = below if isinstance(below, DBM) else DBM([below.W], [below.b, below.c])
+    new = grown.weights[-1]
+    added = (new / 2 + new.square() / 8).sum(1)
+    torch.testing.assert_close(grown.biases[-2], before.biases[-1] - added, rtol=0, atol=1e-14)
+    assert (new.square() / 8).sum(1).min() > 1e-10  # far more than the tolerance
+    kept = [*grown.weights[:-1], *grown.biases[:-2]]
+    assert all(map(torch.equal, kept, [*before.weights, *before.biases[:-1]]))
+    assert not grown.biases[-1].any()
+    assert grown.layer_sizes == [*before.layer_sizes, 5]
+    with pytest.raises(poe.PoeError, match="at least one new unit"):
+        grow_dbm(below, 0)
+
+
+@pytest.mark.parametrize("below", [dbm(6, 4).as_rbm(), dbm(6, 4, 3)], ids=["RBM", "DBM"])
 def test_a_new_layer_hardly_changes_the_density(below: RBM | DBM) -> None:
-    """Its units add log 2 each; of its weights no more is left than the square times ¼."""
+    """Its five units add log 2 each, and of their weights what no bias can take back.
+
+    log(1 + exp(a)) = log 2 + a/2 + a²/8 + O(a⁴) with a = W'h, of which the bias takes the part of
+    each unit of h alone. Left are the products hᵢhₖWᵢⱼWₖⱼ/4 of two units: in sum over the new units
+    between the least and the largest sum of any subset of them.
+    """
     grown = grow_dbm(below, 5, generator=seeded())
     x = states(poe.Binary(6)).double()
     before = below if isinstance(below, DBM) else DBM([below.W], [below.b, below.c])
     old, new = (poe.log_density_bounds(VisibleDBM(e), x).lower for e in (before, grown))
-    added = new - old
-    torch.testing.assert_close(added, added.mean().expand_as(added), rtol=0, atol=0.05)
-    assert grown.layer_sizes == [*before.layer_sizes, 5]
-    with pytest.raises(poe.PoeError, match="at least one new unit"):
-        grow_dbm(below, 0)
+    W, h = grown.weights[-1], states(poe.Binary(before.layer_sizes[-1])).double()
+    pairs = ((h @ W).square() - h @ W.square()).sum(1) / 8
+    quartic = W.abs().sum(0).pow(4).sum().item() / 192
+    added = new - old - 5 * torch.tensor(2.0).log()
+    assert added.min() > pairs.min() - quartic - 1e-8
+    assert added.max() < pairs.max() + quartic + 1e-8
+    assert pairs.max() - pairs.min() < 1e-3

@@ -56,6 +56,7 @@ def test_salt_and_pepper_knows_what_was_kept() -> None:
     assert kept[0] == 1
     assert abs(kept[1] - chance) < 4 * (chance * (1 - chance) / 20_000) ** 0.5
     assert kept[2] == 0
+    torch.testing.assert_close(weights.precisions.unique(), torch.tensor([0.0, 255.0**2]))
 
 
 def test_what_does_not_fit_is_refused() -> None:

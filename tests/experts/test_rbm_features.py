@@ -81,7 +81,6 @@ def test_it_learns_what_binds_the_bits_as_well_as_theirs() -> None:
     theirs = log_likelihood(BernoulliRBM(3, n_iter=30, random_state=0).fit(rows()))
     # log 2 for the pattern and the entropy of six bits, of which no model has less.
     least = -(np.log(2) - 6 * (0.1 * np.log(0.1) + 0.9 * np.log(0.9)))
-    print(ours, theirs, least)
     assert ours > theirs - 0.05
     assert ours > least - 0.25  # independent bits are 1.5 below
 
@@ -106,6 +105,30 @@ def test_partial_fit_goes_on_and_same_seed_gives_the_same_numbers() -> None:
     assert one.partial_fit(rows()) is one
     copied = pickle.loads(pickle.dumps(one))
     np.testing.assert_array_equal(copied.transform(rows()), one.transform(rows()))
+
+
+def test_one_update_is_the_one_worked_out_by_hand() -> None:
+    """θ + η g: the gradient counts x from the data's means and each hidden unit from ½.
+
+    g_W = E (x − μ)(z − ½)' over the data less that over the particles, g_b = E x − g_W ½ and
+    g_c = E z − μ g_W likewise; particles are drawn from the visible biases, as the first z are 0.
+    """
+    X, rate = rows(7), 0.5
+    found = RBMFeatures(3, learning_rate=rate, batch_size=4, random_state=5).partial_fit(X)
+    random = np.random.RandomState(5)
+    W = random.normal(0, 0.01, (3, 6)).T
+    generator = torch.Generator().manual_seed(random.randint(np.iinfo(np.int32).max))
+    mean, half = X.mean(0), np.full(3, 0.5)
+    b = np.log((X.sum(0) + 0.5) / (7.5 - X.sum(0)))
+    uniform = torch.empty(4, 6, dtype=torch.float64).uniform_(generator=generator).numpy()
+    x = (uniform < 1 / (1 + np.exp(-b))).astype(float)
+    of_data, of_model = (1 / (1 + np.exp(-rows @ W)) for rows in (X, x))
+    W_slope = (X - mean).T @ (of_data - half) / 7 - (x - mean).T @ (of_model - half) / 4
+    b_slope = mean - x.mean(0) - W_slope @ half
+    c_slope = of_data.mean(0) - of_model.mean(0) - mean @ W_slope
+    np.testing.assert_allclose(found.components_.T, W + rate * W_slope, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.intercept_visible_, b + rate * b_slope, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.intercept_hidden_, rate * c_slope, rtol=0, atol=1e-12)
 
 
 def test_in_a_pipeline_with_names() -> None:

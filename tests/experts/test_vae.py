@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import VAE, Gaussian, GaussianDecoder, GaussianLikelihood, Identity
-from poe.density_bounds import has_exact_log_density
+from poe.density_bounds import bounds, has_exact_log_density
 
 LOADINGS = torch.tensor([[1.5, 0.0], [0.0, -0.7], [2.0, 0.0]])
 """Orthogonal columns, so that the posterior of z has independent elements."""
@@ -72,6 +72,23 @@ def test_log_density_bounds_enclose_the_truth() -> None:
     # are of one seed. Both ends are near the truth.
     assert int(((found.lower > exact + 1e-4) | (found.upper < exact - 1e-4)).sum()) <= 1
     assert bool(((found.upper - found.lower) < 0.5).all())
+    assert found.confidence == pytest.approx(0.9)
+
+
+def test_the_lower_bound_is_at_least_markovs() -> None:
+    """log p̂(x) − log 20, wherever the estimate's own is lower, and else the estimate's."""
+    expert, x = vae(0.3), EXACT.sample(3, generator=seeded(1))
+    value, lowers = expert(x), iter([-math.inf, -math.inf, 0.0])
+
+    def find(posterior: poe.Expert, start: poe.Expert | None) -> poe.LogPartition:
+        lower, zero = torch.tensor(next(lowers)), torch.zeros(())
+        return poe.LogPartition(zero, zero, lower, zero + 1, "by hand", confidence=0.95)
+
+    found = bounds(expert, x, find)
+    expected = torch.stack([value[0] + math.log(0.05), value[1] + math.log(0.05), torch.zeros(())])
+    torch.testing.assert_close(found.lower, expected)
+    assert value[2] + math.log(0.05) < 0  # or the third says nothing
+    assert torch.equal(found.upper, torch.ones(3))
     assert found.confidence == pytest.approx(0.9)
 
 
