@@ -32,6 +32,8 @@ import experts
 import poe
 
 NOISE = 0.1
+SETTLED = 1e-3
+"""The largest change of a log-message in the last step of belief propagation."""
 SHOWN = (128, 192)
 """The corner of each picture that is drawn; errors are of the whole."""
 WEIGHTS = (0.2, 0.4, 0.7, 1.0, 1.5, 2.0)
@@ -62,11 +64,12 @@ PICTURES: dict[str, Callable[[], np.ndarray]] = {
 
 
 class Denoised(NamedTuple):
-    """What the posterior says: pictures (rows, cols)."""
+    """What the posterior says: pictures (rows, cols), and the messages' last change."""
 
     most_probable: np.ndarray
     mean: np.ndarray
     by_messages: np.ndarray
+    last_change: float
     flipped: np.ndarray
 
 
@@ -102,11 +105,12 @@ def denoise(
         progress=False,
     )
     mean = draws.samples.flatten(0, 1).mean(0)
-    messages = experts.belief_propagation(target, max_steps=200, tolerance=1e-3)
+    messages = experts.belief_propagation(target, max_steps=200, tolerance=SETTLED)
     return Denoised(
         most_probable=experts.graph_cut(target).numpy() > 0.5,
         mean=mean.numpy(),
         by_messages=messages.marginals[..., 1].numpy(),
+        last_change=messages.change,
         flipped=(mean - noisy).abs().numpy(),
     )
 
@@ -135,7 +139,8 @@ def main() -> None:
         print(
             f"{name}: {truth.shape[0]} x {truth.shape[1]}, {flips.double().mean():.4f} flipped; "
             f"learned: flip probability {learned.flip_probability:.4f}, coupling "
-            f"{learned.coupling:.3f}, field {learned.field:.3f}"
+            f"{learned.coupling:.3f}, field {learned.field:.3f}; messages "
+            + ("settled" if found.last_change < SETTLED else "have not settled")
         )
     print_table(rows)
     draw(rows, arguments.output)

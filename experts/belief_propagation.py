@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from experts.ising import Ising
 from experts.potts import Potts
-from poe import Expert, PoeError
+from poe import Expert, PoeError, TrustWarning
 from poe.density.capabilities import simplify
+
+_CALLER = 4  # whose line a warning names: beyond ``torch.no_grad``'s own frame, too
 
 
 class Beliefs(NamedTuple):
@@ -54,8 +57,10 @@ def belief_propagation(
     models, and products that merge to one. Exact on trees; else an approximation that is good
     where couplings are weak or loops long, and may not settle where they are strong.
 
-    Raises PoeError for other targets, and for a damping outside [0, 1). Source: Pearl 1988; log Z:
-    Yedidia, Freeman & Weiss 2005, eq. 37.
+    Warns (TrustWarning) where the messages have not settled after ``max_steps``: then neither
+    marginals nor log Z are to be believed. Raises PoeError for other targets, for a damping outside
+    [0, 1), no steps, and a tolerance that is not above 0. Source: Pearl 1988; log Z: Yedidia,
+    Freeman & Weiss 2005, eq. 37.
 
     >>> chain = experts.Ising.from_edges([[0, 1], [1, 2]], 0.5, [1.0, 0.0, 0.0], 3)
     >>> found = belief_propagation(chain)
@@ -64,21 +69,41 @@ def belief_propagation(
     >>> torch.allclose(found.log_partition, poe.log_partition(chain).value)
     True
     """
-    if not 0 <= damping < 1:
-        raise PoeError(f"expected a damping of at least 0 and below 1, got {damping}")
+    _require_settings(damping, max_steps, tolerance)
     graph, event_shape, like = _graph(target)
     messages = torch.zeros_like(graph.log_factors[:, 0])
     num_steps, change = 0, torch.inf
-    while num_steps < max_steps and change >= tolerance:
+    while num_steps < max_steps and not change < tolerance:
         cavity = _gathered(graph, messages)[graph.source] - messages[graph.back]
         found = torch.logsumexp(graph.log_factors + cavity[:, :, None], 1).log_softmax(-1)
         found = damping * messages + (1 - damping) * found
         change = (found - messages).abs().amax().item() if messages.numel() else 0.0
         num_steps, messages = num_steps + 1, found
+    if not change < tolerance:
+        _warn(change, num_steps)
     beliefs = _gathered(graph, messages).log_softmax(-1)
     log_partition = _bethe(graph, messages, beliefs)
     marginals = beliefs.exp().reshape(*event_shape, -1)
     return Beliefs(marginals.to(like), log_partition.to(like), num_steps, change)
+
+
+def _require_settings(damping: float, max_steps: int, tolerance: float) -> None:
+    if not 0 <= damping < 1:
+        raise PoeError(f"expected a damping of at least 0 and below 1, got {damping}")
+    if max_steps < 1:
+        raise PoeError(f"expected at least one step, got {max_steps}")
+    if not tolerance > 0:
+        raise PoeError(f"expected a tolerance above 0, got {tolerance}")
+
+
+def _warn(change: float, num_steps: int) -> None:
+    warnings.warn(
+        f"the messages have not settled: a log-message still changed by {change:.2g} in step "
+        f"{num_steps}, so that neither marginals nor log Z are to be believed; raise damping= or "
+        "max_steps=, or use draws of poe.sample",
+        TrustWarning,
+        stacklevel=_CALLER,
+    )
 
 
 def _gathered(graph: _Graph, messages: Tensor) -> Tensor:

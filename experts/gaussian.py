@@ -56,7 +56,7 @@ class Gaussian(Expert):
         if covariance is not None:
             tril = _cholesky("covariance", covariance, center)
         elif precision is not None:
-            tril = _inverse_cholesky(_cholesky("precision", precision, center))
+            tril = _inverse_cholesky("precision", precision, center)
         keep(self, "scale_tril", tril)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,6 +241,26 @@ def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
 
 
 def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
+    """The lower triangular L with L L' = S."""
+    tensor = _symmetric(name, matrix, loc)
+    return tensor if tensor.is_meta else _factor(name, tensor)
+
+
+def _inverse_cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
+    """The lower triangular T = U'^-1 with T T' = P^-1, from P = U U' with U upper triangular.
+
+    U is the lower factor of P with both axes flipped, flipped back: no inverse of P is formed,
+    which would lose as many digits again as P's condition has.
+    """
+    tensor = _symmetric(name, matrix, loc)
+    if tensor.is_meta:
+        return tensor
+    upper = _factor(name, tensor.flip(0, 1)).flip(0, 1)
+    identity = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
+    return torch.linalg.solve_triangular(upper.mT, identity, upper=False)
+
+
+def _symmetric(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
     tensor = as_tensor(name, matrix).to(loc)
     d = loc.numel()
     if loc.ndim != 1 or tensor.shape != (d, d):
@@ -250,20 +270,26 @@ def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
         )
     if tensor.is_meta:
         return tensor
-    factor, info = torch.linalg.cholesky_ex(tensor)
-    is_symmetric = torch.allclose(
-        tensor, tensor.mT, rtol=1e-4, atol=1e-6 * tensor.detach().abs().max().item()
-    )
-    if info != 0 or not is_symmetric:
-        raise PoeError(f"expected a symmetric positive definite {name}, got {tensor}")
+    largest = tensor.detach().abs().max().item() if d else 0.0
+    if not torch.allclose(tensor, tensor.mT, rtol=1e-4, atol=1e-6 * largest):
+        raise _not_definite(name, tensor)
+    return tensor
+
+
+def _factor(name: str, matrix: Tensor) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info != 0:
+        raise _not_definite(name, matrix)
     return factor
 
 
-def _inverse_cholesky(factor: Tensor) -> Tensor:
-    """From P = L L' the lower triangular T with T T' = P^-1 (stable: one flipped factorisation)."""
-    if factor.is_meta:
-        return factor
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor))
+def _not_definite(name: str, matrix: Tensor) -> PoeError:
+    lowest = torch.linalg.eigvalsh(matrix.detach().double()).min().item()
+    return PoeError(
+        f"expected a symmetric positive definite {name}, got one of lowest eigenvalue "
+        f"{lowest:.3g}, up to {(matrix - matrix.mT).abs().max().item():.3g} from symmetric: add a "
+        "multiple of the identity, or give it in float64"
+    )
 
 
 def _sum_event(values: Tensor, event_ndim: int) -> Tensor:

@@ -12,6 +12,9 @@ from poe.io import Fields, register
 
 _CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
 
+ITSELF = 1e-3
+"""In resolutions: a row this near is x, as far as float32 and a map of the columns can tell."""
+
 
 class Neighbourhood(NamedTuple):
     """The k nearest stored rows: log-distances and row numbers, each ``(*batch, k)``."""
@@ -28,7 +31,8 @@ class Neighbours(Expert):
     nearest-neighbour density estimate up to a constant (Loftsgaarden and Quesenberry 1965; the
     score of Ramaswamy et al. 2000); the ``resolution`` r bounds it where rows repeat. It falls as
     |x|^−d and has no finite normaliser on its own. A row at x itself is not counted (one, where
-    there are several), so that stored rows are judged by the others and are not at distance 0.
+    there are several), so that stored rows are judged by the others and are not at distance 0: in
+    every dtype, one within a thousandth of the resolution.
 
     Coordinates should have one unit: see `experts.Standardize`. Raises `ShapeError` for points that
     are no table of at least k + 1 rows, `PoeError` for settings that are not positive.
@@ -84,7 +88,7 @@ class Neighbours(Expert):
         distances = torch.cdist(x, self.points, p=self.norm, compute_mode=mode)
         distances = distances / x.shape[-1] ** (1 / self.norm)
         found = distances.topk(self.num_neighbours + 1, largest=False)
-        is_itself = found.values[:, :1] <= torch.finfo(x.dtype).eps ** 0.5
+        is_itself = found.values[:, :1] <= ITSELF * self.resolution
         others = torch.arange(self.num_neighbours, device=x.device) + is_itself.long()
         log_distance = 0.5 * (found.values.gather(1, others).square() + self.resolution**2).log()
         return Neighbourhood(log_distance, found.indices.gather(1, others))

@@ -64,20 +64,25 @@ class ProbabilisticPCA(poe.Expert):
     def fit(cls, rows: Tensor, num_components: int) -> Self:
         """The one of largest likelihood of ``rows`` ``(n, *event)``, in closed form.
 
-        With eigenvalues λ and eigenvectors u of the rows' covariance: s² is the mean of the λ left
-        out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999, eqs. 14 and 15). Raises
-        ``poe.PoeError`` where nothing is left out, and s would be 0.
+        With eigenvalues λ and eigenvectors u of the rows' covariance, its sum divided by n: s² is
+        the mean of the λ left out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999,
+        eqs. 14 and 15). Raises ``poe.PoeError`` where nothing is left out, and s would be 0.
 
         >>> g = torch.Generator().manual_seed(0)
         >>> rows = ProbabilisticPCA([1.0, 1.0], [[2.0], [0.0]], 0.5).sample(10_000, generator=g)
         >>> ProbabilisticPCA.fit(rows, 1).scale
         tensor(0.4996)
         """
+        rows = as_tensor("rows", rows)
+        if rows.ndim == 0 or len(rows) < 2:
+            raise ShapeError(
+                f"expected rows of shape (n, *event), at least 2, got {tuple(rows.shape)}"
+            )
         event, size = rows.shape[1:], rows[0].numel()
         if not 1 <= num_components < size:
             raise PoeError(f"expected 1 to {size - 1} components, got {num_components}")
         flat = rows.reshape(len(rows), size).double()
-        values, vectors = torch.linalg.eigh(flat.T.cov())
+        values, vectors = torch.linalg.eigh(flat.T.cov(correction=0))
         kept, rest = values[-num_components:], values[:-num_components].mean()
         if not bool(rest > 1e-12 * values[-1]):
             raise PoeError(

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from experts.patch_mixture import PatchMixture
-from experts.tiled_mixture import Observed, as_picture, as_tiles, observed, own_precisions
+from experts.tiled_mixture import (
+    Observed,
+    as_picture,
+    as_tiles,
+    observed,
+    own_precisions,
+    require_seen,
+    root,
+)
 from poe import PoeError
 from poe.gaussian_factors import GaussianFactor
 from poe.randomness import uniforms
@@ -53,7 +61,7 @@ class TileGibbs(Corrected[MetropolisState]):
     component and x_t are drawn together, exactly, so no component holds a tile back.
 
     Raises PoeError where the patches overlap, a factor's weights are hidden variables, or two tiles
-    of one colour are joined.
+    of one colour are joined; ImproperError where nothing is seen of a tile.
 
     >>> step = torch.tensor([[[0.7, -0.7]]])
     >>> patches = experts.PatchMixture(step, [0.0], [[[0.5]]], (1, 4), (1, 2))
@@ -143,7 +151,7 @@ def _colour(
 ) -> Colour:
     """The tiles of a colour, and what the factors say of each by itself.
 
-    Raises PoeError where two of them are joined.
+    Raises PoeError where two of them are joined, ImproperError where nothing holds one of them.
     """
     bank = patches.bank
     _, rows, cols = bank.out_shape
@@ -161,8 +169,9 @@ def _colour(
             "expected factors that join a tile only with those it touches, got tiles of one colour "
             "joined: use larger patches, or poe.samplers.GaussianGibbs"
         )
+    require_seen(patches, ["PatchMixture", "its Gaussian factors"], precisions, which)
     kinds, kind_of = torch.unique(precisions, dim=0, return_inverse=True)
-    factors = torch.linalg.cholesky(kinds[:, None] + own)
+    factors = root(kinds[:, None] + own)
     inverses = torch.linalg.solve_triangular(factors, torch.eye(size).to(own), upper=False)
     masses = prior - factors.diagonal(dim1=2, dim2=3).log().sum(-1)
     return Colour(which, precisions, kind_of, inverses, masses)

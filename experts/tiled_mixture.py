@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from experts.linear_operator import FilterBank
 from experts.patch_mixture import PatchMixture
-from poe import Expert, Product
+from poe import Expert, ImproperError, PoeError, Product
 from poe.density.capabilities import Simplified, distribute
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.randomness import resolve
@@ -95,7 +95,7 @@ class TiledMixture(Expert):
         for component in chosen.mT:
             mean = self.means[component, tiles]
             noise = torch.empty_like(mean).normal_(generator=generator)
-            factors = torch.linalg.cholesky(self.precisions + self.own[component])
+            factors = root(self.precisions + self.own[component])
             draws.append(mean + solve(factors.mT, noise, upper=True))
         return as_picture(torch.stack(draws), self.bank)
 
@@ -118,6 +118,8 @@ def _(factor: PatchMixture, others: Sequence[Expert]) -> Simplified | None:
     seen = None if known is None else _tile_by_tile(factor, known)
     if seen is None:
         return None
+    names = [type(expert).__name__ for expert in (factor, *others)]
+    require_seen(factor, names, seen.precisions, torch.arange(len(seen.precisions)))
     zero = torch.zeros(1, *factor.space.event_shape).to(factor.logits)
     constant = sum((other(zero)[0] for other in others), torch.zeros(()).to(zero))
     expert = TiledMixture(Product(factor, *others), factor, seen, constant.detach())
@@ -153,6 +155,39 @@ def own_precisions(patches: PatchMixture) -> tuple[Tensor, Tensor]:
     return precisions, prior + 0.5 * free * math.log(2 * math.pi)
 
 
+def require_seen(
+    patches: PatchMixture, names: Sequence[str], precisions: Tensor, tiles: Tensor
+) -> None:
+    """Raise ImproperError where a tile may move freely in a direction that its filters ignore.
+
+    With the columns of N the directions u with B u = 0: where N'H_t N is singular the density of
+    tile t, of precisions H_t ``(m, a², a²)``, is constant along one of them.
+    """
+    filters = patches.bank.filters.flatten(1).to("cpu", torch.float64)
+    rank = int(torch.linalg.matrix_rank(filters))
+    free = torch.linalg.svd(filters).Vh[rank:]
+    if not len(free):
+        return
+    seen = precisions.to("cpu", torch.float64)
+    lowest = torch.linalg.eigvalsh(free @ seen @ free.mT)[:, 0]
+    rounding = torch.finfo(precisions.dtype).eps * seen.diagonal(dim1=1, dim2=2).sum(1)
+    unseen = (lowest <= rounding).nonzero()[:, 0]
+    if len(unseen):
+        raise _improper(patches.bank, names, int(tiles[unseen[0]]), len(unseen))
+
+
+def _improper(bank: FilterBank, names: Sequence[str], tile: int, count: int) -> ImproperError:
+    height, width = bank.filters.shape[1:]
+    row, col = divmod(tile, bank.out_shape[2])
+    others = f", and {count - 1} tiles more" if count > 1 else ""
+    return ImproperError(
+        f"expected factors that see something of every tile, got {' and '.join(names)}, "
+        f"which leave the mean of rows {row * height} to {(row + 1) * height - 1} and columns "
+        f"{col * width} to {(col + 1) * width - 1} free{others}: the density is constant in a "
+        "direction there, and has no finite integral; multiply by a broad experts.Gaussian"
+    )
+
+
 def as_tiles(x: Tensor, bank: FilterBank) -> Tensor:
     """Side by side: ``(n, *event) -> (n, tiles, a²)``."""
     sides = tuple(bank.filters.shape[1:])
@@ -163,6 +198,20 @@ def as_picture(tiles: Tensor, bank: FilterBank) -> Tensor:
     """The reverse: ``(n, tiles, a²) -> (n, *event)``."""
     sides = tuple(bank.filters.shape[1:])
     return F.fold(tiles.mT, tuple(bank.in_shape), sides, stride=sides)[:, 0]
+
+
+def root(precisions: Tensor) -> Tensor:
+    """L of P = L L', of a batch. Raises PoeError where P is singular to the dtype's rounding."""
+    found, info = torch.linalg.cholesky_ex(precisions)
+    pivots = found.diagonal(dim1=-2, dim2=-1).square().amin(-1)
+    largest = precisions.diagonal(dim1=-2, dim2=-1).amax(-1)
+    if bool(((info > 0) | (pivots <= 4 * torch.finfo(pivots.dtype).eps * largest)).any()):
+        raise PoeError(
+            "expected factors that hold every tile, got one so faint beside the patches' own "
+            f"precision that {precisions.dtype} cannot tell it from none: use .double(), or "
+            "multiply by an experts.Gaussian"
+        )
+    return found
 
 
 def solve(factors: Tensor, shifts: Tensor, *, upper: bool) -> Tensor:
@@ -189,7 +238,7 @@ def _tile_by_tile(patches: PatchMixture, known: Observed) -> Seen | None:
 
 def _component(precisions: Tensor, kind_of: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Of exp(−½ x'Px + h'x) for each tile: its mean, and the log of its integral up to (2π)^½."""
-    factors = torch.linalg.cholesky(precisions)
+    factors = root(precisions)
     log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)[kind_of]
     whitened = solve(factors[kind_of], shifts, upper=False)
     mean = solve(factors.mT[kind_of], whitened, upper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -62,11 +63,37 @@ def test_weak_couplings_on_a_grid() -> None:
     assert found.marginals.shape == (3, 4, 2)
 
 
-def test_messages_that_have_not_settled_are_told() -> None:
-    target = Ising.grid((3, 4), 0.5, 0.3)
-    found = belief_propagation(target, max_steps=3)
-    assert found.num_steps == 3
-    assert found.change > 1e-6
+def frustrated() -> Ising:
+    g = torch.Generator().manual_seed(0)
+    return Ising((2 * torch.randn(12, 12, generator=g)).triu(1), torch.randn(12, generator=g))
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        (Ising.grid((3, 4), 0.5, 0.3), {"max_steps": 3}),
+        (frustrated(), {"max_steps": 50, "damping": 0.0}),
+    ],
+)
+def test_messages_that_have_not_settled_are_told(
+    target: Ising, settings: dict[str, float]
+) -> None:
+    with pytest.warns(poe.TrustWarning, match="have not settled: a log-message still changed by"):
+        found = belief_propagation(target, **settings)  # type: ignore[arg-type]
+    assert found.change > settings.get("tolerance", 1e-6)
+
+
+def test_messages_that_have_settled_come_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = belief_propagation(Ising.grid((3, 4), 0.5, 0.3))
+    assert found.change < 1e-6
+
+
+def test_the_warning_names_the_line_that_asked() -> None:
+    with pytest.warns(poe.TrustWarning) as told:
+        belief_propagation(frustrated(), max_steps=2)
+    assert told[0].filename == __file__
 
 
 def test_refusals() -> None:
@@ -75,3 +102,9 @@ def test_refusals() -> None:
         belief_propagation(rbm)
     with pytest.raises(poe.PoeError, match="damping of at least 0 and below 1, got 1"):
         belief_propagation(TREES["Ising"](), damping=1.0)
+    for wrong in (0, -1):
+        with pytest.raises(poe.PoeError, match=f"at least one step, got {wrong}"):
+            belief_propagation(TREES["Ising"](), max_steps=wrong)
+    for tolerance in (0.0, -1.0, float("nan")):
+        with pytest.raises(poe.PoeError, match="expected a tolerance above 0, got"):
+            belief_propagation(TREES["Ising"](), tolerance=tolerance)

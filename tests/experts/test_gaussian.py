@@ -255,3 +255,36 @@ def test_bad_loc_is_refused() -> None:
     with pytest.raises(poe.PoeError, match="expected a finite loc"):
         Gaussian([torch.nan], scale=1.0)
     assert Gaussian([0, 1], scale=1).loc.dtype == torch.float32  # integers become floats
+
+
+def rotated(condition: float, size: int, seed: int) -> Tensor:
+    """A symmetric matrix in float32 with eigenvalues from 1 to the condition, askew."""
+    g = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=g, dtype=F64))
+    values = torch.logspace(0, math.log10(condition), size, dtype=F64)
+    matrix = ((basis * values) @ basis.mT).float()
+    return 0.5 * (matrix + matrix.mT)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e5, 1e6, 1e7])
+@pytest.mark.parametrize("size", [2, 6, 20])
+def test_a_precision_of_bad_condition_keeps_what_float32_can(condition: float, size: int) -> None:
+    """Within the bound of backward stable arithmetic, d² eps |P| |x|² in the quadratic form.
+
+    An explicit inverse is off by the condition times that.
+    """
+    for seed in range(5):
+        matrix = rotated(condition, size, seed)
+        x = torch.ones(1, size)
+        expected = D.MultivariateNormal(
+            torch.zeros(size, dtype=F64), precision_matrix=matrix.double()
+        ).log_prob(x.double())
+        found = Gaussian(torch.zeros(size), precision=matrix).log_prob(x)
+        bound = size**2 * 2**-23 * matrix.double().norm(p=2).item() * size
+        assert (found.double() - expected).abs().item() <= bound
+
+
+def test_the_factor_of_a_precision_is_that_of_the_covariance() -> None:
+    matrix = rotated(100.0, 5, 0).double()
+    found = Gaussian(torch.zeros(5, dtype=F64), precision=matrix).scale_tril
+    torch.testing.assert_close(found, torch.linalg.cholesky(torch.linalg.inv(matrix)))

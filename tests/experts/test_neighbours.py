@@ -85,3 +85,24 @@ def test_settings_that_are_not_positive_are_refused() -> None:
     for setting in ({"num_neighbours": 0}, {"norm": 0.0}, {"resolution": 0.0}):
         with pytest.raises(poe.PoeError, match="expected num_neighbours >= 1"):
             Neighbours(torch.zeros(3, 1), **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Neighbours, RelativeNeighbours])
+@pytest.mark.parametrize("resolution", [0.03, 0.3])
+def test_which_row_is_x_itself_does_not_depend_on_the_dtype(
+    kind: type[Neighbours], resolution: float
+) -> None:
+    """At distances around the square roots of both dtypes' eps, 1e-8 and 3e-4."""
+    away = torch.logspace(-9, 0, 28, dtype=torch.float64)
+    away = away[(away / (1e-3 * resolution) - 1).abs() > 0.01]
+    points = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    exact = kind(points, 1, resolution=resolution)(away[:, None])
+    single = kind(points.float(), 1, resolution=resolution)(away[:, None].float())
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_is_x_itself_within_a_thousandth_of_the_resolution() -> None:
+    expert = Neighbours(torch.tensor([[0.0], [1.0]], dtype=torch.float64), resolution=0.1)
+    near, beyond = expert(torch.tensor([[0.99e-4], [1.01e-4]], dtype=torch.float64)).tolist()
+    assert near == pytest.approx(-0.5 * torch.tensor(1.01).log().item(), abs=2e-4)
+    assert beyond == pytest.approx(-torch.tensor(0.1).log().item(), abs=2e-4)

@@ -177,6 +177,57 @@ def test_what_joins_tiles_is_left_to_samplers() -> None:
     assert not isinstance(poe.simplify(patches(1) * BROAD).expert, TiledMixture)
 
 
+def steps() -> PatchMixture:
+    """Of how far two pixels differ it knows, and nothing of how bright they are."""
+    return PatchMixture(torch.tensor([[[0.7, -0.7]]]), [0.0], [[[0.5]]], (1, 4), (1, 2))
+
+
+def masked(*mask: float) -> GaussianLikelihood:
+    return GaussianLikelihood(Mask(torch.tensor([mask])), torch.zeros(1, 4), 0.5)
+
+
+@pytest.mark.parametrize("mask", [(1.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (0.0,) * 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tile_of_which_nothing_is_seen_is_named(
+    mask: tuple[float, ...], dtype: torch.dtype
+) -> None:
+    target = (steps() * masked(*mask)).to(dtype)
+    where = "columns 0 to 1" if mask[0] == 0 else "columns 2 to 3"
+    says = f"PatchMixture and GaussianLikelihood.*rows 0 to 0 and {where}"
+    options = {"generator": torch.Generator().manual_seed(0), "progress": False}
+    for ask in (
+        lambda: poe.simplify(target),
+        lambda: poe.sample(target, 10, **options),
+        lambda: poe.log_partition(target, **options),
+        lambda: TileGibbs(steps().to(dtype), poe.gaussian_factors(masked(*mask).to(dtype))),
+    ):
+        with pytest.raises(poe.ImproperError, match=says.split(r".*")[-1]):
+            ask()
+    with pytest.raises(poe.ImproperError, match=says):
+        poe.simplify(target)
+
+
+def test_a_pixel_of_each_tile_is_enough() -> None:
+    target = steps() * masked(1.0, 0.0, 0.0, 1.0)
+    assert isinstance(poe.simplify(target).expert, TiledMixture)
+    assert poe.log_partition(target).value.isfinite()
+
+
+def test_a_faint_factor_is_not_taken_for_none() -> None:
+    """A scale of 300 gives a precision of 1e-5 beside one of 2, and is proper."""
+    target = steps() * Gaussian(torch.zeros(1, 4), scale=300.0)
+    expected = (steps().double() * Gaussian(torch.zeros(1, 4).double(), scale=300.0)).double()
+    exact = poe.log_partition(expected).value
+    torch.testing.assert_close(poe.log_partition(target).value.double(), exact, rtol=0, atol=0.01)
+
+
+def test_a_factor_below_rounding_is_refused_in_words() -> None:
+    target = steps() * Gaussian(torch.zeros(1, 4), scale=1e5)
+    with pytest.raises(poe.PoeError, match=r"so faint .* use \.double\(\)"):
+        poe.simplify(target)
+    assert poe.log_partition(target.double()).value.isfinite()
+
+
 def test_survives_storage(tmp_path: Path) -> None:
     poe.save(patches(1), tmp_path / "patches")
     x = randn(2, 4, 4, seed=3)

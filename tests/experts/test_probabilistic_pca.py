@@ -45,11 +45,7 @@ def test_the_fit_has_the_largest_likelihood() -> None:
     """At the fit the gradient of the likelihood is zero in location, loadings and scale."""
     rows = made().sample(500, generator=torch.Generator().manual_seed(3))
     fit = experts.ProbabilisticPCA.fit(rows, 2)
-    # Their covariance divides by n − 1, the likelihood's by n.
-    shrunk = ((len(rows) - 1) / len(rows)) ** 0.5
-    learned = [
-        torch.nn.Parameter(value) for value in (fit.loc, fit.loadings * shrunk, fit.scale * shrunk)
-    ]
+    learned = [torch.nn.Parameter(value) for value in (fit.loc, fit.loadings, fit.scale)]
     (-experts.ProbabilisticPCA(*learned)(rows).mean()).backward()
     for value in learned:
         assert value.grad is not None
@@ -71,6 +67,30 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         experts.ProbabilisticPCA(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("num_rows", "size", "k"), [(3, 2, 1), (6, 3, 1), (20, 5, 3)])
+def test_no_other_spread_has_a_larger_likelihood(num_rows: int, size: int, k: int) -> None:
+    """Also of few rows, where n and n − 1 are far apart."""
+    g = torch.Generator().manual_seed(num_rows)
+    rows = torch.randn(num_rows, size, generator=g, dtype=torch.float64)
+    fit = experts.ProbabilisticPCA.fit(rows, k)
+    for factor in (0.9, ((num_rows - 1) / num_rows) ** 0.5, 0.999, 1.001, 1.1):
+        other = experts.ProbabilisticPCA(fit.loc, fit.loadings * factor, fit.scale * factor)
+        assert fit(rows).mean() > other(rows).mean()
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(0, 3), torch.zeros(1, 3), torch.tensor(1.0)])
+def test_too_few_rows_are_refused(rows: Tensor) -> None:
+    with pytest.raises(poe.ShapeError, match=r"rows of shape \(n, \*event\), at least 2"):
+        experts.ProbabilisticPCA.fit(rows, 1)
+
+
+def test_rows_that_are_not_finite_or_whole_numbers() -> None:
+    with pytest.raises(poe.PoeError, match="finite rows"):
+        experts.ProbabilisticPCA.fit(torch.tensor([[0.0, torch.nan], [1.0, 1.0]]), 1)
+    whole = torch.tensor([[0, 0], [1, 2], [3, 1]])
+    assert experts.ProbabilisticPCA.fit(whole, 1).loc.dtype == torch.get_default_dtype()
 
 
 def test_no_more_components_than_dimensions() -> None:
