@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import itertools
-import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind, warn
 from poe.diagnostics import contributions_along, import_arviz
-from poe.errors import PoeError, TrustWarning
+from poe.errors import PoeError
 from poe.expert import Expert, Product
 
 if TYPE_CHECKING:
@@ -70,12 +70,11 @@ def to_arviz(draws: Draws, target: Expert | None = None) -> Any:
     arviz = import_arviz()
     data = to_xarray(draws, target)
     if draws.log_weights is not None:
-        warnings.warn(
+        text = (
             "these draws are weighted, and ArviZ's averages take all alike: resample them by "
-            'sample_stats["log_weight"] first, or use draws.summary()',
-            TrustWarning,
-            stacklevel=3,
+            'sample_stats["log_weight"] first, or use draws.summary()'
         )
+        warn([Doubt(Kind.UNEQUAL_WEIGHTS, text)])
     groups = {
         "posterior": data[["x"]],
         "sample_stats": data.drop_vars("x").rename(log_density="lp"),
