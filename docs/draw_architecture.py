@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "the ground, and where x lives",
-        ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space", "poe.without_gradient"),
+        (
+            "poe.errors",
+            "poe.core",
+            "poe.randomness",
+            "poe.space",
+            "poe.joint_space",
+            "poe.without_gradient",
+        ),
     ),
     ("maps that carry their tensors", ("poe.ranges", "poe.parts", "poe.moved", "poe.bridges")),
     ("what an expert is", ("poe.density",)),

@@ -198,5 +198,5 @@ def _concluded(
         num_evaluations=2 * (num_levels + 1) * up.numel(),
         confidence=CONFIDENCE,
         rests_on="" if hasattr(rbm, "sample") else ON_DRAWS,
-        remarks=tuple(doubts),
+        doubts=tuple(doubts),
     )

@@ -234,7 +234,7 @@ def _(expert: VAE, x: Tensor, find: Find) -> LogDensityBounds:
         upper,
         max(0.0, confidence + CONFIDENCE - 1),
         "; ".join(dict.fromkeys(one.rests_on for one in found if one.rests_on)),
-        tuple(f"x {k}: {remark}" for k, one in enumerate(found) for remark in one.remarks),
+        tuple(doubt.about(f"x {k}") for k, one in enumerate(found) for doubt in one.doubts),
     )
 
 

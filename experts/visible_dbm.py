@@ -79,7 +79,7 @@ def _(expert: VisibleDBM, x: Tensor, find: Find) -> LogDensityBounds:
         upper,
         min((one.confidence for one in found), default=1.0),
         "; ".join(dict.fromkeys(one.rests_on for one in found if one.rests_on)),
-        tuple(f"x {k}: {remark}" for k, one in enumerate(found) for remark in one.remarks),
+        tuple(doubt.about(f"x {k}") for k, one in enumerate(found) for doubt in one.doubts),
     )
 
 

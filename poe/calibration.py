@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind, texts
 from poe.density.expert import Product, experts_in, named_product
 from poe.errors import NonFiniteError, PoeError, ShapeError
 
@@ -44,19 +45,24 @@ class Calibration:
         pairs = zip(experts_in(product.experts), self.suggested.tolist(), strict=True)
         return named_product(self.names, [expert**factor for expert, factor in pairs])
 
-    def remarks(self) -> tuple[str, ...]:
-        """Who is silenced and who speaks against the rest, in words."""
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Who is silenced and who speaks against the rest."""
         told = []
         for name, spread, share in zip(
             self.names, self.spread.tolist(), self.share.tolist(), strict=True
         ):
             if spread == 0:
-                told.append(f"{name} says the same at every point")
+                told.append(Doubt(Kind.SILENCED, f"{name} says the same at every point"))
             elif share < 0:
-                told.append(f"{name} speaks against the rest")
+                told.append(Doubt(Kind.OPPOSED, f"{name} speaks against the rest"))
             elif share < _SILENCED / len(self.names):
-                told.append(f"{name} is silenced: {share:.1%} of the variance is its own")
+                text = f"{name} is silenced: {share:.1%} of the variance is its own"
+                told.append(Doubt(Kind.SILENCED, text))
         return tuple(told)
+
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts())
 
     def __str__(self) -> str:
         width = max(len("expert"), *map(len, self.names))

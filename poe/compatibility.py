@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 from poe.choose import is_batch
+from poe.core.doubt import Doubt, texts, together, warn
 from poe.density.checks import unique_names
 from poe.density.expert import Expert, Product, experts_in, require_expert, shared_space
-from poe.errors import PoeError, TrustWarning
+from poe.errors import PoeError
 from poe.normalize import Estimator, estimator_or_default
 from poe.overlap import find_integrals
 
@@ -35,7 +35,8 @@ class Compatibility:
       Hölder's inequality; for two experts D itself.
 
     Errors are 0 where all integrals are exact, and count those that were estimated as independent.
-    NaN is what could not be had: ``missing`` says why; ``remarks`` say which is not to be trusted.
+    NaN is what could not be had: ``missing`` says why; ``doubts`` say which is not to be trusted,
+    and ``remarks`` are their words.
     Divergences need no normaliser, and grow with the dimension, as do all differences in it.
     """
 
@@ -49,7 +50,12 @@ class Compatibility:
     mutual_divergence: Tensor
     mutual_divergence_error: Tensor
     missing: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     @property
     def contradictions(self) -> tuple[tuple[str, str], ...]:
@@ -121,8 +127,7 @@ def compatibility(
     keys = [*((i,) for i in indices), *pairs, *((i,) * len(names) for i in indices), indices]
     find = estimator_or_default(estimator, generator)
     integrals = find_integrals(names, factors, keys, find, generator)
-    if integrals.remarks:
-        warnings.warn("; ".join(integrals.remarks), TrustWarning, stacklevel=2)
+    warn(together("integrals are not to be trusted", integrals.doubts))
     overlap = [integrals.sum(((i, j), 1), ((i,), -1), ((j,), -1)) for i, j in pairs]
     divergence = [integrals.sum(((i, j), -1), ((i, i), 0.5), ((j, j), 0.5)) for i, j in pairs]
     mutual = integrals.sum((indices, 1), *(((i,), -1) for i in indices))
@@ -134,7 +139,7 @@ def compatibility(
         *mutual,
         *integrals.sum((indices, -1), *powers),
         missing=integrals.missing,
-        remarks=integrals.remarks,
+        doubts=integrals.doubts,
     )
 
 

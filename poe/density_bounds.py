@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import singledispatch
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from poe.core.doubt import Doubt, texts, together, warn
 from poe.density.capabilities import exact_log_partition
 from poe.density.checks import dtype_of
 from poe.density.closed_forms import is_source
@@ -24,7 +24,7 @@ from poe.density.expert import (
     require_expert,
 )
 from poe.density.transformed import Transformed
-from poe.errors import NormalizationError, PoeError, TrustWarning
+from poe.errors import NormalizationError, PoeError
 from poe.evaluation import Chunked
 from poe.marginal import Marginal
 from poe.normalize import Normalized
@@ -37,7 +37,7 @@ from poe.start import device_of
 Find = Callable[[Expert, Expert | None], LogPartition]
 """log Z of a posterior, from a start where there is one."""
 SHOWN = 3
-"""So many remarks a warning shows."""
+"""So many doubts a warning shows."""
 
 
 class LogDensityBounds(NamedTuple):
@@ -46,20 +46,25 @@ class LogDensityBounds(NamedTuple):
     - ``lower``, ``upper`` ``(*batch,)``: at each x by itself, not at all of them together, they
       hold with probability ``confidence`` (1 where they are exact);
     - ``rests_on``: in words, what they assume; empty where nothing is assumed;
-    - ``remarks``: why they should not be believed, in words, with the number of the x in the
-      flattened batch. None of them: they are trusted.
+    - ``doubts``: why they should not be believed, with the number of the x in the flattened batch;
+      ``remarks`` are their words. None of them: they are trusted.
     """
 
     lower: Tensor
     upper: Tensor
     confidence: float = 1.0
     rests_on: str = ""
-    remarks: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     @property
     def is_trusted(self) -> bool:
         """Whether nothing speaks against them."""
-        return not self.remarks
+        return not self.doubts
 
 
 def log_density_bounds(
@@ -160,7 +165,7 @@ def _(expert: Marginal, x: Tensor, find: Find) -> LogDensityBounds:
         gathered([one.upper for one in found]),
         min((one.confidence for one in found), default=1.0),
         _in_words(one.rests_on for one in found),
-        tuple(f"x {k}: {remark}" for k, one in enumerate(found) for remark in one.remarks),
+        tuple(doubt.about(f"x {k}") for k, one in enumerate(found) for doubt in one.doubts),
     )
 
 
@@ -205,7 +210,7 @@ def _(expert: Normalized, x: Tensor, find: Find) -> LogDensityBounds:
         -known.lower.to(inner.lower),
         known.confidence,
         known.rests_on,
-        known.remarks,
+        known.doubts,
     )
     return _all_of([inner, of_log_z], inner.lower + of_log_z.lower, inner.upper + of_log_z.upper)
 
@@ -231,13 +236,11 @@ def _(expert: At, x: Tensor, find: Find) -> LogDensityBounds:
 
 def _warn(found: LogDensityBounds) -> None:
     """One warning for all x."""
-    if found.is_trusted:
-        return
-    words = list(found.remarks[:SHOWN])
-    if len(found.remarks) > SHOWN:
-        words.append(f"and {len(found.remarks) - SHOWN} more in `remarks`")
-    text = f"bounds on the log-density are not to be trusted: {'; '.join(words)}"
-    warnings.warn(text, TrustWarning, stacklevel=3)
+    shown = list(found.doubts[:SHOWN])
+    if len(found.doubts) > SHOWN:
+        more = f"and {len(found.doubts) - SHOWN} more in `remarks`"
+        shown.append(found.doubts[SHOWN]._replace(text=more))
+    warn(together("bounds on the log-density are not to be trusted", shown))
 
 
 def _component_bounds(component: Expert, x: Tensor, find: Find) -> LogDensityBounds:
@@ -255,10 +258,10 @@ def _sides(parts: Sequence[LogDensityBounds]) -> tuple[list[Tensor], list[Tensor
 
 def _all_of(parts: Sequence[LogDensityBounds], lower: Tensor, upper: Tensor) -> LogDensityBounds:
     """Bounds that hold where those of all parts do."""
-    doubt = sum(1.0 - part.confidence for part in parts)
-    remarks = tuple(dict.fromkeys(remark for part in parts for remark in part.remarks))
+    risk = sum(1.0 - part.confidence for part in parts)
+    doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
     return LogDensityBounds(
-        lower, upper, max(0.0, 1.0 - doubt), _in_words(part.rests_on for part in parts), remarks
+        lower, upper, max(0.0, 1.0 - risk), _in_words(part.rests_on for part in parts), doubts
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, texts
 from poe.density.expert import Expert, shared_space
 from poe.normalize import Estimator, estimator_or_default
 from poe.partition import LogPartition
@@ -30,15 +31,20 @@ class EvidenceRatio(NamedTuple):
     denominator: LogPartition
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        """Why it should not be believed, in words."""
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why it should not be believed."""
         sides = (("numerator", self.numerator), ("denominator", self.denominator))
-        return tuple(f"{name}: {remark}" for name, side in sides for remark in side.remarks)
+        return tuple(doubt.about(name) for name, side in sides for doubt in side.doubts)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     @property
     def is_trusted(self) -> bool:
         """Whether nothing speaks against it."""
-        return not self.remarks
+        return not self.doubts
 
 
 def evidence_ratio(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from poe.core.doubt import together, warn
 from poe.density.capabilities import check_proper, exact_log_partition, is_normalized, tails
 from poe.density.expert import Expert, require_expert
-from poe.errors import NonFiniteError, TrustWarning
+from poe.errors import NonFiniteError
 from poe.normalizers.choose import log_partition as estimate_log_partition
 from poe.partition import LogPartition
 
@@ -121,13 +121,11 @@ def normalize(
     if log_partition is None:
         return Normalized(expert, estimate_log_partition(expert, generator=generator))
     check_proper(expert)
-    if not log_partition.is_trusted:
-        warnings.warn(
-            f"the log Z that {type(expert).__name__} is normalised by is not to be trusted, and so "
-            f"neither is log_prob: {'; '.join(log_partition.remarks)}",
-            TrustWarning,
-            stacklevel=2,
-        )
+    heading = (
+        f"the log Z that {type(expert).__name__} is normalised by is not to be trusted, and so "
+        "neither is log_prob"
+    )
+    warn(together(heading, log_partition.doubts))
     return Normalized(expert, log_partition)
 
 

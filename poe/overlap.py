@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
+from poe.core.doubt import Doubt, Kind
 from poe.density.closed_forms import exact_sample, is_source, require_source
 from poe.density.expert import Expert, Product
 from poe.diagnostics import kish_ess
@@ -22,18 +23,18 @@ from poe.partition import LogPartition, exact
 from poe.quadrature import can_integrate
 
 DRAWS = 2**14
-FEW = 100.0
+FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""
 Key = tuple[int, ...]
 """Which experts are multiplied, each as often as its number stands there, in order."""
 
 
 class Integrals(NamedTuple):
-    """log ∫ ∏ p̃_i by key, and in words which could not be had and which are not to be trusted."""
+    """log ∫ ∏ p̃_i by key, in words which could not be had, and which are not to be trusted."""
 
     found: dict[Key, LogPartition]
     missing: tuple[str, ...]
-    remarks: tuple[str, ...]
+    doubts: tuple[Doubt, ...]
 
     def sum(self, *terms: tuple[Key, float]) -> tuple[Tensor, Tensor]:
         """Σ c log ∫ and its standard error, `()` each in float64; NaN where one is missing."""
@@ -64,7 +65,8 @@ def find_integrals(
 ) -> Integrals:
     """log ∫ of the experts of each key; what fails for lack of an integral is said in words."""
     found: dict[Key, LogPartition] = {}
-    missing, remarks = [], []
+    missing: list[str] = []
+    doubts: list[Doubt] = []
     wanted = sorted({tuple(sorted(key)) for key in keys}, key=lambda key: (len(key), key))
     for key in tqdm(wanted, delay=2, leave=False, unit="integral", file=sys.stderr):
         what = f"∫ {' · '.join(names[i] for i in key)}"
@@ -73,8 +75,8 @@ def find_integrals(
         except (ImproperError, NonFiniteError, NormalizationError) as error:
             missing.append(f"{what} could not be had: {error}")
         else:
-            remarks += [f"{what}: {remark}" for remark in found[key].remarks]
-    return Integrals(found, tuple(missing), tuple(remarks))
+            doubts += [doubt.about(what) for doubt in found[key].doubts]
+    return Integrals(found, tuple(missing), tuple(doubts))
 
 
 def log_integral(
@@ -140,5 +142,5 @@ def _by_weights(log_z: Tensor, log_weights: Tensor, name: str) -> LogPartition:
         num_evaluations=count,
         confidence=CONFIDENCE,
         rests_on="both bounds rest on the draws' having come to where the product is large",
-        remarks=() if ess >= FEW else (few,),
+        doubts=() if ess >= FEW_DRAWS else (Doubt(Kind.FEW, few),),
     )

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, texts
+
 
 class LogPartition(NamedTuple):
     """log Z with its uncertainty, and how it came about.
@@ -18,7 +20,8 @@ class LogPartition(NamedTuple):
     - ``method``: what was done, in words;
     - ``ess``: how many independent draws it is worth, infinite for exact methods;
     - ``num_evaluations``: of the target's log-density, what it cost;
-    - ``remarks``: why it should not be believed, in words. None of them: it is trusted.
+    - ``doubts``: why it should not be believed; ``remarks`` are their words. None of them: it is
+      trusted.
 
     >>> exact(torch.tensor(0.5), "closed form").is_trusted
     True
@@ -33,12 +36,17 @@ class LogPartition(NamedTuple):
     num_evaluations: int = 0
     confidence: float = 1.0
     rests_on: str = ""
-    remarks: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     @property
     def is_trusted(self) -> bool:
         """Whether nothing speaks against it."""
-        return not self.remarks
+        return not self.doubts
 
     @property
     def is_exact(self) -> bool:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
-from poe.autoregressive import (
-    as_events,
-    at_rows,
-    device_of,
-    draw_value,
-    num_places,
-)
+from poe.autoregressive import as_events, at_rows, device_of, draw_value, num_places
 from poe.choose import is_batch
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.errors import NonFiniteError, PoeError, TrustWarning
+from poe.errors import NonFiniteError, PoeError
 from poe.groups import log_mean
 from poe.randomness import resolve
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.suffix import SuffixMetropolisHastings
-from poe.smc import disagreement, partition_of_islands
+from poe.smc import disagreement, doubted, partition_of_islands
 from poe.twist import LocalProduct, normalized
 from poe.twist import twists as own_twists
 
@@ -211,7 +204,9 @@ def _gather(run: _Growth, target: Expert, num_moves: int, began: float) -> Draws
             log_z, "sequential Monte Carlo over positions", len(x) * (1 + num_moves)
         ),
     )
-    return _with_remarks(draws, log_z)
+    doubts = _doubts(draws, log_z)
+    warn(doubts)
+    return doubted(draws, doubts)
 
 
 def _rate(infos: list[Info], islands: int) -> Tensor | None:
@@ -221,19 +216,16 @@ def _rate(infos: list[Info], islands: int) -> Tensor | None:
     return accepted.reshape(islands, -1).mean(1)
 
 
-def _with_remarks(draws: Draws, log_z: Tensor) -> Draws:
-    remarks = disagreement(log_z, REMEDY)
+def _doubts(draws: Draws, log_z: Tensor) -> list[Doubt]:
+    doubts = disagreement(log_z, REMEDY)
     assert draws.num_undefined is not None
-    assert draws.log_partition is not None
     if undefined := int(draws.num_undefined.sum()):
-        remarks.append(
+        text = (
             f"{undefined} particles met a NaN or +inf log-density, which was given no weight: the "
             "target, or a twist, is not defined there."
         )
-    for remark in remarks:
-        warnings.warn(remark, TrustWarning, stacklevel=4)
-    found = draws.log_partition._replace(remarks=tuple(remarks))
-    return replace(draws, remarks=tuple(remarks), log_partition=found)
+        doubts.append(Doubt(Kind.UNDEFINED, text))
+    return doubts
 
 
 def _check(

@@ -1,9 +1,10 @@
-"""What a finished run noticed, in words."""
+"""What a finished run noticed, and what of it is doubtful."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+from poe.core.doubt import Doubt, Kind
 from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
 from poe.loop import Run
@@ -24,27 +25,31 @@ def negative_factors(target: Expert) -> list[str]:
     ]
 
 
-def chain_remarks(draws: Draws) -> list[str]:
-    """What the counts of a run say, in words."""
-    remarks = []
+def chain_doubts(draws: Draws) -> list[Doubt]:
+    """What the counts of a run say."""
+    doubts = []
     assert draws.num_undefined is not None
-    undefined, chains = int(draws.num_undefined.sum()), int((draws.num_undefined > 0).sum())
+    undefined, total = int(draws.num_undefined.sum()), len(draws.samples)
+    chains = tuple(draws.num_undefined.nonzero().flatten().tolist())
     if undefined and draws.guarantee == BIASED:
-        remarks.append(
-            f"{chains} of {len(draws.samples)} chains exploded: {undefined} of their positions "
+        text = (
+            f"{len(chains)} of {total} chains exploded: {undefined} of their positions "
             "have a non-finite log-density or score. Use a smaller step size, or MALA."
         )
+        doubts.append(Doubt(Kind.EXPLODED, text, chains))
     elif undefined:
-        remarks.append(
-            f"{undefined} proposals of {chains} chains had a NaN or +inf log-density or a NaN "
+        text = (
+            f"{undefined} proposals of {len(chains)} chains had a NaN or +inf log-density or a NaN "
             "score, and were rejected: the target is not defined there."
         )
+        doubts.append(Doubt(Kind.UNDEFINED, text, chains))
     if stuck := draws.stuck_chains:
-        remarks.append(
-            f"{len(stuck)} of {len(draws.samples)} chains never moved while sampling (chain "
+        text = (
+            f"{len(stuck)} of {total} chains never moved while sampling (chain "
             f"{stuck[0]} is one): {_way_out(draws.kernel)}."
         )
-    return remarks
+        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck)))
+    return doubts
 
 
 def _way_out(kernel: Kernel | None) -> str:
@@ -56,17 +61,18 @@ def _way_out(kernel: Kernel | None) -> str:
     return "use a smaller step size, a longer warm-up or another start"
 
 
-def compile_remarks(run: Run) -> list[str]:
+def compile_doubts(run: Run) -> list[Doubt]:
     """Why steps that should have been compiled were not."""
     if run.block is None or not run.block.failure:
         return []
-    return [
+    text = (
         "the steps could not be compiled in one graph, and the same draws were made without "
         f"compiling ({run.block.failure})"
-    ]
+    )
+    return [Doubt(Kind.NOT_COMPILED, text)]
 
 
-def escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
+def escape_doubts(target: Expert, run: Run, draws: Draws) -> list[Doubt]:
     """Whether the chains of a possibly improper target were on their way to infinity."""
     spread = run.moment.spread
     if spread is None:
@@ -81,9 +87,10 @@ def escape_remarks(target: Expert, run: Run, draws: Draws) -> list[str]:
         return []
     distances = ", ".join(f"{mean**0.5:.3g}" for mean in means)
     blamed = ", ".join(repr(name) for name in negative_factors(target))
-    return [
+    text = (
         f"the chains {'got stuck' if is_stuck else 'were still moving outward at the end'} "
         f"(root-mean-square distance from the start {distances} over successive doublings of the "
         "run): the product may be improper, or not yet converged. It has a negative exponent on "
         f"{blamed}."
-    ]
+    )
+    return [Doubt(Kind.GROWING, text)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,12 +14,13 @@ from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, sta
 from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
+from poe.core.doubt import texts, warn
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.deterministic import require_deterministic
 from poe.draws import Draws
-from poe.errors import PoeError, ShapeError, TrustWarning
+from poe.errors import PoeError, ShapeError
 from poe.evaluation import in_chunks, merged
 from poe.job import Job, say
 from poe.loop import Plan, Run, collected
@@ -28,7 +28,7 @@ from poe.many_modes import Lookout, is_done, tempered
 from poe.progress import Callback
 from poe.proper import is_proper
 from poe.randomness import resolve
-from poe.remarks import chain_remarks, compile_remarks, escape_remarks, negative_factors
+from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
@@ -242,14 +242,13 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
         compile_seconds=run.compile_seconds,
         seed=run.plan.generator.initial_seed(),
     )
-    remarks = [
-        *chain_remarks(draws),
-        *escape_remarks(target, run, draws),
-        *compile_remarks(run),
+    doubts = [
+        *chain_doubts(draws),
+        *escape_doubts(target, run, draws),
+        *compile_doubts(run),
     ]
-    for remark in remarks:
-        warnings.warn(remark, TrustWarning, stacklevel=4)
-    return replace(draws, remarks=tuple(remarks))
+    warn(doubts)
+    return replace(draws, remarks=texts(doubts))
 
 
 def _pulled(

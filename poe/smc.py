@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,23 +11,18 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from poe.choose import Choice, choose_for_particles, is_batch
+from poe.core.doubt import Doubt, Kind, texts, warn
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
 from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.errors import PoeError, TrustWarning
+from poe.errors import PoeError
 from poe.evaluation import without_constant
-from poe.groups import (
-    CONFIDENCE,
-    log_mean,
-    num_agreeing,
-    standard_error_of_log_mean,
-    t_quantile,
-)
+from poe.groups import CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
 from poe.randomness import resolve
@@ -216,12 +210,16 @@ def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float)
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    remarks = _remarks(draws)
-    for remark in remarks:
-        warnings.warn(remark, TrustWarning, stacklevel=3)
+    doubts = _doubts(draws)
+    warn(doubts)
+    return doubted(draws, doubts)
+
+
+def doubted(draws: Draws, doubts: Sequence[Doubt]) -> Draws:
+    """The draws with what is doubtful about them, and about the log Z that they give."""
     assert draws.log_partition is not None
-    found = draws.log_partition._replace(remarks=remarks)
-    return replace(draws, remarks=remarks, log_partition=found)
+    found = draws.log_partition._replace(doubts=tuple(doubts))
+    return replace(draws, remarks=texts(doubts), log_partition=found)
 
 
 def partition_of_islands(log_z: Tensor, method: str, num_evaluations: int) -> LogPartition:
@@ -241,31 +239,34 @@ def partition_of_islands(log_z: Tensor, method: str, num_evaluations: int) -> Lo
     )
 
 
-def disagreement(log_z: Tensor, remedy: str) -> list[str]:
-    """In words, that islands ``(islands,)`` disagree in their Ẑ; nothing where they do not."""
+def disagreement(log_z: Tensor, remedy: str) -> list[Doubt]:
+    """That islands ``(islands,)`` disagree in their Ẑ; nothing where they do not."""
     effective = num_agreeing(log_z)
     if effective is None:
         return []
-    return [
+    text = (
         f"the islands disagree: {len(log_z)} of them are worth {effective:.1f} by their weights, "
         f"so log Z and its standard error are not to be trusted. {remedy}."
-    ]
+    )
+    return [Doubt(Kind.DISAGREEING, text)]
 
 
-def _remarks(draws: Draws) -> tuple[str, ...]:
-    """What the run noticed, in words."""
-    remarks = []
+def _doubts(draws: Draws) -> list[Doubt]:
+    """What the run noticed."""
+    doubts = []
     assert draws.num_undefined is not None
     assert draws.log_weights is not None
     if undefined := int(draws.num_undefined.sum()):
-        remarks.append(
+        text = (
             f"{undefined} positions had a NaN or +inf log-density, or a NaN score, and were given "
             "no weight: the target is not defined there."
         )
-    remarks += disagreement(
+        doubts.append(Doubt(Kind.UNDEFINED, text))
+    doubts += disagreement(
         draws.log_weights[:, 0],
         "Draw more, raise `conditional_ess`, or start from a density nearer to the target",
     )
     if stuck := draws.stuck_chains:
-        remarks.append(f"the chains of {len(stuck)} islands never moved at the last level.")
-    return tuple(remarks)
+        text = f"the chains of {len(stuck)} islands never moved at the last level."
+        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck)))
+    return doubts

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal
 
 import poe
 from experts import Bernoulli, Gamma, Gaussian, LinearGaussian, Poisson
+from poe.core.doubt import Doubt, Kind
 from poe.enumeration import states
 from poe.overlap import by_draws, log_integral
 from poe.partition import LogPartition
@@ -159,7 +160,7 @@ def test_errors_of_estimates_add_up() -> None:
 
 def test_untrusted_integrals_are_warned_of_by_name() -> None:
     def doubt(target: poe.Expert) -> LogPartition:
-        return poe.log_partition(target)._replace(remarks=("who knows",))
+        return poe.log_partition(target)._replace(doubts=(Doubt(Kind.OTHER, "who knows"),))
 
     with pytest.warns(poe.TrustWarning, match=r"∫ a · b: who knows"):
         found = poe.compatibility(poe.Product(a=FAMILY[0], b=FAMILY[1]), estimator=doubt)

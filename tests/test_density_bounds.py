@@ -11,6 +11,7 @@ from torch.distributions import AffineTransform, Normal
 
 import poe
 from experts import Bernoulli, Gaussian, LinearGaussian
+from poe.core.doubt import Doubt, Kind
 from poe.density_bounds import has_exact_log_density
 from poe.normalizers import AIS, MBAR, ImportanceSampling
 from poe.normalizers.bounds import WIDE
@@ -205,13 +206,14 @@ def test_mixtures_of_components_with_their_own_constants() -> None:
 def test_an_estimated_normaliser_counts_by_its_own_bounds() -> None:
     found = LogPartition(
         torch.tensor(0.5), torch.tensor(0.1), torch.tensor(0.2), torch.tensor(0.9), "rough",
-        ess=100.0, confidence=0.95, rests_on="luck", remarks=("few draws",),
+        ess=100.0, confidence=0.95, rests_on="luck", doubts=(Doubt(Kind.FEW, "few draws"),),
     )  # fmt: skip
     normalized = poe.Normalized(OTHER**2, found)
     assert not has_exact_log_density(normalized)
     got = poe.log_density_bounds(normalized, X)
     assert_between(got, (OTHER**2)(X) - 0.5, 0.4, 0.3)
-    assert got[2:] == (pytest.approx(0.95), "luck", ("few draws",))
+    assert got[2:4] == (pytest.approx(0.95), "luck")
+    assert got.remarks == ("few draws",)
     assert not got.is_trusted
     both = rough_bounds(normalized * MARGINAL)
     assert_between(both, (OTHER**2)(X) - 0.5 + EXACT(X), 1.4, 2.3)

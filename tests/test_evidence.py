@@ -9,6 +9,7 @@ import torch
 
 import poe
 from experts import Gaussian
+from poe.core.doubt import Doubt, Kind
 from poe.partition import LogPartition
 
 
@@ -42,7 +43,8 @@ def test_by_quadrature() -> None:
 
 def guess(value: float, error: float, *remarks: str) -> LogPartition:
     v, e = torch.tensor(value), torch.tensor(error)
-    return LogPartition(v, e, v - 2 * e, v + 3 * e, "guess", confidence=0.95, remarks=remarks)
+    doubts = tuple(Doubt(Kind.OTHER, remark) for remark in remarks)
+    return LogPartition(v, e, v - 2 * e, v + 3 * e, "guess", confidence=0.95, doubts=doubts)
 
 
 def test_errors_bounds_and_remarks_of_both_sides() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import poe
 from experts import Gaussian
+from poe.core.doubt import Doubt, Kind
 from poe.density.capabilities import can_sample_exactly, exact_log_partition, is_normalized
 from poe.partition import LogPartition
 
@@ -25,7 +26,8 @@ def quartic() -> poe.Expert:
 def estimate(value: float, std_error: float, *remarks: str) -> LogPartition:
     middle, error = torch.tensor(value), torch.tensor(std_error)
     sides = middle - 2 * error, middle + 2 * error
-    return LogPartition(middle, error, *sides, "a guess", ess=50.0, remarks=remarks)
+    doubts = tuple(Doubt(Kind.OTHER, remark) for remark in remarks)
+    return LogPartition(middle, error, *sides, "a guess", ess=50.0, doubts=doubts)
 
 
 def test_closed_form_is_exactly_normalised() -> None:

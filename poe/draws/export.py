@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import itertools
-import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.expert import Expert, Product
 from poe.diagnostics import contributions_along, import_arviz
 from poe.draws.record import Record
-from poe.errors import PoeError, TrustWarning
+from poe.errors import PoeError
 
 DISTRIBUTION = "product-of-experts"
 
@@ -70,12 +70,11 @@ def to_arviz(draws: Record, target: Expert | None = None) -> Any:
     arviz = import_arviz()
     data = to_xarray(draws, target)
     if draws.log_weights is not None:
-        warnings.warn(
+        text = (
             "these draws are weighted, and ArviZ's averages take all alike: resample them by "
-            'sample_stats["log_weight"] first, or use draws.summary()',
-            TrustWarning,
-            stacklevel=3,
+            'sample_stats["log_weight"] first, or use draws.summary()'
         )
+        warn([Doubt(Kind.UNEQUAL_WEIGHTS, text)])
     groups = {
         "posterior": data[["x"]],
         "sample_stats": data.drop_vars("x").rename(log_density="lp"),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from poe import checkpoint
+from poe.core.doubt import Doubt, Kind
 from poe.draws.draws import Draws
 from poe.errors import PoeError, StorageError
 from poe.partition import LogPartition
@@ -68,6 +69,7 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     facts["log_partition"] = None
     if found is not None:
         facts["log_partition"], numbers = _parted(found._asdict())
+        facts["log_partition"]["doubts"] = _as_facts(found.doubts)
         tensors |= {f"log_partition.{name}": number for name, number in numbers.items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, {"format": FORMAT, "version": VERSION, "draws": facts}, tensors)
@@ -97,11 +99,28 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
     if known["kernel"] is not None:
         known["kernel"] = Described(known["kernel"], known["guarantee"])
     if (found := known["log_partition"]) is not None:
-        found["remarks"] = tuple(found["remarks"])
+        found["doubts"] = _doubts(found)
         names = [name for name in tensors if name.startswith("log_partition.")]
         found |= {name.removeprefix("log_partition."): tensors.pop(name) for name in names}
         known["log_partition"] = LogPartition(**found)
     return Draws(**(known | tensors))
+
+
+def _as_facts(doubts: tuple[Doubt, ...]) -> list[dict[str, Any]]:
+    """As JSON can hold them: a kind by its name, which lasts."""
+    return [doubt._asdict() | {"kind": doubt.kind.name} for doubt in doubts]
+
+
+def _doubts(facts: dict[str, Any]) -> tuple[Doubt, ...]:
+    """Taken out of ``facts``; files of before there were kinds have remarks, which are words."""
+    words = [Doubt(Kind.OTHER, text) for text in facts.pop("remarks", ())]
+    told = facts.pop("doubts", ())
+    return (*words, *(Doubt(_kind(d["kind"]), d["text"], tuple(d["chains"])) for d in told))
+
+
+def _kind(name: str) -> Kind:
+    """That of the name; `Kind.OTHER` for one of a later version."""
+    return Kind.__members__.get(name, Kind.OTHER)
 
 
 def _parted(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.expert import Expert, Product, experts_in, named_product
-from poe.errors import ImproperError, NonFiniteError, ShapeError, TrustWarning
+from poe.errors import ImproperError, NonFiniteError, ShapeError
 
 SAME = 1e-8
 """Directions in which experts differ by less, relative to the most, count as the same."""
@@ -147,12 +147,11 @@ def never_worse(
     if not is_learned:
         found = alone[best]
         learned = Estimate(units[best], torch.zeros(len(units), dtype=torch.float64))
-        warnings.warn(
+        text = (
             f"the learned exponents are not surely better on held-out points than "
-            f"{product.names[best]} alone, whose weights are returned",
-            TrustWarning,
-            stacklevel=3,
+            f"{product.names[best]} alone, whose weights are returned"
         )
+        warn([Doubt(Kind.NOT_BETTER, text)])
     values = torch.tensor([one.value for one in alone], dtype=torch.float64)
     target = weighted(product, learned.weights)
     return FittedExponents(

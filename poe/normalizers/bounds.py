@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.groups import SHARED, num_agreeing, t_quantile
 
 WIDE = 2.0
@@ -43,36 +44,39 @@ class Sides(NamedTuple):
         """The same from above."""
         return self.above.mean() + _reach(self.above)
 
-    def doubts(self) -> list[str]:
+    def doubts(self) -> list[Doubt]:
         """Why the two sides should not be believed."""
-        gap, words = (self.above.mean() - self.below.mean()).item(), []
+        gap = (self.above.mean() - self.below.mean()).item()
         error = math.hypot(_standard_error(self.below).item(), _standard_error(self.above).item())
         jensen = 0.5 * (self.below.var() + self.above.var()).item()
         if not self.upper - self.lower < WIDE:
-            words.append(
+            text = (
                 f"the bounds are {(self.upper - self.lower).item():.3g} nats apart: one of the two "
                 "directions between start and target has failed"
             )
         elif abs(gap) > FAR * error + 2.0 * jensen:
-            words.append(
+            text = (
                 f"the ways from start to target and back differ by {gap:.3g} nats, which is "
                 f"{abs(gap) / error:.0f} standard errors: particles have not settled on the way"
             )
-        return words
+        else:
+            return []
+        return [Doubt(Kind.INCONSISTENT, text)]
 
 
-def group_doubts(log_z: Tensor) -> list[str]:
+def group_doubts(log_z: Tensor) -> list[Doubt]:
     """Whether independent estimates ``(groups,)`` of log Z agree."""
     effective = num_agreeing(log_z)
     if effective is None:
         return []
-    return [
+    text = (
         f"{len(log_z)} independent groups are worth {effective:.1f} by their weights, so neither "
         "log Z nor its standard error is to be trusted"
-    ]
+    )
+    return [Doubt(Kind.DISAGREEING, text)]
 
 
-def share_doubts(tilts: Tensor, num_chains: int) -> list[str]:
+def share_doubts(tilts: Tensor, num_chains: int) -> list[Doubt]:
     """Whether islands agree where the mass is, by the mean of a function of their particles.
 
     Means over chains that are independent and settled have a variance of that within islands over
@@ -90,11 +94,12 @@ def share_doubts(tilts: Tensor, num_chains: int) -> list[str]:
     ratio = (inside.mean(1).var() / (inside.var(1).mean() / num_chains)).item()
     if not ratio > UNEQUAL:
         return []
-    return [
+    text = (
         f"independent groups of particles hold different shares of the target: their means vary "
         f"{ratio:.3g} times as much as those of settled chains, as where a narrow mode is found by "
         "a few"
-    ]
+    )
+    return [Doubt(Kind.DISAGREEING, text)]
 
 
 def _reach(values: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.enumeration import MAX_STATES, num_states
 from poe.errors import NormalizationError
-from poe.normalizers.doubts import warn
+from poe.normalizers.doubts import warn_of
 from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
@@ -42,7 +42,7 @@ def log_partition(
       checks what is found from a start given.
     - ``generator``: for the estimates; ``progress``: a bar on stderr where levels are many.
 
-    Where the result should not be believed, ``remarks`` says why, and a TrustWarning. What no
+    Where the result should not be believed, ``doubts`` say why, and a TrustWarning. What no
     particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
     from all others. Raises
     `ImproperError` where Z is known to be infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
@@ -53,7 +53,7 @@ def log_partition(
     (tensor(-4.6305), 'closed form')
     """
     result = find_log_partition(target, method, start, generator, progress)
-    warn(result)
+    warn_of(result)
     return result
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.errors import TrustWarning
+from poe.core.doubt import Doubt, Kind, together, warn
 from poe.groups import CONFIDENCE, SHARED
 from poe.normalizers.bounds import Sides
 from poe.normalizers.levels import Levels
@@ -16,7 +15,7 @@ from poe.normalizers.problem import Problem
 from poe.normalizers.scouted import scout_doubts, summit_doubts, unseen_doubts
 from poe.partition import LogPartition
 
-FEW = 100.0
+FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""
 
 
@@ -34,13 +33,13 @@ class Evidence(NamedTuple):
     seen: Tensor
     """d/dt log γ_t of its draws: the target's mass beyond the largest was not seen."""
     rests_on: str
-    doubts: list[str]
+    doubts: list[Doubt]
     num_undefined: int = 0
 
 
 def concluded(problem: Problem, found: Evidence) -> LogPartition:
-    """The result in the target's own dtype, with every doubt in words."""
-    remarks = (*found.doubts, *_weight_doubts(found), *_doubts_from_elsewhere(problem, found))
+    """The result in the target's own dtype, with every doubt about it."""
+    doubts = (*found.doubts, *_weight_doubts(found), *_doubts_from_elsewhere(problem, found))
     like = problem.scouts.position
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     rounding = problem.rounding()
@@ -58,35 +57,35 @@ def concluded(problem: Problem, found: Evidence) -> LogPartition:
         num_evaluations=found.num_evaluations + problem.num_evaluations,
         confidence=CONFIDENCE,
         rests_on=found.rests_on,
-        remarks=remarks,
+        doubts=doubts,
     )
 
 
-def warn(result: LogPartition) -> None:
+def warn_of(result: LogPartition) -> None:
     """One warning for all doubts, where there are any."""
-    if result.remarks:
-        text = "; ".join(result.remarks)
-        warnings.warn(f"log Z is not to be trusted: {text}", TrustWarning, stacklevel=3)
+    warn(together("log Z is not to be trusted", result.doubts))
 
 
-def _weight_doubts(found: Evidence) -> list[str]:
-    words = []
-    if not found.ess >= FEW:
-        words.append(
+def _weight_doubts(found: Evidence) -> list[Doubt]:
+    doubts = []
+    if not found.ess >= FEW_DRAWS:
+        text = (
             f"its weights are worth {found.ess:.1f} draws: use more, or a start nearer to the "
             "target"
         )
+        doubts.append(Doubt(Kind.FEW, text))
     if not bool(found.value.isfinite() & found.std_error.isfinite()):
-        words.append("it is not finite: start and target hardly overlap")
+        doubts.append(Doubt(Kind.NOT_FINITE, "it is not finite: start and target hardly overlap"))
     if found.num_undefined:
-        words.append(
+        text = (
             f"{found.num_undefined} positions had a NaN or +inf log-density, and were given no "
             "weight: the target is not defined there"
         )
-    return words
+        doubts.append(Doubt(Kind.UNDEFINED, text))
+    return doubts
 
 
-def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[str]:
+def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[Doubt]:
     return [
         *scout_doubts(problem, found.value, found.std_error),
         *unseen_doubts(problem, found.seen),

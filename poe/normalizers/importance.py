@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.density.closed_forms import exact_sample, is_source, require_source
 from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
@@ -150,11 +151,12 @@ def _grouped(x: Tensor) -> Tensor:
     return x.reshape(NUM_ISLANDS, -1, *x.shape[1:])
 
 
-def _tail_doubts(tilt: Tensor) -> list[str]:
+def _tail_doubts(tilt: Tensor) -> list[Doubt]:
     index = tail_index(tilt.flatten())
     if index <= HEAVY:
         return []
-    return [
+    text = (
         f"the largest weights have a tail of index {index:.2f} > {HEAVY}: some that matter were "
         "not drawn"
-    ]
+    )
+    return [Doubt(Kind.LIGHT_TAILS, text)]

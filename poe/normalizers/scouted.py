@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.normalizers.along import all_levels
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS, group_doubts, share_doubts
 from poe.normalizers.levels import Levels
@@ -21,39 +22,41 @@ HEAVY, LITTLE = 0.8, 0.25
 ``log_z_coverage.py``."""
 
 
-def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[str]:
+def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[Doubt]:
     """Whether the scouts agree among each other, and with log Z as it was found."""
     scouts = problem.scouts
     doubts = [
         *group_doubts(scouts.log_z),
         *share_doubts(scouts.tilts[-1], scouts.tilts.shape[2] // SCOUTS.num_moves),
     ]
-    words = [f"particles from a broad start: {doubt}" for doubt in doubts]
+    told = [doubt.about("particles from a broad start") for doubt in doubts]
     by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
     seen = by_scouts.log_z[-1] + scouts.log_start
     errors = torch.stack([std_error, by_scouts.std_error, problem.rounding()])
     apart = (value - seen).abs() / errors.square().sum().sqrt()
     if not apart < FAR:
-        words.append(
+        text = (
             f"particles from a broad start found {seen + problem.log_constant:.4g} "
             f"± {by_scouts.std_error:.2g}, {apart:.1f} standard errors away"
         )
-    return words
+        told.append(Doubt(Kind.INCONSISTENT, text))
+    return told
 
 
-def unseen_doubts(problem: Problem, seen: Tensor) -> list[str]:
+def unseen_doubts(problem: Problem, seen: Tensor) -> list[Doubt]:
     """Whether scouts are where d/dt log γ_t exceeds all that an estimator saw of it."""
     is_beyond = (problem.tilts > seen.max()).double().mean(1)
     beyond = (torch.softmax(problem.scouts.log_z, 0) @ is_beyond).item()
     if not beyond > max(UNSEEN, UNSEEN_DRAWS / seen.numel()):
         return []
-    return [
+    text = (
         f"{beyond:.0%} of the target's mass seems to lie where {problem.where} is too thin for it "
         "to have been seen: use a broader start, or leave it out"
-    ]
+    )
+    return [Doubt(Kind.UNSEEN, text)]
 
 
-def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
+def tail_doubts(problem: Problem, tilts: Tensor) -> list[Doubt]:
     """Whether the last steps of a path have weights that its particles know nothing of.
 
     Where the start has lighter tails than the target, exp(Δt U) is unbounded, and at the last steps
@@ -73,21 +76,25 @@ def tail_doubts(problem: Problem, tilts: Tensor) -> list[str]:
     index = tail_index(log_weights)
     if not (index > HEAVY and kept < LITTLE):
         return []
-    return [
+    text = (
         f"a step of the path that seems to keep {STEP_ESS:.0%} of the particles keeps {kept:.0%} "
         f"of those from a broad start, by weights with a tail of index {index:.2f}: the tails of "
         f"{problem.where} are lighter than the target's; use a start with heavier ones, or leave "
         "it out"
-    ]
+    )
+    return [Doubt(Kind.LIGHT_TAILS, text)]
 
 
-def summit_doubts(problem: Problem, levels: Levels, value: Tensor, std_error: Tensor) -> list[str]:
+def summit_doubts(
+    problem: Problem, levels: Levels, value: Tensor, std_error: Tensor
+) -> list[Doubt]:
     """Whether particles are at summits that climbing reaches as often as the mass there says."""
     missed = [summit.missed(levels, value, std_error) for summit in problem.summits.summits]
-    return [
+    told = (
         f"climbing from particles reaches a summit that has {shares[0]:.0%} of the mass that was "
         f"found, and {shares[1]:.0%} of the particles: modes were missed; give a start that covers "
         "them, by `start=`, or leave it out"
         for shares in missed
         if shares is not None
-    ]
+    )
+    return [Doubt(Kind.UNSEEN, text) for text in told]

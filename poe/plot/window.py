@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.expert import Expert
 from poe.enumeration import states
-from poe.errors import NonFiniteError, PoeError, ShapeError, TrustWarning
+from poe.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.positions import Positions
 from poe.space import Count, Interval, Positive, Space
 from poe.start import device_of, dtype_of
@@ -85,12 +85,11 @@ def normalized(expert: Expert, name: str, on: Window) -> Tensor:
     _require_density(values, name)
     log_mass = values - values.logsumexp(0)
     if on.edges and float(log_mass.max()) > math.log(NARROW):
-        warnings.warn(
+        text = (
             f"the density of {name} is hardly wider than one of the {len(x)} cells of the window: "
-            "what is drawn of it is not exact; choose a narrower window",
-            TrustWarning,
-            stacklevel=4,
+            "what is drawn of it is not exact; choose a narrower window"
         )
+        warn([Doubt(Kind.TOO_COARSE, text)])
     return (log_mass - on.log_volume).exp()
 
 

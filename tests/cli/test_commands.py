@@ -20,6 +20,7 @@ import poe
 from poe.cli import main
 from poe.cli.composition import read
 from poe.cli.exit_code import ExitCode
+from poe.core.doubt import Doubt, Kind
 from poe.partition import LogPartition
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,7 +304,8 @@ def test_a_remark_on_log_z_is_told_by_the_exit_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zero = torch.zeros(())
-    doubtful = LogPartition(zero, zero, -torch.inf + zero, zero, "a guess", remarks=("rough",))
+    doubts = (Doubt(Kind.OTHER, "rough"),)
+    doubtful = LogPartition(zero, zero, -torch.inf + zero, zero, "a guess", doubts=doubts)
     monkeypatch.setattr("poe.normalizers.choose.find_log_partition", lambda *_: doubtful)
     assert answer(capsys, "partition", NOT, code=ExitCode.DOUBTFUL)["remarks"] == ["rough"]
     assert main(["partition", NOT]) == ExitCode.DOUBTFUL
