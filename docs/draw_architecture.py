@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "the ground, and where x lives",
-        ("poe.errors", "poe.randomness", "poe.space", "poe.joint_space", "poe.without_gradient"),
+        (
+            "poe.core",
+            "poe.errors",
+            "poe.randomness",
+            "poe.space",
+            "poe.joint_space",
+            "poe.without_gradient",
+        ),
     ),
     ("maps that carry their tensors", ("poe.ranges", "poe.parts", "poe.moved", "poe.bridges")),
     ("what an expert is", ("poe.expert", "poe.finite")),
@@ -79,7 +86,6 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.export",
             "poe.summary",
             "poe.draws",
-            "poe.checkpoint",
             "poe.watch",
             "poe.unfused",
             "poe.compiled",
