@@ -21,7 +21,6 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "the ground, and where x lives",
         (
             "poe.errors",
-            "poe.core",
             "poe.randomness",
             "poe.space",
             "poe.joint_space",
@@ -78,7 +77,6 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "how it is run, and judged",
         (
             "poe.diagnostics",
-            "poe.checkpoint",
             "poe.partition",
             "poe.draws",
             "poe.watch",

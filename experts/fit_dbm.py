@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from experts.dbm import DBM
 from experts.dbm_gradient import centred_gradient, moments, sweeps, with_odd_means
 from experts.mean_field import mean_field
-from poe.checkpoint import fingerprint, read, write
+from poe.core.tensor_file import fingerprint, read, write
 from poe.errors import PoeError, StorageError
 from poe.randomness import resolve
 

@@ -14,7 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from experts.contrastive import PCD, Centre, Gradient, Particles, contrast
 from experts.rbm import RBM
-from poe.checkpoint import fingerprint, read, write
+from poe.core.tensor_file import fingerprint, read, write
 from poe.errors import PoeError, ShapeError, StorageError
 from poe.randomness import resolve
 

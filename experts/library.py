@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from experts.patch_mixture import PatchMixture
 from experts.probabilistic_pca import ProbabilisticPCA
 from experts.residual import ResidualNetwork
 from experts.vae import VAE, dense_vae
+from poe.core.tensor_file import sha256
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "PixelMixture": PixelMixture,
@@ -98,7 +98,7 @@ def expert(description: dict[str, Any]) -> poe.Expert:
 def tensors(description: dict[str, Any]) -> dict[str, Tensor]:
     """The weights, once their hash is found to be right."""
     weights = folder().joinpath(description["weights"]).read_bytes()
-    if hashlib.sha256(weights).hexdigest() != description["sha256"]:
+    if sha256(weights) != description["sha256"]:
         raise poe.StorageError(
             f"expected weights with SHA-256 {description['sha256']} in {description['weights']}, "
             "got others: install the package again"

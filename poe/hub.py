@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from poe import io
+from poe.core.tensor_file import write_bytes
 from poe.errors import StorageError
 
 try:
@@ -82,7 +83,7 @@ class HubExpert(  # type: ignore[call-arg]
         io.save(self.expert, save_directory)
         # The mixin looks for this file first, and the hub counts downloads by it.
         config = json.dumps({"library_name": "product-of-experts"})
-        (save_directory / constants.CONFIG_NAME).write_text(config)
+        write_bytes(save_directory / constants.CONFIG_NAME, config.encode())
 
     @classmethod
     def _from_pretrained(

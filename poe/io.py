@@ -9,10 +9,8 @@ it names were complete before.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +19,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
 from poe.errors import StorageError
 from poe.joint_space import Joint
 from poe.space import (
@@ -37,7 +36,6 @@ from poe.space import (
 from poe.space import Sequence as TokenSequence
 
 FORMAT = "product-of-experts"
-FORMAT_VERSION = 2  # 1 named classes by the path of their module
 DESCRIPTION = "expert.json"
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -181,6 +179,7 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     An expert saved there before is replaced, in one step. Raises `StorageError` where a part of
     the composition has no registered class (a bare function has none).
 
+    >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> save(experts.Gaussian([0.0], scale=[1.0]) ** 2, folder)
     >>> load(folder)(torch.zeros(1, 1))
@@ -189,7 +188,7 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     encoder = _Encoder()
     tree = encoder.encode(expert)
     weights = safetensors.torch.save(encoder.tensors())
-    digest = hashlib.sha256(weights).hexdigest()
+    digest = sha256(weights)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -203,8 +202,8 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"expected a directory to save into, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _weights_name(digest), weights)
-    _write(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode())
+    write_bytes(folder / _weights_name(digest), weights)
+    write_bytes(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode())
     for old in folder.glob("weights-*.safetensors"):
         if old.name != _weights_name(digest):
             old.unlink(missing_ok=True)
@@ -371,7 +370,7 @@ def _read_weights(folder: Path, description: Fields) -> dict[str, Tensor]:
         weights = file.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the weights {file}: {error}") from error
-    if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
+    if sha256(weights) != description["weights_sha256"]:
         raise StorageError(
             f"{file} is truncated or was altered: its hash is not the one in {DESCRIPTION}; "
             "save the expert again or fetch the file again"
@@ -382,24 +381,9 @@ def _read_weights(folder: Path, description: Fields) -> dict[str, Tensor]:
         raise StorageError(f"{file} is no valid safetensors file: {error}") from error
 
 
-def _write(file: Path, content: bytes) -> None:
-    """Write under a temporary name and move into place, so that no reader sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def _digest(description: Fields) -> str:
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return sha256(canonical.encode())
 
 
 def _weights_name(digest: str) -> str:

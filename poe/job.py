@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe import checkpoint as checkpoints
 from poe import resume
+from poe.core.tensor_file import fingerprint, read
 from poe.errors import StorageError
 from poe.loop import Plan, Run
 from poe.progress import Callback, Reporter
@@ -57,8 +57,8 @@ class Job:
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             say(self.progress, said)
             return Run.start(self.plan, u), 0.0
-        facts, tensors = checkpoints.read(self.checkpoint)
-        if facts.get("settings") != checkpoints.fingerprint(self.settings):
+        facts, tensors = read(self.checkpoint)
+        if facts.get("settings") != fingerprint(self.settings):
             raise StorageError(
                 f"expected a checkpoint of this run at {self.checkpoint}, got one of another "
                 "target, kernel, seed or settings: call with the same arguments and a generator of "
@@ -70,7 +70,7 @@ class Job:
 
     def _write(self, run: Run, seconds: float) -> None:
         assert self.checkpoint is not None
-        settings = checkpoints.fingerprint(self.settings)
+        settings = fingerprint(self.settings)
         resume.save(run, self.checkpoint, {"settings": settings, "seconds_in_all": seconds})
 
     def _advance(self, run: Run, is_over: Callable[[Run], bool], write: Callable[[], None]) -> None:

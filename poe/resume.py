@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from poe import checkpoint
 from poe.adapt_kernel import Learned, StageState, fill, shaped
 from poe.averaging import DualAveraging
+from poe.core.tensor_file import write
 from poe.errors import StorageError
 from poe.loop import Moment, Plan, Run
 from poe.samplers.affine import AFFINE_MAPS, Affine
@@ -40,7 +41,7 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
         tensors["log_density"] = run.log_density[: moment.step]
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
-    checkpoint.write(path, {**facts, **counts, "learned": known}, tensors)
+    write(path, {**facts, **counts, "learned": known}, tensors)
 
 
 def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
@@ -80,7 +81,7 @@ def _state(
     is_sampling = phase == len(plan.stages)
     kernel = fill(stage, learned[-1]) if is_sampling else shaped(stage.kernel, learned[-1])
     template = kernel.init(stage.target, tensors["position"])
-    inner = _filled(template, iter(_unnamed("state", tensors)))
+    inner = _filled(template, _unnamed("state", tensors))
     if not torch.allclose(template.log_density, inner.log_density, rtol=1e-4, atol=1e-4):
         raise StorageError(
             "expected a checkpoint of this target, got one of another: the log-density at its "
@@ -115,17 +116,15 @@ def _refilled(draws: Tensor, num_draws: int) -> Tensor:
 
 def _leaves(state: Any) -> list[Tensor]:
     """The tensors and numbers of nested NamedTuples, in order."""
-    if isinstance(state, tuple):
-        return [leaf for part in state for leaf in _leaves(part)]
-    return [torch.as_tensor(state)]
+    return [torch.as_tensor(leaf) for leaf in tree_leaves(state)]
 
 
-def _filled(template: Any, leaves: Iterator[Tensor]) -> Any:
+def _filled(template: Any, leaves: list[Tensor]) -> Any:
     """The template's structure with other leaves."""
-    if isinstance(template, tuple):
-        return type(template)(*(_filled(part, leaves) for part in template))
-    leaf = next(leaves)
-    return leaf if isinstance(template, Tensor) else type(template)(leaf.item())
+    own, structure = tree_flatten(template)
+    pairs = zip(own, leaves, strict=True)
+    filled = [new if isinstance(old, Tensor) else type(old)(new.item()) for old, new in pairs]
+    return tree_unflatten(filled, structure)
 
 
 def _named(prefix: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:

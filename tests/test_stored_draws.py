@@ -14,7 +14,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe import checkpoint
+from poe.core.tensor_file import fingerprint, write
 from poe.samplers import MALA, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
 
@@ -59,7 +59,7 @@ DRAWS = {
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         is_same = one.dtype == other.dtype and one.shape == other.shape
-        return is_same and checkpoint.fingerprint(one) == checkpoint.fingerprint(other)
+        return is_same and fingerprint(one) == fingerprint(other)
     if isinstance(one, poe.LogPartition):
         return all(same(a, b) for a, b in zip(one, other, strict=True))
     return one == other
@@ -118,12 +118,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
     with pytest.raises(poe.StorageError, match="its hash does not match"):
         poe.load_draws(tmp_path / "foreign")
-    checkpoint.write(tmp_path / "checkpoint", {}, {})
+    write(tmp_path / "checkpoint", {}, {})
     with pytest.raises(poe.StorageError, match=r"expected draws that poe\.save_draws wrote"):
         poe.load_draws(tmp_path / "checkpoint")
-    newer = {"format": "product-of-experts draws", "version": 2}
-    checkpoint.write(tmp_path / "newer", newer, {})
-    with pytest.raises(poe.StorageError, match=r"format version 1 .* got 2: load them with"):
+    save_file({}, tmp_path / "newer", metadata={"format_version": "3"})
+    with pytest.raises(poe.StorageError, match=r"format_version 2 or before .* got 3: read it"):
         poe.load_draws(tmp_path / "newer")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from poe.cli.exit_code import BadInput
+from poe.core.tensor_file import replacing
 from poe.draws import Draws
 from poe.space import Space
 
@@ -57,7 +57,6 @@ def write(draws: Draws, path: Path) -> None:
         if index < len(images):
             axis.imshow(images[index].float().numpy(), cmap="gray_r", vmin=low, vmax=high)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.05, hspace=0.05)
-    temporary = path.with_suffix(f".{os.getpid()}.png")
-    figure.savefig(temporary, dpi=80)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=80)
     plt.close(figure)
-    os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from poe.core.tensor_file import replacing
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
 
@@ -79,7 +79,6 @@ def draw(
         else:
             part.suptitle(HELD_OUT_TITLE, fontsize=10, y=0.99)
             part.subplots_adjust(top=0.9)
-    part_path = path.with_suffix(".part.png")
-    figure.savefig(part_path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     plt.close(figure)
-    os.replace(part_path, path)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from poe.core.tensor_file import write_bytes
 from poe.demo.evaluate import COLUMNS
 
 
@@ -54,9 +54,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON; the file is complete or absent."""
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(plain(asdict(self)), indent=2, allow_nan=False) + "\n")
-        os.replace(part, path)
+        text = json.dumps(plain(asdict(self)), indent=2, allow_nan=False) + "\n"
+        write_bytes(path, text.encode())
 
 
 def plain(value: Any) -> Any:

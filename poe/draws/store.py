@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from poe import checkpoint
 from poe.core.doubt import Doubt, Kind
+from poe.core.tensor_file import packed, read, write_bytes
 from poe.draws.draws import Draws
 from poe.errors import PoeError, StorageError
 from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"
-
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,28 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     >>> load_draws(path)
     Draws(4 chains x 5 draws of shape (2,), exact)
     """
+    content = packed_draws(draws)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content)
+
+
+def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
+    """What `save_draws` puts in the file, for who sends it elsewhere.
+
+    Args:
+        draws: As of `save_draws`.
+        about: What else the header says, as JSON can hold it: where the draws are from, say.
+
+    Returns:
+        The content of a safetensors file.
+
+    Raises:
+        StorageError: As `save_draws`.
+
+    >>> x = torch.zeros(4, 5, 2)
+    >>> len(packed_draws(poe.Draws(x, x[..., 0], "exact"))) > 4 * 4 * 5 * 3
+    True
+    """
     if not isinstance(draws.samples, Tensor):
         raise StorageError(
             f"expected draws whose samples are one tensor, got {type(draws.samples).__name__}: "
@@ -71,8 +91,7 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
         facts["log_partition"], numbers = _parted(found._asdict())
         facts["log_partition"]["doubts"] = _as_facts(found.doubts)
         tensors |= {f"log_partition.{name}": number for name, number in numbers.items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(path, {"format": FORMAT, "version": VERSION, "draws": facts}, tensors)
+    return packed({"format": FORMAT, "draws": facts, "about": dict(about or {})}, tensors)
 
 
 def load_draws(path: str | os.PathLike[str]) -> Draws:
@@ -82,17 +101,12 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
     StorageError where the file is missing, truncated, altered, of another kind, or of a newer
     version.
     """
-    facts, tensors = checkpoint.read(
-        path, kind="file of draws", remedy="write it again with poe.save_draws"
+    facts, tensors = read(
+        path, kind="file of draws", remedy="write it again with poe.save_draws", oldest=1
     )
     if facts.get("format") != FORMAT:
         raise StorageError(
             f"expected draws that poe.save_draws wrote at {path}, got another file of this package"
-        )
-    if facts["version"] != VERSION:
-        raise StorageError(
-            f"expected draws of format version {VERSION} at {path}, got {facts['version']}: load "
-            "them with the version of this package that saved them"
         )
     known: dict[str, Any] = facts["draws"]
     known["remarks"] = tuple(known["remarks"])

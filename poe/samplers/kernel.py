@@ -9,11 +9,12 @@ that compiles in one graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from poe.density.expert import Product
 from poe.errors import NonFiniteError, PoeError
@@ -266,10 +267,9 @@ def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Te
     return torch.where(mask, proposed, current)
 
 
-def leaves(state: Any) -> Iterator[Tensor]:
+def leaves(state: Any) -> list[Tensor]:
     """The tensors of nested NamedTuples, in order."""
-    for part in state:
-        yield from [part] if isinstance(part, Tensor) else leaves(part)
+    return tree_leaves(state)
 
 
 def map_leaves(function: Callable[..., Tensor], *states: Any) -> Any:
@@ -279,10 +279,7 @@ def map_leaves(function: Callable[..., Tensor], *states: Any) -> Any:
     >>> map_leaves(torch.add, noise, noise).uniform
     tensor([2., 2.])
     """
-    if isinstance(states[0], Tensor):
-        return function(*states)
-    parts = zip(*states, strict=True)
-    return type(states[0])(*(map_leaves(function, *part) for part in parts))
+    return tree_map(function, *states)
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -1,32 +1,18 @@
-"""Draws to download: safetensors, with what they are worth in its header."""
+"""Draws to download: as `poe.load_draws` reads them, with what they are of in the header."""
 
 from __future__ import annotations
 
-import json
-
-from safetensors.torch import save
-
+from poe.draws.store import packed_draws
 from poe.studio.draw import Frame
 from poe.studio.model import Composition
 
 
 def content(composition: Composition, frame: Frame) -> bytes:
-    """``samples`` and ``log_density`` as a file; the header says guarantee, seed and formula.
+    """The draws as `poe.save_draws` writes them; the header says the formula and its experts.
 
     Raises ValueError where there are no draws yet.
     """
-    draws = frame.draws
-    if draws is None:
+    if frame.draws is None:
         raise ValueError("expected a frame with draws, got one on the way to a start")
-    tensors = {"samples": draws.samples, "log_density": draws.log_density}
-    header = {
-        "guarantee": draws.guarantee,
-        "seed": draws.seed,
-        "formula": composition.formula,
-        "experts": [one._asdict() for one in composition.choices],
-        "kernel": repr(draws.kernel),
-    }
-    return save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={name: json.dumps(value) for name, value in header.items()},
-    )
+    chosen = [one._asdict() for one in composition.choices]
+    return packed_draws(frame.draws, {"formula": composition.formula, "experts": chosen})

@@ -172,14 +172,16 @@ def test_a_file_of_draws_says_what_they_are(tmp_path: Path) -> None:
     composition = compose([Choice("ring"), Choice("bar", 0.5)])
     frame = frames(composition, Settings(seed=5, num_draws=2))[-1]
     (tmp_path / "draws.safetensors").write_bytes(draws_file.content(composition, frame))
+    draws = poe.load_draws(tmp_path / "draws.safetensors")
+    assert frame.draws is not None
+    assert torch.equal(draws.samples, frame.draws.samples)
+    assert torch.equal(draws.log_density, frame.draws.log_density)
+    assert draws.guarantee == "asymptotically exact"
+    assert draws.seed == 5
+    assert repr(draws.kernel) == repr(frame.draws.kernel)
     with safe_open(tmp_path / "draws.safetensors", framework="pt") as file:
-        header = {name: json.loads(value) for name, value in file.metadata().items()}
-        assert frame.draws is not None
-        assert torch.equal(file.get_tensor("samples"), frame.draws.samples)
-        assert torch.equal(file.get_tensor("log_density"), frame.draws.log_density)
-    assert header["guarantee"] == "asymptotically exact"
-    assert header["seed"] == 5
-    assert header["formula"] == "ring · bar^0.5"
-    assert header["experts"][1] == {"name": "bar", "exponent": 0.5, "label": ""}
+        about = json.loads(file.metadata()["facts"])["about"]
+    assert about["formula"] == "ring · bar^0.5"
+    assert about["experts"][1] == {"name": "bar", "exponent": 0.5, "label": ""}
     with pytest.raises(ValueError, match="with draws"):
         draws_file.content(composition, frame._replace(draws=None))

@@ -128,3 +128,10 @@ def test_saved_draws_are_what_they_were(name: str) -> None:
     assert list(draws.remarks) == told["remarks"]
     found = draws.log_partition and repr(draws.log_partition.value.double().item())
     assert found == told["log_partition"]
+
+
+def test_a_run_of_before_is_refused_in_words() -> None:
+    target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    words = r"format_version 2 at .*run\.safetensors, got 1, which an earlier version .* delete it"
+    with pytest.raises(poe.StorageError, match=words):
+        poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
