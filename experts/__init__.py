@@ -32,10 +32,11 @@ from experts.families import (
     Poisson,
     VonMises,
     Wishart,
+    data_log_odds,
 )
 from experts.field_of_experts import FieldOfExperts
 from experts.fit_dbm import fit_dbm
-from experts.fit_rbm import data_log_odds, fit_rbm
+from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian import Gaussian
 from experts.gaussian_rbm import GaussianRBM

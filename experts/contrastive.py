@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.boltzmann.training.loop import require_counts
 from experts.linear import linear
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep
@@ -59,7 +60,7 @@ class CD:
     num_steps: int = 1
 
     def __post_init__(self) -> None:
-        _require_counts(num_steps=self.num_steps)
+        require_counts(num_steps=self.num_steps)
 
     def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
         """The data."""
@@ -87,7 +88,7 @@ class PCD:
     num_steps: int = 1
 
     def __post_init__(self) -> None:
-        _require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
+        require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
 
     def init(self, rbm: RBM, data: Tensor, *, generator: torch.Generator) -> Tensor:
         """Rows of data, each drawn by itself."""
@@ -119,7 +120,7 @@ class TemperedPCD:
     num_steps: int = 1
 
     def __post_init__(self) -> None:
-        _require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
+        require_counts(num_chains=self.num_chains, num_steps=self.num_steps)
         if self.num_levels < 2:
             raise PoeError(
                 f"expected num_levels of at least 2, got {self.num_levels}; for one level use PCD"
@@ -221,9 +222,3 @@ def _swapped(
 def _rows(data: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     chosen = torch.randint(len(data), shape, generator=generator, device=data.device)
     return data[chosen]
-
-
-def _require_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise PoeError(f"expected {name} of at least 1, got {count}")

@@ -472,6 +472,22 @@ class Wishart(Samplable):
         return factor @ factor.mT
 
 
+def data_log_odds(data: Tensor) -> Tensor:
+    """log p̂ − log(1 − p̂) of each column of bits, with half a row of each value added.
+
+    Args:
+        data: Rows of 0 and 1, ``(n, v)``, of any dtype.
+
+    Returns:
+        The log-odds ``(v,)``, float32, finite where a column has one value alone too.
+
+    >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    tensor([1.6094, 0.0000])
+    """
+    ones = data.sum(0, dtype=torch.float64)
+    return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()
+
+
 def _above_zero(x: Tensor) -> Tensor:
     """Draws that were rounded to 0, which is outside of the space."""
     return x.clamp(min=torch.finfo(x.dtype).tiny)

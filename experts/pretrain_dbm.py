@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
+from experts.boltzmann.training.loop import (
+    Checkpoint,
+    Schedule,
+    State,
+    ascend,
+    checkpoint_at,
+    require_counts,
+    require_rows,
+    run,
+)
 from experts.dbm import DBM
 from poe.errors import PoeError
 from poe.randomness import resolve
 
 WEIGHT_SCALE = 0.01
 """The standard deviation of the first weights."""
+ROWS_AT_ONCE = 4096
+"""So many rows become features at a time."""
 
 
 class Pair(NamedTuple):
@@ -55,7 +68,10 @@ def pretrain_dbm(
     learning_rate: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 2e-4,
+    averaged: float = 0.0,
+    final_share: float = 1.0,
     generator: torch.Generator | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> DBM:
     """A DBM of RBMs that are trained one after the other, each on the features of the one below.
@@ -65,14 +81,35 @@ def pretrain_dbm(
     but onto x. The DBM takes the weights undoubled, and of the two biases that a hidden layer was
     given, one in each of its RBMs, the mean.
 
-    - ``data`` ``(n, layer_sizes[0])``: 0 and 1, or probabilities to draw them by;
-    - ``layer_sizes``: visible first; ``num_epochs``: of each layer, by contrastive divergence.
+    Args:
+        data: Rows ``(n, layer_sizes[0])`` of 0 and 1, or of probabilities to draw them by.
+        layer_sizes: Units of each layer, the visible one first.
+        num_epochs: How often each layer goes through the data, by contrastive divergence.
+        batch_size: Rows a batch; all of them, where there are fewer.
+        learning_rate: Of each layer's first update, from 0 to 1.
+        momentum: Share of the last update that the next one repeats, from 0 to 1.
+        weight_decay: What weights lose for each unit of theirs, before the rate; from 0 to 1.
+        averaged: Each layer is the mean of its parameters over this last share of its updates (of
+            every tenth of them); the latest where it is 0.
+        final_share: What is left of the learning rate at the end of each layer: 1, it stays; 0, it
+            falls to nothing along a line.
+        generator: Of all that is drawn.
+        checkpoint: A file, written after every epoch of every layer; where it is there, training
+            goes on from it, to the same bits as without a stop.
+        progress: Whether a bar is shown, one for each layer.
 
-    Raises PoeError where there are fewer than two layers, the data have another size, or a number
-    is not in [0, 1].
+    Returns:
+        A DBM of these layers, in the dtype of the data where they are floating-point numbers.
 
-    Source: Salakhutdinov & Hinton 2009, section 3.1; Salakhutdinov & Larochelle 2010, section 3;
-    contrastive divergence: Hinton 2002.
+    Raises:
+        PoeError: Where there are fewer than two layers, the data have another size, a number is not
+            in [0, 1], settings are out of range, or the parameters do not stay finite.
+        StorageError: Where a checkpoint is of another training.
+
+    References:
+        Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", section 3.1; Salakhutdinov &
+        Larochelle 2010, "Efficient learning of deep Boltzmann machines", section 3; contrastive
+        divergence: Hinton 2002, doi:10.1162/089976602760128018.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).repeat(50, 1)
@@ -80,33 +117,39 @@ def pretrain_dbm(
     DBM(layers of 2, 3, 2)
     """
     _require(data, layer_sizes)
+    schedule = Schedule(
+        num_epochs, batch_size, learning_rate, momentum, weight_decay, averaged, final_share
+    )
     generator = resolve(generator, data.device)
-    depth, pairs = len(layer_sizes) - 1, list[Pair]()
-    num_updates = depth * num_epochs * -(-len(data) // batch_size)
-    with tqdm(
-        total=num_updates,
-        disable=not progress,
-        unit="update",
-        delay=2,
-        leave=False,
-        file=sys.stderr,
-    ) as bar:
-        for k in range(depth):
-            pair = _begun(data, layer_sizes[k + 1], 2 - (k == depth - 1), 2 - (k == 0), generator)
-            velocity = [torch.zeros_like(value) for value in pair.parameters]
-            for _ in range(num_epochs):
-                order = torch.randperm(len(data), generator=generator, device=data.device)
-                for rows in order.split(batch_size):
-                    batch = data[rows].to(pair.W.dtype)
-                    slopes = contrastive_divergence(pair, batch, generator)
-                    slopes[0].add_(pair.W, alpha=-weight_decay)
-                    for value, speed, slope in zip(pair.parameters, velocity, slopes, strict=True):
-                        value.add_(speed.mul_(momentum).add_(slope, alpha=learning_rate))
-                    bar.update()
-            pairs.append(pair)
-            data = torch.cat([pair.above(part.to(pair.W.dtype)) for part in data.split(4096)])
+    file = checkpoint_at(checkpoint, "pretrain_dbm", data, tuple(layer_sizes), schedule)
+    depth = len(layer_sizes) - 1
+    pairs = [] if file is None else _finished(file, depth, data.device)
+    for pair in pairs:
+        data = _features(pair, data)
+    for k in range(len(pairs), depth):
+        own = None if file is None else replace(file, stage=k)
+        pair = _begun(data, layer_sizes[k + 1], *_counts(k, depth), generator)
+        state = State([pair.W], [pair.b, pair.c], _named(pairs))
+        move = partial(step, pair=pair, schedule=schedule, generator=generator)
+        run(move, state, data, schedule, generator=generator, checkpoint=own, progress=progress)
+        W, b, c = state.result()
+        pairs.append(pair._replace(W=W, b=b, c=c))
+        data = _features(pairs[-1], data)
     inner = [(lower.c + upper.b) / 2 for lower, upper in pairwise(pairs)]
     return DBM([pair.W for pair in pairs], [pairs[0].b, *inner, pairs[-1].c])
+
+
+def step(
+    state: State,
+    batch: Tensor,
+    rate: float,
+    *,
+    pair: Pair,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> None:
+    """Up the slopes of contrastive divergence."""
+    ascend(state, contrastive_divergence(pair, batch, generator), rate, schedule)
 
 
 def contrastive_divergence(pair: Pair, x: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -135,12 +178,44 @@ def _begun(
     return Pair(W, mean.logit(), W.new_zeros(num_hidden), up, down)
 
 
+def _counts(k: int, depth: int) -> tuple[int, int]:
+    """How often a layer's input counts upward, and its output downward, in RBM k of ``depth``."""
+    return 2 - (k == depth - 1), 2 - (k == 0)
+
+
+def _features(pair: Pair, data: Tensor) -> Tensor:
+    """p(z = 1 | x) of all rows, a part at a time."""
+    return torch.cat([pair.above(part.to(pair.W.dtype)) for part in data.split(ROWS_AT_ONCE)])
+
+
+def _named(pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    """The layers that are done, as checkpoints keep them."""
+    return {
+        f"{name}.{k}": value
+        for k, pair in enumerate(pairs)
+        for name, value in zip("Wbc", pair.parameters, strict=True)
+    }
+
+
+def _finished(checkpoint: Checkpoint, depth: int, device: torch.device) -> list[Pair]:
+    """The layers that were done when the file was written; none before there is one."""
+    saved, pairs = checkpoint.read(), list[Pair]()
+    if saved is None:
+        return pairs
+    for k in range(saved.stage):
+        W, b, c = (saved.tensors[f"kept.{name}.{k}"].to(device) for name in "Wbc")
+        pairs.append(Pair(W, b, c, *_counts(k, depth)))
+    return pairs
+
+
 def _require(data: Tensor, layer_sizes: Sequence[int]) -> None:
-    if len(layer_sizes) < 2 or data.shape[1:] != (layer_sizes[0],) or len(data) == 0:
+    require_rows(data)
+    if len(layer_sizes) < 2 or data.shape[1:] != (layer_sizes[0],):
         raise PoeError(
             f"expected sizes of at least two layers, the first that of the data (n, visible), got "
             f"{tuple(layer_sizes)} for data {tuple(data.shape)}"
         )
+    require_counts(**{f"layer_sizes[{k}]": size for k, size in enumerate(layer_sizes)})
     if not bool(((data >= 0) & (data <= 1)).all()):
         raise PoeError(
             f"expected data in [0, 1], got {data.amin().item():g} to {data.amax().item():g}: scale "

@@ -162,7 +162,7 @@ def test_training_resumes_to_the_same_bits(particles: Particles, tmp_path: Path)
     for name in ("W", "b", "c"):
         assert torch.equal(getattr(whole, name), getattr(resumed, name))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(poe.PoeError, match="of other data or other settings"):
+    with pytest.raises(poe.PoeError, match="of other data, other settings or another start"):
         fit_rbm(data, 3, particles=particles, num_epochs=7, checkpoint=path, progress=False)
 
 

@@ -37,32 +37,32 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     Mutation(
         "RBM: weights grow where they should decay",
-        "gradient.W.add_(training.W, alpha=-weight_decay)",
-        "gradient.W.add_(training.W, alpha=weight_decay)",
+        "slope.add_(weight, alpha=-schedule.weight_decay)",
+        "slope.add_(weight, alpha=schedule.weight_decay)",
         "test_an_rbm_moves_as_worked_out_by_hand",
     ),
     Mutation(
         "RBM: the learning rate never falls",
-        "_move(training, gradient, learning_rate * left, momentum, weight_decay)",
-        "_move(training, gradient, learning_rate, momentum, weight_decay)",
+        "return 1 - (1 - final_share) * update / total",
+        "return 1.0",
         "test_an_rbm_moves_as_worked_out_by_hand",
     ),
     Mutation(
         "RBM: parameters are never averaged",
-        "is_averaged=left <= averaged",
-        "is_averaged=False",
+        "if is_averaged(update, total, schedule.averaged):",
+        "if False:",
         "test_the_result_is_the_mean_of_those_looked_at",
     ),
     Mutation(
         "DBM: weights grow where they should decay",
-        "alpha=-learning_rate * weight_decay",
-        "alpha=learning_rate * weight_decay",
+        "slope.add_(weight, alpha=-schedule.weight_decay)",
+        "slope.add_(weight, alpha=schedule.weight_decay)",
         "test_a_dbm_moves_as_worked_out_by_hand",
     ),
     Mutation(
         "DBM: the latest for the mean",
-        "    return training.averaged\n",
-        "    return training.dbm\n",
+        "(self.mean if self.num_terms else self.parameters)",
+        "self.parameters",
         "test_the_result_is_the_mean_of_those_looked_at",
     ),
     Mutation(
@@ -196,6 +196,60 @@ MUTATIONS = (
         "(kept.sqrt() * found / noise + x)",
         "(kept.sqrt() * found / noise - x)",
         "test_the_integral_of_the_score_is_the_log_density",
+    ),
+    Mutation(
+        "loop: velocities are forgotten",
+        "velocity.mul_(schedule.momentum)",
+        "velocity.mul_(0.0)",
+        "test_a_dbm_moves_as_worked_out_by_hand",
+    ),
+    Mutation(
+        "loop: biases decay",
+        "zip(gradient, state.weights, strict=False)",
+        "zip(gradient, state.parameters, strict=False)",
+        "test_pretraining_moves_as_worked_out_by_hand",
+    ),
+    Mutation(
+        "loop: later parameters count more in the mean",
+        "mean.lerp_(value, 1 / state.num_terms)",
+        "mean.lerp_(value, min(1.0, 2 / state.num_terms))",
+        "test_the_mean_gives_each_term_the_same_weight",
+    ),
+    Mutation(
+        "loop: all updates are averaged",
+        "update % UPDATES_A_LOOK == 0 and 1 - update / total <= averaged",
+        "update % UPDATES_A_LOOK == 0",
+        "test_every_tenth_of_the_last_updates_is_averaged",
+    ),
+    Mutation(
+        "checkpoint: chains begin anew",
+        'state.kept[name] = saved.tensors[f"kept.{name}"].to(value.device)',
+        "pass",
+        "test_a_run_that_was_stopped_goes_on_to_the_same_bits",
+    ),
+    Mutation(
+        "checkpoint: velocities begin anew",
+        '"velocity": state.velocity, "mean": state.mean}',
+        '"mean": state.mean}',
+        "test_a_run_that_was_stopped_goes_on_to_the_same_bits",
+    ),
+    Mutation(
+        "pre-training: the next layer is restored from this one's file",
+        "if saved is None or saved.stage != self.stage:",
+        "if saved is None:",
+        "test_files_that_are_of_no_use_are_refused",
+    ),
+    Mutation(
+        "RBM: the hidden centre stays where it was",
+        'kept["hidden_centre"].lerp_(',
+        'kept["hidden_centre"].lerp(',
+        "test_an_rbm_moves_as_worked_out_by_hand",
+    ),
+    Mutation(
+        "DBM: the centres stay where they were",
+        "centre.lerp_(mean, CENTRE_RATE)",
+        "pass",
+        "test_a_dbm_moves_as_worked_out_by_hand",
     ),
 )
 

@@ -223,7 +223,12 @@ def test_pretraining_counts_the_input_twice_wherever_two_layers_will_be_heard(
     assert heard == [(4, 2, 1), (3, 2, 2), (2, 1, 2)]
 
 
-def test_pretraining_moves_as_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("settings", "rates"), [({}, [0.5] * 3), ({"final_share": 0.25}, [0.5, 0.375, 0.25])]
+)
+def test_pretraining_moves_as_worked_out_by_hand(
+    settings: dict[str, float], rates: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slopes of 3 for W, 2 for b and 1 for c, thrice; the velocity halves, W alone decays."""
     slopes = 3.0, 2.0, 1.0
 
@@ -233,7 +238,7 @@ def test_pretraining_moves_as_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys.modules[pretrain_dbm.__module__], "contrastive_divergence", given)
     found = pretrain_dbm(
         torch.ones(4, 1).double(), (1, 1), num_epochs=3, learning_rate=0.5, momentum=MOMENTUM,
-        weight_decay=DECAY, generator=seeded(), progress=False,
+        weight_decay=DECAY, generator=seeded(), progress=False, **settings,
     )  # fmt: skip
     values = [
         torch.empty(1, 1).double().normal_(0, 0.01, generator=seeded()).item(),
@@ -241,10 +246,10 @@ def test_pretraining_moves_as_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch
         0.0,
     ]
     speed = [0.0, 0.0, 0.0]
-    for _ in range(3):
+    for rate in rates:
         decays = [DECAY * values[0], 0.0, 0.0]
         moved = zip(speed, slopes, decays, strict=True)
-        speed = [MOMENTUM * u + 0.5 * (g - own) for u, g, own in moved]
+        speed = [MOMENTUM * u + rate * (g - own) for u, g, own in moved]
         values = [v + u for v, u in zip(values, speed, strict=True)]
     expected = torch.tensor(values, dtype=torch.float64)
     result = torch.cat([v.flatten() for v in (found.W0, found.b0, found.b1)])
