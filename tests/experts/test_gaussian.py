@@ -13,6 +13,7 @@ import poe
 from experts import Gaussian
 from experts.gaussian import _not_positive
 from poe import properties
+from tests.seeds import seeded
 
 F64 = torch.float64
 COVARIANCE = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)
@@ -43,6 +44,7 @@ def test_diagonal_log_prob_matches_torch() -> None:
     torch.testing.assert_close(expert.precision, torch.diag(loc(4.0, 1 / 9)))
 
 
+@seeded()
 def test_events_of_any_shape_have_a_diagonal_spread() -> None:
     image = Gaussian(torch.zeros(1, 3, 3), scale=2.0)
     assert image.space == poe.Real((1, 3, 3))

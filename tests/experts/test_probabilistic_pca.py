@@ -8,6 +8,7 @@ from torch import Tensor
 
 import experts
 import poe
+from tests.seeds import seeded
 
 
 def made(dtype: torch.dtype = torch.float64) -> experts.ProbabilisticPCA:
@@ -73,6 +74,7 @@ def test_what_does_not_fit_is_refused(
         experts.ProbabilisticPCA(*arguments)  # type: ignore[arg-type]
 
 
+@seeded()
 def test_no_more_components_than_dimensions() -> None:
     with pytest.raises(poe.PoeError, match="expected 1 to 2 components, got 3"):
         experts.ProbabilisticPCA.fit(torch.randn(9, 3), 3)
