@@ -24,7 +24,6 @@ from experts.boltzmann.training.loop import (
 from experts.dbm import DBM
 from experts.dbm_gradient import centred_gradient, moments, sweeps, with_odd_means
 from experts.mean_field import mean_field
-from poe.core.tensor_file import fingerprint, read, write
 from poe.errors import PoeError
 from poe.randomness import resolve
 

@@ -24,7 +24,6 @@ from experts.boltzmann.training.loop import (
 from experts.contrastive import PCD, Centre, Particles, contrast
 from experts.families import data_log_odds
 from experts.rbm import RBM
-from poe.core.tensor_file import fingerprint, read, write
 from poe.randomness import resolve
 
 PERSISTENT = PCD()

@@ -66,7 +66,9 @@ def load(name: str) -> Any:
     description = json.loads(folder().joinpath(f"{name}.json").read_text())
     if "prior_of" in description:
         return prior(description)
-    return expert(description) if description["family"] in EXPERTS else conditional(description)
+    build = expert if description["family"] in EXPERTS else conditional
+    with torch.random.fork_rng(devices=[]):  # constructors draw weights, soon replaced
+        return build(description)
 
 
 def prior(description: dict[str, Any]) -> poe.Expert:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -219,7 +220,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     description = _read_description(folder)
     tensors = _read_weights(folder, description)
     try:
-        expert = _Decoder(tensors).decode(description["tree"])
+        with torch.random.fork_rng(devices=[]):  # constructors draw weights, soon replaced
+            expert = _Decoder(tensors).decode(description["tree"])
         in_training = set(description["in_training"])
         for name, part in _parts(expert):
             part.training = name in in_training

@@ -12,6 +12,7 @@ from torch import distributions as D
 import experts
 import poe
 from experts import Gaussian
+from tests.seeds import seeded
 
 X = torch.tensor([[0.0], [1.5], [-2.0]], dtype=torch.float64)
 
@@ -115,6 +116,7 @@ def test_transformed_matches_torch() -> None:
     assert expert.space == poe.Interval((), -1, 1)
 
 
+@seeded()
 def test_transformed_sums_the_jacobian_over_the_event() -> None:
     base = Gaussian([0.0, 1.0], scale=1.0)
     expert = poe.Transformed(base, D.AffineTransform(torch.ones(2), torch.tensor([2.0, 4.0])))
@@ -162,6 +164,7 @@ def test_learned_bijection_is_part_of_the_expert() -> None:
     assert any(parameter is scale for parameter in expert.parameters())
 
 
+@seeded()
 def test_transformed_refuses_what_is_no_bijection() -> None:
     with pytest.raises(poe.PoeError, match=r"got AbsTransform.*expert.at\(map\)"):
         poe.Transformed(gaussian(0.0), D.AbsTransform())
@@ -193,6 +196,7 @@ def test_at_reads_through_a_map_without_a_jacobian() -> None:
     torch.testing.assert_close(read(z), expert(torch.cat([z, 2 * z], -1)))
 
 
+@seeded()
 def test_at_takes_a_space_or_says_that_it_needs_one() -> None:
     expert = gaussian(0.0).to(torch.float32)
     assert expert.at(nn.Linear(3, 1), poe.Real(3)).space == poe.Real(3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import experts
+from tests.seeds import seeded
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -192,6 +193,7 @@ def test_rbms_of_digits_are_measured(
 
 
 @pytest.mark.parametrize("name", ["ours", "ebmkit", "torchebm"])
+@seeded()
 def test_all_take_the_same_pcd_update(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From chains that are all at 0 and hardly move, the first update is that of one gradient."""
     import pcd_update
@@ -202,7 +204,6 @@ def test_all_take_the_same_pcd_update(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pcd_update, "RESEEDED", 0.0)
     monkeypatch.setattr("torch.optim.Adam", lambda weights, _: torch.optim.SGD(weights, 1.0))
     monkeypatch.setattr("experts.Gaussian.sample", lambda *_, **__: torch.zeros(40, 28, 28))
-    torch.manual_seed(0)
     net = experts.ResidualNetwork((28, 28), (2, 4))
     data = pcd_update.pictures()
     gap = net(torch.zeros_like(data)).mean() - net(data).mean()

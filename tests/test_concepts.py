@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import poe
+from tests.seeds import seeded
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "concepts"
 MODULES = ("data", "weights", "read_out", "energy", "compositions", "formula", "sampling")
@@ -30,9 +31,9 @@ def example() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
+@seeded()
 def concepts(example: SimpleNamespace) -> SimpleNamespace:
     """Small untrained ones that depend on their input."""
-    torch.manual_seed(0)
     energy, data = example.energy, example.data
     picture = energy.PictureEnergy(channels=4)
     attributes = {
@@ -167,9 +168,11 @@ def test_the_ladder_ends_at_the_target(example: SimpleNamespace, concepts: Simpl
     assert corrected.guarantee == "asymptotically exact"
 
 
+@seeded()
 def test_a_colourless_concept_does_not_see_colour(example: SimpleNamespace) -> None:
     energy, g = example.energy, torch.Generator().manual_seed(0)
     concept = energy.Colourless(energy.PictureEnergy(channels=2), ("a", "b"), channels=2)
+    concept.net.last[-1].weight.data.mul_(30.0)  # so that it depends on its input
     x, level = torch.randn(5, 3, 32, 32, generator=g), torch.full((5,), 0.3)
     grey = torch.tensor(energy.GREY)
     colour = torch.linalg.cross(grey, torch.randn(3, generator=g))[:, None, None]

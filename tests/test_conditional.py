@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
+from tests.seeds import seeded
 
 
 class Labelled(poe.Conditional):
@@ -79,6 +80,7 @@ def test_normalised_conditional_has_log_prob_and_sample() -> None:
     assert abs(draws.mean().item() - 5) < 4 / 4000**0.5
 
 
+@seeded()
 def test_sample_of_a_batch_of_densities_is_one_each() -> None:
     expert = Normalized().given(torch.tensor([0, 1]))
     assert expert.sample(2).shape == (2, 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from poe.deterministic import require_deterministic, training_layers
+from tests.seeds import seeded
 
 G = experts.Gaussian([0.0, 1.0], scale=1.0)
 
@@ -89,10 +90,10 @@ def test_the_same_nan_and_infinity_are_no_noise() -> None:
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
+@seeded()
 def test_training_mode_is_refused_by_name_and_evaluation_mode_taken(
     layer: nn.Module, words: str
 ) -> None:
-    torch.manual_seed(0)
     target = poe.Product(prior=G, net=experts.NeuralEnergy(network(layer), poe.Real(2)))
     target.train()
     with pytest.raises(poe.PoeError, match=rf"expert 'net' has {words} in training mode.*eval\(\)"):
@@ -100,6 +101,7 @@ def test_training_mode_is_refused_by_name_and_evaluation_mode_taken(
     run(target.eval(), poe.samplers.MALA(0.1))
 
 
+@seeded()
 def test_which_layers_matter() -> None:
     harmless = nn.Sequential(nn.Dropout(0.0), nn.BatchNorm1d(2).eval(), nn.LayerNorm(2), nn.ReLU())
     assert training_layers(harmless) == []

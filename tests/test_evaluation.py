@@ -10,6 +10,7 @@ import experts
 import poe
 from poe.evaluation import merged
 from poe.testing import check_expert
+from tests.seeds import seeded
 
 
 class Counting(poe.Expert):
@@ -26,8 +27,8 @@ class Counting(poe.Expert):
         return -x.square().square().sum(-1)
 
 
+@seeded()
 def network() -> poe.Expert:
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0))
     return experts.NeuralEnergy(net.requires_grad_(False), poe.Real(2))
 
@@ -43,6 +44,7 @@ def test_chunks_say_the_same_and_are_small(num_rows: int) -> None:
     assert torch.equal(poe.Chunked(part, 3)(x.reshape(1, num_rows, 2)), expected[0][None])
 
 
+@seeded()
 def test_chunks_and_half_precision_obey_the_laws() -> None:
     g = torch.Generator().manual_seed(0)
     check_expert(poe.Chunked(network(), 3), torch.randn(8, 2, generator=g))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import Gaussian
+from tests.seeds import seeded
 
 X = torch.tensor([[0.0, 1.0], [-1.0, 2.0], [3.0, -0.5]])
 
@@ -100,6 +101,7 @@ def test_input_is_checked_at_the_boundary(a: Gaussian) -> None:
             call(torch.zeros(3, 2, dtype=torch.long))
 
 
+@seeded()
 def test_wrong_dtype_is_explained() -> None:
     expert = poe.link.exponential(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), poe.Real(2))
     with pytest.raises(poe.DtypeError, match=r"expected x of torch.float32.*got torch.float64"):

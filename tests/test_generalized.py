@@ -11,6 +11,7 @@ from poe.samplers import HMC, GeneralizedHMC, MomentumState
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.kernel import Noise, draw_noise
 from poe.samplers.momentum import set_momentum
+from tests.seeds import seeded
 
 
 def normal_density(x: Tensor) -> Tensor:
@@ -91,6 +92,7 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@seeded()
 def test_transition_runs_on_the_meta_device() -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

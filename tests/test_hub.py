@@ -23,6 +23,7 @@ import huggingface_hub.hub_mixin
 from huggingface_hub import ModelHubMixin
 
 from poe.hub import HubExpert
+from tests.seeds import seeded
 
 
 def joint() -> poe.Product:
@@ -36,10 +37,12 @@ def joint() -> poe.Product:
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
 
 
+@seeded()
 def test_it_is_the_mixin_of_huggingface_hub() -> None:
     assert isinstance(HubExpert(joint()), ModelHubMixin)
 
 
+@seeded()
 def test_a_folder_gives_back_the_same_bits_and_no_pickle(tmp_path: Path) -> None:
     expert = joint()
     HubExpert(expert).save_pretrained(tmp_path / "joint")
@@ -52,6 +55,7 @@ def test_a_folder_gives_back_the_same_bits_and_no_pickle(tmp_path: Path) -> None
     assert torch.equal(poe.load(tmp_path / "joint")(X), expert(X))  # the same files as poe.save's
 
 
+@seeded()
 def test_loading_a_folder_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -59,6 +63,7 @@ def test_loading_a_folder_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert caplog.records == []
 
 
+@seeded()
 def test_saved_again_the_old_one_is_replaced(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     expert = joint()
@@ -67,6 +72,7 @@ def test_saved_again_the_old_one_is_replaced(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("weights-*.safetensors"))) == 1
 
 
+@seeded()
 def test_the_card_shows_the_tree_and_how_to_load(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -92,6 +98,7 @@ def as_cache(folder: Path, cache: Path, name: str) -> None:
     shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
 
 
+@seeded()
 def test_by_name_it_is_read_from_the_cache(tmp_path: Path) -> None:
     expert = joint()
     HubExpert(expert).save_pretrained(tmp_path / "joint")
@@ -102,6 +109,7 @@ def test_by_name_it_is_read_from_the_cache(tmp_path: Path) -> None:
     assert torch.equal(loaded.expert(X), expert(X))
 
 
+@seeded()
 def test_pushing_uploads_the_files_of_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +155,7 @@ def test_a_folder_without_an_expert_is_refused(tmp_path: Path) -> None:
         HubExpert.from_pretrained(tmp_path)
 
 
+@seeded()
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     [weights] = tmp_path.glob("weights-*.safetensors")
@@ -163,6 +172,7 @@ def test_a_foreign_pickle_is_not_looked_at(tmp_path: Path) -> None:
         HubExpert.from_pretrained(tmp_path)
 
 
+@seeded()
 def test_a_class_that_nobody_registered_is_refused(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     code = (
@@ -179,12 +189,14 @@ def test_a_class_that_nobody_registered_is_refused(tmp_path: Path) -> None:
     assert "which is not registered here; import the package that defines it" in done.stdout
 
 
+@seeded()
 def test_settings_are_refused(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
     with pytest.raises(poe.StorageError, match=r"got \['device'\]: an expert comes with its own"):
         HubExpert.from_pretrained(tmp_path, device="cpu")
 
 
+@seeded()
 def test_a_file_that_names_settings_does_not_set_them(tmp_path: Path) -> None:
     expert = joint()
     HubExpert(expert).save_pretrained(tmp_path)

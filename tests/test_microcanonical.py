@@ -21,6 +21,7 @@ from poe.samplers.isokinetic import (
     repeated,
     turn,
 )
+from tests.seeds import seeded
 
 SPLITTINGS = [LEAPFROG, MINIMAL_NORM]
 KERNELS: list[Any] = [
@@ -249,6 +250,7 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone(kernel: Any,
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("d", [1, 3])
+@seeded()
 def test_transition_runs_on_the_meta_device(kernel: Any, d: int) -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(d, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

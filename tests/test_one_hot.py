@@ -13,6 +13,7 @@ import poe
 from poe.density.capabilities import log_density_of_one_hot
 from poe.density.one_hot import one_hot
 from poe.uniform import Uniform
+from tests.seeds import seeded
 
 SPACE = poe.Categorical((2, 2), 3)
 LOGITS = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -84,6 +85,7 @@ def test_a_wrong_shape_is_refused() -> None:
             call(X)
 
 
+@seeded()
 def test_a_network_moves_learns_and_is_saved(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(1), nn.Linear(12, 1), nn.Flatten(0)).double()
     expert = poe.FromOneHot(net, space=SPACE)

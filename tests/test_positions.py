@@ -21,6 +21,7 @@ from poe.samplers import SuffixMetropolisHastings, SuffixState
 from poe.samplers.suffix import SuffixNoise
 from poe.testing import LawError, check_kernel
 from poe.twist import twists
+from tests.seeds import seeded
 
 CHAINS = 40_000
 LOUDNESS = 0.5
@@ -57,25 +58,26 @@ def rises(x: Tensor) -> Tensor:
 
 TOKENS, BITS, CLASSES = poe.Sequence(3, 5), poe.Binary((2, 3)), poe.Categorical((4,), 3)
 EQUAL = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -torch.inf]])
-TARGETS: dict[str, poe.Expert] = {
-    "transformer x classifier": transformer(0) * classifier(TOKENS, 4),
-    "two transformers": transformer(2) * transformer(3),
-    "contrast of transformers": transformer(4) ** 1.5 / transformer(5) ** 0.5,
-    "transformer x constraint": transformer(6) * poe.FromLogDensity(rises, space=TOKENS),
-    "transformer x factor tables": transformer(7)
-    * experts.FactorGraph(TOKENS, [((0, 4), EQUAL), ((1, 2), EQUAL)]),
-    "MADE x RBM x constraint": loud(experts.MADE((2, 3)), 8)
-    * poe.FromLogDensity(
-        lambda x: experts.RBM(randn(6, 3, seed=9), randn(6, seed=10), randn(3, seed=11))(
-            x.flatten(1)
-        ),
-        space=BITS,
-    )
-    * experts.at_most(3, (2, 3)),
-    "NADE x parity": loud(experts.NADE((2, 3)), 12) * experts.parity((2, 3), odd=True),
-    "no autoregressive expert": experts.Categorical(randn(4, 3, seed=13))
-    * experts.FactorGraph(CLASSES, [((0, 3), EQUAL)]),
-}
+with seeded():
+    TARGETS: dict[str, poe.Expert] = {
+        "transformer x classifier": transformer(0) * classifier(TOKENS, 4),
+        "two transformers": transformer(2) * transformer(3),
+        "contrast of transformers": transformer(4) ** 1.5 / transformer(5) ** 0.5,
+        "transformer x constraint": transformer(6) * poe.FromLogDensity(rises, space=TOKENS),
+        "transformer x factor tables": transformer(7)
+        * experts.FactorGraph(TOKENS, [((0, 4), EQUAL), ((1, 2), EQUAL)]),
+        "MADE x RBM x constraint": loud(experts.MADE((2, 3)), 8)
+        * poe.FromLogDensity(
+            lambda x: experts.RBM(randn(6, 3, seed=9), randn(6, seed=10), randn(3, seed=11))(
+                x.flatten(1)
+            ),
+            space=BITS,
+        )
+        * experts.at_most(3, (2, 3)),
+        "NADE x parity": loud(experts.NADE((2, 3)), 12) * experts.parity((2, 3), odd=True),
+        "no autoregressive expert": experts.Categorical(randn(4, 3, seed=13))
+        * experts.FactorGraph(CLASSES, [((0, 3), EQUAL)]),
+    }
 SEEN: dict[str, tuple[Any, ...]] = {
     "transformer x constraint": (
         poe.OnPrefixes(

@@ -24,6 +24,7 @@ from poe.samplers import (
     SplitHMC,
 )
 from poe.samplers.kernel import draw_noise
+from tests.seeds import seeded
 
 F64 = torch.float64
 AFFINES: list[Affine] = [
@@ -147,6 +148,7 @@ def test_shapes(event: tuple[int, ...], g: torch.Generator) -> None:
 
 @pytest.mark.parametrize("affine", AFFINES, ids=lambda affine: type(affine).__name__)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
+@seeded()
 def test_transition_runs_on_the_meta_device(kernel: Any, affine: Affine) -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

@@ -9,6 +9,7 @@ import torch
 
 import poe
 from experts import Gaussian
+from tests.seeds import seeded
 
 
 def saying(*values: float) -> poe.Expert:
@@ -21,6 +22,7 @@ def points(*indices: int) -> torch.Tensor:
     return torch.tensor(indices, dtype=torch.float32)[:, None]
 
 
+@seeded()
 def test_log_ratio_is_the_difference() -> None:
     target = Gaussian([0.0], scale=1.0) * Gaussian([2.0], scale=0.5)
     x, x_prime = torch.randn(5, 1), torch.randn(5, 1)

@@ -12,6 +12,7 @@ import poe
 from poe.samplers import HMC, MALA, ULA, LangevinState, MetropolisHastings
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.kernel import Kernel, draw_noise
+from tests.seeds import seeded
 
 KERNELS: list[Kernel] = [MetropolisHastings(0.5), ULA(0.1), MALA(0.3), HMC(0.4, num_steps=3)]
 
@@ -96,14 +97,15 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone(
 
     before = torch.get_rng_state()
     first = run()
-    torch.manual_seed(99)
-    assert torch.equal(first, run())
+    with seeded(99):
+        assert torch.equal(first, run())
     torch.set_rng_state(before)
     run()
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@seeded()
 def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

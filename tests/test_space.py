@@ -10,12 +10,13 @@ from torch.distributions import constraints
 import poe
 from poe.space import space_of
 
+g = torch.Generator().manual_seed(0)
 CONTINUOUS: dict[str, tuple[poe.Space, Tensor]] = {
-    "Real": (poe.Real((2, 3)), torch.randn(4, 2, 3)),
-    "Real, scalar": (poe.Real(()), torch.randn(4)),
-    "Interval": (poe.Interval(2, -1, 3), torch.rand(4, 2) * 4 - 1),
-    "Positive": (poe.Positive(2), torch.rand(4, 2) + 0.1),
-    "Simplex": (poe.Simplex(3), torch.rand(4, 3).softmax(-1)),
+    "Real": (poe.Real((2, 3)), torch.randn(4, 2, 3, generator=g)),
+    "Real, scalar": (poe.Real(()), torch.randn(4, generator=g)),
+    "Interval": (poe.Interval(2, -1, 3), torch.rand(4, 2, generator=g) * 4 - 1),
+    "Positive": (poe.Positive(2), torch.rand(4, 2, generator=g) + 0.1),
+    "Simplex": (poe.Simplex(3), torch.rand(4, 3, generator=g).softmax(-1)),
     "PositiveDefinite": (poe.PositiveDefinite(2), (torch.eye(2) + 0.3).expand(4, 2, 2)),
 }
 DISCRETE: dict[str, tuple[poe.Space, Tensor]] = {

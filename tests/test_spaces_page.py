@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import poe
+from tests.seeds import seeded
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "spaces.md").read_text(encoding="utf-8")
 BRIDGES, REFUSED = PAGE.split("## What is refused")
@@ -50,6 +51,7 @@ def test_a_bridge_leads_where_the_page_says(row: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row[0])
+@seeded()
 def test_a_refusal_says_what_the_page_says(row: tuple[str, str]) -> None:
     names = {"real": Flat(poe.Real((8, 8))), "bits": Flat(poe.Binary((8, 8)))}
     with pytest.raises(poe.PoeError, match=re.escape(row[-1])):

@@ -12,6 +12,7 @@ import poe
 from poe.samplers import HMC, SplitHMC
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.split import TURN
+from tests.seeds import seeded
 
 F64 = torch.float64
 
@@ -170,6 +171,7 @@ def test_one_evaluation_a_kick(num_steps: int, g: torch.Generator) -> None:
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
 @pytest.mark.parametrize("step_size", [0.1, torch.tensor(0.1), torch.full((4,), 0.1)])
+@seeded()
 def test_transition_runs_on_the_meta_device(step_size: float | Tensor, jitter: float) -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

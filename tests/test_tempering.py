@@ -35,6 +35,7 @@ from poe.samplers import (
 )
 from poe.samplers.kernel import Kernel, Noise, leaves
 from poe.samplers.tempering import TemperingNoise
+from tests.seeds import seeded
 
 EXPONENTS = (0.0, 0.1, 0.4, 1.0)
 START = experts.Gaussian([0.0, 0.0], scale=[3.0, 3.0])
@@ -277,8 +278,8 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone() -> None:
     kernel = ParallelTempering(START, MALA(0.1), EXPONENTS)
     before = torch.get_rng_state()
     first = run(kernel, 5, torch.Generator().manual_seed(3)).position
-    torch.manual_seed(99)
-    assert torch.equal(first, run(kernel, 5, torch.Generator().manual_seed(3)).position)
+    with seeded(99):
+        assert torch.equal(first, run(kernel, 5, torch.Generator().manual_seed(3)).position)
     torch.set_rng_state(before)
     run(kernel, 5, torch.Generator().manual_seed(3))
     assert torch.equal(before, torch.get_rng_state())

@@ -11,6 +11,7 @@ import poe
 from poe.compiled import Block
 from poe.samplers import MALA
 from poe.testing import check_expert
+from tests.seeds import seeded
 
 SPACE = poe.Real(2)
 X = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
@@ -66,9 +67,9 @@ def labels() -> poe.Product:
     return model.given("thin") * model.given("thick")
 
 
+@seeded()
 def mixed() -> poe.Product:
     """Two architectures in turn, and one expert that is like nothing else."""
-    torch.manual_seed(0)
     return poe.Product(
         first=energy(),
         wide=energy(8),
@@ -107,19 +108,20 @@ def opaque(net: nn.Module) -> poe.Expert:
     return poe.FromEnergy(lambda x: net(x), space=SPACE)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        energy(8),
-        energy(beta=2.0),
-        energy().double(),
-        poe.FromLogDensity(network(), space=SPACE),
-        poe.FromEnergy(network(), space=poe.Interval(2, -9, 9)),
-        energy() ** 0.5,
-        opaque(network()),
-    ],
-    ids=["width", "setting", "dtype", "class", "space", "exponent", "function"],
-)
+with seeded():
+    DIFFERENT = {
+        "width": energy(8),
+        "setting": energy(beta=2.0),
+        "dtype": energy().double(),
+        "class": poe.FromLogDensity(network(), space=SPACE),
+        "space": poe.FromEnergy(network(), space=poe.Interval(2, -9, 9)),
+        "exponent": energy() ** 0.5,
+        "function": opaque(network()),
+    }
+
+
+@pytest.mark.parametrize("other", DIFFERENT.values(), ids=DIFFERENT)
+@seeded()
 def test_what_differs_in_more_than_tensors_is_not_alike(other: poe.Expert) -> None:
     one = energy() if other.space == SPACE else poe.FromEnergy(network(), space=other.space)
     two = other if other.space == SPACE else poe.FromLogDensity(network(), space=other.space)
@@ -148,6 +150,7 @@ def test_functions_without_tensors_have_nothing_to_stack() -> None:
         poe.Together(expert * expert)
 
 
+@seeded()
 def test_refuses_what_is_no_product_or_cannot_be_vectorised() -> None:
     with pytest.raises(poe.PoeError, match="expected a product of experts, got FromEnergy"):
         poe.Together(energy())  # type: ignore[arg-type]
@@ -158,6 +161,7 @@ def test_refuses_what_is_no_product_or_cannot_be_vectorised() -> None:
             poe.Together(refused)(x)
 
 
+@seeded()
 def test_errors_of_the_experts_are_their_own() -> None:
     with pytest.raises(poe.DtypeError, match="float64"):
         poe.Together(energy() * energy())(X.double())
@@ -186,6 +190,7 @@ def test_moves_and_loads_as_one_and_comes_apart_again() -> None:
     torch.testing.assert_close(other(X), product(X))
 
 
+@seeded()
 def test_copies_so_that_the_experts_stay_their_own() -> None:
     product = energy() * energy()
     together = poe.Together(product)
@@ -195,6 +200,7 @@ def test_copies_so_that_the_experts_stay_their_own() -> None:
     assert torch.equal(together(X), before)
 
 
+@seeded()
 def test_runs_on_the_meta_device() -> None:
     together = poe.Together(energy() * energy()).to("meta")
     value, score = together.log_density_and_score(X.to("meta"))
@@ -206,6 +212,7 @@ def test_runs_on_the_meta_device() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled:UserWarning")
+@seeded()
 def test_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poe.compiled, "GRADIENTS_PER_BLOCK", 2)
     torch._dynamo.reset()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import experts
 import poe
+from tests.seeds import seeded
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "train_energy"
 MODULES = {path.stem for path in FOLDER.glob("*.py")}
@@ -40,12 +41,12 @@ def images() -> Tensor:
     return torch.rand(50, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+@seeded()
 def begun(kind: str = "persistent", learning_rate: float = 1e-3) -> Any:
     from chains import Persistent, ShortRun
     from loop import begin
 
     g = torch.Generator().manual_seed(1)
-    torch.manual_seed(0)
     net = experts.ResidualNetwork((8, 8), (4, 8), spectral_norm=True)
     moments = experts.ProbabilisticPCA.fit(images(), 3)
     expert = poe.Product(moments=moments, shape=experts.NeuralEnergy(net, poe.Real((8, 8))))

@@ -10,6 +10,7 @@ import poe
 from poe.samplers import MomentumState, UnderdampedLangevin
 from poe.samplers.kernel import Noise
 from poe.samplers.momentum import refresh, set_momentum
+from tests.seeds import seeded
 
 
 def normal_density(x: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ def test_same_seed_same_bits_and_the_global_generator_is_left_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@seeded()
 def test_transition_runs_on_the_meta_device() -> None:
     """No host synchronisation and no branching on data: neither exists on ``meta``."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

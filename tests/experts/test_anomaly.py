@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import poe
 from experts.anomaly import ProductDetector, _half_whitening, _mixture
+from tests.seeds import seeded
 
 
 def _rows(n: int = 120, d: int = 3, seed: int = 0) -> NDArray[np.float64]:
@@ -60,6 +61,7 @@ def test_clusters_weigh_as_many_rows_as_they_have_and_lean_on_the_pooled_covaria
 
 
 @parametrize_with_checks([ProductDetector()])
+@seeded()
 def test_scikit_learns_own_checks(estimator: ProductDetector, check: Any) -> None:
     check(estimator)
 
@@ -147,6 +149,7 @@ def test_product_can_be_saved_without_pickle(tmp_path: Path) -> None:
     assert torch.equal(poe.load(tmp_path / "product")(x), detector.product_(x))
 
 
+@seeded()
 def test_errors_at_the_boundary() -> None:
     with pytest.raises(ValueError, match="minimum of 8 is required"):
         ProductDetector().fit(_rows(7))

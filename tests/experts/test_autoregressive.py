@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts.autoregressive import draw
+from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
 LABELS = ("a", "b", "c")
@@ -28,6 +29,7 @@ def images(count: int, *shape: int) -> Tensor:
     return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
 
+@seeded()
 def test_each_pixel_depends_on_those_before_it_and_on_no_other(randomize: Randomize) -> None:
     model = make((3, 4))
     randomize(model)
@@ -41,6 +43,7 @@ def test_each_pixel_depends_on_those_before_it_and_on_no_other(randomize: Random
     assert torch.equal(depends, torch.ones(12, 12).tril(-1).bool())
 
 
+@seeded()
 def test_far_pixels_are_hidden_by_the_masks_of_all_layers(randomize: Randomize) -> None:
     """On an image wider and higher than the first kernel: nothing later than the pixel leaks in."""
     model = make((8, 14))
@@ -55,6 +58,7 @@ def test_far_pixels_are_hidden_by_the_masks_of_all_layers(randomize: Randomize) 
         assert gradient.flatten()[:place].any() or place == 0
 
 
+@seeded()
 def test_pixels_one_by_one_give_what_the_whole_network_gives(randomize: Randomize) -> None:
     model = make((7, 5))
     randomize(model)
@@ -70,6 +74,7 @@ def test_pixels_one_by_one_give_what_the_whole_network_gives(randomize: Randomiz
 
 
 @pytest.mark.parametrize("label", ["a", "c"])
+@seeded()
 def test_two_pixels_integrate_to_one_and_have_the_moments_of_the_samples(
     label: str, randomize: Randomize, check_two_pixels: Callable[[poe.Expert], None]
 ) -> None:
@@ -78,6 +83,7 @@ def test_two_pixels_integrate_to_one_and_have_the_moments_of_the_samples(
     check_two_pixels(model.given(label))
 
 
+@seeded()
 def test_a_column_of_two_pixels_too(
     randomize: Randomize, check_two_pixels: Callable[[poe.Expert], None]
 ) -> None:
@@ -98,6 +104,7 @@ def test_a_column_of_two_pixels_too(
     check_two_pixels(Turned())
 
 
+@seeded()
 def test_the_density_is_the_product_of_the_mixtures(randomize: Randomize) -> None:
     model = make((2, 3))
     randomize(model)
@@ -108,6 +115,7 @@ def test_the_density_is_the_product_of_the_mixtures(randomize: Randomize) -> Non
     torch.testing.assert_close(model.given(label).log_prob(x), expected)
 
 
+@seeded()
 def test_no_conditional_is_narrower_than_the_noise(randomize: Randomize) -> None:
     model = make((3, 3), noise_level=0.25)
     randomize(model)
@@ -126,6 +134,7 @@ def test_draws_of_a_mixture_have_its_weights() -> None:
     assert z.abs().max() < 4, z
 
 
+@seeded()
 def test_the_same_seed_gives_the_same_bits_and_the_global_generator_is_left_alone() -> None:
     expert = make((4, 4)).given("a")
     before = torch.random.get_rng_state()
@@ -138,6 +147,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_generator_is_left_alon
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@seeded()
 def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
     model = make((4, 4))
     randomize(model)
@@ -148,6 +158,7 @@ def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
     assert len({model.given(label)(x[0]).item() for label in LABELS}) == 3
 
 
+@seeded()
 def test_samples_of_a_batch_of_labels_are_those_of_each_label(randomize: Randomize) -> None:
     model = make((4, 4))
     randomize(model)
@@ -161,6 +172,7 @@ def test_samples_of_a_batch_of_labels_are_those_of_each_label(randomize: Randomi
     assert not torch.allclose(mixed[1], sample(torch.tensor(0))[1])
 
 
+@seeded()
 def test_any_batch_shape() -> None:
     model = make((4, 4))
     expert = model.given("a")
@@ -171,6 +183,7 @@ def test_any_batch_shape() -> None:
     assert expert.sample(0).shape == (0, 4, 4)
 
 
+@seeded()
 def test_precision_and_device_follow_the_model() -> None:
     model = make((4, 4))
     x = images(3, 4, 4)

@@ -14,6 +14,7 @@ import experts
 import poe
 from poe.autoregressive import Autoregressive, draw_value
 from poe.enumeration import states
+from tests.seeds import seeded
 
 NUM_DRAWS = 40_000
 
@@ -27,21 +28,22 @@ def loud(model: Autoregressive) -> Autoregressive:
     return model.double()
 
 
-MODELS: dict[str, Autoregressive] = {
-    "MADE": loud(experts.MADE(4, hidden=(6,))),
-    "MADE, two layers, an image": loud(experts.MADE((2, 3), hidden=(9, 7))),
-    "MADE, one element": loud(experts.MADE(1)),
-    "MADE, no hidden layer": loud(experts.MADE(3, hidden=())),
-    "NADE": loud(experts.NADE(4, hidden=3)),
-    "NADE, image": loud(experts.NADE((2, 2), hidden=5)),
-    "transformer": loud(experts.CausalTransformer(3, 4, width=8, num_heads=2)),
-    "transformer, one token": loud(
-        experts.CausalTransformer(5, 1, width=4, num_heads=1, num_layers=1)
-    ),
-    "local product": poe.LocalProduct(
-        poe.Binary(4), [loud(experts.MADE(4)), loud(experts.NADE(4, 3))]
-    ),
-}
+with seeded():
+    MODELS: dict[str, Autoregressive] = {
+        "MADE": loud(experts.MADE(4, hidden=(6,))),
+        "MADE, two layers, an image": loud(experts.MADE((2, 3), hidden=(9, 7))),
+        "MADE, one element": loud(experts.MADE(1)),
+        "MADE, no hidden layer": loud(experts.MADE(3, hidden=())),
+        "NADE": loud(experts.NADE(4, hidden=3)),
+        "NADE, image": loud(experts.NADE((2, 2), hidden=5)),
+        "transformer": loud(experts.CausalTransformer(3, 4, width=8, num_heads=2)),
+        "transformer, one token": loud(
+            experts.CausalTransformer(5, 1, width=4, num_heads=1, num_layers=1)
+        ),
+        "local product": poe.LocalProduct(
+            poe.Binary(4), [loud(experts.MADE(4)), loud(experts.NADE(4, 3))]
+        ),
+    }
 NETWORKS = {name: model for name, model in MODELS.items() if "local" not in name}
 
 
@@ -96,6 +98,7 @@ def test_draws_have_the_frequencies_of_the_table(model: Autoregressive) -> None:
 
 
 @pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
+@seeded()
 def test_no_place_sees_itself_or_what_comes_after(model: Autoregressive) -> None:
     if isinstance(model.space, poe.Binary):
         x = torch.rand(1, *model.space.event_shape, dtype=torch.float64)
@@ -149,9 +152,9 @@ def test_one_hot_tokens_say_the_same_and_have_a_gradient() -> None:
     ],
     ids=["MADE", "NADE", "transformer"],
 )
+@seeded()
 def test_they_learn_a_table_by_gradient(build: Callable[[], Autoregressive]) -> None:
     """Three free bits, and one that repeats the first: from 0.7 nats too many to hardly any."""
-    torch.manual_seed(0)
     model = build()
     bits = states(poe.Binary(3))
     x = torch.cat([bits, bits[:, :1]], 1)

@@ -75,9 +75,7 @@ def frustrated() -> Ising:
         (frustrated(), {"max_steps": 50, "damping": 0.0}),
     ],
 )
-def test_messages_that_have_not_settled_are_told(
-    target: Ising, settings: dict[str, float]
-) -> None:
+def test_messages_that_have_not_settled_are_told(target: Ising, settings: dict[str, float]) -> None:
     with pytest.warns(poe.TrustWarning, match="have not settled: a log-message still changed by"):
         found = belief_propagation(target, **settings)  # type: ignore[arg-type]
     assert found.change > settings.get("tolerance", 1e-6)

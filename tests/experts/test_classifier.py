@@ -11,9 +11,11 @@ from torch import nn
 import experts
 import poe
 from poe.enumeration import states
+from tests.seeds import seeded
 
 SPACE = poe.Sequence(4, 3)
-NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+with seeded():
+    NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
 def test_it_says_how_probable_the_class_is() -> None:
@@ -33,6 +35,7 @@ def test_a_label_for_each_chain() -> None:
     torch.testing.assert_close(found, truth)
 
 
+@seeded()
 def test_gradients_exist_in_one_hot_tokens_and_in_bits() -> None:
     expert, x = experts.Classifier(NET, SPACE).given(1), states(SPACE)
     z = nn.functional.one_hot(x, 4).double().requires_grad_()
@@ -44,6 +47,7 @@ def test_gradients_exist_in_one_hot_tokens_and_in_bits() -> None:
     assert (torch.autograd.grad(bits(y).sum(), y)[0] != 0).all()
 
 
+@seeded()
 def test_it_multiplies_with_a_model_of_tokens() -> None:
     model = experts.CausalTransformer(4, 3, width=8, num_heads=2).double()
     target = model * experts.Classifier(NET, SPACE).given(2)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import poe
 from experts import Discriminator, Gaussian
+from tests.seeds import seeded
 
 DATA, MODEL = Gaussian([1.0, 0.0], scale=[0.5, 1.0]), Gaussian([0.0, 0.0], scale=[1.0, 1.0])
 
@@ -39,6 +40,7 @@ def trained() -> Discriminator:
     return Discriminator(net, MODEL.space).requires_grad_(False)
 
 
+@seeded()
 def test_trained_logit_corrects_the_generator_to_the_data() -> None:
     """Logistic regression of 40,000 draws: a coefficient is known to within a few hundredths."""
     g = torch.Generator().manual_seed(1)
@@ -51,6 +53,7 @@ def test_trained_logit_corrects_the_generator_to_the_data() -> None:
     assert abs(log_z.value.item()) < 0.05  # the log-ratio of two densities that are normalised
 
 
+@seeded()
 def test_best_logit_needs_no_density_of_the_generator() -> None:
     """z ~ N(0, 1) and x = 2 z + 1; data N(3, 1): p(z) = N(1, 1/4), by the logit at G alone."""
     generator = nn.Linear(1, 1).requires_grad_(False)
@@ -68,6 +71,7 @@ def test_best_logit_needs_no_density_of_the_generator() -> None:
     torch.testing.assert_close(posterior(z), Gaussian([1.0], scale=[0.5])(z))
 
 
+@seeded()
 def test_logits_of_another_shape_are_refused() -> None:
     with pytest.raises(poe.ShapeError, match="Linear layer of one output"):
         Discriminator(nn.Linear(2, 2), MODEL.space)(torch.zeros(3, 2))

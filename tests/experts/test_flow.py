@@ -34,6 +34,7 @@ import experts
 import poe
 from experts.flow import NoiseWhitening
 from poe.testing import check_expert
+from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
 
@@ -66,7 +67,7 @@ def points(count: int, *shape: int) -> Tensor:
     return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
 
-def seeded(expert: poe.Expert, num_samples: int, seed: int = 0) -> Tensor:
+def draws_of(expert: poe.Expert, num_samples: int, seed: int = 0) -> Tensor:
     return expert.sample(num_samples, generator=torch.Generator().manual_seed(seed))
 
 
@@ -74,6 +75,7 @@ def largest_z(values: Tensor, mean: Tensor | float) -> float:
     return ((values.mean(0) - mean) / (values.std(0) / len(values) ** 0.5)).abs().max().item()
 
 
+@seeded()
 def test_log_prob_is_that_of_nflows() -> None:
     flow = make_flow()
     expert, x = experts.Flow(flow), points(6, 2).float()
@@ -83,6 +85,7 @@ def test_log_prob_is_that_of_nflows() -> None:
     assert poe.density.capabilities.is_normalized(expert)
 
 
+@seeded()
 def test_as_expert_gives_the_same() -> None:
     flow = make_flow()
     expert = poe.as_expert(flow)
@@ -92,12 +95,13 @@ def test_as_expert_gives_the_same() -> None:
 
 @pytest.mark.parametrize("base", [StandardNormal([2]), DiagonalNormal([2]), Logistic(2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@seeded()
 def test_samples_come_from_the_generator_alone(base: Distribution, dtype: torch.dtype) -> None:
     expert = experts.Flow(make_flow(base)).to(dtype)
     before = torch.random.get_rng_state()
-    assert seeded(expert, 5).dtype == dtype
-    assert torch.equal(seeded(expert, 5), seeded(expert, 5))
-    assert not torch.equal(seeded(expert, 5, 0), seeded(expert, 5, 1))
+    assert draws_of(expert, 5).dtype == dtype
+    assert torch.equal(draws_of(expert, 5), draws_of(expert, 5))
+    assert not torch.equal(draws_of(expert, 5, 0), draws_of(expert, 5, 1))
     assert not torch.equal(expert.sample(5), expert.sample(5))
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -110,10 +114,11 @@ def test_the_dtype_of_a_flow_without_parameters_is_that_of_its_transform() -> No
     assert experts.Flow(single).sample(3).dtype == torch.float32
 
 
+@seeded()
 def test_samples_go_back_to_the_base_density(randomize: Randomize) -> None:
     flow = make_flow(Logistic(2)).double()
     randomize(flow)
-    noise = flow.transform_to_noise(seeded(experts.Flow(flow), 20_000)).detach()
+    noise = flow.transform_to_noise(draws_of(experts.Flow(flow), 20_000)).detach()
     assert largest_z(noise, 0.0) < 4
     assert largest_z(noise**2, math.pi**2 / 3) < 4
 
@@ -124,29 +129,31 @@ def test_the_diagonal_normal_of_nflows_is_sampled_with_its_location_and_scale() 
         base.mean_.copy_(torch.tensor([[1.0, -2.0]]))
         base.log_std_.copy_(torch.tensor([[0.5, -1.0]]))
     flow = NFlow(PointwiseAffineTransform(torch.zeros(2).double(), 1.0), base)
-    x = seeded(experts.Flow(flow), 20_000)
+    x = draws_of(experts.Flow(flow), 20_000)
     assert largest_z(x, base.mean_.detach()) < 4
     assert largest_z((x - base.mean_.detach()) ** 2, (2 * base.log_std_.detach()).exp()) < 4
 
 
 @pytest.mark.filterwarnings("ignore:torch.(triangular_solve|qr):UserWarning")
+@seeded()
 def test_naive_linear_is_refused_and_the_remedy_works() -> None:
     with pytest.raises(poe.AdaptationError, match=r"NaiveLinear.*use nflows.transforms.LULinear"):
         experts.Flow(NFlow(NaiveLinear(2), StandardNormal([2])))
     expert = experts.Flow(NFlow(LULinear(2), StandardNormal([2])).double())
-    assert seeded(expert, 3).isfinite().all()
+    assert draws_of(expert, 3).isfinite().all()
 
 
 def coupling_with_context() -> AffineCouplingTransform:
     return AffineCouplingTransform([0, 1], lambda i, o: ResidualNet(i, o, 4, context_features=3))
 
 
-CONTEXT_FLOWS = {
-    "embedding": NFlow(masked(context=4), StandardNormal([2]), embedding_net=nn.Linear(3, 4)),
-    "masked": NFlow(masked(context=3), StandardNormal([2])),
-    "coupling": NFlow(coupling_with_context(), DiagonalNormal([2])),
-    "base": NFlow(LULinear(2), ConditionalDiagonalNormal([2], nn.Linear(3, 4))),
-}
+with seeded():
+    CONTEXT_FLOWS = {
+        "embedding": NFlow(masked(context=4), StandardNormal([2]), embedding_net=nn.Linear(3, 4)),
+        "masked": NFlow(masked(context=3), StandardNormal([2])),
+        "coupling": NFlow(coupling_with_context(), DiagonalNormal([2])),
+        "base": NFlow(LULinear(2), ConditionalDiagonalNormal([2], nn.Linear(3, 4))),
+    }
 
 
 @pytest.mark.parametrize("name", CONTEXT_FLOWS)
@@ -168,7 +175,7 @@ def test_the_draws_given_a_context_go_back_to_its_base_density(randomize: Random
     flow = copy.deepcopy(CONTEXT_FLOWS["base"]).double()
     randomize(flow)
     context = points(1, 3)[0] * 0.3
-    x = seeded(poe.as_expert(flow).given(context), 20_000)
+    x = draws_of(poe.as_expert(flow).given(context), 20_000)
     mean, log_std = flow._distribution._compute_params(context[None])
     z = (flow._transform(x)[0] - mean) / log_std.exp()
     assert largest_z(z.detach(), 0.0) < 4
@@ -198,6 +205,7 @@ def test_as_an_expert_without_its_context_it_is_refused_with_the_remedy(name: st
         experts.Flow(CONTEXT_FLOWS[name])
 
 
+@seeded()
 def test_training_mode_is_refused_where_it_matters() -> None:
     def net(inputs: int, outputs: int) -> ResidualNet:
         return ResidualNet(inputs, outputs, 4, dropout_probability=0.5)
@@ -212,12 +220,14 @@ def test_training_mode_is_refused_where_it_matters() -> None:
     poe.as_expert(batch.eval())
 
 
+@seeded()
 def test_a_discrete_base_is_refused() -> None:
     flow = NFlow(masked(), ConditionalIndependentBernoulli([2]))
     with pytest.raises(poe.AdaptationError, match="density on the reals, got the discrete"):
         poe.as_expert(flow)
 
 
+@seeded()
 def test_what_has_no_shape_or_is_no_flow_is_refused() -> None:
     with pytest.raises(poe.AdaptationError, match=r"base density has a shape, got MADEMoG"):
         experts.Flow(NFlow(masked(), MADEMoG(2, 8, None)))
@@ -245,6 +255,7 @@ def fill_gently(model: nn.Module, randomize: Randomize) -> None:
 
 
 @pytest.mark.parametrize("label", ["left", "right"])
+@seeded()
 def test_two_pixels_integrate_to_one_and_have_the_moments_of_the_samples(
     label: str, randomize: Randomize, check_two_pixels: Callable[[poe.Expert], None]
 ) -> None:
@@ -253,6 +264,7 @@ def test_two_pixels_integrate_to_one_and_have_the_moments_of_the_samples(
     check_two_pixels(model.given(label))
 
 
+@seeded()
 def test_the_density_counts_the_whole_jacobian(randomize: Randomize) -> None:
     """Whitening, couplings and permutations against autograd's Jacobian."""
     model = make_image_flow((2, 3))
@@ -269,6 +281,7 @@ def test_the_density_counts_the_whole_jacobian(randomize: Randomize) -> None:
     torch.testing.assert_close(model.given("right").log_prob(x)[0], expected)
 
 
+@seeded()
 def test_the_transform_is_inverted(randomize: Randomize) -> None:
     model = make_image_flow((2, 3))
     randomize(model)
@@ -296,34 +309,37 @@ def test_whitening_makes_the_covariance_of_noised_data_the_identity() -> None:
     torch.testing.assert_close(whitening.inverse(whitened, level)[0], data)
 
 
+@seeded()
 def test_the_constructor_is_the_same_every_time_up_to_its_weights() -> None:
     first, second = (dict(make_image_flow((2, 3)).named_buffers()) for _ in range(2))
     assert any("permutation" in name for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@seeded()
 def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
     model = make_image_flow((2, 2))
     randomize(model)
     x, labels = points(2, 2, 2), torch.tensor([1, 0])
     alone = torch.stack([model.given("right")(x[0]), model.given("left")(x[1])])
     torch.testing.assert_close(model.given(labels)(x), alone)
-    mixed = seeded(model.given(labels), 2)
-    torch.testing.assert_close(mixed[0], seeded(model.given("right"), 2)[0])
-    torch.testing.assert_close(mixed[1], seeded(model.given("left"), 2)[1])
-    assert not torch.allclose(mixed[1], seeded(model.given("right"), 2)[1])
+    mixed = draws_of(model.given(labels), 2)
+    torch.testing.assert_close(mixed[0], draws_of(model.given("right"), 2)[0])
+    torch.testing.assert_close(mixed[1], draws_of(model.given("left"), 2)[1])
+    assert not torch.allclose(mixed[1], draws_of(model.given("right"), 2)[1])
 
 
+@seeded()
 def test_seeds_precision_and_device() -> None:
     model = make_image_flow((2, 2))
     expert, x = model.given("left"), points(3, 2, 2)
     before = torch.random.get_rng_state()
-    assert torch.equal(seeded(expert, 3), seeded(expert, 3))
+    assert torch.equal(draws_of(expert, 3), draws_of(expert, 3))
     assert not torch.equal(expert.sample(3), expert.sample(3))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert seeded(expert, 3).dtype == expert(x).dtype == torch.float64
+    assert draws_of(expert, 3).dtype == expert(x).dtype == torch.float64
     single = copy.deepcopy(model).float().given("left")
-    assert seeded(single, 3).dtype == torch.float32
+    assert draws_of(single, 3).dtype == torch.float32
     torch.testing.assert_close(single(x.float()), expert(x).float(), rtol=1e-4, atol=1e-4)
     assert expert(x[:0]).shape == (0,)
     assert expert(x.reshape(3, 1, 2, 2)).shape == (3, 1)

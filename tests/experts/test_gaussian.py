@@ -20,6 +20,7 @@ from poe.density.capabilities import (
     simplify,
 )
 from poe.density.closed_forms import exact_sample
+from tests.seeds import seeded
 
 F64 = torch.float64
 COVARIANCE = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)
@@ -50,6 +51,7 @@ def test_diagonal_log_prob_matches_torch() -> None:
     torch.testing.assert_close(expert.precision, torch.diag(loc(4.0, 1 / 9)))
 
 
+@seeded()
 def test_events_of_any_shape_have_a_diagonal_spread() -> None:
     image = Gaussian(torch.zeros(1, 3, 3), scale=2.0)
     assert image.space == poe.Real((1, 3, 3))

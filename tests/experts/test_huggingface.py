@@ -22,6 +22,7 @@ transformers = pytest.importorskip("transformers")
 
 from experts.adapters.huggingface import LanguageModel, load, vocabulary_of  # noqa: E402
 from poe.randomness import borrowed  # noqa: E402
+from tests.seeds import seeded  # noqa: E402
 
 VOCABULARY = Vocabulary(["", "a", "b", "ab"], ends=[0])
 SIZES = {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
@@ -245,6 +246,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@seeded()
 def test_what_does_not_fit_is_refused_in_words(name: str) -> None:
     provoke, words = REFUSED[name]
     with pytest.raises(poe.PoeError, match=words):

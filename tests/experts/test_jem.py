@@ -12,11 +12,12 @@ import poe
 from experts import JEM, jem_loss
 from poe.enumeration import states
 from poe.losses import contrastive_divergence
+from tests.seeds import seeded
 
 SPACE = poe.Binary(4)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -24,10 +25,11 @@ def jem() -> JEM:
     net = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 3)).double()
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter.normal_(generator=seeded(1))
+            parameter.normal_(generator=rng(1))
     return JEM(net, SPACE)
 
 
+@seeded()
 def test_joint_is_marginal_times_posterior() -> None:
     model, x = jem(), states(SPACE).double()
     logits = model.classifier.net(x)
@@ -40,6 +42,7 @@ def test_joint_is_marginal_times_posterior() -> None:
     torch.testing.assert_close(model.given(some)(x[:3]), logits[torch.arange(3), some])
 
 
+@seeded()
 def test_the_loss_has_the_gradient_of_the_joint_likelihood() -> None:
     model, table = jem(), states(SPACE).double()
     data, labels = table[torch.tensor([1, 5, 5, 12])], torch.tensor([0, 2, 1, 1])
@@ -48,7 +51,7 @@ def test_the_loss_has_the_gradient_of_the_joint_likelihood() -> None:
     exact = model(table).logsumexp(0) - model.given(labels)(data).mean()
     truth = torch.autograd.grad(exact, parameters)
     # Exact draws of the model, in twenty batches.
-    weights, g = model(table).softmax(0).detach(), seeded()
+    weights, g = model(table).softmax(0).detach(), rng()
     found = []
     for _ in range(40):
         draws = table[torch.multinomial(weights, 2000, replacement=True, generator=g)]
@@ -60,6 +63,7 @@ def test_the_loss_has_the_gradient_of_the_joint_likelihood() -> None:
     assert (difference.abs() <= 4 * error + 1e-12).all()
 
 
+@seeded()
 def test_its_parts() -> None:
     model, table = jem(), states(SPACE).double()
     data, labels = table[:4], torch.tensor([0, 2, 1, 1])
@@ -85,6 +89,7 @@ def test_a_cross_entropy_that_is_no_number_is_refused() -> None:
         jem_loss(model, x, torch.tensor([0, 1]), x)
 
 
+@seeded()
 def test_it_multiplies_is_saved_and_refuses_what_is_no_class(tmp_path: Path) -> None:
     model, x = jem(), states(SPACE).double()
     product = poe.Product(prior=model, label=model.classifier.given(1))

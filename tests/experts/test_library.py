@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts import library
+from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
 SETTINGS: dict[str, dict[str, int]] = {
@@ -26,6 +27,7 @@ LABELS = dict.fromkeys(SETTINGS, ("a", "b")) | {"ReconstructionEnergy": ("a", "b
 
 
 @pytest.fixture
+@seeded()
 def models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomize: Randomize
 ) -> dict[str, experts.NoisyConditional]:

@@ -15,6 +15,7 @@ from experts import Chains, LinearChain, stack_chains
 from experts.linear_chain import as_factor_graph
 from poe.enumeration import log_sum, states
 from poe.twist import twists
+from tests.seeds import seeded
 
 NUM_DRAWS = 40_000
 
@@ -121,6 +122,7 @@ def test_beside_other_families_classes_and_chains_become_theirs() -> None:
     assert isinstance(poe.simplify(potts * tagger).expert, experts.Potts)
 
 
+@seeded()
 def test_learned_exponents_keep_their_gradients() -> None:
     w = nn.Parameter(torch.tensor([0.5, 1.5], dtype=torch.float64))
     tagger = experts.Categorical(randn(4, 3, seed=7))

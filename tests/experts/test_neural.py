@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
+from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
 
@@ -25,6 +26,7 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 4, 8, generator=generator, dtype=torch.float64)
 
 
+@seeded()
 def test_the_log_density_is_the_output_of_the_network() -> None:
     net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
     expert, x = experts.NeuralEnergy(net, poe.Real(2)), torch.randn(3, 2)
@@ -33,12 +35,14 @@ def test_the_log_density_is_the_output_of_the_network() -> None:
     assert expert.double()(x.double()).dtype == torch.float64
 
 
+@seeded()
 def test_a_network_with_another_output_is_refused() -> None:
     expert = experts.NeuralEnergy(nn.Linear(2, 1), poe.Real(2))
     with pytest.raises(poe.ShapeError, match=r"shape \(3,\).*got \(3, 1\)"):
         expert(torch.zeros(3, 2))
 
 
+@seeded()
 def test_there_is_no_normaliser() -> None:
     for expert in (experts.NeuralEnergy(nn.Identity(), poe.Real(())), make().given("thin")):
         assert not poe.density.capabilities.is_normalized(expert)
@@ -47,6 +51,7 @@ def test_there_is_no_normaliser() -> None:
 
 
 @pytest.mark.parametrize("noise_level", [0.05, 0.2, 3.0])
+@seeded()
 def test_the_energy_is_the_distance_to_the_reconstruction(
     noise_level: float, randomize: Randomize
 ) -> None:
@@ -66,6 +71,7 @@ def test_the_energy_is_the_distance_to_the_reconstruction(
     torch.testing.assert_close(model.given(label)(x), expected + posterior)
 
 
+@seeded()
 def test_any_is_the_exact_marginal(randomize: Randomize) -> None:
     model = make()
     randomize(model)
@@ -81,6 +87,7 @@ def test_any_is_the_last_label() -> None:
             experts.ReconstructionEnergy((4, 4), labels, 0.1)
 
 
+@seeded()
 def test_the_score_is_smooth_and_a_gradient_field(randomize: Randomize) -> None:
     """The Jacobian of the score is the Hessian of the log-density: finite and symmetric."""
     model = make()
@@ -104,6 +111,7 @@ def test_the_score_is_smooth_and_a_gradient_field(randomize: Randomize) -> None:
     torch.testing.assert_close(nearer, near / 2, rtol=1e-2, atol=1e-11)
 
 
+@seeded()
 def test_a_batch_of_labels_is_each_label_alone(randomize: Randomize) -> None:
     model = make()
     randomize(model)
@@ -118,6 +126,7 @@ def test_sides_that_cannot_be_halved_twice_are_refused() -> None:
         experts.ReconstructionEnergy((6, 8), ["any"], 0.1)
 
 
+@seeded()
 def test_shapes_precision_and_device() -> None:
     model = make()
     expert, x = model.given("thin"), images(6)
@@ -131,6 +140,7 @@ def test_shapes_precision_and_device() -> None:
     assert expert.to("meta")(torch.empty(3, 4, 8, device="meta")).shape == (3,)
 
 
+@seeded()
 def test_any_label_alone_is_the_marginal_without_a_posterior() -> None:
     labelled, x = make(), images(3)
     alone = experts.ReconstructionEnergy((4, 8), ["any"], 0.2, channels=2, spread=0.3).double()

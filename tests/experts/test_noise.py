@@ -13,11 +13,13 @@ import experts
 import poe
 import poe.io
 from experts.embedding import LabelAndNoise
+from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
 
 
 @pytest.fixture
+@seeded()
 def families(randomize: Randomize) -> tuple[experts.NoisyConditional, ...]:
     shape, level = (4, 4), 0.1
     models = (
@@ -59,6 +61,7 @@ def test_another_level_shares_the_weights(
         assert not torch.allclose(model.given(label)(x), expected)
 
 
+@seeded()
 def test_the_embedding_hears_the_label_and_the_noise_level(randomize: Randomize) -> None:
     embed = LabelAndNoise(3, 16)
     randomize(embed)
@@ -268,6 +271,7 @@ def test_other_levels_labels_and_precision_are_saved_too(
         assert torch.equal(loaded.conditional.noise_level, levels)
 
 
+@seeded()
 def test_a_neural_energy_is_saved(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.SiLU(), nn.Linear(4, 1), nn.Flatten(0))
     expert, x = experts.NeuralEnergy(net, poe.Real(2)), torch.randn(3, 2)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import experts
 import poe
+from tests.seeds import seeded
 
 
 def made(dtype: torch.dtype = torch.float64) -> experts.ProbabilisticPCA:
@@ -93,6 +94,7 @@ def test_rows_that_are_not_finite_or_whole_numbers() -> None:
     assert experts.ProbabilisticPCA.fit(whole, 1).loc.dtype == torch.get_default_dtype()
 
 
+@seeded()
 def test_no_more_components_than_dimensions() -> None:
     with pytest.raises(poe.PoeError, match="expected 1 to 2 components, got 3"):
         experts.ProbabilisticPCA.fit(torch.randn(9, 3), 3)

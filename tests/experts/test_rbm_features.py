@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import poe
 from experts import RBM
 from experts.rbm_features import RBMFeatures
+from tests.seeds import seeded
 
 
 def rows(n: int = 400, seed: int = 0) -> NDArray[np.float64]:
@@ -29,6 +30,7 @@ def rows(n: int = 400, seed: int = 0) -> NDArray[np.float64]:
 
 
 @parametrize_with_checks([RBMFeatures()])
+@seeded()
 def test_scikit_learns_own_checks(estimator: RBMFeatures, check: Any) -> None:
     check(estimator)
 
@@ -37,6 +39,7 @@ def fitted(**settings: Any) -> RBMFeatures:
     return RBMFeatures(3, n_iter=30, random_state=0, **settings).fit(rows())
 
 
+@seeded()
 def test_it_takes_the_parameters_and_has_the_attributes_of_bernoulli_rbm() -> None:
     assert RBMFeatures().get_params() == BernoulliRBM().get_params()
     ours, theirs = fitted(), BernoulliRBM(3, n_iter=1).fit(rows())
@@ -48,6 +51,7 @@ def test_it_takes_the_parameters_and_has_the_attributes_of_bernoulli_rbm() -> No
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
 
 
+@seeded()
 def test_features_are_theirs_for_the_same_numbers() -> None:
     ours, theirs = fitted(), BernoulliRBM(3, n_iter=1).fit(rows())
     for name in ("components_", "intercept_hidden_", "intercept_visible_"):

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts.spectral import normalize_spectrally, power_iterate
+from tests.seeds import seeded
 
 SILU_SLOPE = 1.0999
 """The largest slope of SiLU."""
 
 
+@seeded()
 def perceptron(**settings: object) -> experts.MultilayerPerceptron:
-    torch.manual_seed(0)
     return experts.MultilayerPerceptron((3,), (16, 16), **settings).double()  # type: ignore[arg-type]
 
 
+@seeded()
 def residual(**settings: object) -> experts.ResidualNetwork:
-    torch.manual_seed(0)
     return experts.ResidualNetwork((8, 8), (4, 8), **settings).double()  # type: ignore[arg-type]
 
 
@@ -32,6 +33,7 @@ def rows(n: int, *shape: int) -> Tensor:
     return torch.randn(n, *shape, generator=g, dtype=torch.float64)
 
 
+@seeded()
 def test_a_perceptron_is_its_formula() -> None:
     net, x = perceptron(spread=2.0), rows(4, 3)
     first, _, second, _, last = net.layers
@@ -40,6 +42,7 @@ def test_a_perceptron_is_its_formula() -> None:
     torch.testing.assert_close(net(x), expected)
 
 
+@seeded()
 def test_a_residual_network_is_its_formula() -> None:
     net, x = residual(spread=2.0), rows(4, 8, 8)
     silu = nn.functional.silu
@@ -52,6 +55,7 @@ def test_a_residual_network_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize(("make", "shape"), [(perceptron, (3,)), (residual, (8, 8))])
+@seeded()
 def test_the_reference_wins_far_away(make: object, shape: tuple[int, ...]) -> None:
     """f(rt) / r² tends to −|t|² / 2s², whatever the direction t; without it f may grow."""
     away = rows(20, *shape)
@@ -62,6 +66,7 @@ def test_the_reference_wins_far_away(make: object, shape: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize(("make", "shape"), [(perceptron, (3,)), (residual, (8, 8))])
+@seeded()
 def test_the_hessian_changes_in_proportion_to_the_step(
     make: object, shape: tuple[int, ...]
 ) -> None:
@@ -79,6 +84,7 @@ def test_the_hessian_changes_in_proportion_to_the_step(
     torch.testing.assert_close(nearer, near / 2, rtol=2e-2, atol=1e-2 * float(near.abs().max()))
 
 
+@seeded()
 def test_spectral_normalisation_bounds_the_slope() -> None:
     """Every layer has Lipschitz constant 1, SiLU 1.1, so the score at most 1.1²."""
     net = perceptron(spread=None, spectral_norm=True)
@@ -97,6 +103,7 @@ def test_spectral_normalisation_bounds_the_slope() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
+@seeded()
 def test_power_iteration_is_no_side_effect_of_a_call(training: bool) -> None:
     net = residual(spectral_norm=True).train(training)
     x, before = rows(2, 8, 8), copy.deepcopy(net.state_dict())
@@ -110,6 +117,7 @@ def test_power_iteration_is_no_side_effect_of_a_call(training: bool) -> None:
     assert any(name.endswith(("_u", "_v")) for name in changed)
 
 
+@seeded()
 def test_power_iteration_leaves_other_networks_alone() -> None:
     net = perceptron()
     before = copy.deepcopy(net.state_dict())
@@ -117,8 +125,8 @@ def test_power_iteration_leaves_other_networks_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+@seeded()
 def test_any_network_can_be_normalised() -> None:
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.SiLU(), nn.Flatten(), nn.Linear(12, 1)).double()
     normalize_spectrally(net)
     x = rows(2, 1, 4, 4)
@@ -130,6 +138,7 @@ def test_any_network_can_be_normalised() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
+@seeded()
 def test_saved_and_loaded_to_the_same_bits(training: bool, tmp_path: Path) -> None:
     for net, shape in (
         (perceptron(spectral_norm=True), (3,)),
@@ -153,14 +162,15 @@ def test_sides_that_cannot_be_halved_are_refused() -> None:
         experts.ResidualNetwork((8,), (4,))
 
 
+@seeded()
 def noisy(noise_level: float = 0.2) -> experts.NoisyEnergy:
-    torch.manual_seed(0)
     return experts.NoisyEnergy(
         (8, 8), ["a", "b"], noise_level, channels=(4, 8), spread=0.5
     ).double()
 
 
 @pytest.mark.parametrize("noise_level", [0.05, 2.0])
+@seeded()
 def test_an_energy_per_noise_level_is_its_formula(noise_level: float) -> None:
     model, x, label = noisy(noise_level), rows(3, 8, 8), torch.tensor([0, 1, 0])
     total = (0.25 + noise_level**2) ** 0.5
@@ -176,6 +186,7 @@ def test_an_energy_per_noise_level_is_its_formula(noise_level: float) -> None:
     torch.testing.assert_close(model.given(label)(x), expected)
 
 
+@seeded()
 def test_each_chain_may_have_its_own_level() -> None:
     model, x = noisy(), rows(2, 8, 8)
     levels = torch.tensor([0.1, 0.7], dtype=torch.float64)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import poe
 from experts import VAE, Gaussian, GaussianDecoder, GaussianLikelihood, Identity
 from poe.density_bounds import bounds, has_exact_log_density
+from tests.seeds import seeded
 
 LOADINGS = torch.tensor([[1.5, 0.0], [0.0, -0.7], [2.0, 0.0]])
 """Orthogonal columns, so that the posterior of z has independent elements."""
@@ -21,7 +22,7 @@ BIAS = torch.tensor([0.5, 0.0, -1.0])
 EXACT = Gaussian(BIAS, covariance=LOADINGS @ LOADINGS.T + SCALE**2 * torch.eye(3))
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -38,22 +39,24 @@ def vae(off: float = 0.0, num_noises: int = 32) -> VAE:
     means = torch.cat([weight, torch.zeros(2, 3)])
     bias = torch.cat([-weight @ BIAS + off, -0.5 * precision.log() + off])
     decoder = GaussianDecoder(linear(LOADINGS, BIAS), torch.tensor(SCALE).log(), (3,))
-    noises = torch.randn(num_noises, 2, generator=seeded())
+    noises = torch.randn(num_noises, 2, generator=rng())
     return VAE(linear(means, bias), decoder, noises).requires_grad_(False)
 
 
+@seeded()
 def test_exact_posterior_makes_the_bound_exact_whatever_the_noises() -> None:
-    x = EXACT.sample(20, generator=seeded(1))
+    x = EXACT.sample(20, generator=rng(1))
     exact = EXACT(x)
     torch.testing.assert_close(vae()(x), exact, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(vae().bound(x, 1, generator=seeded()), exact, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(vae().bound(x, 1, generator=rng()), exact, atol=1e-4, rtol=1e-4)
 
 
+@seeded()
 def test_estimate_is_unbiased_and_the_bound_rises_with_the_samples() -> None:
-    x = EXACT.sample(1, generator=seeded(1)).expand(20_000, 3)
+    x = EXACT.sample(1, generator=rng(1)).expand(20_000, 3)
     exact, bounds = EXACT(x[0]), []
     for count in (1, 4, 16):
-        value = vae(0.4).bound(x, count, generator=seeded(2))
+        value = vae(0.4).bound(x, count, generator=rng(2))
         ratio = (value - exact).exp()
         assert abs(ratio.mean() - 1) < 4 * ratio.std() / 20_000**0.5
         bounds.append((value.mean() - exact, value.std() / 20_000**0.5))
@@ -62,11 +65,12 @@ def test_estimate_is_unbiased_and_the_bound_rises_with_the_samples() -> None:
     assert bounds[-1][0] < 0
 
 
+@seeded()
 def test_log_density_bounds_enclose_the_truth() -> None:
-    x = EXACT.sample(8, generator=seeded(1))
+    x = EXACT.sample(8, generator=rng(1))
     expert = vae(0.3)
     assert not has_exact_log_density(expert)
-    found = poe.log_density_bounds(expert, x, generator=seeded(3))
+    found = poe.log_density_bounds(expert, x, generator=rng(3))
     exact = EXACT(x)
     # Each holds in 19 of 20 cases at worst; of eight, two or more fail once in 17 tests, and these
     # are of one seed. Both ends are near the truth.
@@ -92,9 +96,10 @@ def test_the_lower_bound_is_at_least_markovs() -> None:
     assert found.confidence == pytest.approx(0.9)
 
 
+@seeded()
 def test_draws_are_of_the_marginal() -> None:
     n = 40_000
-    x = vae(0.3).sample(n, generator=seeded(4))
+    x = vae(0.3).sample(n, generator=rng(4))
     centred = x - EXACT.loc
     products = (centred[:, :, None] * centred[:, None]).flatten(1)
     for values, truth in ((x, EXACT.loc), (products, EXACT.covariance.flatten())):
@@ -102,16 +107,18 @@ def test_draws_are_of_the_marginal() -> None:
         assert z.abs().max() < 4
 
 
+@seeded()
 def test_noise_is_kept_and_no_generator_is_hidden() -> None:
     x, expert = torch.zeros(2, 3), vae(0.3)
     before = torch.get_rng_state()
     assert torch.equal(expert(x), expert(x))
-    first, second = (expert.bound(x, 3, generator=seeded(5)) for _ in range(2))
+    first, second = (expert.bound(x, 3, generator=rng(5)) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, expert.bound(x, 3, generator=seeded(6)))
+    assert not torch.equal(first, expert.bound(x, 3, generator=rng(6)))
     assert torch.equal(before, torch.get_rng_state())
 
 
+@seeded()
 def test_decoder_is_a_generator_for_latent_composition() -> None:
     """Prior times likelihood, read through the decoder: a Gaussian in z, known in closed form."""
     expert, y = vae(), torch.tensor([1.0, 0.2, -0.5])
@@ -119,15 +126,16 @@ def test_decoder_is_a_generator_for_latent_composition() -> None:
     posterior = expert.prior * seen.at(expert.decoder.net, expert.prior.space)
     mean, log_scale = expert.proposal(y[None])
     exact = Gaussian(mean[0], scale=log_scale[0].exp())
-    z = torch.randn(6, 2, generator=seeded(7))
+    z = torch.randn(6, 2, generator=rng(7))
     gap = posterior(z) - exact(z)
     torch.testing.assert_close(gap, EXACT(y).expand(6), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(expert.posterior(y)(z), posterior(z), atol=1e-4, rtol=1e-4)
 
 
+@seeded()
 def test_training_raises_the_bound() -> None:
     """A few steps from a poor encoder come near the truth, which is where the bound ends."""
-    x, expert, g = EXACT.sample(500, generator=seeded(8)), vae(0.8), seeded(9)
+    x, expert, g = EXACT.sample(500, generator=rng(8)), vae(0.8), rng(9)
     expert.encoder.requires_grad_(True)
     optimizer = torch.optim.Adam(expert.encoder.parameters(), 0.05)
     before = expert.bound(x, 1, generator=g).mean().item()
@@ -142,6 +150,7 @@ def test_training_raises_the_bound() -> None:
     assert truth - 0.05 < after < truth + 0.05
 
 
+@seeded()
 def test_survives_storage(tmp_path: Path) -> None:
     class Unregistered(nn.Linear):
         pass
@@ -150,14 +159,15 @@ def test_survives_storage(tmp_path: Path) -> None:
         Unregistered, lambda m: {"in_features": m.in_features, "out_features": m.out_features}
     )
     decoder = GaussianDecoder(Unregistered(2, 3), nn.Parameter(torch.zeros(3)), (3,))
-    expert = VAE(Unregistered(3, 4), decoder, torch.randn(4, 2, generator=seeded()))
+    expert = VAE(Unregistered(3, 4), decoder, torch.randn(4, 2, generator=rng()))
     poe.save(expert, tmp_path / "vae")
-    x = torch.randn(2, 3, generator=seeded(1))
+    x = torch.randn(2, 3, generator=rng(1))
     loaded = poe.load(tmp_path / "vae")
     assert torch.equal(loaded(x), expert(x))
     assert isinstance(loaded.decoder.log_scale, nn.Parameter)
 
 
+@seeded()
 def test_what_does_not_fit_is_refused() -> None:
     decoder = vae().decoder
     with pytest.raises(poe.PoeError, match="expected a normalised"):

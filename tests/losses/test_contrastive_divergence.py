@@ -11,9 +11,10 @@ from experts import Gaussian, Ising, NeuralEnergy
 from poe.enumeration import states
 from poe.losses import contrastive_divergence
 from poe.quadrature import nodes
+from tests.seeds import seeded
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -32,7 +33,7 @@ class Net(nn.Module):
         self.first, self.last = nn.Linear(2, 6), nn.Linear(6, 1)
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter.normal_(generator=seeded(3))
+                parameter.normal_(generator=rng(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x).tanh())[..., 0] - 0.5 * x.square().sum(-1)
@@ -57,7 +58,7 @@ def test_with_exact_draws_the_gradient_is_the_likelihoods_in_standard_errors() -
     expert, table = ising(), states(poe.Binary(4)).double()
     data = table[torch.tensor([0, 3, 3, 7, 12, 15])]
     exact = gradient(expert(table).logsumexp(0) - expert(data).mean(), expert)
-    draws = expert.sample(40_000, generator=seeded()).double()
+    draws = expert.sample(40_000, generator=rng()).double()
     found = torch.stack(
         [gradient(contrastive_divergence(expert, data, part).value, expert)
          for part in draws.split(1000)]
@@ -66,9 +67,10 @@ def test_with_exact_draws_the_gradient_is_the_likelihoods_in_standard_errors() -
     assert (z.abs() < 4).all()
 
 
+@seeded()
 def test_the_gradient_is_the_likelihoods_in_the_plane_by_quadrature() -> None:
     expert = NeuralEnergy(Net(), poe.Real(2)).double()
-    data = torch.randn(20, 2, generator=seeded(1), dtype=torch.float64)
+    data = torch.randn(20, 2, generator=rng(1), dtype=torch.float64)
     # The exact one by differences of log Z, which knows nothing of the loss.
     exact = []
     for parameter in expert.parameters():

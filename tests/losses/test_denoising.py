@@ -9,9 +9,10 @@ from torch import Tensor, nn
 import poe
 from experts import Exponential, Gaussian, ImageFlow
 from poe.losses import denoising_score_matching, multiscale_denoising_score_matching
+from tests.seeds import seeded
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -49,7 +50,7 @@ def test_the_minimiser_is_the_score_of_the_noised_gaussian(noise_level: float) -
     expert = poe.FromLogDensity(net, space=poe.Real(1))
 
     def fit(seed: int) -> Tensor:
-        g = seeded(seed)
+        g = rng(seed)
         data = loc + scale * torch.randn(4000, 1, generator=g, dtype=torch.float64)
         return minimised(
             lambda: denoising_score_matching(expert, data, noise_level, generator=g).value, net
@@ -64,7 +65,7 @@ def test_the_minimiser_is_the_score_of_the_noised_gaussian(noise_level: float) -
 
 def test_the_value_in_closed_form_and_the_denoising_error() -> None:
     # Of the exact score the residual is σ s + z, and Tweedie's estimate has the posterior variance.
-    g, sigma, scale = seeded(), 0.5, 2.0
+    g, sigma, scale = rng(), 0.5, 2.0
     data = scale * torch.randn(100_000, 1, generator=g, dtype=torch.float64)
     noised = Gaussian(torch.zeros(1), scale=(scale**2 + sigma**2) ** 0.5).double()
     value, parts = denoising_score_matching(noised, data, sigma, generator=g)
@@ -79,18 +80,18 @@ def test_a_level_for_each_row() -> None:
     levels = torch.tensor([0.1, 1.0, 3.0])
     expert = poe.FromEnergy(lambda x: x.square().sum(-1) / (2 * levels.square()), space=poe.Real(2))
     data = torch.zeros(3, 2)
-    assert denoising_score_matching(expert, data, levels, generator=seeded()).value < 1e-10
-    assert denoising_score_matching(expert, data, levels.flip(0), generator=seeded()).value > 0.1
+    assert denoising_score_matching(expert, data, levels, generator=rng()).value < 1e-10
+    assert denoising_score_matching(expert, data, levels.flip(0), generator=rng()).value > 0.1
 
 
 def test_the_ladder_is_the_mean_over_its_levels_in_standard_errors() -> None:
     levels = torch.tensor([0.2, 1.0, 4.0], dtype=torch.float64)
-    data = torch.randn(400, 1, generator=seeded(5), dtype=torch.float64)
+    data = torch.randn(400, 1, generator=rng(5), dtype=torch.float64)
 
     def at_level(level: Tensor) -> poe.Expert:
         return poe.FromLogDensity(lambda x: -x.square().sum(-1) / (2 + level), space=poe.Real(1))
 
-    g = seeded()
+    g = rng()
     found = torch.stack(
         [multiscale_denoising_score_matching(at_level, data, levels, generator=g).value.detach()
          for _ in range(400)]
@@ -115,18 +116,22 @@ class ByLevel(poe.Conditional):
 def test_the_ladder_of_a_conditional_on_the_level() -> None:
     levels = torch.tensor([0.1, 1.0, 10.0])
     data = torch.zeros(200, 2)
-    found = multiscale_denoising_score_matching(ByLevel().given, data, levels, generator=seeded())
+    found = multiscale_denoising_score_matching(ByLevel().given, data, levels, generator=rng())
     assert found.value < 1e-10
 
 
+@seeded()
 def test_the_ladder_of_a_noisy_conditional() -> None:
     flow = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
-    data, label = torch.rand(6, 4, 4, generator=seeded()), torch.tensor([0, 1, 0, 1, 1, 0])
+    data, label = (
+        torch.rand(6, 4, 4, generator=rng()),
+        torch.tensor([0, 1, 0, 1, 1, 0]),
+    )
     value, _ = multiscale_denoising_score_matching(
         lambda level: flow.at_noise_level(level).given(label),
         data,
         torch.tensor([0.1, 0.4]),
-        generator=seeded(),
+        generator=rng(),
     )
     value.backward()
     grads = [p.grad for p in flow.parameters() if p.requires_grad]
@@ -135,7 +140,7 @@ def test_the_ladder_of_a_noisy_conditional() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     expert, data = Gaussian([0.0], scale=1.0), torch.zeros(5, 1)
-    one, two = (denoising_score_matching(expert, data, 0.5, generator=seeded()) for _ in range(2))
+    one, two = (denoising_score_matching(expert, data, 0.5, generator=rng()) for _ in range(2))
     assert torch.equal(one.value, two.value)
 
 
@@ -144,7 +149,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_factor() -> None:
     root = poe.FromLogDensity(lambda x: x.sqrt().sum(-1), space=poe.Real(1))
     expert = poe.Product(broad=Gaussian([0.0], scale=3.0), root=root)
     with pytest.raises(poe.NonFiniteError, match=r"of 50 rows of noised data .* expert 'root'"):
-        denoising_score_matching(expert, torch.zeros(50, 1), 0.5, generator=seeded())
+        denoising_score_matching(expert, torch.zeros(50, 1), 0.5, generator=rng())
 
 
 def test_bad_arguments_are_refused_in_words() -> None:

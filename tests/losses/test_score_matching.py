@@ -9,9 +9,10 @@ from torch import Tensor, nn
 import poe
 from experts import Exponential, Gaussian
 from poe.losses import Loss, score_matching, sliced_score_matching
+from tests.seeds import seeded
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -51,7 +52,7 @@ def minimum(loss: Loss, theta: Tensor) -> Tensor:
 
 def data(n: int, seed: int = 0) -> Tensor:
     mix = torch.tensor([[1.0, 0.0], [0.4, 0.7]], dtype=torch.float64)
-    z = torch.randn(n, 2, generator=seeded(seed), dtype=torch.float64)
+    z = torch.randn(n, 2, generator=rng(seed), dtype=torch.float64)
     return z @ mix.mT + torch.tensor([0.5, -0.3], dtype=torch.float64)
 
 
@@ -71,7 +72,7 @@ def test_the_gaussian_of_the_data_is_recovered(method: str) -> None:
         x = data(2000, seed)
         if method == "exact":
             return minimum(score_matching(expert, x), net.theta)
-        return minimum(sliced_score_matching(expert, x, generator=seeded(seed)), net.theta)
+        return minimum(sliced_score_matching(expert, x, generator=rng(seed)), net.theta)
 
     found = torch.stack([fit(seed) for seed in range(40)])
     mix = torch.tensor([[1.0, 0.0], [0.4, 0.7]], dtype=torch.float64)
@@ -91,17 +92,18 @@ class Image(nn.Module):
         self.first, self.last = nn.Linear(9, 12).double(), nn.Linear(12, 1).double()
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter.normal_(generator=seeded(4))
+                parameter.normal_(generator=rng(4))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x.flatten(-3)).tanh())[..., 0]
 
 
 @pytest.mark.parametrize("num_slices", [1, 5])
+@seeded()
 def test_sliced_agrees_with_exact_in_standard_errors(num_slices: int) -> None:
     expert = poe.FromLogDensity(Image(), space=poe.Real((1, 3, 3)))
-    x = torch.randn(30, 1, 3, 3, generator=seeded(), dtype=torch.float64)
-    exact, g = score_matching(expert, x), seeded(1)
+    x = torch.randn(30, 1, 3, 3, generator=rng(), dtype=torch.float64)
+    exact, g = score_matching(expert, x), rng(1)
 
     def gradient(loss: Loss) -> Tensor:
         grads = torch.autograd.grad(loss.value, list(expert.parameters()), materialize_grads=True)
@@ -136,7 +138,7 @@ def test_linear_and_constant_densities_have_no_curvature() -> None:
     constant = poe.FromLogDensity(lambda x: torch.ones(len(x)), space=poe.Real(2))
     x = torch.zeros(4, 2)
     assert score_matching(linear, x).value == 9
-    assert sliced_score_matching(linear, x, generator=seeded()).value == 9
+    assert sliced_score_matching(linear, x, generator=rng()).value == 9
     assert score_matching(constant, x).value == 0
 
 
@@ -153,7 +155,7 @@ def test_a_derivative_that_is_no_number_is_refused_with_its_factor() -> None:
     with pytest.raises(poe.NonFiniteError, match=r"1 of 2 rows of data .* expert 'kink'"):
         score_matching(expert, x)
     with pytest.raises(poe.NonFiniteError, match=r"1 of 2 rows of data .* expert 'kink'"):
-        sliced_score_matching(expert, x, generator=seeded())
+        sliced_score_matching(expert, x, generator=rng())
 
 
 def test_bad_arguments_are_refused_in_words() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from poe.checkpoint import fingerprint, read, write
+from poe.core.tensor_file import fingerprint, read, write
 from poe.errors import PoeError, ShapeError, StorageError
 
 UPDATES_A_LOOK = 10

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.normflows import NormflowsClassFlow, NormflowsContextFlow, NormflowsFlow
 from poe.testing import expert_laws as laws
+from tests.seeds import seeded
 
 L, B = nf.flows, nf.distributions
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def points(n: int, *shape: int) -> Tensor:
-    return torch.randn(n, *shape, generator=seeded())
+    return torch.randn(n, *shape, generator=rng())
 
 
 def couplings(dropout: float | None = None) -> list[nn.Module]:
@@ -38,13 +39,13 @@ def lipschitz(size: int) -> L.Residual:
     return L.Residual(nf.nets.LipschitzMLP([size, 6, size], lipschitz_const=0.9))
 
 
+@seeded()
 def flow(*steps: nn.Module, base: nn.Module | None = None) -> nf.NormalizingFlow:
-    torch.manual_seed(0)
     return nf.NormalizingFlow(base or B.DiagGaussian(2), list(steps) or couplings())
 
 
+@seeded()
 def glow(class_cond: bool) -> nf.MultiscaleFlow:
-    torch.manual_seed(0)
     shapes = [(8, 1, 1), (2, 2, 2)]
     base = [B.ClassCondDiagGaussian(s, 3) if class_cond else B.DiagGaussian(s) for s in shapes]
     blocks = [[L.GlowBlock(c, 4, split_mode="channel", scale=True), L.Squeeze()] for c in (8, 4)]
@@ -69,10 +70,11 @@ FLOWS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
+@seeded()
 def test_a_flow_is_an_expert_with_the_same_density_and_draws(name: str) -> None:
     model = FLOWS[name]()
     expert = poe.as_expert(model)
-    x = expert.sample(5, generator=seeded())
+    x = expert.sample(5, generator=rng())
     assert isinstance(expert, NormflowsFlow)
     given = (None,) if name == "Glow" else ()
     kept = x.clone()
@@ -83,14 +85,16 @@ def test_a_flow_is_an_expert_with_the_same_density_and_draws(name: str) -> None:
         law(expert, x)
 
 
+@seeded()
 def test_draws_go_back_to_the_base() -> None:
     expert = poe.as_expert(flow().double())
-    z = expert.flow.inverse(expert.sample(20_000, generator=seeded())).detach()
+    z = expert.flow.inverse(expert.sample(20_000, generator=rng())).detach()
     for values, mean in ((z, 0.0), (z**2, 1.0)):
         assert ((values.mean(0) - mean).abs() < 4 * values.std(0) / len(z) ** 0.5).all()
 
 
 @pytest.mark.parametrize("name", ["class base", "Glow"])
+@seeded()
 def test_a_flow_with_classes_is_a_conditional(name: str) -> None:
     if name == "Glow":
         model = glow(True)
@@ -101,7 +105,7 @@ def test_a_flow_with_classes_is_a_conditional(name: str) -> None:
     conditional, y = poe.as_expert(model), torch.tensor([2, 0, 1])
     assert isinstance(conditional, NormflowsClassFlow)
     each, one = conditional.given(y), conditional.given(1)
-    x = each.sample(3, generator=seeded())
+    x = each.sample(3, generator=rng())
     torch.testing.assert_close(each.log_prob(x), model.log_prob(x, y))
     torch.testing.assert_close(one.log_prob(x), model.log_prob(x, torch.ones(3).long()))
     assert not torch.allclose(one(x), each(x))
@@ -110,6 +114,7 @@ def test_a_flow_with_classes_is_a_conditional(name: str) -> None:
 
 
 @pytest.mark.parametrize("base", ["DiagGaussian", "ConditionalDiagGaussian"])
+@seeded()
 def test_a_flow_with_a_context_is_a_conditional(base: str) -> None:
     q0 = B.base.ConditionalDiagGaussian(2, nn.Linear(3, 4)) if "Cond" in base else B.DiagGaussian(2)
     step = L.MaskedAffineAutoregressive(2, 6, context_features=3)
@@ -117,7 +122,7 @@ def test_a_flow_with_a_context_is_a_conditional(base: str) -> None:
     conditional, y = poe.as_expert(model), points(4, 3)
     assert isinstance(conditional, NormflowsContextFlow)
     each, one = conditional.given(y), conditional.given(y[0])
-    x = each.sample(4, generator=seeded())
+    x = each.sample(4, generator=rng())
     torch.testing.assert_close(each.log_prob(x), model.log_prob(x, context=y))
     torch.testing.assert_close(one.log_prob(x), model.log_prob(x, context=y[:1].expand(4, 3)))
     for law in (laws.batch_shape, laws.dtype, laws.sampling):
@@ -126,6 +131,7 @@ def test_a_flow_with_a_context_is_a_conditional(base: str) -> None:
         conditional.given(torch.tensor([1, 0, 0]))(x)
 
 
+@seeded()
 def test_what_is_no_class_is_refused() -> None:
     conditional = poe.as_expert(nf.ClassCondFlow(B.ClassCondDiagGaussian(2, 3), couplings()))
     with pytest.raises(poe.PoeError, match=r"classes from 0 to 2, got 3"):
@@ -134,11 +140,12 @@ def test_what_is_no_class_is_refused() -> None:
         conditional.given(torch.eye(3))
 
 
+@seeded()
 def test_logit_as_the_outermost_layer_makes_an_interval() -> None:
     model = flow(*couplings(), nf.transforms.Logit(0.05))
     expert = poe.as_expert(model)
     assert expert.space == poe.Interval(2, -0.05 / 0.9, 0.95 / 0.9)
-    x = expert.sample(5, generator=seeded())
+    x = expert.sample(5, generator=rng())
     torch.testing.assert_close(expert(x), model.log_prob(x))
     assert expert(torch.full((1, 2), 2.0)).item() == -torch.inf
     with pytest.raises(poe.AdaptationError, match=r"Logit as the outermost layer.*FromLogDensity"):
@@ -187,12 +194,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@seeded()
 def test_what_is_no_density_is_refused(name: str) -> None:
     build, words = REFUSED[name]
     with pytest.raises(poe.AdaptationError, match=words):
         poe.as_expert(build())
 
 
+@seeded()
 def test_corrected_kernels_refuse_an_estimated_trace() -> None:
     model = flow(lipschitz(3), base=B.DiagGaussian(3)).eval()
     for parameter in model.flows.parameters():

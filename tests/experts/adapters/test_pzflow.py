@@ -20,47 +20,58 @@ import poe
 from experts.adapters import pzflow as adapter
 from experts.adapters.pickled_arrays import read_arrays
 from experts.rational_quadratic import splines_of
+from tests.seeds import seeded
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "pzflow_reference.safetensors"
 REFERENCE = load_file(FIXTURE)
-FLOW = adapter.example()
 
 
-def test_log_density_is_that_of_pzflow() -> None:
+@seeded()
+def example() -> adapter.TableFlow:
+    return adapter.example()
+
+
+@pytest.fixture(scope="module")
+def flow() -> adapter.TableFlow:
+    return example()
+
+
+def test_log_density_is_that_of_pzflow(flow: adapter.TableFlow) -> None:
     x = REFERENCE["rows"]
-    assert FLOW.columns == ("redshift", "u", "g", "r", "i", "z", "y")
-    double = adapter.example().double()
+    assert flow.columns == ("redshift", "u", "g", "r", "i", "z", "y")
+    double = example().double()
     torch.testing.assert_close(double(x.double()), REFERENCE["log_density"], atol=5e-7, rtol=0)
     # In single precision both round, each by up to 1.1e-3 on these rows.
     single = REFERENCE["log_density_in_float32"]
-    torch.testing.assert_close(FLOW(x), single, atol=1e-3, rtol=0)
+    torch.testing.assert_close(flow(x), single, atol=1e-3, rtol=0)
 
 
-def test_log_density_is_that_of_pzflow_on_the_fly() -> None:
+@seeded()
+def test_log_density_is_that_of_pzflow_on_the_fly(flow: adapter.TableFlow) -> None:
     pzflow = pytest.importorskip("pzflow")
     pandas = pytest.importorskip("pandas")
     folder = Path(pzflow.__file__).parent
     original = pzflow.Flow.from_file(str(folder / adapter.EXAMPLE))
-    x = FLOW.sample(200, generator=torch.Generator().manual_seed(0))
-    theirs = np.array(original.log_prob(pandas.DataFrame(x.numpy(), columns=FLOW.columns)))
-    gap = (FLOW(x) - torch.from_numpy(theirs)).abs()
+    x = flow.sample(200, generator=torch.Generator().manual_seed(0))
+    theirs = np.array(original.log_prob(pandas.DataFrame(x.numpy(), columns=flow.columns)))
+    gap = (flow(x) - torch.from_numpy(theirs)).abs()
     assert gap.max() < 3e-3  # both in single precision
     assert gap.mean() < 3e-4
     adapted = poe.as_expert(original)
-    torch.testing.assert_close(adapted(x), FLOW(x))
+    torch.testing.assert_close(adapted(x), flow(x))
 
 
-def test_support_is_a_box_with_hard_edges() -> None:
-    x = FLOW.sample(1000, generator=torch.Generator().manual_seed(0))
-    assert bool(FLOW(x).isfinite().all())
+def test_support_is_a_box_with_hard_edges(flow: adapter.TableFlow) -> None:
+    x = flow.sample(1000, generator=torch.Generator().manual_seed(0))
+    assert bool(flow(x).isfinite().all())
     low, high = x.amin(0), x.amax(0)
     outside = x[:7] + torch.eye(7) * (high - low)
-    assert bool((FLOW(outside) == -torch.inf).all())
-    assert FLOW(torch.full((1, 7), torch.nan)).isnan().item()
+    assert bool((flow(outside) == -torch.inf).all())
+    assert flow(torch.full((1, 7), torch.nan)).isnan().item()
 
 
 def test_layers_are_undone() -> None:
-    flow = adapter.example().double()
+    flow = example().double()
     x = flow.sample(300, generator=torch.Generator().manual_seed(1)).double()
     u = x
     for layer in flow.layers:
@@ -72,7 +83,7 @@ def test_layers_are_undone() -> None:
 
 
 def test_log_slope_is_that_of_autograd() -> None:
-    flow = adapter.example().double()
+    flow = example().double()
     x = REFERENCE["rows"][:10].double()
 
     def to_base(x: Tensor) -> Tensor:
@@ -86,16 +97,16 @@ def test_log_slope_is_that_of_autograd() -> None:
     torch.testing.assert_close(flow(x), log_base + log_slope, atol=1e-8, rtol=1e-8)
 
 
-def test_in_a_product() -> None:
+def test_in_a_product(flow: adapter.TableFlow) -> None:
     """Galaxies of redshift 0.5 ± 0.1: chains that start at exact draws stay with that density."""
     near = poe.FromLogDensity(
         lambda x: -0.5 * ((x[..., 0] - 0.5) / 0.1).square(), space=poe.Real(7)
     )
     g = torch.Generator().manual_seed(3)
-    x = FLOW.sample(20_000, generator=g)
+    x = flow.sample(20_000, generator=g)
     draws = x[torch.rand(len(x), generator=g) < near(x).exp()]
     start, fresh = draws[:1000], draws[1000:]
-    target, kernel = FLOW * near, poe.samplers.MALA(3e-5)
+    target, kernel = flow * near, poe.samplers.MALA(3e-5)
     state = kernel.init(target, start)
     for _ in range(4):
         state, info = kernel.step(target, state, generator=g)
@@ -106,11 +117,11 @@ def test_in_a_product() -> None:
     assert bool((z.abs() < 4).all()), z
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    poe.save(FLOW, tmp_path / "galaxies")
+def test_saved_and_loaded(flow: adapter.TableFlow, tmp_path: Path) -> None:
+    poe.save(flow, tmp_path / "galaxies")
     loaded = poe.load(tmp_path / "galaxies")
-    assert torch.equal(loaded(REFERENCE["rows"]), FLOW(REFERENCE["rows"]))
-    assert loaded.columns == FLOW.columns
+    assert torch.equal(loaded(REFERENCE["rows"]), flow(REFERENCE["rows"]))
+    assert loaded.columns == flow.columns
 
 
 def test_splines_are_those_of_nflows() -> None:
@@ -157,6 +168,7 @@ def state(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("base", [("Normal", (2,)), ("CentBeta13", (2, 5)), ("Uniform", (2, 5))])
+@seeded()
 def test_other_layers_and_bases_are_normalised(base: tuple[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "flow.pkl"
     path.write_bytes(pickle.dumps(state(latent_info=base)))

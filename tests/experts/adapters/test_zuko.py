@@ -17,6 +17,7 @@ import experts
 import poe
 from experts.adapters.zuko import ZukoConditional, ZukoFlow, context_size
 from poe.testing import expert_laws as laws
+from tests.seeds import seeded
 
 SMALL = {"transforms": 2, "hidden_features": (6,)}
 F, GMM = zuko.flows, zuko.mixtures.GMM
@@ -44,16 +45,16 @@ FAMILIES: dict[str, Build] = {
 }
 
 
+@seeded()
 def make(name: str, context: int = 0) -> zuko.lazy.LazyDistribution:
-    torch.manual_seed(0)
     return FAMILIES[name](context).double()
 
 
 def points(n: int, *shape: int) -> Tensor:
-    return torch.randn(n, *shape, generator=seeded(), dtype=torch.float64)
+    return torch.randn(n, *shape, generator=generator(), dtype=torch.float64)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -61,11 +62,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_a_flow_is_an_expert_with_the_same_density_and_draws(name: str) -> None:
     flow = make(name)
     expert = poe.as_expert(flow)
-    x = expert.sample(5, generator=seeded())
+    x = expert.sample(5, generator=generator())
     assert isinstance(expert, ZukoFlow)
     assert expert.space.contains(x).all()
     assert torch.equal(expert.log_prob(x), flow().log_prob(x))
-    assert torch.equal(expert.sample(5, generator=seeded()), x)
+    assert torch.equal(expert.sample(5, generator=generator()), x)
     for law in (laws.batch_shape, laws.dtype, laws.sampling):
         law(expert, x)
 
@@ -77,11 +78,11 @@ def test_a_flow_with_a_context_is_a_conditional(name: str) -> None:
     assert isinstance(conditional, ZukoConditional)
     assert context_size(flow) == 3
     each, one = conditional.given(y), conditional.given(y[0])
-    x = each.sample(5, generator=seeded())
+    x = each.sample(5, generator=generator())
     assert x.shape == (5, *conditional.space.event_shape)
     torch.testing.assert_close(each.log_prob(x), flow(y).log_prob(x))
     torch.testing.assert_close(one.log_prob(x), flow(y[0]).log_prob(x))
-    assert one.sample(4, generator=seeded()).shape == (4, *conditional.space.event_shape)
+    assert one.sample(4, generator=generator()).shape == (4, *conditional.space.event_shape)
 
 
 def test_circular_flows_live_on_an_interval() -> None:
@@ -98,11 +99,12 @@ def test_what_the_base_excludes_is_minus_infinity() -> None:
     flow = zuko.lazy.Flow(make("MAF").transform.float(), box)
     expert = poe.as_expert(flow)
     assert expert.space == poe.Real(2)
-    x = expert.sample(9, generator=seeded())
+    x = expert.sample(9, generator=generator())
     assert expert(x).isfinite().all()
     assert expert(x + 9).tolist() == [-torch.inf] * 9
 
 
+@seeded()
 def test_embedded_contexts_are_taken_by_an_example() -> None:
     class Embedded(zuko.lazy.LazyDistribution):
         def __init__(self) -> None:
@@ -134,10 +136,11 @@ def test_parameters_learn_and_move() -> None:
 def test_a_posterior_times_a_prior_is_sampled() -> None:
     posterior = poe.as_expert(make("MAF", 3)).given(torch.ones(3).double())
     product = posterior * experts.Gaussian(torch.zeros(2).double(), scale=1.0)
-    draws = poe.sample(product, 40, warmup=10, generator=seeded(), progress=False)
+    draws = poe.sample(product, 40, warmup=10, generator=generator(), progress=False)
     assert draws.samples.shape == (4, 10, 2)
 
 
+@seeded()
 def test_a_stochastic_trace_is_refused_with_the_remedy_and_by_corrected_kernels() -> None:
     flow = F.CNF(2, hidden_features=(6,), exact=False)
     with pytest.raises(poe.AdaptationError, match=r"Hutchinson's.*flow.transform.exact = True"):
@@ -163,6 +166,7 @@ def test_contexts_of_integers_are_refused() -> None:
         conditional.given(torch.tensor([1, 0, 0]))(points(2, 2))
 
 
+@seeded()
 def test_a_wrong_example_a_batch_and_what_is_no_flow_are_refused() -> None:
     with pytest.raises(poe.AdaptationError, match=r"given a context of shape \(4,\), got mat1"):
         ZukoConditional(make("MAF", 3), example=torch.zeros(4).double())
@@ -173,30 +177,32 @@ def test_a_wrong_example_a_batch_and_what_is_no_flow_are_refused() -> None:
         ZukoFlow(nn.Linear(2, 2))
 
 
-DISTRIBUTIONS: dict[str, tuple[D.Distribution, poe.Space]] = {
-    "DiagNormal": (zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)), poe.Real(2)),
-    "BoxUniform": (
-        zuko.distributions.BoxUniform(-torch.ones(2), torch.ones(2)),
-        poe.Interval(2, -1, 1),
-    ),
-    "Mixture": (
-        zuko.distributions.Mixture(
-            zuko.distributions.DiagNormal(torch.zeros(3, 2), torch.ones(3, 2)), torch.arange(3.0)
+with seeded():
+    DISTRIBUTIONS: dict[str, tuple[D.Distribution, poe.Space]] = {
+        "DiagNormal": (zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)), poe.Real(2)),
+        "BoxUniform": (
+            zuko.distributions.BoxUniform(-torch.ones(2), torch.ones(2)),
+            poe.Interval(2, -1, 1),
         ),
-        poe.Real(2),
-    ),
-    "NormalizingFlow": (
-        zuko.distributions.NormalizingFlow(D.ExpTransform().inv, D.Normal(0.0, 1.0)),
-        poe.Positive(()),
-    ),
-}
+        "Mixture": (
+            zuko.distributions.Mixture(
+                zuko.distributions.DiagNormal(torch.zeros(3, 2), torch.ones(3, 2)),
+                torch.arange(3.0),
+            ),
+            poe.Real(2),
+        ),
+        "NormalizingFlow": (
+            zuko.distributions.NormalizingFlow(D.ExpTransform().inv, D.Normal(0.0, 1.0)),
+            poe.Positive(()),
+        ),
+    }
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_distribution_of_zuko_is_one_of_torch(name: str) -> None:
     distribution, space = DISTRIBUTIONS[name]
     expert = poe.as_expert(distribution)
-    x = expert.sample(5, generator=seeded())
+    x = expert.sample(5, generator=generator())
     assert isinstance(expert, poe.FromDistribution)
     assert expert.space == space
     torch.testing.assert_close(expert(x), distribution.log_prob(x))
