@@ -59,12 +59,21 @@ class Tables(nn.Module):
         return found.masked_fill(excluded > 0, -torch.inf)
 
     def _contract(self, z: Tensor, values: Tensor) -> Tensor:
-        """Each table with the vectors of its elements: ``(*batch, m)``."""
-        found = values.to(z.dtype).expand(*z.shape[:-2], *values.shape)
-        for place in range(self.scopes.shape[1]):
-            vectors = z[..., self.scopes[:, place], :]
-            batch = vectors.reshape(*vectors.shape, *([1] * (found.ndim - vectors.ndim)))
-            found = (found * batch).sum(vectors.ndim - 1)
+        """Each table with the vectors of its elements: ``(*batch, m)``.
+
+        Of a table as a matrix, from the first half of its elements to the second, so that a batch
+        costs a product of matrices and no copy of the tables.
+        """
+        half = self.scopes.shape[1] // 2
+        rows, columns = self._outer(z, slice(half)), self._outer(z, slice(half, None))
+        matrices = values.to(z.dtype).reshape(len(values), rows.shape[-1], columns.shape[-1])
+        return (torch.einsum("...mi,mij->...mj", rows, matrices) * columns).sum(-1)
+
+    def _outer(self, z: Tensor, places: slice) -> Tensor:
+        """Products of the vectors at some places of each table: ``(*batch, m, k ** places)``."""
+        found = z.new_ones(len(self.scopes), 1)
+        for elements in self.scopes.T[places]:
+            found = (found[..., :, None] * z[..., elements, None, :]).flatten(-2)
         return found
 
 
@@ -118,14 +127,18 @@ class FactorGraph(Expert):
     zero: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.space, Binary):
-            flat = self.space.as_vector(x).to(self._dtype)
-            return self._of(torch.stack([1 - flat, flat], -1))
-        values = as_values(self.space, x)
+        if not isinstance(self.space, Binary):
+            return mask_outside(self.space, x, self._at(as_values(self.space, x)))
+        flat = self.space.as_vector(x).to(self._dtype)
+        if _are_bits(flat) and not (x.requires_grad and torch.is_grad_enabled()):
+            return self._at(flat.long())
+        return self._of(torch.stack([1 - flat, flat], -1))
+
+    def _at(self, values: Tensor) -> Tensor:
         found = self.zero.new_zeros(values.shape[:-1])
         for table in self._tables():
             found = found + table.at(values)
-        return mask_outside(self.space, x, found)
+        return found
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
         """log p̃ of one-hot elements, differentiable: ``(*batch, *event, k) -> (*batch,)``."""
@@ -286,6 +299,16 @@ register(
     name="experts.FactorGraph",
     formerly=("experts.factor_graph.FactorGraph",),
 )
+
+
+def _are_bits(flat: Tensor) -> bool:
+    """Whether entries of the tables are asked for, and none between them, as far as can be told."""
+    if flat.is_meta or torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(((flat == 0) | (flat == 1)).all())
+    except RuntimeError:  # of torch.func.vmap, whose rows have no values to branch on
+        return False
 
 
 def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tensor]]:

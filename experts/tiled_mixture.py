@@ -20,6 +20,9 @@ from poe.randomness import resolve
 ROUNDING = 1e-4
 """Of single precision, relative to the largest entry, in what a tile says of its neighbours."""
 
+MAX_NUMBERS = 2**24
+"""Of matrices at once while drawing: 64 MiB in single precision."""
+
 
 class Observed(NamedTuple):
     """What Gaussian factors say of x: exp(−½ x'Qx + b'x), by ``times``, x to Q x, and b."""
@@ -90,14 +93,21 @@ class TiledMixture(Expert):
         generator = resolve(generator, self.log_z.device)
         chances = self.probabilities.mT
         chosen = torch.multinomial(chances, num_samples, replacement=True, generator=generator)
-        tiles = torch.arange(len(chances), device=chosen.device)
-        draws = []
-        for component in chosen.mT:
-            mean = self.means[component, tiles]
-            noise = torch.empty_like(mean).normal_(generator=generator)
-            factors = root(self.precisions + self.own[component])
-            draws.append(mean + solve(factors.mT, noise, upper=True))
-        return as_picture(torch.stack(draws), self.bank)
+        size = max(1, MAX_NUMBERS // max(1, self.precisions.numel()))
+        draws = [self._draw(part, generator) for part in chosen.mT.split(size)]
+        return as_picture(torch.cat(draws), self.bank)
+
+    def _draw(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        """Of the components of each tile ``(m, tiles)`` a draw each, ``(m, tiles, a²)``.
+
+        Tiles of which the same was seen have a factor for each of their components, once.
+        """
+        kinds, kind_of = torch.unique(self.precisions, dim=0, return_inverse=True)
+        pairs, which = torch.unique(component * len(kinds) + kind_of, return_inverse=True)
+        factors = root(kinds[pairs % len(kinds)] + self.own[pairs // len(kinds)])
+        mean = self.means[component, torch.arange(len(kind_of), device=component.device)]
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + solve(factors.mT[which], noise, upper=True)
 
     @torch.no_grad()
     def mean(self) -> Tensor:

@@ -228,6 +228,22 @@ def test_a_factor_below_rounding_is_refused_in_words() -> None:
     assert poe.log_partition(target.double()).value.isfinite()
 
 
+def test_draws_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One factorisation for all draws of a chunk, and the chunks have the mean of the posterior."""
+    expert = poe.simplify(patches(2) * BROAD).expert
+    assert isinstance(expert, TiledMixture)
+    factorise, calls = torch.linalg.cholesky_ex, []
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda matrix: calls.append(1) or factorise(matrix)
+    )
+    expert.sample(3000, generator=torch.Generator().manual_seed(0))
+    assert len(calls) == 1
+    monkeypatch.setattr("experts.tiled_mixture.MAX_NUMBERS", 1000 * expert.precisions.numel())
+    x = expert.sample(3000, generator=torch.Generator().manual_seed(0))
+    assert len(calls) == 4
+    assert ((x.mean(0) - expert.mean()).abs() < 5 * x.std(0) / len(x) ** 0.5).all()
+
+
 def test_survives_storage(tmp_path: Path) -> None:
     poe.save(patches(1), tmp_path / "patches")
     x = randn(2, 4, 4, seed=3)
