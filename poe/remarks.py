@@ -7,10 +7,8 @@ from itertools import pairwise
 from poe.draws import Draws
 from poe.expert import Expert, Tempered
 from poe.loop import Run
-from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.checkerboard import Checkerboard
-from poe.samplers.gibbs import Gibbs
-from poe.samplers.kernel import BIASED, Kernel
+from poe.samplers.kernel import BIASED
+from poe.samplers.questions import way_out
 
 ABSURD_GROWTH = 1e6
 
@@ -42,18 +40,9 @@ def chain_remarks(draws: Draws) -> list[str]:
     if stuck := draws.stuck_chains:
         remarks.append(
             f"{len(stuck)} of {len(draws.samples)} chains never moved while sampling (chain "
-            f"{stuck[0]} is one): {_way_out(draws.kernel)}."
+            f"{stuck[0]} is one): {way_out(draws.kernel)}."
         )
     return remarks
-
-
-def _way_out(kernel: Kernel | None) -> str:
-    """What to do about chains that never moved."""
-    if isinstance(kernel, Gibbs | BlockGibbs | Checkerboard):
-        return (
-            "no single element can change and stay in the support, so give a kernel of larger moves"
-        )
-    return "use a smaller step size, a longer warm-up or another start"
 
 
 def compile_remarks(run: Run) -> list[str]:
