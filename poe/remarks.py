@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import torch
 
 from poe.core.doubt import Doubt, Kind
 from poe.density.expert import Expert, Tempered
@@ -10,8 +10,6 @@ from poe.draws import Draws
 from poe.loop import Run
 from poe.samplers.kernel import BIASED
 from poe.samplers.questions import way_out
-
-ABSURD_GROWTH = 1e6
 
 
 def negative_factors(target: Expert) -> list[str]:
@@ -66,14 +64,11 @@ def escape_doubts(target: Expert, run: Run, draws: Draws) -> list[Doubt]:
     spread = run.moment.spread
     if spread is None:
         return []
-    history = spread.means(run.moment.num_steps)
-    means = history[-3:].tolist()
-    is_growing = len(means) == 3 and all(b > 1.3 * a for a, b in pairwise(means))
-    # Chains that ran away may end where rounding freezes them, or in NaN (hence the `not`).
-    is_far = not history[-1] <= ABSURD_GROWTH * history[0]
+    num_steps, eps = run.moment.num_steps, torch.finfo(spread.start.dtype).eps
     is_stuck = bool(draws.stuck_chains)  # MALA can resist a runaway only by rejecting
-    if not (is_growing or is_far or is_stuck):
+    if not (is_stuck or spread.is_growing(num_steps) or spread.is_lost(num_steps, eps)):
         return []
+    means = spread.means(num_steps)[-3:].tolist()
     distances = ", ".join(f"{mean**0.5:.3g}" for mean in means)
     blamed = ", ".join(repr(name) for name in negative_factors(target))
     text = (

@@ -47,17 +47,20 @@ class Tally(NamedTuple):
 class Spread(NamedTuple):
     """Mean squared distance from the start, over the steps of each doubling [2ᵏ, 2ᵏ⁺¹).
 
-    At equilibrium it stops growing; a chain that escapes to infinity doubles it at least.
+    At equilibrium it stops growing, and chains come back; one that escapes to infinity doubles it
+    at least. ``lowest`` is the least of the steps of each doubling.
     """
 
     start: Tensor
     totals: Tensor
+    lowest: Tensor
 
     @classmethod
     def around(cls, position: Tensor) -> Spread:
         """From the mean of the chains at ``position``, before the first step."""
         totals = torch.zeros(64, dtype=torch.float64, device=position.device)
-        return cls(position.mean(0), totals)
+        floats = position if position.is_floating_point() else position.float()
+        return cls(floats.mean(0), totals, torch.full_like(totals, torch.inf))
 
     def plus(self, visited: Tensor, num_steps: int) -> Spread:
         """With some more steps, of positions ``(steps, chains, *event)``, ``num_steps`` before."""
@@ -66,7 +69,10 @@ class Spread(NamedTuple):
         moved = (visited - self.start).flatten(1)
         squares = torch.linalg.vector_norm(moved, dim=1, dtype=torch.float64).square()
         means = squares / visited.shape[1]
-        return self._replace(totals=self.totals.index_add(0, doublings, means))
+        return self._replace(
+            totals=self.totals.index_add(0, doublings, means),
+            lowest=self.lowest.scatter_reduce(0, doublings, means, "amin"),
+        )
 
     def means(self, num_steps: int) -> Tensor:
         """The mean over each doubling that is at least half done."""
@@ -75,3 +81,25 @@ class Spread(NamedTuple):
         if counts[-1] < 2 ** (last - 1):
             counts.pop()
         return self.totals[: len(counts)] / torch.tensor(counts).to(self.totals)
+
+    def is_growing(self, num_steps: int) -> bool:
+        """Whether it grew over the last three doublings, and no step of the last went back.
+
+        A mean over few steps of few chains may grow by chance, but chains at equilibrium come back.
+        """
+        means = self.means(num_steps)
+        if len(means) < 3:
+            return False
+        before, between, last = means[-3:].tolist()
+        has_grown = 0 < before * 1.3 < between and between * 1.3 < last
+        return has_grown and self.lowest[len(means) - 1].item() > between
+
+    def is_lost(self, num_steps: int, eps: float) -> bool:
+        """Whether chains are so far out that rounding freezes them, or not at a finite place.
+
+        The first mean that is positive is that of a step; what is a hundredth of its rounding away
+        from that many steps no longer moves.
+        """
+        means = self.means(num_steps).tolist()
+        first = next((mean for mean in means if mean != 0), 0.0)
+        return not means[-1] <= first * (0.01 / eps) ** 2
