@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from poe import resume
 from poe.core.tensor_file import fingerprint, read

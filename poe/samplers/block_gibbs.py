@@ -10,8 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.conditionals import colours, conditionals
-from poe.density.capabilities import Conditionals, LogOdds
+from poe.density.capabilities import Conditionals, LogOdds, colours, conditionals
 from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms

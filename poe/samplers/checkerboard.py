@@ -8,14 +8,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import SpinPairs
+from poe.density.capabilities import SpinPairs, spin_pairs
 from poe.density.expert import Expert
 from poe.errors import PoeError
 from poe.samplers.block_gibbs import gibbs_of
 from poe.samplers.gibbs import NO_SINGLE_ELEMENT
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, all_accepted, map_leaves
 from poe.samplers.lattice import Lattice, halves, lattice, whole
-from poe.spin_pairs import spin_pairs
 
 IN_CACHE = 2**20
 """Sites that are swept at a time: 4 MB of random bits."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from poe.core.tensor_file import fingerprint, read, write
 from poe.errors import PoeError, ShapeError, StorageError
