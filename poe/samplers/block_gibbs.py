@@ -10,7 +10,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import Conditionals, LogOdds, colours, conditionals
+from poe.conditionals import colours
+from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms
