@@ -50,6 +50,12 @@ def test_log_density_is_that_of_pzflow_on_the_fly() -> None:
     torch.testing.assert_close(adapted(x), FLOW(x))
 
 
+def test_reading_moves_no_generator() -> None:
+    state = torch.get_rng_state()
+    adapter.example()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_support_is_a_box_with_hard_edges() -> None:
     x = FLOW.sample(1000, generator=torch.Generator().manual_seed(0))
     assert bool(FLOW(x).isfinite().all())
