@@ -23,6 +23,7 @@ from experts.probabilistic_pca import ProbabilisticPCA
 from experts.residual import ResidualNetwork
 from experts.vae import VAE, dense_vae
 from poe.core.tensor_file import sha256
+from poe.randomness import Lent
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "PixelMixture": PixelMixture,
@@ -64,6 +65,12 @@ def load(name: str) -> Any:
             f"expected one of the shipped experts {', '.join(available())}; got {name!r}"
         )
     description = json.loads(folder().joinpath(f"{name}.json").read_text())
+    with Lent(torch.Generator().manual_seed(0)):  # to build networks, whose weights are replaced
+        return described(description)
+
+
+def described(description: dict[str, Any]) -> Any:
+    """What a description is of."""
     if "prior_of" in description:
         return prior(description)
     build = expert if description["family"] in EXPERTS else conditional

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
 from poe.errors import StorageError
 from poe.joint_space import Joint
+from poe.randomness import Lent
 from poe.space import (
     Binary,
     Categorical,
@@ -213,6 +214,8 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Any:
     """The expert that `save` wrote into the directory `path`, bit for bit, on the CPU.
 
+    The global generator stays where it is, whatever the constructors of networks draw.
+
     Raises `StorageError` where a file is missing, truncated or altered, where it is of a newer
     version, or where it names a class that nobody registered (import its package first).
     """
@@ -220,7 +223,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     description = _read_description(folder)
     tensors = _read_weights(folder, description)
     try:
-        with torch.random.fork_rng(devices=[]):  # constructors draw weights, soon replaced
+        # Networks are built with weights that are replaced: no reason to move the global generator.
+        with Lent(torch.Generator().manual_seed(0)):
             expert = _Decoder(tensors).decode(description["tree"])
         in_training = set(description["in_training"])
         for name, part in _parts(expert):

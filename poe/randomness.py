@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def resolve(
@@ -48,6 +50,75 @@ def borrowed(generator: torch.Generator) -> Iterator[None]:
             with torch.cuda.device(generator.device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+class Lent(TorchDispatchMode):
+    """Within it, what would draw from the global generator draws from one that is given, instead.
+
+    For building networks whose first weights are thrown away: constructors know only the global
+    generator, and putting it back afterwards, as `borrowed` does, would take back what another
+    thread drew meanwhile. This is of one thread, and the global generator is never touched, save
+    by operations of torch that know no other (``rand_like``, dropout): around each of these it is
+    put back.
+
+    Args:
+        generator: On the CPU. What is drawn on another device comes from a generator there, seeded
+            by it.
+
+    >>> state = torch.get_rng_state()
+    >>> with Lent(torch.Generator().manual_seed(0)):
+    ...     first = torch.nn.Linear(2, 2).weight
+    >>> with Lent(torch.Generator().manual_seed(0)):
+    ...     second = torch.nn.Linear(2, 2).weight
+    >>> torch.equal(first, second), torch.equal(torch.get_rng_state(), state)
+    (True, True)
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generators = {torch.device("cpu"): generator}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if (
+            torch.Tag.nondeterministic_seeded not in func.tags
+            or kwargs.get("generator") is not None
+        ):
+            return func(*args, **kwargs)
+        device = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
+        device = torch.device(device or "cpu")
+        if device.type == "meta":  # draws nothing
+            return func(*args, **kwargs)
+        if (taking := _with_generator(func)) is None:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return func(*args, **kwargs)
+        return taking(*args, **{**kwargs, "generator": self._on(device)})
+
+    def _on(self, device: torch.device) -> torch.Generator:
+        if device not in self._generators:
+            first = self._generators[torch.device("cpu")]
+            seed = int(torch.randint(2**62, (), generator=first))
+            self._generators[device] = torch.Generator(device).manual_seed(seed)
+        return self._generators[device]
+
+
+def _with_generator(operation: Any) -> Any:
+    """The overload of an operation of torch that takes a generator beside what it takes; or None.
+
+    >>> _with_generator(torch.ops.aten.rand.default)
+    <OpOverload(op='aten.rand', overload='generator')>
+    """
+    names = _arguments(operation)
+    overloads = (getattr(operation.overloadpacket, n) for n in operation.overloadpacket.overloads())
+    taking = (o for o in overloads if "generator" in _arguments(o))
+    same = (o for o in taking if [n for n in _arguments(o) if n != "generator"] == names)
+    return operation if "generator" in names else next(same, None)
+
+
+def _arguments(operation: Any) -> list[str]:
+    return [argument.name for argument in operation._schema.arguments]
 
 
 def uniforms(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,6 @@ from poe import AdaptationError, Expert, PoeError, as_expert
 from poe import Sequence as Tokens
 from poe.autoregressive import Autoregressive, as_values
 from poe.io import register
-from poe.randomness import borrowed
 
 try:
     import transformers
@@ -326,8 +325,7 @@ def _build(fields: dict[str, Any]) -> LanguageModel:
     kind: Any = getattr(transformers, fields["architecture"], None)
     if kind is None or not issubclass(kind, transformers.PreTrainedModel):
         raise PoeError(f"expected an architecture of transformers, got {fields['architecture']}")
-    with borrowed(torch.Generator().manual_seed(0)):  # its first weights are thrown away
-        model = kind(kind.config_class.from_dict(json.loads(fields["config"])))
+    model = kind(kind.config_class.from_dict(json.loads(fields["config"])))
     model.load_state_dict(fields["tensors"], assign=True)
     prompt = fields["prompt"]
     return LanguageModel(model.eval(), fields["vocabulary"], fields["length"], prompt=prompt)

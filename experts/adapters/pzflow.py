@@ -19,7 +19,7 @@ from experts.adapters.pickled_arrays import read_arrays
 from experts.rational_quadratic import Splines, splines_of
 from poe.errors import AdaptationError
 from poe.io import register, register_module
-from poe.randomness import resolve
+from poe.randomness import Lent, resolve
 
 ERROR_MODEL = "pzflow.utils.gaussian_error_model"
 EXAMPLE = "example_files/example-flow.pzflow.pkl"
@@ -171,8 +171,10 @@ def of_state(state: Any) -> TableFlow:
     if name not in BASES:
         _refuse("a base density", name, BASES)
     base = BASES[name](*settings)
-    layers = layers_of(state["bijector_info"], state["params"][1], len(state["data_columns"]))
-    return TableFlow(state["data_columns"], base, layers)
+    columns, params = state["data_columns"], state["params"][1]
+    with Lent(torch.Generator().manual_seed(0)):  # to build networks, whose weights are replaced
+        layers = layers_of(state["bijector_info"], params, len(columns))
+    return TableFlow(columns, base, layers)
 
 
 def layers_of(info: Any, params: Any, size: int) -> list[nn.Module]:

@@ -185,3 +185,10 @@ def test_rounding_leaves_a_shipped_density_normalised(name: str) -> None:
     if isinstance(model, experts.ImageFlow):
         axes = model.whitening.axes
         torch.testing.assert_close(axes.T @ axes, torch.eye(len(axes)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", experts.available())
+def test_loading_moves_no_generator(name: str) -> None:
+    state = torch.get_rng_state()
+    experts.load(name)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -61,6 +61,12 @@ def test_log_density_is_that_of_pzflow_on_the_fly(flow: adapter.TableFlow) -> No
     torch.testing.assert_close(adapted(x), flow(x))
 
 
+def test_reading_moves_no_generator() -> None:
+    state = torch.get_rng_state()
+    adapter.example()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_support_is_a_box_with_hard_edges(flow: adapter.TableFlow) -> None:
     x = flow.sample(1000, generator=torch.Generator().manual_seed(0))
     assert bool(flow(x).isfinite().all())

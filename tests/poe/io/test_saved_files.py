@@ -77,6 +77,14 @@ def test_a_saved_expert_says_what_it_said(folder: str) -> None:
     torch.testing.assert_close(log_density(loaded(folder), x), expected, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_loading_moves_no_generator(folder: str) -> None:
+    loaded(folder)  # an adapter's library may draw as it is imported
+    state = torch.get_rng_state()
+    loaded(folder)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("folder", ["product", "nexttoken", "languagemodel", "everything"])
 def test_saved_again_it_is_the_same_under_lasting_names(folder: str, tmp_path: Path) -> None:
     poe.save(loaded(folder), tmp_path)
