@@ -77,7 +77,7 @@ from poe.space import (
 )
 from poe.tensorboard import TensorBoard
 from poe.together import Together
-from poe.twist import LocalProduct, OnPrefixes, Twist
+from poe.twist import LocalProduct, OnPrefixes, Twist, twists
 
 __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",
@@ -96,5 +96,5 @@ __all__ = [
     "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
     "log_ratio_contributions", "losses", "normalize", "normalizers", "plot", "ranges", "sample",
     "samplers", "save", "save_draws", "short_run", "simplify", "smc", "smc_over_positions",
-    "tune_ladder", "tune_tempering", "warm_up",
+    "tune_ladder", "tune_tempering", "twists", "warm_up",
 ]  # fmt: skip

@@ -122,6 +122,14 @@ def twists(expert: Expert) -> Sequence[nn.Module]:
     """The twists that an expert offers by itself; none where it knows nothing of prefixes.
 
     Families register here. Of a product those of its factors, of a power p^w those to the power.
+    With them ``poe.LocalProduct(target.space, poe.twists(target))`` is what decoding that
+    reweights each next element draws from.
+
+    Args:
+        expert: A density of sequences.
+
+    Returns:
+        A twist for each factor that knows of prefixes.
 
     >>> field = experts.Bernoulli([0.0, 0.0, 0.0])
     >>> twists(experts.MADE(3) * field)

@@ -88,11 +88,10 @@ def test_names_that_are_explained_exist() -> None:
 
 def test_every_example_is_in_the_gallery_and_run_by_a_test() -> None:
     gallery = _text(DOCS / "gallery.md").replace("-m examples.", "examples/")
-    tests = "".join(_text(path) for path in (ROOT / "tests").rglob("test_*.py"))
-    for path in sorted((ROOT / "examples").iterdir()):
-        if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py"))):
-            assert f"examples/{path.stem}" in gallery, f"{path.name} is missing in docs/gallery.md"
-            assert path.name in UNTESTED or f'"{path.name}"' in tests or f'"{path.stem}"' in tests
+    for name in sorted(path.parent.name for path in (ROOT / "examples").glob("*/*.py")):
+        assert f"examples/{name}" in gallery, f"{name} is missing in docs/gallery.md"
+        test = ROOT / "tests" / "examples" / f"test_{name}.py"
+        assert name in UNTESTED or f'run("{name}"' in _text(test)
 
 
 def test_pictures_of_the_gallery_are_there() -> None:

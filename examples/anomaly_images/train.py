@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import pictures  # noqa: F401  (it makes the loop of the digits' experts importable)
 import torch
-from loop import batch, train
 from torch import Tensor
 
 import experts
 import poe
-from experts.noise import ANY, NoisyConditional
+from examples.common import seeded
+from examples.train_digits.loop import batch, train
+from experts import NoisyConditional
+from experts.noise import ANY
 
 SHAPE = (16, 16)
 NOISE = 0.01
@@ -97,13 +98,14 @@ def fit(kind: str, images: Tensor, most_steps: int, work: Path) -> poe.Expert:
     recipe = RECIPES[kind]
     steps = min(recipe.steps, most_steps)
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)  # torch draws initial weights from its global generator
+    with seeded(0):
+        model = recipe.build(images)
 
     def loss(model: NoisyConditional, generator: torch.Generator) -> Tensor:
         return recipe.loss(model, images[batch(len(images), BATCH, generator)], generator)
 
     model = train(
-        recipe.build(images),
+        model,
         loss,
         steps=steps,
         learning_rate=recipe.learning_rate,

@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data import FACTORS, labels_of
-from energy import KINDS, Concept, JointEnergy, PictureEnergy, Presence, combination
 from torch import Tensor
-from weights import WEIGHTS, read
 
 import experts
 import poe
+from examples.concepts.data import FACTORS, labels_of
+from examples.concepts.energy import (
+    KINDS,
+    Concept,
+    JointEnergy,
+    PictureEnergy,
+    Presence,
+    combination,
+)
+from examples.concepts.weights import WEIGHTS, read
 from experts.noise import ANY
 
 

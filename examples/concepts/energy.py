@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from data import CELLS, FACTORS, SIZE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
+from examples.concepts.data import CELLS, FACTORS, SIZE
+from experts import NoisyConditional
 from experts.embedding import NoiseEmbedding
 from experts.neural import FeatureShift, double
-from experts.noise import ANY, NoisyConditional
+from experts.noise import ANY
 
 SPACE = poe.Real((3, SIZE, SIZE))
 SPREAD = 0.15

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import data
 import torch
-from compositions import (
+from torch import Tensor
+from torch.nn import functional as F
+
+import poe
+from examples.concepts import data
+from examples.concepts.compositions import (
     Concepts,
     all_of,
     any_picture,
@@ -16,14 +20,10 @@ from compositions import (
     plain_product,
     times_prior,
 )
-from energy import LOWEST
-from formula import Formula, Is
-from read_out import Reading, hits, ink_mask, read
-from sampling import Schedule, sample, sample_corrected, sample_unadjusted
-from torch import Tensor
-from torch.nn import functional as F
-
-import poe
+from examples.concepts.energy import LOWEST
+from examples.concepts.formula import Formula, Is
+from examples.concepts.read_out import Reading, hits, ink_mask, read
+from examples.concepts.sampling import Schedule, sample, sample_corrected, sample_unadjusted
 
 FORMULAS: tuple[Formula, ...] = (
     Is("triangle") | Is("blue"),

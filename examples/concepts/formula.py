@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compositions import Concepts, any_of
-from data import FACTORS
 from torch import Tensor
 
 import poe
+from examples.concepts.compositions import Concepts, any_of
+from examples.concepts.data import FACTORS
 
 
 class Formula:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data import CELL, CELLS
+from matplotlib import pyplot as plt
 from torch import Tensor
+
+from examples.concepts.data import CELL, CELLS
 
 RIGHT, WRONG = "#2a9d5c", "#c1442e"
 
@@ -24,11 +26,6 @@ class Row(NamedTuple):
 
 def draw_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     columns = max(len(row.ink) for row in rows)
     heights = [1.75 if row.titles else 1.0 for row in rows]
     figure: Any = plt.figure(figsize=(2.1 + 0.82 * columns, 0.84 * sum(heights)))

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from data import AREAS, CELL, INKS, PERIODS, PLACES, SIZE, coverage
 from torch import Tensor
 from torch.nn import functional as F
+
+from examples.concepts.data import AREAS, CELL, INKS, PERIODS, PLACES, SIZE, coverage
 
 INK_THRESHOLD = 0.45
 """Of the length of a pixel's ink; a full pixel has 0.9 to 1.2."""

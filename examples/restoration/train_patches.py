@@ -5,15 +5,14 @@ python -m examples.restoration.train_patches [--components 150] [--output patche
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from examples.common import options
 from examples.restoration.pictures import random_patches, training_pictures
 
 SIDE = 8
@@ -104,12 +103,10 @@ def train(components: int, num_patches: int, iterations: int, seed: int = 0) -> 
 
 def main() -> None:
     """Train, and write the weights."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options(__doc__, fast="a tiny fit, to see that it runs", output="patches.pt")
     parser.add_argument("--components", type=int, default=150)
     parser.add_argument("--patches", type=int, default=NUM_PATCHES)
     parser.add_argument("--iterations", type=int, default=NUM_ITERATIONS)
-    parser.add_argument("--output", type=Path, default=Path("patches.pt"))
-    parser.add_argument("--fast", action="store_true", help="a tiny fit, to see that it runs")
     arguments = parser.parse_args()
     sizes = arguments.components, arguments.patches, arguments.iterations
     mixture = train(*(FAST if arguments.fast else sizes))

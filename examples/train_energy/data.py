@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CACHE = Path.home() / ".cache" / "product-of-experts"
+from examples.common import CACHE, fetch_debian
+
 PACKAGE = "dataset-fashion-mnist"
 SIZE = 28
 NOISE = 0.2
@@ -34,10 +34,7 @@ def folder() -> Path:
     for root in (Path("/"), CACHE / PACKAGE):
         if (root / installed).is_dir():
             return root / installed
-    CACHE.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=CACHE, check=True)
-    archive = next(CACHE.glob(f"{PACKAGE}_*.deb"))
-    subprocess.run(["dpkg-deb", "-x", str(archive), str(CACHE / PACKAGE)], check=True)
+    fetch_debian([PACKAGE], CACHE / PACKAGE, "give a folder with the IDX files by --data")
     return CACHE / PACKAGE / installed
 
 

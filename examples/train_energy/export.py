@@ -7,11 +7,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from data import NOISE, SIZE
 from safetensors.torch import save_file
 
 import experts  # noqa: F401 (poe.load builds its classes)
 import poe
+from examples.train_energy.data import NOISE, SIZE
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
 NAME = "fashion-energy"

@@ -1,6 +1,6 @@
 """A classifier of Fashion-MNIST, whose features the Frechet distance is taken on.
 
-    python examples/train_energy/judge.py      # trains it, in minutes; prints its accuracy
+    python -m examples.train_energy.judge      # trains it, in minutes; prints its accuracy
 
 It has seen the rows to learn from, clean and with noise, and no picture of any energy.
 """
@@ -11,11 +11,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from data import NOISE, Pictures, pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
+
+from examples.common import seeded
+from examples.train_energy.data import NOISE, Pictures, pictures
 
 FEATURES = 64
 
@@ -51,8 +53,7 @@ class Judge(nn.Module):
 
 def train(rows: Pictures, steps: int, generator: torch.Generator) -> Judge:
     """By cross-entropy, with Adam, on pictures with noise of a level from 0 to twice the data's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         judge = Judge()
     optimizer = torch.optim.Adam(judge.parameters(), 2e-3)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)

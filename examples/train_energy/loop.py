@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from chains import Chains
 from torch import Tensor, nn
 from tqdm import trange
 
 import experts
 import poe
+from examples.train_energy.chains import Chains
 from experts.spectral import power_iterate
 from poe.losses import contrastive_divergence, denoising_score_matching
 

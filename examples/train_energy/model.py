@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from data import SIZE
 from torch import Tensor
 
 import experts
 import poe
+from examples.common import seeded
+from examples.train_energy.data import SIZE
 
 COMPONENTS = 200
 CHANNELS = (32, 64)
@@ -26,8 +26,7 @@ def untrained(moments: experts.ProbabilisticPCA, seed: int = 0) -> poe.Product:
     So chains that begin at draws of the Gaussian are in equilibrium before the first update, and f
     learns what moments do not tell.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = experts.ResidualNetwork((SIZE, SIZE), CHANNELS)
     return poe.Product(moments=moments, shape=experts.NeuralEnergy(net, poe.Real((SIZE, SIZE))))
 

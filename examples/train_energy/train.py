@@ -1,7 +1,7 @@
 """Train a neural energy of Fashion-MNIST.
 
-    python examples/train_energy/train.py persistent        # chains that go on: a density
-    python examples/train_energy/train.py short             # short runs from noise: a generator
+    python -m examples.train_energy.train persistent        # chains that go on: a density
+    python -m examples.train_energy.train short             # short runs from noise: a generator
 
 The first takes sixteen minutes of two cores, the second a quarter of an hour of one. The shipped
 energy had two and a half times as many updates, as `--share 2.5` makes. A run that was stopped goes
@@ -11,18 +11,18 @@ on from its checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from chains import Chains, Persistent, ShortRun
-from data import NOISE, pictures
-from loop import begin, train
-from model import learning, moments_of, untrained
 from torch import Tensor
 
 import poe
+from examples.common import options
+from examples.train_energy.chains import Chains, Persistent, ShortRun
+from examples.train_energy.data import NOISE, pictures
+from examples.train_energy.loop import begin, train
+from examples.train_energy.model import learning, moments_of, untrained
 
 STEP_SIZE = 0.01
 NUM_CHAINS = 512
@@ -70,24 +70,23 @@ def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Cha
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options(__doc__, fast="10 updates of each stage")
     parser.add_argument("kind", choices=tuple(STAGES))
     parser.add_argument("--share", type=float, default=1.0, help="of each stage's updates")
     parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tensorboard", type=Path, help="folder for scalars")
-    parser.add_argument("--fast", action="store_true", help="10 updates of each stage")
-    options = parser.parse_args()
-    work = options.work / "fast" if options.fast else options.work
-    torch.set_num_threads(options.threads)
+    arguments = parser.parse_args()
+    work = arguments.work / "fast" if arguments.fast else arguments.work
+    torch.set_num_threads(arguments.threads)
     generator = torch.Generator().manual_seed(0)
-    images = pictures("train", options.data).images
-    report = poe.TensorBoard(options.tensorboard).report if options.tensorboard else None
+    images = pictures("train", arguments.data).images
+    report = poe.TensorBoard(arguments.tensorboard).report if arguments.tensorboard else None
     moments = moments_of(images, NOISE)
     expert = untrained(moments)
     held: dict[str, Tensor] = {}
-    for stage in (DENOISING, *STAGES[options.kind]):
+    for stage in (DENOISING, *STAGES[arguments.kind]):
         drawn = chains(stage, moments, generator)
         if drawn is not None and held:
             drawn.load_state_dict(held)  # the chains of the stage before go on
@@ -97,7 +96,7 @@ def main() -> None:
         expert = train(
             state,
             images,
-            steps=10 if options.fast else max(1, round(options.share * stage.updates)),
+            steps=10 if arguments.fast else max(1, round(arguments.share * stage.updates)),
             num_draws=stage.num_draws,
             averaging=stage.averaging,
             noise=NOISE,

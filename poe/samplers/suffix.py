@@ -69,7 +69,7 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
             raise PoeError(
                 f"expected a poe.Autoregressive model to draw from, got "
                 f"{type(self.model).__name__}: give the autoregressive factor of the target, or "
-                "poe.LocalProduct(target.space, poe.twist.twists(target))"
+                "poe.LocalProduct(target.space, poe.twists(target))"
             )
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> SuffixNoise:

@@ -1,0 +1,1 @@
+"""Examples: each folder is one, run by `python -m examples.NAME`."""

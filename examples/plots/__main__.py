@@ -1,0 +1,6 @@
+"""`python -m examples.plots`."""
+
+from examples.plots.run import main
+
+if __name__ == "__main__":
+    main()
