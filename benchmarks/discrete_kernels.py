@@ -33,10 +33,9 @@ from torch import Tensor
 import experts
 import poe
 from poe.adapt_kernel import needs_tuning
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals, label_pairs
+from poe.density.expert import Expert
 from poe.enumeration import states
-from poe.expert import Expert
-from poe.label_pairs import label_pairs
 from poe.samplers import (
     DMALA,
     DULA,

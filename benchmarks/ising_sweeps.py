@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 import experts
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals, spin_pairs
 from poe.samplers import BlockGibbs, Checkerboard
-from poe.spin_pairs import spin_pairs
 
 SIDE, CHAINS, COUPLING = 512, 16, 0.4406868
 

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 import experts
 from experts.rbm_features import RBMFeatures
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals
 from poe.samplers import BlockGibbs
 
 VISIBLE, HIDDEN = 784, 500

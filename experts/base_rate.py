@@ -15,15 +15,16 @@ from experts.fit_rbm import data_log_odds
 from experts.linear import linear
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep
+from poe.density.capabilities import simplify
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
 from poe.errors import NormalizationError, PoeError
-from poe.expert import Expert
 from poe.groups import CONFIDENCE, log_mean
 from poe.normalizers.annealed import both_ways
 from poe.normalizers.bounds import Sides, group_doubts
 from poe.normalizers.levels import NUM_ISLANDS, Report
 from poe.partition import LogPartition
-from poe.properties import exact_sample, simplify
 
 ON_DRAWS = "the upper bound rests on chains settled at the RBM being draws of it"
 PILOT_LEVELS = 100

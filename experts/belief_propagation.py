@@ -10,7 +10,7 @@ from torch import Tensor
 from experts.ising import Ising
 from experts.potts import Potts
 from poe import Expert, PoeError
-from poe.properties import simplify
+from poe.density.capabilities import simplify
 
 
 class Beliefs(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from poe import Binary, Expert, PoeError
+from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition
 from poe.randomness import resolve
 from poe.twist import Twist, twists
 

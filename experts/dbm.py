@@ -13,9 +13,18 @@ from torch.nn import functional as F
 from experts.numbers import ArrayLike, as_tensor, keep
 from experts.rbm import RBM
 from poe import Binary, Expert, PoeError, ShapeError
-from poe.conditionals import Conditionals, LogOdds, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    LogOdds,
+    Simplified,
+    Term,
+    combine,
+    conditionals,
+    exact_log_partition,
+    simplify,
+    widen,
+)
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition, simplify, widen
 
 
 class DBM(Expert):

@@ -11,7 +11,7 @@ from experts.channel import binary_channel
 from experts.ising import Ising
 from poe import Expert, Product, ShapeError
 from poe.choose import in_blocks, on_checkerboard
-from poe.properties import simplify
+from poe.density.capabilities import simplify
 from poe.randomness import resolve
 
 NEWTON_STEPS = 20

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from poe import Expert, ImproperError, PoeError, ShapeError, Space
-from poe.algebra import mask_outside
-from poe.properties import Simplified, Term, combine
+from poe.density.capabilities import Simplified, Term, combine, tails
+from poe.density.transformed import mask_outside
 from poe.randomness import resolve
-from poe.tails import ends, name_end, tails
+from poe.tails import ends, name_end
 
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 FEW = 8
@@ -66,7 +66,7 @@ class Member(Expert):
         return bool(self.log_partition(natural).isfinite())
 
     def tails(self, natural: Tensor) -> Tensor | None:
-        """How fast −log p̃ grows at each end of the space, ``(m,)``; see ``poe.tails.tails``."""
+        """How fast −log p̃ grows at each end, ``(m,)``; see ``poe.density.capabilities.tails``."""
         return None
 
     def with_natural(self, natural: Tensor) -> Self:

@@ -17,10 +17,10 @@ from experts.variable_elimination import (
     elimination_order,
 )
 from poe import Expert, PoeError, ShapeError, Space
-from poe.algebra import mask_outside
 from poe.autoregressive import as_events, as_values, num_places, num_values
+from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
+from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition
 from poe.randomness import resolve
 from poe.space import Binary
 from poe.twist import Twist, twists

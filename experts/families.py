@@ -12,13 +12,18 @@ from torch.nn import functional as F
 
 import poe
 from experts.exponential import Numbers, Samplable, positive, real
-from poe.conditionals import Conditionals, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    LabelPairs,
+    SpinPairs,
+    conditionals,
+    label_pairs,
+    spin_pairs,
+    widen,
+)
 from poe.errors import PoeError, ShapeError
 from poe.io import register
-from poe.label_pairs import LabelPairs, label_pairs
-from poe.properties import widen
 from poe.randomness import borrowed
-from poe.spin_pairs import SpinPairs, spin_pairs
 
 
 class Exponential(Samplable):

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
+from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
-from poe.properties import Simplified, Term, combine
 from poe.randomness import resolve
-from poe.tails import is_small, name_direction, tails
+from poe.tails import name_direction
 
 
 class Gaussian(Expert):

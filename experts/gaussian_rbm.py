@@ -13,8 +13,8 @@ from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partitio
 from experts.linear import linear
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Binary, Expert, PoeError, Real, ShapeError
+from poe.density.capabilities import exact_log_partition
 from poe.io import register
-from poe.properties import exact_log_partition
 from poe.randomness import resolve
 
 

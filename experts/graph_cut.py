@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from poe import Expert, PoeError
-from poe.spin_pairs import SpinPairs, spin_pairs
+from poe.density.capabilities import SpinPairs, spin_pairs
 
 
 def graph_cut(target: Expert) -> Tensor:

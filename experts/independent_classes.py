@@ -11,7 +11,7 @@ from experts.families import Categorical
 from experts.linear_chain import LinearChain
 from experts.potts import Potts
 from poe import Expert
-from poe.properties import widen
+from poe.density.capabilities import widen
 
 
 @widen.register

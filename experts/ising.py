@@ -13,11 +13,20 @@ from experts.families import Bernoulli
 from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
 from experts.numbers import keep
 from poe import Binary, Expert, PoeError, ShapeError
-from poe.conditionals import Conditionals, LogOdds, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    LogOdds,
+    Simplified,
+    SpinPairs,
+    Term,
+    combine,
+    conditionals,
+    exact_log_partition,
+    spin_pairs,
+    widen,
+)
 from poe.io import Fields, register
-from poe.properties import Simplified, Term, combine, exact_log_partition, widen
 from poe.randomness import resolve
-from poe.spin_pairs import SpinPairs, spin_pairs
 
 DENSE = 32
 """Where more than one of so many entries of J is coupled, a matrix product is the faster."""

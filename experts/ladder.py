@@ -9,7 +9,7 @@ from torch import Tensor
 
 import poe
 from experts.noise import NoisyGiven
-from poe.expert import named_product
+from poe.density.expert import named_product
 
 
 @singledispatch

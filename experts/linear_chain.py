@@ -12,10 +12,10 @@ from experts.chain_sums import Chains, Marginals
 from experts.factor_graph import FactorGraph, Tables
 from experts.numbers import keep
 from poe import Categorical, Expert, PoeError, ShapeError, Space
-from poe.algebra import mask_outside
 from poe.autoregressive import as_values
+from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, widen
+from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition, widen
 from poe.twist import twists
 
 

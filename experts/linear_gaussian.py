@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from experts.gaussian import Gaussian
 from experts.numbers import ArrayLike
 from poe import Conditional, Expert, PoeError, Real, ShapeError, simplify
+from poe.density.capabilities import conditional_tails
 from poe.io import register
 from poe.randomness import resolve
-from poe.tails import conditional_tails
 
 
 class LinearGaussian(Conditional):

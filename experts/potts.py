@@ -13,9 +13,8 @@ from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, uni
 from experts.numbers import keep
 from poe import Categorical as CategoricalSpace
 from poe import Expert
+from poe.density.capabilities import LabelPairs, Simplified, Term, combine, label_pairs
 from poe.io import Fields, register
-from poe.label_pairs import LabelPairs, label_pairs
-from poe.properties import Simplified, Term, combine
 
 
 class Potts(Expert):

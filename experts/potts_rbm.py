@@ -12,9 +12,9 @@ from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partitio
 from experts.linear import linear
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Binary, Categorical, Expert, ShapeError
-from poe.algebra import mask_outside
+from poe.density.capabilities import exact_log_partition
+from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.properties import exact_log_partition
 from poe.randomness import resolve, uniforms
 
 

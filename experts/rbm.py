@@ -14,11 +14,19 @@ from experts.latest import Latest
 from experts.linear import linear
 from experts.numbers import ArrayLike, as_tensor, keep
 from poe import Binary, Expert, ShapeError
-from poe.conditionals import Conditionals, LogOdds, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    LogOdds,
+    Simplified,
+    Term,
+    combine,
+    conditionals,
+    distribute,
+    exact_log_partition,
+)
+from poe.density.expert import Product
 from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
-from poe.expert import Product
 from poe.io import register
-from poe.properties import Simplified, Term, combine, distribute, exact_log_partition
 from poe.randomness import resolve, uniforms
 
 MAX_HIDDEN = 8192

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from experts.elimination import best_order
 from experts.ising import Ising
-from poe.expert import Expert, Product
-from poe.properties import in_tractable_parts
+from poe.density.capabilities import in_tractable_parts
+from poe.density.expert import Expert, Product
 
 MAX_STRIP_WORK = 2**23
 """The most table entries of all strips together: 64 MB, and a fraction of a second."""

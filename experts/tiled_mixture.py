@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from experts.linear_operator import FilterBank
 from experts.patch_mixture import PatchMixture
 from poe import Expert, Product
+from poe.density.capabilities import Simplified, distribute
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
-from poe.properties import Simplified, distribute
 from poe.randomness import resolve
 
 ROUNDING = 1e-4

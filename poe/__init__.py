@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from poe import codecs as codecs
+from poe import conditionals as conditionals
 from poe import distribution_tails as distribution_tails
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, as_expert
+from poe import label_pairs as label_pairs
+from poe import spin_pairs as spin_pairs
+from poe import tails as tails
+from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, FromOneHot, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
 from poe.advance import Advanced, advance
-from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
 from poe.any_of import any_of
 from poe.autoregressive import Autoregressive
 from poe.calibration import Calibration, calibrate
 from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
-from poe.contrast import contrast
+from poe.core.doubt import Doubt
+from poe.density import closed_forms as closed_forms
+from poe.density.capabilities import Simplified, simplify
+from poe.density.expert import At, Expert, Mixture, Product, Tempered, contrast
+from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.density_bounds import LogDensityBounds, log_density_bounds
 from poe.draws import Draws, Summary
+from poe.draws.store import load_draws, save_draws
 from poe.errors import (
     AdaptationError,
     DtypeError,
@@ -35,7 +43,6 @@ from poe.errors import (
 )
 from poe.evaluation import Autocast, Chunked
 from poe.evidence import EvidenceRatio, evidence_ratio
-from poe.expert import Expert, Product, Tempered
 from poe.exponents import (
     FittedExponents,
     fit_exponents_by_likelihood,
@@ -49,11 +56,9 @@ from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
-from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.positions import smc_over_positions
 from poe.progress import Progress
-from poe.properties import Simplified, simplify
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.replay import ReplayBuffer
 from poe.run import sample
@@ -71,7 +76,6 @@ from poe.space import (
     Simplex,
     Space,
 )
-from poe.stored_draws import load_draws, save_draws
 from poe.tensorboard import TensorBoard
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist
@@ -79,14 +83,14 @@ from poe.twist import LocalProduct, OnPrefixes, Twist
 __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",
     "Categorical", "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized",
-    "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution",
-    "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "GradientError",
-    "ImproperError", "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition",
-    "LogRatio", "Marginal", "Mixture", "NonFiniteError", "NormalizationError", "Normalized",
-    "OnPrefixes", "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product",
-    "Progress", "Real", "Relaxed", "ReplayBuffer", "Sequence", "ShapeError", "Simplex",
-    "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
-    "TensorBoard", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance",
+    "Doubt", "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents",
+    "FromDistribution", "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor",
+    "Given", "GradientError", "ImproperError", "Interval", "Joint", "LocalProduct",
+    "LogDensityBounds", "LogPartition", "LogRatio", "Marginal", "Mixture",
+    "NonFiniteError", "NormalizationError", "Normalized", "OnPrefixes", "OperatorError", "PoeError",
+    "Positive", "PositiveDefinite", "Product", "Progress", "Real", "Relaxed", "ReplayBuffer",
+    "Sequence", "ShapeError", "Simplex", "Simplified", "Space", "SpaceMismatchError",
+    "StorageError", "Summary", "Tempered", "TensorBoard", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance",
     "any_of", "as_expert", "calibrate", "compatibility", "contrast", "distribution_tails",
     "evidence_ratio", "fit_exponents_by_likelihood", "fit_exponents_by_log_score",
     "fit_exponents_by_score_matching", "gaussian_factors", "io", "link", "load", "load_draws",

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from poe.algebra import mask_outside
 from poe.conditional import Conditional
+from poe.density.checks import floats_of
+from poe.density.expert import Expert
+from poe.density.one_hot import OneHotLogDensity, one_hot
+from poe.density.transformed import mask_outside
 from poe.errors import AdaptationError, PoeError
-from poe.expert import Expert
 from poe.parts import Opaque, Parts, parts_of
 from poe.randomness import borrowed, resolve
-from poe.space import Categorical, Interval, Real, Space, space_of
+from poe.space import Binary, Categorical, Interval, Real, Space, space_of
 
 
 @singledispatch
@@ -199,3 +201,37 @@ def _refuse_function(fn: object) -> NoReturn:
         f"expected a function of x that returns a log-density or an energy, got "
         f"{type(fn).__name__}; an Expert needs no adaptation"
     )
+
+
+class FromOneHot(Expert):
+    """An expert from a function of one-hot events: log p̃(x) = fn(z), z the encoding of x.
+
+    ``fn``: z ``(*batch, *event, k)`` to ``(*batch,)``; where it is an ``nn.Module`` it becomes part
+    of the expert. z has the dtype of the module's numbers, else the default one. Its gradient in z
+    is what kernels that follow a score go by.
+
+    ``space``: Categorical or Sequence, with k values. Raises PoeError for another.
+
+    >>> first = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
+    >>> expert = FromOneHot(lambda z: (z * first).sum((-2, -1)), space=poe.Categorical((2,), 3))
+    >>> expert(torch.tensor([[0, 1]])), expert.score(torch.tensor([[0, 1]])).shape
+    (tensor([1.5000]), torch.Size([1, 2, 3]))
+    """
+
+    def __init__(self, fn: OneHotLogDensity, *, space: Space) -> None:
+        super().__init__()
+        if isinstance(space, Binary) or space.num_values is None:
+            raise PoeError(
+                "expected poe.Categorical or poe.Sequence, whose values have a one-hot encoding, "
+                f"got {space}; on others use poe.FromLogDensity(fn, space=...)"
+            )
+        self.space = space
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.space.num_values is not None
+        return self.log_density_of_one_hot(one_hot(x, self.space.num_values, floats_of(self)))
+
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """fn(z): ``(*batch, *event, k) -> (*batch,)``."""
+        return self.fn(z)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from poe.averaging import DualAveraging, start_averaging, update_averaging
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.discrete_langevin import DMALA

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from poe.adapt_kernel import max_scale
 from poe.averaging import DualAveraging, start_averaging, update_averaging
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.samplers.kernel import Kernel, TunableKernel
 from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.tempering import ParallelTempering

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from poe.coordinates import Coordinates
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.finite import Rows, require_finite
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel

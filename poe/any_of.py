@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poe.algebra import Mixture
-from poe.expert import Expert
+from poe.density.capabilities import is_normalized
+from poe.density.expert import Expert, Mixture
 from poe.normalize import Estimator, Normalized, estimator_or_default
-from poe.properties import is_normalized
 
 
 def any_of(

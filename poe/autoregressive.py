@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poe.algebra import mask_outside
+from poe.density.checks import dtype_of
+from poe.density.expert import Expert
+from poe.density.transformed import mask_outside
 from poe.errors import PoeError
-from poe.expert import Expert, dtype_of
 from poe.randomness import resolve
 from poe.space import Binary, Space
 

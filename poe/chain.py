@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Conditional, log_density_of_rows
+from poe.density.capabilities import (
+    check_proper,
+    conditional_tails,
+    exact_log_partition,
+    is_normalized,
+    is_small,
+    tails,
+)
+from poe.density.expert import Expert, require_expert
 from poe.errors import PoeError
-from poe.expert import Expert, require_expert
-from poe.properties import check_proper, exact_log_partition, is_normalized
 from poe.randomness import resolve
 from poe.space import Binary, Real, Space
-from poe.tails import conditional_tails, is_small, tails
 
 
 class Chain(Expert):

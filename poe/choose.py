@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Given
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.density.expert import Expert
 from poe.errors import GradientError, PoeError
-from poe.expert import Expert
-from poe.label_pairs import label_pairs
 from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
@@ -27,7 +26,6 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
 from poe.samplers.swendsen_wang import SwendsenWang
-from poe.spin_pairs import spin_pairs
 
 FEW = 64
 """So many positions show whether a target has a score, and so few changes make a short sweep."""

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from poe.adapt import FromDistribution, FromEnergy, FromLogDensity
-from poe.algebra import At, Dequantized, Mixture, Relaxed, Transformed
+from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, FromOneHot
 from poe.chain import Chain
 from poe.conditional import Given
+from poe.density.expert import At, Mixture, Product, Tempered, named_product
+from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.evaluation import Autocast, Chunked
-from poe.expert import Product, Tempered, named_product
 from poe.io import Fields, register, register_module
 from poe.link import LINKS, FromNetwork
 from poe.marginal import Marginal, Posterior
 from poe.normalize import Normalized
-from poe.one_hot import FromOneHot
 from poe.partition import LogPartition
 from poe.parts import KINDS, Feature, Parts
 from poe.ranges import Floats, Indices, Resize

@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce, singledispatch
-from typing import NamedTuple
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from poe.expert import Expert, Product, Tempered, experts_in
+from poe.density.capabilities import Conditionals, LogOdds, conditionals
+from poe.density.expert import Product, Tempered, experts_in
 
-LogOdds = Callable[[Tensor], Tensor]
-"""x ``(chains, *event)`` to log p(xᵢ = 1 | rest) − log p(xᵢ = 0 | rest) ``(chains, *event)``."""
 MAX_COPIES = 64
 """The most copies of hidden units that an integer power is written out to."""
-
-
-class Conditionals(NamedTuple):
-    """The conditional distributions of a binary event's elements, with hidden units if need be.
-
-    - ``edges`` ``(2, m)`` int64: pairs of flattened elements whose log-odds depend on each other,
-      in any order, repeated or not;
-    - ``num_hidden``: how many uniforms a chain ``given`` wants;
-    - ``given``: (x ``(chains, *event)``, uniforms ``(chains, num_hidden)``) to the log-odds of
-      every element, after hidden units, if any, were drawn given x. Elements that no edge joins may
-      then be drawn together.
-    """
-
-    edges: Tensor
-    num_hidden: int
-    given: Callable[[Tensor, Tensor], LogOdds]
-
-
-@singledispatch
-def conditionals(expert: Expert) -> Conditionals | None:
-    """How the elements go together, or None where that is not known. Families register here.
-
-    Asked once, when a kernel is built: an exponent that is changed later is not seen.
-
-    >>> field = experts.Bernoulli([0.5, -1.0])
-    >>> log_odds = conditionals(field**2 * field).given(torch.zeros(1, 2), torch.zeros(1, 0))
-    >>> log_odds(torch.zeros(1, 2))
-    tensor([[ 1.5000, -3.0000]])
-    """
-    return None
 
 
 @conditionals.register

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from poe.algebra import Transformed
-from poe.expert import Expert
+from poe.density.expert import Expert
+from poe.density.transformed import Transformed
 from poe.samplers.affine import Affine
 from poe.space import Real, Space
 

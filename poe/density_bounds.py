@@ -9,17 +9,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poe.algebra import At, Mixture, Transformed
 from poe.core.doubt import Doubt, texts, together, warn
+from poe.density.capabilities import exact_log_partition
+from poe.density.checks import dtype_of
+from poe.density.closed_forms import is_source
+from poe.density.expert import (
+    At,
+    Expert,
+    Mixture,
+    Product,
+    Tempered,
+    conjunction,
+    experts_in,
+    require_expert,
+)
+from poe.density.transformed import Transformed
 from poe.errors import NormalizationError, PoeError
 from poe.evaluation import Chunked
-from poe.expert import Expert, Product, Tempered, conjunction, dtype_of, experts_in, require_expert
 from poe.marginal import Marginal
 from poe.normalize import Normalized
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
 from poe.partition import LogPartition
-from poe.properties import exact_log_partition, is_source
 from poe.randomness import resolve
 from poe.start import device_of
 

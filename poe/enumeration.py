@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from poe.density.expert import Expert
 from poe.errors import NonFiniteError, NormalizationError
-from poe.expert import Expert
 from poe.space import Binary, Space
 
 MAX_TABLE = 2**20

@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from poe.conditionals import Conditionals, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    Simplified,
+    check_proper,
+    conditionals,
+    log_density_of_one_hot,
+    tails,
+)
+from poe.density.closed_forms import merge
+from poe.density.expert import Expert, Product, experts_in, require_expert
+from poe.density.one_hot import OneHotLogDensity
 from poe.errors import DtypeError, PoeError
-from poe.expert import Expert, Product, experts_in, require_expert
-from poe.one_hot import OneHotLogDensity, log_density_of_one_hot
-from poe.properties import Simplified, check_proper, merge
-from poe.tails import tails
 
 
 class Chunked(Expert):

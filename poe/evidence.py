@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, texts
-from poe.expert import Expert, shared_space
+from poe.density.expert import Expert, shared_space
 from poe.normalize import Estimator, estimator_or_default
 from poe.partition import LogPartition
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert, Product, experts_in
 from poe.errors import NonFiniteError
-from poe.expert import Expert, Product, experts_in
 
 REMEDY = (
     "Go back to the last good checkpoint with a smaller step size or learning rate, or a "

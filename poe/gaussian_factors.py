@@ -9,8 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from poe.algebra import At
-from poe.expert import Expert, Product, experts_in
+from poe.density.expert import At, Expert, Product, experts_in
 
 
 @runtime_checkable

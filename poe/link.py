@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.space import Space
 
 Link = Callable[[Tensor], Tensor]

@@ -15,9 +15,9 @@ from poe.adapt_kernel import Stage
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
 from poe.coordinates import Coordinates
+from poe.density.expert import Expert
 from poe.elsewhere import look_elsewhere
 from poe.evaluation import in_chunks
-from poe.expert import Expert
 from poe.job import Job, say
 from poe.loop import NOTHING_SPENT, Run, Spent
 from poe.randomness import aside

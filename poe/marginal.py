@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Conditional, log_density_of_rows
+from poe.density.capabilities import exact_log_partition, is_normalized
+from poe.density.checks import dtype_of
+from poe.density.expert import Expert, require_expert
 from poe.errors import NormalizationError, PoeError, ShapeError
-from poe.expert import Expert, dtype_of, require_expert
-from poe.properties import exact_log_partition, is_normalized
 from poe.randomness import resolve
 
 

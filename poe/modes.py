@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from poe.choose import in_blocks, on_checkerboard
-from poe.conditionals import Conditionals, colours, conditionals
+from poe.conditionals import colours
+from poe.density.capabilities import Conditionals, conditionals, simplify
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
-from poe.properties import simplify
 from poe.randomness import resolve
 from poe.start import device_of, dtype_of
 from poe.uniform import Uniform

@@ -7,9 +7,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from poe.algebra import Mixture
+from poe.density.expert import Expert, Mixture, experts_in
 from poe.errors import NormalizationError
-from poe.expert import Expert, experts_in
 from poe.marginal import Marginal
 from poe.normalize import Normalized
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from poe.conditionals import conditionals
-from poe.expert import Expert, Product
-from poe.label_pairs import label_pairs
+from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.density.expert import Expert, Product
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.chromatic import ChromaticGibbs
@@ -15,7 +14,6 @@ from poe.samplers.lattice import lattice
 from poe.samplers.path import GeometricPath
 from poe.samplers.swendsen_wang import SwendsenWang
 from poe.space import Space
-from poe.spin_pairs import spin_pairs
 
 
 def on_level(kernel: Kernel, path: GeometricPath, temperature: float, space: Space) -> Kernel:

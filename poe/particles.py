@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from poe.coordinates import Coordinates
+from poe.density.capabilities import check_proper
+from poe.density.closed_forms import exact_sample, require_source
+from poe.density.expert import Expert
 from poe.errors import NonFiniteError, PoeError
-from poe.expert import Expert
 from poe.mutation import Tally, move_chains
 from poe.on_level import on_level
-from poe.properties import check_proper, exact_sample, require_source
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
 from poe.samplers.delayed import DelayedAcceptance

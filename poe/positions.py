@@ -20,11 +20,11 @@ from poe.autoregressive import (
 )
 from poe.choose import is_batch
 from poe.core.doubt import Doubt, Kind, warn
+from poe.density.capabilities import check_proper
+from poe.density.expert import Expert
 from poe.draws import Draws
 from poe.errors import NonFiniteError, PoeError
-from poe.expert import Expert
 from poe.groups import log_mean
-from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info

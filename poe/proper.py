@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import Term, check_proper, combine, is_normalized, tails
+from poe.density.closed_forms import terms_of
+from poe.density.expert import Expert, Product, Tempered
 from poe.errors import ImproperError
 from poe.escape import decide
-from poe.expert import Expert, Product, Tempered
-from poe.properties import Term, check_proper, combine, is_normalized, terms_of
 from poe.space import Count, Positive, PositiveDefinite, Real, Space
-from poe.tails import MAX_NUMBERS, all_sums, ends, name_direction, name_end, tails
+from poe.tails import MAX_NUMBERS, all_sums, ends, name_direction, name_end
 
 MAX_CHOICES = 64
 """With more choices of components of mixtures than these, nothing is decided from their tails."""
@@ -25,8 +26,9 @@ def is_proper(expert: Expert) -> bool | None:
     """Whether the normaliser is finite; None where that cannot be decided.
 
     A product is decided by its family, where all its experts are of one, and else by its tails
-    (``poe.tails.tails``): by how fast −log p̃ grows, to leading order, towards infinity and towards
-    the other ends of the space. ``poe.properties.check_proper`` raises where this is False.
+    (``poe.density.capabilities.tails``): by how fast −log p̃ grows, to leading order, towards
+    infinity and towards the other ends of the space. ``poe.density.capabilities.check_proper``
+    raises where this is False.
 
     >>> sharp, broad = (experts.Gaussian([0.0], scale=[s]) for s in (1.0, 2.0))
     >>> is_proper((sharp | broad) / broad**0.9), is_proper((sharp | broad) / sharp**0.9)

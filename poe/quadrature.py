@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.errors import ImproperError, NonFiniteError, NormalizationError
-from poe.expert import Expert
 from poe.space import Interval, Positive, Real, Space
 
 MAX_EVALUATIONS = 4_000_000

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.algebra import Mixture
+from poe.density.expert import Expert, Mixture, Product, shared_space
 from poe.errors import NonFiniteError, PoeError, ShapeError
-from poe.expert import Expert, Product, shared_space
 from poe.normalize import Estimator, Normalized, estimator_or_default
 from poe.normalizer_error import combined_error, sensitivities
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from poe.core.doubt import Doubt, Kind
+from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
-from poe.expert import Expert, Tempered
 from poe.loop import Run
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard

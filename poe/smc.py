@@ -14,13 +14,14 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import Choice, choose_for_particles, is_batch
-from poe.core.doubt import Doubt, Kind, texts, warn
+from poe.core.doubt import Doubt, Kind, warn
+from poe.density.capabilities import check_proper
+from poe.density.expert import Expert, shared_space
 from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.errors import PoeError
 from poe.evaluation import without_constant
-from poe.expert import Expert, shared_space
 from poe.groups import (
     CONFIDENCE,
     log_mean,
@@ -30,7 +31,6 @@ from poe.groups import (
 )
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.start import broad_start, device_of, dtype_of
@@ -225,7 +225,7 @@ def doubted(draws: Draws, doubts: Sequence[Doubt]) -> Draws:
     """The draws with what is doubtful about them, and about the log Z that they give."""
     assert draws.log_partition is not None
     found = draws.log_partition._replace(doubts=tuple(doubts))
-    return replace(draws, remarks=texts(doubts), log_partition=found)
+    return replace(draws, doubts=tuple(doubts), log_partition=found)
 
 
 def partition_of_islands(log_z: Tensor, method: str, num_evaluations: int) -> LogPartition:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from poe.adapt import as_expert
-from poe.algebra import Transformed
 from poe.coordinates import Coordinates
-from poe.expert import Expert
-from poe.properties import exact_sample, samplable_factor
+from poe.density.closed_forms import exact_sample, samplable_factor
+from poe.density.expert import Expert
+from poe.density.transformed import Transformed
 from poe.samplers.kernel import require_start
 from poe.uniform import Uniform
 

@@ -6,13 +6,12 @@ from functools import singledispatch
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from poe.expert import Expert, Product, Tempered, experts_in
+from poe.density.capabilities import tails
+from poe.density.expert import Product, Tempered, experts_in
 from poe.space import Count, Interval, Positive, Simplex, Space
 
-MAX_ELEMENTS = 1024
-"""Tails of events of more elements than these are not worked out."""
 MAX_NUMBERS = 2**25
 """Nor are tails of more numbers than these (256 MiB)."""
 
@@ -55,32 +54,6 @@ def _(space: Simplex) -> Ends:
     return Ends(("0",), -torch.ones(space.k, dtype=torch.float64))
 
 
-@singledispatch
-def tails(expert: Expert) -> Tensor | None:
-    """The growth of −log p̃ to leading order, in float64 on the CPU; None where it is not known.
-
-    On Real matrices G ``(k, d, d)``, with events flattened:
-
-        −log p̃(x) = min_k ½ x' G_k x + o(|x|²)
-
-    and elsewhere vectors G ``(k, m)``, one number for each of the m ``ends`` of the space,
-
-        −log p̃(x) = min_k Σ_j G_kj s_j + o(Σ_j s_j)
-
-    where s_j is −log of an element's distance from an end that is finite, the element x itself as
-    it goes to infinity, and x log x on Count. Both hold uniformly, and inside of the space the
-    density is finite and positive. Families and compositions register themselves; k > 1 is for
-    mixtures.
-
-    >>> tails(experts.Gaussian([0.0, 0.0], scale=[1.0, 0.5]))
-    tensor([[[1., 0.],
-             [0., 4.]]], dtype=torch.float64)
-    >>> tails(experts.Gamma([3.0], [2.0]))  # x² at 0, e^(−2 x) at infinity
-    tensor([[2., 2.]], dtype=torch.float64)
-    """
-    return None
-
-
 @tails.register
 def _(expert: Tempered) -> Tensor | None:
     inner, exponent = tails(expert.expert), expert.exponent.item()
@@ -94,15 +67,6 @@ def _(expert: Product) -> Tensor | None:
     found = [tails(factor) for factor in experts_in(expert.experts)]
     known = [part for part in found if part is not None]
     return all_sums(known) if len(known) == len(found) else None
-
-
-@singledispatch
-def conditional_tails(conditional: nn.Module) -> Tensor | None:
-    """G ``(d, d)`` of p(y | x) as a function of both, z = (x, y) on Real: ½ z' G z + o(|z|²).
-
-    None where it is not known, or is another for each x.
-    """
-    return None
 
 
 def all_sums(parts: list[Tensor]) -> Tensor | None:
@@ -119,11 +83,6 @@ def all_sums(parts: list[Tensor]) -> Tensor | None:
             return None
         total = (total[:, None] + part).flatten(0, 1)
     return total
-
-
-def is_small(space: Space) -> bool:
-    """Whether tails are worked out there."""
-    return 0 < space.event_shape.numel() <= MAX_ELEMENTS
 
 
 def name_direction(u: Tensor, shape: torch.Size) -> str:

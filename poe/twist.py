@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poe.autoregressive import Autoregressive, device_of, num_values
-from poe.expert import Expert, Product, Tempered, experts_in
+from poe.density.expert import Expert, Product, Tempered, experts_in
 from poe.space import Space
 
 

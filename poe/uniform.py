@@ -7,13 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from poe.conditionals import Conditionals, conditionals
+from poe.density.capabilities import (
+    Conditionals,
+    LabelPairs,
+    SpinPairs,
+    conditionals,
+    label_pairs,
+    spin_pairs,
+)
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
-from poe.label_pairs import LabelPairs, label_pairs
 from poe.randomness import resolve
 from poe.space import Binary, Space
-from poe.spin_pairs import SpinPairs, spin_pairs
 
 
 class Uniform(Expert):

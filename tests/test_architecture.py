@@ -13,12 +13,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_LINE = ("poe.cli", "poe.demo", "poe.studio", "poe.__main__")
-# An operator builds what is defined above it, so it looks the class up when it is called.
-LAZY_UPWARD = {
-    ("poe.expert", "poe.algebra"),
-    ("poe.expert", "poe.properties"),
-    ("poe.expert", "poe.one_hot"),
-}
 ADAPTED = (
     "jax", "normflows", "numpyro", "onnxruntime", "pzflow", "sklearn", "transformers", "zuko",
 )  # fmt: skip
@@ -54,19 +48,17 @@ def test_imports_run_downward() -> None:
     place = {module: architecture.layer_of(module) for module in architecture.source_files()}
     upward = [
         f"{importer} imports {imported}"
-        for importer, imported, is_lazy in architecture.imports()
+        for importer, imported, _ in architecture.imports()
         if place[importer] is not None and place[imported] is not None
         if place[importer] < place[imported]
-        if not (is_lazy and (importer, imported) in LAZY_UPWARD)
     ]
     assert not upward
 
 
 def test_imports_have_no_cycle() -> None:
     graph: dict[str, set[str]] = {}
-    for importer, imported, is_lazy in architecture.imports():
-        if not is_lazy:
-            graph.setdefault(importer, set()).add(imported)
+    for importer, imported, _ in architecture.imports():
+        graph.setdefault(importer, set()).add(imported)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import poe
 from experts import RBM, Bernoulli, Ising
-from poe.conditionals import Conditionals, LogOdds, conditionals
+from poe.density.capabilities import Conditionals, LogOdds, conditionals
+from poe.density.expert import experts_in
 from poe.enumeration import states
-from poe.expert import experts_in
 from poe.samplers import BlockGibbs, Gibbs
 from poe.samplers.block_gibbs import BlockNoise
 from poe.testing import LawError, check_kernel

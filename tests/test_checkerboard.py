@@ -10,13 +10,12 @@ from torch import Tensor
 
 import poe
 from experts import Bernoulli, Ising
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals, spin_pairs
+from poe.density.closed_forms import exact_sample
 from poe.enumeration import states
-from poe.properties import exact_sample
 from poe.samplers import BlockGibbs, Checkerboard
 from poe.samplers.checkerboard import RandomBits
 from poe.samplers.lattice import halves, lattice, whole
-from poe.spin_pairs import spin_pairs
 from poe.testing import LawError, check_kernel
 
 CHAINS = 40_000

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import poe
 from experts import Bernoulli
-from poe.conditionals import Conditionals, LogOdds, colours, conditionals
+from poe.conditionals import colours
+from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.enumeration import states
 
 

@@ -7,7 +7,7 @@ import torch
 
 import poe
 from experts import Gaussian
-from poe.properties import check_proper
+from poe.density.capabilities import check_proper
 
 
 def test_contrast_is_the_weighted_difference() -> None:

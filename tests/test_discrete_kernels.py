@@ -13,7 +13,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals
 from poe.samplers import (
     DMALA,
     DULA,

@@ -11,8 +11,8 @@ from torch import Tensor
 import experts
 import poe
 from experts import Categorical, Potts
+from poe.density.capabilities import LabelPairs, label_pairs
 from poe.enumeration import states
-from poe.label_pairs import LabelPairs, label_pairs
 from poe.on_level import on_level
 from poe.samplers import ChromaticGibbs, Gibbs, LabelClusters, ParallelTempering
 from poe.samplers.chromatic import SitesNoise

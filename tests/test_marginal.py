@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import poe
 from experts import Gaussian, LinearGaussian
-from poe.properties import exact_log_partition, is_normalized, is_source
+from poe.density.capabilities import exact_log_partition, is_normalized
+from poe.density.closed_forms import is_source
 
 WEIGHT = torch.tensor([[2.0, 0.5], [0.0, -1.0], [1.0, 1.0]])
 BIAS, SCALE = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([0.5, 1.0, 0.3])

@@ -8,7 +8,7 @@ import torch
 import poe
 from experts import RBM, Bernoulli, Ising
 from poe import normalizers
-from poe.conditionals import conditionals
+from poe.density.capabilities import conditionals
 from poe.enumeration import states
 from poe.on_level import on_level
 from poe.samplers import MALA, BlockGibbs, Gibbs, SwendsenWang

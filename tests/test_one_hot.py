@@ -10,7 +10,8 @@ from torch import nn
 
 import experts
 import poe
-from poe.one_hot import log_density_of_one_hot, one_hot
+from poe.density.capabilities import log_density_of_one_hot
+from poe.density.one_hot import one_hot
 from poe.uniform import Uniform
 
 SPACE = poe.Categorical((2, 2), 3)

@@ -13,9 +13,10 @@ from torch import distributions as D
 
 import experts
 import poe
+from poe.density.capabilities import check_proper
+from poe.density.closed_forms import exact_sample
 from poe.exponents import fit_exponents_by_score_matching as fit
 from poe.proper import is_proper
-from poe.properties import check_proper, exact_sample
 
 NUM_RANDOM = 250
 

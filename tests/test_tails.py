@@ -9,8 +9,9 @@ from torch import distributions as D
 
 import experts
 import poe
+from poe.density.capabilities import is_small, tails
 from poe.space import Space
-from poe.tails import ends, is_small, tails
+from poe.tails import ends
 
 
 def f64(*values: float) -> Tensor:

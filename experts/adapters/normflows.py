@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.optional import missing
 from experts.context_flow import require_floats
-from poe.algebra import mask_outside
 from poe.conditional import one_for_each
+from poe.density.transformed import mask_outside
 from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
 

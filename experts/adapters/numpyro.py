@@ -14,7 +14,7 @@ from torch.utils.dlpack import from_dlpack
 import poe
 from experts.adapters.jax import JaxLogDensity
 from experts.adapters.optional import require
-from poe.algebra import mask_outside
+from poe.density.transformed import mask_outside
 from poe.errors import AdaptationError
 from poe.randomness import resolve
 

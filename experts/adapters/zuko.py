@@ -20,7 +20,7 @@ from torch.distributions import (
 import poe
 from experts.adapters.optional import missing
 from experts.context_flow import require_floats
-from poe.algebra import mask_outside
+from poe.density.transformed import mask_outside
 from poe.deterministic import require_settled
 from poe.randomness import borrowed, resolve
 from poe.space import space_of

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import poe
 from poe import Expert, PoeError
-from poe.algebra import mask_outside
 from poe.autoregressive import as_values
+from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
+from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.properties import Simplified, Term, combine, exact_log_partition
 from poe.twist import LocalProduct, Twist, ratio, twists
 
 MAX_STATES = 20_000

@@ -12,7 +12,7 @@ from poe.cli import pretrained
 from poe.cli.table import CompositionError as CompositionError
 from poe.cli.table import Table
 from poe.cli.written_down import written_down
-from poe.expert import Expert, Product, shared_space
+from poe.density.expert import Expert, Product, shared_space
 
 WAYS = ("shipped", "saved", "kind", "and", "or")
 """How an entry may say what its expert is: exactly one of these."""

@@ -8,7 +8,7 @@ from typing import Any
 from poe.cli.exit_code import ExitCode
 from poe.cli.output import print_json
 from poe.draws import Draws
-from poe.summary import Summary
+from poe.draws.summary import Summary
 
 
 def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
@@ -26,7 +26,7 @@ def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
 def is_trusted(draws: Draws, summary: Summary) -> bool:
     """Whether nothing speaks against the draws; that exact ones are few does not."""
     if draws.guarantee == "exact":
-        return not draws.remarks and not int(draws.num_nonfinite.sum())
+        return not draws.doubts and not int(draws.num_nonfinite.sum())
     return not summary.warnings
 
 

@@ -11,7 +11,7 @@ from poe.cli.output import print_json, table
 
 if TYPE_CHECKING:
     from poe.cli.composition import Composition
-    from poe.expert import Expert, Product
+    from poe.density.expert import Expert, Product
 
 DESCRIPTION = """\
 The composition as a tree; its space; each expert with its exponent, its number of parameters,
@@ -70,8 +70,13 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def known(expert: Expert) -> Known:
     """Look at one expert; an improper one has no normaliser and no draws."""
+    from poe.density.capabilities import (
+        can_sample_exactly,
+        check_proper,
+        exact_log_partition,
+        is_normalized,
+    )
     from poe.errors import PoeError
-    from poe.properties import can_sample_exactly, check_proper, exact_log_partition, is_normalized
 
     sizes = [tensor.numel() for tensor in (*expert.parameters(), *expert.buffers())]
     about = (kind_of(expert), sum(sizes))
@@ -98,9 +103,9 @@ def sampler_of(product: Product, seed: int) -> Sampler:
 
     from poe.choose import choose
     from poe.coordinates import Coordinates
+    from poe.density.capabilities import can_sample_exactly, check_proper, simplify
     from poe.errors import PoeError
     from poe.evaluation import merged
-    from poe.properties import can_sample_exactly, check_proper, simplify
     from poe.start import start
 
     try:

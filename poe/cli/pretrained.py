@@ -9,7 +9,7 @@ import poe
 from experts.noise import ANY, NoisyConditional
 from poe.cli.table import Table
 from poe.conditional import Conditional
-from poe.expert import Expert
+from poe.density.expert import Expert
 
 KEYS = ("given", "noise_level", "density_ratio")
 """What may be said of either, beside its name."""

@@ -13,7 +13,7 @@ from poe.cli.output import NON_FINITE, print_json, table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from poe.expert import Product
+    from poe.density.expert import Product
 
 DESCRIPTION = f"""\
 log p(x) - log p(x') for each row x of one file and the same row x' of another, and what each expert

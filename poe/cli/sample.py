@@ -21,8 +21,8 @@ from poe.cli.output import NON_FINITE, note
 from poe.errors import PoeError
 
 if TYPE_CHECKING:
+    from poe.density.expert import Product
     from poe.draws import Draws
-    from poe.expert import Product
     from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
     from poe.space import Space
@@ -169,7 +169,7 @@ def require_folder(path: Path) -> None:
 def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
     """Every file that was asked for."""
     from poe.cli import picture
-    from poe.stored_draws import save_draws
+    from poe.draws.store import save_draws
 
     for path in outputs:
         (picture.write if path.suffix == ".png" else save_draws)(draws, path)

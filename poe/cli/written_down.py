@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent
 import experts
 import poe
 from poe.cli.table import Table
-from poe.expert import Expert
+from poe.density.expert import Expert
 
 FAMILIES: tuple[type[Expert], ...] = (
     experts.Bernoulli,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.exponents.fitted import Loss
 from poe.normalizers.choose import find_log_partition
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from poe.choose import choose_for_particles
+from poe.density.capabilities import check_proper
+from poe.density.expert import Product
 from poe.diagnostics.weights import kish_ess
 from poe.errors import AdaptationError
-from poe.expert import Product
 from poe.exponents.fitted import (
     SAME,
     Estimate,
@@ -27,7 +28,6 @@ from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles import Particles
 from poe.proper import is_proper
-from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.start import broad_start, device_of, dtype_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.density.expert import Product
 from poe.errors import ImproperError, NormalizationError
-from poe.expert import Product
 from poe.exponents.fitted import Estimate, FittedExponents, never_worse, said, sandwich, split
 from poe.exponents.held_out import log_score_loss
 from poe.exponents.log_z import LogZ, exact_log_z

@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import exact_log_partition
+from poe.density.expert import Product, experts_in
 from poe.enumeration import MAX_TABLE, num_states, states
-from poe.expert import Product, experts_in
 from poe.exponents.fitted import weighted
-from poe.properties import exact_log_partition
 from poe.quadrature import Nodes, can_integrate, nodes
 from poe.start import device_of
 

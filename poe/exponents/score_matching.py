@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import check_proper
+from poe.density.expert import Expert, Product, experts_in
 from poe.errors import PoeError
-from poe.expert import Expert, Product, experts_in
 from poe.exponents.fitted import (
     SAME,
     Estimate,
@@ -19,7 +20,6 @@ from poe.exponents.fitted import (
     sandwich,
     split,
 )
-from poe.properties import check_proper
 from poe.randomness import resolve
 from poe.space import Real
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
-from poe.expert import Expert
 from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import require_rows

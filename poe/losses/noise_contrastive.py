@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poe.density.capabilities import can_sample_exactly
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import Expert
 from poe.errors import NormalizationError, PoeError, ShapeError, SpaceMismatchError
-from poe.expert import Expert
 from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import log_densities, require_rows
-from poe.properties import can_sample_exactly, exact_sample
 from poe.randomness import resolve
 
 

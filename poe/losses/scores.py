@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.space import Real
 
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
@@ -22,7 +23,6 @@ from poe.normalizers.scouted import tail_doubts
 from poe.on_level import on_level
 from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
-from poe.properties import exact_sample
 from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
 from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.chromatic import ChromaticGibbs

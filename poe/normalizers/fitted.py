@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.randomness import resolve
 from poe.samplers.affine import Dense, Diagonal, LowRank, fit_affine
 from poe.space import Real, Space

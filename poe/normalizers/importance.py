@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
+from poe.density.closed_forms import exact_sample, is_source, require_source
+from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
-from poe.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
@@ -18,7 +19,6 @@ from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index
 from poe.normalizers.problem import Problem, pose, tilts_at
 from poe.partition import LogPartition
-from poe.properties import exact_sample, is_source, require_source
 from poe.samplers.kernel import or_nothing
 
 HEAVY = 0.7

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.choose import choose_for_particles
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.particles import Particles, Passed, Schedule
 
 NUM_ISLANDS = 16

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.normalizers.fitted import FittedMixture

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert, require_expert
 from poe.draws import Draws
+from poe.draws.export import component_names
 from poe.enumeration import num_states
 from poe.errors import PoeError
-from poe.expert import Expert, require_expert
-from poe.export import component_names
 from poe.plot.factors import factors_of
 from poe.plot.positions import Positions, evenly, positions_in
 from poe.plot.style import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from poe.expert import Expert, Tempered, require_expert
+from poe.density.expert import Expert, Tempered, require_expert
 
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 """Told apart by colour-blind readers too. Source: Tol 2021, "bright"."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from poe.draws import Draws
+from poe.draws.export import component_names
 from poe.errors import PoeError
-from poe.export import component_names
 from poe.plot.positions import positions_of
 from poe.plot.style import (
     FAINT,

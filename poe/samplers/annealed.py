@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.expert import Expert
 from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
 from poe.samplers.langevin import MALA, LangevinState
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.conditionals import Conditionals, LogOdds, colours
+from poe.conditionals import colours
+from poe.density.capabilities import Conditionals, LogOdds
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms
 from poe.samplers.chromatic import ChromaticGibbs
@@ -34,8 +35,8 @@ class BlockGibbs(Corrected[MetropolisState]):
     all elements are one set, for a grid of nearest neighbours there are two. Each draw leaves the
     target invariant, and so does their composition.
 
-    ``conditionals``: those of the very target that is sampled, as ``poe.conditionals.conditionals``
-    gives them.
+    ``conditionals``: those of the very target that is sampled, as
+    ``poe.density.capabilities.conditionals`` gives them.
 
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
     were NaN: then ``is_undefined``, and that chain's set keeps its values.
@@ -46,7 +47,7 @@ class BlockGibbs(Corrected[MetropolisState]):
     Source: Geman & Geman 1984; of products of RBMs: Hinton 2002, section 2.
 
     >>> target = experts.Bernoulli([2.0, 0.0]) * experts.Bernoulli([-1.0, 3.0])
-    >>> kernel = BlockGibbs(poe.conditionals.conditionals(target))
+    >>> kernel = BlockGibbs(poe.density.capabilities.conditionals(target))
     >>> state = kernel.init(target, torch.zeros(5, 2))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, kernel.gradients_per_step
@@ -60,7 +61,8 @@ class BlockGibbs(Corrected[MetropolisState]):
         if not isinstance(self.conditionals, Conditionals):
             raise PoeError(
                 f"expected Conditionals, got {type(self.conditionals).__name__}: give those that "
-                "poe.conditionals.conditionals(target) finds; where it finds None, use Gibbs(space)"
+                "poe.density.capabilities.conditionals(target) finds; where it finds None, "
+                "use Gibbs(space)"
             )
         object.__setattr__(self, "_masks", _masks(self.conditionals.edges))
 

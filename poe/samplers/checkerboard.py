@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import SpinPairs
 from poe.errors import PoeError
 from poe.samplers.kernel import Corrected, Density, Info, all_accepted, map_leaves
 from poe.samplers.lattice import Lattice, halves, lattice, whole
-from poe.spin_pairs import SpinPairs
 
 IN_CACHE = 2**20
 """Sites that are swept at a time: 4 MB of random bits."""
@@ -56,14 +56,15 @@ class Checkerboard(Corrected[CheckerboardState]):
     nearest whole number: no probability is off by more than 2⁻³². Fields may differ from site
     to site; the faster, the fewer values they have.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.spin_pairs.spin_pairs`` gives
-    them, on a grid ``shape`` of even sides, free or periodic. Positions come in the dtype of the
-    log-density. Raises PoeError for anything else: use ``BlockGibbs``.
+    ``pairs``: those of the very target that is sampled, as
+    ``poe.density.capabilities.spin_pairs`` gives them, on a grid ``shape`` of even
+    sides, free or periodic. Positions come in the dtype of the log-density. Raises PoeError for
+    anything else: use ``BlockGibbs``.
 
     Source: Geman & Geman 1984; thresholds for whole random words: Preis et al. 2009.
 
     >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
-    >>> kernel = Checkerboard(poe.spin_pairs.spin_pairs(target), (16, 16))
+    >>> kernel = Checkerboard(poe.density.capabilities.spin_pairs(target), (16, 16))
     >>> state = kernel.init(target, torch.zeros(5, 16, 16))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, kernel

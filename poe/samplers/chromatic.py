@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poe.conditionals import colours
+from poe.density.capabilities import LabelPairs
 from poe.errors import PoeError, ShapeError
-from poe.label_pairs import LabelPairs
 from poe.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, all_accepted
 from poe.samplers.metropolis import MetropolisState
@@ -47,14 +47,14 @@ class ChromaticGibbs(Corrected[MetropolisState]):
     board. Each draw leaves the target invariant, whatever the signs of couplings, and so does their
     composition.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.label_pairs.label_pairs`` gives
-    them. Of ``Info``: every step is accepted.
+    ``pairs``: those of the very target that is sampled, as
+    ``poe.density.capabilities.label_pairs`` gives them. Of ``Info``: every step is accepted.
 
     Raises PoeError for anything but LabelPairs, and ShapeError where positions have another number
     of elements. Source: Geman & Geman 1984; the name: Gonzalez et al. 2011.
 
     >>> target = experts.Potts.grid((8, 8), coupling=0.5, num_labels=3)
-    >>> kernel = ChromaticGibbs(poe.label_pairs.label_pairs(target))
+    >>> kernel = ChromaticGibbs(poe.density.capabilities.label_pairs(target))
     >>> state = kernel.init(target, torch.zeros(5, 8, 8))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, kernel
@@ -133,7 +133,8 @@ def require_pairs(pairs: object) -> None:
     if not isinstance(pairs, LabelPairs):
         raise PoeError(
             f"expected LabelPairs, got {type(pairs).__name__}: give those that "
-            "poe.label_pairs.label_pairs(target) finds; where it finds None, use Gibbs(space)"
+            "poe.density.capabilities.label_pairs(target) finds; where it finds None, use "
+            "Gibbs(space)"
         )
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert, shared_space
 from poe.errors import PoeError
-from poe.expert import Expert, shared_space
 from poe.samplers.kernel import (
     ASYMPTOTICALLY_EXACT,
     Corrected,

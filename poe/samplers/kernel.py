@@ -15,8 +15,8 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_ch
 import torch
 from torch import Tensor
 
+from poe.density.expert import Product
 from poe.errors import NonFiniteError, PoeError
-from poe.expert import Product
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"

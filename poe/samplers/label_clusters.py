@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import LabelPairs
 from poe.errors import PoeError
-from poe.label_pairs import LabelPairs
 from poe.randomness import uniforms
 from poe.samplers.chromatic import drawn, require_elements, require_pairs
 from poe.samplers.components import components
@@ -34,15 +34,15 @@ class LabelClusters(Corrected[MetropolisState]):
     couplings it mixes far faster than sites one by one; where fields tell apart the sites of large
     clusters, little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.label_pairs.label_pairs`` gives
-    them. Of ``Info``: every step is accepted.
+    ``pairs``: those of the very target that is sampled, as
+    ``poe.density.capabilities.label_pairs`` gives them. Of ``Info``: every step is accepted.
 
     Raises PoeError for anything but LabelPairs, and for negative couplings, which no bond stands
     for, and ShapeError where positions have another number of elements. Source: Swendsen & Wang
     1987; with fields: Edwards & Sokal 1988.
 
     >>> target = experts.Potts.grid((8, 8), coupling=1.0, num_labels=3)
-    >>> kernel = LabelClusters(poe.label_pairs.label_pairs(target))
+    >>> kernel = LabelClusters(poe.density.capabilities.label_pairs(target))
     >>> state = kernel.init(target, torch.zeros(5, 8, 8))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, kernel

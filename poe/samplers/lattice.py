@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.spin_pairs import SpinPairs
+from poe.density.capabilities import SpinPairs
 
 
 class Lattice(NamedTuple):
@@ -50,7 +50,7 @@ class Lattice(NamedTuple):
 def lattice(pairs: SpinPairs, shape: torch.Size) -> Lattice | None:
     """The grid of even sides and one coupling that the pairs are, or None.
 
-    >>> from poe.spin_pairs import spin_pairs
+    >>> from poe.density.capabilities import spin_pairs
     >>> lattice(spin_pairs(experts.Ising.grid((4, 6), coupling=0.25)), torch.Size((4, 6)))
     Lattice(coupling=0.25, wraps=(False, False))
     """

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert, Product, Tempered
 from poe.errors import PoeError
-from poe.expert import Expert, Product, Tempered
 from poe.samplers.kernel import Density
 
 SAME_PLACE = 100.0

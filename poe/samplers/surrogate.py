@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.expert import Expert, shared_space
+from poe.density.expert import Expert, shared_space
 from poe.samplers.kernel import (
     Corrected,
     Density,

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import SpinPairs
 from poe.errors import PoeError, ShapeError
 from poe.samplers.components import components
 from poe.samplers.kernel import Corrected, Density, Info, all_accepted
 from poe.samplers.metropolis import MetropolisState
-from poe.spin_pairs import SpinPairs
 
 
 class ClusterNoise(NamedTuple):
@@ -33,14 +33,14 @@ class SwendsenWang(Corrected[MetropolisState]):
     critical temperature of attractive couplings it mixes far faster than sites one by one; where
     signs are mixed a cluster may span everything, and little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.spin_pairs.spin_pairs`` gives
-    them. Of ``Info``: every step is accepted.
+    ``pairs``: those of the very target that is sampled, as
+    ``poe.density.capabilities.spin_pairs`` gives them. Of ``Info``: every step is accepted.
 
     Raises PoeError for anything but SpinPairs, and ShapeError where positions have another number
     of elements. Source: Swendsen & Wang 1987; with fields: Edwards & Sokal 1988.
 
     >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
-    >>> kernel = SwendsenWang(poe.spin_pairs.spin_pairs(target))
+    >>> kernel = SwendsenWang(poe.density.capabilities.spin_pairs(target))
     >>> state = kernel.init(target, torch.zeros(5, 16, 16))
     >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
     >>> state.position.shape, kernel
@@ -53,8 +53,8 @@ class SwendsenWang(Corrected[MetropolisState]):
         if not isinstance(self.pairs, SpinPairs):
             raise PoeError(
                 f"expected SpinPairs, got {type(self.pairs).__name__}: give those that "
-                "poe.spin_pairs.spin_pairs(target) finds; where it finds None, use BlockGibbs or "
-                "Gibbs"
+                "poe.density.capabilities.spin_pairs(target) finds; where it finds None, use "
+                "BlockGibbs or Gibbs"
             )
 
     def __repr__(self) -> str:

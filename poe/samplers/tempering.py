@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.conditionals import LogOdds, conditionals
+from poe.density.capabilities import LogOdds, can_sample_exactly, conditionals
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import Expert, shared_space
 from poe.errors import PoeError, ShapeError
-from poe.expert import Expert, shared_space
-from poe.properties import can_sample_exactly, exact_sample
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.chromatic import ChromaticGibbs

@@ -20,7 +20,7 @@ from poe.demo.conjunction import (
     NOISE_LEVEL,
     STEP_SIZE,
 )
-from poe.properties import exact_sample
+from poe.density.closed_forms import exact_sample
 from poe.studio.offer import Approach, Choice, Family, Offer, Recipe
 from poe.studio.plane import resample
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.properties import can_sample_exactly, simplify
+from poe.density.capabilities import can_sample_exactly, simplify
 from poe.studio.model import Composition
 from poe.studio.offer import Recipe
 
@@ -152,7 +152,7 @@ def joined(first: poe.Draws | None, then: poe.Draws) -> poe.Draws:
         num_gradients=first.num_gradients + then.num_gradients,
         seconds=first.seconds + then.seconds,
         sampling_seconds=first.sampling_seconds + then.sampling_seconds,
-        remarks=tuple(dict.fromkeys([*first.remarks, *then.remarks])),
+        doubts=tuple(dict.fromkeys([*first.doubts, *then.doubts])),
     )
 
 

@@ -9,8 +9,8 @@ import torch
 
 import experts
 import poe
-from poe.expert import experts_in
-from poe.properties import exact_sample
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import experts_in
 from poe.studio.offer import Approach, Choice, Family, Offer, Recipe
 
 NAME = "fashion-energy"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import poe
-from poe.properties import check_proper
+from poe.density.capabilities import check_proper
 from poe.studio.digits import DIGITS
 from poe.studio.garments import GARMENTS
 from poe.studio.offer import Choice, Family, Recipe

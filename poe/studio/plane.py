@@ -11,8 +11,8 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.capabilities import tails
 from poe.studio.offer import Approach, Choice, Family, Offer, Recipe
-from poe.tails import tails
 
 HALF_WIDTH = 4.0
 """Pictures show the square [-4, 4]², and chains start in it."""

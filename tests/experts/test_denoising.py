@@ -10,8 +10,8 @@ import torch
 import poe
 from experts import Bernoulli, Ising, binary_channel, learn_denoiser
 from experts.denoising import posterior, pseudo_likelihood
+from poe.density.closed_forms import exact_sample
 from poe.enumeration import states
-from poe.properties import exact_sample
 
 
 def test_the_channel_is_the_likelihood_of_the_noisy_picture() -> None:

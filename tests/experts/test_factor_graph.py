@@ -104,7 +104,7 @@ def test_a_long_chain_that_nobody_could_enumerate() -> None:
 def test_where_elimination_is_too_much_there_is_no_log_z_and_no_draw() -> None:
     pairs = [((i, j), randn(2, 2)) for i in range(40) for j in range(i)]
     dense = experts.FactorGraph(poe.Binary(40), pairs)
-    assert poe.properties.exact_log_partition(dense) is None
+    assert poe.density.capabilities.exact_log_partition(dense) is None
     assert not hasattr(dense, "sample")
     assert dense(torch.zeros(2, 40).double()).shape == (2,)
 
@@ -163,7 +163,7 @@ def test_tables_can_be_learned() -> None:
     graph(torch.ones(1, 2)).sum().backward()
     assert values.grad is not None
     assert values.grad[0].tolist() == [[0, 0], [0, 1]]
-    (gradient,) = torch.autograd.grad(poe.properties.exact_log_partition(graph), values)
+    (gradient,) = torch.autograd.grad(poe.density.capabilities.exact_log_partition(graph), values)
     torch.testing.assert_close(gradient, torch.full((1, 2, 2), 0.25))
 
 

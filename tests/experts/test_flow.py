@@ -80,7 +80,7 @@ def test_log_prob_is_that_of_nflows() -> None:
     assert torch.equal(expert.log_prob(x), flow.log_prob(x))
     torch.testing.assert_close(expert(x.reshape(2, 3, 2)), flow.log_prob(x).reshape(2, 3))
     assert expert.space == poe.Real(2)
-    assert poe.properties.is_normalized(expert)
+    assert poe.density.capabilities.is_normalized(expert)
 
 
 def test_as_expert_gives_the_same() -> None:

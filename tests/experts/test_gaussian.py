@@ -12,7 +12,14 @@ from torch import distributions as D
 import poe
 from experts import Gaussian
 from experts.gaussian import _not_positive
-from poe import properties
+from poe.density.capabilities import (
+    can_sample_exactly,
+    check_proper,
+    exact_log_partition,
+    is_normalized,
+    simplify,
+)
+from poe.density.closed_forms import exact_sample
 
 F64 = torch.float64
 COVARIANCE = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)
@@ -62,8 +69,8 @@ def test_events_of_any_shape_have_a_diagonal_spread() -> None:
 )
 def test_draws_have_the_right_moments(expert: poe.Expert) -> None:
     n = 40_000
-    draws = properties.exact_sample(expert, n, torch.Generator().manual_seed(0))
-    exact = properties.simplify(expert).expert
+    draws = exact_sample(expert, n, torch.Generator().manual_seed(0))
+    exact = simplify(expert).expert
     assert isinstance(exact, Gaussian)
     z = (draws.mean(0) - exact.loc) / (exact.covariance.diagonal() / n).sqrt()
     assert z.abs().max() < 4
@@ -105,7 +112,7 @@ PRODUCTS: dict[str, poe.Expert] = {
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_product_simplifies_to_a_gaussian_with_the_same_density(name: str) -> None:
     product = PRODUCTS[name]
-    simple, log_constant = properties.simplify(product)
+    simple, log_constant = simplify(product)
     assert isinstance(simple, Gaussian)
     torch.testing.assert_close(simple(X) + log_constant, product(X))
 
@@ -123,8 +130,8 @@ def test_closed_form_agrees_with_quadrature(name: str) -> None:
 def test_product_has_log_prob_and_draws() -> None:
     product = a * c
     torch.testing.assert_close(product.log_prob(X), product(X) - poe.log_partition(product).value)
-    assert properties.is_normalized(product)
-    assert properties.can_sample_exactly(product)
+    assert is_normalized(product)
+    assert can_sample_exactly(product)
     assert product.sample(3, generator=torch.Generator().manual_seed(0)).shape == (3, 2)
 
 
@@ -149,11 +156,11 @@ def test_log_partition_has_a_gradient_for_learned_exponents() -> None:
 def test_other_factors_stay_beside_the_combined_gaussian() -> None:
     other = poe.FromLogDensity(lambda x: -x.pow(4).sum(-1), space=poe.Real(2))
     product = a * other**0.5 * b
-    simple, log_constant = properties.simplify(product)
+    simple, log_constant = simplify(product)
     assert isinstance(simple, poe.Product)
     assert len(simple.experts) == 2
     torch.testing.assert_close(simple(X) + log_constant, product(X))
-    assert properties.exact_log_partition(product) is None
+    assert exact_log_partition(product) is None
 
 
 def test_improper_is_mended_by_any_other_factor() -> None:
@@ -176,11 +183,11 @@ def test_improper_is_mended_by_any_other_factor() -> None:
 def test_improper_quotient_names_the_expert(expert: poe.Expert, blamed: str) -> None:
     assert expert(X).isfinite().all()  # building and evaluating it is fine
     assert not hasattr(expert, "log_prob")
-    assert not properties.can_sample_exactly(expert)
+    assert not can_sample_exactly(expert)
     for use in (
-        properties.check_proper,
+        check_proper,
         poe.log_partition,
-        lambda e: properties.exact_sample(e, 3),
+        lambda e: exact_sample(e, 3),
     ):
         with pytest.raises(poe.ImproperError, match=blamed):
             use(expert)
@@ -189,8 +196,8 @@ def test_improper_quotient_names_the_expert(expert: poe.Expert, blamed: str) -> 
 def test_improper_in_one_direction_only() -> None:
     narrow = Gaussian(loc(0.0, 0.0), covariance=[[1.0, 0.9], [0.9, 1.0]])
     with pytest.raises(poe.ImproperError):
-        properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
-    properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=2.0))
+        check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
+    check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=2.0))
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
@@ -206,10 +213,10 @@ def test_the_direction_that_is_named_is_one_of_growth(size: int) -> None:
             assert away @ precision @ away <= 0
     narrow = Gaussian(loc(0.0, 0.0), covariance=[[1.0, 0.9], [0.9, 1.0]])
     with pytest.raises(poe.ImproperError, match=r"in the direction \[-?0\.\d+, -?0\.\d+\], so"):
-        properties.check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
+        check_proper(narrow / Gaussian(loc(0.0, 0.0), scale=1.0))
     diagonal = Gaussian(loc(0.0, 0.0), scale=[1.0, 2.0]) / Gaussian(loc(0.0, 0.0), scale=1.5)
     with pytest.raises(poe.ImproperError, match=r"in the direction \[0, 1\], so"):
-        properties.check_proper(diagonal)
+        check_proper(diagonal)
 
 
 def test_learned_loc_and_scale_stay_learned() -> None:

@@ -127,7 +127,7 @@ def test_learned_exponents_keep_their_gradients() -> None:
 
     def log_z(w: Tensor) -> Tensor:
         product = CHAINS["hard"] ** w[0] * tagger ** w[1]
-        value = poe.properties.exact_log_partition(product)
+        value = poe.density.capabilities.exact_log_partition(product)
         assert value is not None
         return value
 
@@ -155,7 +155,7 @@ def test_scores_can_be_parameters_with_finite_gradients_past_what_is_forbidden()
     never = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]], dtype=torch.float64)
     unary = nn.Parameter(randn(3, 2))
     chain = LinearChain(unary, never)
-    log_z = poe.properties.exact_log_partition(chain)
+    log_z = poe.density.capabilities.exact_log_partition(chain)
     assert log_z is not None
     torch.testing.assert_close(log_z, unary[:, 0].sum())  # 000 is all that is left
     log_z.backward()

@@ -41,7 +41,7 @@ def test_a_network_with_another_output_is_refused() -> None:
 
 def test_there_is_no_normaliser() -> None:
     for expert in (experts.NeuralEnergy(nn.Identity(), poe.Real(())), make().given("thin")):
-        assert not poe.properties.is_normalized(expert)
+        assert not poe.density.capabilities.is_normalized(expert)
         with pytest.raises(AttributeError, match="normaliser is not known"):
             _ = expert.log_prob
 

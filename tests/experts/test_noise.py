@@ -162,7 +162,7 @@ def test_a_density_ratio_is_the_density_over_the_marginal(
             assert expected.abs().max() > 0.01
         by_name = ratio.given(model.labels[1])(x.reshape(1, 3, 4, 4))
         torch.testing.assert_close(by_name[0], ratio.given(1)(x))
-        assert not poe.properties.is_normalized(ratio.given(1))
+        assert not poe.density.capabilities.is_normalized(ratio.given(1))
         assert not hasattr(ratio.given(1), "sample")
 
 

@@ -27,7 +27,7 @@ def test_it_is_the_gaussian_of_that_covariance() -> None:
     x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     torch.testing.assert_close(expert.log_prob(x), full(x.flatten(1)))
     torch.testing.assert_close(expert.score(x).flatten(1), full.score(x.flatten(1)))
-    assert poe.properties.is_normalized(expert)
+    assert poe.density.capabilities.is_normalized(expert)
 
 
 def test_draws_have_its_moments() -> None:

@@ -147,7 +147,7 @@ def test_beyond_25_hidden_units_there_is_no_closed_form_nor_exact_draws() -> Non
         GaussianRBM(torch.zeros(2, 26), torch.zeros(2), torch.zeros(26)),
         PottsRBM(torch.zeros(2, 3, 26), torch.zeros(2, 3), torch.zeros(26)),
     ):
-        assert poe.properties.exact_log_partition(rbm) is None
+        assert poe.density.capabilities.exact_log_partition(rbm) is None
         assert not hasattr(rbm, "sample")
 
 

@@ -9,8 +9,8 @@ import torch
 
 import poe
 from experts import Bernoulli, Ising
+from poe.density.capabilities import can_sample_exactly, in_tractable_parts
 from poe.normalizers import MBAR
-from poe.properties import can_sample_exactly, in_tractable_parts
 
 SHAPES = [(20, 20), (40, 18), (18, 40)]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.expert import Expert
 from poe.enumeration import states
-from poe.expert import Expert
 from poe.samplers import (
     DMALA,
     Gibbs,

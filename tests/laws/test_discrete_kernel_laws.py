@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import Level, geometric_path
 from poe.testing import check_kernel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.samplers import (
     HMC,
     MALA,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.samplers import (
     HMC,
     MALA,
@@ -72,8 +72,8 @@ class Case(NamedTuple):
     def draw(self, exponent: float, g: torch.Generator) -> Tensor:
         """Exact draws of a level: in closed form, or on a line by inverting its distribution."""
         level = self.start ** (1.0 - exponent) * self.target**exponent
-        if poe.properties.can_sample_exactly(level):
-            return poe.properties.exact_sample(level, CHAINS, g)
+        if poe.density.capabilities.can_sample_exactly(level):
+            return poe.density.closed_forms.exact_sample(level, CHAINS, g)
         grid = torch.linspace(-30.0, 30.0, 200_001, dtype=torch.float64)
         mass = level(grid[:, None]).double().softmax(0).cumsum(0)
         uniform = torch.rand(CHAINS, dtype=torch.float64, generator=g)

@@ -1,81 +1,44 @@
-"""What only some experts have, by `functools.singledispatch`; families register themselves."""
+"""How powers, products and mixtures answer, and what is made of the answers.
+
+Imported by ``poe`` for its rules, before any other module of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from functools import singledispatch
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from poe.density.capabilities import (
+    Term,
+    can_sample_exactly,
+    check_proper,
+    combine,
+    distribute,
+    exact_log_partition,
+    tails,
+    widen,
+)
+from poe.density.checks import dtype_of
+from poe.density.expert import (
+    Expert,
+    Mixture,
+    Product,
+    Simplified,
+    Tempered,
+    conjunction,
+    experts_in,
+    is_known_sum,
+    log_density_of_one_hot,
+    simplify,
+)
+from poe.density.one_hot import OneHotLogDensity
 from poe.errors import ImproperError, NormalizationError
-from poe.expert import Expert, Product, Tempered
 
-
-class Term(NamedTuple):
-    """One factor of a product: log-density `exponent * expert(x)`."""
-
-    name: str
-    expert: Expert
-    exponent: Tensor
-
-
-class Simplified(NamedTuple):
-    """An equal density in a simpler form: `original(x) == expert(x) + log_constant`."""
-
-    expert: Expert
-    log_constant: Tensor
-
-
-@singledispatch
-def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
-    """The product of `terms`, all of `first`'s class, as one expert; None where it is none.
-
-    A family registers here that it is closed under products and powers. Raises `ImproperError`,
-    naming the experts to blame, where the product has no finite normaliser.
-    """
-    return None
-
-
-@singledispatch
-def widen(expert: Expert, families: Set[type[Expert]]) -> Expert:
-    """The same density as a member of a larger family, where that is one of `families`.
-
-    >>> widen(experts.Exponential([2.0]), {experts.Gamma}).concentration
-    tensor([1.])
-    """
-    return expert
-
-
-@singledispatch
-def distribute(factor: Expert, others: Sequence[Expert]) -> Simplified | None:
-    """The product of a weighted sum and other experts as a weighted sum of products.
-
-    None where the factor is no sum, or one of those products is not normalised in closed form.
-    """
-    return None
-
-
-@singledispatch
-def simplify(expert: Expert) -> Simplified:
-    """The same density in the simplest known form; an improper product stays as it is.
-
-    Experts of one family are merged, and mixtures multiplied out where all their products have a
-    closed form. The value changes by rounding alone.
-
-    >>> g = experts.Gaussian([0.0], scale=[1.0])
-    >>> simplify(g * g).expert.scale
-    tensor([0.7071])
-    >>> simplify((g | g) * g).expert
-    Mixture(
-      2 components
-      (experts): ModuleList(
-        (0-1): 2 x Gaussian(Real(1), diagonal covariance)
-      )
-    )
-    """
-    return Simplified(expert, torch.zeros(()))
+MAX_COMPONENTS = 1024
+"""A product of mixtures with more than these is not multiplied out."""
 
 
 @simplify.register(Tempered)
@@ -111,33 +74,13 @@ def merge(expert: Expert) -> Simplified:
     return Simplified(factors[0] if len(factors) == 1 else Product(*factors), log_constant)
 
 
-@singledispatch
-def in_tractable_parts(expert: Expert) -> Expert:
-    """The same density as a product with a factor that can be sampled exactly.
-
-    Estimates of log Z start at that factor. The expert as it is, where no such factor is known.
-
-    >>> magnet = experts.Ising.grid((20, 20), coupling=0.4, periodic=True)
-    >>> in_tractable_parts(magnet).names
-    ('strips', 'between')
-    """
-    return expert
-
-
-@singledispatch
-def is_normalized(expert: Expert) -> bool:
-    """Whether the normaliser is known in closed form, so that `log_prob` exists."""
-    return hasattr(expert, "log_prob")
-
-
-@singledispatch
-def exact_log_partition(expert: Expert) -> Tensor | None:
-    """log of the integral of p̃ in closed form, or None where there is none.
-
-    An expert with `log_prob` whose own log-density is not normalised registers here, such that
-    `expert(x) - exact_log_partition(expert) == expert.log_prob(x)`.
-    """
-    return torch.zeros(()) if hasattr(expert, "log_prob") else None
+def terms_of(expert: Expert) -> list[Term]:
+    """The factors of a product, those of smaller families as members of larger ones beside them."""
+    product = Product(expert)
+    factors = [factor for _, factor in product._factors()]
+    terms = [_term(name, factor) for name, factor in zip(product.names, factors, strict=True)]
+    families = frozenset(type(term.expert) for term in terms)
+    return [term._replace(expert=widen(term.expert, families)) for term in terms]
 
 
 @exact_log_partition.register(Tempered)
@@ -151,10 +94,61 @@ def _(expert: Tempered | Product) -> Tensor | None:
     return None if inner is None else inner + log_constant
 
 
-@singledispatch
-def can_sample_exactly(expert: Expert) -> bool:
-    """Whether `exact_sample` works for this expert."""
-    return hasattr(expert, "sample")
+@distribute.register
+def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
+    """(Σ wₖ pₖ) q = Σ wₖ Zₖ (pₖ q / Zₖ), with the log Zₖ of each product in closed form."""
+    mixtures = [factor, *(other for other in others if isinstance(other, Mixture))]
+    count = math.prod(len(mixture.experts) for mixture in mixtures)
+    if count > MAX_COMPONENTS or not is_known_sum(factor):
+        return None
+    parts: list[Expert] = []
+    log_weights: list[Tensor] = []
+    for component, weight in zip(experts_in(factor.experts), factor.weights, strict=True):
+        simple, log_constant = simplify(Product(component, *others))
+        if isinstance(simple, Product | Tempered):
+            return None
+        before, after = exact_log_partition(component), exact_log_partition(simple)
+        if before is None or after is None:
+            return None
+        inner = simple if is_known_sum(simple) else Mixture([simple])
+        parts += experts_in(inner.experts)
+        log_weights.append(
+            inner.weights.double().log() + (weight.log() + log_constant + after - before)
+        )
+    return _weighted(parts, torch.cat(log_weights))
+
+
+@check_proper.register
+def _(expert: Mixture) -> None:
+    for component, weight in zip(experts_in(expert.experts), expert.weights, strict=True):
+        if not weight.is_meta and weight > 0:
+            check_proper(component)
+
+
+@tails.register
+def _(expert: Mixture) -> Tensor | None:
+    components = zip(experts_in(expert.experts), expert.weights.tolist(), strict=True)
+    found = [tails(component) for component, weight in components if weight > 0]
+    known = [part for part in found if part is not None]
+    # Components that differ in their location alone have the same tails.
+    return torch.cat(known).unique(dim=0) if known and len(known) == len(found) else None
+
+
+@log_density_of_one_hot.register
+def _(expert: Product) -> OneHotLogDensity | None:
+    """The sum; None if one factor's is."""
+    found = [log_density_of_one_hot(factor) for factor in experts_in(expert.experts)]
+    known = [part for part in found if part is not None]
+    if len(known) < len(found):
+        return None
+    return lambda z: conjunction(torch.stack([part(z) for part in known]))
+
+
+@log_density_of_one_hot.register
+def _(expert: Tempered) -> OneHotLogDensity | None:
+    """Times the exponent."""
+    inner = log_density_of_one_hot(expert.expert)
+    return None if inner is None else lambda z: expert.weigh(inner(z))
 
 
 def exact_sample(
@@ -201,24 +195,6 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
     return None
 
 
-@singledispatch
-def check_proper(expert: Expert) -> None:
-    """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
-
-    Where nothing can be decided this returns in silence; samplers then watch for escape. How it is
-    decided: ``poe.proper.is_proper``.
-    """
-
-
-def terms_of(expert: Expert) -> list[Term]:
-    """The factors of a product, those of smaller families as members of larger ones beside them."""
-    product = Product(expert)
-    factors = [factor for _, factor in product._factors()]
-    terms = [_term(name, factor) for name, factor in zip(product.names, factors, strict=True)]
-    families = frozenset(type(term.expert) for term in terms)
-    return [term._replace(expert=widen(term.expert, families)) for term in terms]
-
-
 def _term(name: str, expert: Expert) -> Term:
     exponent = torch.ones((), dtype=torch.float64)
     while isinstance(expert, Tempered):
@@ -239,3 +215,17 @@ def _combine_if_proper(terms: list[Term]) -> Simplified | None:
 def _is_plain(term: Term) -> bool:
     """Whether the exponent is 1 and stays so."""
     return not term.exponent.requires_grad and bool(term.exponent == 1)
+
+
+def _weighted(parts: Sequence[Expert], log_weights: Tensor) -> Simplified | None:
+    """The mixture with these weights; None where one is too small for a number.
+
+    It may count far from the others' components, and a simpler form says the same everywhere.
+    """
+    total = log_weights.logsumexp(0)
+    weights = (log_weights - total).exp()
+    if bool(((weights == 0) & log_weights.isfinite()).any()):
+        return None
+    mixture = Mixture(parts, weights)
+    mixture.weights = weights  # in float64, of the larger range
+    return Simplified(mixture, total.to(dtype_of(mixture.experts)))

@@ -6,24 +6,24 @@ import importlib
 import importlib.metadata
 import itertools
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, warn
+from poe.density.expert import Expert, Product
 from poe.diagnostics import contributions_along, import_arviz
+from poe.draws.record import Record
 from poe.errors import PoeError
-from poe.expert import Expert, Product
-
-if TYPE_CHECKING:
-    from poe.draws import Draws
 
 DISTRIBUTION = "product-of-experts"
+
+
 CHAIN_STATISTICS = ("acceptance_rate", "num_outside", "num_undefined", "num_divergent")
 
 
-def to_xarray(draws: Draws, target: Expert | None = None) -> Any:
+def to_xarray(draws: Record, target: Expert | None = None) -> Any:
     """Draws as an ``xarray.Dataset``: what each draw is and says, and what befell each chain.
 
     - ``x`` ``(chain, draw, *event)``, ``log_density`` ``(chain, draw)``, unnormalised;
@@ -60,7 +60,7 @@ def to_xarray(draws: Draws, target: Expert | None = None) -> Any:
     return xarray.Dataset(variables, coordinates, attributes(draws))
 
 
-def to_arviz(draws: Draws, target: Expert | None = None) -> Any:
+def to_arviz(draws: Record, target: Expert | None = None) -> Any:
     """Draws as an ``arviz.InferenceData`` (from ArviZ 1 on an ``xarray.DataTree``).
 
     Group ``posterior`` holds ``x``; ``sample_stats`` all else that ``to_xarray`` gives, with the
@@ -84,7 +84,7 @@ def to_arviz(draws: Draws, target: Expert | None = None) -> Any:
     return _required("xarray").DataTree.from_dict(groups)
 
 
-def to_pandas(draws: Draws, target: Expert | None = None) -> Any:
+def to_pandas(draws: Record, target: Expert | None = None) -> Any:
     """Draws as a tidy ``pandas.DataFrame``: a row each draw, a column each element of x.
 
     Columns: ``chain``, ``draw``, ``x[0]``, … (``x[0, 1]`` of a matrix, ``x`` of a number),
@@ -111,7 +111,7 @@ def to_pandas(draws: Draws, target: Expert | None = None) -> Any:
     return frame
 
 
-def attributes(draws: Draws) -> dict[str, str | int | float]:
+def attributes(draws: Record) -> dict[str, str | int | float]:
     """What is known of all draws together: numbers and strings, as any file format can hold them.
 
     >>> x = torch.zeros(4, 5, 2)
@@ -160,7 +160,7 @@ def component_names(event_shape: torch.Size) -> list[str]:
     return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
 
 
-def _contributions(draws: Draws, target: Expert) -> tuple[tuple[str, ...], Tensor]:
+def _contributions(draws: Record, target: Expert) -> tuple[tuple[str, ...], Tensor]:
     event, expected = draws.samples.shape[2:], target.space.event_shape
     if event != expected:
         raise PoeError(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.export import component_names
-from poe.trust import chain_words, convergence_words, weight_words
-
-if TYPE_CHECKING:
-    from poe.draws import Draws
+from poe.core.doubt import Doubt, texts
+from poe.draws.doubts import chain_doubts, convergence_doubts, weight_doubts
+from poe.draws.export import component_names
+from poe.draws.record import Record
 
 COLUMNS = {
     "mean": "9.3f",
@@ -24,7 +22,11 @@ COLUMNS = {
     "ess_tail": "10.0f",
     "r_hat": "7.3f",
 }
+
+
 WEIGHTED_COLUMNS = {name: COLUMNS[name] for name in ("mean", "sd", "mcse")}
+
+
 MAX_ROWS = 20
 
 
@@ -33,8 +35,8 @@ class Summary:
     """Statistics of each component (tensors of the event shape) that print as a table.
 
     ``ess_weights``, a scalar, is Kish's ESS of weighted draws, whose ``ess_bulk``, ``ess_tail`` and
-    ``r_hat`` are NaN; None where the draws are unweighted. ``warnings`` says in words why the draws
-    are not to be trusted; empty where nothing was seen.
+    ``r_hat`` are NaN; None where the draws are unweighted. ``doubts`` say why the draws are not to
+    be trusted, and ``warnings`` are their words; empty where nothing was seen.
     """
 
     mean: Tensor
@@ -44,8 +46,13 @@ class Summary:
     ess_tail: Tensor
     r_hat: Tensor
     footer: str = ""
-    warnings: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     ess_weights: Tensor | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     def __str__(self) -> str:
         formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
@@ -64,7 +71,7 @@ class Summary:
     __repr__ = __str__
 
 
-def summarize(draws: Draws) -> Summary:
+def summarize(draws: Record) -> Summary:
     """The summary of draws, weighted or not."""
     if draws.log_weights is not None:
         return _of_weighted(draws, draws.log_weights)
@@ -79,15 +86,15 @@ def summarize(draws: Draws) -> Summary:
         ess_tail=tail,
         r_hat=r_hat,
         footer="; ".join(_facts(draws)),
-        warnings=(
-            *draws.remarks,
-            *chain_words(draws),
-            *convergence_words(draws, r_hat, torch.minimum(bulk, tail)),
+        doubts=(
+            *draws.doubts,
+            *chain_doubts(draws),
+            *convergence_doubts(draws, r_hat, torch.minimum(bulk, tail)),
         ),
     )
 
 
-def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
+def _of_weighted(draws: Record, log_weights: Tensor) -> Summary:
     moments = diagnostics.weighted_moments(draws.samples, log_weights)
     ess = diagnostics.kish_ess(log_weights)
     undefined = torch.full_like(moments.mean, torch.nan)
@@ -103,7 +110,7 @@ def _of_weighted(draws: Draws, log_weights: Tensor) -> Summary:
         ess_tail=undefined,
         r_hat=undefined,
         footer="; ".join([*_facts(draws), worth]),
-        warnings=(*draws.remarks, *chain_words(draws), *weight_words(log_weights, ess.item())),
+        doubts=(*draws.doubts, *chain_doubts(draws), *weight_doubts(log_weights, ess.item())),
         ess_weights=ess,
     )
 
@@ -112,7 +119,7 @@ def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
 
 
-def _facts(draws: Draws) -> list[str]:
+def _facts(draws: Record) -> list[str]:
     chains, length = draws.samples.shape[:2]
     parts = [draws.guarantee, f"{chains} chains x {length} draws"]
     if draws.kernel is not None:

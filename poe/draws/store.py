@@ -11,12 +11,14 @@ from torch import Tensor
 
 from poe import checkpoint
 from poe.core.doubt import Doubt, Kind
-from poe.draws import Draws
+from poe.draws.draws import Draws
 from poe.errors import PoeError, StorageError
 from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"
+
+
 VERSION = 1
 
 
@@ -63,6 +65,7 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     values = {field.name: getattr(draws, field.name) for field in fields(draws)}
     found: LogPartition | None = values.pop("log_partition")
     facts, tensors = _parted(values)
+    facts["doubts"] = _as_facts(draws.doubts)
     facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
     facts["log_partition"] = None
     if found is not None:
@@ -93,7 +96,7 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
             "them with the version of this package that saved them"
         )
     known: dict[str, Any] = facts["draws"]
-    known["remarks"] = tuple(known["remarks"])
+    known["doubts"] = _doubts(known)
     if known["kernel"] is not None:
         known["kernel"] = Described(known["kernel"], known["guarantee"])
     if (found := known["log_partition"]) is not None:

@@ -1,0 +1,1 @@
+"""Experts: densities, their algebra, and what each can answer."""

@@ -1,0 +1,94 @@
+"""What is checked of an expert's output, and read off its tensors; names no expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from poe.errors import DtypeError, OperatorError, ShapeError
+from poe.space import Space
+
+
+def check_output(
+    expert: nn.Module, space: Space, value: object, x: Tensor, batch_shape: torch.Size
+) -> None:
+    """Raise where `value` is no log-density of shape `(*batch,)` for x `(*batch, *event)`."""
+    if not isinstance(value, Tensor):
+        raise DtypeError(
+            f"expected {type(expert).__name__}.forward to return a tensor, got {kind_of(value)}"
+        )
+    if value.shape != batch_shape:
+        raise ShapeError(
+            f"expected a log-density of shape {tuple(batch_shape)} from {type(expert).__name__} "
+            f"for x of shape {tuple(x.shape)} in {space}, got {tuple(value.shape)}; "
+            "sum over the event's dimensions only, and drop dimensions of size 1"
+        )
+    if not value.is_floating_point():
+        raise DtypeError(
+            f"expected a floating-point log-density from {type(expert).__name__}, got {value.dtype}"
+        )
+
+
+def explain_placement(expert: nn.Module, x: Tensor, error: RuntimeError) -> None:
+    """Turn torch's complaint about a dtype or a device into words, where that is the cause."""
+    for name, tensor in [*expert.named_parameters(), *expert.named_buffers()]:
+        if tensor.device != x.device:
+            raise DtypeError(
+                f"expected x on {tensor.device}, where {type(expert).__name__}.{name} lies, got "
+                f"{x.device}; use x.to('{tensor.device}') or expert.to('{x.device}')"
+            ) from error
+        both_float = tensor.is_floating_point() and x.is_floating_point()
+        if both_float and tensor.ndim and tensor.dtype != x.dtype:
+            raise DtypeError(
+                f"expected x of {tensor.dtype}, as {type(expert).__name__}.{name}, got {x.dtype}; "
+                f"use x.to({tensor.dtype}) or expert.to({x.dtype})"
+            ) from error
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The module's own dtype, so that 1 / 3 is as exact as its other numbers."""
+    floats = [t.dtype for t in _tensors(module) if t.is_floating_point()]
+    return floats[0] if floats else torch.float64
+
+
+def floats_of(module: nn.Module) -> torch.dtype:
+    """The dtype of the module's own arrays, else the default one; a lone number has no say."""
+    tensors = [*module.parameters(), *module.buffers()]
+    floats = (t.dtype for t in tensors if t.is_floating_point() and t.ndim)
+    return next(floats, torch.get_default_dtype())
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the module's own numbers, else the default one."""
+    return next((tensor.device for tensor in _tensors(module)), torch.get_default_device())
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def kind_of(value: object) -> str:
+    """The type of `value` in words, and a number's value."""
+    return (
+        f"{type(value).__name__} {value!r}"
+        if isinstance(value, int | float)
+        else type(value).__name__
+    )
+
+
+def unique_names(names: list[str]) -> tuple[str, ...]:
+    """The same names, repeated ones with a suffix."""
+    taken: list[str] = []
+    for name in names:
+        candidates = (name if i == 1 else f"{name}_{i}" for i in range(1, len(names) + 1))
+        taken.append(next(candidate for candidate in candidates if candidate not in taken))
+    return tuple(taken)
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise `OperatorError`."""
+    raise OperatorError(message)

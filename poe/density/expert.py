@@ -1,0 +1,626 @@
+"""Experts (unnormalised log-densities), their powers, products and mixtures: one recursion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import singledispatch
+from typing import Any, NamedTuple, NoReturn, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.transforms import Transform
+from torch.func import grad_and_value
+
+from poe.bridges import bridge
+from poe.density.checks import (
+    check_output,
+    device_of,
+    dtype_of,
+    explain_placement,
+    floats_of,
+    kind_of,
+    refuse,
+    unique_names,
+)
+from poe.density.one_hot import OneHotLogDensity, smooth_place
+from poe.errors import NormalizationError, PoeError, ShapeError, SpaceMismatchError
+from poe.moved import moved
+from poe.parts import Feature
+from poe.randomness import resolve
+from poe.space import Space
+
+Exponent = float | Tensor
+
+
+_MISSING_METHODS = {
+    "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
+    "poe.log_partition(expert) for the normaliser",
+    "sample": "has no exact sample(); use poe.sample(expert, num_samples)",
+}
+
+
+class Expert(nn.Module):
+    """An unnormalised log-density log p̃(x) on a space; subclasses implement `forward`.
+
+    A subclass sets `self.space` and returns the log-density of shape `(*batch,)` for x of shape
+    `(*batch, *event)`. Where the normaliser is known it also defines `log_prob(x)`, and where
+    exact sampling exists `sample(num_samples, *, generator=None)`.
+
+    >>> class Laplace(Expert):
+    ...     space = poe.Real(1)
+    ...     def forward(self, x):
+    ...         return -x.abs().sum(-1)
+    >>> Laplace()(torch.tensor([[1.0], [-2.0]]))
+    tensor([-1., -2.])
+    """
+
+    space: Space
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
+        batch_shape = self.space.batch_shape(x)
+        try:
+            value = super().__call__(x)
+        except RuntimeError as error:
+            explain_placement(self, x, error)
+            raise
+        check_output(self, self.space, value, x, batch_shape)
+        return value
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): `(*batch, *event) -> (*batch,)`."""
+        return self(x)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x) = -log p̃(x): `(*batch, *event) -> (*batch,)`."""
+        return -self(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """The gradient of log p̃ at x, detached: `(*batch, *event) -> (*batch, *event)`.
+
+        On Binary that of the expert's own formula, read at real numbers; on Categorical and
+        Sequence that in the one-hot encoding of x, `(*batch, *event, k)` (`poe.density.one_hot`).
+        """
+        return self.log_density_and_score(x)[1]
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient by one forward and one backward pass, both detached.
+
+        Raises PoeError on a discrete space where there is no gradient.
+        """
+        batch_shape = self.space.batch_shape(x)  # before x is asked for a gradient
+        function, place = self._differentiable(x)
+        if torch.compiler.is_compiling():
+            return _by_transform(function, place)
+        with torch.inference_mode(False), torch.enable_grad():
+            position = (place.clone() if place.is_inference() else place).detach().requires_grad_()
+            value = function(position)
+            check_output(self, self.space, value, x, batch_shape)
+            score = _gradient(value, position)
+        return value.detach(), score
+
+    def _differentiable(self, x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What is differentiated, and where."""
+        if not self.space.is_discrete:
+            return self, x
+        function, place = smooth_place(
+            self.space,
+            x,
+            floats=lambda: floats_of(self),
+            own=lambda: log_density_of_one_hot(self),
+            without=lambda: _without(self),
+        )
+        return self if function is None else function, place
+
+    def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
+        """This expert read through `generator`, without a Jacobian: z -> log p̃(G(z))."""
+        return At(self, generator, space)
+
+    def __mul__(self, other: object) -> Product:
+        if isinstance(other, Expert):
+            return Product(self, other)
+        refuse(
+            f"cannot multiply an expert by {kind_of(other)}: to weight an expert use `expert ** 2`"
+        )
+
+    def __rmul__(self, other: object) -> NoReturn:
+        refuse(
+            f"cannot multiply {kind_of(other)} by an expert: to weight an expert use `expert ** 2`"
+        )
+
+    def __truediv__(self, other: object) -> Product:
+        if isinstance(other, Expert):
+            return Product(self, other**-1)
+        refuse(
+            f"cannot divide an expert by {kind_of(other)}: "
+            "for a temperature T use `expert ** (1 / T)`"
+        )
+
+    def __rtruediv__(self, other: object) -> NoReturn:
+        refuse(f"cannot divide {kind_of(other)} by an expert: use `a / b` or `b ** -1`")
+
+    def __pow__(self, exponent: Exponent) -> Expert:
+        if isinstance(exponent, Expert):
+            refuse("an exponent is a number, not an expert: for both together use `a * b`")
+        return Tempered(self, exponent)
+
+    def __rpow__(self, other: object) -> NoReturn:
+        refuse("an exponent is a number, not an expert: use `expert ** 2`")
+
+    def __or__(self, other: object) -> Mixture:
+        if isinstance(other, Expert):
+            return either(self, other)
+        refuse(
+            f"cannot mix an expert with {kind_of(other)}: use `a | b` or `Mixture([a, b], weights)`"
+        )
+
+    def __ror__(self, other: object) -> NoReturn:
+        refuse(
+            f"cannot mix {kind_of(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`"
+        )
+
+    def __add__(self, other: object) -> NoReturn:
+        refuse("densities are not added: use `a * b` for AND, `a | b` for OR")
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> NoReturn:
+        refuse("densities are not subtracted: use `a / b ** alpha` for a AND NOT b")
+
+    __rsub__ = __sub__
+
+    def __neg__(self) -> NoReturn:
+        refuse("a density has no negative: use `a / b ** alpha` for a AND NOT b")
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what an expert lacks arrives here: these two exist where the mathematics allows.
+        if name in _MISSING_METHODS:
+            raise AttributeError(f"{type(self).__name__} {_MISSING_METHODS[name]}")
+        return super().__getattr__(name)
+
+    def _factors(self) -> Iterator[tuple[str, Expert]]:
+        """The named factors that this expert adds to a product."""
+        yield type(self).__name__, self
+
+
+class Tempered(Expert):
+    """p̃(x)^w: log-density w log p̃(x), where weight 0 means that the expert has no say.
+
+    `exponent` is a number, a 0-d tensor (kept as a buffer) or an `nn.Parameter` (learned). At
+    w = 0 the log-density is 0 even where log p̃(x) is infinite; NaN stays NaN.
+    """
+
+    exponent: Tensor
+
+    def __init__(self, expert: Expert, exponent: Exponent) -> None:
+        super().__init__()
+        self.space = require_expert(expert).space
+        self.expert = expert
+        weight = _as_exponent(exponent, expert)
+        if isinstance(weight, nn.Parameter):
+            self.exponent = weight
+        else:
+            self.register_buffer("exponent", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weigh(self.expert(x))
+
+    def weigh(self, value: Tensor) -> Tensor:
+        """w times the log-density `value`, 0 where w is 0 though the value is infinite."""
+        exponent = self.exponent.to(value.dtype)
+        has_no_say = (exponent == 0) & value.isinf()
+        return exponent * value.masked_fill(has_no_say, 0)
+
+    def __pow__(self, exponent: Exponent) -> Expert:
+        learned = isinstance(self.exponent, nn.Parameter) or isinstance(exponent, nn.Parameter)
+        if learned or isinstance(exponent, Expert):
+            return super().__pow__(exponent)
+        return Tempered(self.expert, self.exponent * _as_exponent(exponent, self.expert))
+
+    def __getattr__(self, name: str) -> Any:
+        return _closed_form(self, name) or super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        kind = "learned, " if isinstance(self.exponent, nn.Parameter) else ""
+        return f"exponent={kind}{'?' if self.exponent.is_meta else f'{self.exponent.item():g}'}"
+
+    def _factors(self) -> Iterator[tuple[str, Expert]]:
+        factors = list(self.expert._factors())
+        if len(factors) == 1:
+            yield factors[0][0], self
+            return
+        for name, factor in factors:
+            yield name, factor**self.exponent
+
+
+class Product(Expert):
+    """The conjunction of experts: log p̃(x) = sum_i w_i log p̃_i(x) (Hinton 2002, eq. 1).
+
+    Nested products flatten and powers of products distribute. A factor's name is its keyword, or
+    its class; repeated names get a suffix. Nothing is evaluated at build time.
+
+    Where one factor excludes x (contribution -inf) the product is -inf, whatever the others say:
+    in particular 0 / 0 is 0. A division by zero elsewhere is +inf, and NaN stays NaN.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, /, *experts: Expert, **named: Expert) -> None:
+        super().__init__()
+        factors = [pair for expert in experts for pair in require_expert(expert)._factors()]
+        for name, expert in named.items():
+            factors += _renamed(name, list(require_expert(expert)._factors()))
+        if not factors:
+            raise PoeError("expected at least one expert in a product, got none")
+        self.names = unique_names([name for name, _ in factors])
+        self.experts = nn.ModuleList([expert for _, expert in factors])
+        self.space = shared_space(self.names, [expert for _, expert in factors])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conjunction(torch.stack([expert(x) for expert in self.experts]))
+
+    def contributions(self, x: Tensor) -> Tensor:
+        """What each factor says: `(*batch, n_experts)`, in the order of `names`; sums to `self(x)`.
+
+        Where one factor excludes x, a division by zero in another counts as 0.
+        """
+        self.space.batch_shape(x)
+        values = torch.stack([expert(x) for expert in self.experts], -1)
+        is_excluded = (values == -torch.inf).any(-1, keepdim=True)
+        return values.masked_fill(is_excluded & (values == torch.inf), 0)
+
+    def __pow__(self, exponent: Exponent) -> Expert:
+        if isinstance(exponent, Expert):
+            return super().__pow__(exponent)
+        weight = _as_exponent(exponent, self)
+        powers = [expert**weight for expert in experts_in(self.experts)]
+        return named_product(self.names, powers)
+
+    def __getattr__(self, name: str) -> Any:
+        return _closed_form(self, name) or super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        return f"names={list(self.names)}"
+
+    def _factors(self) -> Iterator[tuple[str, Expert]]:
+        yield from zip(self.names, experts_in(self.experts), strict=True)
+
+
+class Mixture(Expert):
+    """The disjunction of experts: log sum_k w_k p_k(x), with weights that sum to 1.
+
+    Each component needs `log_prob`, or an estimate of its log partition in `log_partitions`
+    (None for the others): unnormalised densities have no common scale to be added on. Raises
+    `NormalizationError` otherwise; `poe.any_of` estimates what is missing. `log_prob` exists where
+    nothing was estimated, `sample` where every component has one.
+
+    >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
+    >>> m.log_prob(torch.zeros(1, 1))
+    tensor([-2.3042])
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        experts: Sequence[Expert],
+        weights: Sequence[float] | Tensor | None = None,
+        *,
+        log_partitions: Sequence[float | None] | None = None,
+    ) -> None:
+        super().__init__()
+        components = [require_expert(expert) for expert in experts]
+        if not components:
+            raise PoeError("expected at least one component in a mixture, got none")
+        self.experts = nn.ModuleList(components)
+        names = tuple(type(expert).__name__ for expert in components)
+        self.space = shared_space(names, components, "mixture")
+        self.estimates = tuple(
+            None if estimate is None else float(estimate)
+            for estimate in log_partitions or [None] * len(components)
+        )
+        _require_scale(components, self.estimates)
+        self.register_buffer(
+            "weights", _as_weights(weights, len(components), dtype_of(self.experts))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.logsumexp(self._weighted(x), -1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """w_k p_k(x) / p(x), 0 where p(x) is: `(*batch, *event) -> (n_experts, *batch)`."""
+        values = self._weighted(x)
+        is_outside = (values == -torch.inf).all(-1, keepdim=True)
+        return values.softmax(-1).masked_fill(is_outside, 0).movedim(-1, 0)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.experts)} components"
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and is_known_sum(self) and self._is_normalized():
+            return self.__call__
+        if name == "sample" and all(
+            hasattr(expert, "sample") for expert in experts_in(self.experts)
+        ):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _is_normalized(self) -> bool:
+        return all(is_normalized(expert) for expert in experts_in(self.experts))
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        """log w_k p_k(x): `(*batch, n_experts)`."""
+        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
+        return values + self.weights.log().to(values.dtype)
+
+    def _component(self, k: int, x: Tensor) -> Tensor:
+        expert, estimate = experts_in(self.experts)[k], self.estimates[k]
+        return expert.log_prob(x) if estimate is None else expert(x) - estimate
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        generator = resolve(generator, self.weights.device)
+        chosen = torch.multinomial(self.weights, num_samples, True, generator=generator)
+        parts = [
+            expert.sample(int((chosen == k).sum()), generator=generator)
+            for k, expert in enumerate(experts_in(self.experts))
+        ]
+        # Sorted by component, then put back where each component was chosen.
+        return torch.cat(parts)[chosen.argsort(stable=True).argsort()]
+
+
+class At(Expert):
+    """A factor read through a map G, without a Jacobian: z -> log p̃(G(z)).
+
+    This weighs z by what the expert says of G(z); it is no change of variables (for that use
+    `Transformed`). G is an `nn.Module`, or a bijection that is read as a mere feature. `space` is
+    where z lives; without it, `generator.space`, or what the bijection takes there, is used.
+
+    >>> doubled = torch.nn.Linear(1, 1, bias=False)
+    >>> torch.nn.init.constant_(doubled.weight, 2.0).item()
+    2.0
+    >>> experts.Gaussian([2.0], 1.0).at(doubled, poe.Real(1))(torch.ones(1, 1)).detach()
+    tensor([-0.9189])
+    """
+
+    def __init__(
+        self, expert: Expert, generator: nn.Module | Transform, space: Space | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(generator, Transform):
+            space = space or moved(require_expert(expert).space, generator.inv)
+            generator = Feature(generator)
+        if not isinstance(generator, nn.Module):
+            raise PoeError(f"expected an nn.Module G, got {type(generator).__name__}")
+        self.space = _input_space(generator) if space is None else space
+        self.expert = require_expert(expert)
+        self.generator = generator
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.expert(self.generator(z))
+
+
+def either(a: Expert, b: Expert) -> Mixture:
+    """`a | b`: every component counts the same, so `a | b | c` has weights 1/3, 1/3, 1/3."""
+    first, second = _components(a), _components(b)
+    total = len(first) + len(second)
+    weights = [len(first) / total * w for _, w in first]
+    weights += [len(second) / total * w for _, w in second]
+    return Mixture([expert for expert, _ in [*first, *second]], weights)
+
+
+def contrast(q: Expert, r: Expert, a: float) -> Product:
+    """The contrast q(x)^(1 + a) / r(x)^a: what q says, more strongly where r does not say it.
+
+    At a = 0 this is q. It is "q AND NOT r" of Du, Li and Mordatch (2020, "Compositional visual
+    generation with energy based models"), whose NOT raises a density to a negative power, and it
+    keeps q whole where q = r. It need not be normalisable: for Gaussians it is so only where
+    (1 + a) times q's precision exceeds a times r's. Samplers refuse with `ImproperError` where
+    `poe.density.capabilities.check_proper` can tell: in one family, and else where the tails of all
+    experts are known and do not balance. Where it cannot (networks, flows), watch for chains that
+    escape.
+
+    Raises `PoeError` where a is negative or not finite, `SpaceMismatchError` where q and r live
+    on different spaces.
+
+    >>> q, r = experts.Gaussian([1.0], scale=[1.0]), experts.Gaussian([0.0], scale=[2.0])
+    >>> poe.simplify(contrast(q, r, 1.0)).expert.loc
+    tensor([1.1429])
+    """
+    if not (math.isfinite(a) and a >= 0):
+        raise PoeError(
+            f"expected a finite strength a >= 0, got {a}; to soften q use `q ** w` with w < 1"
+        )
+    return q ** (1 + a) / r**a
+
+
+class Simplified(NamedTuple):
+    """An equal density in a simpler form: `original(x) == expert(x) + log_constant`."""
+
+    expert: Expert
+    log_constant: Tensor
+
+
+@singledispatch
+def simplify(expert: Expert) -> Simplified:
+    """The same density in the simplest known form; an improper product stays as it is.
+
+    Experts of one family are merged, and mixtures multiplied out where all their products have a
+    closed form. The value changes by rounding alone.
+
+    >>> g = experts.Gaussian([0.0], scale=[1.0])
+    >>> simplify(g * g).expert.scale
+    tensor([0.7071])
+    >>> simplify((g | g) * g).expert
+    Mixture(
+      2 components
+      (experts): ModuleList(
+        (0-1): 2 x Gaussian(Real(1), diagonal covariance)
+      )
+    )
+    """
+    return Simplified(expert, torch.zeros(()))
+
+
+@singledispatch
+def is_normalized(expert: Expert) -> bool:
+    """Whether the normaliser is known in closed form, so that `log_prob` exists."""
+    return hasattr(expert, "log_prob")
+
+
+@singledispatch
+def log_density_of_one_hot(expert: Expert) -> OneHotLogDensity | None:
+    """log p̃ as a smooth function of the one-hot encoding, or None where the expert offers none.
+
+    An expert offers it by a method of this name; how a composition does so is registered here.
+
+    >>> classes = experts.Categorical([[0.0, 1.0, 2.0]])
+    >>> log_density_of_one_hot(classes**2)(torch.tensor([[[0.0, 0.0, 1.0]]]))
+    tensor([-0.8152])
+    """
+    own: OneHotLogDensity | None = getattr(expert, "log_density_of_one_hot", None)
+    return own
+
+
+def conjunction(values: Tensor) -> Tensor:
+    """The sum of what experts say, −inf where one of them excludes x: ``(n, *batch) -> (*batch,)``.
+
+    >>> conjunction(torch.tensor([[1.0, float("inf")], [2.0, -float("inf")]]))
+    tensor([3., -inf])
+    """
+    lowest = values.detach().amin(0)
+    return torch.where(lowest == -torch.inf, lowest, values.sum(0))
+
+
+def experts_in(modules: nn.ModuleList) -> list[Expert]:
+    """The experts that a module list holds."""
+    return cast("list[Expert]", list(modules))
+
+
+def require_expert(candidate: object) -> Expert:
+    """`candidate` itself, if it is an Expert; raises `OperatorError` with the remedy otherwise."""
+    if isinstance(candidate, Expert):
+        return candidate
+    refuse(
+        f"expected an Expert, got {kind_of(candidate)}; use poe.as_expert(distribution), "
+        "poe.FromLogDensity(fn, space=...) or poe.FromEnergy(fn, space=...)"
+    )
+
+
+def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "product") -> Space:
+    """The one space of all `experts`; raises `SpaceMismatchError` where there are two."""
+    first = experts[0].space
+    for name, expert in zip(names, experts, strict=True):
+        if expert.space != first:
+            raise SpaceMismatchError(
+                f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
+                f"{expert.space}; {bridge(expert.space, first)}"
+            )
+    return first
+
+
+def named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
+    """The product of `experts` under exactly these names."""
+    product = Product(*experts)
+    product.names = names
+    return product
+
+
+def is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
+    """Whether it is a mixture whose components are all normalised."""
+    return isinstance(expert, Mixture) and all(e is None for e in expert.estimates)
+
+
+def _without(expert: Expert) -> str:
+    """The factors at fault, by name."""
+    names = [name for name, part in expert._factors() if log_density_of_one_hot(part) is None]
+    return " and ".join(names)
+
+
+def _closed_form(expert: Expert, name: str) -> Any:
+    """`log_prob` or `sample` of a composition that has a closed form, else None."""
+    if name not in _MISSING_METHODS:
+        return None
+    simple = simplify(expert).expert
+    return None if isinstance(simple, Product | Tempered) else getattr(simple, name, None)
+
+
+def _by_transform(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The value and its gradient as one function of x, which is what a compiled graph can hold."""
+
+    def summed(x: Tensor) -> tuple[Tensor, Tensor]:
+        value = function(x)
+        return value.sum(), value
+
+    score, (_, value) = grad_and_value(summed, has_aux=True)(x)
+    return value, score
+
+
+def _gradient(value: Tensor, position: Tensor) -> Tensor:
+    if not value.requires_grad:  # a constant density, such as a uniform one
+        return torch.zeros_like(position)
+    return torch.autograd.grad(value.sum(), position, materialize_grads=True)[0]
+
+
+def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
+    if isinstance(exponent, bool) or not isinstance(exponent, int | float | Tensor):
+        refuse(f"expected an exponent that is a number or a 0-d tensor, got {kind_of(exponent)}")
+    if isinstance(exponent, Tensor):
+        if exponent.ndim != 0:
+            raise ShapeError(
+                f"expected an exponent of shape (), got {tuple(exponent.shape)}; "
+                "use one `expert ** w` for each weight"
+            )
+        if not exponent.is_floating_point():
+            exponent = exponent.to(dtype_of(expert))
+    else:
+        exponent = torch.tensor(float(exponent), dtype=dtype_of(expert), device=device_of(expert))
+    if not exponent.is_meta and not math.isfinite(exponent.item()):
+        raise PoeError(f"expected a finite exponent, got {exponent.item()}")
+    return exponent
+
+
+def _renamed(name: str, factors: list[tuple[str, Expert]]) -> list[tuple[str, Expert]]:
+    if len(factors) == 1:
+        return [(name, factors[0][1])]
+    return [(f"{name}.{inner}", factor) for inner, factor in factors]
+
+
+def _components(expert: Expert) -> list[tuple[Expert, float]]:
+    if not is_known_sum(expert):
+        return [(expert, 1.0)]
+    return list(zip(experts_in(expert.experts), expert.weights.tolist(), strict=True))
+
+
+def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -> None:
+    if len(estimates) != len(experts):
+        raise ShapeError(f"expected {len(experts)} log partitions, got {len(estimates)}")
+    for expert, estimate in zip(experts, estimates, strict=True):
+        if estimate is None and not hasattr(expert, "log_prob"):
+            raise NormalizationError(
+                f"expected normalised components, but {type(expert).__name__} has no log_prob; "
+                "give an estimate in log_partitions=, for example poe.log_partition(expert).value"
+            )
+
+
+def _as_weights(weights: Sequence[float] | Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
+    if weights is None:
+        return torch.full((count,), 1 / count, dtype=dtype)
+    tensor = torch.as_tensor(weights, dtype=dtype)
+    if tensor.shape != (count,):
+        raise ShapeError(f"expected weights of shape ({count},), got {tuple(tensor.shape)}")
+    if not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
+        raise PoeError(
+            f"expected weights >= 0 that sum to 1, got {tensor.tolist()}; use w / w.sum()"
+        )
+    return tensor
+
+
+def _input_space(generator: nn.Module) -> Space:
+    space = getattr(generator, "space", None)
+    if isinstance(space, Space):
+        return space
+    raise PoeError(
+        f"expected to know where the input of {type(generator).__name__} lives; "
+        "use expert.at(generator, poe.Real(...))"
+    )

@@ -1,0 +1,185 @@
+"""Densities moved to another space: by a bijection, by noise, or by reading them in between."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from poe.density.capabilities import check_proper, is_normalized, tails
+from poe.density.expert import Expert, require_expert
+from poe.errors import PoeError, ShapeError
+from poe.moved import domain_of, moved, require_domain
+from poe.parts import is_affine, parts_of
+from poe.randomness import resolve
+from poe.space import Binary, Categorical, Count, Interval, Positive, Real, Space, space_of
+from poe.space import Sequence as Tokens
+
+
+class Transformed(Expert):
+    """A density moved by a bijection T: log p̃(T^-1 y) + log |det dT^-1/dy|.
+
+    `bijection` is a `torch.distributions` transform whose tensors become part of this module, or
+    one of `poe.ranges`. The log partition stays the same, and so `log_prob` and `sample` exist
+    where the expert has them. The new space is read off the bijection; give `space` where it cannot
+    be. Raises PoeError where the bijection is not defined on all of the expert's space.
+
+    >>> from torch.distributions.transforms import ExpTransform
+    >>> log_normal = Transformed(experts.Gaussian([0.0], 1.0), ExpTransform())
+    >>> str(log_normal.space), log_normal.log_prob(torch.ones(1, 1))
+    ('Positive(1)', tensor([-0.9189]))
+    """
+
+    def __init__(self, expert: Expert, bijection: Transform, *, space: Space | None = None) -> None:
+        super().__init__()
+        source = require_expert(expert).space
+        if source.is_discrete:
+            raise PoeError(f"expected an expert on a continuous space, got {source}")
+        require_domain(_require_bijection(bijection), source)
+        self.expert = expert
+        self.bijection = parts_of(bijection)
+        shape = bijection.forward_shape(source.event_shape)
+        image = moved(source, bijection)
+        self._is_cut = image is None and domain_of(bijection, source) is not None
+        self.space = space or image or space_of(bijection.codomain, shape)
+        if self.space.event_shape != torch.Size(shape):
+            raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pull_back(x, self.expert)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and is_normalized(self.expert):
+            return self._log_prob
+        if name == "sample" and hasattr(self.expert, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def pull_back(self, y: Tensor, density: Callable[[Tensor], Tensor]) -> Tensor:
+        """density(T^-1 y) + log |det dT^-1/dy|: `(*batch, *event) -> (*batch,)`."""
+        transform = self.bijection.build()
+        x = transform.inv(y)
+        jacobian = transform.log_abs_det_jacobian(x, y)
+        batch = self.space.batch_shape(y)
+        if jacobian.ndim > len(batch):
+            jacobian = jacobian.flatten(len(batch)).sum(-1)
+        value = density(x) - jacobian
+        if self._is_cut:  # the new space is wider than what the bijection reaches
+            value = mask_outside(self.expert.space, x, value)
+        if isinstance(self.space, Real):
+            return value
+        return mask_outside(self.space, y, value)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return self.pull_back(x, self.expert.log_prob)
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return self.bijection.build()(self.expert.sample(num_samples, generator=generator))
+
+
+@check_proper.register
+def _(expert: Transformed) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Transformed) -> Tensor | None:
+    """Known of maps y = a x + b, element by element."""
+    inner = tails(expert.expert) if is_affine(expert.bijection) else None
+    if inner is None or not isinstance(expert.space, Real):
+        return None
+    transform = copy.deepcopy(expert.bijection).to("cpu", torch.float64).build()
+    with torch.enable_grad():
+        y = torch.zeros(expert.space.event_shape, dtype=torch.float64, requires_grad=True)
+        slope = torch.autograd.grad(transform.inv(y).sum(), y)[0].flatten()
+    return inner * slope * slope[:, None]
+
+
+class Dequantized(Expert):
+    """A discrete expert on a continuous space, by uniform noise: log p̃(floor(y)).
+
+    x in {0, .., k-1} becomes y = x + u with u uniform on [0, 1), so y lives on
+    `Interval(shape, 0, k)`, and of counts on `Positive(shape)`. Exact: the log partition stays the
+    same (Theis et al. 2016, sec. 3.1). The density is constant within a cell, so its score is zero.
+
+    >>> coin = poe.as_expert(torch.distributions.Bernoulli(0.25))
+    >>> str(Dequantized(coin).space), Dequantized(coin)(torch.tensor([0.3, 1.9])).exp()
+    ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        self.space = _of_cells(require_expert(expert).space)
+        self.expert = expert
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert(self._cell(x)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "log_prob" and is_normalized(self.expert):
+            return self._log_prob
+        if name == "sample" and hasattr(self.expert, "sample"):
+            return self._sample
+        return super().__getattr__(name)
+
+    def _cell(self, y: Tensor) -> Tensor:
+        top = None if self.expert.space.num_values is None else self.expert.space.num_values - 1
+        cell = y.detach().floor().clamp(0, top)
+        return cell.long() if isinstance(self.expert.space, Categorical | Tokens) else cell
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert.log_prob(self._cell(x)))
+
+    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        x = self.expert.sample(num_samples, generator=generator)
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        generator = resolve(generator, x.device)
+        return x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+class Relaxed(Expert):
+    """A binary expert's own formula read at real numbers in [0, 1]: y -> log p̃(y).
+
+    Biased: it agrees with the expert at the corners of the cube only, and its log partition is
+    another one. For experts whose formula is smooth in x (RBM, Ising, neural energies).
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        if not isinstance(expert.space, Binary):
+            raise PoeError(f"expected an expert on a Binary space, got {expert.space}")
+        self.space = Interval(expert.space.event_shape, 0, 1)
+        self.expert = expert
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mask_outside(self.space, x, self.expert(x))
+
+
+def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
+    """`value`, with -inf where x lies outside `space`; NaN in x stays the value's own affair."""
+    is_nan = space.as_vector(x.isnan()).any(-1)
+    return value.masked_fill(~space.contains(x) & ~is_nan, -torch.inf)
+
+
+def _require_bijection(bijection: object) -> Transform:
+    if isinstance(bijection, Transform) and bijection.bijective:
+        return bijection
+    raise PoeError(
+        "expected a bijective torch.distributions.transforms.Transform, got "
+        f"{type(bijection).__name__}; a map without a Jacobian goes in expert.at(map)"
+    )
+
+
+def _of_cells(space: Space) -> Space:
+    """Where x + u lives, with u uniform on [0, 1)."""
+    if isinstance(space, Binary | Categorical | Tokens):
+        return Interval(space.event_shape, 0, space.num_values)
+    if isinstance(space, Count):
+        return Positive(space.event_shape)
+    raise PoeError(
+        f"expected an expert on a Binary, Categorical, Count or Sequence space, got {space}"
+    )

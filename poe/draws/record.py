@@ -1,0 +1,101 @@
+"""What draws consist of, and what the chains did: the ground that summaries and files stand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from poe import diagnostics
+from poe.core.doubt import Doubt, texts
+from poe.partition import LogPartition
+from poe.samplers.kernel import Kernel
+
+MIN_DRAWS_TO_BE_STUCK = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The figures of `poe.Draws`, which documents them, without what is made of them."""
+
+    samples: Tensor
+    log_density: Tensor
+    guarantee: str
+    log_weights: Tensor | None = None
+    kernel: Kernel | None = None
+    acceptance_rate: Tensor | None = None
+    num_outside: Tensor | None = None
+    num_undefined: Tensor | None = None
+    num_divergent: Tensor | None = None
+    num_warmup: int = 0
+    seconds: float = 0.0
+    seed: int | None = None
+    warmup_gradients: int = 0
+    num_gradients: int = 0
+    warmup_seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    choice: str = ""
+    doubts: tuple[Doubt, ...] = ()
+    log_partition: LogPartition | None = None
+
+    def __repr__(self) -> str:
+        chains, draws, *event = self.samples.shape
+        parts = [f"{chains} chains x {draws} draws of shape {tuple(event)}", self.guarantee]
+        parts += ["weighted"] * (self.log_weights is not None)
+        return f"Draws({', '.join(parts + [repr(self.kernel)] * (self.kernel is not None))})"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the run itself noticed, in words: the texts of ``doubts``."""
+        return texts(self.doubts)
+
+    @property
+    def num_nonfinite(self) -> Tensor:
+        """How many draws of each chain are not finite (in x or in log-density): ``(chains,)``.
+
+        Weighted draws of weight zero do not count.
+        """
+        is_finite = self.samples.reshape(*self.log_density.shape, -1).isfinite().all(-1)
+        is_bad = ~(is_finite & self.log_density.isfinite())
+        if self.log_weights is not None:
+            is_bad = is_bad & (self.log_weights != -torch.inf)
+        return is_bad.sum(1)
+
+    @property
+    def stuck_chains(self) -> list[int]:
+        """The chains that accepted none of their proposals, of which there were 20 at least."""
+        if self.acceptance_rate is None or self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK:
+            return []
+        return (self.acceptance_rate == 0).nonzero().flatten().tolist()
+
+    @property
+    def still_chains(self) -> list[int]:
+        """The chains that stood still for a quarter of their draws, or hardly accepted a proposal.
+
+        That is for 20 consecutive draws at least, or at less than a tenth of the chains' median
+        acceptance rate; those in ``stuck_chains`` are not repeated. Weighted draws have no order;
+        chains that accepted every proposal, as those of Gibbs do, stay where the density is.
+        """
+        is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
+        if self.acceptance_rate is None or self.log_weights is not None or is_short:
+            return []
+        stay = diagnostics.longest_stay(self.samples, self.log_density)
+        is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4)
+        is_rare = self.acceptance_rate < self.acceptance_rate.median() / 10
+        has_rejected = self.acceptance_rate < 1
+        is_moving = self.acceptance_rate > 0
+        return ((is_long | is_rare) & is_moving & has_rejected).nonzero().flatten().tolist()
+
+    @property
+    def escaped_chains(self) -> list[int]:
+        """The chains whose medians are ten robust sds or more away from those of the others.
+
+        In position, or downward in log-density; see ``poe.diagnostics.distance_from_others``. None
+        of fewer than 20 draws a chain, and none of weighted draws.
+        """
+        if self.log_weights is not None or self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK:
+            return []
+        distance = diagnostics.distance_from_others(self.samples, self.log_density)
+        return (distance >= diagnostics.MAX_DISTANCE).nonzero().flatten().tolist()
