@@ -72,7 +72,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "particles between densities",
-        ("poe.mutation", "poe.on_level", "poe.resampling", "poe.particles"),
+        ("poe.mutation", "poe.resampling", "poe.particles"),
     ),
     (
         "how it is run, and judged",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from experts.linear import linear
 from experts.potts_rbm import PottsRBM
 from experts.rbm import RBM
 from poe.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
 
 
 def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -74,9 +73,14 @@ class LayerGibbs(Corrected[MetropolisState]):
 
     rbm: RBM | GaussianRBM | PottsRBM
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+
     @property
     def gradients_per_step(self) -> int:
-        """How often a step evaluates the target or one of its layers: never a score."""
+        """Either layer, and the log-density where the step ends."""
         return 3
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> LayerNoise:
@@ -86,12 +90,7 @@ class LayerGibbs(Corrected[MetropolisState]):
         return LayerNoise(hidden, self.rbm.visible_noise(position, generator))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: LayerNoise
     ) -> tuple[MetropolisState, Info]:
         x = state.position

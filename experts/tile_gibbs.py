@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from experts.tiled_mixture import Observed, as_picture, as_tiles, observed, own_
 from poe import PoeError
 from poe.gaussian_factors import GaussianFactor
 from poe.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
 
 COLOURS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Of tiles, by whether their row and column are odd: of one colour no two touch."""
@@ -71,6 +70,10 @@ class TileGibbs(Corrected[MetropolisState]):
     _colours: tuple[Colour, ...] = field(init=False)
     _own: Tensor = field(init=False)
 
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         known = observed(self.patches, self.factors)
         if known is None:
@@ -101,12 +104,7 @@ class TileGibbs(Corrected[MetropolisState]):
         )
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: TileNoise
     ) -> tuple[MetropolisState, Info]:
         x, bank = state.position, self.patches.bank

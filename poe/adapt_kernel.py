@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +20,21 @@ from poe.density.expert import Expert
 from poe.errors import PoeError
 from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
-from poe.samplers.discrete_langevin import DMALA
-from poe.samplers.hmc import HMC, Hamiltonian
-from poe.samplers.kernel import Info, Kernel, TunableKernel
-from poe.samplers.path_auxiliary import PathAuxiliary
-from poe.samplers.preconditioned import Preconditioned, plain
-from poe.samplers.split import TURN, SplitHMC
+from poe.samplers.hmc import whole_turn
+from poe.samplers.kernel import Info, Kernel
+from poe.samplers.questions import (
+    Learned,
+    Setting,
+    filled,
+    from_far,
+    is_tunable,
+    joined,
+    legs,
+    max_scale,
+    missing,
+    target_acceptance,
+    with_scale,
+)
 from poe.settled import r_hat_of_settled
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
@@ -37,8 +45,6 @@ SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
 """The most numbers that a window keeps of positions; beyond, some steps are left out."""
-MAX_STEPS = 16
-"""The most steps of a trajectory that warm-up chooses."""
 
 
 @dataclass(frozen=True)
@@ -82,30 +88,15 @@ class Stage(NamedTuple):
     """Where the next stage starts, from the state of this stage's kernel."""
 
 
-class Learned(NamedTuple):
-    """What warm-up knows so far of the settings that a kernel leaves out."""
-
-    scale: Tensor
-    """``(chains,)``"""
-    affine: Affine | None = None
-    num_steps: int = 1
-    r_hat: float = math.nan
-    """The largest R-hat of chains that no longer drift, over a fitted kernel's last stretch."""
-
-
 def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
-    """The warm-up of a kernel: its stages, or for a ladder those of each level and the target's."""
-    if not isinstance(kernel, AnnealedLangevin):
-        return _windows(Stage(target, kernel, warmup.num_steps, warmup.per_chain))
-    steps = [kernel.steps_per_level] * len(kernel.ladder) + [warmup.num_steps]
-    levels = [
-        Stage(density, kernel.kernel_at(level), steps[level], warmup.per_chain)
-        for level, density in enumerate((*kernel.ladder, target))
-    ]
-    for level in range(len(kernel.ladder)):
-        descend = partial(kernel.descend, level=level)
-        levels[level] = levels[level]._replace(descend=descend)
-    return tuple(window for level in levels for window in _windows(level))
+    """The warm-up of a kernel: the stages of each of its legs."""
+    return tuple(
+        window
+        for leg in legs(kernel, target, warmup.num_steps)
+        for window in _windows(
+            Stage(leg.density, leg.kernel, leg.num_steps, warmup.per_chain, descend=leg.descend)
+        )
+    )
 
 
 def _windows(stage: Stage) -> tuple[Stage, ...]:
@@ -123,9 +114,11 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
         before = [window._replace(num_steps=first)] if first else []
     else:
         lengths = [int(share * stage.num_steps) for share in WINDOWS]
-        fitting = window._replace(kernel=_without_scale(stage.kernel), fits=True)
+        # A scale that was given is meant for the last map, not for those before.
+        open_kernel = with_scale(stage.kernel, None) if is_tunable(stage.kernel) else stage.kernel
+        fitting = window._replace(kernel=open_kernel, fits=True)
         before = [fitting._replace(num_steps=length) for length in lengths]
-        before[0] = before[0]._replace(kernel=_falling(fitting.kernel))
+        before[0] = before[0]._replace(kernel=from_far(fitting.kernel))
         before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
@@ -134,41 +127,18 @@ def _windows(stage: Stage) -> tuple[Stage, ...]:
     return (*apart, *before[1:], last)
 
 
-def _without_scale(kernel: Kernel) -> Kernel:
-    """Its scale left out: one that was given is meant for the last map, not for those before."""
-    return cast(Any, kernel).with_scale(None) if isinstance(kernel, TunableKernel) else kernel
-
-
-def _falling(kernel: Kernel) -> Kernel:
-    """For chains far out in steep tails, a leapfrog step in place of a split trajectory.
-
-    It falls inward as MALA does. To split off a Gaussian that is not yet the target's is no help
-    there: what is left over is as large as the force itself, and small steps lose little energy.
-    """
-    if isinstance(kernel, Preconditioned) and isinstance(kernel.kernel, SplitHMC):
-        return replace(kernel, kernel=HMC(num_steps=1, jitter=0.0))
-    return kernel
-
-
 def fill(stage: Stage, learned: Learned) -> Kernel:
     """The stage's kernel with what it leaves out as learned at its end."""
-    kernel = shaped(stage.kernel, learned)
-    if not needs_tuning(kernel):
-        return kernel
-    scale = learned.scale if stage.per_chain else _common(learned.scale)
-    return cast(TunableKernel, kernel).with_scale(scale if scale.ndim else scale.item())
+    if learned.scale is None or not needs_tuning(stage.kernel):
+        return filled(stage.kernel, learned)
+    scale = torch.as_tensor(learned.scale)
+    scale = scale if stage.per_chain else _common(scale)
+    return filled(stage.kernel, learned._replace(scale=scale if scale.ndim else scale.item()))
 
 
 def shaped(kernel: Kernel, learned: Learned) -> Kernel:
-    """The kernel with the preconditioner and trajectory length as learned, where left out."""
-    if isinstance(kernel, Preconditioned):
-        affine = kernel.affine if kernel.affine is not None else learned.affine
-        return replace(kernel, kernel=shaped(kernel.kernel, learned), affine=affine)
-    if isinstance(kernel, Hamiltonian) and kernel.num_steps is None:
-        given = kernel.step_size
-        length = learned.num_steps if given is None else _whole_turn(torch.as_tensor(given))
-        return replace(kernel, num_steps=length)
-    return kernel
+    """The kernel with all but its scale as learned, where left out."""
+    return filled(kernel, learned._replace(scale=None))
 
 
 def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]) -> Kernel:
@@ -176,37 +146,25 @@ def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]
     tuned = tuple(
         fill(stage, known) for stage, known in zip(plan, learned, strict=True) if stage.is_last
     )
-    if not isinstance(kernel, AnnealedLangevin):
-        return tuned[0]
-    is_by_scale = all(isinstance(inner, TunableKernel) for inner in tuned)
-    if not is_by_scale or any(needs_more_than_a_scale(stage.kernel) for stage in plan):
-        return replace(kernel, kernel=tuned, step_size=None)
-    scales = tuple(cast(TunableKernel, inner).scale_setting for inner in tuned)
-    return replace(kernel, step_size=scales)  # type: ignore[arg-type]
+    return joined(kernel, tuned)
 
 
 def needs_tuning(kernel: Kernel) -> bool:
     """Whether the kernel's scale was left out."""
-    return isinstance(kernel, TunableKernel) and kernel.scale_setting is None
+    return Setting.SCALE in missing(kernel)
 
 
 def needs_fit(kernel: Kernel) -> bool:
     """Whether the kernel's preconditioner was left out."""
-    return isinstance(kernel, Preconditioned) and kernel.affine is None
-
-
-def needs_more_than_a_scale(kernel: Kernel) -> bool:
-    """Whether the kernel's preconditioner or trajectory length was left out."""
-    inner = plain(kernel)
-    needs_length = isinstance(inner, Hamiltonian) and inner.num_steps is None
-    return needs_fit(kernel) or needs_length
+    return Setting.AFFINE in missing(kernel)
 
 
 def first_learned(stage: Stage, x: Tensor) -> Learned:
     """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    learned = Learned(torch.full(x.shape[:1], dimension**-0.5, dtype=dtype, device=x.device))
+    scale = torch.full(x.shape[:1], dimension**-0.5, dtype=dtype, device=x.device)
+    learned = Learned(scale, num_steps=1)
     if not needs_fit(stage.kernel):
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
@@ -232,8 +190,8 @@ def begin_stage(stage: Stage, x: Tensor, learned: Learned) -> StageState:
     inner = kernel.init(stage.target, x)
     if not needs_tuning(kernel):
         return StageState(inner, None)
-    first = learned.scale if stage.per_chain else _common(learned.scale)
-    return StageState(inner, start_averaging(first))
+    first = torch.as_tensor(learned.scale)
+    return StageState(inner, start_averaging(first if stage.per_chain else _common(first)))
 
 
 def stage_step(
@@ -242,44 +200,22 @@ def stage_step(
     """One step of a stage's kernel, its ``step``-th, and one update of what is tuned."""
     averaging, kernel = state.averaging, shaped(stage.kernel, learned)
     if averaging is not None:
-        kernel = cast(TunableKernel, kernel).with_scale(averaging.log_scale.exp())
+        kernel = filled(kernel, Learned(scale=averaging.log_scale.exp()))
     inner, info = kernel.step(stage.target, state.inner, generator=generator)
     if averaging is not None:
         # While the number of steps is not settled, one may go as far as all of them will.
-        num_steps = None if stage.is_last else 1
-        averaging = _averaged(averaging, info, kernel, max_scale(kernel, num_steps))
+        largest = max_scale(kernel if stage.is_last else stage.kernel)
+        averaging = _averaged(averaging, info, target_acceptance(kernel), largest)
     visited = state.visited
     if (stage.fits or stage.is_compared) and _is_kept(stage, step, inner.position):
         visited = (*visited, _visit(inner))
     return StageState(inner, averaging, visited), info
 
 
-def _averaged(
-    averaging: DualAveraging, info: Info, kernel: Kernel, max_scale: float
-) -> DualAveraging:
+def _averaged(averaging: DualAveraging, info: Info, goal: float, largest: float) -> DualAveraging:
     probability = info.acceptance_probability
     acceptance = probability if averaging.log_scale.ndim else probability.mean()
-    goal = cast(TunableKernel, kernel).target_acceptance
-    return update_averaging(averaging, acceptance, goal, max_scale)
-
-
-def max_scale(kernel: Kernel, num_steps: int | None = None) -> float:
-    """The largest scale worth tuning to: for all of SplitHMC's steps together 1.65 radians.
-
-    On finite spaces it is the kernel's own.
-
-    ``num_steps`` is the kernel's own where it is None.
-
-    >>> import poe
-    >>> max_scale(poe.samplers.SplitHMC(num_steps=2)), max_scale(poe.samplers.MALA())
-    (0.825, inf)
-    """
-    inner = plain(kernel)
-    if isinstance(inner, DMALA | PathAuxiliary):
-        return inner.max_scale
-    if not isinstance(inner, SplitHMC):
-        return math.inf
-    return TURN / (num_steps or inner.gradients_per_step)
+    return update_averaging(averaging, acceptance, goal, largest)
 
 
 def _is_kept(stage: Stage, step: int, position: Tensor) -> bool:
@@ -296,7 +232,7 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
     """What is known after a stage."""
     averaging = state.averaging
     if averaging is not None and stage.num_steps > 0:
-        scale = averaging.log_scale_average.exp().expand_as(learned.scale)
+        scale = averaging.log_scale_average.exp().expand(len(state.inner.position))
         learned = learned._replace(scale=scale)
     if stage.is_compared and len(state.visited) > 1:
         visited = torch.stack([visit[0] for visit in state.visited])
@@ -304,7 +240,7 @@ def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
     elif stage.fits and state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
     if stage.fits or needs_tuning(stage.kernel):
-        learned = learned._replace(num_steps=_whole_turn(learned.scale))
+        learned = learned._replace(num_steps=whole_turn(torch.as_tensor(learned.scale)))
     return learned
 
 
@@ -323,12 +259,6 @@ def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine
     if not score:
         return fit_affine(position)
     return fit_affine(position, learned.affine.push_score(score[0]))
-
-
-def _whole_turn(scale: Tensor) -> int:
-    """The number of steps of that scale that turn by 1.65 radians in whitened coordinates."""
-    ratio = TURN / _common(scale).item()
-    return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
 
 
 def _common(scale: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.adapt_kernel import max_scale
 from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.samplers.kernel import Kernel, TunableKernel
+from poe.samplers.kernel import Kernel
+from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
 from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.tempering import ParallelTempering
 
@@ -90,7 +90,7 @@ def _lengths(num_steps: int) -> list[int]:
 
 
 def _first_step_sizes(kernel: Kernel, levels: int, x: Tensor) -> tuple[float, ...] | None:
-    if not isinstance(kernel, TunableKernel) or kernel.scale_setting is not None:
+    if Setting.SCALE not in missing(kernel):
         return None
     return (max(1, x[0].numel()) ** -0.5,) * levels
 
@@ -123,8 +123,7 @@ def _averaged(
     averaging: DualAveraging, tempering: ParallelTempering, acceptance: Tensor
 ) -> DualAveraging:
     """One update, with the acceptance of the levels that the kernel moved."""
-    assert isinstance(tempering.kernel, TunableKernel)
-    aim = tempering.kernel.target_acceptance
+    aim = target_acceptance(tempering.kernel)
     unmoved = acceptance.new_full((len(tempering.exponents) - len(acceptance),), aim)
     largest = max_scale(tempering.kernel)
     return update_averaging(averaging, torch.cat([unmoved, acceptance]), aim, largest)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.samplers.kernel import Density, OnDrawnNoise
+from poe.samplers.kernel import Density
+from poe.samplers.questions import draws_beforehand, gradients_per_step
 from poe.watch import Tally
 
 GRADIENTS_PER_BLOCK = 8
@@ -45,10 +46,10 @@ class Block:
         self.failure = ""
         self.compile_seconds = 0.0
         self.num_steps = 1
-        if not isinstance(kernel, OnDrawnNoise):
+        if not draws_beforehand(kernel):
             self.failure = f"{type(kernel).__name__} does not draw its random numbers beforehand"
             return
-        self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, kernel.gradients_per_step))
+        self.num_steps = max(1, GRADIENTS_PER_BLOCK // max(1, gradients_per_step(kernel)))
         began = time.perf_counter()  # to load the compiler takes seconds as well
         self._compiled = torch.compile(
             self._steps, fullgraph=True, dynamic=False, options=_options()
@@ -79,7 +80,7 @@ class Block:
     def _steps(self, state: Any, noises: list[Any]) -> tuple[Any, Visits]:
         positions, log_densities, infos = [], [], []
         for noise in noises:
-            state, info = self.kernel._transition(self.target, state, noise)
+            state, info = self.kernel.transition(self.target, state, noise)
             positions.append(state.position)
             log_densities.append(state.log_density)
             infos.append(info)

@@ -13,7 +13,8 @@ from poe.particles import Particles, Schedule
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned, plain
+from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.questions import gradients_per_step, needs_score
 from poe.samplers.split import SplitHMC
 from poe.settled import MANY_MODES, r_hat_of_settled
 from poe.start import broad_start
@@ -41,7 +42,7 @@ class OutOfBudgetError(Exception):
 def look_elsewhere(
     target: Expert,
     density: Expert,
-    kernel: Preconditioned,
+    kernel: Kernel,
     u: Tensor,
     *,
     budget: int,
@@ -61,9 +62,9 @@ def look_elsewhere(
     What it misses: modes beyond the broad start, and those that the few particles lost on the way.
     """
     num_compared = FEW if len(u) < 2 * SOME else SOME
-    is_walk = isinstance(plain(kernel), MetropolisHastings)
+    is_walk = not needs_score(kernel)
     num_steps = STEPS_OF_A_WALK if is_walk else STEPS
-    comparing = num_steps * kernel.gradients_per_step * (num_compared + min(num_compared, len(u)))
+    comparing = num_steps * gradients_per_step(kernel) * (num_compared + min(num_compared, len(u)))
     name, start = broad_start(target, u)
     particles = Particles(
         in_chunks(target, chains_at_once), start, _schedule(num_compared), generator

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from poe.adapt_kernel import (
-    Learned,
     Stage,
     StageState,
     begin_stage,
@@ -29,7 +28,7 @@ from poe.adapt_kernel import (
 from poe.compiled import Block
 from poe.coordinates import Coordinates
 from poe.errors import PoeError
-from poe.samplers.kernel import Kernel, OnDrawnNoise
+from poe.samplers.questions import Learned, gradients_per_step
 from poe.watch import Spread, Tally
 
 
@@ -174,7 +173,7 @@ class Run:
         if self.is_sampling:
             self._record(visited, state.inner.log_density[None])
         self.acceptance_probability = info.acceptance_probability
-        return self._after(1, gradients_per_step(stage.kernel, learned))._replace(
+        return self._after(1, gradients_per_step(shaped(stage.kernel, learned)))._replace(
             state=state,
             tally=moment.tally.plus(Tally.of([info])) if self.is_sampling else moment.tally,
             spread=moment.spread and moment.spread.plus(visited, moment.num_steps),
@@ -194,7 +193,7 @@ class Run:
         inner, visits = self.block(inner, noises)
         self._record(visits.position, visits.log_density)
         self.acceptance_probability = visits.acceptance_probability
-        num_gradients = gradients_per_step(stage.kernel, moment.learned[-1])
+        num_gradients = gradients_per_step(stage.kernel)
         return self._after(self.block.num_steps, num_gradients)._replace(
             state=StageState(inner, None),
             tally=moment.tally.plus(visits.tally),
@@ -258,12 +257,6 @@ def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
         f"expected collect= to return one tensor with a row for each of {len(x)} draws, got {got}: "
         "flatten several parts and join them by torch.cat(parts, -1)"
     )
-
-
-def gradients_per_step(kernel: Kernel, learned: Learned) -> int:
-    """How often a step evaluates the target's score, with what was left out as learned."""
-    kernel = shaped(kernel, learned)
-    return kernel.gradients_per_step if isinstance(kernel, OnDrawnNoise) else 1
 
 
 def _room(first: Tensor, num_draws: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from poe.adapt import FromDistribution
-from poe.adapt_kernel import Stage
+from poe.adapt_kernel import Stage, needs_fit
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
 from poe.coordinates import Coordinates
@@ -25,7 +25,7 @@ from poe.samplers.affine import fit_moments
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned, plain
+from poe.samplers.questions import gradients_per_step, needs_score
 from poe.settled import MANY_MODES
 
 SHARE = 0.5
@@ -74,11 +74,11 @@ class Lookout:
 
     def _seen_elsewhere(self, run: Run) -> Apart | None:
         kernel = run.sampling.kernel
-        if not isinstance(kernel, Preconditioned):
+        if not needs_fit(run.plan.stages[-1].kernel):
             return None
         began = time.perf_counter()
         moment = run.moment
-        num_chains, each = len(moment.state.inner.position), kernel.gradients_per_step
+        num_chains, each = len(moment.state.inner.position), gradients_per_step(kernel)
         planned = num_chains * (moment.num_gradients[0] + run.plan.num_draws * each)
         look = look_elsewhere(
             self._target,
@@ -109,8 +109,7 @@ def _settled_apart(run: Run) -> Apart | None:
 
 def _mover(run: Run) -> Kernel:
     """What moves each replica: a random walk where the chains took one, for want of a score."""
-    is_walk = isinstance(plain(run.sampling.kernel), MetropolisHastings)
-    return MetropolisHastings() if is_walk else HMC(num_steps=3)
+    return HMC(num_steps=3) if needs_score(run.sampling.kernel) else MetropolisHastings()
 
 
 def tempered(

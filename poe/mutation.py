@@ -9,10 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.adapt_kernel import max_scale, needs_tuning
-from poe.samplers.block_gibbs import num_log_odds
-from poe.samplers.kernel import Info, Kernel, TunableKernel
+from poe.samplers.kernel import Info, Kernel
 from poe.samplers.path import Level, Parts, stack_parts
+from poe.samplers.questions import (
+    Learned,
+    Setting,
+    filled,
+    log_odds_per_step,
+    max_scale,
+    missing,
+    target_acceptance,
+)
 
 MAX_TRIALS = 30
 """So many steps of a level may be spent on finding a step size that moves the chains at all."""
@@ -92,7 +99,7 @@ def move_chains(
         if thinning * 2 > max_thinning or has_mixed(began, [part.position for part in moved]):
             break
         thinning *= 2
-    tally.num_evaluations += level.num_evaluations + num_log_odds(kernel) * steps * len(began)
+    tally.num_evaluations += level.num_evaluations + log_odds_per_step(kernel) * steps * len(began)
     kept = stack_parts(moved[thinning - 1 :: thinning])
     return Moved(kept, adaptation.kernel, adaptation.scale)
 
@@ -101,7 +108,7 @@ class _Adaptation:
     """A kernel whose scale, where it was left out, follows the pooled acceptance."""
 
     def __init__(self, kernel: Kernel, scale: float | None) -> None:
-        self.is_tuned = needs_tuning(kernel)
+        self.is_tuned = Setting.SCALE in missing(kernel)
         largest = max_scale(kernel)
         first = largest if math.isfinite(largest) else 1.0
         self.template, self.scale = kernel, first if scale is None else scale
@@ -109,18 +116,14 @@ class _Adaptation:
     @property
     def kernel(self) -> Kernel:
         """With its present scale."""
-        if not self.is_tuned:
-            return self.template
-        assert isinstance(self.template, TunableKernel)
-        return self.template.with_scale(self.scale)
+        return filled(self.template, Learned(scale=self.scale))
 
     def accepts(self, info: Info) -> bool:
         """Adapt to a step; whether it moved enough chains to count as one."""
         if not self.is_tuned:
             return True
-        assert isinstance(self.template, TunableKernel)
         acceptance = info.acceptance_probability.mean().item()
-        wanted = self.template.target_acceptance
+        wanted = target_acceptance(self.template)
         self.scale = min(self.scale * math.exp(acceptance - wanted), max_scale(self.template))
         return acceptance >= 0.5 * wanted
 

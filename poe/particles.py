@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,19 +15,12 @@ from poe.density.closed_forms import exact_sample, require_source
 from poe.density.expert import Expert
 from poe.errors import NonFiniteError, PoeError
 from poe.mutation import Tally, move_chains
-from poe.on_level import on_level
 from poe.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.affine import Affine, fit_affine
-from poe.samplers.delayed import DelayedAcceptance
-from poe.samplers.finite import OnFiniteSpace
 from poe.samplers.kernel import Kernel
-from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
-from poe.samplers.preconditioned import Preconditioned, plain
-from poe.samplers.surrogate import SurrogateMALA
+from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
+from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, missing
 
-WITHOUT_SCORE = (MetropolisHastings, SurrogateMALA, DelayedAcceptance)
-"""Kernels that never ask for the target's score."""
 MAX_LEVELS = 1000
 NUM_BISECTIONS = 40
 ENOUGH_TO_FIT = 1000
@@ -86,10 +78,19 @@ class Particles:
         return self.coordinates.to_u(x), log_zs
 
     def follow(self, start: Expert, end: Expert, kernel: Kernel, report: Report) -> None:
-        """Take the particles from one density to the next, by moves of that kernel."""
+        """Take the particles from one density to the next, by moves of that kernel.
+
+        Raises PoeError for a kernel that cannot begin anew at each level.
+        """
+        if not can_restart(kernel):
+            raise PoeError(
+                "expected a local kernel, which can begin anew at each level, got "
+                f"{type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
+            )
         # Where the coordinates have a Jacobian, both are new objects: no factor is shared.
         path = geometric_path(self.coordinates.pull(start), self.coordinates.pull(end))
-        parts, temperature = path.evaluate(self.position, self._uses_score(kernel)), 0.0
+        by_score = starts_by_score(kernel, path, self.position[: self.schedule.num_chains])
+        parts, temperature = path.evaluate(self.position, by_score), 0.0
         self.tally.num_evaluations += len(self.position)
         self.passed = []
         while temperature < 1.0:
@@ -103,11 +104,6 @@ class Particles:
             report(temperature, torch.stack(self.tally.acceptance).mean().item())
         self.passed.append(Passed(1.0, self._tilt(path, parts), self.kernel))
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
-
-    def _uses_score(self, kernel: Kernel) -> bool:
-        if self.target.space.is_discrete:
-            return isinstance(kernel, OnFiniteSpace)
-        return not isinstance(plain(kernel), WITHOUT_SCORE)
 
     def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
         """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
@@ -144,9 +140,10 @@ class Particles:
     ) -> Parts:
         """Resample the chains and move them: the particles of the next level."""
         chosen = parts.at(self._resample(parts, log_weights))
-        kernel = on_level(kernel, path, temperature, self.target.space)
-        if isinstance(kernel, Preconditioned) and kernel.affine is None:
-            kernel = replace(kernel, affine=self._fitted(path, temperature, parts, log_weights))
+        kernel = at_level(kernel, path.at(temperature))
+        if Setting.AFFINE in missing(kernel):
+            affine = self._fitted(path, temperature, parts, log_weights)
+            kernel = filled(kernel, Learned(affine=affine))
         self.tally.start_level()
         moved = move_chains(
             Level(path, temperature),

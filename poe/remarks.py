@@ -8,10 +8,8 @@ from poe.core.doubt import Doubt, Kind
 from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
 from poe.loop import Run
-from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.checkerboard import Checkerboard
-from poe.samplers.gibbs import Gibbs
-from poe.samplers.kernel import BIASED, Kernel
+from poe.samplers.kernel import BIASED
+from poe.samplers.questions import way_out
 
 
 def negative_factors(target: Expert) -> list[str]:
@@ -44,19 +42,10 @@ def chain_doubts(draws: Draws) -> list[Doubt]:
     if stuck := draws.stuck_chains:
         text = (
             f"{len(stuck)} of {total} chains never moved while sampling (chain "
-            f"{stuck[0]} is one): {_way_out(draws.kernel)}."
+            f"{stuck[0]} is one): {way_out(draws.kernel)}."
         )
         doubts.append(Doubt(Kind.STUCK, text, tuple(stuck)))
     return doubts
-
-
-def _way_out(kernel: Kernel | None) -> str:
-    """What to do about chains that never moved."""
-    if isinstance(kernel, Gibbs | BlockGibbs | Checkerboard):
-        return (
-            "no single element can change and stay in the support, so give a kernel of larger moves"
-        )
-    return "use a smaller step size, a longer warm-up or another start"
 
 
 def compile_doubts(run: Run) -> list[Doubt]:

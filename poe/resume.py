@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from poe import checkpoint
-from poe.adapt_kernel import Learned, StageState, fill, shaped
+from poe.adapt_kernel import StageState, fill, shaped
 from poe.averaging import DualAveraging
 from poe.errors import StorageError
 from poe.loop import Moment, Plan, Run
 from poe.samplers.affine import AFFINE_MAPS, Affine
+from poe.samplers.questions import Learned
 from poe.watch import Spread, Tally
 
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
@@ -34,7 +35,9 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
         **_named("spread", moment.spread or ()),
     }
     for index, learned in enumerate(moment.learned):
-        tensors |= _named(f"learned.{index}", [learned.scale, *_affine_parts(learned.affine)])
+        tensors |= _named(
+            f"learned.{index}", [torch.as_tensor(learned.scale), *_affine_parts(learned.affine)]
+        )
     if run.is_sampling and run.samples is not None and run.log_density is not None:
         tensors["samples"] = run.samples[: moment.step]
         tensors["log_density"] = run.log_density[: moment.step]

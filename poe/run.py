@@ -29,9 +29,9 @@ from poe.progress import Callback
 from poe.proper import is_proper
 from poe.randomness import resolve
 from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
-from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.questions import guarantee, warmup_steps
 from poe.start import device_of, start
 
 Collect = Callable[[Tensor], Tensor]
@@ -127,7 +127,7 @@ def sample(
     u = coordinates.to_u(x)
     density = in_chunks(coordinates.pull(target), chains_at_once)
     choice = Choice(kernel, "as given") if kernel else choose(target, density, u)
-    if choice.kernel.guarantee == ASYMPTOTICALLY_EXACT:
+    if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
         require_deterministic(target, density, u, x)
     warmup = _warmup(choice.kernel, warmup, num_chains)
     plan = Plan(
@@ -176,11 +176,7 @@ def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> War
         return warmup
     if warmup is not None:
         return Warmup(warmup)
-    if isinstance(kernel, AnnealedLangevin):
-        return Warmup(kernel.steps_per_level)
-    if isinstance(kernel, Preconditioned):  # many chains need fewer steps to know as much
-        return Warmup(max(200, min(1000, 16_000 // num_chains)))
-    return Warmup()
+    return Warmup(warmup_steps(kernel, num_chains))
 
 
 def _sample_exactly(
@@ -226,7 +222,7 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
     draws = Draws(
         samples=run.samples.transpose(0, 1),
         log_density=run.log_density.transpose(0, 1),
-        guarantee=used.guarantee,
+        guarantee=guarantee(used),
         kernel=used,
         choice=choice.why,
         acceptance_rate=tally.accepted / run.plan.num_draws,

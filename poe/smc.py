@@ -33,6 +33,7 @@ from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
 from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
+from poe.samplers.questions import guarantee
 from poe.start import broad_start, device_of, dtype_of
 
 
@@ -200,7 +201,7 @@ def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float)
     draws = Draws(
         samples=x.reshape(islands, -1, *x.shape[1:]),
         log_density=log_density.reshape(islands, -1) + log_constant,
-        guarantee=run.kernel.guarantee,
+        guarantee=guarantee(run.kernel),
         log_weights=(run.log_z + log_constant)[:, None].expand(islands, len(x) // islands),
         kernel=run.kernel,
         acceptance_rate=torch.stack(tally.acceptance).mean(0),

@@ -123,12 +123,12 @@ def test_chains_come_to_the_known_weights_and_moments(g: torch.Generator) -> Non
 class FromTheOldState(Alternating):
     """The mistake: each part given where the others were, not where they are."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         parts, infos = [], []
         for index, (kernel, drawn) in enumerate(zip(self._inner, noise.inner, strict=True)):
             density = Part(target, self.space, state.position, index)
             inner = kernel.state_at(density, self.space.split(state.position)[index])
-            inner, info = kernel._transition(density, inner, drawn)
+            inner, info = kernel.transition(density, inner, drawn)
             parts.append(inner.position)
             infos.append(info)
         return self.state_at(target, self.space.join(*parts)), _together(infos)
@@ -179,7 +179,7 @@ def test_transition_runs_on_the_meta_device(g: torch.Generator) -> None:
     )  # its numbers are nowhere but in z
     kernel, x = Alternating(SPACE, PAIRS["MALA and Gibbs"]), exact_mixture(g, 4)
     noise = map_leaves_of(kernel.draw_noise(x, g))
-    state, info = kernel._transition(target, kernel.init(target, x.to("meta")), noise)
+    state, info = kernel.transition(target, kernel.init(target, x.to("meta")), noise)
     assert isinstance(state, MetropolisState)
     assert isinstance(info, Info)
     assert all(part.device.type == "meta" for part in (*state, *info))
@@ -199,11 +199,10 @@ def test_what_does_not_fit_is_refused(g: torch.Generator) -> None:
     ):
         with pytest.raises(poe.PoeError, match=words):
             Alternating(space, kernels)  # type: ignore[arg-type]
-    with_memory = Alternating(SPACE, (GeneralizedHMC(0.1), Gibbs(LABEL)))
-    state = with_memory.init(TARGET, exact_mixture(g, 4))
-    with pytest.raises(poe.PoeError, match="whose state holds"):
-        with_memory.step(TARGET, state, generator=g)
+    with pytest.raises(poe.PoeError, match="GeneralizedHMC, whose state holds what"):
+        Alternating(SPACE, (GeneralizedHMC(0.1), Gibbs(LABEL)))
     gradient = Alternating(SPACE, (MALA(0.1), GibbsWithGradients(LABEL)))
+    state = MetropolisState(x := exact_mixture(g, 4), TARGET(x))
     with pytest.raises(poe.PoeError, match="without a gradient on the part"):
         gradient.step(TARGET, state, generator=g)
     assert Alternating(SPACE, (ULA(0.1), Gibbs(LABEL))).guarantee == "biased"

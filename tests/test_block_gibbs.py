@@ -138,8 +138,8 @@ def test_one_step_by_hand() -> None:
     # Chain 0: 0.7 > σ(0.5) = 0.62, so z = 0, and x = 1 where u < σ(−1) = 0.269.
     # Chain 1: 0.9 < σ(2.5) = 0.924, so z = 1, and x = 1 where u < σ(1) = 0.731.
     state = kernel.init(target, x)
-    below, info = kernel._transition(target, state, BlockNoise(hidden, visible))
-    above, _ = kernel._transition(target, state, BlockNoise(hidden, visible + 0.02))
+    below, info = kernel.transition(target, state, BlockNoise(hidden, visible))
+    above, _ = kernel.transition(target, state, BlockNoise(hidden, visible + 0.02))
     assert below.position.tolist() == [[1.0], [1.0]]
     assert above.position.tolist() == [[0.0], [0.0]]
     assert info.is_accepted.all()
@@ -199,7 +199,7 @@ def test_a_step_needs_no_look_at_the_numbers() -> None:
     kernel = block_gibbs(target)
     x = torch.empty(5, 8, device="meta")
     noise = BlockNoise(torch.empty(5, 5, device="meta"), torch.empty(5, 8, device="meta"))
-    state, info = kernel._transition(target, kernel.state_at(target, x), noise)
+    state, info = kernel.transition(target, kernel.state_at(target, x), noise)
     assert state.position.device.type == info.is_undefined.device.type == "meta"
     assert state.position.shape == (5, 8)
 
@@ -258,7 +258,7 @@ def test_a_step_is_captured_in_one_graph(target: poe.Expert) -> None:
     kernel = block_gibbs(target)
     state = kernel.init(target, exact_draws(target, 7, seed=0))
     noise = kernel.draw_noise(state.position, torch.Generator().manual_seed(1))
-    captured = torch.compile(kernel._transition, fullgraph=True, backend="eager")
-    found, expected = (step(target, state, noise)[0] for step in (captured, kernel._transition))
+    captured = torch.compile(kernel.transition, fullgraph=True, backend="eager")
+    found, expected = (step(target, state, noise)[0] for step in (captured, kernel.transition))
     assert torch.equal(found.position, expected.position)
     assert torch.equal(found.log_density, expected.log_density)

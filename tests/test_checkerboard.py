@@ -85,7 +85,7 @@ def test_it_draws_what_block_gibbs_draws(name: str) -> None:
     for _ in range(3):
         noise = kernel.draw_noise(x, g)
         uniforms = whole(*(noise.bits.double() + 2.0**31) / 2.0**32)
-        state, _ = kernel._transition(target, state, noise)
+        state, _ = kernel.transition(target, state, noise)
         even = (torch.arange(shape[0])[:, None] + torch.arange(shape[1])) % 2 == 0
         for is_free in (even, ~even):
             p = found.given(x, x[:, :0, 0])(x).double().sigmoid()
@@ -125,7 +125,7 @@ def test_probabilities_are_right_to_the_last_word() -> None:
         state = kernel.init(target, x)
         for bits, expected in ((word - 200, 1.0), (word + 200, 0.0)):
             noise = RandomBits(torch.full((2, 1, 4, 2), bits, dtype=torch.int32))
-            after, _ = kernel._transition(target, state, noise)
+            after, _ = kernel.transition(target, state, noise)
             assert (after.even == expected).all()
 
 
@@ -192,8 +192,8 @@ def test_a_step_needs_no_look_at_the_numbers() -> None:
     target = TARGETS["free, any field"]()
     kernel, x = checkerboard(target), torch.zeros(7, 4, 6)
     state, noise = kernel.init(target, x), kernel.draw_noise(x, torch.Generator().manual_seed(1))
-    captured = torch.compile(kernel._transition, fullgraph=True, backend="eager")
+    captured = torch.compile(kernel.transition, fullgraph=True, backend="eager")
     assert torch.equal(
         captured(target, state, noise)[0].position,
-        kernel._transition(target, state, noise)[0].position,
+        kernel.transition(target, state, noise)[0].position,
     )

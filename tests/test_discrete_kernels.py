@@ -103,7 +103,7 @@ def test_gibbs_with_gradients_accepts_by_the_formula(target: poe.Expert) -> None
     assert k is not None
     kernel, x = GibbsWithGradients(target.space), exact_draws(target, g, 200)
     state, noise = kernel.init(target, x), kernel.draw_noise(x, g)
-    _, info = kernel._transition(target, state, noise)
+    _, info = kernel.transition(target, state, noise)
     forth = log_q_of_one_move(target, x)
     best = (forth.flatten(1) + noise.gumbel).argmax(1)
     site, shift = best // (k - 1), best % (k - 1) + 1
@@ -122,11 +122,11 @@ def test_a_path_of_one_is_gibbs_with_gradients(g: torch.Generator) -> None:
     x = exact_draws(CLASSES, g, 500)
     path, single = PathAuxiliary(CLASSES.space, 1), GibbsWithGradients(CLASSES.space)
     noise = path.draw_noise(x, g)
-    one, info = path._transition(CLASSES, path.init(CLASSES, x), noise)
+    one, info = path.transition(CLASSES, path.init(CLASSES, x), noise)
     from poe.samplers.gradient_gibbs import MoveNoise
 
     drawn = MoveNoise(noise.gumbel, noise.uniform)
-    other, other_info = single._transition(CLASSES, single.init(CLASSES, x), drawn)
+    other, other_info = single.transition(CLASSES, single.init(CLASSES, x), drawn)
     assert torch.equal(one.position, other.position)
     torch.testing.assert_close(info.acceptance_probability, other_info.acceptance_probability)
 
@@ -292,7 +292,7 @@ def test_transition_runs_on_the_meta_device(
     here = Uniform(space).sample(4, generator=torch.Generator())
     # Drawn elsewhere: on meta there are no exponential variables of a generator.
     noise = map_leaves(lambda part: part.to("meta"), kernel.draw_noise(here, torch.Generator()))
-    state, info = kernel._transition(target, kernel.init(target, here.to("meta")), noise)
+    state, info = kernel.transition(target, kernel.init(target, here.to("meta")), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
     assert state.position.shape == (4, 2, 2)
 

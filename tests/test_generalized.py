@@ -98,7 +98,7 @@ def test_transition_runs_on_the_meta_device() -> None:
     net.to("meta")
     x, kernel = torch.zeros(4, 3, device="meta"), GeneralizedHMC(0.1, num_steps=2)
     noise = Noise(torch.zeros_like(x), torch.zeros(4, device="meta"))
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
 
 
@@ -114,8 +114,8 @@ def test_the_first_step_is_one_of_hmc(g: torch.Generator) -> None:
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     noise, kernel = draw_noise(x, g), GeneralizedHMC(0.5, num_steps=3)
     hmc = HMC(0.5, num_steps=3, jitter=0.0)
-    moved, info = kernel._transition(target, kernel.init(target, x), noise)
-    expected, expected_info = hmc._transition(
+    moved, info = kernel.transition(target, kernel.init(target, x), noise)
+    expected, expected_info = hmc.transition(
         target, hmc.init(target, x), TrajectoryNoise(*noise, None)
     )
     assert torch.equal(moved.position, expected.position)
@@ -127,8 +127,8 @@ def test_a_strong_friction_makes_every_step_one_of_hmc(g: torch.Generator) -> No
     target = poe.FromLogDensity(quartic_density, space=poe.Real(2))
     x, momentum = torch.randn(2, 50, 2, generator=g, dtype=torch.float64)
     noise, kernel = draw_noise(x, g), GeneralizedHMC(0.5, friction=1e6)
-    moved, _ = kernel._transition(target, moving(kernel, target, x, momentum), noise)
-    fresh, _ = kernel._transition(target, kernel.init(target, x), noise)
+    moved, _ = kernel.transition(target, moving(kernel, target, x, momentum), noise)
+    fresh, _ = kernel.transition(target, kernel.init(target, x), noise)
     torch.testing.assert_close(moved, fresh)
 
 
@@ -138,7 +138,7 @@ def test_a_rejected_chain_turns_back_and_an_accepted_one_goes_on(g: torch.Genera
     x, momentum = torch.randn(2, 200, 2, generator=g, dtype=torch.float64)
     kernel = GeneralizedHMC(0.8, friction=0.5)
     state, noise = moving(kernel, target, x, momentum), draw_noise(x, g)
-    moved, info = kernel._transition(target, state, noise)
+    moved, info = kernel.transition(target, state, noise)
     alpha = torch.exp(torch.tensor(-0.5 * 0.8, dtype=torch.float64))
     refreshed = alpha * momentum + (1 - alpha**2).sqrt() * noise.normal
     halfway = refreshed + 0.4 * state.score
@@ -158,7 +158,7 @@ def test_friction_slows_the_momentum() -> None:
     h, ones = torch.tensor([0.2, 0.5]), torch.ones(2, 1)
     kernel = GeneralizedHMC(h, num_steps=3, friction=2.0)
     noise = Noise(0.0 * ones, torch.zeros(2))
-    moved, _ = kernel._transition(flat, moving(kernel, flat, 0.0 * ones, ones), noise)
+    moved, _ = kernel.transition(flat, moving(kernel, flat, 0.0 * ones, ones), noise)
     torch.testing.assert_close(moved.momentum, torch.exp(-6.0 * h)[:, None])
 
 
@@ -222,7 +222,7 @@ def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
     )
     kernel = GeneralizedHMC(1.0, num_steps=3)
     noise = Noise(torch.ones(1, 1), torch.zeros(1))
-    state, info = kernel._transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
+    state, info = kernel.transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
     assert info.is_outside.all()
     assert not info.is_accepted.any()
     assert state.position.item() == 0.5
@@ -235,7 +235,7 @@ def test_nothing_of_the_state_or_the_noise_is_written_to(g: torch.Generator) -> 
     state, _ = kernel.step(target, kernel.init(target, torch.ones(4, 2)), generator=g)
     noise = kernel.draw_noise(state.position, g)
     before = MomentumState(*(part.clone() for part in state)), noise.normal.clone()
-    kernel._transition(target, state, noise)
+    kernel.transition(target, state, noise)
     assert all(map(torch.equal, state, before[0]))
     assert torch.equal(noise.normal, before[1])
 

@@ -110,7 +110,7 @@ def test_invariance_from_exact_draws(target: poe.Expert, g: torch.Generator) -> 
 class AllAtOnce(Gibbs):
     """The mistake: every site from its conditional given where all the others were."""
 
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: SweepNoise
     ) -> tuple[MetropolisState, Info]:
         x, columns = state.position, []
@@ -148,7 +148,7 @@ def test_a_site_is_drawn_by_the_formula(g: torch.Generator) -> None:
     target = poe.FromLogDensity(lambda x: logits[x[:, 0]], space=poe.Categorical((1,), 3))
     kernel, x = Gibbs(target.space), torch.tensor([[0], [1], [2], [1]])
     noise = kernel.draw_noise(x, g)
-    moved, _ = kernel._transition(target, kernel.init(target, x), noise)
+    moved, _ = kernel.transition(target, kernel.init(target, x), noise)
     values = (x + torch.arange(3)) % 3  # the present one comes first
     best = (logits[values] + noise.gumbel[:, 0]).argmax(1, keepdim=True)
     assert torch.equal(moved.position, values.gather(1, best))
@@ -189,7 +189,7 @@ def test_transition_runs_on_the_meta_device(space: poe.Space) -> None:
     # Drawn elsewhere: on meta there are no exponential variables of a generator.
     noise = kernel.draw_noise(torch.zeros(4, 2, 2), torch.Generator())
     noise = SweepNoise(noise.gumbel.to("meta"))
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
     assert state.position.shape == (4, 2, 2)
 

@@ -13,12 +13,12 @@ import poe
 from experts import Categorical, Potts
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.enumeration import states
-from poe.on_level import on_level
 from poe.samplers import ChromaticGibbs, Gibbs, LabelClusters, ParallelTempering
 from poe.samplers.chromatic import SitesNoise
 from poe.samplers.kernel import Kernel
 from poe.samplers.label_clusters import ClusterNoise
 from poe.samplers.path import geometric_path
+from poe.samplers.questions import at_level
 from poe.testing import LawError, check_kernel
 from poe.uniform import Uniform
 from tests.laws.discrete import exact_draws, excess_total_variation, frequencies, table_of
@@ -108,7 +108,7 @@ def test_one_step_of_clusters_by_hand() -> None:
     # 0 where u < ½, but of the last site where u < 1 / (1 + exp(√2)) = 0.196.
     bonds = torch.tensor([[0.62, 0.0], [0.64, 0.0]])
     sites = torch.tensor([[0.51, 0.0, 0.19], [0.49, 0.51, 0.2]])
-    state, _ = kernel._transition(target, kernel.init(target, x), ClusterNoise(bonds, sites))  # type: ignore[attr-defined]
+    state, _ = kernel.transition(target, kernel.init(target, x), ClusterNoise(bonds, sites))  # type: ignore[attr-defined]
     assert state.position.tolist() == [[1, 1, 0], [0, 1, 1]]
 
 
@@ -119,7 +119,7 @@ def test_one_step_by_colours_by_hand() -> None:
     # p(x₀ = 0) = e / (1 + e) = 0.731, p(x₂ = 0) = 0.269; the ends 1 and 0 both push x₁ to 1, of
     # which the probability of 0 is 1 / (1 + e²) = 0.119.
     noise = SitesNoise(torch.tensor([[0.74, 0.12, 0.26]]))
-    state, _ = kernel._transition(target, kernel.init(target, x), noise)  # type: ignore[attr-defined]
+    state, _ = kernel.transition(target, kernel.init(target, x), noise)  # type: ignore[attr-defined]
     assert state.position.tolist() == [[1, 1, 0]]
 
 
@@ -171,7 +171,7 @@ def test_levels_have_their_own_pairs() -> None:
             (start, 0.2, ChromaticGibbs),  # its pairs should still differ
         ):
             path = geometric_path(begin, target)
-            found = on_level(kernel, path, temperature, target.space)
+            found = at_level(kernel, path.at(temperature))
             assert type(found) is expected
             x = states(target.space)
             edges, couplings, fields = found.pairs  # type: ignore[attr-defined]
@@ -180,7 +180,7 @@ def test_levels_have_their_own_pairs() -> None:
             torch.testing.assert_close(gap, gap[:1].expand_as(gap), rtol=0, atol=1e-5)
     other = poe.FromLogDensity(lambda x: x[:, 0, 0].float(), space=target.space)
     path = geometric_path(other, target)
-    assert isinstance(on_level(of(LabelClusters, target), path, 0.5, target.space), Gibbs)
+    assert isinstance(at_level(of(LabelClusters, target), path.at(0.5)), Gibbs)
 
 
 def test_what_they_cannot_draw_from_is_refused() -> None:
@@ -219,6 +219,6 @@ def test_clusters_go_through_the_shapes_on_meta() -> None:
     assert isinstance(pairs, LabelPairs)
     kernel, x = LabelClusters(pairs), torch.empty(5, 3, 3, device="meta")
     noise = ClusterNoise(torch.empty(5, 12, device="meta"), torch.empty(5, 9, device="meta"))
-    state, _ = kernel._transition(target, kernel.state_at(target, x), noise)
+    state, _ = kernel.transition(target, kernel.state_at(target, x), noise)
     assert state.position.device.type == "meta"
     assert state.position.shape == (5, 3, 3)

@@ -256,7 +256,7 @@ def test_transition_runs_on_the_meta_device(kernel: Any, d: int) -> None:
     net.to("meta")
     x, n = torch.zeros(4, d, device="meta"), max(d, 2)
     noise = IsokineticNoise(*(torch.zeros(4, *k, device="meta") for k in ((n,), (n - d,), (), ())))
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
 
 
@@ -278,7 +278,7 @@ def test_nothing_of_the_state_or_the_noise_is_written_to(kernel: Any, g: torch.G
     state, _ = kernel.step(target, kernel.init(target, torch.ones(4, 2)), generator=g)
     noise = kernel.draw_noise(state.position, g)
     before = [part.clone() for part in (*state, *noise)]
-    kernel._transition(target, state, noise)
+    kernel.transition(target, state, noise)
     assert all(map(torch.equal, (*state, *noise), before))
 
 
@@ -377,7 +377,7 @@ def test_the_acceptance_is_what_its_formula_says(g: torch.Generator) -> None:
     x = torch.randn(50, 3, generator=g, dtype=torch.float64)
     kernel = AdjustedMCLMC(0.8, num_steps=1, jitter=0.0)
     noise = kernel.draw_noise(x, g)
-    _, info = kernel._transition(target, kernel.init(target, x), noise)
+    _, info = kernel.transition(target, kernel.init(target, x), noise)
 
     def written_out(u: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         norm = score.norm(dim=1, keepdim=True)
@@ -403,7 +403,7 @@ def test_jitter_varies_each_chains_own_step(g: torch.Generator) -> None:
     kernel = AdjustedMCLMC(torch.linspace(0.5, 2.0, 100), num_steps=3, jitter=0.4)
     x = torch.zeros(100, 3)
     noise = kernel.draw_noise(x, g)
-    moved, _ = kernel._transition(flat, kernel.init(flat, x), noise)
+    moved, _ = kernel.transition(flat, kernel.init(flat, x), noise)
     expected = 3 * torch.linspace(0.5, 2.0, 100) * (1 + 0.4 * noise.variation)
     torch.testing.assert_close(moved.position.norm(dim=1), expected)
     assert noise.variation.min() < -0.9
@@ -438,7 +438,7 @@ def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
     kernel, x = AdjustedMCLMC(1.0, num_steps=3, jitter=0.0), torch.tensor([[0.5, 0.0]])
     zero = torch.zeros(1)
     noise = IsokineticNoise(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 0), zero, zero)
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert info.is_outside.all()
     assert not info.is_accepted.any()
     assert torch.equal(state.position, x)
@@ -455,9 +455,9 @@ def test_on_a_line_the_companion_takes_part_in_the_acceptance(g: torch.Generator
         AdjustedMCLMC(0.8, num_steps=2),
     )
     noise = kernel.draw_noise(x, g)
-    moved, info = kernel._transition(line, kernel.init(line, x), noise)
+    moved, info = kernel.transition(line, kernel.init(line, x), noise)
     both = torch.cat([x, noise.companion], dim=1)
-    expected, expected_info = kernel._transition(
+    expected, expected_info = kernel.transition(
         plane, kernel.init(plane, both), noise._replace(companion=torch.zeros(50, 0))
     )
     torch.testing.assert_close(moved.position, expected.position[:, :1])

@@ -10,9 +10,9 @@ from experts import RBM, Bernoulli, Ising
 from poe import normalizers
 from poe.density.capabilities import conditionals
 from poe.enumeration import states
-from poe.on_level import on_level
 from poe.samplers import MALA, BlockGibbs, Gibbs, SwendsenWang
 from poe.samplers.path import geometric_path
+from poe.samplers.questions import at_level
 from poe.uniform import Uniform
 
 GRID = Ising.grid((3, 3), coupling=0.7, field=0.2)
@@ -35,7 +35,7 @@ def start_and_target(name: str) -> tuple[poe.Expert, poe.Expert]:
 def test_the_log_odds_are_those_of_the_level(name: str, temperature: float) -> None:
     start, target = start_and_target(name)
     path = geometric_path(start, target)
-    kernel = on_level(BlockGibbs(conditionals(GRID)), path, temperature, GRID.space)
+    kernel = at_level(BlockGibbs(conditionals(GRID)), path.at(temperature))
     assert isinstance(kernel, BlockGibbs)
     x = (randn(20, 3, 3, seed=1) > 0).float()
     found = kernel.conditionals.given(x, torch.zeros(20, 0))(x)
@@ -53,12 +53,12 @@ def test_the_log_odds_are_those_of_the_level(name: str, temperature: float) -> N
 def test_where_they_are_not_known_it_goes_site_by_site() -> None:
     rbm = RBM(randn(4, 2, seed=0), randn(4, seed=1), randn(2, seed=2))
     path, kernel = geometric_path(Uniform(rbm.space), rbm), BlockGibbs(conditionals(rbm))
-    assert isinstance(on_level(kernel, path, 0.5, rbm.space), Gibbs)
-    at_the_end = on_level(kernel, path, 1.0, rbm.space)
+    assert isinstance(at_level(kernel, path.at(0.5)), Gibbs)
+    at_the_end = at_level(kernel, path.at(1.0))
     assert isinstance(at_the_end, BlockGibbs)
     assert at_the_end.conditionals.num_hidden == 2
     other = MALA(0.1)
-    assert on_level(other, path, 0.5, rbm.space) is other
+    assert at_level(other, path.at(0.5)) is other
 
 
 @pytest.mark.parametrize(("target", "kernel"), [(GRID, SwendsenWang), (MIXED, BlockGibbs)])

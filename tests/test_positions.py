@@ -262,9 +262,9 @@ class ForgottenProposal(SuffixMetropolisHastings):
 class OneUniform(SuffixMetropolisHastings):
     """The mistake: one uniform accepts for all chains."""
 
-    def _transition(self, target: Any, state: SuffixState, noise: SuffixNoise) -> Any:
+    def transition(self, target: Any, state: SuffixState, noise: SuffixNoise) -> Any:
         shared = noise.accept[:1].expand_as(noise.accept)
-        return super()._transition(target, state, noise._replace(accept=shared))
+        return super().transition(target, state, noise._replace(accept=shared))
 
 
 @pytest.mark.parametrize("mistake", [ForgottenProposal, OneUniform])
@@ -297,7 +297,7 @@ def test_a_transition_runs_on_the_meta_device() -> None:
     x = torch.zeros(5, 4, dtype=torch.long, device="meta")
     noise = kernel.draw_noise(torch.zeros(5, 4), torch.Generator())
     noise = SuffixNoise(*(part.to("meta") for part in noise))
-    state, info = kernel._transition(model, kernel.state_at(model, x), noise)
+    state, info = kernel.transition(model, kernel.state_at(model, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
     assert state.position.shape == (5, 4)
 

@@ -85,8 +85,8 @@ def test_it_is_the_plain_kernel_on_the_density_of_u(
     state, plain = whitened.init(target, x), kernel.init(pulled, affine.to_u(x))
     for _ in range(3):
         noise = kernel.draw_noise(x, g)
-        state, info = whitened._transition(target, state, noise)
-        plain, expected = kernel._transition(pulled, plain, noise)
+        state, info = whitened.transition(target, state, noise)
+        plain, expected = kernel.transition(pulled, plain, noise)
         torch.testing.assert_close(state.position, affine.to_x(plain.position))
         torch.testing.assert_close(state.log_density, target(state.position))
         torch.testing.assert_close(state.log_density + affine.log_abs_det(), plain.log_density)
@@ -102,7 +102,7 @@ def test_mala_in_u_is_what_its_formula_says_in_x(
     x, step = torch.randn(50, 2, generator=g, dtype=F64), 0.2
     noise = draw_noise(x, g)
     kernel = Preconditioned(MALA(step), affine)
-    moved, info = kernel._transition(target, kernel.init(target, x), noise)
+    moved, info = kernel.transition(target, kernel.init(target, x), noise)
     factor = affine.to_x(torch.eye(2, dtype=F64)) - affine.to_x(torch.zeros(1, 2, dtype=F64))
     factor = factor.mT  # L: its columns are what the map does to the unit vectors
     mass = factor @ factor.mT
@@ -157,7 +157,7 @@ def test_transition_runs_on_the_meta_device(kernel: Any, affine: Affine) -> None
     state = whitened.init(target, x)
     noise = kernel.draw_noise(torch.zeros(4, 2), torch.Generator())
     noise = type(noise)(*(part if part is None else part.to("meta") for part in noise))
-    state, info = whitened._transition(target, state, noise)
+    state, info = whitened.transition(target, state, noise)
     assert all(part.device.type == "meta" for part in (state.position, *state.inner, *info))
 
 

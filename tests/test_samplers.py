@@ -113,7 +113,7 @@ def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
     x = torch.zeros(4, 3, device="meta")
     state = kernel.init(target, x)
     noise = kernel.draw_noise(x, torch.Generator())  # type: ignore[attr-defined]
-    state, info = kernel._transition(target, state, noise)  # type: ignore[attr-defined]
+    state, info = kernel.transition(target, state, noise)  # type: ignore[attr-defined]
     assert all(part.device.type == "meta" for part in (*state, *info))
     assert state.position.shape == (4, 3)
 
@@ -129,7 +129,7 @@ def test_mala_is_what_its_formula_says() -> None:
     step = torch.linspace(0.1, 2.0, 50, dtype=torch.float64)
     kernel = MALA(step)
     state, noise = kernel.init(target, x), draw_noise(x, g)
-    _, info = kernel._transition(target, state, noise)
+    _, info = kernel.transition(target, state, noise)
 
     def log_q(to: Tensor, at: Tensor) -> Tensor:
         mean = at - step[:, None] * at @ precision
@@ -149,8 +149,8 @@ def test_hmc_of_one_step_is_mala() -> None:
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     step, noise = torch.linspace(0.1, 0.8, 50, dtype=torch.float64), draw_noise(x, g)
     hmc, mala = HMC(step, num_steps=1, jitter=0.0), MALA(step**2 / 2)
-    moved, info = hmc._transition(target, hmc.init(target, x), TrajectoryNoise(*noise, None))
-    expected, expected_info = mala._transition(target, mala.init(target, x), noise)
+    moved, info = hmc.transition(target, hmc.init(target, x), TrajectoryNoise(*noise, None))
+    expected, expected_info = mala.transition(target, mala.init(target, x), noise)
     torch.testing.assert_close(moved, expected)
     torch.testing.assert_close(info, expected_info)
     assert 0.3 < info.acceptance_probability.mean() < 1
@@ -190,7 +190,7 @@ def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
     )
     kernel = HMC(1.0, num_steps=3)
     noise = TrajectoryNoise(torch.ones(1, 1), torch.zeros(1), None)
-    state, info = kernel._transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
+    state, info = kernel.transition(target, kernel.init(target, torch.full((1, 1), 0.5)), noise)
     assert info.is_outside.all()
     assert not info.is_accepted.any()
     assert not info.is_undefined.any()
@@ -297,9 +297,9 @@ def test_a_step_size_per_chain_is_each_chains_own(target: poe.Expert) -> None:
     x = torch.ones(3, 2)
     noise = draw_noise(x, torch.Generator().manual_seed(0))
     steps = torch.tensor([0.1, 0.2, 0.3])
-    together, _ = ULA(steps)._transition(target, ULA(steps).init(target, x), noise)
+    together, _ = ULA(steps).transition(target, ULA(steps).init(target, x), noise)
     for i, step in enumerate(steps.tolist()):
-        alone, _ = ULA(step)._transition(target, ULA(step).init(target, x), noise)
+        alone, _ = ULA(step).transition(target, ULA(step).init(target, x), noise)
         torch.testing.assert_close(together.position[i], alone.position[i])
 
 

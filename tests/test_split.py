@@ -10,8 +10,7 @@ from torch import Tensor
 
 import poe
 from poe.samplers import HMC, SplitHMC
-from poe.samplers.hmc import TrajectoryNoise
-from poe.samplers.split import TURN
+from poe.samplers.hmc import TURN, TrajectoryNoise
 
 F64 = torch.float64
 
@@ -61,7 +60,7 @@ def test_a_quarter_turn_on_a_standard_normal_forgets_where_it_started(num_steps:
     target = expert(normal_density)
     kernel = SplitHMC(0.5 * math.pi / num_steps, num_steps)
     noise = TrajectoryNoise(momentum, torch.full((50,), 0.5, dtype=F64), None)
-    moved, _ = kernel._transition(target, kernel.init(target, 5.0 + x), noise)
+    moved, _ = kernel.transition(target, kernel.init(target, 5.0 + x), noise)
     torch.testing.assert_close(moved.position, momentum)
 
 
@@ -138,7 +137,7 @@ def test_the_acceptance_is_by_the_energy() -> None:
     noise = TrajectoryNoise(momentum, torch.full((50,), 0.9, dtype=F64), None)
     state = kernel.init(target, x)
     end, p = kernel._trajectory(target, state, momentum, 0.6)
-    moved, info = kernel._transition(target, state, noise)
+    moved, info = kernel.transition(target, state, noise)
     log_ratio = target(end.position) - target(x) - 0.5 * (p.square() - momentum.square()).sum(-1)
     torch.testing.assert_close(info.acceptance_probability, log_ratio.exp().clamp(max=1))
     assert 0 < info.is_accepted.sum() < 50
@@ -181,7 +180,7 @@ def test_transition_runs_on_the_meta_device(step_size: float | Tensor, jitter: f
     kernel = SplitHMC(step_size, num_steps=2, jitter=jitter)
     uniform = torch.zeros(4, device="meta")
     noise = TrajectoryNoise(torch.zeros_like(x), uniform, uniform if jitter else None)
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
 
 
@@ -194,9 +193,9 @@ def test_jitter_varies_each_chains_step_size(kernel: HMC | SplitHMC, g: torch.Ge
     assert noise.variation.shape == (50,)
     assert noise.variation.min() < -0.8
     assert noise.variation.max() > 0.8
-    together, _ = kernel._transition(target, kernel.init(target, x), noise)
+    together, _ = kernel.transition(target, kernel.init(target, x), noise)
     alone = type(kernel)(0.5 * (1 + 0.4 * noise.variation), 3, jitter=0.0)
-    expected, _ = alone._transition(target, alone.init(target, x), noise._replace(variation=None))
+    expected, _ = alone.transition(target, alone.init(target, x), noise._replace(variation=None))
     torch.testing.assert_close(together.position, expected.position)
 
 
@@ -209,7 +208,7 @@ def test_a_trajectory_that_leaves_the_support_on_its_way_is_rejected() -> None:
     state = kernel.init(target, torch.full((1, 1), 0.5))
     on_the_way = SplitHMC(0.5)._trajectory(target, state, momentum, 0.5)[0].position
     assert 1 < on_the_way < 2
-    moved, info = kernel._transition(target, state, noise)
+    moved, info = kernel.transition(target, state, noise)
     assert info.is_outside.all()
     assert not info.is_accepted.any()
     assert not info.is_undefined.any()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.samplers import MALA, SurrogateMALA, SurrogateState
+from poe.samplers import MALA, LangevinState, SurrogateMALA, SurrogateState
 from poe.samplers.kernel import Noise, draw_noise
+from poe.samplers.surrogate import AlongSurrogate
 from poe.testing import LawError, check_kernel
 
 SMOOTH = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
@@ -66,8 +67,8 @@ def test_with_the_target_as_surrogate_it_is_mala(g: torch.Generator) -> None:
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     step, noise = torch.linspace(0.05, 0.8, 50, dtype=torch.float64), draw_noise(x, g)
     mala, kernel = MALA(step), SurrogateMALA(target, step)
-    expected, expected_info = mala._transition(target, mala.init(target, x), noise)
-    moved, info = kernel._transition(target, kernel.init(target, x), noise)
+    expected, expected_info = mala.transition(target, mala.init(target, x), noise)
+    moved, info = kernel.transition(target, kernel.init(target, x), noise)
     torch.testing.assert_close(tuple(moved), tuple(expected))
     torch.testing.assert_close(info, expected_info)
     assert 0.1 < info.acceptance_probability.mean() < 0.9
@@ -78,7 +79,7 @@ def test_it_is_what_its_formula_says(g: torch.Generator) -> None:
     x = torch.randn(50, 2, generator=g, dtype=torch.float64)
     target = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
     kernel, noise = SurrogateMALA(SMOOTH, 0.6), draw_noise(x, g)
-    _, info = kernel._transition(target, kernel.init(target, x), noise)
+    _, info = kernel.transition(target, kernel.init(target, x), noise)
 
     def log_q(to: Tensor, at: Tensor) -> Tensor:
         return torch.distributions.Normal(at - 0.6 * at, 1.2**0.5).log_prob(to).sum(-1)
@@ -95,19 +96,29 @@ def test_a_target_without_a_gradient_stays_invariant(g: torch.Generator) -> None
 
 
 @dataclass(frozen=True)
+class Symmetric(MALA):
+    """MALA that accepts as if its proposal were symmetric."""
+
+    def _log_ratio(self, state, proposed, normal, step_size):  # type: ignore[no-untyped-def]
+        return proposed.log_density - state.log_density
+
+
+@dataclass(frozen=True)
 class ForgottenProposalDensity(SurrogateMALA):
     """Accepts as if the proposal were symmetric."""
 
-    def _log_proposal_ratio(self, state, proposed, normal, width):  # type: ignore[no-untyped-def]
-        return torch.zeros_like(state.log_density)
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        along = AlongSurrogate(target, self.surrogate)
+        moved, info = Symmetric(self.step_size).transition(along, LangevinState(*state), noise)
+        return SurrogateState(*moved), info
 
 
 @dataclass(frozen=True)
 class StaleDrift(SurrogateMALA):
     """Keeps the old drift where it accepted."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
-        moved, info = super()._transition(target, state, noise)
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        moved, info = super().transition(target, state, noise)
         return moved._replace(surrogate_score=state.surrogate_score), info
 
 
@@ -117,6 +128,9 @@ class SurrogateDecides(SurrogateMALA):
 
     def state_at(self, target, x):  # type: ignore[no-untyped-def]
         return super().state_at(self.surrogate, x)
+
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        return super().transition(self.surrogate, state, noise)
 
 
 @pytest.mark.parametrize("mistake", [ForgottenProposalDensity, StaleDrift, SurrogateDecides])
@@ -130,7 +144,7 @@ def test_transition_runs_on_the_meta_device() -> None:
     x = torch.zeros(4, 2, device="meta")
     kernel = SurrogateMALA(SMOOTH, torch.ones(4, device="meta"))
     noise = Noise(torch.zeros_like(x), torch.zeros(4, device="meta"))
-    state, info = kernel._transition(STEPS_2D, kernel.init(STEPS_2D, x), noise)
+    state, info = kernel.transition(STEPS_2D, kernel.init(STEPS_2D, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
 
 

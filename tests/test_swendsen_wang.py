@@ -93,7 +93,7 @@ def test_one_step_by_hand() -> None:
     # of the first site flips where u < σ(−0.4) = 0.401, the others where u < 0.5.
     bonds = torch.tensor([[0.62, 0.0], [0.64, 0.0]])
     flips = torch.tensor([[0.39, 0.9, 0.51], [0.41, 0.49, 0.49]])
-    state, _ = kernel._transition(target, kernel.init(target, x), ClusterNoise(bonds, flips))
+    state, _ = kernel.transition(target, kernel.init(target, x), ClusterNoise(bonds, flips))
     assert state.position.tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
 
 
@@ -165,6 +165,6 @@ def test_it_goes_through_the_shapes_on_meta() -> None:
     assert isinstance(pairs, SpinPairs)
     kernel, x = SwendsenWang(pairs), torch.empty(5, 3, 3, device="meta")
     noise = ClusterNoise(torch.empty(5, 12, device="meta"), torch.empty(5, 9, device="meta"))
-    state, _ = kernel._transition(target, kernel.state_at(target, x), noise)
+    state, _ = kernel.transition(target, kernel.state_at(target, x), noise)
     assert state.position.device.type == "meta"
     assert state.position.shape == (5, 3, 3)

@@ -130,7 +130,7 @@ def test_positions_swap_as_the_formula_says(g: torch.Generator) -> None:
     for step in range(2):
         before = state.replicas.position.reshape(4, 200, 2)
         noise = kernel.draw_noise(state.position, g)
-        state, _ = kernel._transition(TARGET, state, noise)
+        state, _ = kernel.transition(TARGET, state, noise)
         ratio, expected = TARGET(before) - BARE_START(before), before.clone()
         for low in range(step, 3, 2):
             gap = EXPONENTS[low + 1] - EXPONENTS[low]
@@ -218,7 +218,7 @@ def test_transition_runs_on_the_meta_device(kernel: Kernel) -> None:
         state = one.init(TARGET, x)
         rows = torch.zeros(20, 2, device="meta")
         noise = TemperingNoise(one.kernel.draw_noise(rows, None), uniform, None)  # type: ignore[attr-defined]
-        state, info = one._transition(TARGET, state, noise)
+        state, info = one.transition(TARGET, state, noise)
         assert all(leaf.device.type == "meta" for leaf in [*leaves(state), *info])
         assert state.position.shape == (5, 2)
 
@@ -229,7 +229,7 @@ def test_exact_draws_refresh_the_first_level(g: torch.Generator) -> None:
     state, noise = kernel.init(TARGET, x), kernel.draw_noise(x, g)
     assert noise.fresh is not None
     assert noise.kernel.normal.shape == (6000, 2)
-    moved, _ = kernel._transition(TARGET, state, noise)
+    moved, _ = kernel.transition(TARGET, state, noise)
     rows = moved.replicas.position.reshape(4, 2000, 2)
     is_fresh = (rows[0] == noise.fresh).all(1)
     is_exchanged = (rows[1] == noise.fresh).all(1)
@@ -265,7 +265,7 @@ def test_info_and_step_sizes_are_those_of_the_target_level(g: torch.Generator) -
     tiny = (1e-6, 1e-6, 1e-6)
     kernel = ParallelTempering(BARE_START, MALA(), EXPONENTS, step_size=(*tiny, 5.0))
     noise = kernel.draw_noise(x, g)
-    _, info = kernel._transition(TARGET, kernel.init(TARGET, x), noise)
+    _, info = kernel.transition(TARGET, kernel.init(TARGET, x), noise)
     _, all_info = kernel.transition_of_all(TARGET, kernel.init(TARGET, x), noise)
     assert all(field.shape == (50,) for field in info)
     assert info.acceptance_probability.mean() < 0.01
@@ -290,7 +290,7 @@ def test_a_step_leaves_state_and_noise_as_they_were(g: torch.Generator) -> None:
     noise = kernel.draw_noise(state.position, g)
     held = [*state.replicas, *state.parts, *state.tally, *noise.kernel]
     copies = [None if leaf is None else leaf.clone() for leaf in held]
-    kernel._transition(TARGET, state, noise)
+    kernel.transition(TARGET, state, noise)
     for leaf, copy in zip(held, copies, strict=True):
         assert leaf is None or torch.equal(leaf, copy)
 
@@ -352,7 +352,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ParallelTempering(START, MALA(), EXPONENTS, step_size=(0.1, 0.2))
     with pytest.raises(poe.PoeError, match="has no step size"):
         ParallelTempering(START, ULA(0.1), EXPONENTS, step_size=(0.1,) * 4)
-    with pytest.raises(poe.PoeError, match="draws its random numbers first"):
+    with pytest.raises(poe.PoeError, match="begin anew where positions are swapped, got Anne"):
         ParallelTempering(START, AnnealedLangevin((), MALA(0.1)), EXPONENTS)
     kernel = ParallelTempering(START, MALA(0.1), EXPONENTS)
     with pytest.raises(poe.ShapeError, match="with 4 levels"):
@@ -364,7 +364,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_a_kernel_that_cannot_be_restarted_is_refused() -> None:
     inner = ParallelTempering(START, MALA(0.1), EXPONENTS)
-    with pytest.raises(poe.PoeError, match="OnDrawnNoise with state_at"):
+    with pytest.raises(poe.PoeError, match="begin anew where positions are swapped, got Para"):
         ParallelTempering(START, inner, EXPONENTS)
 
 

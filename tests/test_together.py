@@ -215,6 +215,6 @@ def test_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = block(state, noises)
     assert not block.failure
     for noise in noises:
-        state, _ = kernel._transition(together, state, noise)
+        state, _ = kernel.transition(together, state, noise)
     torch.testing.assert_close(found, state)
     torch._dynamo.reset()

@@ -79,7 +79,7 @@ def test_transition_runs_on_the_meta_device() -> None:
     net.to("meta")
     x, kernel = torch.zeros(4, 3, device="meta"), UnderdampedLangevin(0.1)
     noise = Noise(torch.zeros_like(x), torch.zeros(4, device="meta"))
-    state, info = kernel._transition(target, kernel.init(target, x), noise)
+    state, info = kernel.transition(target, kernel.init(target, x), noise)
     assert all(part.device.type == "meta" for part in (*state, *info))
 
 
@@ -91,7 +91,7 @@ def test_a_chain_draws_its_momentum_in_its_first_step() -> None:
     state = kernel.init(target, x)
     assert not state.has_momentum.any()
     half = state._replace(has_momentum=torch.tensor([False, True]))
-    moved, _ = kernel._transition(target, half, noise)
+    moved, _ = kernel.transition(target, half, noise)
     kicked = 0.3 - 0.5 * 0.5
     torch.testing.assert_close(moved.position[0], x[0] + 0.5 * kicked)
     assert moved.has_momentum.all()
@@ -116,7 +116,7 @@ def test_friction_slows_the_momentum() -> None:
     h, ones = torch.tensor([0.2, 0.5]), torch.ones(2, 1)
     kernel = UnderdampedLangevin(h, friction=3.0)
     state = set_momentum(kernel.init(flat, torch.zeros(2, 1)), ones)
-    moved, _ = kernel._transition(flat, state, Noise(0.0 * ones, torch.zeros(2)))
+    moved, _ = kernel.transition(flat, state, Noise(0.0 * ones, torch.zeros(2)))
     torch.testing.assert_close(moved.momentum, torch.exp(-3.0 * h)[:, None])
 
 
@@ -129,7 +129,7 @@ def stationary_covariance(kernel: UnderdampedLangevin, precision: float) -> Tens
     unit = torch.eye(3, dtype=torch.float64)[:, :, None]  # of position, momentum, noise
     state = kernel.init(target, unit[0])
     state = state._replace(momentum=unit[1], has_momentum=torch.ones(3, dtype=torch.bool))
-    moved, _ = kernel._transition(target, state, Noise(unit[2], torch.zeros(3)))
+    moved, _ = kernel.transition(target, state, Noise(unit[2], torch.zeros(3)))
     columns = torch.cat([moved.position, moved.momentum], dim=1).T
     matrix, noise = columns[:, :2], columns[:, 2:]
     covariance = noise @ noise.T
@@ -205,6 +205,6 @@ def test_nothing_of_the_state_or_the_noise_is_written_to() -> None:
     state, _ = kernel.step(target, kernel.init(target, torch.ones(4, 2)), generator=g)
     noise = kernel.draw_noise(state.position, g)
     before = MomentumState(*(part.clone() for part in state)), noise.normal.clone()
-    kernel._transition(target, state, noise)
+    kernel.transition(target, state, noise)
     assert all(map(torch.equal, state, before[0]))
     assert torch.equal(noise.normal, before[1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import poe
 import poe.loop
-from poe.adapt_kernel import MAX_STEPS, Learned, fill, first_learned, rejoin, shaped, stages
+from poe.adapt_kernel import fill, first_learned, rejoin, shaped, stages
 from poe.averaging import start_averaging, update_averaging
 from poe.samplers import (
     HMC,
@@ -25,7 +25,8 @@ from poe.samplers import (
     Preconditioned,
     SplitHMC,
 )
-from poe.samplers.split import TURN
+from poe.samplers.hmc import MAX_STEPS, TURN
+from poe.samplers.questions import Learned
 
 F64 = torch.float64
 SPLIT = Preconditioned(SplitHMC(num_steps=None))

@@ -106,6 +106,7 @@ def sampler_of(product: Product, seed: int) -> Sampler:
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
     from poe.errors import PoeError
     from poe.evaluation import merged
+    from poe.samplers.questions import guarantee
     from poe.start import start
 
     try:
@@ -122,7 +123,7 @@ def sampler_of(product: Product, seed: int) -> Sampler:
         return Sampler("none", str(error), None)
     inner = getattr(choice.kernel, "kernel", None)
     name = type(choice.kernel).__name__ + (f"({type(inner).__name__})" if inner else "")
-    return Sampler(name, f"{choice.why}; started at {where}", choice.kernel.guarantee)
+    return Sampler(name, f"{choice.why}; started at {where}", guarantee(choice.kernel))
 
 
 def as_facts(composition: Composition, product: Product, sampler: Sampler) -> dict[str, Any]:

@@ -20,24 +20,10 @@ from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
 from poe.normalizers.scouted import tail_doubts
-from poe.on_level import on_level
-from poe.particles import WITHOUT_SCORE
 from poe.partition import LogPartition
-from poe.samplers.block_gibbs import BlockGibbs, num_log_odds
-from poe.samplers.checkerboard import Checkerboard
-from poe.samplers.chromatic import ChromaticGibbs
-from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Kernel, or_nothing
-from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
-from poe.samplers.preconditioned import plain
-from poe.samplers.swendsen_wang import SwendsenWang
-from poe.space import Space
-
-IN_SWEEPS = (Gibbs, BlockGibbs, Checkerboard, ChromaticGibbs)
-"""Kernels that go through the elements in order, which is not reversible."""
-ON_DISCRETE = (*IN_SWEEPS, SwendsenWang, LabelClusters)
-"""Kernels of discrete spaces, where there is no score."""
+from poe.samplers.questions import at_level, is_reversible, log_odds_per_step, needs_score
 
 
 class Step(NamedTuple):
@@ -83,23 +69,29 @@ class AIS:
         ladder = problem.walk(self.num_samples, 0.8, generator, report)
         ends = problem.draws(self.num_samples, generator, report)
         path = geometric_path(problem.start, problem.target)
-        steps = _steps(ladder, path, self.substeps, problem.target.space)
+        steps = _steps(ladder, path, self.substeps)
         each = -(-self.num_samples // NUM_ISLANDS)
         below = exact_sample(problem.start, NUM_ISLANDS * each, generator)
         above = _spread(ends.position, each)
         up, cost_up = climb(path, steps, below, generator)
         down, cost_down = descend(path, steps, above, generator)
         up, down = up.reshape(NUM_ISLANDS, -1), down.reshape(NUM_ISLANDS, -1)
-        evidence = self._evidence(ladder, ends, up, down, cost_up + cost_down)
+        found = estimate(steps, up, down)
+        evidence = self._evidence(ladder, ends, up, down, found, cost_up + cost_down)
         doubts = [*evidence.doubts, *tail_doubts(problem, ladder.tilts[-1])]
         return concluded(problem, evidence._replace(doubts=doubts))
 
     def _evidence(
-        self, ladder: Levels, ends: Levels, up: Tensor, down: Tensor, cost: int
+        self,
+        ladder: Levels,
+        ends: Levels,
+        up: Tensor,
+        down: Tensor,
+        found: tuple[Tensor, Tensor],
+        cost: int,
     ) -> Evidence:
         both = Sides(log_mean(up) + ladder.log_start, ladder.log_start - log_mean(down))
-        is_reversible = not isinstance(ladder.passed[-1].kernel, IN_SWEEPS)
-        value, std_error = both_ways(up, down) if is_reversible else _one_way(up)
+        value, std_error = found
         return Evidence(
             value=value + ladder.log_start,
             std_error=std_error,
@@ -113,6 +105,16 @@ class AIS:
             rests_on=ON_DRAWS,
             doubts=[*group_doubts(both.below), *group_doubts(-both.above), *both.doubts()],
         )
+
+
+def estimate(steps: list[Step], up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """log Z / Z₀ and its standard error, from log weights ``(groups, n)`` up and down.
+
+    From both ways where the kernel of every level is reversible; else from those upward alone.
+    """
+    if all(is_reversible(step.kernel) for step in steps):
+        return both_ways(up, down)
+    return _one_way(up)
 
 
 def both_ways(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,7 @@ def _one_way(up: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_score(steps: list[Step]) -> bool:
     """Whether the kernels want one."""
-    return not isinstance(plain(steps[-1].kernel), (*ON_DISCRETE, *WITHOUT_SCORE))
+    return any(needs_score(step.kernel) for step in steps)
 
 
 def climb(
@@ -167,7 +169,7 @@ def _moved(
     state = kernel.init(level.known(parts), parts.position)
     state, info = kernel.step(level, state, generator=generator)
     parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
-    return parts, level.num_evaluations + num_log_odds(kernel) * len(parts.position)
+    return parts, level.num_evaluations + log_odds_per_step(kernel) * len(parts.position)
 
 
 def _inside(parts: Parts, log_weight: Tensor) -> Parts:
@@ -181,14 +183,14 @@ def _tilt(path: GeometricPath, parts: Parts) -> Tensor:
     return or_nothing(path.tilt(parts))
 
 
-def _steps(ladder: Levels, path: GeometricPath, substeps: int, space: Space) -> list[Step]:
+def _steps(ladder: Levels, path: GeometricPath, substeps: int) -> list[Step]:
     """Each step of the particles in so many equal ones, moved by the kernel of its upper end."""
     steps = []
     temperatures = [passed.temperature for passed in ladder.passed]
     for one, other, passed in zip(temperatures, temperatures[1:], ladder.passed[1:], strict=False):
         assert passed.kernel is not None
         between = [one + (other - one) * k / substeps for k in range(substeps)] + [other]
-        steps += [Step(a, b, on_level(passed.kernel, path, b, space)) for a, b in pairwise(between)]
+        steps += [Step(a, b, at_level(passed.kernel, path.at(b))) for a, b in pairwise(between)]
     return steps
 
 

@@ -15,10 +15,10 @@ from poe.samplers.generalized import GeneralizedHMC
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.gradient_gibbs import GibbsWithGradients
 from poe.samplers.hmc import HMC
-from poe.samplers.kernel import Info, Kernel, Noise, State, TunableKernel
+from poe.samplers.kernel import Info, Kernel, MetropolisState, Noise, State, TunableKernel
 from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.langevin import MALA, ULA, LangevinState
-from poe.samplers.metropolis import MetropolisHastings, MetropolisState
+from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.momentum import MomentumState
 from poe.samplers.path import geometric_ladder

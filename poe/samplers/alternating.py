@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,23 @@ from poe.samplers.kernel import (
     Density,
     Info,
     Kernel,
+    MetropolisState,
     OnDrawnNoise,
-    TunableKernel,
+    in_two_parts,
+    require_kernel,
 )
-from poe.samplers.metropolis import MetropolisState
-
-MEMORYLESS = {"position", "log_density", "score"}
-"""What a kernel's state may hold, so that it can begin anew when the other parts have moved."""
+from poe.samplers.questions import (
+    can_restart,
+    draws_beforehand,
+    gradients_per_step,
+    guarantee,
+    has_memory,
+    is_of_one_density,
+    missing,
+    needs_score,
+    space_of,
+)
+from poe.space import Space
 
 
 class AlternatingNoise(NamedTuple):
@@ -93,6 +103,8 @@ class Alternating(OnDrawnNoise[MetropolisState]):
     space: Joint
     kernels: tuple[Kernel, ...]
 
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernels", tuple(self.kernels))
         if not isinstance(self.space, Joint) or len(self.kernels) != len(self.space.parts):
@@ -106,65 +118,69 @@ class Alternating(OnDrawnNoise[MetropolisState]):
     @property
     def guarantee(self) -> str:
         """Asymptotically exact where all of the kernels are."""
-        is_exact = all(kernel.guarantee == ASYMPTOTICALLY_EXACT for kernel in self.kernels)
+        is_exact = all(guarantee(kernel) == ASYMPTOTICALLY_EXACT for kernel in self.kernels)
         return ASYMPTOTICALLY_EXACT if is_exact else BIASED
 
     @property
     def gradients_per_step(self) -> int:
         """Those of the kernels, and once more where each begins, and where the step ends."""
-        return 1 + sum(1 + kernel.gradients_per_step for kernel in self._inner)
+        return 1 + sum(1 + gradients_per_step(kernel) for kernel in self.kernels)
+
+    @property
+    def needs_score(self) -> bool:
+        """Where a part's kernel does."""
+        return any(map(needs_score, self.kernels))
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """Where all parts' kernels do."""
+        return all(map(draws_beforehand, self.kernels))
 
     @property
     def _inner(self) -> tuple[OnDrawnNoise[Any], ...]:
-        return tuple(kernel for kernel in self.kernels if isinstance(kernel, OnDrawnNoise))
-
-    @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
+        return tuple(map(in_two_parts, self.kernels))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> AlternatingNoise:
         """The random numbers of each part's kernel."""
         parts = zip(self._inner, self.space.split(position), strict=True)
         return AlternatingNoise(tuple(k.draw_noise(part, generator) for k, part in parts))
 
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: AlternatingNoise
     ) -> tuple[MetropolisState, Info]:
         x, infos = state.position, []
         for index, (kernel, drawn) in enumerate(zip(self._inner, noise.inner, strict=True)):
             density = Part(target, self.space, x, index)
             inner = kernel.state_at(density, self.space.split(x)[index])
-            _require_memoryless(kernel, inner)
-            inner, info = kernel._transition(density, inner, drawn)
+            inner, info = kernel.transition(density, inner, drawn)
             x = density.whole(inner.position)
             infos.append(info)
         # Asked once more where it ends: a level of a path knows its parts there by that.
         return self.state_at(target, x), _together(infos)
 
 
-def _check(kernel: Kernel, part: object) -> None:
-    if not isinstance(kernel, OnDrawnNoise):
+def _check(kernel: Kernel, part: Space) -> None:
+    require_kernel(kernel)
+    name = type(kernel).__name__
+    if left_out := sorted(setting.value for setting in missing(kernel)):
         raise PoeError(
-            "expected kernels that draw their random numbers first (OnDrawnNoise), got "
-            f"{type(kernel).__name__}"
-        )
-    if isinstance(kernel, TunableKernel) and kernel.scale_setting is None:
-        raise PoeError(
-            f"expected {type(kernel).__name__} with its step size, got None: parts are not tuned "
+            f"expected {name} with its {' and '.join(left_out)}, got None: parts are not tuned "
             "together; give one"
         )
-    if (own := getattr(kernel, "space", part)) != part:
-        raise PoeError(f"expected {type(kernel).__name__} on its part {part}, got it on {own}")
-
-
-def _require_memoryless(kernel: object, state: Any) -> None:
-    if not set(state._fields) <= MEMORYLESS:
+    if has_memory(kernel) or not can_restart(kernel):
         raise PoeError(
-            "expected a kernel whose state is position, log_density and score, got "
-            f"{type(kernel).__name__}, whose state holds {', '.join(state._fields)}: use "
-            "MetropolisHastings, MALA, HMC, Gibbs or DMALA"
+            f"expected a kernel that begins anew whenever the other parts have moved, got {name}, "
+            "whose state holds what does not follow from its position: use MetropolisHastings, "
+            "MALA, HMC, Gibbs or DMALA"
         )
+    if is_of_one_density(kernel):
+        raise PoeError(
+            f"expected a kernel that moves by the density it is handed, which changes with the "
+            f"other parts, got {name}, which is built for one: use Gibbs(space) or DMALA(space)"
+        )
+    own = space_of(kernel)
+    if own is not None and own != part:
+        raise PoeError(f"expected {name} on its part {part}, got it on {own}")
 
 
 def _together(infos: list[Info]) -> Info:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +13,17 @@ from poe.density.expert import Expert
 from poe.errors import PoeError
 from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
 from poe.samplers.langevin import MALA, LangevinState
+from poe.samplers.questions import (
+    Learned,
+    Leg,
+    Setting,
+    filled,
+    guarantee,
+    is_tunable,
+    missing,
+    needs_score,
+    with_scale,
+)
 
 
 class AnnealedState(NamedTuple):
@@ -74,6 +86,9 @@ class AnnealedLangevin:
     step_size: tuple[Tensor | float, ...] | None = None
     noise_levels: tuple[float, ...] | None = None
 
+    has_memory: ClassVar[bool] = True
+    can_restart: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.steps_per_level < 1:
             raise PoeError(f"expected steps_per_level >= 1, got {self.steps_per_level}")
@@ -97,15 +112,58 @@ class AnnealedLangevin:
     @property
     def guarantee(self) -> str:
         """That of the kernel at the target."""
-        return self.kernel_at(len(self.ladder)).guarantee
+        return guarantee(self.kernel_at(len(self.ladder)))
+
+    @property
+    def needs_score(self) -> bool:
+        """Where the kernel of a level does."""
+        return any(map(needs_score, self._kernels))
+
+    @property
+    def missing(self) -> frozenset[Setting]:
+        """What the kernel of any level leaves out."""
+        return frozenset().union(*map(missing, self._kernels))
+
+    def filled(self, learned: Learned) -> AnnealedLangevin:
+        """What the kernels of all levels leave out as learned, alike."""
+        return self.joined(tuple(filled(kernel, learned) for kernel in self._kernels))
+
+    def legs(self, target: Expert, num_steps: int) -> tuple[Leg, ...]:
+        """The ladder's levels, ``steps_per_level`` steps each, and the target."""
+        ladder = tuple(
+            Leg(
+                density,
+                self.kernel_at(level),
+                self.steps_per_level,
+                partial(self.descend, level=level),
+            )
+            for level, density in enumerate(self.ladder)
+        )
+        return (*ladder, Leg(target, self.kernel_at(len(self.ladder)), num_steps))
+
+    def joined(self, kernels: tuple[Kernel, ...]) -> AnnealedLangevin:
+        """These kernels at the levels: by their step sizes, where nothing else of them was open."""
+        is_by_scale = all(map(is_tunable, kernels)) and self.missing <= {Setting.SCALE}
+        if not is_by_scale:
+            return replace(self, kernel=kernels, step_size=None)
+        scales = tuple(cast(TunableKernel, kernel).scale_setting for kernel in kernels)
+        return replace(self, step_size=cast(tuple[Tensor | float, ...], scales))
+
+    def warmup_steps(self, num_chains: int) -> int:
+        """At the target, as many as at each level."""
+        return self.steps_per_level
+
+    @property
+    def _kernels(self) -> tuple[Kernel, ...]:
+        return tuple(map(self.kernel_at, range(len(self.ladder) + 1)))
 
     def kernel_at(self, level: int) -> Kernel:
         """The kernel of that level; level L is the target's."""
         kernel = self.kernel[level] if isinstance(self.kernel, tuple) else self.kernel
         if self.step_size is None:
             return kernel
-        if isinstance(kernel, TunableKernel):
-            return kernel.with_scale(self.step_size[level])
+        if is_tunable(kernel):
+            return with_scale(kernel, self.step_size[level])
         return replace(kernel, step_size=self.step_size[level])  # type: ignore[type-var]
 
     def level(self, state: AnnealedState) -> int:

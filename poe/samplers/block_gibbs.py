@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.conditionals import colours
-from poe.density.capabilities import Conditionals, LogOdds
+from poe.density.capabilities import Conditionals, LogOdds, conditionals
+from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms
-from poe.samplers.chromatic import ChromaticGibbs
-from poe.samplers.kernel import Corrected, Density, Info, Kernel
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.gibbs import NO_SINGLE_ELEMENT, Gibbs
+from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState
+
+LogOddsGiven = Callable[[Tensor, Tensor], LogOdds]
+"""What ``Conditionals.given`` is."""
 
 
 class BlockNoise(NamedTuple):
@@ -57,6 +60,11 @@ class BlockGibbs(Corrected[MetropolisState]):
     conditionals: Conditionals
     _masks: Tensor = field(init=False)
 
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+    way_out: ClassVar[str] = NO_SINGLE_ELEMENT
+
     def __post_init__(self) -> None:
         if not isinstance(self.conditionals, Conditionals):
             raise PoeError(
@@ -71,7 +79,29 @@ class BlockGibbs(Corrected[MetropolisState]):
         sets = f"{self.num_sets} set{'s' if self.num_sets > 1 else ''} of elements"
         return f"BlockGibbs({f'{hidden} hidden units, ' if hidden else ''}{sets})"
 
-    def with_given(self, given: Callable[[Tensor, Tensor], LogOdds]) -> BlockGibbs:
+    def at_level(self, level: Expert) -> Kernel:
+        """Block Gibbs by the conditionals of that level, or site by site where it has none."""
+        return gibbs_of(level)
+
+    def between(self, start: Expert) -> Callable[[Tensor], Kernel]:
+        """Block Gibbs by (1 − β) the log-odds of the start + β those of the target, row by row.
+
+        Raises PoeError for hidden units: p̃^β of an RBM is none, as its units are summed out before
+        the power is taken.
+        """
+        found = conditionals(start)
+        if found is None or found.num_hidden or self.conditionals.num_hidden:
+            raise PoeError(
+                "expected BlockGibbs without hidden units and a start whose conditionals are "
+                f"known, got {self} from {type(start).__name__}, whose levels have none: use "
+                "GibbsWithGradients(space) or Gibbs(space), or poe.smc"
+            )
+        own = self.conditionals
+        edges = torch.cat([own.edges, found.edges], 1)  # sets that suit both
+        kernel = BlockGibbs(own._replace(edges=edges))
+        return lambda exponents: kernel.with_given(_mixed(found.given, own.given, exponents))
+
+    def with_given(self, given: LogOddsGiven) -> BlockGibbs:
         """The same sets of elements, drawn by other log-odds."""
         other = copy(self)  # not built anew: to colour the graph takes time
         object.__setattr__(other, "conditionals", self.conditionals._replace(given=given))
@@ -83,8 +113,18 @@ class BlockGibbs(Corrected[MetropolisState]):
         return len(self._masks)
 
     @property
+    def is_reversible(self) -> bool:
+        """Where all elements are one set: hidden units and elements are drawn by turns."""
+        return self.num_sets == 1
+
+    @property
+    def log_odds_per_step(self) -> int:
+        """One for each set."""
+        return self.num_sets
+
+    @property
     def gradients_per_step(self) -> int:
-        """How often a step evaluates the target or its log-odds: never a score."""
+        """The log-odds of each set, and the log-density where the step ends."""
         return self.num_sets + 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> BlockNoise:
@@ -95,12 +135,7 @@ class BlockGibbs(Corrected[MetropolisState]):
         return BlockNoise(*(uniforms(shape, like=like, generator=generator) for shape in shapes))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: BlockNoise
     ) -> tuple[MetropolisState, Info]:
         x = state.position
@@ -134,11 +169,33 @@ class BlockGibbs(Corrected[MetropolisState]):
         return torch.cat([self._masks, others], 1).reshape(-1, *x.shape[1:])
 
 
-def num_log_odds(kernel: Kernel) -> int:
-    """How often a step asks for log-odds of all elements, each as dear as a log-density."""
-    if isinstance(kernel, ChromaticGibbs):
-        return 1  # each site's are worked out once, with its colour
-    return kernel.num_sets if isinstance(kernel, BlockGibbs) else 0
+def gibbs_of(density: Expert) -> Kernel:
+    """Block Gibbs by the conditionals of a density, where they are known, else site by site."""
+    found = conditionals(density)
+    return Gibbs(density.space) if found is None else BlockGibbs(found)
+
+
+def _mixed(first: LogOddsGiven, last: LogOddsGiven, exponents: Tensor) -> LogOddsGiven:
+    """The log-odds of the levels in between, for rows at ``exponents`` ``(rows,)``."""
+
+    def given(x: Tensor, uniforms: Tensor) -> LogOdds:
+        beta = exponents.reshape(-1, *([1] * (x.ndim - 1))).to(x.dtype)
+        one, other = first(x, uniforms), last(x, uniforms)
+        return lambda x: mixed_log_odds(one(x), other(x), beta)
+
+    return given
+
+
+def mixed_log_odds(first: Tensor, last: Tensor, beta: Tensor) -> Tensor:
+    """(1 − β) first + β last; of weight 0, an infinite one has no say.
+
+    >>> mixed_log_odds(torch.tensor(1.0), torch.tensor(torch.inf), torch.tensor([0.0, 0.5]))
+    tensor([1., inf])
+    """
+    weighted = ((1 - beta) * first).masked_fill(beta == 1, 0.0)
+    weighted = weighted + (beta * last).masked_fill(beta == 0, 0.0)
+    is_finite = first.isfinite() & last.isfinite()
+    return torch.where(is_finite, torch.lerp(first, last, beta), weighted)
 
 
 def _masks(edges: Tensor) -> Tensor:

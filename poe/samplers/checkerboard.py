@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import SpinPairs
+from poe.density.capabilities import SpinPairs, spin_pairs
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.samplers.kernel import Corrected, Density, Info, all_accepted, map_leaves
+from poe.samplers.block_gibbs import gibbs_of
+from poe.samplers.gibbs import NO_SINGLE_ELEMENT
+from poe.samplers.kernel import Corrected, Density, Info, Kernel, all_accepted, map_leaves
 from poe.samplers.lattice import Lattice, halves, lattice, whole
 
 IN_CACHE = 2**20
@@ -77,6 +80,11 @@ class Checkerboard(Corrected[CheckerboardState]):
     _halves: tuple[_Half, _Half] = field(init=False)
     _thresholds: Tensor = field(init=False)
 
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+    way_out: ClassVar[str] = NO_SINGLE_ELEMENT
+
     def __post_init__(self) -> None:
         shape = torch.Size(self.shape)
         found = lattice(self.pairs, shape) if isinstance(self.pairs, SpinPairs) else None
@@ -103,6 +111,13 @@ class Checkerboard(Corrected[CheckerboardState]):
     def __repr__(self) -> str:
         return f"Checkerboard({self.shape[0]} x {self.shape[1]})"
 
+    def at_level(self, level: Expert) -> Kernel:
+        """The same by the pairs of that level, or (block) Gibbs where they are no such grid."""
+        found = spin_pairs(level)
+        if found is None or lattice(found, torch.Size(self.shape)) is None:
+            return gibbs_of(level)
+        return Checkerboard(found, self.shape)
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> RandomBits:
         """Whole random words, two sites a word of 64 bits."""
         chains, (rows, cols) = len(position), self.shape
@@ -118,7 +133,7 @@ class Checkerboard(Corrected[CheckerboardState]):
         swept = []
         for part in zip(*(tensor.split(num_chains) for tensor in state), strict=True):
             noise = self.draw_noise(part[0], generator)
-            swept.append(self._transition(target, CheckerboardState(*part), noise))
+            swept.append(self.transition(target, CheckerboardState(*part), noise))
         states, infos = zip(*swept, strict=True)
         return map_leaves(_cat, *states), map_leaves(_cat, *infos)
 
@@ -131,7 +146,7 @@ class Checkerboard(Corrected[CheckerboardState]):
         return CheckerboardState(even, odd, log_density, log_density - own)
 
     @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: CheckerboardState, noise: RandomBits
     ) -> tuple[CheckerboardState, Info]:
         even, _ = self._drawn(0, state.odd, noise.bits[0])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from poe.conditionals import colours
-from poe.density.capabilities import LabelPairs
+from poe.density.capabilities import LabelPairs, label_pairs
+from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
 from poe.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info, all_accepted
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.gibbs import Gibbs
+from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState, all_accepted
 
 
 class SitesNoise(NamedTuple):
@@ -64,6 +65,11 @@ class ChromaticGibbs(Corrected[MetropolisState]):
     pairs: LabelPairs
     _colours: tuple[Colour, ...] = field(init=False)
 
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+    log_odds_per_step: ClassVar[int] = 1  # each site's are worked out once, with its colour
+
     def __post_init__(self) -> None:
         require_pairs(self.pairs)
         object.__setattr__(self, "_colours", tuple(_colours(self.pairs)))
@@ -76,6 +82,11 @@ class ChromaticGibbs(Corrected[MetropolisState]):
         """In how many draws a step goes through the sites."""
         return len(self._colours)
 
+    def at_level(self, level: Expert) -> Kernel:
+        """The same by the pairs of that level, or Gibbs site by site where they are not known."""
+        found = label_pairs(level)
+        return Gibbs(level.space) if found is None else self.with_pairs(found)
+
     def with_pairs(self, pairs: LabelPairs) -> ChromaticGibbs:
         """The same colours, drawn by other couplings and fields of the same edges."""
         if not torch.equal(pairs.edges, self.pairs.edges):
@@ -85,8 +96,13 @@ class ChromaticGibbs(Corrected[MetropolisState]):
         return other
 
     @property
+    def is_reversible(self) -> bool:
+        """Where no two sites are joined, and one colour is all of them."""
+        return self.num_colours <= 1
+
+    @property
     def gradients_per_step(self) -> int:
-        """How often a step evaluates the target or its conditionals: never a score."""
+        """The log-odds of all sites together, and the log-density where the step ends."""
         return 2
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> SitesNoise:
@@ -96,12 +112,7 @@ class ChromaticGibbs(Corrected[MetropolisState]):
         return SitesNoise(uniforms(shape, like=fields, generator=generator))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: SitesNoise
     ) -> tuple[MetropolisState, Info]:
         require_elements(state.position, self.pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,20 @@ from poe.samplers.kernel import (
     Density,
     Info,
     Kernel,
-    OnDrawnNoise,
     accept,
+    floats_like,
+    in_two_parts,
+    map_leaves,
+    require_kernel,
+    require_rows,
     where_accepted,
 )
+from poe.samplers.questions import draws_beforehand, guarantee, is_reversible
 
-MEMORYLESS = {"position", "log_density", "score", "surrogate_score"}
+REMEDY = (
+    "use MetropolisHastings, MALA or HMC, and on a discrete space RandomScanGibbs, "
+    "SingleSiteMetropolis, DMALA or clusters"
+)
 
 
 class DelayedState(NamedTuple):
@@ -58,8 +66,9 @@ class DelayedAcceptance(Corrected[DelayedState]):
     is rejected at the end has cost all K steps. For a drift alone see SurrogateMALA.
 
     - ``kernel``: with its step size, corrected and reversible, as are MetropolisHastings, MALA and
-      HMC; one that carries a momentum from step to step is not, and is refused. To tune it, warm
-      it up on the surrogate.
+      HMC, on discrete spaces RandomScanGibbs, DMALA and SwendsenWang. One that carries a momentum
+      from step to step is not, nor is a sweep through the elements in order (Gibbs, and BlockGibbs
+      of several sets): those are refused. To tune it, warm it up on the surrogate.
     - ``surrogate``: an expert on the target's space, in the coordinates that the chains move in.
     - ``num_steps`` K ≥ 1.
 
@@ -82,19 +91,32 @@ class DelayedAcceptance(Corrected[DelayedState]):
     surrogate: Expert = field(repr=False)
     num_steps: int = 1
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, OnDrawnNoise):
-            raise PoeError(
-                "expected a kernel that draws its random numbers first (OnDrawnNoise), got "
-                f"{type(self.kernel).__name__}"
-            )
+        require_kernel(self.kernel)
         if self.num_steps < 1:
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
-        if self.kernel.guarantee != ASYMPTOTICALLY_EXACT:
+        if guarantee(self.kernel) != ASYMPTOTICALLY_EXACT:
             raise PoeError(
                 f"expected a corrected kernel on the surrogate, got {type(self.kernel).__name__}, "
-                "which is not in balance with it: use MetropolisHastings, MALA or HMC"
+                f"which is not in balance with it: {REMEDY}, or say `guarantee = "
+                f"{ASYMPTOTICALLY_EXACT!r}` of a kernel of your own that leaves it invariant"
             )
+        if not is_reversible(self.kernel):
+            raise PoeError(
+                "expected a reversible kernel on the surrogate, whose steps are in detailed "
+                f"balance with it, got {type(self.kernel).__name__}, which does not say that it "
+                "is (a sweep in order is not, nor what carries a momentum along): "
+                f"{REMEDY}, or say `is_reversible = True` of a kernel of your own that is"
+            )
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """As the kernel on the surrogate does."""
+        return draws_beforehand(self.kernel)
 
     def init(self, target: Density, x: Tensor) -> DelayedState:
         """State at ``x``. Raises NonFiniteError where either density is not finite there."""
@@ -104,33 +126,26 @@ class DelayedAcceptance(Corrected[DelayedState]):
 
     def state_at(self, target: Density, x: Tensor) -> DelayedState:
         """The kernel's state on the surrogate, and the target's log-density."""
-        assert isinstance(self.kernel, OnDrawnNoise)
         with torch.no_grad():
             log_density = target.log_density(x)
-        inner = self.kernel.state_at(self.surrogate, x)
-        if not set(inner._fields) <= MEMORYLESS:
-            raise PoeError(
-                "expected a reversible kernel, whose state is position, log_density and score, got "
-                f"{type(self.kernel).__name__}, whose state holds {', '.join(inner._fields)}: use "
-                "MetropolisHastings, MALA or HMC"
-            )
+        inner = in_two_parts(self.kernel).state_at(self.surrogate, x)
+        require_rows(self.kernel, inner, len(x))
         return DelayedState(inner, log_density)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> DelayedNoise:
         """The noise of the K steps, and one uniform for each chain."""
-        assert isinstance(self.kernel, OnDrawnNoise)
-        inner = tuple(self.kernel.draw_noise(position, generator) for _ in range(self.num_steps))
-        uniform = position.new_empty(len(position)).uniform_(generator=generator)
+        kernel = in_two_parts(self.kernel)
+        inner = tuple(kernel.draw_noise(position, generator) for _ in range(self.num_steps))
+        uniform = floats_like(position, len(position)).uniform_(generator=generator)
         return DelayedNoise(inner, uniform)
 
-    def _transition(
+    def transition(
         self, target: Density, state: DelayedState, noise: DelayedNoise
     ) -> tuple[DelayedState, Info]:
-        assert isinstance(self.kernel, OnDrawnNoise)
-        inner = state.inner
+        inner, kernel = state.inner, in_two_parts(self.kernel)
         has_moved = torch.zeros_like(state.log_density, dtype=torch.bool)
         for drawn in noise.inner:
-            inner, step_info = self.kernel._transition(self.surrogate, inner, drawn)
+            inner, step_info = kernel.transition(self.surrogate, inner, drawn)
             has_moved = has_moved | step_info.is_accepted
         with torch.no_grad():
             log_density = target.log_density(inner.position)
@@ -138,7 +153,7 @@ class DelayedAcceptance(Corrected[DelayedState]):
         info = accept(log_ratio, log_density, noise.uniform)
         keep = partial(where_accepted, info.is_accepted)
         kept = DelayedState(
-            type(inner)(*map(keep, inner, state.inner)), keep(log_density, state.log_density)
+            map_leaves(keep, inner, state.inner), keep(log_density, state.log_density)
         )
         return kept, info._replace(is_accepted=info.is_accepted & has_moved)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from poe.samplers.kernel import (
     BIASED,
     Density,
     Info,
+    WithScale,
     accept,
     per_chain,
     require_positive,
@@ -122,6 +123,8 @@ class DULA(DiscreteLangevin):
     step_size: Tensor | float
     preconditioner: Tensor | None = None
 
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check()
@@ -131,7 +134,7 @@ class DULA(DiscreteLangevin):
         """Unadjusted: biased."""
         return BIASED
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: SitesNoise
     ) -> tuple[LangevinState, Info]:
         _, moved_to = self._propose(target, state, self._proposal(state), noise.sites)
@@ -144,7 +147,7 @@ class DULA(DiscreteLangevin):
 
 
 @dataclass(frozen=True, eq=False)
-class DMALA(DiscreteLangevin, CorrectedOnFiniteSpace):
+class DMALA(WithScale, DiscreteLangevin, CorrectedOnFiniteSpace):
     """Discrete Metropolis-adjusted Langevin: propose as ``DULA``, accept with
 
     min(1, p̃(y) q(x|y) / p̃(x) q(y|x)). One gradient a step.
@@ -169,26 +172,15 @@ class DMALA(DiscreteLangevin, CorrectedOnFiniteSpace):
     preconditioner: Tensor | None = None
 
     target_acceptance: ClassVar[float] = 0.574
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    max_scale: ClassVar[float] = MAX_STEP_SIZE
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check()
 
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    @property
-    def max_scale(self) -> float:
-        """The largest step size worth tuning to."""
-        return MAX_STEP_SIZE
-
-    def with_scale(self, value: Tensor | float) -> Self:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
-
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: SitesNoise
     ) -> tuple[LangevinState, Info]:
         forth = self._proposal(state)

@@ -6,6 +6,7 @@ A move is a site and a shift s = 1 … k − 1: the value v becomes (v + s) mod 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +82,8 @@ class OnFiniteSpace(OnDrawnNoise[LangevinState]):
     """
 
     space: Space
+
+    needs_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_finite(self.space, self)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from poe.density.expert import Expert
 from poe.errors import PoeError
-from poe.gaussian_factors import GaussianFactor, Weights
+from poe.gaussian_factors import GaussianFactor, Weights, gaussian_factors
 from poe.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info, accept, sum_event, where_accepted
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import (
+    Corrected,
+    Density,
+    Info,
+    MetropolisState,
+    accept,
+    sum_event,
+    where_accepted,
+)
 
 
 class GibbsNoise(NamedTuple):
@@ -55,6 +63,11 @@ class GaussianGibbs(Corrected[MetropolisState]):
     factors: tuple[GaussianFactor, ...]
     num_steps: int = 100
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not self.factors:
             raise PoeError(
@@ -72,6 +85,16 @@ class GaussianGibbs(Corrected[MetropolisState]):
         """In evaluations of all the factors: a step of conjugate gradients costs about one."""
         return self.num_steps + 2
 
+    def at_level(self, level: Expert) -> GaussianGibbs:
+        """The same by the factors of that level. Raises PoeError where they are not known."""
+        found = gaussian_factors(level)
+        if found is None:
+            raise PoeError(
+                f"expected a level whose Gaussian factors are known, got {level}, whose are not: "
+                "use Preconditioned(SplitHMC())"
+            )
+        return replace(self, factors=found)
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> GibbsNoise:
         """Uniforms and normals of the shapes of the responses."""
         shapes = [(len(position), *factor.operator.out_shape) for factor in self.factors]
@@ -82,12 +105,7 @@ class GaussianGibbs(Corrected[MetropolisState]):
         )
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: GibbsNoise
     ) -> tuple[MetropolisState, Info]:
         x = state.position

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from poe.samplers.kernel import (
     Density,
     Info,
     Noise,
+    WithScale,
     accept,
     per_chain,
     require_positive,
@@ -26,7 +27,7 @@ from poe.samplers.momentum import MomentumState, WithMomentum, refresh, set_mome
 
 
 @dataclass(frozen=True)
-class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
+class GeneralizedHMC(WithScale, WithMomentum, Corrected[MomentumState]):
     """Generalised HMC: p ← α p + √(1 − α²) z, then L leapfrog steps, accepted or turned back.
 
     (x', p') = L leapfrog steps of size h from (x, p); accepted with
@@ -63,6 +64,7 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
     # On Gaussians of d = 32 and 100, rates of 0.65, 0.8, 0.9 and 0.95 were tried: a rejection costs
     # more here than in HMC, since the chain goes back the way it came.
     target_acceptance: ClassVar[float] = 0.8
+    ends_where_it_asked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
@@ -71,20 +73,11 @@ class GeneralizedHMC(WithMomentum, Corrected[MomentumState]):
             raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
 
     @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    def with_scale(self, value: Tensor | float) -> Self:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
-
-    @property
     def gradients_per_step(self) -> int:
         """L."""
         return self.num_steps
 
-    def _transition(
+    def transition(
         self, target: Density, state: MomentumState, noise: Noise
     ) -> tuple[MomentumState, Info]:
         start = set_momentum(state, self._refresh(state, noise.normal))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.samplers.finite import require_finite, require_inside
-from poe.samplers.kernel import Corrected, Density, Info, or_nothing
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, or_nothing
 from poe.space import Space
+
+NO_SINGLE_ELEMENT = (
+    "no single element can change and stay in the support, so give a kernel of larger moves"
+)
+"""What to do about chains that go from one value of an element to another, and never move."""
 
 
 class SweepNoise(NamedTuple):
@@ -54,6 +58,10 @@ class Gibbs(Corrected[MetropolisState]):
 
     space: Space
 
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    way_out: ClassVar[str] = NO_SINGLE_ELEMENT
+
     def __post_init__(self) -> None:
         require_finite(self.space, self)
 
@@ -69,8 +77,13 @@ class Gibbs(Corrected[MetropolisState]):
         return self.space.num_values
 
     @property
+    def is_reversible(self) -> bool:
+        """Only where there is no order to reverse, of one site."""
+        return self.space.event_shape.numel() == 1
+
+    @property
     def gradients_per_step(self) -> int:
-        """How often a sweep evaluates the target's log-density: never a score."""
+        """Log-densities of every value but the present one, and that of where the sweep ends."""
         return self.space.event_shape.numel() * (self.num_values - 1) + 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
@@ -82,12 +95,7 @@ class Gibbs(Corrected[MetropolisState]):
         return SweepNoise(-waits.exponential_(generator=generator).log())
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: Any
     ) -> tuple[MetropolisState, Info]:
         log_density, tried = state.log_density, []

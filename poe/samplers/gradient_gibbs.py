@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,12 +54,15 @@ class GibbsWithGradients(CorrectedOnFiniteSpace):
     (torch.Size([5, 3, 3]), 1)
     """
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> MoveNoise:
         """A Gumbel variable for each move, and a uniform."""
         num_moves = self.space.event_shape.numel() * (self.num_values - 1)
         return draw_move_noise(position, num_moves, generator)
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: MoveNoise
     ) -> tuple[LangevinState, Info]:
         forth = self._log_probabilities(state)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +21,13 @@ from poe.samplers.kernel import (
     where_accepted,
 )
 from poe.samplers.langevin import CorrectedWithScore, LangevinState, add_scaled
+from poe.samplers.questions import Learned, Setting
+
+TURN = 1.65
+"""Radians: a little more than a quarter turn. What is turned further comes back on the other side,
+which makes up for the proposals that are rejected."""
+MAX_STEPS = 16
+"""The most steps of a trajectory that warm-up chooses."""
 
 
 class TrajectoryNoise(NamedTuple):
@@ -41,6 +49,9 @@ class Hamiltonian(CorrectedWithScore):
     num_steps: int | None = 5
     jitter: float = 0.0
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_steps is not None and self.num_steps < 1:
@@ -57,6 +68,21 @@ class Hamiltonian(CorrectedWithScore):
                 "let poe.sample choose it in warm-up."
             )
         return self.num_steps
+
+    @property
+    def missing(self) -> frozenset[Setting]:
+        """The step size and the number of steps, where they were left out."""
+        settings = {Setting.SCALE: self.step_size, Setting.NUM_STEPS: self.num_steps}
+        return frozenset(setting for setting, value in settings.items() if value is None)
+
+    def filled(self, learned: Learned) -> Self:
+        """The step size, and the number of steps: where the step size was given, as it asks."""
+        scale, num_steps = self.step_size, self.num_steps
+        if num_steps is None:
+            num_steps = learned.num_steps if scale is None else whole_turn(torch.as_tensor(scale))
+        return replace(
+            self, step_size=learned.scale if scale is None else scale, num_steps=num_steps
+        )
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TrajectoryNoise:
         """The momentum and the uniforms."""
@@ -77,7 +103,7 @@ class Hamiltonian(CorrectedWithScore):
         """Position and momentum after a time without kicks."""
         raise NotImplementedError(f"{type(self).__name__} must implement _drift")
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: TrajectoryNoise
     ) -> tuple[LangevinState, Info]:
         step_size = per_chain(self._varied(noise), state.position)
@@ -155,3 +181,14 @@ class HMC(Hamiltonian):
         self, position: Tensor, momentum: Tensor, duration: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         return add_scaled(position, momentum, duration), momentum
+
+
+def whole_turn(scale: Tensor) -> int:
+    """The number of steps of that scale, () or ``(chains,)``, that turn by 1.65 radians in whitened
+    coordinates.
+
+    >>> whole_turn(torch.tensor(0.5))
+    3
+    """
+    ratio = TURN / scale.log().mean().exp().item()
+    return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS

@@ -3,14 +3,25 @@
 A kernel is a frozen dataclass of its settings with ``init`` and ``step``. The batch dimension of a
 position *is* the chains: a kernel always evaluates the target on all of them, in order, so that a
 target may be a batch of densities (one condition per chain). A step draws its random numbers first
-and then calls a pure ``_transition(target, state, noise)`` free of host synchronisation, the form
-that compiles in one graph.
+and then calls a pure ``transition(target, state, noise)`` free of host synchronisation, the form
+that compiles in one graph. What a kernel can do beside is asked in ``poe.samplers.questions``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor
@@ -63,13 +74,21 @@ class State(Protocol):
         """``(chains,)``"""
 
 
+class MetropolisState(NamedTuple):
+    """Position ``(chains, *event)`` and its log-density ``(chains,)``."""
+
+    position: Tensor
+    log_density: Tensor
+
+
 @runtime_checkable
 class Kernel(Protocol):
-    """A Markov kernel over many chains at once. ``Any`` stands for the kernel's own State."""
+    """A Markov kernel over many chains at once. ``Any`` stands for the kernel's own State.
 
-    @property
-    def guarantee(self) -> str:
-        """``"asymptotically exact"`` where the target is left invariant, else ``"biased"``."""
+    That is all that a kernel must have. What else it may say of itself, by attributes such as
+    ``guarantee`` and ``is_reversible``, and what is taken where it does not, is listed in
+    ``poe.samplers.questions``.
+    """
 
     def init(self, target: Density, x: Tensor) -> Any:
         """State at the positions ``x`` of shape ``(chains, *event)``."""
@@ -81,6 +100,10 @@ class Kernel(Protocol):
 @runtime_checkable
 class TunableKernel(Kernel, Protocol):
     """A kernel whose one scale setting may be left out (None) and tuned on the acceptance rate."""
+
+    @property
+    def guarantee(self) -> str:
+        """``"asymptotically exact"`` where the target is left invariant, else ``"biased"``."""
 
     @property
     def scale_setting(self) -> Tensor | float | None:
@@ -101,6 +124,16 @@ class Noise(NamedTuple):
     uniform: Tensor
 
 
+def floats_like(x: Tensor, *shape: int) -> Tensor:
+    """An empty tensor in the dtype of x, or in the default one where its values are counted.
+
+    >>> floats_like(torch.tensor([1, 2]), 3).dtype
+    torch.float32
+    """
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return x.new_empty(shape, dtype=dtype)
+
+
 def draw_noise(position: Tensor, generator: torch.Generator) -> Noise:
     """Standard normals for the proposal, and one uniform in [0, 1) **for each chain**.
 
@@ -119,7 +152,9 @@ S = TypeVar("S", bound=State)
 class OnDrawnNoise(Generic[S]):
     """A step in two parts: the random numbers first, then a pure transition on them.
 
-    A kernel implements ``state_at`` and ``_transition``.
+    A kernel implements ``transition``; and ``draw_noise`` where it needs other random numbers than
+    a normal for each element and a uniform for each chain, ``state_at`` where its state is more
+    than a ``MetropolisState``. Then its steps may be compiled.
     """
 
     def init(self, target: Density, x: Tensor) -> S:
@@ -132,25 +167,101 @@ class OnDrawnNoise(Generic[S]):
         require_start(target, x, state.log_density, *leaves(state))
         return state
 
+    @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> S:
-        """The same state, not checked: pure, as is ``_transition``."""
-        raise NotImplementedError(f"{type(self).__name__} must implement state_at")
+        """The same state, not checked: pure, as is ``transition``."""
+        return cast(S, MetropolisState(x, target.log_density(x)))
 
     def step(self, target: Density, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
         """One transition of every chain."""
-        return self._transition(target, state, self.draw_noise(state.position, generator))
+        return self.transition(target, state, self.draw_noise(state.position, generator))
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """Whether the random numbers of a step are known before it, so that it can be compiled."""
+        return True
 
     @property
     def gradients_per_step(self) -> int:
-        """How often a step evaluates the target's score."""
+        """How often a step evaluates the target, with its score where the kernel needs one.
+
+        What costs as much counts as an evaluation: log-odds of all elements, a surrogate's drift.
+        """
         return 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """All the random numbers of one step at positions like these, as a NamedTuple."""
         return draw_noise(position, generator)
 
-    def _transition(self, target: Density, state: S, noise: Any) -> tuple[S, Info]:
-        raise NotImplementedError(f"{type(self).__name__} must implement _transition")
+    def transition(self, target: Density, state: S, noise: Any) -> tuple[S, Info]:
+        """One transition of every chain on random numbers drawn before: pure.
+
+        Args:
+            target: The density to leave invariant.
+            state: Where the chains are.
+            noise: What ``draw_noise`` drew.
+
+        Returns:
+            Where they go on from, and what happened, as of ``step``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement transition")
+
+
+@dataclass(frozen=True)
+class DrawnAsItGoes(OnDrawnNoise[Any]):
+    """A kernel of ``init`` and ``step`` alone as part of another: its noise is the generator."""
+
+    kernel: Kernel
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """It draws as it goes."""
+        return False
+
+    def state_at(self, target: Density, x: Tensor) -> Any:
+        """Its state at ``x``, checked as it likes."""
+        return self.kernel.init(target, x)
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> torch.Generator:
+        """The generator, from which the step draws what it needs."""
+        return generator
+
+    def transition(self, target: Density, state: Any, noise: torch.Generator) -> tuple[Any, Info]:
+        """Its step."""
+        return self.kernel.step(target, state, generator=noise)
+
+
+def in_two_parts(kernel: Kernel) -> OnDrawnNoise[Any]:
+    """The kernel as one that draws its random numbers first: as it does, or as if it did."""
+    return kernel if isinstance(kernel, OnDrawnNoise) else DrawnAsItGoes(kernel)
+
+
+def require_kernel(kernel: object) -> None:
+    """Refuse what is no kernel. Raises PoeError."""
+    absent = [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
+    if isinstance(kernel, type) or absent:
+        got = f"the class {kernel.__name__}" if isinstance(kernel, type) else repr(kernel)
+        raise PoeError(
+            "expected a kernel, with `init(target, x)` and `step(target, state, *, generator)`, "
+            f"got {got}{f', without {absent[0]}' if absent else ': make one, with its settings'}"
+        )
+
+
+def require_rows(kernel: object, state: Any, num_rows: int) -> None:
+    """Refuse a state that cannot be put together row by row. Raises PoeError."""
+    if not _has_rows(state, num_rows):
+        raise PoeError(
+            f"expected {type(kernel).__name__} to have a state that is a NamedTuple of tensors, "
+            f"each with a row for each of {num_rows} chains, so that a chain can go on from "
+            f"another's, got {type(state).__name__}"
+        )
+
+
+def _has_rows(state: object, num_rows: int) -> bool:
+    if isinstance(state, Tensor):
+        return state.shape[:1] == (num_rows,)
+    is_named = isinstance(state, tuple) and hasattr(state, "_fields")
+    return is_named and all(_has_rows(part, num_rows) for part in cast(tuple[object], state))
 
 
 class Corrected(OnDrawnNoise[S]):
@@ -160,6 +271,22 @@ class Corrected(OnDrawnNoise[S]):
     def guarantee(self) -> str:
         """Corrected by an accept step: asymptotically exact."""
         return ASYMPTOTICALLY_EXACT
+
+
+class WithScale:
+    """A kernel with one scale, the field that ``scale_field`` names; None is tuned in warm-up."""
+
+    scale_field: ClassVar[str] = "step_size"
+
+    @property
+    def scale_setting(self) -> Tensor | float | None:
+        """The setting that warm-up tunes."""
+        value: Tensor | float | None = getattr(self, self.scale_field)
+        return value
+
+    def with_scale(self, value: Tensor | float | None) -> Self:
+        """The same kernel with that scale."""
+        return replace(self, **{self.scale_field: value})  # type: ignore[type-var]
 
 
 def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import LabelPairs
+from poe.density.capabilities import LabelPairs, label_pairs
+from poe.density.expert import Expert
 from poe.errors import PoeError
 from poe.randomness import uniforms
-from poe.samplers.chromatic import drawn, require_elements, require_pairs
+from poe.samplers.chromatic import ChromaticGibbs, drawn, require_elements, require_pairs
 from poe.samplers.components import components
-from poe.samplers.kernel import Corrected, Density, Info, all_accepted
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.gibbs import Gibbs
+from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState, all_accepted
 
 
 class ClusterNoise(NamedTuple):
@@ -51,6 +52,11 @@ class LabelClusters(Corrected[MetropolisState]):
 
     pairs: LabelPairs
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_pairs(self.pairs)
         if not self.pairs.couplings.is_meta and not self.pairs.is_attractive:
@@ -62,10 +68,13 @@ class LabelClusters(Corrected[MetropolisState]):
     def __repr__(self) -> str:
         return f"LabelClusters({len(self.pairs.couplings)} pairs)"
 
-    @property
-    def gradients_per_step(self) -> int:
-        """How often a step evaluates the target: never a score."""
-        return 1
+    def at_level(self, level: Expert) -> Kernel:
+        """The same by the pairs of that level; colour by colour where some are pushed apart, and
+        Gibbs site by site where the pairs are not known."""
+        found = label_pairs(level)
+        if found is None:
+            return Gibbs(level.space)
+        return LabelClusters(found) if found.is_attractive else ChromaticGibbs(found)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> ClusterNoise:
         """A uniform for each chain's pairs, and for each of its sites."""
@@ -74,12 +83,7 @@ class LabelClusters(Corrected[MetropolisState]):
         return ClusterNoise(*(uniforms(s, like=like, generator=generator) for s in shapes))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: ClusterNoise
     ) -> tuple[MetropolisState, Info]:
         require_elements(state.position, self.pairs)

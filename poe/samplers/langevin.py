@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from poe.samplers.kernel import (
     Info,
     Noise,
     OnDrawnNoise,
+    WithScale,
     accept,
     per_chain,
     require_positive,
@@ -39,28 +40,21 @@ class LangevinState(NamedTuple):
 class WithScore(OnDrawnNoise[LangevinState]):
     """Starts a kernel whose state holds the score."""
 
+    needs_score: ClassVar[bool] = True
+
     def state_at(self, target: Density, x: Tensor) -> LangevinState:
         """Position, log-density and score."""
         return LangevinState(x, *target.log_density_and_score(x))
 
 
 @dataclass(frozen=True)
-class CorrectedWithScore(WithScore, Corrected[LangevinState]):
+class CorrectedWithScore(WithScale, WithScore, Corrected[LangevinState]):
     """A corrected kernel along the score, with one step size that warm-up can tune."""
 
     step_size: Tensor | float | None = None
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
-
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    def with_scale(self, value: Tensor | float) -> Self:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
 
 
 def _sqrt(value: Tensor | float) -> Tensor | float:
@@ -101,6 +95,8 @@ class ULA(WithScore):
 
     step_size: Tensor | float
 
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
 
@@ -109,7 +105,7 @@ class ULA(WithScore):
         """Unadjusted: biased."""
         return BIASED
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
         position = _propose(state, noise.normal, per_chain(self.step_size, state.position))
@@ -149,8 +145,10 @@ class MALA(CorrectedWithScore):
     """
 
     target_acceptance: ClassVar[float] = 0.574
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: Noise
     ) -> tuple[LangevinState, Info]:
         step_size = per_chain(self.step_size, state.position)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from poe.samplers.kernel import (
     Corrected,
     Density,
     Info,
+    MetropolisState,
     Noise,
+    WithScale,
     accept,
     per_chain,
     require_positive,
@@ -21,15 +23,8 @@ from poe.samplers.kernel import (
 )
 
 
-class MetropolisState(NamedTuple):
-    """Position ``(chains, *event)`` and its log-density ``(chains,)``."""
-
-    position: Tensor
-    log_density: Tensor
-
-
 @dataclass(frozen=True)
-class MetropolisHastings(Corrected[MetropolisState]):
+class MetropolisHastings(WithScale, Corrected[MetropolisState]):
     """Random-walk Metropolis: y = x + scale · z, z ~ N(0, I), accepted with min(1, p̃(y) / p̃(x)).
 
     ``scale``: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
@@ -49,26 +44,16 @@ class MetropolisHastings(Corrected[MetropolisState]):
     scale: Tensor | float | None = None
 
     target_acceptance: ClassVar[float] = 0.234
+    scale_field: ClassVar[str] = "scale"
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_positive("scale", self.scale)
 
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.scale
-
-    def with_scale(self, value: Tensor | float) -> MetropolisHastings:
-        """The same kernel with that scale."""
-        return replace(self, scale=value)
-
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: Noise
     ) -> tuple[MetropolisState, Info]:
         proposal = state.position + per_chain(self.scale, state.position) * noise.normal

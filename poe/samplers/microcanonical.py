@@ -72,6 +72,8 @@ class MCLMC(WithMomentum):
     decoherence_length: float | None = None
     splitting: tuple[float, ...] = MINIMAL_NORM
 
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         require_positive("decoherence_length", self.decoherence_length)
@@ -96,7 +98,7 @@ class MCLMC(WithMomentum):
         """Normals for the velocity and the companion; the uniforms are not used."""
         return draw_isokinetic_noise(position, generator)
 
-    def _transition(
+    def transition(
         self, target: Density, state: MomentumState, noise: IsokineticNoise
     ) -> tuple[MomentumState, Info]:
         h = per_chain(self.step_size, noise.direction)
@@ -154,6 +156,8 @@ class AdjustedMCLMC(CorrectedWithScore):
     # most effective draws a gradient for the worse of x and x². The paper's 0.9 is for trajectories
     # of a length tuned to the target.
     target_acceptance: ClassVar[float] = 0.8
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,7 +176,7 @@ class AdjustedMCLMC(CorrectedWithScore):
         """Normals for the velocity and the companion, and one uniform for each chain."""
         return draw_isokinetic_noise(position, generator)
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: IsokineticNoise
     ) -> tuple[LangevinState, Info]:
         start = with_companion(state, noise.companion, normalize(noise.direction))

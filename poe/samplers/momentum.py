@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ class MomentumState(NamedTuple):
 
 class WithMomentum(OnDrawnNoise[MomentumState]):
     """Starts a kernel whose state holds the score and a momentum, as yet unset."""
+
+    needs_score: ClassVar[bool] = True
+    has_memory: ClassVar[bool] = True
 
     def state_at(self, target: Density, x: Tensor) -> MomentumState:
         """Position, log-density and score; the momentum is unset."""

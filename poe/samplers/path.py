@@ -11,7 +11,8 @@ from torch import Tensor
 
 from poe.density.expert import Expert, Product, Tempered
 from poe.errors import PoeError
-from poe.samplers.kernel import Density
+from poe.samplers.kernel import Density, Kernel
+from poe.samplers.questions import needs_score, says_whether_it_needs_score
 
 SAME_PLACE = 100.0
 """Positions that differ by this many units of rounding went through a change of coordinates."""
@@ -134,6 +135,15 @@ class GeometricPath:
             raise PoeError("expected parts with scores, got none: evaluate(x, with_score=True)")
         return self._weighted(parts.score, temperature).sum(0)
 
+    def at(self, temperature: float) -> Expert:
+        """γ_t as an expert, which says what it is made of. Its ends are experts."""
+        assert isinstance(self.start, Expert)
+        start = self.start ** (1.0 + (self.exponent - 1.0) * temperature)
+        if self.rest is None:
+            return start
+        assert isinstance(self.rest, Expert)
+        return Product(start, self.rest**temperature)
+
     def tilt(self, parts: Parts) -> Tensor:
         """d/dt log γ_t, which all weights are made of, in float64: ``(rows,)``."""
         start, rest = parts.log_density.double()
@@ -184,7 +194,8 @@ def _unwrapped(factor: Expert) -> tuple[float, Expert]:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """γ_t at positions where the parts are at hand: a kernel that starts there evaluates nothing.
+    """γ_t at positions where the parts are at hand: a kernel that starts there evaluates nothing,
+    save for a score that nobody has asked for yet.
 
     It answers every question as one about the positions of ``parts``.
     """
@@ -199,7 +210,8 @@ class Known:
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log γ_t and its gradient."""
-        return self.log_density(x), self.path.score(self.parts, self.temperature)
+        parts = self.parts if self.parts.has_score else self.path.evaluate(self.parts.position)
+        return self.log_density(x), self.path.score(parts, self.temperature)
 
 
 class Level:
@@ -242,6 +254,14 @@ class Level:
         self.latest = self.path.evaluate(x, with_score)
         return self.latest
 
+    def parts_at(self, x: Tensor) -> Parts:
+        """The parts at ``x``, where a kernel has just begun: mostly what it asked for there."""
+        latest = self.latest
+        if latest is None or latest.position.shape != x.shape:
+            return self.evaluate(x)
+        is_there = x.is_meta or bool(_is_same_place(latest.position, x).all())
+        return latest if is_there else self.evaluate(x, latest.has_score)
+
     def follow(self, current: Parts, is_accepted: Tensor, position: Tensor) -> Parts:
         """The parts at the positions to which a kernel has moved the chains.
 
@@ -266,6 +286,18 @@ class Level:
             latest = current
         followed = latest.where(is_accepted, current)
         return followed, _is_same_place(followed.position, position)
+
+
+def starts_by_score(kernel: Kernel, path: GeometricPath, x: Tensor) -> bool:
+    """Whether the kernel's start at ``x``, draws of the path's start, asks for scores.
+
+    As it says; of one that does not say, what it asks for there is seen.
+    """
+    if says_whether_it_needs_score(kernel):
+        return needs_score(kernel)
+    level = Level(path, 0.0)
+    kernel.init(level, x)
+    return level.latest is not None and level.latest.has_score
 
 
 def _is_same_place(one: Tensor, other: Tensor) -> Tensor:

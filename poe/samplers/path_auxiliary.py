@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.samplers.finite import CorrectedOnFiniteSpace, moved
 from poe.samplers.gradient_gibbs import draw_move_noise
-from poe.samplers.kernel import Density, Info, accept, per_chain, require_positive, where_accepted
+from poe.samplers.kernel import (
+    Density,
+    Info,
+    WithScale,
+    accept,
+    per_chain,
+    require_positive,
+    where_accepted,
+)
 from poe.samplers.langevin import LangevinState
 
 
@@ -36,7 +44,7 @@ class Path(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PathAuxiliary(CorrectedOnFiniteSpace):
+class PathAuxiliary(WithScale, CorrectedOnFiniteSpace):
     """L different elements change one after the other, each chosen by the estimated changes d at x:
 
     q(path|x) = ∏ₗ exp(d(iₗ, vₗ; x) / 2) / Σ_{i not yet changed, v} exp(d(i, v; x) / 2).
@@ -66,19 +74,13 @@ class PathAuxiliary(CorrectedOnFiniteSpace):
     mean_length: Tensor | float | None = None
 
     target_acceptance: ClassVar[float] = 0.574
+    scale_field: ClassVar[str] = "mean_length"
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("mean_length", self.mean_length)
-
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.mean_length
-
-    def with_scale(self, value: Tensor | float) -> Self:
-        """The same kernel with that mean length."""
-        return replace(self, mean_length=value)
 
     @property
     def max_scale(self) -> float:
@@ -99,7 +101,7 @@ class PathAuxiliary(CorrectedOnFiniteSpace):
         gumbel, length = draw_move_noise(position, num_moves, generator)
         return PathNoise(gumbel, length, torch.empty_like(length).uniform_(generator=generator))
 
-    def _transition(
+    def transition(
         self, target: Density, state: LangevinState, noise: PathNoise
     ) -> tuple[LangevinState, Info]:
         half = 0.5 * self._changes(state)

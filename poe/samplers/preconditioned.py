@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
 from poe.errors import PoeError
 from poe.samplers.affine import Affine
-from poe.samplers.kernel import Density, Info, Kernel, OnDrawnNoise
+from poe.samplers.kernel import (
+    Density,
+    Info,
+    Kernel,
+    OnDrawnNoise,
+    in_two_parts,
+    require_kernel,
+)
+from poe.samplers.questions import (
+    Learned,
+    Setting,
+    can_restart,
+    draws_beforehand,
+    ends_where_it_asked,
+    filled,
+    from_far,
+    gradients_per_step,
+    guarantee,
+    has_memory,
+    is_of_one_density,
+    is_reversible,
+    is_tunable,
+    max_scale,
+    missing,
+    needs_score,
+    target_acceptance,
+    with_scale,
+)
 
 
 class Whitened:
@@ -49,9 +76,11 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     MALA in u is x' = x + ε L Lᵀ ∇log p̃(x) + √(2ε) L z, HMC in u has the mass matrix (L Lᵀ)⁻¹, and
     so for every kernel. The map is fixed while sampling, so the target is left invariant.
 
-    - ``kernel``: any kernel of ``poe.samplers``;
+    - ``kernel``: any that moves by the density it is handed, on continuous positions;
     - ``affine``: ``Diagonal``, ``Dense`` or ``LowRank``; None is fitted in warm-up, to the
       positions and scores of all chains together (``fit_affine``).
+
+    Raises PoeError for what is no kernel, and for one that is built for a density in x.
 
     Source: Girolami & Calderhead 2011, section 2; Neal 2011, section 4.1.
 
@@ -65,48 +94,108 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     (torch.Size([5, 2]), 'asymptotically exact')
     """
 
-    kernel: Any
+    kernel: Kernel
     affine: Affine | None = None
+
+    scale_setting: ClassVar[Tensor | float | None]
+    """The inner kernel's setting that warm-up tunes, where it has one: an instance's own."""
+
+    def __post_init__(self) -> None:
+        require_kernel(self.kernel)
+        if is_of_one_density(self.kernel) or not can_restart(self.kernel):
+            raise PoeError(
+                "expected a kernel that moves by the density it is handed, which is one in "
+                f"whitened coordinates, got {type(self.kernel).__name__}, which is built for "
+                "densities in x: give it by itself"
+            )
+        if is_tunable(self.kernel):  # so that a protocol finds it here, and only here
+            object.__setattr__(self, "scale_setting", cast(Any, self.kernel).scale_setting)
 
     @property
     def guarantee(self) -> str:
         """That of the kernel."""
-        return self.kernel.guarantee
+        return guarantee(self.kernel)
 
     @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The inner kernel's setting that warm-up tunes."""
-        return self.kernel.scale_setting
+    def is_reversible(self) -> bool:
+        """As the inner kernel is: the map is fixed."""
+        return is_reversible(self.kernel)
 
     @property
-    def target_acceptance(self) -> float:
-        """The inner kernel's."""
-        return self.kernel.target_acceptance
+    def needs_score(self) -> bool:
+        """As the inner kernel does."""
+        return needs_score(self.kernel)
+
+    @property
+    def ends_where_it_asked(self) -> bool:
+        """As the inner kernel does, up to the rounding of the map."""
+        return ends_where_it_asked(self.kernel)
+
+    @property
+    def has_memory(self) -> bool:
+        """As the inner kernel has."""
+        return has_memory(self.kernel)
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """As the inner kernel does."""
+        return draws_beforehand(self.kernel)
 
     @property
     def gradients_per_step(self) -> int:
         """The inner kernel's."""
-        return self.kernel.gradients_per_step
+        return gradients_per_step(self.kernel)
 
-    def with_scale(self, value: Tensor | float) -> Self:
+    @property
+    def max_scale(self) -> float:
+        """The inner kernel's."""
+        return max_scale(self.kernel)
+
+    @property
+    def target_acceptance(self) -> float:
+        """The inner kernel's."""
+        return target_acceptance(self.kernel)
+
+    def with_scale(self, value: Tensor | float | None) -> Self:
         """The same kernel with that scale."""
-        return replace(self, kernel=self.kernel.with_scale(value))
+        return replace(self, kernel=with_scale(self.kernel, value))
+
+    @property
+    def missing(self) -> frozenset[Setting]:
+        """What the inner kernel leaves out, and the map."""
+        own = () if self.affine is not None else (Setting.AFFINE,)
+        return missing(self.kernel).union(own)
+
+    def filled(self, learned: Learned) -> Self:
+        """The inner kernel, and the map, with what they leave out as learned."""
+        affine = learned.affine if self.affine is None else self.affine
+        return replace(self, kernel=filled(self.kernel, learned), affine=affine)
+
+    @property
+    def from_far(self) -> Self:
+        """The inner kernel's, in the same coordinates."""
+        return replace(self, kernel=from_far(self.kernel))
+
+    def warmup_steps(self, num_chains: int) -> int:
+        """Fewer with more chains, which know as much sooner."""
+        return max(200, min(1000, 16_000 // num_chains))
 
     def state_at(self, target: Density, x: Tensor) -> PreconditionedState:
         """The inner kernel's state at u = L⁻¹ (x − μ), and x."""
         affine = self._affine()
-        inner = self.kernel.state_at(Whitened(target, affine), affine.to_u(x))
+        inner = in_two_parts(self.kernel).state_at(Whitened(target, affine), affine.to_u(x))
         return PreconditionedState(inner, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """The inner kernel's random numbers."""
-        return self.kernel.draw_noise(position, generator)
+        return in_two_parts(self.kernel).draw_noise(position, generator)
 
-    def _transition(
+    def transition(
         self, target: Density, state: PreconditionedState, noise: Any
     ) -> tuple[PreconditionedState, Info]:
         affine = self._affine()
-        inner, info = self.kernel._transition(Whitened(target, affine), state.inner, noise)
+        density, kernel = Whitened(target, affine), in_two_parts(self.kernel)
+        inner, info = kernel.transition(density, state.inner, noise)
         return PreconditionedState(inner, affine.to_x(inner.position)), info
 
     def _affine(self) -> Affine:
@@ -116,9 +205,3 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
                 "one (poe.samplers.fit_affine), or let poe.sample fit it in warm-up."
             )
         return self.affine
-
-
-def plain(kernel: Kernel) -> Kernel:
-    """The kernel itself, taken out of its preconditioner where it has one."""
-    inner: Kernel = kernel.kernel if isinstance(kernel, Preconditioned) else kernel
-    return inner

@@ -39,6 +39,11 @@ class RandomScanGibbs(Gibbs):
     (torch.Size([5, 3]), 4)
     """
 
+    @property
+    def is_reversible(self) -> bool:
+        """Draw by draw."""
+        return True
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         """A site for each chain and draw, and a Gumbel variable for each of its values."""
         gumbel = super().draw_noise(position, generator).gumbel

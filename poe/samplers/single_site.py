@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.samplers.finite import moved, require_finite, require_inside
-from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, accept, where_accepted
 from poe.space import Space
 
 
@@ -45,6 +44,10 @@ class SingleSiteMetropolis(Corrected[MetropolisState]):
 
     space: Space
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         require_finite(self.space, self)
 
@@ -64,12 +67,7 @@ class SingleSiteMetropolis(Corrected[MetropolisState]):
         return SiteNoise(site, shift, torch.rand(chains, generator=generator, device=device))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: SiteNoise
     ) -> tuple[MetropolisState, Info]:
         assert self.space.num_values is not None

@@ -8,12 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from poe.samplers.hmc import Hamiltonian
+from poe.samplers.hmc import HMC, TURN, Hamiltonian
 from poe.samplers.langevin import add_scaled
-
-TURN = 1.65
-"""Radians: a little more than a quarter turn. What is turned further comes back on the other side,
-which makes up for the proposals that are rejected."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,20 @@ class SplitHMC(Hamiltonian):
     num_steps: int | None = 1
 
     target_acceptance: ClassVar[float] = 0.8
+
+    @property
+    def max_scale(self) -> float:
+        """A little more than a quarter turn, in all steps together."""
+        return TURN / (self.num_steps or 1)
+
+    @property
+    def from_far(self) -> HMC:
+        """A leapfrog step, which falls inward as MALA does.
+
+        To split off a Gaussian that is not yet the target's is no help far out in steep tails: what
+        is left over is as large as the force itself, and small steps lose little energy.
+        """
+        return HMC(num_steps=1, jitter=0.0)
 
     def _force(self, position: Tensor, score: Tensor) -> Tensor:
         return score + position

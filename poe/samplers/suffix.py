@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
 
     model: Autoregressive
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if not isinstance(self.model, Autoregressive):
             raise PoeError(
@@ -86,7 +90,7 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
         return SuffixState(x, target.log_density(x), self.model.log_density(x))
 
     @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: SuffixState, noise: SuffixNoise
     ) -> tuple[SuffixState, Info]:
         size = num_places(self.model.space)

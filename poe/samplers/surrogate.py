@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,12 +14,10 @@ from poe.samplers.kernel import (
     Density,
     Info,
     Noise,
-    accept,
-    per_chain,
+    WithScale,
     require_positive,
-    sum_event,
-    where_accepted,
 )
+from poe.samplers.langevin import MALA, LangevinState
 
 
 class SurrogateState(NamedTuple):
@@ -36,7 +32,7 @@ class SurrogateState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SurrogateMALA(Corrected[SurrogateState]):
+class SurrogateMALA(WithScale, Corrected[SurrogateState]):
     """MALA along the score g of any other expert, exact for the target: it needs no gradient of it.
 
     y = x + ε g(x) + √(2ε) z, z ~ N(0, I), accepted with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)), where
@@ -68,18 +64,12 @@ class SurrogateMALA(Corrected[SurrogateState]):
     step_size: Tensor | float | None = None
 
     target_acceptance: ClassVar[float] = 0.4
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
-
-    @property
-    def scale_setting(self) -> Tensor | float | None:
-        """The setting that warm-up tunes."""
-        return self.step_size
-
-    def with_scale(self, value: Tensor | float) -> SurrogateMALA:
-        """The same kernel with that step size."""
-        return replace(self, step_size=value)
 
     def init(self, target: Density, x: Tensor) -> SurrogateState:
         """State at ``x``. Raises NonFiniteError where log-density or drift is not finite."""
@@ -89,37 +79,28 @@ class SurrogateMALA(Corrected[SurrogateState]):
 
     def state_at(self, target: Density, x: Tensor) -> SurrogateState:
         """Position, the target's log-density and the surrogate's score."""
-        with torch.no_grad():
-            log_density = target.log_density(x)
-        return SurrogateState(x, log_density, self.surrogate.score(x))
+        return SurrogateState(x, *AlongSurrogate(target, self.surrogate).log_density_and_score(x))
 
-    def _transition(
+    def transition(
         self, target: Density, state: SurrogateState, noise: Noise
     ) -> tuple[SurrogateState, Info]:
-        step_size = per_chain(self.step_size, state.position)
-        width = _sqrt(2.0 * step_size)
-        moved = state.position + step_size * state.surrogate_score + width * noise.normal
-        proposed = self.state_at(target, moved)
-        log_ratio = proposed.log_density - state.log_density
-        log_ratio = log_ratio + self._log_proposal_ratio(state, proposed, noise.normal, width)
-        info = accept(log_ratio, proposed.log_density, noise.uniform)
-        keep = partial(where_accepted, info.is_accepted)
-        return SurrogateState(*map(keep, proposed, state)), info
-
-    def _log_proposal_ratio(
-        self,
-        state: SurrogateState,
-        proposed: SurrogateState,
-        normal: Tensor,
-        width: Tensor | float,
-    ) -> Tensor:
-        """log q(x|y) − log q(y|x): the way back needs the noise −(z + aS), S = g(x) + g(y).
-
-        So it is |z|²/2 − |z + aS|²/2 = −aS·(z + aS/2), with a = √(ε/2) = √(2ε)/2.
-        """
-        shift = 0.5 * width * (state.surrogate_score + proposed.surrogate_score)
-        return -sum_event(shift * (normal + 0.5 * shift))
+        along = AlongSurrogate(target, self.surrogate)
+        moved, info = MALA(self.step_size).transition(along, LangevinState(*state), noise)
+        return SurrogateState(*moved), info
 
 
-def _sqrt(value: Tensor | float) -> Tensor | float:
-    return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
+class AlongSurrogate:
+    """The target's log-density, and the surrogate's score for its own: what MALA is asked to move
+    by. Its decision is right for any drift."""
+
+    def __init__(self, target: Density, surrogate: Expert) -> None:
+        self.target, self.surrogate = target, surrogate
+
+    @torch.no_grad()
+    def log_density(self, x: Tensor) -> Tensor:
+        """The target's: ``(chains, *event) -> (chains,)``."""
+        return self.target.log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The target's log-density and the surrogate's score."""
+        return self.log_density(x), self.surrogate.score(x)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import SpinPairs
+from poe.density.capabilities import SpinPairs, spin_pairs
+from poe.density.expert import Expert
 from poe.errors import PoeError, ShapeError
+from poe.samplers.block_gibbs import gibbs_of
 from poe.samplers.components import components
-from poe.samplers.kernel import Corrected, Density, Info, all_accepted
-from poe.samplers.metropolis import MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState, all_accepted
 
 
 class ClusterNoise(NamedTuple):
@@ -49,6 +50,11 @@ class SwendsenWang(Corrected[MetropolisState]):
 
     pairs: SpinPairs
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+    is_of_one_density: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.pairs, SpinPairs):
             raise PoeError(
@@ -60,6 +66,11 @@ class SwendsenWang(Corrected[MetropolisState]):
     def __repr__(self) -> str:
         return f"SwendsenWang({len(self.pairs.couplings)} pairs)"
 
+    def at_level(self, level: Expert) -> Kernel:
+        """The same by the pairs of that level, or (block) Gibbs where they are not known."""
+        found = spin_pairs(level)
+        return gibbs_of(level) if found is None else SwendsenWang(found)
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> ClusterNoise:
         """A uniform for each chain's pairs, and for each of its sites."""
         like = self.pairs.couplings
@@ -68,12 +79,7 @@ class SwendsenWang(Corrected[MetropolisState]):
         return ClusterNoise(*noise)
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> MetropolisState:
-        """Position and log-density."""
-        return MetropolisState(x, target.log_density(x))
-
-    @torch.no_grad()
-    def _transition(
+    def transition(
         self, target: Density, state: MetropolisState, noise: ClusterNoise
     ) -> tuple[MetropolisState, Info]:
         edges, couplings, fields = self.pairs

@@ -6,38 +6,42 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import LogOdds, can_sample_exactly, conditionals
+from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, shared_space
 from poe.errors import PoeError, ShapeError
-from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.checkerboard import Checkerboard
-from poe.samplers.chromatic import ChromaticGibbs
 from poe.samplers.kernel import (
     Corrected,
     Density,
     Info,
     Kernel,
     OnDrawnNoise,
-    TunableKernel,
     accept,
+    floats_like,
+    in_two_parts,
     map_leaves,
+    require_kernel,
+    require_rows,
     where_accepted,
 )
-from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.path import GeometricPath, Level, join_parts
+from poe.samplers.questions import (
+    between,
+    can_restart,
+    draws_beforehand,
+    ends_where_it_asked,
+    gradients_per_step,
+    guarantee,
+    is_tunable,
+    needs_score,
+    with_scale,
+)
 from poe.samplers.replicas import SwapTally, TemperingState, exchange
-from poe.samplers.swendsen_wang import SwendsenWang
-
-OF_ONE_DENSITY = (Checkerboard, ChromaticGibbs, LabelClusters, SwendsenWang)
-"""Kernels that are built for one density, and cannot move the rows of several levels."""
-Given = Callable[[Tensor, Tensor], LogOdds]
-"""What ``Conditionals.given`` is."""
 
 
 class TemperingNoise(NamedTuple):
@@ -63,8 +67,9 @@ class ParallelTempering(Corrected[TemperingState]):
     - ``start``: a broad expert on the target's space, in the coordinates that the chains move in,
       that is one density (not a batch), as is the target. Where it can be sampled exactly and
       β_1 = 0, level 1 is drawn afresh in each step, which brings the target ever new modes.
-    - ``kernel``: any local kernel of ``poe.samplers``, also in ``Preconditioned`` with its map
-      given. A surrogate's is evaluated once more in each step, at the positions swapped.
+    - ``kernel``: any local kernel, also in ``Preconditioned`` with its map given. A surrogate's is
+      evaluated once more in each step, at the positions swapped; the target is for one that may
+      end elsewhere than where it asked last.
     - ``exponents``: β, increasing; ``poe.tune_tempering`` finds them, and the step sizes.
     - ``step_size``: one for each level, or None to keep the kernel's own.
 
@@ -92,6 +97,11 @@ class ParallelTempering(Corrected[TemperingState]):
     exponents: tuple[float, ...]
     step_size: tuple[float, ...] | None = None
     has_exact_start: bool = field(init=False, repr=False)
+    _follows: bool = field(init=False, repr=False)
+    _between: Callable[[Tensor], Kernel] | None = field(init=False, repr=False, compare=False)
+
+    has_memory: ClassVar[bool] = True
+    can_restart: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         ends_well = len(self.exponents) > 1 and self.exponents[0] >= 0 and self.exponents[-1] == 1
@@ -105,30 +115,43 @@ class ParallelTempering(Corrected[TemperingState]):
                 f"expected {len(self.exponents)} step sizes, one for each exponent, got "
                 f"{len(self.step_size)}"
             )
-        if self.step_size is not None and not isinstance(self.kernel, TunableKernel):
+        require_kernel(self.kernel)
+        if self.step_size is not None and not is_tunable(self.kernel):
             raise PoeError(f"{type(self.kernel).__name__} has no step size: leave step_size out")
-        kernel = self.kernel
-        if not isinstance(kernel, OnDrawnNoise) or type(kernel).state_at is OnDrawnNoise.state_at:
+        if not can_restart(self.kernel):
             raise PoeError(
-                "expected a local kernel that draws its random numbers first (an OnDrawnNoise with "
-                f"state_at), got {type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
+                "expected a local kernel, which can begin anew where positions are swapped, got "
+                f"{type(self.kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
-        _refuse_of_one_density(kernel)
-        if isinstance(kernel, BlockGibbs):
-            object.__setattr__(self, "kernel", _with_edges_of(kernel, self.start))
         is_exact = self.exponents[0] == 0 and can_sample_exactly(self.start)
-        object.__setattr__(self, "has_exact_start", is_exact)  # asked once: frozen otherwise
+        # Asked once: frozen otherwise.
+        object.__setattr__(self, "has_exact_start", is_exact)
+        object.__setattr__(self, "_follows", ends_where_it_asked(self.kernel))
+        object.__setattr__(self, "_between", between(self.kernel, self.start))
 
     @property
     def guarantee(self) -> str:
         """That of the kernel: swaps leave the joint density of the replicas invariant."""
-        return self.kernel.guarantee
+        return guarantee(self.kernel)
+
+    @property
+    def needs_score(self) -> bool:
+        """As the kernel does."""
+        return needs_score(self.kernel)
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """As the kernel does."""
+        return draws_beforehand(self.kernel)
 
     @property
     def gradients_per_step(self) -> int:
-        """Those of the kernel at each level that it moves; exact draws take one."""
-        assert isinstance(self.kernel, OnDrawnNoise)
-        each, exact = self.kernel.gradients_per_step, int(self.has_exact_start)
+        """Those of the kernel at each level that it moves; exact draws take one.
+
+        One more where the kernel may end elsewhere than where it asked last.
+        """
+        kernel, exact = self._at(torch.tensor(self.exponents)), int(self.has_exact_start)
+        each = gradients_per_step(kernel) + int(not self._follows)
         return each * (len(self.exponents) - exact) + exact
 
     def init(self, target: Density, x: Tensor) -> TemperingState:
@@ -150,12 +173,13 @@ class ParallelTempering(Corrected[TemperingState]):
             shared_space(("target", "start"), [target, self.start], kind="path")
         chains, rows = x.shape[1], x.flatten(0, 1).detach()
         level = self._level(target, chains, rows)
-        replicas = self._kernel_of_rows(chains, rows).init(level, rows)
-        assert level.latest is not None
+        kernel = self._kernel_of_rows(chains, rows)
+        replicas = kernel.init(level, rows)
+        require_rows(self.kernel, replicas, len(rows))
         none = torch.zeros(len(x) - 1, dtype=torch.int64, device=x.device)
         return TemperingState(
             replicas=replicas,
-            parts=level.latest,
+            parts=level.parts_at(rows),
             num_steps=none.new_zeros(()),
             tally=SwapTally(none, none, none.to(torch.float64)),
             came_from_start=torch.arange(len(rows), device=x.device) < chains,
@@ -164,16 +188,15 @@ class ParallelTempering(Corrected[TemperingState]):
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TemperingNoise:
         """The kernel's noise for every row it moves, a uniform for each pair, and exact draws."""
-        assert isinstance(self.kernel, OnDrawnNoise)
         levels, chains = len(self.exponents), len(position)
         moved = levels - 1 if self.has_exact_start else levels
         like = position.new_empty((moved * chains, *position.shape[1:]))
-        noise = self.kernel.draw_noise(like, generator)
-        uniform = _floats(position).new_empty((levels - 1, chains)).uniform_(generator=generator)
+        noise = in_two_parts(self.kernel).draw_noise(like, generator)
+        uniform = floats_like(position, levels - 1, chains).uniform_(generator=generator)
         fresh = exact_sample(self.start, chains, generator) if self.has_exact_start else None
         return TemperingNoise(noise, uniform, fresh)
 
-    def _transition(
+    def transition(
         self, target: Density, state: TemperingState, noise: TemperingNoise
     ) -> tuple[TemperingState, Info]:
         state, info = self.transition_of_all(target, state, noise)
@@ -198,9 +221,9 @@ class ParallelTempering(Corrected[TemperingState]):
         before = map_leaves(lambda leaf: leaf[moved], state.replicas)
         level = self._level(target, chains, before.position)
         kernel = self._kernel_of_rows(chains, before.position)
-        assert isinstance(kernel, OnDrawnNoise)
-        after, info = kernel._transition(level, before, noise.kernel)
-        parts = level.follow(state.parts.at(moved), info.is_accepted, after.position)
+        after, info = kernel.transition(level, before, noise.kernel)
+        follow = level.follow if self._follows else level.follow_or_evaluate
+        parts = follow(state.parts.at(moved), info.is_accepted, after.position)
         if noise.fresh is not None:
             parts = join_parts([level.path.evaluate(noise.fresh, parts.has_score), parts])
             after = map_leaves(_under_first(chains), state.replicas, after)
@@ -236,7 +259,6 @@ class ParallelTempering(Corrected[TemperingState]):
         if self.has_exact_start:
             is_new = is_new | (rows < chains)
         kernel = self._kernel_of_rows(chains, parts.position)
-        assert isinstance(kernel, OnDrawnNoise)
         level = self._level(target, chains, parts.position)
         restarted = kernel.state_at(level.known(parts), parts.position)
         return map_leaves(partial(where_accepted, is_new), restarted, state.replicas)
@@ -258,66 +280,26 @@ class ParallelTempering(Corrected[TemperingState]):
         exponents = _of_rows(self.exponents, chains, rows)[-len(rows) :]
         return Level(GeometricPath(self.start, target), exponents)
 
-    def _kernel_of_rows(self, chains: int, rows: Tensor) -> Kernel:
-        """The kernel with its level's step size, or its level's log-odds, at each row."""
-        if isinstance(self.kernel, BlockGibbs):
-            exponents = _of_rows(self.exponents, chains, rows)[-len(rows) :]
-            return self.kernel.with_given(_between(self.start, self.kernel, exponents))
-        if self.step_size is None:
-            return self.kernel
-        assert isinstance(self.kernel, TunableKernel)
-        return self.kernel.with_scale(_of_rows(self.step_size, chains, rows)[-len(rows) :])
+    def _kernel_of_rows(self, chains: int, rows: Tensor) -> OnDrawnNoise[Any]:
+        """The kernel with its level's step size, and what else differs by levels, at each row."""
+        kernel = self.kernel
+        if self._between is not None:
+            kernel = self._at(_of_rows(self.exponents, chains, rows)[-len(rows) :])
+        if self.step_size is not None:
+            kernel = with_scale(kernel, _of_rows(self.step_size, chains, rows)[-len(rows) :])
+        return in_two_parts(kernel)
+
+    def _at(self, exponents: Tensor) -> Kernel:
+        """The kernel of rows at these exponents."""
+        return self.kernel if self._between is None else self._between(exponents)
 
 
 def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
     """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
     the host, which would have to wait for it."""
-    return torch.cat([_floats(like).new_full((chains,), value) for value in values])
-
-
-def _floats(like: Tensor) -> Tensor:
-    """An empty tensor of its dtype, or of the default one where its values are counted."""
-    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-    return like.new_empty(0, dtype=dtype)
+    return torch.cat([floats_like(like, chains).fill_(value) for value in values])
 
 
 def _under_first(chains: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Puts the rows that moved under those of the first level."""
     return lambda old, new: torch.cat([old[:chains], new])
-
-
-def _refuse_of_one_density(kernel: Kernel) -> None:
-    """Kernels that cannot move the rows of several levels at once."""
-    if isinstance(kernel, OF_ONE_DENSITY):
-        raise PoeError(
-            f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
-            "one density: use BlockGibbs or Gibbs(space), or poe.smc, which gives each level its "
-            "own"
-        )
-
-
-def _with_edges_of(kernel: BlockGibbs, start: Expert) -> BlockGibbs:
-    """Block Gibbs whose sets suit the start's conditionals too. Raises PoeError for hidden units:
-    p̃^β of an RBM is none, as its units are summed out before the power is taken."""
-    found = conditionals(start)
-    if found is None or found.num_hidden or kernel.conditionals.num_hidden:
-        raise PoeError(
-            "expected BlockGibbs without hidden units and a start whose conditionals are known, "
-            f"got {kernel} from {type(start).__name__}, whose levels have none: use "
-            "GibbsWithGradients(space) or Gibbs(space), or poe.smc"
-        )
-    edges = torch.cat([kernel.conditionals.edges, found.edges], 1)
-    return BlockGibbs(kernel.conditionals._replace(edges=edges))
-
-
-def _between(start: Expert, kernel: BlockGibbs, exponents: Tensor) -> Given:
-    """The log-odds of the levels: (1 − β) those of the start + β those of the target."""
-    at_start = conditionals(start)
-    assert at_start is not None
-
-    def given(x: Tensor, uniforms: Tensor) -> LogOdds:
-        beta = exponents.reshape(-1, *([1] * (x.ndim - 1))).to(x.dtype)
-        first, last = at_start.given(x, uniforms), kernel.conditionals.given(x, uniforms)
-        return lambda x: torch.lerp(first(x), last(x), beta)
-
-    return given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -49,6 +50,8 @@ class UnderdampedLangevin(WithMomentum):
     step_size: Tensor | float
     friction: float = 1.0
 
+    ends_where_it_asked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         require_positive("friction", self.friction)
@@ -58,7 +61,7 @@ class UnderdampedLangevin(WithMomentum):
         """Unadjusted: biased."""
         return BIASED
 
-    def _transition(
+    def transition(
         self, target: Density, state: MomentumState, noise: Noise
     ) -> tuple[MomentumState, Info]:
         h = per_chain(self.step_size, state.position)

@@ -312,7 +312,7 @@ def test_nothing_waits_for_the_host() -> None:
     assert VisibleDBM(expert)(x).shape == expert(even).shape == (5,)
     noise = BlockNoise(torch.empty(5, 3, device="meta"), torch.empty(5, 6, device="meta"))
     kernel = kernel_of(expert)
-    state, info = kernel._transition(expert, kernel.init(expert, even), noise)
+    state, info = kernel.transition(expert, kernel.init(expert, even), noise)
     assert state.position.device.type == info.is_undefined.device.type == "meta"
 
 

@@ -137,13 +137,13 @@ def test_tile_by_tile_a_blur_is_left_invariant() -> None:
 class AllAtOnce(TileGibbs):
     """Draws tiles that touch given each other's old values."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         x, bank = state.position, self.patches.bank
         parts = []
         for colour in self._colours:
             alone = copy.copy(self)
             object.__setattr__(alone, "_colours", (colour,))
-            moved, info = TileGibbs._transition(alone, target, state, noise)
+            moved, info = TileGibbs.transition(alone, target, state, noise)
             parts.append((colour.tiles, as_tiles(moved.position, bank)[:, colour.tiles]))
         tiles = as_tiles(x, bank)
         for which, drawn in parts:

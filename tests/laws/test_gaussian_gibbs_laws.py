@@ -112,19 +112,19 @@ def test_invariance_however_rough_the_solution(case: Case, num_steps: int) -> No
 class AlwaysAccepted(GaussianGibbs):
     """Takes a rough solution for an exact one."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         certain = noise._replace(uniform=torch.full_like(noise.uniform, -1.0))
-        return super()._transition(target, state, certain)
+        return super().transition(target, state, certain)
 
 
 @dataclass(frozen=True, eq=False)
 class NotPerturbed(GaussianGibbs):
     """Forgets the noise of one factor."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         first, *others = noise.normals
         quiet = noise._replace(normals=(torch.zeros_like(first), *others))
-        return super()._transition(target, state, quiet)
+        return super().transition(target, state, quiet)
 
 
 def _swapped(factors: tuple[GaussianFactor, ...]) -> tuple[GaussianFactor, ...]:
@@ -174,7 +174,7 @@ def test_runs_on_the_meta_device() -> None:
         normals=tuple(t.to("meta") for t in noise.normals),
         uniform=noise.uniform.to("meta"),
     )
-    state, _ = kernel._transition(target, kernel.state_at(target, x), there)
+    state, _ = kernel.transition(target, kernel.state_at(target, x), there)
     assert state.position.device.type == "meta"
 
 

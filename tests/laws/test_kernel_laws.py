@@ -260,17 +260,17 @@ class ForgottenProposalDensity(MALA):
 class OneUniform(MALA):
     """The published mistake: one uniform decides for all chains."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         shared = noise.uniform[:1].expand_as(noise.uniform)
-        return super()._transition(target, state, Noise(noise.normal, shared))
+        return super().transition(target, state, Noise(noise.normal, shared))
 
 
 @dataclass(frozen=True)
 class StaleScore(MALA):
     """Keeps the old score where it accepted: the aliasing kind of mistake."""
 
-    def _transition(self, target, state, noise):  # type: ignore[no-untyped-def]
-        moved, info = super()._transition(target, state, noise)
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        moved, info = super().transition(target, state, noise)
         return moved._replace(score=state.score), info
 
 

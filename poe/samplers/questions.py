@@ -1,0 +1,299 @@
+"""What a kernel can do, asked in one place: every question, and what is taken where it is silent.
+
+A kernel answers by an attribute of the question's name. One of ``init`` and ``step`` alone says
+nothing of itself, and gets the answer that is safe; nobody asks for a kernel's type.
+
+| attribute | says | else |
+|---|---|---|
+| ``guarantee`` | whether the target is left invariant | "biased" |
+| ``is_reversible`` | whether it is in detailed balance with the target | False |
+| ``needs_score`` | whether it asks for the target's score | True |
+| ``gradients_per_step`` | how often a step evaluates the target | 1 |
+| ``log_odds_per_step`` | how often a step works out log-odds of all elements beside | 0 |
+| ``ends_where_it_asked`` | whether it ends where it evaluated last, or stays | False |
+| ``draws_beforehand`` | whether its random numbers are drawn before a step | False |
+| ``can_restart`` | whether ``init`` at a draw is a draw of all that a state holds | True |
+| ``has_memory`` | whether a state holds what does not follow from its position | False |
+| ``space`` | the space that it is built for | any |
+| ``is_of_one_density`` | whether it is built from the parts of one density | False |
+| ``at_level(level)`` | the kernel for another density on a path to its own | itself |
+| ``between(start)`` | the kernel of many levels at once | itself |
+| ``missing``, ``filled(learned)`` | the settings left out, and how they are filled in | its scale |
+| ``max_scale`` | the largest scale worth tuning to | ∞ |
+| ``from_far`` | the kernel to come in from far out by | itself |
+| ``legs(target, num_steps)``, ``joined(kernels)`` | the densities it is warmed up at | its target |
+| ``warmup_steps(num_chains)`` | the steps of a warm-up that nobody gave | 1000 |
+| ``way_out`` | what to do about chains that never move | smaller steps |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from operator import attrgetter
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from poe.density.expert import Expert
+from poe.errors import PoeError
+from poe.samplers.affine import Affine
+from poe.samplers.kernel import BIASED, Kernel, TunableKernel
+from poe.space import Space
+
+WARMUP_STEPS = 1000
+WAY_OUT = "use a smaller step size, a longer warm-up or another start"
+
+
+class Setting(Enum):
+    """A setting that a kernel may leave out, for warm-up to fill in."""
+
+    SCALE = "step size"
+    AFFINE = "preconditioner"
+    NUM_STEPS = "number of steps"
+
+
+class Learned(NamedTuple):
+    """What warm-up knows of the settings that a kernel may leave out; None where nothing is known.
+
+    - ``scale``: () or ``(chains,)``; ``affine``: the preconditioner; ``num_steps`` of a trajectory;
+    - ``r_hat``: the largest of chains that no longer drift, over a fitted kernel's last stretch.
+    """
+
+    scale: Tensor | float | None = None
+    affine: Affine | None = None
+    num_steps: int | None = None
+    r_hat: float = math.nan
+
+
+class Leg(NamedTuple):
+    """A stretch of the way that a kernel is warmed up on: one density, and what moves there.
+
+    ``descend`` says where the next leg starts, ``(chains, *event)``, from the kernel's last state.
+    """
+
+    density: Expert
+    kernel: Kernel
+    num_steps: int
+    descend: Callable[[Any], Tensor] = attrgetter("position")
+
+
+# What a step is
+
+
+def guarantee(kernel: Kernel) -> str:
+    """``"asymptotically exact"`` where the target is left invariant, else ``"biased"``.
+
+    >>> guarantee(poe.samplers.MALA(0.1)), guarantee(poe.samplers.ULA(0.1))
+    ('asymptotically exact', 'biased')
+    """
+    return str(getattr(kernel, "guarantee", BIASED))
+
+
+def is_reversible(kernel: Kernel) -> bool:
+    """Whether its steps are in detailed balance with the target: p(x) k(y | x) = p(y) k(x | y).
+
+    More than invariance, which a sweep through the elements in order has, and this it has not.
+
+    >>> space = poe.Binary(3)
+    >>> is_reversible(poe.samplers.Gibbs(space)), is_reversible(poe.samplers.RandomScanGibbs(space))
+    (False, True)
+    """
+    return _claims(kernel, "is_reversible")
+
+
+def needs_score(kernel: Kernel) -> bool:
+    """Whether it asks for the target's score, and not for log-densities alone."""
+    return bool(getattr(kernel, "needs_score", True))
+
+
+def says_whether_it_needs_score(kernel: Kernel) -> bool:
+    """Whether the last answer is the kernel's own."""
+    return hasattr(kernel, "needs_score")
+
+
+def gradients_per_step(kernel: Kernel) -> int:
+    """How often a step evaluates the target, with its score where the kernel needs one."""
+    return int(getattr(kernel, "gradients_per_step", 1))
+
+
+def log_odds_per_step(kernel: Kernel) -> int:
+    """How often a step works out log-odds of all elements, each as dear as a log-density."""
+    return int(getattr(kernel, "log_odds_per_step", 0))
+
+
+def ends_where_it_asked(kernel: Kernel) -> bool:
+    """Whether a chain that accepted ends where the target was evaluated last, the others nowhere
+    new: then what the parts of a path say there is known, and need not be asked again."""
+    return _claims(kernel, "ends_where_it_asked")
+
+
+def can_restart(kernel: Kernel) -> bool:
+    """Whether ``init`` at draws of the target is as good as a state that came to be there.
+
+    So it is for every kernel that ``poe.testing.check_kernel`` passes from its own ``init``; not
+    for one that begins far from the target.
+    """
+    return bool(getattr(kernel, "can_restart", True))
+
+
+def draws_beforehand(kernel: Kernel) -> bool:
+    """Whether its random numbers are drawn before a step, which then compiles in one graph."""
+    return bool(getattr(kernel, "draws_beforehand", False))
+
+
+def has_memory(kernel: Kernel) -> bool:
+    """Whether a state holds what does not follow from its position, such as a momentum."""
+    return bool(getattr(kernel, "has_memory", False))
+
+
+# Where it moves
+
+
+def space_of(kernel: Kernel) -> Space | None:
+    """The space that it is built for; None where it moves on any."""
+    return cast(Space | None, getattr(kernel, "space", None))
+
+
+def is_of_one_density(kernel: Kernel) -> bool:
+    """Whether it is built from the parts of one density, and leaves that one invariant."""
+    return bool(getattr(kernel, "is_of_one_density", False))
+
+
+def at_level(kernel: Kernel, level: Expert) -> Kernel:
+    """The kernel for another density, on a path that leads to its own.
+
+    Raises PoeError for one that is of one density and does not say what it is at another.
+    """
+    if hasattr(kernel, "at_level"):
+        return cast(Kernel, kernel.at_level(level))
+    if is_of_one_density(kernel):
+        raise PoeError(
+            f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
+            "one density and has no `at_level(level)`: use one that moves by the density it is "
+            "handed, such as HMC or Gibbs(space)"
+        )
+    return kernel
+
+
+def between(kernel: Kernel, start: Expert) -> Callable[[Tensor], Kernel] | None:
+    """The kernel of many levels at once: for rows at start^(1 − β) target^β, from β ``(rows,)``.
+
+    None where it is the same at all of them. Raises PoeError for one that is of one density and
+    does not say what it is between two.
+    """
+    if hasattr(kernel, "between"):
+        return cast(Callable[[Tensor], Kernel], kernel.between(start))
+    if is_of_one_density(kernel):
+        raise PoeError(
+            f"expected a kernel for every level, got {type(kernel).__name__}, which is built for "
+            "one density and has no `between(start)`: use BlockGibbs or Gibbs(space), or poe.smc, "
+            "which gives each level its own"
+        )
+    return None
+
+
+# What it leaves out
+
+
+def is_tunable(kernel: Kernel) -> bool:
+    """Whether it has a scale, given or not, that can be tuned on the acceptance rate."""
+    return isinstance(kernel, TunableKernel)
+
+
+def missing(kernel: Kernel) -> frozenset[Setting]:
+    """The settings that were left out.
+
+    >>> kernel = poe.samplers.Preconditioned(poe.samplers.MALA())
+    >>> sorted(setting.value for setting in missing(kernel))
+    ['preconditioner', 'step size']
+    """
+    if hasattr(kernel, "missing"):
+        return frozenset(kernel.missing)
+    is_left_out = isinstance(kernel, TunableKernel) and kernel.scale_setting is None
+    return frozenset({Setting.SCALE} if is_left_out else ())
+
+
+def filled(kernel: Kernel, learned: Learned) -> Kernel:
+    """The kernel with what it leaves out as learned, as far as that is known.
+
+    >>> filled(poe.samplers.MALA(), Learned(scale=0.3))
+    MALA(step_size=0.3)
+    >>> filled(poe.samplers.MALA(0.1), Learned(scale=0.3))
+    MALA(step_size=0.1)
+    """
+    if hasattr(kernel, "filled"):
+        return cast(Kernel, kernel.filled(learned))
+    if Setting.SCALE in missing(kernel) and learned.scale is not None:
+        return with_scale(kernel, learned.scale)
+    return kernel
+
+
+def with_scale(kernel: Kernel, value: Tensor | float | None) -> Kernel:
+    """The kernel with another scale; None leaves it out. Raises PoeError where it has none."""
+    if not isinstance(kernel, TunableKernel):
+        raise PoeError(f"{type(kernel).__name__} has no step size to tune: give it with one")
+    return kernel.with_scale(value)  # type: ignore[arg-type]
+
+
+def target_acceptance(kernel: Kernel) -> float:
+    """The mean acceptance probability to tune for. Raises PoeError where there is no scale."""
+    if not isinstance(kernel, TunableKernel):
+        raise PoeError(f"{type(kernel).__name__} has no step size to tune: give it with one")
+    return kernel.target_acceptance
+
+
+def max_scale(kernel: Kernel) -> float:
+    """The largest scale worth tuning to.
+
+    >>> max_scale(poe.samplers.SplitHMC(num_steps=2)), max_scale(poe.samplers.MALA())
+    (0.825, inf)
+    """
+    return float(getattr(kernel, "max_scale", math.inf))
+
+
+def from_far(kernel: Kernel) -> Kernel:
+    """The kernel to come in from far out by, where a first stretch of warm-up begins."""
+    return cast(Kernel, getattr(kernel, "from_far", kernel))
+
+
+def legs(kernel: Kernel, target: Expert, num_steps: int) -> tuple[Leg, ...]:
+    """The densities that it is warmed up at, the last of them the target, for so many steps."""
+    if hasattr(kernel, "legs"):
+        return cast(tuple[Leg, ...], kernel.legs(target, num_steps))
+    return (Leg(target, kernel, num_steps),)
+
+
+def joined(kernel: Kernel, kernels: tuple[Kernel, ...]) -> Kernel:
+    """The kernel with those of its legs, warmed up, in their places."""
+    if hasattr(kernel, "joined"):
+        return cast(Kernel, kernel.joined(kernels))
+    return kernels[-1]
+
+
+def warmup_steps(kernel: Kernel, num_chains: int) -> int:
+    """The steps of a warm-up that nobody gave."""
+    if hasattr(kernel, "warmup_steps"):
+        return int(kernel.warmup_steps(num_chains))
+    return WARMUP_STEPS
+
+
+def way_out(kernel: Kernel | None) -> str:
+    """What to do about chains that never move, in words."""
+    return str(getattr(kernel, "way_out", WAY_OUT))
+
+
+def _claims(kernel: Kernel, name: str) -> bool:
+    """Whether the class that makes the step claims it, or one derived from it.
+
+    A claim about a step does not pass on to another step: a subclass that makes its own says anew.
+    """
+    if name in getattr(kernel, "__dict__", {}):
+        return bool(getattr(kernel, name))
+    for kind in type(kernel).__mro__:
+        if name in vars(kind):
+            return bool(getattr(kernel, name))
+        if "transition" in vars(kind) or "step" in vars(kind):
+            return False
+    return False
