@@ -218,8 +218,14 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         """It draws as it goes."""
         return False
 
+    def init(self, target: Density, x: Tensor) -> Any:
+        """Its state at ``x``. Raises NonFiniteError where its log-density is not finite."""
+        state = self.kernel.init(target, x.detach())
+        require_start(target, x, state.log_density)
+        return state
+
     def state_at(self, target: Density, x: Tensor) -> Any:
-        """Its state at ``x``, checked as it likes."""
+        """The same, checked as it likes."""
         return self.kernel.init(target, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> torch.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from poe.samplers.kernel import (
     Info,
     Kernel,
     OnDrawnNoise,
+    TunableKernel,
     in_two_parts,
     require_kernel,
 )
@@ -31,11 +32,9 @@ from poe.samplers.questions import (
     has_memory,
     is_of_one_density,
     is_reversible,
-    is_tunable,
     max_scale,
     missing,
     needs_score,
-    target_acceptance,
     with_scale,
 )
 
@@ -97,8 +96,11 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     kernel: Kernel
     affine: Affine | None = None
 
+    # Of an instance, where the inner kernel has them: a static look-up finds them there alone.
     scale_setting: ClassVar[Tensor | float | None]
-    """The inner kernel's setting that warm-up tunes, where it has one: an instance's own."""
+    """The inner kernel's setting that warm-up tunes."""
+    target_acceptance: ClassVar[float]
+    """The inner kernel's."""
 
     def __post_init__(self) -> None:
         require_kernel(self.kernel)
@@ -108,8 +110,9 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
                 f"whitened coordinates, got {type(self.kernel).__name__}, which is built for "
                 "densities in x: give it by itself"
             )
-        if is_tunable(self.kernel):  # so that a protocol finds it here, and only here
-            object.__setattr__(self, "scale_setting", cast(Any, self.kernel).scale_setting)
+        if isinstance(self.kernel, TunableKernel):
+            object.__setattr__(self, "scale_setting", self.kernel.scale_setting)
+            object.__setattr__(self, "target_acceptance", self.kernel.target_acceptance)
 
     @property
     def guarantee(self) -> str:
@@ -150,11 +153,6 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     def max_scale(self) -> float:
         """The inner kernel's."""
         return max_scale(self.kernel)
-
-    @property
-    def target_acceptance(self) -> float:
-        """The inner kernel's."""
-        return target_acceptance(self.kernel)
 
     def with_scale(self, value: Tensor | float | None) -> Self:
         """The same kernel with that scale."""
