@@ -19,6 +19,7 @@ from poe.calibration import Calibration, calibrate
 from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
+from poe.core.doubt import Doubt
 from poe.density import closed_forms as closed_forms
 from poe.density.capabilities import Simplified, simplify
 from poe.density.expert import At, Expert, Mixture, Product, Tempered, contrast
@@ -82,12 +83,12 @@ from poe.twist import LocalProduct, OnPrefixes, Twist, twists
 __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",
     "Categorical", "Chain", "Chunked", "Compatibility", "Conditional", "Count", "Dequantized",
-    "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents", "FromDistribution",
-    "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given", "GradientError",
-    "ImproperError", "Interval", "Joint", "LocalProduct", "LogDensityBounds", "LogPartition",
-    "LogRatio", "Marginal", "Mixture", "NonFiniteError", "NormalizationError", "Normalized",
-    "OnPrefixes", "OperatorError", "PoeError", "Positive", "PositiveDefinite", "Product",
-    "Progress", "Real", "Relaxed", "ReplayBuffer", "Sequence", "ShapeError", "Simplex",
+    "Doubt", "Draws", "DtypeError", "EvidenceRatio", "Expert", "FittedExponents",
+    "FromDistribution", "FromEnergy", "FromLogDensity", "FromOneHot", "GaussianFactor", "Given",
+    "GradientError", "ImproperError", "Interval", "Joint", "LocalProduct", "LogDensityBounds",
+    "LogPartition", "LogRatio", "Marginal", "Mixture", "NonFiniteError", "NormalizationError",
+    "Normalized", "OnPrefixes", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
+    "Product", "Progress", "Real", "Relaxed", "ReplayBuffer", "Sequence", "ShapeError", "Simplex",
     "Simplified", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
     "TensorBoard", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance",
     "any_of", "as_expert", "calibrate", "compatibility", "contrast", "distribution_tails",

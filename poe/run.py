@@ -14,7 +14,7 @@ from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, sta
 from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
-from poe.core.doubt import texts, warn
+from poe.core.doubt import warn
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
@@ -244,7 +244,7 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
         *compile_doubts(run),
     ]
     warn(doubts)
-    return replace(draws, remarks=texts(doubts))
+    return replace(draws, doubts=tuple(doubts))
 
 
 def _pulled(

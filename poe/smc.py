@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.choose import Choice, choose_for_particles, is_batch
-from poe.core.doubt import Doubt, Kind, texts, warn
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
 from poe.deterministic import require_deterministic
@@ -220,7 +220,7 @@ def doubted(draws: Draws, doubts: Sequence[Doubt]) -> Draws:
     """The draws with what is doubtful about them, and about the log Z that they give."""
     assert draws.log_partition is not None
     found = draws.log_partition._replace(doubts=tuple(doubts))
-    return replace(draws, remarks=texts(doubts), log_partition=found)
+    return replace(draws, doubts=tuple(doubts), log_partition=found)
 
 
 def partition_of_islands(log_z: Tensor, method: str, num_evaluations: int) -> LogPartition:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import poe
 from poe import diagnostics
+from poe.core.doubt import Doubt, Kind
 from poe.samplers import MALA
 
 arviz = diagnostics.import_arviz()
@@ -123,7 +124,8 @@ def test_one_bad_component_does_not_hide_behind_the_others(independent: Tensor) 
 
 
 def test_remarks_of_the_run_are_repeated(independent: Tensor) -> None:
-    assert "! it went badly" in str(draws_of(independent, remarks=("it went badly",)).summary())
+    told = (Doubt(Kind.OTHER, "it went badly"),)
+    assert "! it went badly" in str(draws_of(independent, doubts=told).summary())
 
 
 def test_stuck_chains_need_enough_draws_to_be_called_so() -> None:
@@ -188,8 +190,10 @@ def test_a_stuck_chain_is_told_once(independent: Tensor) -> None:
     assert "1 of 4 chains never moved (chain 2 is one)" in words_of(
         independent, acceptance_rate=rate
     )
-    words = words_of(independent, acceptance_rate=rate, remarks=("chain 2 never moved",))
-    assert words.count("never moved") == 1
+    told = (Doubt(Kind.STUCK, "chain 2 is stuck", (2,)),)
+    words = words_of(independent, acceptance_rate=rate, doubts=told)
+    assert "stuck" in words
+    assert "never moved" not in words
 
 
 def test_chains_that_hardly_move(independent: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 import experts
 import poe
 from poe import diagnostics
+from poe.core.doubt import Doubt, Kind
 from poe.partition import exact
 from poe.samplers import MALA
 
@@ -74,7 +75,7 @@ def test_attributes_say_how_the_draws_came_about() -> None:
             kernel=MALA(0.3),
             choice="as given",
             seed=7,
-            remarks=("one", "two"),
+            doubts=(Doubt(Kind.OTHER, "one"), Doubt(Kind.OTHER, "two")),
             num_warmup=10,
             log_partition=found,
         )
@@ -100,7 +101,7 @@ def test_arviz_has_its_own_names() -> None:
 @pytest.mark.parametrize("seed", [7, 2**64 - 1])
 def test_a_file_of_arviz_comes_back(seed: int, tmp_path: Path) -> None:
     x = torch.zeros(2, 5, 2)
-    draws = poe.Draws(x, x[..., 0], "exact", seed=seed, remarks=("a word",))
+    draws = poe.Draws(x, x[..., 0], "exact", seed=seed, doubts=(Doubt(Kind.OTHER, "a word"),))
     draws.to_arviz().to_netcdf(str(tmp_path / "draws.nc"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.core.doubt import Doubt, Kind
 from poe.core.tensor_file import fingerprint, write
 from poe.samplers import MALA, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
@@ -46,7 +47,8 @@ DRAWS = {
     "weighted, with log Z": particles,
     "not finite, large seed, remarks": lambda: poe.Draws(
         torch.tensor([[torch.nan, torch.inf]]), torch.tensor([[-torch.inf, torch.nan]]), "biased",
-        seed=2**64 - 1, seconds=0.1 + 0.2, remarks=("a", 'b "c"'), choice="ρ",
+        seed=2**64 - 1, seconds=0.1 + 0.2, choice="ρ",
+        doubts=(Doubt(Kind.STUCK, "a", (1, 3)), Doubt(Kind.OTHER, 'b "c"')),
     ),
     "bfloat16": lambda: poe.Draws(torch.ones(2, 3, 1).bfloat16(), torch.zeros(2, 3), "exact"),
     "tokens": lambda: poe.Draws(torch.ones(2, 3, 4).long(), torch.zeros(2, 3), "exact"),
@@ -151,3 +153,26 @@ def test_several_tensors_a_draw_are_refused(tmp_path: Path) -> None:
 def test_collect_keeps_one_tensor(kernel: Kernel | None, collect: Any, got: str) -> None:
     with pytest.raises(poe.PoeError, match=rf"collect= to return one tensor .* got {got}: flatten"):
         poe.sample(EXPERT, 10, kernel=kernel, warmup=1, collect=collect, progress=False)
+
+
+def test_a_file_of_before_there_were_kinds_is_read(tmp_path: Path) -> None:
+    path, draws = tmp_path / "draws.safetensors", particles()
+    poe.save_draws(draws, path)
+    facts, tensors = checkpoint.read(path)
+    for told in (facts["draws"], facts["draws"]["log_partition"]):
+        told.pop("doubts")
+        told["remarks"] = ["it went badly", "very"]
+    checkpoint.write(path, facts, tensors)
+    loaded = poe.load_draws(path)
+    assert loaded.doubts == tuple(Doubt(Kind.OTHER, text) for text in ("it went badly", "very"))
+    assert loaded.log_partition is not None
+    assert loaded.log_partition.remarks == loaded.remarks
+
+
+def test_a_kind_of_a_later_version_is_read_by_its_words(tmp_path: Path) -> None:
+    path = tmp_path / "draws.safetensors"
+    poe.save_draws(particles(), path)
+    facts, tensors = checkpoint.read(path)
+    facts["draws"]["doubts"] = [{"kind": "UNHEARD_OF", "text": "odd", "chains": [1]}]
+    checkpoint.write(path, facts, tensors)
+    assert poe.load_draws(path).doubts == (Doubt(Kind.OTHER, "odd", (1,)),)

@@ -26,7 +26,7 @@ def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
 def is_trusted(draws: Draws, summary: Summary) -> bool:
     """Whether nothing speaks against the draws; that exact ones are few does not."""
     if draws.guarantee == "exact":
-        return not draws.remarks and not int(draws.num_nonfinite.sum())
+        return not draws.doubts and not int(draws.num_nonfinite.sum())
     return not summary.warnings
 
 

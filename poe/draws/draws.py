@@ -34,7 +34,8 @@ class Draws(Record):
       took, and what compiling took beside it;
     - ``choice``: why this kernel, in words;
     - ``seed``: the generator's initial seed;
-    - ``remarks``: what the run itself noticed, in words;
+    - ``doubts``: what the run itself noticed that speaks against the draws, each a ``poe.Doubt`` of
+      a kind, a text and the chains it is about; ``remarks`` are the texts;
     - ``log_partition``: log Z, where the run estimated it on its way.
 
     >>> g = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
+from poe.core.doubt import Doubt, texts
 from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 
@@ -36,7 +37,7 @@ class Record:
     sampling_seconds: float = 0.0
     compile_seconds: float = 0.0
     choice: str = ""
-    remarks: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     log_partition: LogPartition | None = None
 
     def __repr__(self) -> str:
@@ -44,6 +45,11 @@ class Record:
         parts = [f"{chains} chains x {draws} draws of shape {tuple(event)}", self.guarantee]
         parts += ["weighted"] * (self.log_weights is not None)
         return f"Draws({', '.join(parts + [repr(self.kernel)] * (self.kernel is not None))})"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the run itself noticed, in words: the texts of ``doubts``."""
+        return texts(self.doubts)
 
     @property
     def num_nonfinite(self) -> Tensor:

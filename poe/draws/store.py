@@ -85,6 +85,7 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     values = {field.name: getattr(draws, field.name) for field in fields(draws)}
     found: LogPartition | None = values.pop("log_partition")
     facts, tensors = _parted(values)
+    facts["doubts"] = _as_facts(draws.doubts)
     facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
     facts["log_partition"] = None
     if found is not None:
@@ -109,7 +110,7 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
             f"expected draws that poe.save_draws wrote at {path}, got another file of this package"
         )
     known: dict[str, Any] = facts["draws"]
-    known["remarks"] = tuple(known["remarks"])
+    known["doubts"] = _doubts(known)
     if known["kernel"] is not None:
         known["kernel"] = Described(known["kernel"], known["guarantee"])
     if (found := known["log_partition"]) is not None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.draws.doubts import chain_words, convergence_words, weight_words
+from poe.core.doubt import Doubt, texts
+from poe.draws.doubts import chain_doubts, convergence_doubts, weight_doubts
 from poe.draws.export import component_names
 from poe.draws.record import Record
 
@@ -34,8 +35,8 @@ class Summary:
     """Statistics of each component (tensors of the event shape) that print as a table.
 
     ``ess_weights``, a scalar, is Kish's ESS of weighted draws, whose ``ess_bulk``, ``ess_tail`` and
-    ``r_hat`` are NaN; None where the draws are unweighted. ``warnings`` says in words why the draws
-    are not to be trusted; empty where nothing was seen.
+    ``r_hat`` are NaN; None where the draws are unweighted. ``doubts`` say why the draws are not to
+    be trusted, and ``warnings`` are their words; empty where nothing was seen.
     """
 
     mean: Tensor
@@ -45,8 +46,13 @@ class Summary:
     ess_tail: Tensor
     r_hat: Tensor
     footer: str = ""
-    warnings: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     ess_weights: Tensor | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
 
     def __str__(self) -> str:
         formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
@@ -80,10 +86,10 @@ def summarize(draws: Record) -> Summary:
         ess_tail=tail,
         r_hat=r_hat,
         footer="; ".join(_facts(draws)),
-        warnings=(
-            *draws.remarks,
-            *chain_words(draws),
-            *convergence_words(draws, r_hat, torch.minimum(bulk, tail)),
+        doubts=(
+            *draws.doubts,
+            *chain_doubts(draws),
+            *convergence_doubts(draws, r_hat, torch.minimum(bulk, tail)),
         ),
     )
 
@@ -104,7 +110,7 @@ def _of_weighted(draws: Record, log_weights: Tensor) -> Summary:
         ess_tail=undefined,
         r_hat=undefined,
         footer="; ".join([*_facts(draws), worth]),
-        warnings=(*draws.remarks, *chain_words(draws), *weight_words(log_weights, ess.item())),
+        doubts=(*draws.doubts, *chain_doubts(draws), *weight_doubts(log_weights, ess.item())),
         ess_weights=ess,
     )
 

@@ -152,7 +152,7 @@ def joined(first: poe.Draws | None, then: poe.Draws) -> poe.Draws:
         num_gradients=first.num_gradients + then.num_gradients,
         seconds=first.seconds + then.seconds,
         sampling_seconds=first.sampling_seconds + then.sampling_seconds,
-        remarks=tuple(dict.fromkeys([*first.remarks, *then.remarks])),
+        doubts=tuple(dict.fromkeys([*first.doubts, *then.doubts])),
     )
 
 

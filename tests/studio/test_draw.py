@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 import poe
+from poe.core.doubt import Doubt, Kind
 from poe.studio import digits, draw, draws_file, garments, plane, words
 from poe.studio.draw import Frame, Settings, run
 from poe.studio.model import Composition, compose
@@ -101,12 +102,12 @@ def test_joined_counts_add_up() -> None:
     x = torch.zeros(2, 3, 1)
     first = poe.Draws(
         x, x[..., 0], "asymptotically exact", acceptance_rate=torch.tensor([1.0, 0.0]),
-        num_divergent=torch.tensor([1, 2]), num_gradients=3, remarks=("a",),
+        num_divergent=torch.tensor([1, 2]), num_gradients=3, doubts=(Doubt(Kind.OTHER, "a"),),
     )  # fmt: skip
     then = poe.Draws(
         x[:, :1] + 1, x[:, :1, 0], "asymptotically exact",
         acceptance_rate=torch.tensor([0.0, 1.0]), num_divergent=torch.tensor([1, 0]),
-        num_gradients=1, remarks=("a", "b"),
+        num_gradients=1, doubts=(Doubt(Kind.OTHER, "a"), Doubt(Kind.OTHER, "b")),
     )  # fmt: skip
     both = draw.joined(first, then)
     assert both.samples[..., 0].tolist() == [[0, 0, 0, 1]] * 2

@@ -9,6 +9,7 @@ import torch
 
 import experts
 import poe
+from poe.core.doubt import Kind, kinds
 
 NORMAL = experts.Gaussian([0.0], scale=[1.0])
 WALK, MALA = poe.samplers.MetropolisHastings, poe.samplers.MALA
@@ -26,7 +27,7 @@ def is_accused(target: poe.Expert, seed: int, **options: object) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poe.TrustWarning)
         draws = poe.sample(target, 400, generator=generator, progress=False, **options)
-    return any("outward" in text for text in draws.remarks)
+    return Kind.GROWING in kinds(draws.doubts)
 
 
 @pytest.mark.parametrize("num_chains", [1, 4])
