@@ -15,7 +15,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.doubt import Doubt, Kind
-from poe.core.tensor_file import fingerprint, write
+from poe.core.tensor_file import fingerprint, read, write
 from poe.samplers import MALA, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
 
@@ -158,11 +158,11 @@ def test_collect_keeps_one_tensor(kernel: Kernel | None, collect: Any, got: str)
 def test_a_file_of_before_there_were_kinds_is_read(tmp_path: Path) -> None:
     path, draws = tmp_path / "draws.safetensors", particles()
     poe.save_draws(draws, path)
-    facts, tensors = checkpoint.read(path)
+    facts, tensors = read(path)
     for told in (facts["draws"], facts["draws"]["log_partition"]):
         told.pop("doubts")
         told["remarks"] = ["it went badly", "very"]
-    checkpoint.write(path, facts, tensors)
+    write(path, facts, tensors)
     loaded = poe.load_draws(path)
     assert loaded.doubts == tuple(Doubt(Kind.OTHER, text) for text in ("it went badly", "very"))
     assert loaded.log_partition is not None
@@ -172,7 +172,7 @@ def test_a_file_of_before_there_were_kinds_is_read(tmp_path: Path) -> None:
 def test_a_kind_of_a_later_version_is_read_by_its_words(tmp_path: Path) -> None:
     path = tmp_path / "draws.safetensors"
     poe.save_draws(particles(), path)
-    facts, tensors = checkpoint.read(path)
+    facts, tensors = read(path)
     facts["draws"]["doubts"] = [{"kind": "UNHEARD_OF", "text": "odd", "chains": [1]}]
-    checkpoint.write(path, facts, tensors)
+    write(path, facts, tensors)
     assert poe.load_draws(path).doubts == (Doubt(Kind.OTHER, "odd", (1,)),)
