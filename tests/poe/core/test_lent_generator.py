@@ -94,24 +94,28 @@ def test_nothing_is_drawn_on_the_meta_device() -> None:
 
 
 def test_another_threads_draws_are_its_own() -> None:
-    """Draws from the global generator here, while networks are built there."""
+    """It draws from the global generator here, while a network is half built there."""
+    half_built, go_on = threading.Event(), threading.Event()
+
+    def build() -> None:
+        with Lent(seeded()):
+            nn.Linear(4, 4)
+            half_built.set()
+            go_on.wait(10)
+            nn.Linear(4, 4)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        expected = torch.stack([torch.rand(()) for _ in range(2000)])
+        expected = torch.rand(2)
         torch.manual_seed(0)
-        stop = threading.Event()
-
-        def build() -> None:
-            while not stop.is_set():
-                with Lent(seeded()):
-                    nn.Linear(4, 4)
-
         builder = threading.Thread(target=build)
         builder.start()
-        found = torch.stack([torch.rand(()) for _ in range(2000)])
-        stop.set()
+        assert half_built.wait(10)
+        first = torch.rand(1)
+        go_on.set()
         builder.join()
-    assert torch.equal(found, expected)
+        second = torch.rand(1)
+    assert torch.equal(torch.cat([first, second]), expected)
 
 
 def test_the_judge_of_the_demo_moves_nothing() -> None:
