@@ -342,7 +342,9 @@ def require_shares(**shares: object) -> None:
     poe.errors.PoeError: expected momentum from 0 to 1, got 1.5
     """
     for name, share in shares.items():
-        if not isinstance(share, Real) or not 0 <= float(share) <= 1:
+        if not isinstance(share, Real):
+            raise PoeError(f"expected a number as {name}, got {share!r}")
+        if not 0 <= float(share) <= 1:
             raise PoeError(f"expected {name} from 0 to 1, got {share}")
 
 
@@ -355,10 +357,10 @@ def _batches(data: Tensor, size: int, like: Tensor, generator: torch.Generator) 
 
 def _augmented(augment: Augment, batch: Tensor, generator: torch.Generator) -> Tensor:
     seen = augment(batch, generator)
-    if seen.shape[1:] != batch.shape[1:] or len(seen) == 0:
+    if not isinstance(seen, Tensor) or seen.shape[1:] != batch.shape[1:] or len(seen) == 0:
+        found = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
         raise ShapeError(
-            f"expected rows like those of the batch {tuple(batch.shape)} from augment, got "
-            f"{tuple(seen.shape)}"
+            f"expected rows like those of the batch {tuple(batch.shape)} from augment, got {found}"
         )
     return seen
 

@@ -29,6 +29,9 @@ from experts.boltzmann.training.loop import (
     look,
     run,
 )
+from experts.hidden_units import HiddenDensity
+from experts.latest import Latest
+from experts.linear import linear
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -198,7 +201,7 @@ def test_parameters_that_run_away_are_told_and_leave_the_last_file(tmp_path: Pat
         ({"batch_size": -3}, "batch_size of at least 1, got -3"),
         ({"learning_rate": -0.1}, "learning_rate from 0 to 1, got -0.1"),
         ({"learning_rate": float("nan")}, "learning_rate from 0 to 1, got nan"),
-        ({"learning_rate": "fast"}, "learning_rate from 0 to 1, got fast"),
+        ({"learning_rate": "fast"}, "a number as learning_rate, got 'fast'"),
         ({"momentum": 1.5}, "momentum from 0 to 1, got 1.5"),
         ({"weight_decay": -1e-9}, "weight_decay from 0 to 1"),
         ({"averaged": 1.01}, "averaged from 0 to 1, got 1.01"),
@@ -285,6 +288,8 @@ def test_what_is_reported_stays_as_it_was(trainer: str) -> None:
 def test_what_augment_makes_has_the_shape_of_the_rows(trainer: str) -> None:
     with pytest.raises(poe.ShapeError, match=r"batch \(9, 3\) from augment, got \(9, 2\)"):
         TRAINERS[trainer](BITS, augment=lambda batch, g: batch[:, 1:])
+    with pytest.raises(poe.ShapeError, match="from augment, got NoneType"):
+        TRAINERS[trainer](BITS, augment=lambda batch, g: None)
 
 
 @pytest.mark.parametrize("settings", [{}, {"averaged": 0.9, "final_share": 0.0}], ids=str)
@@ -347,7 +352,7 @@ def modules_imported_by(module: ModuleType) -> set[str]:
     [
         experts.RBM, experts.GaussianRBM, experts.PottsRBM, experts.DBM, experts.VisibleDBM,
         experts.BaseRateAIS, experts.LayerGibbs, experts.mean_field, experts.sweep,
-        experts.Bernoulli, experts.data_log_odds,
+        experts.Bernoulli, experts.data_log_odds, HiddenDensity, Latest, linear,
     ],
     ids=lambda model: model.__name__,
 )  # fmt: skip
