@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poe.cli import chosen, main, parser
+from poe.demo import plan
 from poe.demo.attributes import HELD_OUT, Combination
-from poe.demo.evaluate import COLUMNS
+from poe.demo.conjunction import Schedule
+from poe.demo.evaluate import COLUMNS as RATES
+from poe.demo.plan import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ONE = ["--digit", "7", "--slant", "right", "--thickness", "thick"]
@@ -55,19 +59,25 @@ def test_a_combination_is_read_from_its_words() -> None:
     assert chosen(top.parse_args(["demo"]), top) is None
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
-def test_the_module_is_a_command_that_helps_without_loading_a_model(arguments: list[str]) -> None:
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = ['poe', *{arguments!r}]\n"
-        "try:\n    runpy.run_module('poe', run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'experts', 'nflows', 'skimage', 'matplotlib', 'arviz'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+HELP = """
+import runpy, sys
+for words in (["--help"], ["demo", "--help"]):
+    sys.argv = ["poe", *words]
+    try:
+        runpy.run_module("poe", run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0
+heavy = {"experts", "nflows", "skimage", "matplotlib", "arviz"} & set(sys.modules)
+sys.exit(f"loaded {heavy}" if heavy else 0)
+"""
+
+
+@pytest.mark.process
+def test_the_module_is_a_command_that_helps_without_loading_a_model() -> None:
+    result = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "usage: python -m poe" in result.stdout
+    assert "usage: python -m poe [-h]" in result.stdout
+    assert "usage: python -m poe demo [-h]" in result.stdout
 
 
 def run_fast(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def test_a_run_writes_its_picture_and_a_table_of_everything_asked(folder: Path) 
     assert set(rows) == {*kinds, *pairs, *methods}
     for row in rows.values():
         assert row["num_samples"] > 0
-        assert set(row["rates"]) == set(COLUMNS)
+        assert set(row["rates"]) == set(RATES)
         assert all(0 <= rate <= 1 for rate in row["rates"].values())
     assert report["figures"]["guarantee"] == "asymptotically exact"
     assert 0 < report["figures"]["acceptance rate at the target"] < 1
@@ -104,17 +114,25 @@ def test_a_run_writes_its_picture_and_a_table_of_everything_asked(folder: Path) 
     assert {"all three, training combinations", "all three, held out"} < set(report["goals"])
 
 
-def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(
-    folder: Path, tmp_path: Path
-) -> None:
-    first = json.loads((folder / "demo.json").read_text())
-    second = run_fast(tmp_path)
+@pytest.fixture
+def _still_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--fast`` of one combination seen and one held out, and hardly any steps at the target."""
+    few = {"training": COLUMNS[:1], "held_out": HELD_OUT[:1], "columns": COLUMNS[:1]}
+    schedule = Schedule(1, 1, 2)
+    tiny = replace(plan.FAST, **few, schedule=schedule, pool=schedule.evaluations)
+    monkeypatch.setattr(plan, "FAST", tiny)
+
+
+@pytest.mark.usefixtures("_still_smaller")
+def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(tmp_path: Path) -> None:
+    first, second = (run_fast(tmp_path / name) for name in ("a", "b"))
     assert second["rows"] == first["rows"]
     assert second["contributions"] == first["contributions"]
     rate = "acceptance rate at the target"
     assert second["figures"][rate] == first["figures"][rate]
 
 
+@pytest.mark.usefixtures("_still_smaller")
 def test_one_combination_alone(tmp_path: Path) -> None:
     report = run_fast(tmp_path, *ONE, "--seed", "1", "--prior-exponent", "1.5")
     assert Combination(7, 2, 2) in HELD_OUT
