@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experts.ising import Ising
+from experts.parameters import number, positive, whole
 from experts.potts import Potts
 from poe import Expert, PoeError, TrustWarning
 from poe.density.capabilities import simplify
@@ -90,10 +91,8 @@ def belief_propagation(
 def _require_settings(damping: float, max_steps: int, tolerance: float) -> None:
     if not 0 <= damping < 1:
         raise PoeError(f"expected a damping of at least 0 and below 1, got {damping}")
-    if max_steps < 1:
-        raise PoeError(f"expected at least one step, got {max_steps}")
-    if not tolerance > 0:
-        raise PoeError(f"expected a tolerance above 0, got {tolerance}")
+    whole("max_steps", max_steps)
+    number("tolerance", tolerance, positive)
 
 
 def _warn(change: float, num_steps: int) -> None:

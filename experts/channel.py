@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from experts.families import Bernoulli
+from experts.parameters import floats, number, probability
 from poe import PoeError
 
 
@@ -24,12 +24,8 @@ def binary_channel(noisy: Tensor, flip_probability: float) -> Bernoulli:
     >>> posterior(torch.tensor([[[1, 0]], [[1, 1]]]))
     tensor([-0.7107, -1.9079])
     """
-    if not 0 < flip_probability < 1:
-        raise PoeError(
-            f"expected a flip probability between 0 and 1, got {flip_probability}: of 0 the "
-            "picture is known, and needs no expert"
-        )
-    y = noisy if noisy.is_floating_point() else noisy.to(torch.get_default_dtype())
+    flip_probability = number("flip_probability", flip_probability, probability)
+    y = floats("noisy", noisy)
     if not y.is_meta and not bool(((y == 0) | (y == 1)).all()):
         raise PoeError(
             f"expected a picture of 0 and 1, got values from {y.min().item():g} to "

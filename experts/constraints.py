@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from experts.parameters import real
 from poe import Binary, Expert, PoeError
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
@@ -38,7 +39,7 @@ class Constraint(Expert):
     def __init__(self, shape: int | tuple[int, ...], allowed: Tensor | Sequence[bool]) -> None:
         super().__init__()
         self.space = Binary(shape)
-        mask = torch.as_tensor(allowed, dtype=torch.bool)
+        mask = real("allowed", allowed) != 0
         if mask.shape != (self.num_elements + 1,):
             raise PoeError(
                 f"expected allowed of shape ({self.num_elements + 1},), one for each count of ones "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from experts.parameters import ArrayLike, keep, positive, real
 from poe import ShapeError
 from poe.io import register
 
@@ -20,15 +21,16 @@ class Standardize(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+    def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
-        self.register_buffer("loc", loc)
-        self.register_buffer("scale", scale)
+        center = real("loc", loc)
+        keep(self, "loc", center)
+        keep(self, "scale", positive("scale", scale, like=center))
 
     @classmethod
-    def fitted(cls, rows: Tensor) -> Standardize:
+    def fitted(cls, rows: ArrayLike) -> Standardize:
         """From a table ``(n, d)``; a constant column keeps its own unit."""
-        _require_table(rows)
+        rows = _table(rows)
         loc, scale = rows.mean(0), rows.std(0, correction=0)
         rounding = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
         return cls(loc, torch.where(scale > rounding, scale, 1.0))
@@ -54,15 +56,16 @@ class NormalScores(nn.Module):
     knots: Tensor
     scores: Tensor
 
-    def __init__(self, knots: Tensor, scores: Tensor) -> None:
+    def __init__(self, knots: ArrayLike, scores: ArrayLike) -> None:
         super().__init__()
-        self.register_buffer("knots", knots)
-        self.register_buffer("scores", scores)
+        places = real("knots", knots)
+        keep(self, "knots", places)
+        keep(self, "scores", real("scores", scores, like=places))
 
     @classmethod
-    def fitted(cls, rows: Tensor) -> NormalScores:
+    def fitted(cls, rows: ArrayLike) -> NormalScores:
         """From a table ``(n, d)``, one knot for each value that a column takes."""
-        _require_table(rows)
+        rows = _table(rows)
         columns = [_normal_scores(column) for column in rows.unbind(1)]
         length = max(len(knots) for knots, _ in columns)
         padded = [[_with_ends(part, length) for part in column] for column in columns]
@@ -90,12 +93,14 @@ def _with_ends(part: Tensor, length: int) -> Tensor:
     return torch.cat([part[:1] - 1, part, part[-1] + after])
 
 
-def _require_table(rows: Tensor) -> None:
+def _table(rows: ArrayLike) -> Tensor:
+    rows = real("rows", rows)
     if rows.ndim != 2 or len(rows) < 2:
         raise ShapeError(
             f"expected a table of shape (n, d) with n >= 2, got {tuple(rows.shape)}; "
             "give one row for each example"
         )
+    return rows
 
 
 register(

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, real
 from experts.rbm import RBM
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.density.capabilities import (
@@ -60,15 +60,15 @@ class DBM(Expert):
 
     def __init__(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike]) -> None:
         super().__init__()
-        matrices = [as_tensor(f"weights[{k}]", value) for k, value in enumerate(weights)]
-        vectors = [as_tensor(f"biases[{k}]", value) for k, value in enumerate(biases)]
+        matrices = [real(f"weights[{k}]", value) for k, value in enumerate(weights)]
+        like = matrices[0] if matrices else None
+        vectors = [real(f"biases[{k}]", value, like=like) for k, value in enumerate(biases)]
         _require_chain(matrices, vectors)
         self.depth = len(matrices)
         for k, matrix in enumerate(matrices):
             keep(self, f"W{k}", matrix)
         for k, vector in enumerate(vectors):
-            is_learned = isinstance(vector, nn.Parameter)
-            keep(self, f"b{k}", vector if is_learned else vector.to(matrices[0]))
+            keep(self, f"b{k}", vector)
         self.space = Binary(sum(self.layer_sizes[::2]))
 
     @property

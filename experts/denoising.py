@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experts.channel import binary_channel
 from experts.ising import Ising
+from experts.parameters import floats, whole
 from poe import Expert, Product, ShapeError
 from poe.choose import in_blocks, on_checkerboard
 from poe.density.capabilities import simplify
@@ -44,11 +45,15 @@ def posterior(noisy: Tensor, coupling: float, field: float, flip_probability: fl
     >>> posterior(torch.ones(4, 4), 0.5, 0.0, 0.1).names
     ('prior', 'channel')
     """
-    if noisy.ndim != 2:
-        raise ShapeError(f"expected a picture (rows, cols), got {tuple(noisy.shape)}")
+    _require_picture(noisy)
     rows, cols = noisy.shape
     prior = Ising.grid((rows, cols), coupling, field).to(noisy.device)
     return Product(prior=prior, channel=binary_channel(noisy, flip_probability))
+
+
+def _require_picture(noisy: Tensor) -> None:
+    if noisy.ndim != 2 or not noisy.numel():
+        raise ShapeError(f"expected a picture (rows, cols), got {tuple(noisy.shape)}")
 
 
 def learn_denoiser(
@@ -69,7 +74,8 @@ def learn_denoiser(
     half is averaged. The fit of p(x | y) to one picture is as good as the prior is: where pictures
     are not like draws of an Ising model, p takes up what the prior cannot explain.
 
-    Shapes: ``noisy`` ``(rows, cols)`` of 0 and 1. Raises as ``posterior``.
+    Shapes: ``noisy`` ``(rows, cols)`` of 0 and 1. Raises as ``posterior``, and PoeError for
+    fewer than one step or chain.
 
     Source: Celeux & Diebolt 1985; Besag 1975; together: Chalmond 1989.
 
@@ -80,8 +86,10 @@ def learn_denoiser(
     >>> 0.05 < learn_denoiser(noisy, generator=g).flip_probability < 0.15
     True
     """
-    generator = resolve(generator, noisy.device)
-    y = noisy if noisy.is_floating_point() else noisy.to(torch.get_default_dtype())
+    num_steps, num_chains = whole("num_steps", num_steps), whole("num_chains", num_chains)
+    y = floats("noisy", noisy)
+    _require_picture(y)
+    generator = resolve(generator, y.device)
     coupling, field, flip_probability = 0.5, 0.0, 0.2
     x = y.repeat(num_chains, 1, 1)
     history = []

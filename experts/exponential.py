@@ -8,13 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from poe import Expert, ImproperError, PoeError, ShapeError, Space
+from experts.parameters import ArrayLike, real
+from poe import Expert, ImproperError, Space
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
 from poe.randomness import resolve
 from poe.tails import ends, name_end
 
-Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 FEW = 8
 """Numbers that are shown when an expert is printed."""
 
@@ -152,14 +152,14 @@ class ExponentialFamily(Member):
         self,
         log_base_measure: Callable[[Tensor], Tensor] | None,
         statistics: Callable[[Tensor], Tensor],
-        natural: Tensor,
+        natural: ArrayLike,
         log_partition: Callable[[Tensor], Tensor],
         *,
         space: Space,
     ) -> None:
         # Where h is 1, None is the first.
         self.functions = (log_base_measure, statistics, log_partition)
-        super().__init__(natural, space)
+        super().__init__(real("natural", natural), space)
 
     def statistics(self, x: Tensor) -> Tensor:
         """T(x)"""
@@ -245,41 +245,3 @@ def _place(first: Member, natural: Tensor) -> str:
 
 def _sum_last(values: Tensor, count: int) -> Tensor:
     return values.sum(tuple(range(-count, 0))) if count else values
-
-
-def _refuse_gradient(natural: Tensor) -> None:
-    if natural.requires_grad:
-        raise PoeError(
-            "expected numbers, or natural parameters that are an nn.Parameter, got a tensor that "
-            "requires a gradient; to learn them use expert.with_natural(nn.Parameter(...))"
-        )
-
-
-def positive(**parameters: Numbers) -> list[Tensor]:
-    """The parameters as tensors of one shape and dtype, all positive and finite.
-
-    >>> [tensor.tolist() for tensor in positive(concentration=[1.0, 2.0], rate=3.0)]
-    [[1.0, 2.0], [3.0, 3.0]]
-    """
-    tensors = real(**parameters)
-    for name, tensor in zip(parameters, tensors, strict=True):
-        if not tensor.is_meta and not bool((tensor > 0).all()):
-            raise PoeError(f"expected a positive {name}, got {tensor.tolist()}")
-    return tensors
-
-
-def real(**parameters: Numbers) -> list[Tensor]:
-    """The parameters as tensors of one shape and dtype, all finite."""
-    given = [value for value in parameters.values() if isinstance(value, Tensor)]
-    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
-    dtype = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
-    tensors = [torch.as_tensor(value, dtype=dtype) for value in parameters.values()]
-    for name, tensor in zip(parameters, tensors, strict=True):
-        _refuse_gradient(tensor)
-        if not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise PoeError(f"expected a finite {name}, got {tensor.tolist()}")
-    try:
-        return [tensor.clone() for tensor in torch.broadcast_tensors(*tensors)]
-    except RuntimeError as error:
-        shapes = {name: tuple(t.shape) for name, t in zip(parameters, tensors, strict=True)}
-        raise ShapeError(f"expected parameters of one shape, got {shapes}") from error

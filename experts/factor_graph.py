@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.numbers import keep
+from experts.parameters import ArrayLike, keep, log_values
 from experts.variable_elimination import (
     Step,
     Table,
@@ -26,7 +26,7 @@ from poe.space import Binary
 from poe.twist import Twist, twists
 
 MAX_ARITY = 12
-Factor = tuple[Sequence[int], Tensor | Sequence[Any]]
+Factor = tuple[Sequence[int], ArrayLike]
 
 
 class Tables(nn.Module):
@@ -114,7 +114,9 @@ class FactorGraph(Expert):
         """From scopes ``(m, arity)`` and values ``(m, k, ..., k)``, a pair for each arity."""
         expert = cls.__new__(cls)
         Expert.__init__(expert)
-        expert._assemble(space, [(torch.as_tensor(scopes), values) for scopes, values in tables])
+        expert._assemble(
+            space, [(torch.as_tensor(scopes), log_values("values", v)) for scopes, v in tables]
+        )
         return expert
 
     def _assemble(self, space: Space, tables: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -316,9 +318,12 @@ def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tens
     by_arity: dict[int, list[tuple[Sequence[int], Tensor]]] = {}
     k, dtypes = num_values(space), set()
     for scope, table in factors:
-        values = torch.as_tensor(table)
-        if not values.is_floating_point():
-            values = values.to(torch.get_default_dtype())
+        if isinstance(table, nn.Parameter):
+            raise PoeError(
+                f"a table over {tuple(scope)} must be numbers, got an nn.Parameter, which would "
+                "not be learned: use FactorGraph.from_tables(space, [(scopes, parameter)])"
+            )
+        values = log_values(f"the table over {tuple(scope)}", table)
         if tuple(values.shape) != (k,) * len(scope) or not scope:
             raise ShapeError(
                 f"expected a table of shape {(k,) * len(scope)} over the elements {tuple(scope)} "
@@ -358,8 +363,3 @@ def _check(space: Space, scopes: Tensor, values: Tensor) -> None:
     repeated = [scope for scope in scopes.tolist() if len(set(scope)) < len(scope)]
     if repeated:
         raise PoeError(f"expected different elements in each table, got {repeated[0]}")
-    if bool((values.isnan() | (values == torch.inf)).any()):
-        raise PoeError(
-            "expected log-values that are numbers or -inf, got NaN or +inf: give log p, with -inf "
-            "for what may not be"
-        )

@@ -11,7 +11,8 @@ from torch import distributions as D
 from torch.nn import functional as F
 
 import poe
-from experts.exponential import Numbers, Samplable, positive, real
+from experts.exponential import Samplable
+from experts.parameters import ArrayLike, alike, number, positive, real
 from poe.density.capabilities import (
     Conditionals,
     LabelPairs,
@@ -36,8 +37,8 @@ class Exponential(Samplable):
     tensor([3.])
     """
 
-    def __init__(self, rate: Numbers) -> None:
-        (rate,) = positive(rate=rate)
+    def __init__(self, rate: ArrayLike) -> None:
+        (rate,) = alike(positive, rate=rate)
         super().__init__(-rate, poe.Positive(tuple(rate.shape)))
 
     @property
@@ -73,8 +74,8 @@ class Gamma(Samplable):
     (tensor([4.]), tensor(-2.6027))
     """
 
-    def __init__(self, concentration: Numbers, rate: Numbers) -> None:
-        concentration, rate = positive(concentration=concentration, rate=rate)
+    def __init__(self, concentration: ArrayLike, rate: ArrayLike) -> None:
+        concentration, rate = alike(positive, concentration=concentration, rate=rate)
         natural = torch.stack([concentration - 1, -rate], -1)
         super().__init__(natural, poe.Positive(tuple(rate.shape)))
 
@@ -130,8 +131,8 @@ class Beta(Samplable):
     tensor([5.])
     """
 
-    def __init__(self, concentration1: Numbers, concentration0: Numbers) -> None:
-        one, zero = positive(concentration1=concentration1, concentration0=concentration0)
+    def __init__(self, concentration1: ArrayLike, concentration0: ArrayLike) -> None:
+        one, zero = alike(positive, concentration1=concentration1, concentration0=concentration0)
         super().__init__(torch.stack([one, zero], -1) - 1, poe.Interval(tuple(one.shape), 0, 1))
 
     @property
@@ -175,8 +176,8 @@ class Dirichlet(Samplable):
     tensor([2., 3., 4.])
     """
 
-    def __init__(self, concentration: Numbers) -> None:
-        (concentration,) = positive(concentration=concentration)
+    def __init__(self, concentration: ArrayLike) -> None:
+        (concentration,) = alike(positive, concentration=concentration)
         if concentration.ndim != 1:
             raise ShapeError(
                 f"expected a concentration of shape (k,), got {tuple(concentration.shape)}"
@@ -218,8 +219,8 @@ class Bernoulli(Samplable):
     tensor([-0.6931])
     """
 
-    def __init__(self, logits: Numbers) -> None:
-        (logits,) = real(logits=logits)
+    def __init__(self, logits: ArrayLike) -> None:
+        (logits,) = alike(real, logits=logits)
         super().__init__(logits, poe.Binary(tuple(logits.shape)))
 
     @property
@@ -265,8 +266,8 @@ class Categorical(Samplable):
     tensor([-0.6931])
     """
 
-    def __init__(self, logits: Numbers) -> None:
-        (logits,) = real(logits=logits)
+    def __init__(self, logits: ArrayLike) -> None:
+        (logits,) = alike(real, logits=logits)
         if logits.ndim == 0:
             raise ShapeError("expected logits of shape (*event, k), got ()")
         super().__init__(logits, poe.Categorical(tuple(logits.shape[:-1]), logits.shape[-1]))
@@ -316,8 +317,8 @@ class Poisson(Samplable):
     tensor([2.])
     """
 
-    def __init__(self, rate: Numbers) -> None:
-        (rate,) = positive(rate=rate)
+    def __init__(self, rate: ArrayLike) -> None:
+        (rate,) = alike(positive, rate=rate)
         super().__init__(rate.log(), poe.Count(tuple(rate.shape)))
 
     @property
@@ -361,9 +362,9 @@ class VonMises(Samplable):
     (tensor([0.7854]), tensor([1.4142]))
     """
 
-    def __init__(self, loc: Numbers, concentration: Numbers) -> None:
-        positive(concentration=concentration)
-        loc, concentration = real(loc=loc, concentration=concentration)
+    def __init__(self, loc: ArrayLike, concentration: ArrayLike) -> None:
+        loc, concentration = alike(real, loc=loc, concentration=concentration)
+        positive("concentration", concentration)
         direction = torch.stack([loc.cos(), loc.sin()], -1)
         space = poe.Interval(tuple(loc.shape), -math.pi, math.pi)
         super().__init__(concentration[..., None] * direction, space)
@@ -410,11 +411,12 @@ class Wishart(Samplable):
     tensor(6.)
     """
 
-    def __init__(self, degrees_of_freedom: float, scale: Numbers) -> None:
-        (matrix,) = real(scale=scale)
+    def __init__(self, degrees_of_freedom: float, scale: ArrayLike) -> None:
+        (matrix,) = alike(real, scale=scale)
         k = len(matrix) if matrix.ndim else 0
         if matrix.shape != (k, k) or k == 0:
             raise ShapeError(f"expected a scale of shape (k, k), got {tuple(matrix.shape)}")
+        degrees_of_freedom = number("degrees_of_freedom", degrees_of_freedom, real)
         if not degrees_of_freedom > k - 1:
             raise PoeError(
                 f"expected more than {k - 1} degrees of freedom, got {degrees_of_freedom}"

@@ -7,8 +7,8 @@ import math
 from torch import Tensor
 
 from experts.linear_operator import FilterBank
-from experts.numbers import ArrayLike, as_tensor, keep
-from poe import Expert, PoeError, Real, ShapeError
+from experts.parameters import ArrayLike, keep, positive, real
+from poe import Expert, Real, ShapeError
 from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
 
@@ -44,16 +44,14 @@ class FieldOfExperts(Expert):
         super().__init__()
         self.bank = FilterBank(filters, shape)
         self.space = Real(tuple(shape))
-        keep(self, "logits", as_tensor("logits", logits))
-        keep(self, "scales", as_tensor("scales", scales))
+        keep(self, "logits", real("logits", logits))
+        keep(self, "scales", positive("scales", scales))
         expected = (len(filters), len(self.scales))
         if self.logits.shape != expected:
             raise ShapeError(
                 f"expected logits of shape {expected}, one for each filter and scale, got "
                 f"{tuple(self.logits.shape)}"
             )
-        if not self.scales.is_meta and not bool((self.scales > 0).all()):
-            raise PoeError(f"expected positive scales, got {self.scales.tolist()}")
 
     def forward(self, x: Tensor) -> Tensor:
         batch = self.space.batch_shape(x)

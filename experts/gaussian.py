@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, positive, real
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
@@ -48,7 +48,7 @@ class Gaussian(Expert):
     ) -> None:
         super().__init__()
         _require_one(scale=scale, covariance=covariance, precision=precision)
-        center = as_tensor("loc", loc)
+        center = real("loc", loc)
         self.space = Real(tuple(center.shape))
         keep(self, "loc", center)
         keep(self, "scale", None if scale is None else _as_scale(scale, center))
@@ -227,7 +227,7 @@ def _present(scale: Tensor | None) -> Tensor:
 
 
 def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = as_tensor("scale", scale)
+    tensor = positive("scale", scale, like=loc)
     if tensor.ndim == 0 and loc.ndim:
         tensor = tensor.expand(loc.shape).clone()
     if tensor.shape != loc.shape:
@@ -235,9 +235,7 @@ def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
             f"expected scale of shape {tuple(loc.shape)} like loc, got {tuple(tensor.shape)}; "
             "use covariance= or precision= for a matrix"
         )
-    if not tensor.is_meta and not bool((tensor > 0).all()):
-        raise PoeError(f"expected a positive scale, got {tensor}")
-    return tensor if isinstance(tensor, nn.Parameter) else tensor.to(loc)
+    return tensor
 
 
 def _cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
@@ -261,7 +259,7 @@ def _inverse_cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
 
 
 def _symmetric(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
-    tensor = as_tensor(name, matrix).to(loc)
+    tensor = real(name, matrix, like=loc)
     d = loc.numel()
     if loc.ndim != 1 or tensor.shape != (d, d):
         raise ShapeError(

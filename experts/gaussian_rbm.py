@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partition, is_small
 from experts.linear import linear
-from experts.numbers import ArrayLike, as_tensor, keep
-from poe import Binary, Expert, PoeError, Real, ShapeError
+from experts.parameters import ArrayLike, keep, positive, real
+from poe import Binary, Expert, Real, ShapeError
 from poe.density.capabilities import exact_log_partition
 from poe.io import register
 from poe.randomness import resolve
@@ -47,25 +47,23 @@ class GaussianRBM(Expert):
 
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike, *, scale: ArrayLike = 1.0) -> None:
         super().__init__()
-        weights = as_tensor("W", W)
+        weights = real("W", W)
         if weights.ndim != 2 or 0 in weights.shape:
             raise ShapeError(f"expected W of shape (visible, hidden), got {tuple(weights.shape)}")
         num_visible, num_hidden = weights.shape
-        deviation = as_tensor("scale", scale)
+        deviation = positive("scale", scale, like=weights)
         if deviation.shape == ():
             deviation = deviation.expand(num_visible).contiguous()
-        if not deviation.is_meta and not bool((deviation > 0).all()):
-            raise PoeError(f"expected a positive scale, got {deviation.tolist()}")
         keep(self, "W", weights)
         sizes = {"b": (b, num_visible), "c": (c, num_hidden), "scale": (deviation, num_visible)}
         for name, (given, size) in sizes.items():
-            value = as_tensor(name, given)
+            value = real(name, given, like=weights)
             if value.shape != (size,):
                 raise ShapeError(
                     f"expected {name} of shape ({size},) for W (visible, hidden) of shape "
                     f"{tuple(weights.shape)}, got {tuple(value.shape)}"
                 )
-            keep(self, name, value if isinstance(value, nn.Parameter) else value.to(weights))
+            keep(self, name, value)
         self.space = Real(num_visible)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,15 +1,11 @@
-"""Graphs of pairwise models: their edges, and the numbers that hang on edges and sites."""
+"""Graphs of pairwise models: the edges of lattices, and of lists of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from poe import DtypeError, PoeError, ShapeError, Space
-
-Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+from poe import PoeError, ShapeError, Space
 
 
 def grid_graph(
@@ -76,38 +72,3 @@ def check_edges(edges: Tensor, space: Space) -> None:
             f"expected edges between different sites, got site {int(loops[0])} joined to itself: "
             "leave it out, it adds but a constant"
         )
-
-
-def aligned(**numbers: Numbers) -> list[Tensor]:
-    """As finite tensors of one floating dtype on one device; a parameter stays what it is."""
-    given = [value for value in numbers.values() if isinstance(value, Tensor)]
-    floats = [tensor.dtype for tensor in given if tensor.is_floating_point()]
-    widest = max(floats, key=lambda kind: torch.finfo(kind).bits, default=torch.get_default_dtype())
-    device = max(given, key=lambda tensor: tensor.ndim).device if given else None
-    tensors = []
-    for name, value in numbers.items():
-        if isinstance(value, nn.Parameter) and value.dtype != widest:
-            raise DtypeError(
-                f"expected couplings and fields of one dtype, got {name} of {value.dtype} beside "
-                f"{widest}: use .to({widest}) before making it a parameter"
-            )
-        tensor = torch.as_tensor(value, dtype=widest, device=device)
-        if not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise PoeError(
-                f"expected a finite {name}, got {tensor.tolist()}: to fix a spin leave it out, and "
-                "add its couplings to the fields of its neighbours"
-            )
-        tensors.append(tensor)
-    return tensors
-
-
-def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """One number for each place; a parameter must have them all. Raises ShapeError."""
-    if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
-        return tensor.expand(shape).clone()
-    if tensor.shape != shape:
-        raise ShapeError(
-            f"expected {name} of shape {tuple(shape)}, or a number for all, got "
-            f"{tuple(tensor.shape)}"
-        )
-    return tensor

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from experts.elimination import best_order, log_sum_over_spins, sample_spins
 from experts.families import Bernoulli
-from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
-from experts.numbers import keep
+from experts.graph import check_edges, grid_graph, united
+from experts.parameters import ArrayLike, aligned, filled, keep
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.density.capabilities import (
     Conditionals,
@@ -63,7 +63,7 @@ class Ising(Expert):
     fields: Tensor
     offset: Tensor
 
-    def __init__(self, J: Numbers, h: Numbers = 0.0) -> None:
+    def __init__(self, J: ArrayLike, h: ArrayLike = 0.0) -> None:
         super().__init__()
         _refuse_gradient("J", J)
         matrix, field = aligned(J=J, h=h)
@@ -79,8 +79,8 @@ class Ising(Expert):
     def from_edges(
         cls,
         edges: Tensor | Sequence[Sequence[int]],
-        couplings: Numbers,
-        fields: Numbers,
+        couplings: ArrayLike,
+        fields: ArrayLike,
         shape: int | tuple[int, ...],
     ) -> Self:
         """The Ising model of a graph, on ``Binary(shape)``, with n = prod(shape).
@@ -104,8 +104,8 @@ class Ising(Expert):
     def grid(
         cls,
         shape: tuple[int, int],
-        coupling: Numbers,
-        field: Numbers = 0.0,
+        coupling: ArrayLike,
+        field: ArrayLike = 0.0,
         periodic: bool = False,
     ) -> Self:
         """Nearest neighbours on a grid of rows and columns, on ``Binary((rows, cols))``.
@@ -159,8 +159,8 @@ class Ising(Expert):
     def _assemble(
         self,
         edges: Tensor,
-        couplings: Numbers,
-        fields: Numbers,
+        couplings: ArrayLike,
+        fields: ArrayLike,
         shape: Sequence[int],
         offset: Tensor | float = 0.0,
     ) -> None:
@@ -289,7 +289,7 @@ def _weighted(weights: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tenso
     return [w * v.to("cpu", torch.float64) for w, v in zip(weights, values, strict=True)]
 
 
-def _refuse_gradient(name: str, value: Numbers) -> None:
+def _refuse_gradient(name: str, value: ArrayLike) -> None:
     if isinstance(value, Tensor) and value.requires_grad:
         raise PoeError(
             f"expected {name} to be numbers, got a tensor that requires a gradient; to learn "

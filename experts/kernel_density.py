@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Gamma
 
-from experts.numbers import ArrayLike, as_tensor
+from experts.parameters import ArrayLike, keep, number, positive, probabilities, real
 from poe import Expert, PoeError, Real, ShapeError
 from poe.io import register
 from poe.randomness import borrowed, resolve
@@ -45,10 +45,11 @@ class KernelDensity(Expert):
     .. math:: \log p(x) = \log \sum_i w_i \frac{1}{h^d} K(|x - x_i| / h)
 
     ``points`` ``(n, d)``, ``bandwidth`` h, ``weights`` ``(n,)`` (alike if left out; they are made
-    to sum to 1). ``kernel`` is one of ``"gaussian"`` exp(−r²/2), ``"exponential"`` exp(−r), and of
-    those that are 0 beyond r = 1 ``"tophat"`` 1, ``"epanechnikov"`` 1 − r², ``"linear"`` 1 − r,
-    ``"cosine"`` cos(πr/2); distances are Euclidean. Exact draws: a row, then a step from it. Raises
-    ShapeError for points that are no table, PoeError for other kernels, bandwidths or weights.
+    to sum to 1); points that are an ``nn.Parameter`` stay one. ``kernel`` is one of ``"gaussian"``
+    exp(−r²/2), ``"exponential"`` exp(−r), and of those that are 0 beyond r = 1 ``"tophat"`` 1,
+    ``"epanechnikov"`` 1 − r², ``"linear"`` 1 − r, ``"cosine"`` cos(πr/2); distances are Euclidean.
+    Exact draws: a row, then a step from it. Raises ShapeError for points that are no table,
+    PoeError for other kernels, bandwidths or weights.
 
     Source: Silverman 1986, "Density Estimation for Statistics and Data Analysis", section 4.2.
 
@@ -68,17 +69,15 @@ class KernelDensity(Expert):
         weights: ArrayLike | None = None,
     ) -> None:
         super().__init__()
-        table = as_tensor("points", points)
+        table = real("points", points)
         if table.ndim != 2 or not len(table):
             raise ShapeError(f"expected points of shape (n, d), got {tuple(table.shape)}")
         if kernel not in LOG_KERNELS:
             raise PoeError(f"expected a kernel among {', '.join(LOG_KERNELS)}, got {kernel!r}")
-        if not 0 < bandwidth < math.inf:
-            raise PoeError(f"expected a positive finite bandwidth, got {bandwidth}")
         self.space = Real(table.shape[1])
         self.kernel = kernel
-        self.bandwidth = float(bandwidth)
-        self.register_buffer("points", table)
+        self.bandwidth = number("bandwidth", bandwidth, positive)
+        keep(self, "points", table)
         self.register_buffer("weights", _as_weights(weights, table))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,13 +184,11 @@ def _draw_cosine_lengths(size: Tensor) -> Tensor:
 def _as_weights(weights: ArrayLike | None, points: Tensor) -> Tensor:
     n = len(points)
     if weights is None:
-        return torch.full_like(points[:, 0], 1 / n)
-    given = as_tensor("weights", weights).to(points)
+        return torch.full_like(points[:, 0], 1 / n, requires_grad=False)
+    given = probabilities("weights", weights, like=points)
     if given.shape != (n,):
         raise ShapeError(f"expected weights of shape ({n},), got {tuple(given.shape)}")
-    if not given.is_meta and not (bool((given >= 0).all()) and bool(given.sum() > 0)):
-        raise PoeError("expected weights that are not negative and not all zero")
-    return given / given.sum()
+    return given
 
 
 register(

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from experts.gaussian import Gaussian
 from experts.linear_operator import Identity, LinearOperator
-from poe import Expert, PoeError, Real, ShapeError
+from experts.parameters import ArrayLike, keep, positive, real
+from experts.parameters import probability as between
+from poe import Expert, Real, ShapeError
 from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
 
@@ -31,8 +33,9 @@ class GaussianLikelihood(Expert):
     observed: Tensor
     scale: Tensor
 
-    def __init__(self, operator: LinearOperator, observed: Tensor, scale: float) -> None:
+    def __init__(self, operator: LinearOperator, observed: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
+        observed = real("observed", observed)
         if observed.shape != operator.out_shape:
             raise ShapeError(
                 f"expected an observation of shape {tuple(operator.out_shape)}, as the operator "
@@ -40,8 +43,8 @@ class GaussianLikelihood(Expert):
             )
         self.operator = operator
         self.space = Real(tuple(operator.in_shape))
-        self.register_buffer("observed", observed)
-        self.register_buffer("scale", _positive("scale", scale, observed))
+        keep(self, "observed", observed)
+        keep(self, "scale", _one("scale", positive("scale", scale, like=observed)))
 
     def forward(self, x: Tensor) -> Tensor:
         batch = self.space.batch_shape(x)
@@ -72,21 +75,20 @@ class SaltAndPepper(Expert):
 
     def __init__(
         self,
-        observed: Tensor,
-        probability: float | Tensor,
+        observed: ArrayLike,
+        probability: ArrayLike,
         *,
-        scale: float | Tensor = 1 / 255,
-        step: float | Tensor = 1 / 255,
+        scale: ArrayLike = 1 / 255,
+        step: ArrayLike = 1 / 255,
     ) -> None:
         super().__init__()
-        chance = torch.as_tensor(probability, dtype=observed.dtype, device=observed.device)
-        if not chance.is_meta and not bool((chance > 0) & (chance < 1)):
-            raise PoeError(f"expected a probability between 0 and 1, got {probability}")
+        observed = real("observed", observed)
+        chance = between("probability", probability, like=observed)
         self.space = Real(tuple(observed.shape))
-        self.register_buffer("observed", observed)
-        self.register_buffer("probability", chance)
-        self.register_buffer("scale", _positive("scale", scale, observed))
-        self.register_buffer("step", _positive("step", step, observed))
+        keep(self, "observed", observed)
+        keep(self, "probability", _one("probability", chance))
+        for name, value in (("scale", scale), ("step", step)):
+            keep(self, name, _one(name, positive(name, value, like=observed)))
 
     def forward(self, x: Tensor) -> Tensor:
         return (
@@ -163,8 +165,7 @@ register(
 )
 
 
-def _positive(name: str, value: float | Tensor, like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if tensor.shape != () or (not tensor.is_meta and not bool(tensor > 0)):
-        raise PoeError(f"expected a positive number as {name}, got {value}")
+def _one(name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim:
+        raise ShapeError(f"{name} must be one number, got {tuple(tensor.shape)}: give a float")
     return tensor

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experts.chain_sums import Chains, Marginals
 from experts.factor_graph import FactorGraph, Tables
-from experts.numbers import keep
+from experts.parameters import ArrayLike, keep, log_values
 from poe import Categorical, Expert, PoeError, ShapeError, Space
 from poe.autoregressive import as_values
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, widen
@@ -48,12 +47,13 @@ class LinearChain(Expert):
 
     def __init__(
         self,
-        unary: Tensor | Sequence[Sequence[float]],
-        pairs: Tensor | Sequence[Any],
+        unary: ArrayLike,
+        pairs: ArrayLike,
         space: Space | None = None,
     ) -> None:
         super().__init__()
-        u, v = _as_floats("unary", unary), _as_floats("pairs", pairs)
+        u = log_values("unary", unary)
+        v = log_values("pairs", pairs, like=u)
         if u.ndim != 2 or 0 in u.shape:
             raise ShapeError(f"expected unary (length, k), got {tuple(u.shape)}")
         length, k = u.shape
@@ -133,15 +133,6 @@ def stack_chains(chains: Sequence[LinearChain]) -> Chains:
 def _padded(values: Tensor, length: int) -> Tensor:
     """Zeros behind the first dimension, up to that length."""
     return torch.cat([values, values.new_zeros(length - len(values), *values.shape[1:])])
-
-
-def _as_floats(name: str, values: Tensor | Sequence[Any]) -> Tensor:
-    tensor = torch.as_tensor(values)
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
-    if not tensor.is_meta and bool((tensor.isnan() | (tensor == torch.inf)).any()):
-        raise PoeError(f"expected {name} of numbers or -inf, got NaN or +inf")
-    return tensor
 
 
 @exact_log_partition.register

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experts.gaussian import Gaussian
-from experts.numbers import ArrayLike
-from poe import Conditional, Expert, PoeError, Real, ShapeError, simplify
+from experts.parameters import ArrayLike, keep, positive, real
+from poe import Conditional, Expert, Real, ShapeError, simplify
 from poe.density.capabilities import conditional_tails
 from poe.io import register
 from poe.randomness import resolve
@@ -21,7 +21,7 @@ class LinearGaussian(Conditional):
     ``weight`` ``(d_y, d_x)``; ``bias`` ``(d_y,)``; ``scale`` ``(d_y,)``, standard deviations. The
     condition is the batch of x, ``(n, d_x)``, for y of shape ``(n, d_y)``. What is an
     ``nn.Parameter`` stays one. Raises ShapeError for shapes that do not fit, PoeError for a scale
-    that is not positive.
+    that is not positive, and numbers that are not finite.
 
     >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
     >>> step.given(torch.tensor([[0.0], [1.0]])).log_prob(torch.tensor([[1.0], [3.0]]))
@@ -35,9 +35,10 @@ class LinearGaussian(Conditional):
 
     def __init__(self, weight: ArrayLike, bias: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
-        _keep(self, "weight", weight)
-        _keep(self, "bias", bias)
-        _keep(self, "scale", scale)
+        matrix = real("weight", weight)
+        keep(self, "weight", matrix)
+        keep(self, "bias", real("bias", bias, like=matrix))
+        keep(self, "scale", positive("scale", scale, like=matrix))
         _check(self)
         self.space = Real(len(self.bias))
 
@@ -99,15 +100,6 @@ register(
 )
 
 
-def _keep(module: nn.Module, name: str, value: ArrayLike) -> None:
-    tensor = torch.as_tensor(value)
-    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, tensor)
-
-
 def _check(c: LinearGaussian) -> None:
     size = c.weight.shape[0] if c.weight.ndim == 2 else -1
     if c.bias.shape != (size,) or c.scale.shape != (size,):
@@ -115,5 +107,3 @@ def _check(c: LinearGaussian) -> None:
             "expected weight of shape (d_y, d_x), bias and scale of shape (d_y,), got "
             f"{tuple(c.weight.shape)}, {tuple(c.bias.shape)} and {tuple(c.scale.shape)}"
         )
-    if not c.scale.is_meta and not bool((c.scale > 0).all()):
-        raise PoeError(f"expected a positive scale, got {c.scale}")

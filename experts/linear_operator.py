@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.parameters import ArrayLike, keep, real
 from poe import PoeError, Real, ShapeError
 from poe.io import register
 
@@ -72,9 +73,9 @@ class Mask(LinearOperator):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: ArrayLike) -> None:
         super().__init__()
-        mask = mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
+        mask = real("mask", mask)
         if not mask.is_meta and not bool(((mask == 0) | (mask == 1)).all()):
             raise PoeError(
                 f"expected a mask of 0 and 1, got values from {mask.min().item():g} to "
@@ -145,18 +146,16 @@ class FilterBank(LinearOperator):
     filters: Tensor
 
     def __init__(
-        self, filters: Tensor, shape: tuple[int, int], stride: int | tuple[int, int] = 1
+        self, filters: ArrayLike, shape: tuple[int, int], stride: int | tuple[int, int] = 1
     ) -> None:
         super().__init__()
+        filters = real("filters", filters)
         if filters.ndim != 3 or any(f > s for f, s in zip(filters.shape[1:], shape, strict=True)):
             raise ShapeError(
                 f"expected filters of shape (k, a, b) no larger than the picture {tuple(shape)}, "
                 f"got {tuple(filters.shape)}"
             )
-        if isinstance(filters, nn.Parameter):
-            self.filters = filters
-        else:
-            self.register_buffer("filters", filters)
+        keep(self, "filters", filters)
         count, height, width = filters.shape
         self.in_shape = torch.Size(shape)
         down, right = (stride, stride) if isinstance(stride, int) else stride
@@ -194,17 +193,18 @@ class Blur(LinearOperator):
 
     kernel: Tensor
 
-    def __init__(self, kernel: Tensor, shape: tuple[int, int], boundary: str = "cut") -> None:
+    def __init__(self, kernel: ArrayLike, shape: tuple[int, int], boundary: str = "cut") -> None:
         super().__init__()
         if boundary not in BOUNDARIES:
             raise PoeError(f"expected a boundary of {', '.join(BOUNDARIES)}, got {boundary!r}")
+        kernel = real("kernel", kernel)
         sides = tuple(kernel.shape)
         if len(sides) != 2 or any(k % 2 == 0 or k > s for k, s in zip(sides, shape, strict=True)):
             raise ShapeError(
                 f"expected a kernel of odd sides no larger than the picture {tuple(shape)}, got "
                 f"{sides}: pad it with zeros"
             )
-        self.register_buffer("kernel", kernel)
+        keep(self, "kernel", kernel)
         self.boundary = boundary
         self.in_shape = torch.Size(shape)
         lost = (sides[0] - 1, sides[1] - 1) if boundary == "cut" else (0, 0)

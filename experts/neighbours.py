@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe import Expert, PoeError, Real, ShapeError
+from experts.parameters import ArrayLike, keep, number, positive, real, whole
+from poe import Expert, Real, ShapeError
 from poe.io import Fields, register
 
 _CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
@@ -46,28 +47,24 @@ class Neighbours(Expert):
 
     def __init__(
         self,
-        points: Tensor,
+        points: ArrayLike,
         num_neighbours: int = 1,
         *,
         norm: float = 2.0,
         resolution: float = 0.03,
     ) -> None:
         super().__init__()
-        if num_neighbours < 1 or norm <= 0 or resolution <= 0:
-            raise PoeError(
-                "expected num_neighbours >= 1, norm > 0 and resolution > 0, got "
-                f"{num_neighbours}, {norm} and {resolution}"
-            )
+        points, num_neighbours = real("points", points), whole("num_neighbours", num_neighbours)
         if points.ndim != 2 or len(points) <= num_neighbours:
             raise ShapeError(
                 f"expected points of shape (n, d) with n > num_neighbours = {num_neighbours}, got "
                 f"{tuple(points.shape)}; give more rows or ask for fewer neighbours"
             )
         self.space = Real(points.shape[1])
-        self.register_buffer("points", points)
+        keep(self, "points", points)
         self.num_neighbours = num_neighbours
-        self.norm = norm
-        self.resolution = resolution
+        self.norm = number("norm", norm, positive)
+        self.resolution = number("resolution", resolution, positive)
 
     def forward(self, x: Tensor) -> Tensor:
         return -x.shape[-1] * self._nearest(x).log_distance.mean(-1)
@@ -111,14 +108,14 @@ class RelativeNeighbours(Neighbours):
 
     def __init__(
         self,
-        points: Tensor,
+        points: ArrayLike,
         num_neighbours: int = 10,
         *,
         norm: float = 2.0,
         resolution: float = 0.03,
     ) -> None:
         super().__init__(points, num_neighbours, norm=norm, resolution=resolution)
-        self.register_buffer("points_log_density", Neighbours.forward(self, points))
+        self.register_buffer("points_log_density", Neighbours.forward(self, self.points))
 
     def forward(self, x: Tensor) -> Tensor:
         log_distance, row = self._nearest(x)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import poe
 import poe.io
+from experts.parameters import ArrayLike, floats
 
 ANY = "any"
 """The label of what has no label: p(x | any) = p(x)."""
@@ -35,13 +36,11 @@ class NoisyConditional(poe.Conditional):
     noise_level: Tensor
     settings: Mapping[str, int | float | tuple[int, ...]]
 
-    def __init__(
-        self, space: poe.Space, labels: Sequence[str], noise_level: float | Tensor
-    ) -> None:
+    def __init__(self, space: poe.Space, labels: Sequence[str], noise_level: ArrayLike) -> None:
         super().__init__()
         self.space = space
         self.labels = tuple(labels)
-        level = torch.as_tensor(noise_level, dtype=torch.get_default_dtype())
+        level = floats("noise_level", noise_level).to(torch.get_default_dtype())
         self.register_buffer("noise_level", require_noise_level(level))
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
@@ -85,11 +84,9 @@ class NoisyConditional(poe.Conditional):
             )
         return self.noise_level.expand(batch)
 
-    def at_noise_level(self, noise_level: float | Tensor) -> Self:
+    def at_noise_level(self, noise_level: ArrayLike) -> Self:
         """The same weights, shared, read at another level of noise: a float, or one per chain."""
-        level = torch.as_tensor(
-            noise_level, dtype=self.noise_level.dtype, device=self.noise_level.device
-        )
+        level = floats("noise_level", noise_level, like=self.noise_level)
         other = copy.copy(self)
         other._buffers = self._buffers | {"noise_level": require_noise_level(level)}
         return other
@@ -154,7 +151,7 @@ class DensityRatio(poe.Conditional):
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.conditional.log_ratio(x, condition)
 
-    def at_noise_level(self, noise_level: float | Tensor) -> DensityRatio:
+    def at_noise_level(self, noise_level: ArrayLike) -> DensityRatio:
         """The ratio of the densities at another level of noise."""
         return DensityRatio(self.conditional.at_noise_level(noise_level))
 

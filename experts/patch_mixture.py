@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.linear_operator import FilterBank
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, real
 from poe import Expert, Real, ShapeError
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import register
@@ -49,15 +49,15 @@ class PatchMixture(Expert):
         self,
         filters: Tensor,
         logits: ArrayLike,
-        scale_trils: ArrayLike | list[list[list[float]]],
+        scale_trils: ArrayLike,
         shape: tuple[int, int],
         stride: int | tuple[int, int] = 1,
     ) -> None:
         super().__init__()
         self.bank = FilterBank(filters, shape, stride)
         self.space = Real(tuple(shape))
-        keep(self, "logits", as_tensor("logits", logits))
-        keep(self, "scale_trils", as_tensor("scale_trils", scale_trils))  # type: ignore[arg-type]
+        keep(self, "logits", real("logits", logits))
+        keep(self, "scale_trils", real("scale_trils", scale_trils))
         count, size = len(self.logits), len(filters)
         if self.scale_trils.shape != (count, size, size):
             raise ShapeError(

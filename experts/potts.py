@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.graph import Numbers, aligned, check_edges, filled, grid_graph, united
-from experts.numbers import keep
+from experts.graph import check_edges, grid_graph, united
+from experts.parameters import ArrayLike, aligned, filled, keep
 from poe import Categorical as CategoricalSpace
 from poe import Expert
 from poe.density.capabilities import LabelPairs, Simplified, Term, combine, label_pairs
@@ -48,8 +48,8 @@ class Potts(Expert):
     def __init__(
         self,
         edges: Tensor | Sequence[Sequence[int]],
-        couplings: Numbers,
-        fields: Numbers,
+        couplings: ArrayLike,
+        fields: ArrayLike,
         shape: int | tuple[int, ...],
         num_labels: int,
     ) -> None:
@@ -70,9 +70,9 @@ class Potts(Expert):
     def grid(
         cls,
         shape: tuple[int, int],
-        coupling: Numbers,
+        coupling: ArrayLike,
         num_labels: int,
-        field: Numbers = 0.0,
+        field: ArrayLike = 0.0,
         periodic: bool = False,
     ) -> Self:
         """Nearest neighbours on a grid of rows and columns, on ``Categorical((rows, cols), k)``.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partition, is_small
 from experts.linear import linear
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Categorical, Expert, ShapeError
 from poe.density.capabilities import exact_log_partition
 from poe.density.transformed import mask_outside
@@ -46,20 +46,20 @@ class PottsRBM(Expert):
 
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
-        weights = as_tensor("W", W)
+        weights = real("W", W)
         if weights.ndim != 3 or 0 in weights.shape:
             raise ShapeError(
                 f"expected W of shape (visible, labels, hidden), got {tuple(weights.shape)}"
             )
         keep(self, "W", weights)
         for name, given, shape in (("b", b, weights.shape[:2]), ("c", c, weights.shape[2:])):
-            bias = as_tensor(name, given)
+            bias = real(name, given, like=weights)
             if bias.shape != shape:
                 raise ShapeError(
                     f"expected {name} of shape {tuple(shape)} for W (visible, labels, hidden) of "
                     f"shape {tuple(weights.shape)}, got {tuple(bias.shape)}"
                 )
-            keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
+            keep(self, name, bias)
         self.space = Categorical(weights.shape[0], weights.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:

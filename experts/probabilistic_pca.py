@@ -6,10 +6,10 @@ import math
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import poe
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, positive, real
 from poe.errors import PoeError, ShapeError
 from poe.io import register
 from poe.randomness import resolve
@@ -44,20 +44,19 @@ class ProbabilisticPCA(poe.Expert):
 
     def __init__(self, loc: ArrayLike, loadings: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
-        center = as_tensor("loc", loc)
-        columns, spread = as_tensor("loadings", loadings), as_tensor("scale", scale)
+        center = real("loc", loc)
+        columns = real("loadings", loadings, like=center)
+        spread = positive("scale", scale, like=center)
         if columns.shape[:-1] != center.shape or not columns.ndim or spread.ndim:
             raise ShapeError(
                 f"expected loadings of shape (*event, k) with the event of loc, "
                 f"{tuple(center.shape)}, and one scale, got {tuple(columns.shape)} and a scale of "
                 f"shape {tuple(spread.shape)}"
             )
-        if not spread.is_meta and not bool(spread > 0):
-            raise PoeError(f"expected a positive scale, got {float(spread):g}")
         self.space = poe.Real(tuple(center.shape))
         keep(self, "loc", center)
         keep(self, "loadings", columns)
-        keep(self, "scale", spread if isinstance(spread, nn.Parameter) else spread.to(center))
+        keep(self, "scale", spread)
 
     @classmethod
     @torch.no_grad()
@@ -73,7 +72,7 @@ class ProbabilisticPCA(poe.Expert):
         >>> ProbabilisticPCA.fit(rows, 1).scale
         tensor(0.4996)
         """
-        rows = as_tensor("rows", rows)
+        rows = real("rows", rows)
         if rows.ndim == 0 or len(rows) < 2:
             raise ShapeError(
                 f"expected rows of shape (n, *event), at least 2, got {tuple(rows.shape)}"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from experts.families import Bernoulli
 from experts.latest import Latest
 from experts.linear import linear
-from experts.numbers import ArrayLike, as_tensor, keep
+from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
 from poe.density.capabilities import (
     Conditionals,
@@ -67,7 +67,7 @@ class RBM(Expert):
 
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
-        weights = as_tensor("W", W)
+        weights = real("W", W)
         if weights.ndim != 2 or 0 in weights.shape:
             raise ShapeError(
                 f"expected W of shape (visible, hidden), got {tuple(weights.shape)}; give at least "
@@ -75,14 +75,14 @@ class RBM(Expert):
             )
         keep(self, "W", weights)
         for name, value, size in zip("bc", (b, c), weights.shape, strict=True):
-            bias = as_tensor(name, value)
+            bias = real(name, value, like=weights)
             if bias.shape != (size,):
                 raise ShapeError(
                     f"expected {name} of shape ({size},) for W (visible, hidden) of shape "
                     f"{tuple(weights.shape)}, got {tuple(bias.shape)}; b has an element for each "
                     "visible unit, c for each hidden one, and W.T swaps the layers"
                 )
-            keep(self, name, bias if isinstance(bias, nn.Parameter) else bias.to(weights))
+            keep(self, name, bias)
         self.space = Binary(weights.shape[0])
         # A log-density and the sweep after it ask for the same log-odds.
         self._latest, self._latest_log_z = Latest(), Latest()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experts.chain_sums import Chains
 from experts.linear_chain import LinearChain
-from experts.numbers import keep
+from experts.parameters import ArrayLike, keep, log_values
 from poe import AdaptationError, PoeError, ShapeError
 from poe.io import register
 
@@ -25,7 +25,8 @@ class Transitions(nn.Module):
 
     The transition scores of a conditional random field: with a network's scores at every place,
     ``chains(lengths, emissions)`` is the whole of one, and ``-chains.log_prob(tags).mean()`` trains
-    both where the scores are parameters. Raises ShapeError.
+    both where the scores are parameters. Raises ShapeError, and PoeError
+    for NaN or +inf.
 
     >>> ordered = Transitions(torch.zeros(2), [[0.0, 0.0], [-torch.inf, 0.0]], torch.zeros(2))
     >>> poe.log_partition(ordered.of_length(3)).value.exp()  # 000, 001, 011, 111
@@ -38,13 +39,14 @@ class Transitions(nn.Module):
 
     def __init__(
         self,
-        start: Tensor | list[float],
-        pairs: Tensor | list[list[float]],
-        end: Tensor | list[float],
+        start: ArrayLike,
+        pairs: ArrayLike,
+        end: ArrayLike,
     ) -> None:
         super().__init__()
-        s, v, e = (torch.as_tensor(values) for values in (start, pairs, end))
-        k = len(v)
+        v = log_values("pairs", pairs)
+        s, e = log_values("start", start, like=v), log_values("end", end, like=v)
+        k = len(v) if v.ndim else 0
         if (tuple(s.shape), tuple(v.shape), tuple(e.shape)) != ((k,), (k, k), (k,)):
             raise ShapeError(
                 f"expected start (k,), pairs (k, k) and end (k,), got {tuple(s.shape)}, "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experts.gaussian import Gaussian
+from experts.parameters import ArrayLike, keep, real
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
 from poe.conditional import log_density_of_rows
 from poe.density_bounds import Find, bounds, has_exact_log_density
@@ -33,14 +34,11 @@ class GaussianDecoder(Conditional):
     log_scale: Tensor
     is_normalized = True
 
-    def __init__(self, net: nn.Module, log_scale: Tensor, shape: tuple[int, ...]) -> None:
+    def __init__(self, net: nn.Module, log_scale: ArrayLike, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.net = net
         self.space = Real(tuple(shape))
-        if isinstance(log_scale, nn.Parameter):
-            self.log_scale = log_scale
-        else:
-            self.register_buffer("log_scale", log_scale)
+        keep(self, "log_scale", real("log_scale", log_scale))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         log_scale = self.log_scale.expand(self.space.event_shape)
@@ -101,13 +99,14 @@ class VAE(Expert):
 
     noises: Tensor
 
-    def __init__(self, encoder: nn.Module, decoder: Conditional, noises: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Conditional, noises: ArrayLike) -> None:
         super().__init__()
         if not isinstance(decoder, Conditional) or not decoder.is_normalized:
             raise PoeError(
                 f"expected a normalised poe.Conditional as decoder, got {type(decoder).__name__}: "
                 "wrap a network as GaussianDecoder(net, log_scale, shape)"
             )
+        noises = real("noises", noises)
         if noises.ndim != 2 or not noises.numel():
             raise ShapeError(
                 f"expected noises of shape (K, d), got {tuple(noises.shape)}: give "

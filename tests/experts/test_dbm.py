@@ -328,7 +328,7 @@ def test_nothing_waits_for_the_host() -> None:
         ),
         ([[[1.0]]], [[0.0]], r"expected biases of shapes \[\(1,\), \(1,\)\].*got \[\(1,\)\]"),
         ([[[1.0]]], [[0.0], [0.0, 1.0]], r"got \[\(1,\), \(2,\)\]"),
-        ([[[float("inf")]]], [[0.0], [0.0]], r"finite weights\[0\]"),
+        ([[[float("inf")]]], [[0.0], [0.0]], r"weights\[0\] must be finite, got inf"),
     ],
 )
 def test_what_does_not_fit_is_refused(weights: list, biases: list, words: str) -> None:

@@ -87,9 +87,34 @@ def test_sides_that_are_odd() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(poe.PoeError, match="a flip probability between 0 and 1, got 0"):
+    with pytest.raises(poe.PoeError, match="flip_probability must be between 0 and 1, got 0"):
         binary_channel(torch.ones(2), 0.0)
     with pytest.raises(poe.PoeError, match=r"of 0 and 1, got values from 0 to 0.5: compare"):
         binary_channel(torch.tensor([0.0, 0.5]), 0.1)
     with pytest.raises(poe.ShapeError, match=r"a picture \(rows, cols\), got \(2, 2, 2\)"):
         learn_denoiser(torch.zeros(2, 2, 2))
+
+
+@pytest.mark.parametrize("settings", [{"num_steps": 0}, {"num_steps": -3}, {"num_chains": 0}])
+def test_settings_that_learn_nothing_are_refused(settings: dict[str, int]) -> None:
+    (name, value), *_ = settings.items()
+    with pytest.raises(poe.PoeError, match=f"{name} must be a whole number >= 1, got {value}"):
+        learn_denoiser(torch.zeros(4, 4), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"num_steps": 2.5}, {"num_chains": math.nan}])
+def test_settings_that_are_no_whole_numbers_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(poe.PoeError, match="must be a whole number"):
+        learn_denoiser(torch.zeros(4, 4), **settings)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4, 4), (0, 4), (0, 0)])
+def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(poe.ShapeError, match=r"expected a picture \(rows, cols\)"):
+        learn_denoiser(torch.zeros(shape))
+
+
+def test_a_picture_of_one_step_and_one_chain_is_enough() -> None:
+    g = torch.Generator().manual_seed(0)
+    found = learn_denoiser(torch.eye(4).bool(), num_steps=1, num_chains=1, generator=g)
+    assert found.history.shape == (1, 3)

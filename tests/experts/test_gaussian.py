@@ -230,9 +230,9 @@ def test_learned_loc_and_scale_stay_learned() -> None:
 
 REFUSED = [
     ({"scale": [1.0, 2.0, 3.0]}, poe.ShapeError, r"scale of shape \(2,\) like loc, got \(3,\)"),
-    ({"scale": [1.0, -1.0]}, poe.PoeError, "expected a positive scale"),
-    ({"scale": [1.0, 0.0]}, poe.PoeError, "expected a positive scale"),
-    ({"scale": [1.0, torch.nan]}, poe.PoeError, "expected a finite scale"),
+    ({"scale": [1.0, -1.0]}, poe.PoeError, "scale must be positive, got"),
+    ({"scale": [1.0, 0.0]}, poe.PoeError, "scale must be positive, got"),
+    ({"scale": [1.0, torch.nan]}, poe.PoeError, "scale must be finite, got nan"),
     ({"covariance": [[1.0, 2.0], [2.0, 1.0]]}, poe.PoeError, "positive definite covariance"),
     ({"covariance": [[1.0, 0.5], [0.0, 1.0]]}, poe.PoeError, "symmetric"),
     (
@@ -254,7 +254,7 @@ def test_bad_spread_is_refused(
 
 
 def test_bad_loc_is_refused() -> None:
-    with pytest.raises(poe.PoeError, match="expected a finite loc"):
+    with pytest.raises(poe.PoeError, match="loc must be finite, got"):
         Gaussian([torch.nan], scale=1.0)
     assert Gaussian([0, 1], scale=1).loc.dtype == torch.float32  # integers become floats
 

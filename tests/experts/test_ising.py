@@ -387,7 +387,10 @@ REFUSED: dict[str, tuple[Callable[[], Ising], str]] = {
     "diagonal": (lambda: Ising([[1.0, 1.0], [1.0, 0.0]]), "diagonal of 0.*use J - diag"),
     "not square": (lambda: Ising([[0.0, 1.0]]), r"shape \(n, n\), got \(1, 2\)"),
     "J learned": (lambda: Ising(nn.Parameter(torch.zeros(2, 2))), "use Ising.from_edges"),
-    "J not finite": (lambda: Ising([[0.0, math.inf], [math.inf, 0.0]]), "a finite J"),
+    "J not finite": (
+        lambda: Ising([[0.0, math.inf], [math.inf, 0.0]]),
+        "J must be finite, got inf",
+    ),
     "field of a wrong shape": (lambda: Ising(SYMMETRIC, [0.0, 1.0, 2.0]), r"\(2,\), or a number"),
     "edge out of range": (
         lambda: Ising.from_edges([[0, 1], [1, 3]], 1.0, 0.0, 3),
@@ -400,7 +403,7 @@ REFUSED: dict[str, tuple[Callable[[], Ising], str]] = {
     ),
     "couplings of a wrong number": (
         lambda: Ising.from_edges([[0, 1], [1, 2]], [1.0], 0.0, 3),
-        r"couplings of shape \(2,\), or a number for all",
+        r"couplings must be of shape \(2,\), or a number for all",
     ),
     "dtypes of parameters": (
         lambda: Ising.from_edges([[0], [1]], nn.Parameter(torch.zeros(1)), _normal(2), 2),
@@ -408,7 +411,10 @@ REFUSED: dict[str, tuple[Callable[[], Ising], str]] = {
     ),
     "grid of three sides": (lambda: Ising.grid((2, 2, 2), 1.0), "for other lattices use"),  # type: ignore[arg-type]
     "grid's coupling": (lambda: Ising.grid((2, 3), torch.ones(2, 3)), r"of shape \(2, 2, 3\)"),
-    "grid's field": (lambda: Ising.grid((2, 3), 1.0, torch.ones(3)), r"fields of shape \(2, 3\)"),
+    "grid's field": (
+        lambda: Ising.grid((2, 3), 1.0, torch.ones(3)),
+        r"fields must be of shape \(2, 3\)",
+    ),
 }
 
 

@@ -62,7 +62,7 @@ def test_salt_and_pepper_knows_what_was_kept() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(poe.ShapeError, match="as the operator makes it"):
         GaussianLikelihood(Identity((2, 2)), torch.zeros(2), 0.1)
-    with pytest.raises(poe.PoeError, match="positive number as scale"):
+    with pytest.raises(poe.PoeError, match="scale must be positive, got 0"):
         GaussianLikelihood(Identity((2,)), torch.zeros(2), 0.0)
     with pytest.raises(poe.PoeError, match="between 0 and 1"):
         SaltAndPepper(torch.zeros(2), 1.0)

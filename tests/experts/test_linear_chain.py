@@ -237,7 +237,10 @@ FORBIDDEN = torch.full((2, 2), -torch.inf)
         (lambda: LinearChain(torch.zeros(3), FORBIDDEN), r"unary \(length, k\)"),
         (lambda: LinearChain(torch.zeros(3, 2), torch.zeros(3, 2, 2)), r"or \(2, 2, 2\)"),
         (lambda: LinearChain(torch.zeros(3, 2), FORBIDDEN, poe.Sequence(3, 2)), "3 tags of 2"),
-        (lambda: LinearChain([[0.0, torch.nan]], FORBIDDEN), "unary of numbers or -inf"),
+        (
+            lambda: LinearChain([[0.0, torch.nan]], FORBIDDEN),
+            "unary must be numbers or -inf, got nan",
+        ),
         (lambda: LinearChain(torch.zeros(2, 2), FORBIDDEN).most_probable(), "at least one seq"),
         (lambda: LinearChain(torch.zeros(2, 2), FORBIDDEN).sample(1), "look for -inf"),
         (lambda: Chains(torch.zeros(3, 2), FORBIDDEN, torch.ones(3)), r"\(n, length, k\)"),

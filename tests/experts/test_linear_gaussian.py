@@ -27,6 +27,22 @@ def test_density_and_draws_are_those_of_a_normal() -> None:
     assert bool(((draws.std(0) - step.scale).abs() < 4 * error).all())
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["weight", "bias", "scale"])
+def test_numbers_that_are_not_finite_are_refused(name: str, wrong: float) -> None:
+    numbers = {"weight": [[2.0]], "bias": [0.0], "scale": [1.0]}
+    numbers[name] = [[wrong]] if name == "weight" else [wrong]
+    with pytest.raises(poe.PoeError, match=f"{name} must be finite, got {wrong:g}"):
+        LinearGaussian(**numbers)
+
+
+def test_numbers_of_several_dtypes_become_those_of_the_weight() -> None:
+    step = LinearGaussian(torch.ones(1, 1, dtype=torch.float64), [1], 0.1 * torch.ones(1))
+    assert {step.weight.dtype, step.bias.dtype, step.scale.dtype} == {torch.float64}
+    exact = LinearGaussian(torch.ones(1, 1, dtype=torch.float64), [0.1], [0.1])
+    assert exact.bias.item() == exact.scale.item() == 0.1
+
+
 def test_parameters_stay_parameters() -> None:
     step = LinearGaussian(nn.Parameter(torch.ones(1, 1)), bias=[0.0], scale=[1.0])
     assert [name for name, _ in step.named_parameters()] == ["weight"]
@@ -36,7 +52,7 @@ def test_parameters_stay_parameters() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(poe.ShapeError, match=r"weight of shape \(d_y, d_x\)"):
         LinearGaussian(WEIGHT, bias=[0.0], scale=[1.0])
-    with pytest.raises(poe.PoeError, match="positive scale"):
+    with pytest.raises(poe.PoeError, match="scale must be positive, got"):
         LinearGaussian([[1.0]], bias=[0.0], scale=[0.0])
     with pytest.raises(poe.ShapeError, match=r"condition of shape \(n, 1\)"):
         LinearGaussian([[1.0]], bias=[0.0], scale=[1.0]).given(0)(torch.zeros(1, 1))

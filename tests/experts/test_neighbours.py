@@ -83,7 +83,8 @@ def test_too_few_rows_are_refused(points: Tensor) -> None:
 
 def test_settings_that_are_not_positive_are_refused() -> None:
     for setting in ({"num_neighbours": 0}, {"norm": 0.0}, {"resolution": 0.0}):
-        with pytest.raises(poe.PoeError, match="expected num_neighbours >= 1"):
+        (name,) = setting
+        with pytest.raises(poe.PoeError, match=f"{name} must be .*, got 0"):
             Neighbours(torch.zeros(3, 1), **setting)  # type: ignore[arg-type]
 
 

@@ -130,7 +130,9 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(poe.ShapeError, match=r"fields of shape \(3, 2\), or a number for all"):
+    with pytest.raises(
+        poe.ShapeError, match=r"fields must be of shape \(3, 2\), or a number for all"
+    ):
         Potts([[0], [1]], 0.5, [1.0, 2.0, 3.0], 3, 2)
     with pytest.raises(poe.PoeError, match=r"between sites 0 ... 2 of Categorical\(3, 2\)"):
         Potts([[0], [3]], 0.5, 0.0, 3, 2)

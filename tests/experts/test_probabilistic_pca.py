@@ -59,8 +59,8 @@ def test_the_fit_has_the_largest_likelihood() -> None:
     [
         (([0.0], [[1.0, 2.0], [0.0, 1.0]], 1.0), poe.ShapeError, r"\(\*event, k\)"),
         (([0.0], [[1.0]], [1.0, 2.0]), poe.ShapeError, "one scale"),
-        (([0.0], [[1.0]], 0.0), poe.PoeError, "positive scale, got 0"),
-        (([0.0], [[float("nan")]], 1.0), poe.PoeError, "finite loadings"),
+        (([0.0], [[1.0]], 0.0), poe.PoeError, "scale must be positive, got 0"),
+        (([0.0], [[float("nan")]], 1.0), poe.PoeError, "loadings must be finite, got nan"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -88,7 +88,7 @@ def test_too_few_rows_are_refused(rows: Tensor) -> None:
 
 
 def test_rows_that_are_not_finite_or_whole_numbers() -> None:
-    with pytest.raises(poe.PoeError, match="finite rows"):
+    with pytest.raises(poe.PoeError, match="rows must be finite, got nan"):
         experts.ProbabilisticPCA.fit(torch.tensor([[0.0, torch.nan], [1.0, 1.0]]), 1)
     whole = torch.tensor([[0, 0], [1, 2], [3, 1]])
     assert experts.ProbabilisticPCA.fit(whole, 1).loc.dtype == torch.get_default_dtype()

@@ -211,7 +211,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         (([1.0], [0.0], [0.0]), r"W of shape \(visible, hidden\), got \(1,\)"),
         (([[1.0], [2.0]], [0.0], [0.0]), r"b of shape \(2,\).*got \(1,\)"),
         (([[1.0], [2.0]], [0.0, 0.0], [0.0, 0.0]), r"c of shape \(1,\).*W.T swaps the layers"),
-        (([[1.0], [float("nan")]], [0.0, 0.0], [0.0]), "finite W"),
+        (([[1.0], [float("nan")]], [0.0, 0.0], [0.0]), "W must be finite, got nan"),
         ((torch.zeros(2, 0), [0.0, 0.0], []), "a unit in each layer"),
     ],
 )

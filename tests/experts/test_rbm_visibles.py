@@ -156,7 +156,7 @@ def test_beyond_25_hidden_units_there_is_no_closed_form_nor_exact_draws() -> Non
     [
         (lambda: GaussianRBM([1.0], [0.0], [0.0]), r"W of shape \(visible, hidden\)"),
         (lambda: GaussianRBM([[1.0]], [0.0, 1.0], [0.0]), r"b of shape \(1,\).*got \(2,\)"),
-        (lambda: GaussianRBM([[1.0]], [0.0], [0.0], scale=0.0), "positive scale"),
+        (lambda: GaussianRBM([[1.0]], [0.0], [0.0], scale=0.0), "scale must be positive, got 0"),
         (lambda: PottsRBM([[1.0]], [0.0], [0.0]), r"\(visible, labels, hidden\), got \(1, 1\)"),
         (lambda: PottsRBM([[[1.0]]], [[0.0]], [0.0, 0.0]), r"c of shape \(1,\).*got \(2,\)"),
     ],

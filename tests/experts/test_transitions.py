@@ -91,3 +91,20 @@ def test_bad_input_is_refused_in_words() -> None:
         fit_transitions(torch.zeros(1, 2).long(), torch.tensor([2]), 2, weight_decay=0)
     with pytest.raises(poe.PoeError, match="tags from 0 to 1"):
         fit_transitions(torch.full((1, 2), 2), torch.tensor([2]), 2)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["start", "pairs", "end"])
+def test_nan_and_plus_infinity_are_refused(name: str, wrong: float) -> None:
+    values = {"start": torch.zeros(2), "pairs": torch.zeros(2, 2), "end": torch.zeros(2)}
+    values[name][..., 0] = wrong
+    with pytest.raises(poe.PoeError, match=f"{name} must be numbers or -inf, got {wrong:g}"):
+        Transitions(**values)
+
+
+def test_whole_numbers_are_converted() -> None:
+    given = Transitions([0, 1], [[1, 0], [0, 1]], torch.tensor([0, 1]))
+    assert given.start.dtype == given.pairs.dtype == given.end.dtype == torch.get_default_dtype()
+    torch.testing.assert_close(
+        given.of_length(2)(torch.tensor([[0, 0], [1, 1]])), torch.tensor([1.0, 3.0])
+    )

@@ -92,11 +92,11 @@ def test_kernel_density_refuses_what_it_cannot_be() -> None:
         experts.KernelDensity([0.0, 1.0], 1.0)
     with pytest.raises(poe.PoeError, match=r"expected a kernel among gaussian, .* got 'box'"):
         experts.KernelDensity([[0.0]], 1.0, "box")
-    with pytest.raises(poe.PoeError, match="positive finite bandwidth, got 0"):
+    with pytest.raises(poe.PoeError, match="bandwidth must be positive, got 0"):
         experts.KernelDensity([[0.0]], 0.0)
     with pytest.raises(poe.ShapeError, match=r"weights of shape \(1,\), got \(2,\)"):
         experts.KernelDensity([[0.0]], 1.0, weights=[1.0, 2.0])
-    with pytest.raises(poe.PoeError, match="weights that are not negative"):
+    with pytest.raises(poe.PoeError, match="weights must be 0 or above, got -1"):
         experts.KernelDensity([[0.0]], 1.0, weights=[-1.0])
 
 

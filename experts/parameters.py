@@ -1,0 +1,269 @@
+"""How an argument becomes a tensor: the one door for the numbers that an expert is made of."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from poe import DtypeError, PoeError, ShapeError
+
+ArrayLike = Tensor | float | Sequence["ArrayLike"]
+"""Numbers: a tensor, a number, or lists of them."""
+
+
+def floats(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point tensor, whatever its numbers; integers and booleans are converted.
+
+    Args:
+        name: what the argument is called, for the error.
+        value: a tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Raises:
+        poe.DtypeError: for what are no real numbers.
+
+    >>> floats("loc", [1, 2])
+    tensor([1., 2.])
+    """
+    if like is not None and not isinstance(value, nn.Parameter):
+        return _tensor(name, value, like.dtype, like.device)
+    tensor = _tensor(name, value)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def real(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point tensor, all of it finite; on the meta device that is not asked.
+
+    Args:
+        name: what the argument is called, for the error.
+        value: a tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: whose dtype and device it gets.
+
+    Raises:
+        poe.DtypeError: for what are no real numbers.
+        poe.PoeError: for NaN and infinities.
+
+    >>> real("loc", [0.0, float("nan")])
+    Traceback (most recent call last):
+    poe.errors.PoeError: loc must be finite, got nan at (1,): leave out or replace what is not
+    """
+    tensor = floats(name, value, like=like)
+    _require(name, tensor, torch.isfinite, "finite", "leave out or replace what is not")
+    return tensor
+
+
+def positive(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point tensor, all of it finite and above 0. Arguments and errors as ``real``.
+
+    >>> positive("scale", 2)
+    tensor(2.)
+    """
+    tensor = real(name, value, like=like)
+    _require(name, tensor, lambda t: t > 0, "positive", "give what is above 0")
+    return tensor
+
+
+def probability(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point tensor, all of it strictly between 0 and 1. As ``real`` else.
+
+    >>> probability("flip_probability", 0.5)
+    tensor(0.5000)
+    """
+    tensor = real(name, value, like=like)
+    remedy = "what is certain needs no expert"
+    _require(name, tensor, lambda t: (t > 0) & (t < 1), "between 0 and 1", remedy)
+    return tensor
+
+
+def probabilities(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point vector of weights, none negative, made to sum to 1. As ``real`` else.
+
+    >>> probabilities("weights", [1, 3])
+    tensor([0.2500, 0.7500])
+    """
+    if isinstance(value, nn.Parameter):
+        raise PoeError(
+            f"{name} must be numbers, got an nn.Parameter, which an optimiser would move off a sum "
+            "of 1: give a tensor"
+        )
+    tensor = real(name, value, like=like)
+    if tensor.ndim != 1:
+        raise ShapeError(f"{name} must be of shape (n,), got {tuple(tensor.shape)}: one for each")
+    _require(name, tensor, lambda t: t >= 0, "0 or above", "leave out what has no weight")
+    if not tensor.is_meta and not bool(tensor.sum() > 0):
+        raise PoeError(f"{name} must be above 0 somewhere, got {_shown(tensor)}: give a weight")
+    return tensor / tensor.sum()
+
+
+def log_values(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
+    """A floating-point tensor of logarithms, finite, or −inf for what may not be. As ``real`` else.
+
+    >>> log_values("pairs", [0, -torch.inf])
+    tensor([0., -inf])
+    """
+    tensor = floats(name, value, like=like)
+    remedy = "give log p, with -inf for what may not be"
+    _require(name, tensor, lambda t: t < torch.inf, "numbers or -inf", remedy)
+    return tensor
+
+
+def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor]) -> float:
+    """One number that passes a check of this module, as Python's.
+
+    >>> number("bandwidth", torch.tensor(2), positive)
+    2.0
+    """
+    # A float has more digits than torch's default dtype.
+    tensor = value if isinstance(value, Tensor) else _tensor(name, value, torch.float64)
+    check(name, tensor)
+    if tensor.ndim or tensor.is_meta:
+        raise ShapeError(f"{name} must be one number, got {_shown(tensor)}: give a float")
+    return float(tensor)
+
+
+def whole(name: str, value: SupportsIndex, at_least: int = 1) -> int:
+    """A whole number, at least so large.
+
+    >>> whole("num_steps", 3)
+    3
+    """
+    try:
+        count = operator.index(value)
+    except (TypeError, RuntimeError) as error:
+        raise _not_whole(name, value, at_least) from error
+    if count < at_least:
+        raise _not_whole(name, value, at_least)
+    return count
+
+
+def aligned(**numbers: ArrayLike) -> list[Tensor]:
+    """As finite tensors of one floating dtype on one device; a parameter stays what it is.
+
+    The dtype is the widest of those that are given, and the device that of the largest tensor.
+
+    Raises:
+        poe.DtypeError: for a parameter of another dtype, and what are no real numbers.
+        poe.PoeError: for NaN and infinities.
+
+    >>> [tensor.dtype for tensor in aligned(loc=0, scale=torch.ones(2).double())]
+    [torch.float64, torch.float64]
+    """
+    given = [value for value in numbers.values() if isinstance(value, Tensor)]
+    floating = [tensor.dtype for tensor in given if tensor.is_floating_point()]
+    default = torch.get_default_dtype()
+    widest = max(floating, key=lambda kind: torch.finfo(kind).bits, default=default)
+    device = max(given, key=lambda tensor: tensor.ndim).device if given else None
+    for name, value in numbers.items():
+        if isinstance(value, nn.Parameter) and value.dtype != widest:
+            raise DtypeError(
+                f"{name} must be of {widest}, as {' and '.join(numbers)} are of one dtype, got a "
+                f"parameter of {value.dtype}: use .to({widest}) before making it a parameter"
+            )
+    tensors = [_tensor(name, value, widest, device) for name, value in numbers.items()]
+    return [real(name, tensor) for name, tensor in zip(numbers, tensors, strict=True)]
+
+
+def alike(check: Callable[[str, ArrayLike], Tensor], **numbers: ArrayLike) -> list[Tensor]:
+    """As tensors of one shape, dtype and device, each of which passes a check of this module.
+
+    Raises:
+        poe.ShapeError: where they are not of one shape, and cannot be expanded to one.
+        poe.PoeError: where one does not pass, or requires a gradient.
+
+    >>> [tensor.tolist() for tensor in alike(positive, concentration=[1.0, 2.0], rate=3.0)]
+    [[1.0, 2.0], [3.0, 3.0]]
+    """
+    tensors = aligned(**numbers)
+    for name, tensor in zip(numbers, tensors, strict=True):
+        check(name, tensor)
+        _refuse_gradient(name, tensor)
+    try:
+        return [tensor.clone() for tensor in torch.broadcast_tensors(*tensors)]
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ShapeError(
+            f"{' and '.join(numbers)} must be of one shape, got {shapes}: give one for each "
+            "element, or one number for all"
+        ) from error
+
+
+def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """One number for each place; a parameter must have them all. Raises ShapeError.
+
+    >>> filled("fields", torch.tensor(0.5), torch.Size([2]))
+    tensor([0.5000, 0.5000])
+    """
+    if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
+        return tensor.expand(shape).clone()
+    if tensor.shape != shape:
+        raise ShapeError(
+            f"{name} must be of shape {tuple(shape)}, or a number for all, got "
+            f"{tuple(tensor.shape)}: give one for each place"
+        )
+    return tensor
+
+
+def keep(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """As a parameter where it is one, else as a buffer."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def _require(
+    name: str, tensor: Tensor, is_fine: Callable[[Tensor], Tensor], what: str, remedy: str
+) -> None:
+    if tensor.is_meta:
+        return
+    wrong = ~is_fine(tensor.detach())
+    if bool(wrong.any()):
+        place = tuple(wrong.nonzero()[0].tolist())
+        where = f" at {place}" if place else ""
+        raise PoeError(
+            f"{name} must be {what}, got {tensor.detach()[place].item():g}{where}: {remedy}"
+        )
+
+
+def _tensor(
+    name: str,
+    value: ArrayLike,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Of lists and numbers straight in that dtype, which loses no digits."""
+    try:
+        tensor = torch.as_tensor(value, dtype=dtype, device=device)
+        is_complex = tensor.is_complex() or torch.as_tensor(value).is_complex()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(
+            f"{name} must be numbers, got {type(value).__name__} ({error}): give a tensor, a "
+            "number, or lists of one length"
+        ) from error
+    if is_complex:
+        raise DtypeError(f"{name} must be real, got complex numbers: give their .real")
+    return tensor
+
+
+def _refuse_gradient(name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad:
+        raise PoeError(
+            f"{name} must be numbers, or natural parameters that are an nn.Parameter, got a tensor "
+            "that requires a gradient: to learn them use expert.with_natural(nn.Parameter(...))"
+        )
+
+
+def _shown(tensor: Tensor) -> str:
+    is_short = not tensor.is_meta and tensor.numel() <= 8
+    return str(tensor.tolist()) if is_short else f"a tensor of shape {tuple(tensor.shape)}"
+
+
+def _not_whole(name: str, value: object, at_least: int) -> PoeError:
+    shown = f"{value:g}" if isinstance(value, float) and not math.isnan(value) else str(value)
+    return PoeError(f"{name} must be a whole number >= {at_least}, got {shown}: give an int")
