@@ -20,14 +20,22 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "the ground, and where x lives",
         (
-            "poe.errors",
-            "poe.randomness",
-            "poe.space",
-            "poe.joint_space",
-            "poe.without_gradient",
+            "poe.core.errors",
+            "poe.core.randomness",
+            "poe.core.space",
+            "poe.core.joint_space",
+            "poe.core.no_gradient",
         ),
     ),
-    ("maps that carry their tensors", ("poe.ranges", "poe.parts", "poe.moved", "poe.bridges")),
+    (
+        "maps that carry their tensors",
+        (
+            "poe.ranges",
+            "poe.core.distribution_modules",
+            "poe.core.image_of_space",
+            "poe.core.conversions",
+        ),
+    ),
     ("what an expert is", ("poe.density",)),
     (
         "what only some have",

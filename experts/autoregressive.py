@@ -14,7 +14,7 @@ import poe
 import poe.io
 from experts.embedding import LabelAndNoise, with_border
 from experts.noise import NoisyConditional, constructor_arguments
-from poe.randomness import resolve
+from poe.core.randomness import resolve
 
 
 class CausalConv2d(nn.Conv2d):

@@ -14,11 +14,11 @@ from experts.families import Bernoulli, data_log_odds
 from experts.linear import linear
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep
+from poe.core.errors import NormalizationError, PoeError
 from poe.density.capabilities import simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
-from poe.errors import NormalizationError, PoeError
 from poe.groups import CONFIDENCE, log_mean
 from poe.normalizers.annealed import both_ways
 from poe.normalizers.bounds import Sides, group_doubts

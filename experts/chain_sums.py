@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe import PoeError, ShapeError
-from poe.randomness import resolve
+from poe.core.randomness import resolve
 
 
 class Marginals(NamedTuple):

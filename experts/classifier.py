@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from poe.errors import PoeError, ShapeError
+from poe.core.errors import PoeError, ShapeError
+from poe.core.space import Binary
 from poe.io import register
-from poe.space import Binary
 
 
 class Classifier(poe.Conditional):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from experts.parameters import real
 from poe import Binary, Expert, PoeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
-from poe.randomness import resolve
 from poe.twist import Twist, twists
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import poe
 from experts.flow import Flow, base_sample, base_shape, has_context, own_tensor, require_usable
 from poe.conditional import one_for_each
-from poe.randomness import borrowed, resolve
+from poe.core.randomness import borrowed, resolve
 
 
 class ContextFlow(poe.Conditional):

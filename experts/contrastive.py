@@ -17,7 +17,7 @@ from experts.boltzmann.training.loop import require_counts
 from experts.linear import linear
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 
 class Gradient(NamedTuple):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, real
 from poe import Expert, ImproperError, Space
+from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
-from poe.randomness import resolve
 from poe.tails import ends, name_end
 
 FEW = 8

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import poe
 from experts.exponential import Samplable
 from experts.parameters import ArrayLike, alike, number, positive, real
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import borrowed
 from poe.density.capabilities import (
     Conditionals,
     LabelPairs,
@@ -22,9 +24,7 @@ from poe.density.capabilities import (
     spin_pairs,
     widen,
 )
-from poe.errors import PoeError, ShapeError
 from poe.io import register
-from poe.randomness import borrowed
 
 
 class Exponential(Samplable):

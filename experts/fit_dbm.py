@@ -24,8 +24,8 @@ from experts.boltzmann.training.loop import (
 from experts.dbm import DBM
 from experts.dbm_gradient import centred_gradient, moments, sweeps, with_odd_means
 from experts.mean_field import mean_field
-from poe.errors import PoeError
-from poe.randomness import resolve
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 
 CENTRE_RATE = 0.01
 """How far the centres go towards the means of each batch."""

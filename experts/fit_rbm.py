@@ -24,7 +24,7 @@ from experts.boltzmann.training.loop import (
 from experts.contrastive import PCD, Centre, Particles, contrast
 from experts.families import data_log_odds
 from experts.rbm import RBM
-from poe.randomness import resolve
+from poe.core.randomness import resolve
 
 PERSISTENT = PCD()
 WEIGHT_SCALE = 0.01

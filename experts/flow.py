@@ -30,8 +30,8 @@ import poe
 import poe.io
 from experts.embedding import LabelAndNoise
 from experts.noise import NoisyConditional, constructor_arguments
+from poe.core.randomness import borrowed, resolve
 from poe.deterministic import require_settled
-from poe.randomness import borrowed, resolve
 
 
 class Flow(poe.Expert):

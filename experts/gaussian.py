@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Expert, ImproperError, PoeError, Real, ShapeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
-from poe.randomness import resolve
 from poe.tails import name_direction
 
 

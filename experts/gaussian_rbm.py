@@ -13,9 +13,9 @@ from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partitio
 from experts.linear import linear
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Binary, Expert, Real, ShapeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import exact_log_partition
 from poe.io import register
-from poe.randomness import resolve
 
 
 class GaussianRBM(Expert):

@@ -6,8 +6,8 @@ import torch
 
 from experts.dbm import DBM
 from experts.rbm import RBM
-from poe.errors import PoeError
-from poe.randomness import resolve
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 
 WEIGHT_SCALE = 0.01
 """The standard deviation of new weights."""

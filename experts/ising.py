@@ -13,6 +13,7 @@ from experts.families import Bernoulli
 from experts.graph import check_edges, grid_graph, united
 from experts.parameters import ArrayLike, aligned, filled, keep
 from poe import Binary, Expert, PoeError, ShapeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import (
     Conditionals,
     LogOdds,
@@ -26,7 +27,6 @@ from poe.density.capabilities import (
     widen,
 )
 from poe.io import Fields, register
-from poe.randomness import resolve
 
 DENSE = 32
 """Where more than one of so many entries of J is coupled, a matrix product is the faster."""

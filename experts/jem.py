@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import poe
 from experts.classifier import Classifier, of_class
-from poe.errors import NonFiniteError
+from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence
 

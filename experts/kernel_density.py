@@ -11,8 +11,8 @@ from torch.distributions import Beta, Gamma
 
 from experts.parameters import ArrayLike, keep, number, positive, probabilities, real
 from poe import Expert, PoeError, Real, ShapeError
+from poe.core.randomness import borrowed, resolve
 from poe.io import register
-from poe.randomness import borrowed, resolve
 
 _CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
 LogKernel = Callable[[Tensor], Tensor]

@@ -22,8 +22,8 @@ from experts.patch_mixture import PatchMixture
 from experts.probabilistic_pca import ProbabilisticPCA
 from experts.residual import ResidualNetwork
 from experts.vae import VAE, dense_vae
+from poe.core.randomness import Lent
 from poe.core.tensor_file import sha256
-from poe.randomness import Lent
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "PixelMixture": PixelMixture,

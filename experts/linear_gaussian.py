@@ -10,9 +10,9 @@ from torch import Tensor
 from experts.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Conditional, Expert, Real, ShapeError, simplify
+from poe.core.randomness import resolve
 from poe.density.capabilities import conditional_tails
 from poe.io import register
-from poe.randomness import resolve
 
 
 class LinearGaussian(Conditional):

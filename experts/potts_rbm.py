@@ -12,10 +12,10 @@ from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partitio
 from experts.linear import linear
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Categorical, Expert, ShapeError
+from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.randomness import resolve, uniforms
 
 
 class PottsRBM(Expert):

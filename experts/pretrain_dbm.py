@@ -23,8 +23,8 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from experts.dbm import DBM
-from poe.errors import PoeError
-from poe.randomness import resolve
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 
 WEIGHT_SCALE = 0.01
 """The standard deviation of the first weights."""

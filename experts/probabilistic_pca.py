@@ -10,9 +10,9 @@ from torch import Tensor
 
 import poe
 from experts.parameters import ArrayLike, keep, positive, real
-from poe.errors import PoeError, ShapeError
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import resolve
 from poe.io import register
-from poe.randomness import resolve
 
 
 class ProbabilisticPCA(poe.Expert):

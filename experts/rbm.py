@@ -14,6 +14,7 @@ from experts.latest import Latest
 from experts.linear import linear
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
+from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import (
     Conditionals,
     LogOdds,
@@ -27,7 +28,6 @@ from poe.density.capabilities import (
 from poe.density.expert import Product
 from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
 from poe.io import register
-from poe.randomness import resolve, uniforms
 
 MAX_HIDDEN = 8192
 """Products with more hidden units than these are not joined."""

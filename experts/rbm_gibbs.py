@@ -12,7 +12,7 @@ from experts.gaussian_rbm import GaussianRBM
 from experts.linear import linear
 from experts.potts_rbm import PottsRBM
 from experts.rbm import RBM
-from poe.randomness import uniforms
+from poe.core.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import poe.io
 from experts.mlp import reference
 from experts.spectral import hold, normalize_spectrally
-from poe.errors import ShapeError
+from poe.core.errors import ShapeError
 
 
 class ResidualBlock(nn.Module):

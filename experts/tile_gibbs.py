@@ -19,8 +19,8 @@ from experts.tiled_mixture import (
     root,
 )
 from poe import PoeError
+from poe.core.randomness import uniforms
 from poe.gaussian_factors import GaussianFactor
-from poe.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
 
 COLOURS = ((0, 0), (0, 1), (1, 0), (1, 1))

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from experts.linear_operator import FilterBank
 from experts.patch_mixture import PatchMixture
 from poe import Expert, ImproperError, PoeError, Product
+from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, distribute
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
-from poe.randomness import resolve
 
 ROUNDING = 1e-4
 """Of single precision, relative to the largest entry, in what a tile says of its neighbours."""

@@ -20,14 +20,7 @@ from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
 from poe.conditional import Conditional, Given
 from poe.core.doubt import Doubt
-from poe.density import closed_forms as closed_forms
-from poe.density.capabilities import Simplified, simplify
-from poe.density.expert import At, Expert, Mixture, Product, Tempered, contrast
-from poe.density.transformed import Dequantized, Relaxed, Transformed
-from poe.density_bounds import LogDensityBounds, log_density_bounds
-from poe.draws import Draws, Summary
-from poe.draws.store import load_draws, save_draws
-from poe.errors import (
+from poe.core.errors import (
     AdaptationError,
     DtypeError,
     GradientError,
@@ -41,6 +34,26 @@ from poe.errors import (
     StorageError,
     TrustWarning,
 )
+from poe.core.joint_space import Joint
+from poe.core.space import (
+    Binary,
+    Categorical,
+    Count,
+    Interval,
+    Positive,
+    PositiveDefinite,
+    Real,
+    Sequence,
+    Simplex,
+    Space,
+)
+from poe.density import closed_forms as closed_forms
+from poe.density.capabilities import Simplified, simplify
+from poe.density.expert import At, Expert, Mixture, Product, Tempered, contrast
+from poe.density.transformed import Dequantized, Relaxed, Transformed
+from poe.density_bounds import LogDensityBounds, log_density_bounds
+from poe.draws import Draws, Summary
+from poe.draws.store import load_draws, save_draws
 from poe.evaluation import Autocast, Chunked
 from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.exponents import (
@@ -51,7 +64,6 @@ from poe.exponents import (
 )
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import load, save
-from poe.joint_space import Joint
 from poe.marginal import Marginal
 from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
@@ -64,18 +76,6 @@ from poe.replay import ReplayBuffer
 from poe.run import sample
 from poe.short_run import short_run
 from poe.smc import smc
-from poe.space import (
-    Binary,
-    Categorical,
-    Count,
-    Interval,
-    Positive,
-    PositiveDefinite,
-    Real,
-    Sequence,
-    Simplex,
-    Space,
-)
 from poe.tensorboard import TensorBoard
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist, twists

@@ -13,14 +13,21 @@ from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from poe.conditional import Conditional
+from poe.core.distribution_modules import Opaque, Parts, parts_of
+from poe.core.errors import AdaptationError, PoeError
+from poe.core.randomness import borrowed, resolve
+from poe.core.space import (
+    Binary,
+    Categorical,
+    Interval,
+    Real,
+    Space,
+    space_of,
+)
 from poe.density.checks import floats_of
 from poe.density.expert import Expert
 from poe.density.one_hot import OneHotLogDensity, one_hot
 from poe.density.transformed import mask_outside
-from poe.errors import AdaptationError, PoeError
-from poe.parts import Opaque, Parts, parts_of
-from poe.randomness import borrowed, resolve
-from poe.space import Binary, Categorical, Interval, Real, Space, space_of
 
 
 @singledispatch

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from poe.averaging import DualAveraging, start_averaging, update_averaging
+from poe.core.affine import Affine, Diagonal, fit_affine
+from poe.core.errors import PoeError
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.samplers.affine import Affine, Diagonal, fit_affine
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel

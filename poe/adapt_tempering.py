@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from poe.averaging import DualAveraging, start_averaging, update_averaging
+from poe.core.errors import PoeError
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
 from poe.samplers.replicas import TemperingState, swap_rates

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from poe.coordinates import Coordinates
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.finite import Rows, require_finite
-from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.watch import Tally
 

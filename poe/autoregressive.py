@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
+from poe.core.space import Binary, Space
 from poe.density.checks import dtype_of
 from poe.density.expert import Expert
 from poe.density.transformed import mask_outside
-from poe.errors import PoeError
-from poe.randomness import resolve
-from poe.space import Binary, Space
 
 
 class Autoregressive(Expert):

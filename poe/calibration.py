@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, texts
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Product, experts_in, named_product
-from poe.errors import NonFiniteError, PoeError, ShapeError
 
 _SILENCED = 0.05  # below this share of an equal one an expert hardly moves the product
 

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Conditional, log_density_of_rows
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
+from poe.core.space import Binary, Real, Space
 from poe.density.capabilities import (
     check_proper,
     conditional_tails,
@@ -18,9 +21,6 @@ from poe.density.capabilities import (
     tails,
 )
 from poe.density.expert import Expert, require_expert
-from poe.errors import PoeError
-from poe.randomness import resolve
-from poe.space import Binary, Real, Space
 
 
 class Chain(Expert):

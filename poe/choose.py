@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Given
+from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.density.expert import Expert
-from poe.errors import GradientError, PoeError
-from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.chromatic import ChromaticGibbs

@@ -11,6 +11,8 @@ from torch import nn
 from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, FromOneHot
 from poe.chain import Chain
 from poe.conditional import Given
+from poe.core.distribution_modules import KINDS, Feature, Parts
+from poe.core.ranges import Floats, Indices, Resize
 from poe.density.expert import At, Mixture, Product, Tempered, named_product
 from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.evaluation import Autocast, Chunked
@@ -19,8 +21,6 @@ from poe.link import LINKS, FromNetwork
 from poe.marginal import Marginal, Posterior
 from poe.normalize import Normalized
 from poe.partition import LogPartition
-from poe.parts import KINDS, Feature, Parts
-from poe.ranges import Floats, Indices, Resize
 from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Scaled
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from poe.choose import is_batch
 from poe.core.doubt import Doubt, texts, together, warn
+from poe.core.errors import PoeError
 from poe.density.checks import unique_names
 from poe.density.expert import Expert, Product, experts_in, require_expert, shared_space
-from poe.errors import PoeError
 from poe.normalize import Estimator, estimator_or_default
 from poe.overlap import find_integrals
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poe.core.errors import DtypeError, ShapeError
+from poe.core.space import Real, Space
 from poe.density.capabilities import conditional_tails, is_small, tails
 from poe.density.expert import Expert
-from poe.errors import DtypeError, ShapeError
-from poe.space import Real, Space
 
 Condition = int | float | Tensor
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from poe.core.affine import Affine
+from poe.core.space import Real, Space
 from poe.density.expert import Expert
 from poe.density.transformed import Transformed
-from poe.samplers.affine import Affine
-from poe.space import Real, Space
 
 
 class Rescaled(Expert):

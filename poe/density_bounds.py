@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from poe.core.doubt import Doubt, texts, together, warn
+from poe.core.errors import NormalizationError, PoeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import exact_log_partition
 from poe.density.checks import dtype_of
 from poe.density.closed_forms import is_source
@@ -24,14 +26,12 @@ from poe.density.expert import (
     require_expert,
 )
 from poe.density.transformed import Transformed
-from poe.errors import NormalizationError, PoeError
 from poe.evaluation import Chunked
 from poe.marginal import Marginal
 from poe.normalize import Normalized
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
 from poe.partition import LogPartition
-from poe.randomness import resolve
 from poe.start import device_of
 
 Find = Callable[[Expert, Expert | None], LogPartition]

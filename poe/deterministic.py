@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from poe.core.errors import AdaptationError, PoeError
 from poe.density.expert import Expert, Tempered
-from poe.errors import AdaptationError, PoeError
 from poe.samplers.kernel import Density
 
 

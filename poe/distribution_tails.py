@@ -10,8 +10,8 @@ from torch import Tensor
 from torch import distributions as D
 
 from poe.adapt import FromDistribution
+from poe.core.space import Real
 from poe.density.capabilities import is_small, tails
-from poe.space import Real
 
 
 @tails.register

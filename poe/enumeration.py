@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.errors import NonFiniteError, NormalizationError
+from poe.core.space import Binary, Space
 from poe.density.expert import Expert
-from poe.errors import NonFiniteError, NormalizationError
-from poe.space import Binary, Space
 
 MAX_TABLE = 2**20
 """The most states of which a table is made."""

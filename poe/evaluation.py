@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.errors import DtypeError, PoeError
 from poe.density.capabilities import (
     Conditionals,
     Simplified,
@@ -16,7 +17,6 @@ from poe.density.capabilities import (
 from poe.density.closed_forms import merge
 from poe.density.expert import Expert, Product, experts_in, require_expert
 from poe.density.one_hot import OneHotLogDensity
-from poe.errors import DtypeError, PoeError
 
 
 class Chunked(Expert):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import NonFiniteError
 from poe.density.expert import Expert, Product, experts_in
-from poe.errors import NonFiniteError
 
 REMEDY = (
     "Go back to the last good checkpoint with a smaller step size or learning rate, or a "
@@ -38,7 +38,7 @@ def require_finite(*parts: Rows) -> None:
     >>> expert, x = experts.Gaussian([0.0], scale=[1.0]), torch.zeros(2, 1)
     >>> require_finite(Rows(expert, "data", x, torch.tensor([0.0, torch.nan])))
     Traceback (most recent call last):
-    poe.errors.NonFiniteError: expected finite values, got others on 1 of 2 rows of data (1 NaN)...
+    poe.core.errors.NonFiniteError: expected finite values, got others on 1 of 2 rows of data (1 NaN)...
     """
     if any(part.values.is_meta for part in parts):
         return

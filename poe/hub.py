@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from poe import io
+from poe.core.errors import StorageError
 from poe.core.tensor_file import write_bytes
-from poe.errors import StorageError
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, constants, snapshot_download

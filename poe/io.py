@@ -20,11 +20,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
-from poe.errors import StorageError
-from poe.joint_space import Joint
-from poe.randomness import Lent
-from poe.space import (
+from poe.core.errors import StorageError
+from poe.core.joint_space import Joint
+from poe.core.randomness import Lent
+from poe.core.space import (
     Binary,
     Categorical,
     Count,
@@ -35,7 +34,8 @@ from poe.space import (
     Simplex,
     Space,
 )
-from poe.space import Sequence as TokenSequence
+from poe.core.space import Sequence as TokenSequence
+from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
 
 FORMAT = "product-of-experts"
 DESCRIPTION = "expert.json"

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe import resume
+from poe.core.errors import StorageError
 from poe.core.tensor_file import fingerprint, read
-from poe.errors import StorageError
 from poe.loop import Plan, Run
 from poe.progress import Callback, Reporter
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poe.core.space import Space
 from poe.density.expert import Expert
-from poe.space import Space
 
 Link = Callable[[Tensor], Tensor]
 

@@ -27,7 +27,7 @@ from poe.adapt_kernel import (
 )
 from poe.compiled import Block
 from poe.coordinates import Coordinates
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.samplers.questions import Learned, gradients_per_step
 from poe.watch import Spread, Tally
 

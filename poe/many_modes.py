@@ -15,13 +15,13 @@ from poe.adapt_kernel import Stage, needs_fit
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
 from poe.coordinates import Coordinates
+from poe.core.affine import fit_moments
+from poe.core.randomness import aside
 from poe.density.expert import Expert
 from poe.elsewhere import look_elsewhere
 from poe.evaluation import in_chunks
 from poe.job import Job, say
 from poe.loop import NOTHING_SPENT, Run, Spent
-from poe.randomness import aside
-from poe.samplers.affine import fit_moments
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings

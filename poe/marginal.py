@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from poe.conditional import Conditional, log_density_of_rows
+from poe.core.errors import NormalizationError, PoeError, ShapeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import exact_log_partition, is_normalized
 from poe.density.checks import dtype_of
 from poe.density.expert import Expert, require_expert
-from poe.errors import NormalizationError, PoeError, ShapeError
-from poe.randomness import resolve
 
 
 class Marginal(Expert):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from poe.choose import in_blocks, on_checkerboard
 from poe.conditionals import colours
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.randomness import resolve
 from poe.start import device_of, dtype_of
 from poe.uniform import Uniform
 

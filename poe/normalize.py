@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import together, warn
+from poe.core.errors import NonFiniteError
 from poe.density.capabilities import check_proper, exact_log_partition, is_normalized, tails
 from poe.density.expert import Expert, require_expert
-from poe.errors import NonFiniteError
 from poe.normalizers.choose import log_partition as estimate_log_partition
 from poe.partition import LogPartition
 

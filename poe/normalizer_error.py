@@ -7,8 +7,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from poe.core.errors import NormalizationError
 from poe.density.expert import Expert, Mixture, experts_in
-from poe.errors import NormalizationError
 from poe.marginal import Marginal
 from poe.normalize import Normalized
 

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from poe.autoregressive import as_events, at_rows, device_of, draw_value, num_places
 from poe.choose import is_batch
 from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import NonFiniteError, PoeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.errors import NonFiniteError, PoeError
 from poe.groups import log_mean
-from poe.randomness import resolve
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.suffix import SuffixMetropolisHastings

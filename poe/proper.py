@@ -8,12 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import ImproperError
+from poe.core.space import (
+    Count,
+    Positive,
+    PositiveDefinite,
+    Real,
+    Space,
+)
 from poe.density.capabilities import Term, check_proper, combine, is_normalized, tails
 from poe.density.closed_forms import terms_of
 from poe.density.expert import Expert, Product, Tempered
-from poe.errors import ImproperError
 from poe.escape import decide
-from poe.space import Count, Positive, PositiveDefinite, Real, Space
 from poe.tails import MAX_NUMBERS, all_sums, ends, name_direction, name_end
 
 MAX_CHOICES = 64

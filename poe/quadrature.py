@@ -18,9 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.core.space import (
+    Interval,
+    Positive,
+    Real,
+    Space,
+)
 from poe.density.expert import Expert
-from poe.errors import ImproperError, NonFiniteError, NormalizationError
-from poe.space import Interval, Positive, Real, Space
 
 MAX_EVALUATIONS = 4_000_000
 EVALUATIONS_AT_ONCE = 2**16

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, Mixture, Product, shared_space
-from poe.errors import NonFiniteError, PoeError, ShapeError
 from poe.normalize import Estimator, Normalized, estimator_or_default
 from poe.normalizer_error import combined_error, sensitivities
 

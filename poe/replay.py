@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from poe.errors import PoeError, ShapeError
-from poe.randomness import resolve
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import resolve
 
 
 class Start(Protocol):

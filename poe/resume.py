@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from poe.adapt_kernel import StageState, fill, shaped
 from poe.averaging import DualAveraging
+from poe.core.affine import AFFINE_MAPS, Affine
+from poe.core.errors import StorageError
 from poe.core.tensor_file import write
-from poe.errors import StorageError
 from poe.loop import Moment, Plan, Run
-from poe.samplers.affine import AFFINE_MAPS, Affine
 from poe.samplers.questions import Learned
 from poe.watch import Spread, Tally
 

@@ -15,19 +15,19 @@ from poe.choose import Choice, choose, is_batch
 from poe.conditional import Given
 from poe.coordinates import Coordinates
 from poe.core.doubt import warn
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.deterministic import require_deterministic
 from poe.draws import Draws
-from poe.errors import PoeError, ShapeError
 from poe.evaluation import in_chunks, merged
 from poe.job import Job, say
 from poe.loop import Plan, Run, collected
 from poe.many_modes import Lookout, is_done, tempered
 from poe.progress import Callback
 from poe.proper import is_proper
-from poe.randomness import resolve
 from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from poe.advance import advance
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.errors import PoeError
-from poe.randomness import resolve
 from poe.samplers.kernel import BIASED
 from poe.samplers.langevin import ULA
 

@@ -15,17 +15,17 @@ from tqdm import tqdm
 
 from poe.choose import Choice, choose_for_particles, is_batch
 from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
 from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.errors import PoeError
 from poe.evaluation import without_constant
 from poe.groups import CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile
 from poe.particles import Particles, Schedule
 from poe.partition import LogPartition
-from poe.randomness import resolve
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import guarantee
 from poe.start import broad_start, device_of, dtype_of

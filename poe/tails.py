@@ -8,9 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.space import (
+    Count,
+    Interval,
+    Positive,
+    Simplex,
+    Space,
+)
 from poe.density.capabilities import tails
 from poe.density.expert import Product, Tempered, experts_in
-from poe.space import Count, Interval, Positive, Simplex, Space
 
 MAX_NUMBERS = 2**25
 """Nor are tails of more numbers than these (256 MiB)."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.progress import Progress
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product, conjunction, experts_in, named_product
-from poe.errors import PoeError
 
 
 class Together(Expert):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from poe.autoregressive import Autoregressive, device_of, num_values
+from poe.core.space import Space
 from poe.density.expert import Expert, Product, Tempered, experts_in
-from poe.space import Space
 
 
 class Twist(nn.Module):

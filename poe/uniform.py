@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
+from poe.core.space import Binary, Space
 from poe.density.capabilities import (
     Conditionals,
     LabelPairs,
@@ -16,9 +19,6 @@ from poe.density.capabilities import (
     spin_pairs,
 )
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.randomness import resolve
-from poe.space import Binary, Space
 
 
 class Uniform(Expert):

@@ -13,7 +13,7 @@ from torch import distributions as D
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 import poe
-from poe.randomness import borrowed
+from poe.core.randomness import borrowed
 from tests.seeds import seeded
 
 t = torch.tensor

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import poe
+from poe.core.affine import NOTICEABLE, fit_moments
 from poe.samplers import Affine, Dense, Diagonal, LowRank, fit_affine
-from poe.samplers.affine import NOTICEABLE, fit_moments
 
 F64 = torch.float64
 EVENTS = [(), (1,), (6,), (2, 3)]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import poe
-from poe.bridges import bridge
+from poe.core.conversions import bridge
 
 SPACES: tuple[poe.Space, ...] = (
     poe.Real(2), poe.Real(()), poe.Real((2, 2)), poe.Interval(2, 0, 1), poe.Interval(2, 0, 255),

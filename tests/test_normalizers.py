@@ -11,12 +11,12 @@ from torch import Tensor
 import experts
 import poe
 from poe import normalizers
+from poe.core.affine import fit_affine
 from poe.enumeration import states
 from poe.normalizers.bounds import Sides, group_doubts, share_doubts
 from poe.normalizers.fitted import FittedGaussian, fit_mixture
 from poe.normalizers.mbar import mbar
 from poe.normalizers.pareto import tail_index
-from poe.samplers.affine import fit_affine
 
 MAX_Z = 4.0
 METHODS = (

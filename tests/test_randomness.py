@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poe.randomness import uniforms
+from poe.core.randomness import uniforms
 
 COUNT = 4_000_001  # odd: half of the last word is left over
 

@@ -15,7 +15,7 @@ from torch.distributions import Transform
 
 import experts
 import poe
-from poe.moved import moved
+from poe.core.image_of_space import moved
 from poe.ranges import Floats, Indices, Rescale, Resize, logit
 
 F64 = torch.float64
@@ -237,7 +237,10 @@ def test_pictures_of_another_size_and_range_are_seen_by_an_expert() -> None:
     space = poe.Interval((2, 2), -1, 1)
     small = poe.FromEnergy(lambda x: x.square().sum((-2, -1)), space=space)
     large = poe.Interval((4, 4), 0, 1)
-    seen = small.at(nn.Sequential(Resize((2, 2)), poe.parts.Feature(Rescale(0, 1, -1, 1))), large)
+    seen = small.at(
+        nn.Sequential(Resize((2, 2)), poe.core.distribution_modules.Feature(Rescale(0, 1, -1, 1))),
+        large,
+    )
     x = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     means = x.reshape(3, 2, 2, 2, 2).mean((2, 4))
     torch.testing.assert_close(seen(x), small(2 * means - 1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import poe
-from poe.space import space_of
+from poe.core.space import space_of
 
 g = torch.Generator().manual_seed(0)
 CONTINUOUS: dict[str, tuple[poe.Space, Tensor]] = {

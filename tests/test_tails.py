@@ -9,8 +9,8 @@ from torch import distributions as D
 
 import experts
 import poe
+from poe.core.space import Space
 from poe.density.capabilities import is_small, tails
-from poe.space import Space
 from poe.tails import ends
 
 

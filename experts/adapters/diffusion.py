@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from poe.errors import PoeError, ShapeError
+from poe.core.errors import PoeError, ShapeError
+from poe.core.no_gradient import without_gradient
 from poe.io import register
-from poe.without_gradient import without_gradient
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "energy")
 

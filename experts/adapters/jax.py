@@ -11,8 +11,8 @@ from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.optional import require
-from poe.errors import AdaptationError
-from poe.without_gradient import without_gradient
+from poe.core.errors import AdaptationError
+from poe.core.no_gradient import without_gradient
 
 
 class JaxLogDensity(poe.Expert):

@@ -12,9 +12,9 @@ import poe
 from experts.adapters.optional import missing
 from experts.context_flow import require_floats
 from poe.conditional import one_for_each
+from poe.core.randomness import borrowed, resolve
 from poe.density.transformed import mask_outside
 from poe.deterministic import require_settled
-from poe.randomness import borrowed, resolve
 
 try:
     from normflows import ClassCondFlow, ConditionalNormalizingFlow, MultiscaleFlow, NormalizingFlow

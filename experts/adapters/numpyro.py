@@ -14,9 +14,9 @@ from torch.utils.dlpack import from_dlpack
 import poe
 from experts.adapters.jax import JaxLogDensity
 from experts.adapters.optional import require
+from poe.core.errors import AdaptationError
+from poe.core.randomness import resolve
 from poe.density.transformed import mask_outside
-from poe.errors import AdaptationError
-from poe.randomness import resolve
 
 SPACES: dict[type, Any] = {
     type(constraints.real): poe.Real,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.optional import require
 from experts.classifier import Classifier
-from poe.errors import AdaptationError, ShapeError
+from poe.core.errors import AdaptationError, ShapeError
+from poe.core.no_gradient import without_gradient
 from poe.io import register
-from poe.without_gradient import without_gradient
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
 SUM_TOLERANCE = 1e-3
@@ -110,7 +110,7 @@ class OnnxClassifier(poe.Expert):
     (tensor([-1.0986]), Real(shape=(2,)))
     >>> likes.score(torch.zeros(1, 2))
     Traceback (most recent call last):
-    poe.errors.GradientError: OnnxNetwork has no gradient: ...
+    poe.core.errors.GradientError: OnnxNetwork has no gradient: ...
     """
 
     def __init__(

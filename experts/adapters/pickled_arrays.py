@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from poe.errors import AdaptationError
+from poe.core.errors import AdaptationError
 
 ARRAYS = {"numpy._core.multiarray", "numpy.core.multiarray"}
 DTYPES = {"f4", "f8", "i4", "i8"}
@@ -26,7 +26,7 @@ def read_arrays(content: bytes, known_names: Collection[str] = ()) -> Any:
     {'x': (1, array([1., 1.]))}
     >>> read_arrays(pickle.dumps(print))
     Traceback (most recent call last):
-    poe.errors.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
+    poe.core.errors.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
     """
     try:
         found = _Reader(io.BytesIO(content), known_names).load()

@@ -17,9 +17,9 @@ from torch import distributions as D
 import poe
 from experts.adapters.pickled_arrays import read_arrays
 from experts.rational_quadratic import Splines, splines_of
-from poe.errors import AdaptationError
+from poe.core.errors import AdaptationError
+from poe.core.randomness import Lent, resolve
 from poe.io import register, register_module
-from poe.randomness import Lent, resolve
 
 ERROR_MODEL = "pzflow.utils.gaussian_error_model"
 EXAMPLE = "example_files/example-flow.pzflow.pkl"

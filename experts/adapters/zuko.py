@@ -20,10 +20,10 @@ from torch.distributions import (
 import poe
 from experts.adapters.optional import missing
 from experts.context_flow import require_floats
+from poe.core.randomness import borrowed, resolve
+from poe.core.space import space_of
 from poe.density.transformed import mask_outside
 from poe.deterministic import require_settled
-from poe.randomness import borrowed, resolve
-from poe.space import space_of
 
 try:
     import zuko.distributions

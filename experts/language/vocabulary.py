@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poe import PoeError
-from poe.errors import DtypeError
+from poe.core.errors import DtypeError
 from poe.io import register
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from poe.cli import demo, experts, inspect, partition, ratio, sample, studio
 from poe.cli.exit_code import MEANING, BadInput, ExitCode
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 DESCRIPTION = """\
 Products of pretrained experts, written down in small TOML files: one table for each expert.

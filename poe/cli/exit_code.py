@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 
 class ExitCode(IntEnum):

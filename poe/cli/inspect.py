@@ -70,13 +70,13 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def known(expert: Expert) -> Known:
     """Look at one expert; an improper one has no normaliser and no draws."""
+    from poe.core.errors import PoeError
     from poe.density.capabilities import (
         can_sample_exactly,
         check_proper,
         exact_log_partition,
         is_normalized,
     )
-    from poe.errors import PoeError
 
     sizes = [tensor.numel() for tensor in (*expert.parameters(), *expert.buffers())]
     about = (kind_of(expert), sum(sizes))
@@ -103,8 +103,8 @@ def sampler_of(product: Product, seed: int) -> Sampler:
 
     from poe.choose import choose
     from poe.coordinates import Coordinates
+    from poe.core.errors import PoeError
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-    from poe.errors import PoeError
     from poe.evaluation import merged
     from poe.samplers.questions import guarantee
     from poe.start import start

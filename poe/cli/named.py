@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from poe.cli.exit_code import BadInput
-from poe.space import Space
+from poe.core.space import Space
 
 
 def named(text: str, known: Mapping[str, type], space: Space) -> Any:

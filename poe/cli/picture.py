@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from poe.cli.exit_code import BadInput
+from poe.core.space import Space
 from poe.core.tensor_file import replacing
 from poe.draws import Draws
-from poe.space import Space
 
 MAX_PICTURES = 64
 SMALLEST_SIDE = 4

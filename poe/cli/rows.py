@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from poe.cli.exit_code import BadInput
-from poe.errors import PoeError
-from poe.space import Space
+from poe.core.errors import PoeError
+from poe.core.space import Space
 
 SAMPLES = "samples"
 """The name under which a file of draws has them."""

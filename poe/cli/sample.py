@@ -18,14 +18,14 @@ from poe.cli.arguments import (
 from poe.cli.exit_code import BadInput, ExitCode
 from poe.cli.interruption import default_checkpoint, forget, how_to_go_on
 from poe.cli.output import NON_FINITE, note
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 if TYPE_CHECKING:
+    from poe.core.space import Space
     from poe.density.expert import Product
     from poe.draws import Draws
     from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
-    from poe.space import Space
 
 DESCRIPTION = f"""\
 Draw from the product that a composition describes, by the sampler that fits it or by one of your

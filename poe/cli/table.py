@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poe.cli.exit_code import BadInput
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 
 class CompositionError(BadInput):

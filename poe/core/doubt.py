@@ -9,7 +9,7 @@ from enum import Enum
 from types import FrameType
 from typing import NamedTuple
 
-from poe.errors import TrustWarning
+from poe.core.errors import TrustWarning
 
 WITHIN = ("poe", "experts", "torch", "contextlib")
 """Packages whose frames call no one's attention: a warning points at the caller of them all."""

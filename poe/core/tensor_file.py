@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from poe.errors import StorageError
+from poe.core.errors import StorageError
 
 FORMAT_VERSION = 2
 """Of every file of this package.

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from poe.randomness import Lent
+from poe.core.randomness import Lent
 
 
 class Judge(nn.Module):

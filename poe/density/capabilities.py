@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from poe.core.space import Space
 from poe.density.expert import (
     Expert as Expert,
 )
@@ -24,7 +25,6 @@ from poe.density.expert import (
 from poe.density.expert import (
     simplify as simplify,
 )
-from poe.space import Space
 
 
 class Term(NamedTuple):

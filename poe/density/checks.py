@@ -8,8 +8,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from poe.errors import DtypeError, OperatorError, ShapeError
-from poe.space import Space
+from poe.core.errors import DtypeError, OperatorError, ShapeError
+from poe.core.space import Space
 
 
 def check_output(

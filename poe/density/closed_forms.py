@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from poe.core.errors import ImproperError, NormalizationError
 from poe.density.capabilities import (
     Term,
     can_sample_exactly,
@@ -35,7 +36,6 @@ from poe.density.expert import (
     simplify,
 )
 from poe.density.one_hot import OneHotLogDensity
-from poe.errors import ImproperError, NormalizationError
 
 MAX_COMPONENTS = 1024
 """A product of mixtures with more than these is not multiplied out."""

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
-from poe.bridges import bridge
+from poe.core.conversions import bridge
+from poe.core.distribution_modules import Feature
+from poe.core.errors import (
+    NormalizationError,
+    PoeError,
+    ShapeError,
+    SpaceMismatchError,
+)
+from poe.core.image_of_space import moved
+from poe.core.randomness import resolve
+from poe.core.space import Space
 from poe.density.checks import (
     check_output,
     device_of,
@@ -24,11 +34,6 @@ from poe.density.checks import (
     unique_names,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
-from poe.errors import NormalizationError, PoeError, ShapeError, SpaceMismatchError
-from poe.moved import moved
-from poe.parts import Feature
-from poe.randomness import resolve
-from poe.space import Space
 
 Exponent = float | Tensor
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
-from poe.joint_space import Joint
-from poe.space import Binary, Space
+from poe.core.errors import PoeError
+from poe.core.joint_space import Joint
+from poe.core.space import Binary, Space
 
 OneHotLogDensity = Callable[[Tensor], Tensor]
 """log p̃ of one-hot events z ``(*batch, *event, k)``: ``(*batch,)``."""

@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from poe.core.distribution_modules import is_affine, parts_of
+from poe.core.errors import PoeError, ShapeError
+from poe.core.image_of_space import domain_of, moved, require_domain
+from poe.core.randomness import resolve
+from poe.core.space import (
+    Binary,
+    Categorical,
+    Count,
+    Interval,
+    Positive,
+    Real,
+    Space,
+    space_of,
+)
+from poe.core.space import Sequence as Tokens
 from poe.density.capabilities import check_proper, is_normalized, tails
 from poe.density.expert import Expert, require_expert
-from poe.errors import PoeError, ShapeError
-from poe.moved import domain_of, moved, require_domain
-from poe.parts import is_affine, parts_of
-from poe.randomness import resolve
-from poe.space import Binary, Categorical, Count, Interval, Positive, Real, Space, space_of
-from poe.space import Sequence as Tokens
 
 
 class Transformed(Expert):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from poe.conditional import Given
 from poe.coordinates import Coordinates
+from poe.core.errors import PoeError, ShapeError
 from poe.density.expert import Expert
-from poe.errors import PoeError, ShapeError
 
 POINTS = 2000
 """More positions than this are thinned evenly: the figures need no more."""

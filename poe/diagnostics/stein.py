@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import resolve
 from poe.diagnostics.weights import normalized_weights
-from poe.errors import PoeError, ShapeError
-from poe.randomness import resolve
 
 NUMBERS_AT_ONCE = 2**21
 

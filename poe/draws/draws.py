@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from poe import diagnostics
+from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
 from poe.draws.export import to_arviz, to_pandas, to_xarray
 from poe.draws.record import Record
 from poe.draws.summary import Summary, summarize
-from poe.errors import PoeError
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product
 from poe.diagnostics import contributions_along, import_arviz
 from poe.draws.record import Record
-from poe.errors import PoeError
 
 DISTRIBUTION = "product-of-experts"
 

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
+from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import packed, read, write_bytes
 from poe.draws.draws import Draws
-from poe.errors import PoeError, StorageError
 from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 

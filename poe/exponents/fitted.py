@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import ImproperError, NonFiniteError, ShapeError
 from poe.density.expert import Expert, Product, experts_in, named_product
-from poe.errors import ImproperError, NonFiniteError, ShapeError
 
 SAME = 1e-8
 """Directions in which experts differ by less, relative to the most, count as the same."""

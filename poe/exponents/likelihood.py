@@ -10,10 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.choose import choose_for_particles
+from poe.core.errors import AdaptationError
+from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Product
 from poe.diagnostics.weights import kish_ess
-from poe.errors import AdaptationError
 from poe.exponents.fitted import (
     SAME,
     Estimate,
@@ -28,7 +29,6 @@ from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles import Particles
 from poe.proper import is_proper
-from poe.randomness import resolve
 from poe.start import broad_start, device_of, dtype_of
 
 MAX_STEPS = 100

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.errors import ImproperError, NormalizationError
+from poe.core.randomness import resolve
 from poe.density.expert import Product
-from poe.errors import ImproperError, NormalizationError
 from poe.exponents.fitted import Estimate, FittedExponents, never_worse, said, sandwich, split
 from poe.exponents.held_out import log_score_loss
 from poe.exponents.log_z import LogZ, exact_log_z
 from poe.exponents.newton import derivatives, maximise
-from poe.randomness import resolve
 
 NUM_FOLDS = 5
 STRENGTHS = (0.0, 0.03, 0.3, 3.0, 30.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.errors import ImproperError
+from poe.core.errors import ImproperError
 from poe.exponents.fitted import SAME
 
 MAX_STEPS = 50

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
+from poe.core.space import Real
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, Product, experts_in
-from poe.errors import PoeError
 from poe.exponents.fitted import (
     SAME,
     Estimate,
@@ -20,8 +22,6 @@ from poe.exponents.fitted import (
     sandwich,
     split,
 )
-from poe.randomness import resolve
-from poe.space import Real
 
 _EXACT_DIVERGENCE = 32  # dimensions up to which every second derivative is taken
 _NUM_PROBES = 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from poe.core.errors import ShapeError
 from poe.density.expert import Expert
-from poe.errors import ShapeError
 from poe.finite import require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import log_densities, require_rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
-from poe.errors import NormalizationError
 from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import require_rows

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poe.core.errors import (
+    NormalizationError,
+    PoeError,
+    ShapeError,
+    SpaceMismatchError,
+)
+from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
-from poe.errors import NormalizationError, PoeError, ShapeError, SpaceMismatchError
 from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import log_densities, require_rows
-from poe.randomness import resolve
 
 
 def noise_contrastive_estimation(

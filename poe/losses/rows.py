@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from poe.core.errors import ShapeError
 from poe.density.expert import Expert
-from poe.errors import ShapeError
 from poe.finite import Rows
 
 EXPLODED = 1e4

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.finite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import require_rows
 from poe.losses.scores import Score, require_real, score_of, square, square_of_score
-from poe.randomness import resolve
 
 
 def score_matching(expert: Expert, data: Tensor) -> Loss:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.space import Real
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.space import Real
 
 
 class Score(NamedTuple):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.diagnostics.weights import kish_ess
-from poe.errors import PoeError
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded

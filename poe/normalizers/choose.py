@@ -7,18 +7,18 @@ import sys
 import torch
 from tqdm import tqdm
 
+from poe.core.errors import NormalizationError
+from poe.core.randomness import resolve
+from poe.core.space import Count
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.enumeration import MAX_STATES, num_states
-from poe.errors import NormalizationError
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
 from poe.partition import LogPartition
 from poe.quadrature import can_integrate
-from poe.randomness import resolve
-from poe.space import Count
 from poe.start import device_of
 
 

@@ -7,10 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from poe.core.affine import (
+    Dense,
+    Diagonal,
+    LowRank,
+    fit_affine,
+)
+from poe.core.randomness import resolve
+from poe.core.space import Real, Space
 from poe.density.expert import Expert
-from poe.randomness import resolve
-from poe.samplers.affine import Dense, Diagonal, LowRank, fit_affine
-from poe.space import Real, Space
 
 MAX_COMPONENTS = 16
 DRAWS_A_DIMENSION = 10

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.errors import NormalizationError
+from poe.core.errors import NormalizationError
 
 MAX_STEPS = 200
 TOLERANCE = 1e-8

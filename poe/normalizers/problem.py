@@ -9,10 +9,10 @@ from torch import Tensor
 
 from poe.choose import is_batch
 from poe.coordinates import Coordinates
+from poe.core.errors import PoeError
 from poe.density.capabilities import in_tractable_parts, is_normalized
 from poe.density.closed_forms import require_source
 from poe.density.expert import Expert, Mixture, shared_space
-from poe.errors import PoeError
 from poe.evaluation import without_constant
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import group_doubts

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
-from poe.errors import NormalizationError
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
 from poe.normalizers.bounds import group_doubts, share_doubts

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.core.space import Space
 from poe.density.expert import Expert
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.normalizers.fitted import FittedMixture
 from poe.normalizers.levels import Levels
-from poe.samplers.affine import MAX_DENSE_DIMENSION
 from poe.samplers.kernel import or_nothing
-from poe.space import Space
 
 CLIMBS, STEPS = 64, 40
 MAX_SUMMITS = 4

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, require_expert
 from poe.diagnostics import binds_chains, contributions_along, normalized_weights
 from poe.draws import Draws
-from poe.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.factors import Factor, factors_of
 from poe.plot.positions import evenly
 from poe.plot.style import (

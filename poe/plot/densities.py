@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.space import Count, Space
 from poe.density.expert import Expert, require_expert
 from poe.draws import Draws
 from poe.draws.export import component_names
 from poe.enumeration import num_states
-from poe.errors import PoeError
 from poe.plot.factors import factors_of
 from poe.plot.positions import Positions, evenly, positions_in
 from poe.plot.style import (
@@ -33,7 +34,6 @@ from poe.plot.style import (
 )
 from poe.plot.window import Bound, Window, normalized, table, window
 from poe.quadrature import has_chart
-from poe.space import Count, Space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from poe.core.errors import NonFiniteError, PoeError
 from poe.density.expert import Expert, require_expert
 from poe.diagnostics import binds_chains, contributions_along
 from poe.draws import Draws
-from poe.errors import NonFiniteError, PoeError
 from poe.plot.factors import factors_of
 from poe.plot.positions import require_order
 from poe.plot.style import GREY, INK, SMALL, add_legend, as_array, figure_of, one_axis, write

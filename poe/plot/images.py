@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from poe.errors import NonFiniteError, PoeError, ShapeError
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.style import GREY, INK, LABEL, SMALL, as_array, figure_of, on_paper, one_axis, write
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from poe.core.errors import PoeError
 from poe.draws import Draws
 from poe.draws.export import component_names
-from poe.errors import PoeError
 from poe.plot.positions import positions_of
 from poe.plot.style import (
     FAINT,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.space import Space
 from poe.diagnostics import normalized_weights
 from poe.draws import Draws
-from poe.errors import PoeError
-from poe.space import Space
 
 
 class Positions(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

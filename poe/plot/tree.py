@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, Mixture, Product, Tempered, experts_in, require_expert
-from poe.errors import PoeError
 from poe.plot.factors import colors
 from poe.plot.style import GREY, INK, LABEL, SMALL, figure_of, one_axis
 

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
+from poe.core.space import (
+    Count,
+    Interval,
+    Positive,
+    Space,
+)
 from poe.density.expert import Expert
 from poe.enumeration import states
-from poe.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.positions import Positions
-from poe.space import Count, Interval, Positive, Space
 from poe.start import device_of, dtype_of
 
 Bound = float | Sequence[float] | None

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from poe.samplers.affine import Affine, Dense, Diagonal, LowRank, fit_affine
+from poe.core.affine import (
+    Affine,
+    Dense,
+    Diagonal,
+    LowRank,
+    fit_affine,
+)
 from poe.samplers.alternating import Alternating
 from poe.samplers.annealed import AnnealedLangevin, AnnealedState
 from poe.samplers.block_gibbs import BlockGibbs

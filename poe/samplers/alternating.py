@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
-from poe.joint_space import Joint
+from poe.core.errors import PoeError
+from poe.core.joint_space import Joint
+from poe.core.space import Space
 from poe.samplers.kernel import (
     ASYMPTOTICALLY_EXACT,
     BIASED,
@@ -32,7 +33,6 @@ from poe.samplers.questions import (
     needs_score,
     space_of,
 )
-from poe.space import Space
 
 
 class AlternatingNoise(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
 from poe.samplers.langevin import MALA, LangevinState
 from poe.samplers.questions import (

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from poe.conditionals import colours
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import uniforms
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import Expert
-from poe.errors import PoeError, ShapeError
-from poe.randomness import uniforms
 from poe.samplers.gibbs import NO_SINGLE_ELEMENT, Gibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState
 

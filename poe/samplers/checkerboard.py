@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.capabilities import SpinPairs, spin_pairs
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.samplers.block_gibbs import gibbs_of
 from poe.samplers.gibbs import NO_SINGLE_ELEMENT
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, all_accepted, map_leaves

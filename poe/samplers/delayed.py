@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, shared_space
-from poe.errors import PoeError
 from poe.samplers.kernel import (
     ASYMPTOTICALLY_EXACT,
     Corrected,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from poe.errors import ShapeError
+from poe.core.errors import ShapeError
 from poe.samplers.finite import CorrectedOnFiniteSpace, OnFiniteSpace, moved
 from poe.samplers.kernel import (
     BIASED,

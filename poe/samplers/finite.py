@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
+from poe.core.space import Space
 from poe.samplers.kernel import Corrected, Density, OnDrawnNoise
 from poe.samplers.langevin import LangevinState
-from poe.space import Space
 
 
 def require_finite(space: Space, kernel: object) -> None:

@@ -10,10 +10,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.randomness import uniforms
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.gaussian_factors import GaussianFactor, Weights, gaussian_factors
-from poe.randomness import uniforms
 from poe.samplers.kernel import (
     Corrected,
     Density,

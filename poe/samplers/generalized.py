@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import (
     Corrected,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.space import Space
 from poe.samplers.finite import require_finite, require_inside
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, or_nothing
-from poe.space import Space
 
 NO_SINGLE_ELEMENT = (
     "no single element can change and stay in the support, so give a kernel of larger moves"

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.samplers.kernel import (
     Density,
     Info,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.samplers.kernel import Density
 from poe.samplers.langevin import LangevinState, add_scaled
 from poe.samplers.momentum import MomentumState

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from poe.core.errors import NonFiniteError, PoeError
 from poe.density.expert import Product
-from poe.errors import NonFiniteError, PoeError
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"

@@ -8,10 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
+from poe.core.randomness import uniforms
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.randomness import uniforms
 from poe.samplers.chromatic import ChromaticGibbs, drawn, require_elements, require_pairs
 from poe.samplers.components import components
 from poe.samplers.gibbs import Gibbs

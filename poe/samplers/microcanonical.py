@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
+from poe.core.errors import PoeError
 from poe.samplers.isokinetic import (
     LEAPFROG,
     MINIMAL_NORM,

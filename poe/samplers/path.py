@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product, Tempered
-from poe.errors import PoeError
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.questions import needs_score, says_whether_it_needs_score
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError
-from poe.samplers.affine import Affine
+from poe.core.affine import Affine
+from poe.core.errors import PoeError
 from poe.samplers.kernel import (
     Density,
     Info,

@@ -36,11 +36,11 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
+from poe.core.affine import Affine
+from poe.core.errors import PoeError
+from poe.core.space import Space
 from poe.density.expert import Expert
-from poe.errors import PoeError
-from poe.samplers.affine import Affine
 from poe.samplers.kernel import BIASED, Kernel, TunableKernel
-from poe.space import Space
 
 WARMUP_STEPS = 1000
 WAY_OUT = "use a smaller step size, a longer warm-up or another start"

@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.space import Space
 from poe.samplers.finite import moved, require_finite, require_inside
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, accept, where_accepted
-from poe.space import Space
 
 
 class SiteNoise(NamedTuple):

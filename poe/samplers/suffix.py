@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.autoregressive import Autoregressive, ancestral, as_events, as_values, num_places
-from poe.errors import PoeError, SpaceMismatchError
+from poe.core.errors import PoeError, SpaceMismatchError
 from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
 
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError, ShapeError
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, shared_space
-from poe.errors import PoeError, ShapeError
 from poe.samplers.kernel import (
     Corrected,
     Density,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert
-from poe.errors import PoeError
 from poe.samplers.kernel import Kernel
 from poe.testing.law_error import LawError
 

@@ -21,7 +21,7 @@ from poe.testing import EXPERT_LAWS
 transformers = pytest.importorskip("transformers")
 
 from experts.adapters.huggingface import LanguageModel, load, vocabulary_of  # noqa: E402
-from poe.randomness import borrowed  # noqa: E402
+from poe.core.randomness import borrowed  # noqa: E402
 from tests.seeds import seeded  # noqa: E402
 
 VOCABULARY = Vocabulary(["", "a", "b", "ab"], ends=[0])

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.errors import PoeError, ShapeError, StorageError
 from poe.core.tensor_file import fingerprint, read, write
-from poe.errors import PoeError, ShapeError, StorageError
 
 UPDATES_A_LOOK = 10
 """The mean of the parameters, and an RBM's centre, see every tenth update."""
@@ -325,7 +325,7 @@ def require_counts(**counts: object) -> None:
 
     >>> require_counts(num_epochs=0)
     Traceback (most recent call last):
-    poe.errors.PoeError: expected num_epochs of at least 1, got 0
+    poe.core.errors.PoeError: expected num_epochs of at least 1, got 0
     """
     for name, count in counts.items():
         if not isinstance(count, Integral):
@@ -339,7 +339,7 @@ def require_shares(**shares: object) -> None:
 
     >>> require_shares(momentum=1.5)
     Traceback (most recent call last):
-    poe.errors.PoeError: expected momentum from 0 to 1, got 1.5
+    poe.core.errors.PoeError: expected momentum from 0 to 1, got 1.5
     """
     for name, share in shares.items():
         if not isinstance(share, Real):

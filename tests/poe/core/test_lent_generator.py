@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
+from poe.core.randomness import Lent
 from poe.demo.judge import load_judge
-from poe.randomness import Lent
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -15,6 +15,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.conditionals import conditionals
+from poe.core.no_gradient import without_gradient
 from poe.label_pairs import label_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
@@ -61,7 +62,6 @@ from poe.samplers.questions import (
 from poe.spin_pairs import spin_pairs
 from poe.testing import check_kernel
 from poe.uniform import Uniform
-from poe.without_gradient import without_gradient
 
 CHAINS = 40_000
 EXACT = "asymptotically exact"

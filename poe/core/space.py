@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform, identity_transform
 
-from poe.errors import DtypeError, PoeError, ShapeError
+from poe.core.errors import DtypeError, PoeError, ShapeError
 
 Shape = int | SequenceOf[int]
 
@@ -52,7 +52,7 @@ class Space:
 
         >>> Binary(2).require(torch.tensor([[1.0, -1.0]]))
         Traceback (most recent call last):
-        poe.errors.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
+        poe.core.errors.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
         """
         is_inside = self.contains(x)
         if x.is_meta or bool(is_inside.all()):

@@ -17,8 +17,14 @@ from torch.distributions.transforms import (
     _InverseTransform,
 )
 
-from poe.errors import PoeError
-from poe.space import Interval, Positive, Real, Space, space_of
+from poe.core.errors import PoeError
+from poe.core.space import (
+    Interval,
+    Positive,
+    Real,
+    Space,
+    space_of,
+)
 
 Elementwise = Real | Positive | Interval
 

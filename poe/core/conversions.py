@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 
-from poe.joint_space import Joint
-from poe.space import Binary, Count, Interval, Positive, Real, Space
+from poe.core.joint_space import Joint
+from poe.core.space import (
+    Binary,
+    Count,
+    Interval,
+    Positive,
+    Real,
+    Space,
+)
 
 Elementwise = Real | Positive | Interval
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from poe.errors import PoeError, ShapeError
+from poe.core.errors import PoeError, ShapeError
 
 MAX_DENSE_DIMENSION = 512
 """Above this a full L costs more than most experts, and its fit needs more draws than there are."""

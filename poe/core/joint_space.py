@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from poe.errors import DtypeError, PoeError, ShapeError
-from poe.space import Real, Space
+from poe.core.errors import DtypeError, PoeError, ShapeError
+from poe.core.space import Real, Space
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import Transform
 
-from poe.ranges import Rescale
-from poe.space import LogCholesky
+from poe.core.ranges import Rescale
+from poe.core.space import LogCholesky
 
 # The constructor's arguments of each transform, with the attribute that holds each.
 _TRANSFORM_ARGUMENTS: dict[type[Transform], dict[str, str]] = {
