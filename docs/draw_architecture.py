@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "what only some have",
         (
-            "poe.finite",
+            "poe.density.nonfinite",
             "poe.tails",
             "poe.escape",
             "poe.proper",
@@ -52,19 +52,19 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "how experts combine",
         (
-            "poe.conditional",
+            "poe.density.conditional",
             "poe.link",
             "poe.gaussian_factors",
-            "poe.evaluation",
-            "poe.together",
-            "poe.chain",
-            "poe.marginal",
+            "poe.density.wrappers",
+            "poe.density.wrappers",
+            "poe.density.latent",
+            "poe.density.latent",
             "poe.calibration",
             "poe.autoregressive",
             "poe.twist",
         ),
     ),
-    ("what comes from outside", ("poe.adapt", "poe.distribution_tails")),
+    ("what comes from outside", ("poe.density.adapt", "poe.distribution_tails")),
     ("how a chain moves", ("poe.samplers",)),
     (
         "how it is tuned",
@@ -73,7 +73,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.averaging",
             "poe.adapt_kernel",
             "poe.adapt_tempering",
-            "poe.coordinates",
+            "poe.density.coordinates",
             "poe.deterministic",
         ),
     ),
@@ -85,7 +85,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "how it is run, and judged",
         (
             "poe.diagnostics",
-            "poe.partition",
+            "poe.density.normalized",
             "poe.draws",
             "poe.watch",
             "poe.unfused",

@@ -18,12 +18,12 @@ from poe.core.errors import NormalizationError, PoeError
 from poe.density.capabilities import simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
+from poe.density.normalized import LogPartition
 from poe.diagnostics.weights import kish_ess
 from poe.groups import CONFIDENCE, log_mean
 from poe.normalizers.annealed import both_ways
 from poe.normalizers.bounds import Sides, group_doubts
 from poe.normalizers.levels import NUM_ISLANDS, Report
-from poe.partition import LogPartition
 
 ON_DRAWS = "the upper bound rests on chains settled at the RBM being draws of it"
 PILOT_LEVELS = 100

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import poe
 from experts.flow import Flow, base_sample, base_shape, has_context, own_tensor, require_usable
-from poe.conditional import one_for_each
 from poe.core.randomness import borrowed, resolve
+from poe.density.conditional import one_for_each
 
 
 class ContextFlow(poe.Conditional):

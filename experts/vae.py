@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from experts.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, real
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
-from poe.conditional import log_density_of_rows
 from poe.core.randomness import resolve
+from poe.density.conditional import log_density_of_rows
+from poe.density.latent import Posterior
 from poe.density_bounds import Find, bounds, has_exact_log_density
 from poe.io import register
-from poe.marginal import Posterior
 
 CONFIDENCE = 0.95
 

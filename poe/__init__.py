@@ -9,16 +9,13 @@ from poe import io, link, losses, normalizers, plot, ranges, samplers
 from poe import label_pairs as label_pairs
 from poe import spin_pairs as spin_pairs
 from poe import tails as tails
-from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, FromOneHot, as_expert
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
 from poe.advance import Advanced, advance
 from poe.any_of import any_of
 from poe.autoregressive import Autoregressive
 from poe.calibration import Calibration, calibrate
-from poe.chain import Chain
 from poe.compatibility import Compatibility, compatibility
-from poe.conditional import Conditional, Given
 from poe.core.doubt import Doubt
 from poe.core.errors import (
     AdaptationError,
@@ -48,13 +45,23 @@ from poe.core.space import (
     Space,
 )
 from poe.density import closed_forms as closed_forms
+from poe.density.adapt import (
+    FromDistribution,
+    FromEnergy,
+    FromLogDensity,
+    FromOneHot,
+    as_expert,
+)
 from poe.density.capabilities import Simplified, simplify
+from poe.density.conditional import Conditional, Given
 from poe.density.expert import At, Expert, Mixture, Product, Tempered, contrast
+from poe.density.latent import Chain, Marginal
+from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Dequantized, Relaxed, Transformed
+from poe.density.wrappers import Autocast, Chunked, Together
 from poe.density_bounds import LogDensityBounds, log_density_bounds
 from poe.draws import Draws, Summary
 from poe.draws.store import load_draws, save_draws
-from poe.evaluation import Autocast, Chunked
 from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.exponents import (
     FittedExponents,
@@ -64,12 +71,10 @@ from poe.exponents import (
 )
 from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import load, save
-from poe.marginal import Marginal
-from poe.normalize import Normalized, normalize
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
-from poe.partition import LogPartition
 from poe.positions import smc_over_positions
+from poe.probabilities.normalize import normalize
 from poe.progress import Progress
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.replay import ReplayBuffer
@@ -77,7 +82,6 @@ from poe.run import sample
 from poe.short_run import short_run
 from poe.smc import smc
 from poe.tensorboard import TensorBoard
-from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Twist, twists
 
 __all__ = [

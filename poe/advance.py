@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.coordinates import Coordinates
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
-from poe.finite import Rows, require_finite
+from poe.density.nonfinite import Rows, require_finite
 from poe.samplers.kernel import Kernel
 from poe.watch import Tally
 

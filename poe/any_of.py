@@ -9,7 +9,8 @@ from torch import Tensor
 
 from poe.density.capabilities import is_normalized
 from poe.density.expert import Expert, Mixture
-from poe.normalize import Estimator, Normalized, estimator_or_default
+from poe.density.normalized import Normalized
+from poe.probabilities.normalize import Estimator, estimator_or_default
 
 
 def any_of(

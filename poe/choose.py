@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.conditional import Given
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.density.conditional import Given
 from poe.density.expert import Expert
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard

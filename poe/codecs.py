@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from poe.adapt import FromDistribution, FromEnergy, FromLogDensity, FromOneHot
-from poe.chain import Chain
-from poe.conditional import Given
 from poe.core.distribution_modules import KINDS, Feature, Parts
 from poe.core.ranges import Floats, Indices, Resize
+from poe.density.adapt import (
+    FromDistribution,
+    FromEnergy,
+    FromLogDensity,
+    FromOneHot,
+)
+from poe.density.conditional import Given
 from poe.density.expert import At, Mixture, Product, Tempered, named_product
+from poe.density.latent import Chain, Marginal, Posterior
+from poe.density.link import LINKS, FromNetwork
+from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Dequantized, Relaxed, Transformed
-from poe.evaluation import Autocast, Chunked
+from poe.density.wrappers import Autocast, Chunked, Together
 from poe.io import Fields, register, register_module
-from poe.link import LINKS, FromNetwork
-from poe.marginal import Marginal, Posterior
-from poe.normalize import Normalized
-from poe.partition import LogPartition
-from poe.together import Together
 from poe.twist import LocalProduct, OnPrefixes, Scaled
 
 

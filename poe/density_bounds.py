@@ -25,13 +25,12 @@ from poe.density.expert import (
     experts_in,
     require_expert,
 )
+from poe.density.latent import Marginal
+from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Transformed
-from poe.evaluation import Chunked
-from poe.marginal import Marginal
-from poe.normalize import Normalized
+from poe.density.wrappers import Chunked
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
-from poe.partition import LogPartition
 from poe.start import device_of
 
 Find = Callable[[Expert, Expert | None], LogPartition]

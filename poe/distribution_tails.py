@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributions as D
 
-from poe.adapt import FromDistribution
 from poe.core.space import Real
+from poe.density.adapt import FromDistribution
 from poe.density.capabilities import is_small, tails
 
 

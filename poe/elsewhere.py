@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.density.expert import Expert
-from poe.evaluation import in_chunks
+from poe.density.wrappers import in_chunks
 from poe.particles import Particles, Schedule
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import Kernel

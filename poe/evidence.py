@@ -9,8 +9,8 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, texts
 from poe.density.expert import Expert, shared_space
-from poe.normalize import Estimator, estimator_or_default
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition
+from poe.probabilities.normalize import Estimator, estimator_or_default
 
 
 class EvidenceRatio(NamedTuple):

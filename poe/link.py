@@ -1,106 +1,17 @@
-"""Densities from any network output f(x), by a link function that is never negative.
-
-| link                    | density p̃(x)   | log-density       |
-|-------------------------|-----------------|-------------------|
-| `exponential(net, s)`   | exp f           | f                 |
-| `square(net, s)`        | f^2             | 2 log abs f       |
-| `absolute(net, s)`      | abs f           | log abs f         |
-| `softplus(net, s)`      | log(1 + exp f)  | log softplus(f)   |
-
-Where f is 0 the density of `square` and `absolute` is 0 and the log-density -inf, with no score.
-"""
+"""Densities from any network output f(x), by a link function that is never negative."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from poe.core.space import Space
-from poe.density.expert import Expert
-
-Link = Callable[[Tensor], Tensor]
-
-
-class FromNetwork(Expert):
-    """log p̃(x) = log g(f(x)) for a network f and a link g >= 0: `(*batch, *event) -> (*batch,)`.
-
-    `net` returns `(*batch,)`; build one with `exponential`, `square`, `absolute` or `softplus`.
-    """
-
-    def __init__(self, net: nn.Module, space: Space, log_link: Link) -> None:
-        super().__init__()
-        self.space = space
-        self.net = net
-        self.log_link = log_link
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.log_link(self.net(x))
-
-    def extra_repr(self) -> str:
-        return f"{self.space}, {self.log_link.__name__}"
-
-
-def exponential(net: nn.Module, space: Space) -> FromNetwork:
-    """p̃(x) = exp f(x).
-
-    >>> exponential(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[2.0]]))
-    tensor([2.])
-    """
-    return FromNetwork(net, space, log_exponential)
-
-
-def square(net: nn.Module, space: Space) -> FromNetwork:
-    """p̃(x) = f(x)^2, zero where f is (Loconte et al. 2024, "Subtractive mixture models").
-
-    >>> square(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0], [0.0]]))
-    tensor([0., -inf])
-    """
-    return FromNetwork(net, space, log_square)
-
-
-def absolute(net: nn.Module, space: Space) -> FromNetwork:
-    """p̃(x) = |f(x)|.
-
-    >>> absolute(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0]]))
-    tensor([0.])
-    """
-    return FromNetwork(net, space, log_absolute)
-
-
-def softplus(net: nn.Module, space: Space) -> FromNetwork:
-    """p̃(x) = log(1 + exp f(x)): like exp f where f is small, like f where it is large.
-
-    >>> softplus(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-200.0]]))
-    tensor([-200.])
-    """
-    return FromNetwork(net, space, log_softplus)
-
-
-def log_exponential(f: Tensor) -> Tensor:
-    """log exp f."""
-    return f
-
-
-def log_square(f: Tensor) -> Tensor:
-    """log f^2, without ever squaring."""
-    return 2 * f.abs().log()
-
-
-def log_absolute(f: Tensor) -> Tensor:
-    """log |f|."""
-    return f.abs().log()
-
-
-def log_softplus(f: Tensor) -> Tensor:
-    """log log(1 + exp f), exact also where exp f underflows."""
-    # Below the switch softplus(f) = exp f (1 - exp f / 2 + ...); 1e-7 is lost at most.
-    is_small = f < -15
-    return torch.where(is_small, f - f.clamp(max=-15).exp() / 2, F.softplus(f.clamp(min=-15)).log())
-
-
-LINKS: dict[str, Link] = {
-    link.__name__: link for link in (log_exponential, log_square, log_absolute, log_softplus)
-}
+from poe.density.link import (
+    FromNetwork as FromNetwork,
+    LINKS as LINKS,
+    Link as Link,
+    absolute as absolute,
+    exponential as exponential,
+    log_absolute as log_absolute,
+    log_exponential as log_exponential,
+    log_softplus as log_softplus,
+    log_square as log_square,
+    softplus as softplus,
+    square as square,
+)

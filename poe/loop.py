@@ -26,8 +26,8 @@ from poe.adapt_kernel import (
     stage_step,
 )
 from poe.compiled import Block
-from poe.coordinates import Coordinates
 from poe.core.errors import PoeError
+from poe.density.coordinates import Coordinates
 from poe.samplers.questions import Learned, gradients_per_step
 from poe.watch import Spread, Tally
 

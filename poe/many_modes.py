@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.adapt import FromDistribution
 from poe.adapt_kernel import Stage, needs_fit
 from poe.adapt_tempering import tune_tempering
 from poe.choose import Choice
-from poe.coordinates import Coordinates
 from poe.core.affine import fit_moments
 from poe.core.randomness import aside
+from poe.density.adapt import FromDistribution
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
+from poe.density.wrappers import in_chunks
 from poe.elsewhere import look_elsewhere
-from poe.evaluation import in_chunks
 from poe.job import Job, say
 from poe.loop import NOTHING_SPENT, Run, Spent
 from poe.samplers.hmc import HMC

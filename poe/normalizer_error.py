@@ -9,8 +9,8 @@ from torch import Tensor
 
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert, Mixture, experts_in
-from poe.marginal import Marginal
-from poe.normalize import Normalized
+from poe.density.latent import Marginal
+from poe.density.normalized import Normalized
 
 Sensitivities = dict[Normalized, Tensor]
 """∂ log p(x) / ∂ log Z for each normaliser, ``(*batch,)``."""

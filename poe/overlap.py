@@ -15,11 +15,11 @@ from poe.core.doubt import Doubt, Kind
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.density.closed_forms import exact_sample, is_source, require_source
 from poe.density.expert import Expert, Product
+from poe.density.normalized import LogPartition, exact
 from poe.diagnostics import kish_ess
 from poe.enumeration import MAX_STATES, log_sum, num_states
 from poe.groups import CONFIDENCE, log_mean, standard_error_of_log_mean
-from poe.normalize import Estimator
-from poe.partition import LogPartition, exact
+from poe.probabilities.normalize import Estimator
 from poe.quadrature import can_integrate
 
 DRAWS = 2**14

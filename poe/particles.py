@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.coordinates import Coordinates
 from poe.core.affine import Affine, fit_affine
 from poe.core.errors import NonFiniteError, PoeError
 from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample, require_source
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.mutation import Tally, move_chains
 from poe.resampling import num_strips, snake_order, systematic_resample

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, Mixture, Product, shared_space
-from poe.normalize import Estimator, Normalized, estimator_or_default
+from poe.density.normalized import Normalized
 from poe.normalizer_error import combined_error, sensitivities
+from poe.probabilities.normalize import Estimator, estimator_or_default
 
 
 class LogRatio(NamedTuple):

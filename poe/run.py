@@ -12,17 +12,17 @@ from torch import Tensor
 
 from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 from poe.choose import Choice, choose, is_batch
-from poe.conditional import Given
-from poe.coordinates import Coordinates
 from poe.core.doubt import warn
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
+from poe.density.conditional import Given
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
+from poe.density.wrappers import in_chunks, merged
 from poe.deterministic import require_deterministic
 from poe.draws import Draws
-from poe.evaluation import in_chunks, merged
 from poe.job import Job, say
 from poe.loop import Plan, Run, collected
 from poe.many_modes import Lookout, is_done, tempered

@@ -19,13 +19,13 @@ from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
+from poe.density.normalized import LogPartition
+from poe.density.wrappers import without_constant
 from poe.deterministic import require_deterministic
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.evaluation import without_constant
 from poe.groups import CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile
 from poe.particles import Particles, Schedule
-from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import guarantee
 from poe.start import broad_start, device_of, dtype_of

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.adapt import as_expert
-from poe.coordinates import Coordinates
+from poe.density.adapt import as_expert
 from poe.density.closed_forms import exact_sample, samplable_factor
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.transformed import Transformed
 from poe.samplers.kernel import require_start

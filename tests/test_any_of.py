@@ -9,8 +9,7 @@ import torch
 
 import poe
 from experts import Gaussian
-from poe.normalize import Normalized
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition, Normalized
 
 
 def bell(scale: float, factor: float) -> poe.Expert:

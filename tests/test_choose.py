@@ -11,8 +11,8 @@ from torch import Tensor
 
 import poe
 from poe.choose import choose, has_score, is_batch
-from poe.coordinates import Coordinates
 from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.density.coordinates import Coordinates
 from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
 
 

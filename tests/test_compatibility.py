@@ -14,9 +14,9 @@ from torch.distributions import MultivariateNormal
 import poe
 from experts import Bernoulli, Gamma, Gaussian, LinearGaussian, Poisson
 from poe.core.doubt import Doubt, Kind
+from poe.density.normalized import LogPartition
 from poe.enumeration import states
 from poe.overlap import by_draws, log_integral
-from poe.partition import LogPartition
 
 FAMILY = (
     Gaussian([0.0, 1.0], covariance=[[2.0, 0.3], [0.3, 1.0]]),

@@ -12,11 +12,11 @@ from torch.distributions import AffineTransform, Normal
 import poe
 from experts import Bernoulli, Gaussian, LinearGaussian
 from poe.core.doubt import Doubt, Kind
+from poe.density.normalized import LogPartition
 from poe.density_bounds import has_exact_log_density
 from poe.normalizers import AIS, MBAR, ImportanceSampling
 from poe.normalizers.bounds import WIDE
 from poe.normalizers.problem import Method
-from poe.partition import LogPartition
 
 LINE, STEP = Gaussian([0.0], scale=[1.0]), LinearGaussian([[2.0]], bias=[1.0], scale=[1.0])
 OTHER = Gaussian([1.0], scale=[2.0])

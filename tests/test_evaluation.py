@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.evaluation import merged
+from poe.density.wrappers import merged
 from poe.testing import check_expert
 from tests.seeds import seeded
 

@@ -10,7 +10,7 @@ import torch
 import poe
 from experts import Gaussian
 from poe.core.doubt import Doubt, Kind
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition
 
 
 def overlap(one: Gaussian, other: Gaussian) -> float:

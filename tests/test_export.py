@@ -19,7 +19,7 @@ import experts
 import poe
 from poe import diagnostics
 from poe.core.doubt import Doubt, Kind
-from poe.partition import exact
+from poe.density.normalized import exact
 from poe.samplers import MALA
 
 arviz = diagnostics.import_arviz()

@@ -14,7 +14,7 @@ import poe
 from experts import Gaussian
 from poe.core.doubt import Doubt, Kind
 from poe.density.capabilities import can_sample_exactly, exact_log_partition, is_normalized
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition
 
 X = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)
 

@@ -7,7 +7,7 @@ import torch
 
 import poe
 from experts import Gaussian
-from poe.normalize import Normalized
+from poe.density.normalized import Normalized
 
 X = torch.linspace(-3, 7, 11)[:, None]
 

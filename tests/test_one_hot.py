@@ -55,7 +55,7 @@ def test_compositions_offer_what_their_parts_do() -> None:
     value, score = product.log_density_and_score(X)
     torch.testing.assert_close(value, product(X))
     torch.testing.assert_close(score, 1.5 * LOGITS.expand_as(score))
-    merged = poe.evaluation.merged(classes * classes * other)
+    merged = poe.density.wrappers.merged(classes * classes * other)
     found = log_density_of_one_hot(merged)
     assert found is not None
     torch.testing.assert_close(found(one_hot(X, 3)), (classes * classes * other)(X))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.coordinates import Coordinates
+from poe.density.coordinates import Coordinates
 from poe.samplers import (
     HMC,
     MALA,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.coordinates import Coordinates
+from poe.density.coordinates import Coordinates
 from poe.samplers import (
     HMC,
     MALA,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.coordinates import Coordinates
+from poe.density.coordinates import Coordinates
 from poe.start import dtype_of, start
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch.distributions import Distribution
 
 import poe
-from poe.adapt import refuse
+from poe.density.adapt import refuse
 
 LIBRARIES: dict[str, str] = {
     "normflows": "normflows",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.optional import missing
 from experts.context_flow import require_floats
-from poe.conditional import one_for_each
 from poe.core.randomness import borrowed, resolve
+from poe.density.conditional import one_for_each
 from poe.density.transformed import mask_outside
 from poe.deterministic import require_settled
 
@@ -97,7 +97,7 @@ class NormflowsClassFlow(poe.Conditional):
         self.num_classes = _num_classes(flow)
         self.flow = flow
 
-    def given(self, condition: poe.conditional.Condition) -> poe.Given:
+    def given(self, condition: poe.density.conditional.Condition) -> poe.Given:
         """The expert p(x | y = condition). Raises ``poe.PoeError`` for what is no class."""
         bound = super().given(condition)
         y = bound.condition

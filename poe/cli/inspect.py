@@ -90,7 +90,7 @@ def known(expert: Expert) -> Known:
 
 def kind_of(expert: Expert) -> str:
     """Its class, and that of the conditional where a label is bound."""
-    from poe.conditional import Given
+    from poe.density.conditional import Given
 
     if isinstance(expert, Given):
         return f"{type(expert.conditional).__name__} given {expert.condition.tolist()}"
@@ -102,10 +102,10 @@ def sampler_of(product: Product, seed: int) -> Sampler:
     import torch
 
     from poe.choose import choose
-    from poe.coordinates import Coordinates
     from poe.core.errors import PoeError
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-    from poe.evaluation import merged
+    from poe.density.coordinates import Coordinates
+    from poe.density.wrappers import merged
     from poe.samplers.questions import guarantee
     from poe.start import start
 

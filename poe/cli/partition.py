@@ -11,7 +11,7 @@ from poe.cli.exit_code import ExitCode
 from poe.cli.output import NON_FINITE, print_json
 
 if TYPE_CHECKING:
-    from poe.partition import LogPartition
+    from poe.density.normalized import LogPartition
 
 DESCRIPTION = f"""\
 log Z, the logarithm of the integral (or sum) of the product over its space: in closed form, by

@@ -8,7 +8,7 @@ import experts
 import poe
 from experts.noise import ANY, NoisyConditional
 from poe.cli.table import Table
-from poe.conditional import Conditional
+from poe.density.conditional import Conditional
 from poe.density.expert import Expert
 
 KEYS = ("given", "noise_level", "density_ratio")

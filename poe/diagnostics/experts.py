@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from poe.conditional import Given
-from poe.coordinates import Coordinates
 from poe.core.errors import PoeError, ShapeError
+from poe.density.conditional import Given
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 
 POINTS = 2000

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poe import diagnostics
 from poe.core.doubt import Doubt, texts
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition
 from poe.samplers.kernel import Kernel
 
 MIN_DRAWS_TO_BE_STUCK = 20

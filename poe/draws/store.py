@@ -13,8 +13,8 @@ from torch import Tensor
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import packed, read, write_bytes
+from poe.density.normalized import LogPartition
 from poe.draws.draws import Draws
-from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"

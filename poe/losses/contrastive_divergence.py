@@ -6,7 +6,7 @@ from torch import Tensor
 
 from poe.core.errors import ShapeError
 from poe.density.expert import Expert
-from poe.finite import require_finite
+from poe.density.nonfinite import require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import log_densities, require_rows
 

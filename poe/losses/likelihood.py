@@ -6,7 +6,7 @@ from torch import Tensor
 
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
-from poe.finite import Rows, require_finite
+from poe.density.nonfinite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import require_rows
 

@@ -19,7 +19,7 @@ from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
-from poe.finite import Rows, require_finite
+from poe.density.nonfinite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import log_densities, require_rows
 

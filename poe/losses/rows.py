@@ -6,7 +6,7 @@ from torch import Tensor
 
 from poe.core.errors import ShapeError
 from poe.density.expert import Expert
-from poe.finite import Rows
+from poe.density.nonfinite import Rows
 
 EXPLODED = 1e4
 """Nats for each element of an event: a Gaussian says as much at 140 standard deviations."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
-from poe.finite import Rows, require_finite
+from poe.density.nonfinite import Rows, require_finite
 from poe.losses.loss import Loss
 from poe.losses.rows import require_rows
 from poe.losses.scores import Score, require_real, score_of, square, square_of_score

@@ -12,6 +12,7 @@ from torch import Tensor
 from poe.core.errors import PoeError
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
+from poe.density.normalized import LogPartition
 from poe.diagnostics.weights import kish_ess
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
@@ -20,7 +21,6 @@ from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
 from poe.normalizers.scouted import tail_doubts
-from poe.partition import LogPartition
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.questions import at_level, is_reversible, log_odds_per_step, needs_score

@@ -12,12 +12,12 @@ from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
+from poe.density.normalized import LogPartition
 from poe.enumeration import MAX_STATES, num_states
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
-from poe.partition import LogPartition
 from poe.quadrature import can_integrate
 from poe.start import device_of
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, together, warn
+from poe.density.normalized import LogPartition
 from poe.groups import CONFIDENCE, SHARED
 from poe.normalizers.bounds import Sides
 from poe.normalizers.levels import Levels
 from poe.normalizers.problem import Problem
 from poe.normalizers.scouted import scout_doubts, summit_doubts, unseen_doubts
-from poe.partition import LogPartition
 
 FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""

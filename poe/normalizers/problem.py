@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from poe.choose import is_batch
-from poe.coordinates import Coordinates
 from poe.core.errors import PoeError
 from poe.density.capabilities import in_tractable_parts, is_normalized
 from poe.density.closed_forms import require_source
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, Mixture, shared_space
-from poe.evaluation import without_constant
+from poe.density.normalized import LogPartition
+from poe.density.wrappers import without_constant
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import group_doubts
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles import Schedule
-from poe.partition import LogPartition
 from poe.resampling import systematic_resample
 from poe.samplers.path import geometric_path
 from poe.start import broad_start, device_of, dtype_of

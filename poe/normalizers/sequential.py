@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
+from poe.density.normalized import LogPartition
 from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
 from poe.normalizers.bounds import group_doubts, share_doubts
@@ -19,7 +20,6 @@ from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_MOVES, Levels, Report
 from poe.normalizers.problem import Problem, pose
 from poe.normalizers.scouted import tail_doubts
-from poe.partition import LogPartition
 
 ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
 

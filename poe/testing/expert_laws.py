@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.conditional import Given
 from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import exact_log_partition, log_density_of_one_hot
 from poe.density.checks import floats_of
+from poe.density.conditional import Given
 from poe.density.expert import Expert
 from poe.density.one_hot import one_hot
 from poe.enumeration import MAX_TABLE, num_states

@@ -22,7 +22,7 @@ from poe.cli import main
 from poe.cli.composition import read
 from poe.cli.exit_code import ExitCode
 from poe.core.doubt import Doubt, Kind
-from poe.partition import LogPartition
+from poe.density.normalized import LogPartition
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "compositions"

@@ -1,22 +1,66 @@
-"""``poe.normalize``: any expert as a normalised density, its log Z and that one's error with it."""
+"""An expert with its log partition: ``log p(x) = log p̃(x) − log Z``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.core.doubt import together, warn
+from poe.core.doubt import Doubt, texts
 from poe.core.errors import NonFiniteError
 from poe.density.capabilities import check_proper, exact_log_partition, is_normalized, tails
 from poe.density.expert import Expert, require_expert
-from poe.normalizers.choose import log_partition as estimate_log_partition
-from poe.partition import LogPartition
 
-Estimator = Callable[[Expert], LogPartition]
-"""How log Z is found."""
+
+class LogPartition(NamedTuple):
+    """log Z with its uncertainty, and how it came about.
+
+    - ``value``, ``std_error`` ``()``: the estimate and its standard error, 0 for exact methods;
+    - ``lower``, ``upper`` ``()``: bounds on log Z that hold together with probability
+      ``confidence``; ``rests_on`` says in words what they assume;
+    - ``method``: what was done, in words;
+    - ``ess``: how many independent draws it is worth, infinite for exact methods;
+    - ``num_evaluations``: of the target's log-density, what it cost;
+    - ``doubts``: why it should not be believed; ``remarks`` are their words. None of them: it is
+      trusted.
+
+    >>> exact(torch.tensor(0.5), "closed form").is_trusted
+    True
+    """
+
+    value: Tensor
+    std_error: Tensor
+    lower: Tensor
+    upper: Tensor
+    method: str
+    ess: float = math.inf
+    num_evaluations: int = 0
+    confidence: float = 1.0
+    rests_on: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The doubts, in words."""
+        return texts(self.doubts)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.doubts
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is known rather than estimated, up to rounding."""
+        return self.ess == math.inf and bool(self.std_error == 0)
+
+
+def exact(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
+    """log Z without an error."""
+    zero = torch.zeros_like(value)
+    return LogPartition(value, zero, value, value, method, num_evaluations=num_evaluations)
 
 
 class Normalized(Expert):
@@ -100,39 +144,3 @@ def _(expert: Normalized) -> None:
 @tails.register
 def _(expert: Normalized) -> Tensor | None:
     return tails(expert.expert)
-
-
-def normalize(
-    expert: Expert,
-    log_partition: LogPartition | None = None,
-    *,
-    generator: torch.Generator | None = None,
-) -> Normalized:
-    """The expert divided by its Z: ``log_partition``, or what ``poe.log_partition`` finds.
-
-    Warns (TrustWarning) where the ``log_partition`` that is given is not to be trusted. Raises what
-    ``poe.log_partition`` raises, and NonFiniteError where log Z is not finite.
-
-    >>> quartic = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(1))
-    >>> p = normalize(quartic)
-    >>> p.log_prob(torch.zeros(1, 1, dtype=torch.float64))
-    tensor([-0.5949], dtype=torch.float64)
-    """
-    if log_partition is None:
-        return Normalized(expert, estimate_log_partition(expert, generator=generator))
-    check_proper(expert)
-    heading = (
-        f"the log Z that {type(expert).__name__} is normalised by is not to be trusted, and so "
-        "neither is log_prob"
-    )
-    warn(together(heading, log_partition.doubts))
-    return Normalized(expert, log_partition)
-
-
-def estimator_or_default(
-    estimator: Estimator | None, generator: torch.Generator | None
-) -> Estimator:
-    """The ``estimator``, or ``poe.log_partition`` with that generator."""
-    if estimator is not None:
-        return estimator
-    return lambda target: estimate_log_partition(target, generator=generator)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from poe.conditional import Conditional
 from poe.core.distribution_modules import Opaque, Parts, parts_of
 from poe.core.errors import AdaptationError, PoeError
 from poe.core.randomness import borrowed, resolve
@@ -25,6 +24,7 @@ from poe.core.space import (
     space_of,
 )
 from poe.density.checks import floats_of
+from poe.density.conditional import Conditional
 from poe.density.expert import Expert
 from poe.density.one_hot import OneHotLogDensity, one_hot
 from poe.density.transformed import mask_outside
