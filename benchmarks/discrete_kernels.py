@@ -50,7 +50,7 @@ from poe.samplers import (
     SingleSiteMetropolis,
 )
 from poe.samplers.kernel import Kernel
-from poe.uniform import Uniform
+from poe.structure.uniform import Uniform
 
 SCORE = 3
 """How many evaluations of the log-density a score counts as."""

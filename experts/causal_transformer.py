@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poe import Sequence, ShapeError
-from poe.autoregressive import Autoregressive, as_values
 from poe.io import register_module
+from poe.structure.autoregressive import Autoregressive, as_values
 
 
 class Cache(NamedTuple):

@@ -14,7 +14,7 @@ from poe import Binary, Expert, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
-from poe.twist import Twist, twists
+from poe.structure.twists import Twist, twists
 
 
 class Constraint(Expert):

@@ -13,7 +13,7 @@ from poe import Expert, ImproperError, Space
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
-from poe.tails import ends, name_end
+from poe.structure.tails import ends, name_end
 
 FEW = 8
 """Numbers that are shown when an expert is printed."""

@@ -17,13 +17,18 @@ from experts.variable_elimination import (
     elimination_order,
 )
 from poe import Expert, PoeError, ShapeError, Space
-from poe.autoregressive import as_events, as_values, num_places, num_values
 from poe.core.randomness import resolve
 from poe.core.space import Binary
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.twist import Twist, twists
+from poe.structure.autoregressive import (
+    as_events,
+    as_values,
+    num_places,
+    num_values,
+)
+from poe.structure.twists import Twist, twists
 
 MAX_ARITY = 12
 Factor = tuple[Sequence[int], ArrayLike]

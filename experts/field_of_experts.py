@@ -9,8 +9,8 @@ from torch import Tensor
 from experts.linear_operator import FilterBank
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Expert, Real, ShapeError
-from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
+from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 
 
 class FieldOfExperts(Expert):

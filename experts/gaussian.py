@@ -14,7 +14,7 @@ from poe import Expert, ImproperError, PoeError, Real, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
-from poe.tails import name_direction
+from poe.structure.tails import name_direction
 
 
 class Gaussian(Expert):

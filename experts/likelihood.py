@@ -12,8 +12,8 @@ from experts.linear_operator import Identity, LinearOperator
 from experts.parameters import ArrayLike, keep, positive, real
 from experts.parameters import probability as between
 from poe import Expert, Real, ShapeError
-from poe.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 from poe.io import register
+from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 
 
 class GaussianLikelihood(Expert):

@@ -11,11 +11,11 @@ from experts.chain_sums import Chains, Marginals
 from experts.factor_graph import FactorGraph, Tables
 from experts.parameters import ArrayLike, keep, log_values
 from poe import Categorical, Expert, PoeError, ShapeError, Space
-from poe.autoregressive import as_values
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, widen
 from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.twist import twists
+from poe.structure.autoregressive import as_values
+from poe.structure.twists import twists
 
 
 class LinearChain(Expert):

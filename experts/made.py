@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poe import Binary, ShapeError
-from poe.autoregressive import Autoregressive
 from poe.io import register_module
+from poe.structure.autoregressive import Autoregressive
 
 
 class MaskedLinear(nn.Linear):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from experts.made import both
 from poe import Binary, ShapeError
-from poe.autoregressive import Autoregressive
 from poe.io import register_module
+from poe.structure.autoregressive import Autoregressive
 
 
 class Activation(NamedTuple):

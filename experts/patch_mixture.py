@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from experts.linear_operator import FilterBank
 from experts.parameters import ArrayLike, keep, real
 from poe import Expert, Real, ShapeError
-from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import register
+from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
 
 
 class PatchMixture(Expert):

@@ -20,8 +20,8 @@ from experts.tiled_mixture import (
 )
 from poe import PoeError
 from poe.core.randomness import uniforms
-from poe.gaussian_factors import GaussianFactor
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
+from poe.structure.gaussian_factors import GaussianFactor
 
 COLOURS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Of tiles, by whether their row and column are odd: of one colour no two touch."""

@@ -15,7 +15,7 @@ from experts.patch_mixture import PatchMixture
 from poe import Expert, ImproperError, PoeError, Product
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, distribute
-from poe.gaussian_factors import GaussianFactor, gaussian_factors
+from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
 
 ROUNDING = 1e-4
 """Of single precision, relative to the largest entry, in what a tile says of its neighbours."""

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from poe import codecs as codecs
-from poe import conditionals as conditionals
-from poe import distribution_tails as distribution_tails
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe import label_pairs as label_pairs
-from poe import spin_pairs as spin_pairs
-from poe import tails as tails
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
 from poe.advance import Advanced, advance
 from poe.any_of import any_of
-from poe.autoregressive import Autoregressive
 from poe.calibration import Calibration, calibrate
 from poe.compatibility import Compatibility, compatibility
 from poe.core.doubt import Doubt
@@ -69,7 +63,6 @@ from poe.exponents import (
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
-from poe.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.io import load, save
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
@@ -81,8 +74,20 @@ from poe.replay import ReplayBuffer
 from poe.run import sample
 from poe.short_run import short_run
 from poe.smc import smc
+from poe.structure import conditionals as conditionals
+from poe.structure import distribution_tails as distribution_tails
+from poe.structure import pairs as label_pairs
+from poe.structure import pairs as spin_pairs
+from poe.structure import tails as tails
+from poe.structure.autoregressive import Autoregressive
+from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
+from poe.structure.twists import (
+    LocalProduct,
+    OnPrefixes,
+    Twist,
+    twists,
+)
 from poe.tensorboard import TensorBoard
-from poe.twist import LocalProduct, OnPrefixes, Twist, twists
 
 __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",

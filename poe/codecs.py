@@ -24,7 +24,7 @@ from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.density.wrappers import Autocast, Chunked, Together
 from poe.io import Fields, register, register_module
-from poe.twist import LocalProduct, OnPrefixes, Scaled
+from poe.structure.twists import LocalProduct, OnPrefixes, Scaled
 
 
 def _attributes(*names: str) -> Callable[[nn.Module], Fields]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from poe.autoregressive import as_events, at_rows, device_of, draw_value, num_places
 from poe.choose import is_batch
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import NonFiniteError, PoeError
@@ -24,12 +23,19 @@ from poe.resampling import systematic_resample
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.suffix import SuffixMetropolisHastings
 from poe.smc import disagreement, doubted, partition_of_islands
-from poe.twist import LocalProduct, normalized
-from poe.twist import twists as own_twists
+from poe.structure.autoregressive import (
+    as_events,
+    at_rows,
+    device_of,
+    draw_value,
+    num_places,
+)
+from poe.structure.twists import LocalProduct, normalized
+from poe.structure.twists import twists as own_twists
 
 REMEDY = (
     "Draw more, or give a twist that sees earlier where a prefix leads, by `twists=` "
-    "(poe.twist.OnPrefixes)"
+    "(poe.structure.twists.OnPrefixes)"
 )
 
 

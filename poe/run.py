@@ -27,12 +27,12 @@ from poe.job import Job, say
 from poe.loop import Plan, Run, collected
 from poe.many_modes import Lookout, is_done, tempered
 from poe.progress import Callback
-from poe.proper import is_proper
 from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
 from poe.start import device_of, start
+from poe.structure.proper import is_proper
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -60,7 +60,7 @@ def sample(
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
     batch of densities MALA; on a discrete space of finitely many values Gibbs, by blocks where all
-    factors say how their elements go together (``poe.conditionals``), or ``DMALA`` where a sweep of
+    factors say how their elements go together (``poe.structure.conditionals``), or ``DMALA`` where a sweep of
     Gibbs is long and a gradient foretells what it finds. Where chains settled
     apart by the end of warm-up, or particles sent out from a broad start found modes that no chain
     is in, parallel tempering (of continuous spaces only). It says which, and why.

@@ -14,7 +14,7 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.transformed import Transformed
 from poe.samplers.kernel import require_start
-from poe.uniform import Uniform
+from poe.structure.uniform import Uniform
 
 MAX_START_ATTEMPTS = 100
 BROAD = 10.0

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import poe
 from experts import Bernoulli
-from poe.conditionals import colours
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.enumeration import states
+from poe.structure.conditionals import colours
 
 
 class Pairs(poe.Expert):

@@ -28,8 +28,8 @@ from poe.samplers import (
 )
 from poe.samplers.finite import estimated_changes
 from poe.samplers.kernel import OnDrawnNoise, map_leaves
+from poe.structure.uniform import Uniform
 from poe.testing import LawError, check_kernel
-from poe.uniform import Uniform
 from tests.laws.discrete import (
     CHAINS,
     TARGETS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poe.escape import decide
+from poe.structure.quadratic_forms import decide
 
 
 def forms(count: int, d: int, generator: torch.Generator) -> Tensor:

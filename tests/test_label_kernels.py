@@ -19,8 +19,8 @@ from poe.samplers.kernel import Kernel
 from poe.samplers.label_clusters import ClusterNoise
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import at_level
+from poe.structure.uniform import Uniform
 from poe.testing import LawError, check_kernel
-from poe.uniform import Uniform
 from tests.laws.discrete import exact_draws, excess_total_variation, frequencies, table_of
 
 CHAINS = 40_000

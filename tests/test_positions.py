@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.autoregressive import Autoregressive, PrefixState
 from poe.diagnostics.weights import normalized_weights
 from poe.enumeration import states
 from poe.samplers import SuffixMetropolisHastings, SuffixState
 from poe.samplers.suffix import SuffixNoise
+from poe.structure.autoregressive import Autoregressive, PrefixState
+from poe.structure.twists import twists
 from poe.testing import LawError, check_kernel
-from poe.twist import twists
 from tests.seeds import seeded
 
 CHAINS = 40_000

@@ -16,7 +16,7 @@ import poe
 from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample
 from poe.exponents import fit_exponents_by_score_matching as fit
-from poe.proper import is_proper
+from poe.structure.proper import is_proper
 
 NUM_RANDOM = 250
 

@@ -11,7 +11,7 @@ import experts
 import poe
 from poe.core.space import Space
 from poe.density.capabilities import is_small, tails
-from poe.tails import ends
+from poe.structure.tails import ends
 
 
 def f64(*values: float) -> Tensor:

@@ -19,8 +19,8 @@ from experts.language.next_token import require_eval
 from experts.language.vocabulary import Vocabulary, require_integers, require_tokens
 from poe import AdaptationError, Expert, PoeError, as_expert
 from poe import Sequence as Tokens
-from poe.autoregressive import Autoregressive, as_values
 from poe.io import register
+from poe.structure.autoregressive import Autoregressive, as_values
 
 try:
     import transformers

@@ -10,11 +10,16 @@ from torch import Tensor
 
 import poe
 from poe import Expert, PoeError
-from poe.autoregressive import as_values
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.twist import LocalProduct, Twist, ratio, twists
+from poe.structure.autoregressive import as_values
+from poe.structure.twists import (
+    LocalProduct,
+    Twist,
+    ratio,
+    twists,
+)
 
 MAX_STATES = 20_000
 

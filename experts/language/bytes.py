@@ -10,9 +10,9 @@ from torch import Tensor
 from experts.language.next_token import log_after
 from experts.language.vocabulary import Vocabulary
 from poe import PoeError, Sequence
-from poe.autoregressive import Autoregressive, as_values
 from poe.io import register
-from poe.twist import normalized
+from poe.structure.autoregressive import Autoregressive, as_values
+from poe.structure.twists import normalized
 
 END = 256
 BYTES = 257

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
 from poe import AdaptationError, Sequence, ShapeError
-from poe.autoregressive import Autoregressive, PrefixState, as_values
 from poe.io import register
+from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 
 
 class NextToken(Autoregressive):

@@ -98,7 +98,7 @@ def check_proper(expert: Expert) -> None:
     """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
 
     Where nothing can be decided this returns in silence; samplers then watch for escape. How it is
-    decided: ``poe.proper.is_proper``.
+    decided: ``poe.structure.proper.is_proper``.
     """
 
 

@@ -28,8 +28,8 @@ from poe.exponents.fitted import (
 from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles import Particles
-from poe.proper import is_proper
 from poe.start import broad_start, device_of, dtype_of
+from poe.structure.proper import is_proper
 
 MAX_STEPS = 100
 MAX_HALVINGS = 60

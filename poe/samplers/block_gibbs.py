@@ -10,13 +10,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.conditionals import colours
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import uniforms
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import Expert
 from poe.samplers.gibbs import NO_SINGLE_ELEMENT, Gibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState
+from poe.structure.conditionals import colours
 
 LogOddsGiven = Callable[[Tensor, Tensor], LogOdds]
 """What ``Conditionals.given`` is."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from poe.conditionals import colours
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import uniforms
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.density.expert import Expert
 from poe.samplers.gibbs import Gibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState, all_accepted
+from poe.structure.conditionals import colours
 
 
 class SitesNoise(NamedTuple):

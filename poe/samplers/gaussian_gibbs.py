@@ -13,7 +13,6 @@ from torch import Tensor
 from poe.core.errors import PoeError
 from poe.core.randomness import uniforms
 from poe.density.expert import Expert
-from poe.gaussian_factors import GaussianFactor, Weights, gaussian_factors
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -23,6 +22,7 @@ from poe.samplers.kernel import (
     sum_event,
     where_accepted,
 )
+from poe.structure.gaussian_factors import GaussianFactor, Weights, gaussian_factors
 
 
 class GibbsNoise(NamedTuple):

@@ -9,9 +9,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.autoregressive import Autoregressive, ancestral, as_events, as_values, num_places
 from poe.core.errors import PoeError, SpaceMismatchError
 from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
+from poe.structure.autoregressive import (
+    Autoregressive,
+    ancestral,
+    as_events,
+    as_values,
+    num_places,
+)
 
 
 class SuffixState(NamedTuple):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.autoregressive import Autoregressive, draw_value
 from poe.enumeration import states
+from poe.structure.autoregressive import Autoregressive, draw_value
 from tests.seeds import seeded
 
 NUM_DRAWS = 40_000

@@ -11,7 +11,7 @@ import torch
 import experts
 import poe
 from poe.enumeration import log_sum, states
-from poe.twist import twists
+from poe.structure.twists import twists
 
 NUM_DRAWS = 40_000
 CONSTRAINTS: dict[str, tuple[experts.Constraint, int]] = {

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import poe
 from experts.language import OverBytes, Vocabulary, contains
-from poe.autoregressive import Autoregressive, at_rows
 from poe.enumeration import states
+from poe.structure.autoregressive import Autoregressive, at_rows
 from poe.testing import EXPERT_LAWS
 
 transformers = pytest.importorskip("transformers")

@@ -14,11 +14,11 @@ import experts
 import poe
 from experts import Bernoulli, Ising
 from experts.elimination import best_order
-from poe.conditionals import colours
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition, widen
 from poe.density.closed_forms import exact_sample
 from poe.enumeration import states
 from poe.samplers import BlockGibbs
+from poe.structure.conditionals import colours
 
 DOUBLE = torch.float64
 

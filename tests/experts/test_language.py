@@ -222,7 +222,7 @@ def test_model_and_topic_and_constraints_are_drawn_from_their_global_product() -
     log_z = target(states(SPACE)).logsumexp(0)
     gap = (draws.log_partition.value - log_z).abs()
     assert gap < 4 * draws.log_partition.std_error + 1e-6
-    local = poe.LocalProduct(SPACE, poe.twist.twists(target))
+    local = poe.LocalProduct(SPACE, poe.structure.twists.twists(target))
     token_by_token = local.log_prob(states(SPACE)).exp()
     token_by_token = token_by_token.masked_fill(truth == 0, 0.0)
     assert 0.5 * (token_by_token / token_by_token.sum() - truth).abs().sum() > 0.1

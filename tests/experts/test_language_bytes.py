@@ -12,8 +12,8 @@ from torch import Tensor
 import poe
 from experts.language import NextToken, OverBytes, Vocabulary
 from experts.language.bytes import END
-from poe.autoregressive import at_rows
 from poe.enumeration import states
+from poe.structure.autoregressive import at_rows
 from tests.experts.test_language import LastTwo
 
 FIRST = Vocabulary(["", "a", "b", "ab"], ends=[0])

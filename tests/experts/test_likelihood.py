@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 import poe
 from experts import BlockMean, Gaussian, GaussianLikelihood, Identity, Mask, SaltAndPepper
-from poe.gaussian_factors import Independent
+from poe.structure.gaussian_factors import Independent
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(3, 4, 4, generator=G, dtype=torch.float64)

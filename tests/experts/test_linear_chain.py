@@ -14,7 +14,7 @@ import poe
 from experts import Chains, LinearChain, stack_chains
 from experts.linear_chain import as_factor_graph
 from poe.enumeration import log_sum, states
-from poe.twist import twists
+from poe.structure.twists import twists
 from tests.seeds import seeded
 
 NUM_DRAWS = 40_000

@@ -22,7 +22,7 @@ from poe.samplers import (
     RandomScanGibbs,
     SingleSiteMetropolis,
 )
-from poe.uniform import Uniform
+from poe.structure.uniform import Uniform
 
 CHAINS = 40_000
 """For moments from exact draws."""

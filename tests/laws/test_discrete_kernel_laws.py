@@ -10,8 +10,8 @@ import torch
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import Level, geometric_path
+from poe.structure.uniform import Uniform
 from poe.testing import check_kernel
-from poe.uniform import Uniform
 from tests.laws.discrete import (
     CHAINS,
     CHAINS_OF_TABLE,

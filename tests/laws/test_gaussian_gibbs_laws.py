@@ -14,8 +14,8 @@ from torch import Tensor
 
 import poe
 from experts import FieldOfExperts, Gaussian, GaussianLikelihood, Mask, SaltAndPepper
-from poe.gaussian_factors import GaussianFactor
 from poe.samplers import GaussianGibbs
+from poe.structure.gaussian_factors import GaussianFactor
 from poe.testing import LawError, check_kernel
 
 CHAINS = 40_000

@@ -14,9 +14,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.conditionals import conditionals
 from poe.core.no_gradient import without_gradient
-from poe.label_pairs import label_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
     DMALA,
@@ -59,9 +57,10 @@ from poe.samplers.questions import (
     missing,
     needs_score,
 )
-from poe.spin_pairs import spin_pairs
+from poe.structure.conditionals import conditionals
+from poe.structure.pairs import label_pairs, spin_pairs
+from poe.structure.uniform import Uniform
 from poe.testing import check_kernel
-from poe.uniform import Uniform
 
 CHAINS = 40_000
 EXACT = "asymptotically exact"

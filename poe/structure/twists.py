@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poe.autoregressive import Autoregressive, device_of, num_values
 from poe.core.space import Space
 from poe.density.expert import Expert, Product, Tempered, experts_in
+from poe.structure.autoregressive import Autoregressive, device_of, num_values
 
 
 class Twist(nn.Module):

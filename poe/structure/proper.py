@@ -19,8 +19,14 @@ from poe.core.space import (
 from poe.density.capabilities import Term, check_proper, combine, is_normalized, tails
 from poe.density.closed_forms import terms_of
 from poe.density.expert import Expert, Product, Tempered
-from poe.escape import decide
-from poe.tails import MAX_NUMBERS, all_sums, ends, name_direction, name_end
+from poe.structure.quadratic_forms import decide
+from poe.structure.tails import (
+    MAX_NUMBERS,
+    all_sums,
+    ends,
+    name_direction,
+    name_end,
+)
 
 MAX_CHOICES = 64
 """With more choices of components of mixtures than these, nothing is decided from their tails."""

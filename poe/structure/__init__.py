@@ -1,0 +1,1 @@
+"""What is known of a density without sampling: tails, conditionals, factors, properness."""
