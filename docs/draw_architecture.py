@@ -133,7 +133,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "poe.testing",
             "poe.io",
-            "poe.codecs",
+            "poe.io.codecs",
             "poe.hub",
             "poe.tensorboard",
             "poe.plot",

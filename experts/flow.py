@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-import poe.io
+import poe.io.tree
 from experts.embedding import LabelAndNoise
 from experts.noise import NoisyConditional, constructor_arguments
 from poe.core.randomness import borrowed, resolve

@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-import poe.io
+import poe.io.tree
 from experts.spectral import hold, normalize_spectrally
 
 

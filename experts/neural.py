@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-import poe.io
+import poe.io.tree
 from experts.embedding import NoiseEmbedding, with_border
 from experts.noise import ANY, NoisyConditional, constructor_arguments
 

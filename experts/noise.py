@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import poe
-import poe.io
+import poe.io.tree
 from experts.parameters import ArrayLike, floats
 
 ANY = "any"

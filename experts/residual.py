@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import poe.io
+import poe.io.tree
 from experts.mlp import reference
 from experts.spectral import hold, normalize_spectrally
 from poe.core.errors import ShapeError

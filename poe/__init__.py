@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from poe import codecs as codecs
 from poe import io, link, losses, normalizers, plot, ranges, samplers
 from poe.adapt_kernel import Warmup, tune_ladder, warm_up
 from poe.adapt_tempering import tune_tempering
@@ -63,7 +62,8 @@ from poe.exponents import (
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
-from poe.io import load, save
+from poe.io import codecs as codecs
+from poe.io.tree import load, save
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
 from poe.positions import smc_over_positions

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-import poe.io
+import poe.io.tree
 from experts.embedding import LabelAndNoise
 from tests.seeds import seeded
 

@@ -23,7 +23,7 @@ from poe.density.link import LINKS, FromNetwork
 from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.density.wrappers import Autocast, Chunked, Together
-from poe.io import Fields, register, register_module
+from poe.io.tree import Fields, register, register_module
 from poe.structure.twists import LocalProduct, OnPrefixes, Scaled
 
 

@@ -1,0 +1,116 @@
+"""Compositions on the Hugging Face Hub: pushed and pulled like any model, and never pickled.
+
+Needs huggingface_hub, which `import poe` does not: `pip install "product-of-experts[hub]"`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from poe import io
+from poe.core.errors import StorageError
+from poe.core.tensor_file import write_bytes
+
+try:
+    from huggingface_hub import ModelCard, ModelHubMixin, constants, snapshot_download
+except ImportError as error:
+    raise ImportError(
+        'poe.hub needs huggingface_hub: pip install "product-of-experts[hub]"'
+    ) from error
+
+FILES = (io.DESCRIPTION, "weights-*.safetensors")
+CARD = """---
+{{ card_data }}
+---
+
+A composition of experts, an unnormalised density on `{{ space }}`, as
+[safetensors](https://github.com/huggingface/safetensors) and JSON:
+
+```
+{{ tree }}
+```
+
+```python
+import experts  # registers the classes that it is made of
+from poe.hub import HubExpert
+
+expert = HubExpert.from_pretrained("<this repository>").expert
+```
+"""
+
+
+class HubExpert(  # type: ignore[call-arg]
+    ModelHubMixin,
+    library_name="product-of-experts",
+    tags=["product-of-experts", "energy-based-model"],
+    model_card_template=CARD,
+):
+    """An expert, any composition or a conditional, with huggingface_hub's methods.
+
+    ``HubExpert(joint).save_pretrained(folder)`` and ``.push_to_hub("user/joint")`` write the files
+    of ``poe.save`` and a model card; ``HubExpert.from_pretrained(folder_or_name).expert`` is the
+    expert again, bit for bit, on the CPU. Only classes registered here are ever built.
+
+    Raises StorageError where there is no expert, or its files were altered, or it holds a class
+    that nobody registered (as ``poe.save`` and ``poe.load`` do); from a hub also what
+    huggingface_hub raises.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = HubExpert(experts.Gaussian([0.0], scale=[1.0]) ** 2).save_pretrained(folder)
+    >>> HubExpert.from_pretrained(folder).expert(torch.zeros(1, 1))
+    tensor([-1.8379])
+    """
+
+    def __init__(self, expert: nn.Module) -> None:
+        if not isinstance(expert, nn.Module):
+            raise StorageError(
+                f"expected an expert to share, got {type(expert).__name__}; what is on a hub or in "
+                "a folder is read by HubExpert.from_pretrained(name)"
+            )
+        self.expert = expert
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card with the tree of the composition in it."""
+        space = getattr(self.expert, "space", None)
+        return super().generate_model_card(*args, tree=self.expert, space=space, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        io.save(self.expert, save_directory)
+        # The mixin looks for this file first, and the hub counts downloads by it.
+        config = json.dumps({"library_name": "product-of-experts"})
+        write_bytes(save_directory / constants.CONFIG_NAME, config.encode())
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> HubExpert:
+        if model_kwargs:
+            raise StorageError(
+                "expected no settings beside those of huggingface_hub, got "
+                f"{sorted(model_kwargs)}: an expert comes with its own"
+            )
+        if Path(model_id).is_dir():
+            return cls(io.load(model_id))
+        folder = snapshot_download(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=list(FILES),
+        )
+        return cls(io.load(folder))
