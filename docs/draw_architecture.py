@@ -123,7 +123,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.evidence",
             "poe.exponents",
             "poe.losses",
-            "poe.replay",
+            "poe.losses.replay",
             "poe.overlap",
             "poe.compatibility",
         ),

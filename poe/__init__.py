@@ -64,13 +64,13 @@ from poe.exponents import (
 )
 from poe.io import codecs as codecs
 from poe.io.tree import load, save
+from poe.losses.replay import ReplayBuffer
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
 from poe.positions import smc_over_positions
 from poe.probabilities.normalize import normalize
 from poe.progress import Progress
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
-from poe.replay import ReplayBuffer
 from poe.run import sample
 from poe.short_run import short_run
 from poe.smc import smc

@@ -4,12 +4,12 @@ There is no trainer: call ``loss.value.backward()`` and step an optimiser of you
 not finite raises `poe.NonFiniteError`, which names the expert, before it can reach the weights.
 """
 
-from poe.losses.contrastive_divergence import contrastive_divergence
+from poe.losses.base import Loss
+from poe.losses.contrastive import contrastive_divergence
 from poe.losses.denoising import denoising_score_matching, multiscale_denoising_score_matching
+from poe.losses.hyvarinen import score_matching, sliced_score_matching
 from poe.losses.likelihood import negative_log_likelihood
-from poe.losses.loss import Loss
 from poe.losses.noise_contrastive import noise_contrastive_estimation
-from poe.losses.score_matching import score_matching, sliced_score_matching
 
 __all__ = [
     "Loss",

@@ -11,9 +11,14 @@ from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
-from poe.losses.loss import Loss
-from poe.losses.rows import require_rows
-from poe.losses.scores import require_real, score_of, square, square_of_score
+from poe.losses.base import (
+    Loss,
+    require_real,
+    require_rows,
+    score_of,
+    square,
+    square_of_score,
+)
 
 
 def denoising_score_matching(

@@ -7,8 +7,7 @@ from torch import Tensor
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
-from poe.losses.loss import Loss
-from poe.losses.rows import require_rows
+from poe.losses.base import Loss, require_rows
 
 
 def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:

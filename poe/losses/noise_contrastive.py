@@ -20,8 +20,7 @@ from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
-from poe.losses.loss import Loss
-from poe.losses.rows import log_densities, require_rows
+from poe.losses.base import Loss, log_densities, require_rows
 
 
 def noise_contrastive_estimation(

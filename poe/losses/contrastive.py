@@ -7,8 +7,7 @@ from torch import Tensor
 from poe.core.errors import ShapeError
 from poe.density.expert import Expert
 from poe.density.nonfinite import require_finite
-from poe.losses.loss import Loss
-from poe.losses.rows import log_densities, require_rows
+from poe.losses.base import Loss, log_densities, require_rows
 
 
 def contrastive_divergence(
