@@ -69,7 +69,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "how it is tuned",
         (
-            "poe.settled",
+            "poe.diagnostics.settled",
             "poe.averaging",
             "poe.adapt_kernel",
             "poe.adapt_tempering",
@@ -112,7 +112,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.ratio",
             "poe.quadrature",
             "poe.enumeration",
-            "poe.groups",
+            "poe.diagnostics.independent_groups",
             "poe.smc",
             "poe.positions",
             "poe.normalizers",

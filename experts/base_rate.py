@@ -19,8 +19,8 @@ from poe.density.capabilities import simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.diagnostics.independent_groups import CONFIDENCE, log_mean
 from poe.diagnostics.weights import kish_ess
-from poe.groups import CONFIDENCE, log_mean
 from poe.normalizers.annealed import both_ways
 from poe.normalizers.bounds import Sides, group_doubts
 from poe.normalizers.levels import NUM_ISLANDS, Report

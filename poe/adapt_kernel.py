@@ -19,6 +19,7 @@ from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
+from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel
@@ -35,7 +36,6 @@ from poe.samplers.questions import (
     target_acceptance,
     with_scale,
 )
-from poe.settled import r_hat_of_settled
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""

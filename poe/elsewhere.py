@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
+from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
 from poe.particles import Particles, Schedule
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import Kernel
@@ -16,7 +17,6 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import gradients_per_step, needs_score
 from poe.samplers.split import SplitHMC
-from poe.settled import MANY_MODES, r_hat_of_settled
 from poe.start import broad_start
 
 FEW, SOME = 16, 32

@@ -19,6 +19,7 @@ from poe.density.adapt import FromDistribution
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
+from poe.diagnostics.settled import MANY_MODES
 from poe.elsewhere import look_elsewhere
 from poe.job import Job, say
 from poe.loop import NOTHING_SPENT, Run, Spent
@@ -26,7 +27,6 @@ from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.questions import gradients_per_step, needs_score
-from poe.settled import MANY_MODES
 
 SHARE = 0.5
 """Of a run's evaluations, what looking around for other modes may take."""

@@ -17,8 +17,8 @@ from poe.density.closed_forms import exact_sample, is_source, require_source
 from poe.density.expert import Expert, Product
 from poe.density.normalized import LogPartition, exact
 from poe.diagnostics import kish_ess
+from poe.diagnostics.independent_groups import CONFIDENCE, log_mean, standard_error_of_log_mean
 from poe.enumeration import MAX_STATES, log_sum, num_states
-from poe.groups import CONFIDENCE, log_mean, standard_error_of_log_mean
 from poe.probabilities.normalize import Estimator
 from poe.quadrature import can_integrate
 

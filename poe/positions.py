@@ -17,8 +17,8 @@ from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
+from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws
-from poe.groups import log_mean
 from poe.resampling import systematic_resample
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.suffix import SuffixMetropolisHastings

@@ -22,9 +22,15 @@ from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
 from poe.density.wrappers import without_constant
 from poe.deterministic import require_deterministic
+from poe.diagnostics.independent_groups import (
+    CONFIDENCE,
+    log_mean,
+    num_agreeing,
+    standard_error_of_log_mean,
+    t_quantile,
+)
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.groups import CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile
 from poe.particles import Particles, Schedule
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import guarantee

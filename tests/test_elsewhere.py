@@ -11,9 +11,9 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.diagnostics.settled import FAR_APART, MANY_MODES, r_hat_of_settled
 from poe.elsewhere import look_elsewhere, r_hat_moved_on
 from poe.samplers import Dense, MetropolisHastings, ParallelTempering, Preconditioned, SplitHMC
-from poe.settled import FAR_APART, MANY_MODES, r_hat_of_settled
 
 STANDARD = Dense(torch.zeros(2), torch.eye(2))
 HERE = Preconditioned(SplitHMC(1.5, 1), STANDARD)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from poe.diagnostics.arviz_module import import_arviz
-from poe.diagnostics.chains import MAX_DISTANCE, distance_from_others, longest_stay
 from poe.diagnostics.components import MIN_DRAWS
-from poe.diagnostics.convergence import mcse_mean, mcse_sd, r_hat
+from poe.diagnostics.convergence import (
+    MAX_DISTANCE,
+    distance_from_others,
+    longest_stay,
+    mcse_mean,
+    mcse_sd,
+    r_hat,
+)
 from poe.diagnostics.ess import ess_bulk, ess_mean, ess_tail
 from poe.diagnostics.experts import (
     ExpertReport,

@@ -1,13 +1,14 @@
-"""Whether chains agree (R-hat), and how far their averages may be off (MCSE)."""
+"""Whether chains agree: R-hat, Monte Carlo standard errors, and chains apart from the others."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from poe.diagnostics.components import by_component, split
-from poe.diagnostics.ess import effective_size
-from poe.diagnostics.ranks import argsort, normal_scores, scores_of_half_ranks
+from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
 
 def r_hat(samples: Tensor) -> Tensor:
@@ -84,3 +85,76 @@ def _mcse_sd(x: Tensor) -> Tensor:
     variance = squares.mean((1, 2))
     spread = squares.square().mean((1, 2)) - variance.square()
     return (spread / effective_size(split(squares)) / variance / 4).sqrt()
+
+
+MAX_DISTANCE = 10.0
+"""In robust sds: a chain's median is within one of them where chains mix, and within about five
+where they do not, so that ten is no accident of slow mixing or of many components."""
+
+MIN_CHAINS = 3
+"""Of two chains that disagree, neither is the one that is far away."""
+
+QUARTER = 0.75
+
+NORMAL_DEVIATION = 1.1503
+"""Three quarters of a normal law lie within this many sds of its median."""
+
+
+def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
+    """The most consecutive draws that each chain spent in one place: ``(chains,)``, at least 1.
+
+    >>> x = torch.tensor([[1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]])[..., None]
+    >>> longest_stay(x, torch.zeros(2, 4))
+    tensor([3, 1])
+    """
+    chains, draws = log_density.shape
+    x = samples.reshape(chains, draws, -1)
+    has_moved = (x[:, 1:] != x[:, :-1]).any(2) | (log_density[:, 1:] != log_density[:, :-1])
+    time = torch.arange(draws, device=samples.device).expand(chains, draws)
+    arrival = torch.where(has_moved, time[:, 1:], 0).cummax(1).values
+    return (torch.cat([time[:, :1], time[:, 1:] - arrival], 1) + 1).amax(1)
+
+
+def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
+    """How far each chain is from the others, in pooled robust sds: ``(chains,)``.
+
+    For each component, |median of the chain − median of the chains' medians| over a robust sd. A
+    chain's own is the distance from that centre within which three quarters of its draws lie, over
+    1.1503; it is measured by the upper quartile of those of the *other* chains. For the log-density
+    likewise, where only a chain *below* the others counts and the sd is one nat at least (in one
+    dimension it is smaller, and skewed). The largest of these.
+
+    So one chain of three that went astray cannot hide itself, and a mode that holds more than a
+    quarter of the chains is not called astray. Components of zero robust sd are left out. Infinite
+    where a chain has a NaN, or is mostly infinite; zero for fewer than three chains.
+
+    >>> x = torch.randn(5, 100, 1, generator=torch.Generator().manual_seed(0))
+    >>> x[4] += 50
+    >>> distance_from_others(x, torch.zeros(5, 100)) > 10
+    tensor([False, False, False, False,  True])
+    """
+    if len(samples) < MIN_CHAINS:
+        return samples.new_zeros(len(samples), dtype=torch.float64)
+    values = samples.detach().double().reshape(*log_density.shape, -1)
+    position = _deviations(values).abs().amax(1)
+    depth = -_deviations(log_density.detach().double()[..., None], least_sd=1.0).amin(1)
+    distance = torch.maximum(position, depth.clamp(min=0))
+    return torch.where(distance.isnan(), torch.inf, distance)
+
+
+def _deviations(values: Tensor, least_sd: float = 0.0) -> Tensor:
+    """Of each chain's median from the others', in robust sds: ``(chains, n, k) -> (chains, k)``."""
+    medians = values.median(1).values  # NaN where one value is
+    centre = medians.nanmedian(0).values
+    count = math.ceil(QUARTER * values.shape[1])
+    own = (values - centre).abs().kthvalue(count, 1).values / NORMAL_DEVIATION
+    scale = _upper_quartile_of_others(own).clamp(min=least_sd)
+    is_usable = centre.isfinite() & scale.isfinite() & (scale > 0)
+    return torch.where(is_usable, (medians - centre) / scale, 0.0)
+
+
+def _upper_quartile_of_others(values: Tensor) -> Tensor:
+    """Of each column without the row itself: ``(chains, k) -> (chains, k)``."""
+    place = math.ceil(QUARTER * (len(values) - 1))
+    ordered = values.sort(0).values
+    return torch.where(values <= ordered[place - 1], ordered[place], ordered[place - 1])

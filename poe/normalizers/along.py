@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from poe.diagnostics.independent_groups import log_mean
 from poe.diagnostics.weights import kish_ess
-from poe.groups import log_mean
 from poe.normalizers.bounds import Sides
 from poe.normalizers.levels import Levels
 from poe.normalizers.mbar import Normalizers, mbar

@@ -13,8 +13,8 @@ from poe.core.errors import PoeError
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.diagnostics.weights import kish_ess
-from poe.groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.groups import SHARED, num_agreeing, t_quantile
+from poe.diagnostics.independent_groups import SHARED, num_agreeing, t_quantile
 
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, together, warn
 from poe.density.normalized import LogPartition
-from poe.groups import CONFIDENCE, SHARED
+from poe.diagnostics.independent_groups import CONFIDENCE, SHARED
 from poe.normalizers.bounds import Sides
 from poe.normalizers.levels import Levels
 from poe.normalizers.problem import Problem

@@ -15,7 +15,7 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, Mixture, shared_space
 from poe.density.normalized import LogPartition
 from poe.density.wrappers import without_constant
-from poe.groups import log_mean, standard_error_of_log_mean
+from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import group_doubts
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk

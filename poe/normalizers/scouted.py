@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
+from poe.diagnostics.weights import tail_index
 from poe.normalizers.along import all_levels
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS, group_doubts, share_doubts
 from poe.normalizers.levels import Levels
-from poe.normalizers.pareto import tail_index
 from poe.normalizers.problem import SCOUTS, Problem
 from poe.particles import next_temperature
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
-from poe.groups import log_mean, standard_error_of_log_mean
+from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
 from poe.normalizers.bounds import group_doubts, share_doubts
 from poe.normalizers.doubts import Evidence, concluded

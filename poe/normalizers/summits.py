@@ -16,7 +16,7 @@ from torch import Tensor
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.space import Space
 from poe.density.expert import Expert
-from poe.groups import log_mean, standard_error_of_log_mean
+from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.normalizers.fitted import FittedMixture
 from poe.normalizers.levels import Levels

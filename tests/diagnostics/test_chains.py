@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.diagnostics import MAX_DISTANCE, distance_from_others, longest_stay
-from poe.diagnostics.chains import _upper_quartile_of_others
+from poe.diagnostics.convergence import _upper_quartile_of_others
 
 
 def normals(*shape: int) -> Tensor:

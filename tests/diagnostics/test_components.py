@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.diagnostics import components, ranks
+from poe.diagnostics import components
+from poe.diagnostics import ess as ranks
 
 FUNCTIONS = [
     diagnostics.ess_bulk, diagnostics.ess_tail, diagnostics.ess_mean, diagnostics.r_hat,

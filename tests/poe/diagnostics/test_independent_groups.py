@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from poe.groups import log_mean, standard_error_of_log_mean, t_quantile
+from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean, t_quantile
 
 
 @pytest.mark.parametrize("groups", [*range(2, 51), 1000, 20_000])
