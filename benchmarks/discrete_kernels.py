@@ -32,7 +32,6 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.adapt_kernel import needs_tuning
 from poe.density.capabilities import conditionals, label_pairs
 from poe.density.expert import Expert
 from poe.enumeration import states
@@ -51,6 +50,7 @@ from poe.samplers import (
 )
 from poe.samplers.kernel import Kernel
 from poe.structure.uniform import Uniform
+from poe.tuning.warmup import needs_tuning
 
 SCORE = 3
 """How many evaluations of the log-density a score counts as."""

@@ -11,9 +11,9 @@ from experts.channel import binary_channel
 from experts.ising import Ising
 from experts.parameters import floats, whole
 from poe import Expert, Product, ShapeError
-from poe.choose import in_blocks, on_checkerboard
 from poe.core.randomness import resolve
 from poe.density.capabilities import simplify
+from poe.tuning.choice import in_blocks, on_checkerboard
 
 NEWTON_STEPS = 20
 SWEEPS = 5

@@ -31,7 +31,7 @@ import poe.io.tree
 from experts.embedding import LabelAndNoise
 from experts.noise import NoisyConditional, constructor_arguments
 from poe.core.randomness import borrowed, resolve
-from poe.deterministic import require_settled
+from poe.tuning.deterministic import require_settled
 
 
 class Flow(poe.Expert):

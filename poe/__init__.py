@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe.adapt_kernel import Warmup, tune_ladder, warm_up
-from poe.adapt_tempering import tune_tempering
 from poe.advance import Advanced, advance
 from poe.any_of import any_of
 from poe.calibration import Calibration, calibrate
@@ -88,6 +86,8 @@ from poe.structure.twists import (
     twists,
 )
 from poe.tensorboard import TensorBoard
+from poe.tuning.tempering import tune_tempering
+from poe.tuning.warmup import Warmup, tune_ladder, warm_up
 
 __all__ = [
     "AdaptationError", "Advanced", "At", "Autocast", "Autoregressive", "Binary", "Calibration",

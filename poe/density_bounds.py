@@ -31,7 +31,7 @@ from poe.density.transformed import Transformed
 from poe.density.wrappers import Chunked
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
-from poe.start import device_of
+from poe.tuning.start import device_of
 
 Find = Callable[[Expert, Expert | None], LogPartition]
 """log Z of a posterior, from a start where there is one."""

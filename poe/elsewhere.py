@@ -17,7 +17,7 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import gradients_per_step, needs_score
 from poe.samplers.split import SplitHMC
-from poe.start import broad_start
+from poe.tuning.start import broad_start
 
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""

@@ -15,7 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.adapt_kernel import (
+from poe.compiled import Block
+from poe.core.errors import PoeError
+from poe.density.coordinates import Coordinates
+from poe.samplers.questions import Learned, gradients_per_step
+from poe.tuning.warmup import (
     Stage,
     StageState,
     begin_stage,
@@ -25,10 +29,6 @@ from poe.adapt_kernel import (
     shaped,
     stage_step,
 )
-from poe.compiled import Block
-from poe.core.errors import PoeError
-from poe.density.coordinates import Coordinates
-from poe.samplers.questions import Learned, gradients_per_step
 from poe.watch import Spread, Tally
 
 

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.adapt_kernel import Stage, needs_fit
-from poe.adapt_tempering import tune_tempering
-from poe.choose import Choice
 from poe.core.affine import fit_moments
 from poe.core.randomness import aside
 from poe.density.adapt import FromDistribution
@@ -27,6 +24,9 @@ from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.questions import gradients_per_step, needs_score
+from poe.tuning.choice import Choice
+from poe.tuning.tempering import tune_tempering
+from poe.tuning.warmup import Stage, needs_fit
 
 SHARE = 0.5
 """Of a run's evaluations, what looking around for other modes may take."""

@@ -8,14 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from poe.choose import in_blocks, on_checkerboard
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.expert import Expert
-from poe.start import device_of, dtype_of
 from poe.structure.conditionals import colours
 from poe.structure.uniform import Uniform
+from poe.tuning.choice import in_blocks, on_checkerboard
+from poe.tuning.start import device_of, dtype_of
 
 GEOMETRIC = tuple(0.1 * 100 ** (k / 199) for k in range(200))
 """Inverse temperatures from 0.1 to 10: a sweep at each."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from poe.choose import is_batch
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
@@ -32,6 +31,7 @@ from poe.structure.autoregressive import (
 )
 from poe.structure.twists import LocalProduct, normalized
 from poe.structure.twists import twists as own_twists
+from poe.tuning.choice import is_batch
 
 REMEDY = (
     "Draw more, or give a twist that sees earlier where a prefix leads, by `twists=` "

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from poe.adapt_kernel import StageState, fill, shaped
-from poe.averaging import DualAveraging
 from poe.core.affine import AFFINE_MAPS, Affine
 from poe.core.errors import StorageError
 from poe.core.tensor_file import write
 from poe.loop import Moment, Plan, Run
 from poe.samplers.questions import Learned
+from poe.tuning.dual_averaging import DualAveraging
+from poe.tuning.warmup import StageState, fill, shaped
 from poe.watch import Spread, Tally
 
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")

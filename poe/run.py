@@ -10,8 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from poe.adapt_kernel import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
-from poe.choose import Choice, choose, is_batch
 from poe.core.doubt import warn
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
@@ -21,7 +19,6 @@ from poe.density.conditional import Given
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks, merged
-from poe.deterministic import require_deterministic
 from poe.draws import Draws
 from poe.job import Job, say
 from poe.loop import Plan, Run, collected
@@ -31,8 +28,18 @@ from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_fa
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
-from poe.start import device_of, start
 from poe.structure.proper import is_proper
+from poe.tuning.choice import Choice, choose, is_batch
+from poe.tuning.deterministic import require_deterministic
+from poe.tuning.start import device_of, start
+from poe.tuning.warmup import (
+    Stage,
+    Warmup,
+    needs_fit,
+    needs_tuning,
+    rejoin,
+    stages,
+)
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096

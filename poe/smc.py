@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.choose import Choice, choose_for_particles, is_batch
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -21,7 +20,6 @@ from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
 from poe.density.wrappers import without_constant
-from poe.deterministic import require_deterministic
 from poe.diagnostics.independent_groups import (
     CONFIDENCE,
     log_mean,
@@ -34,7 +32,9 @@ from poe.draws import Draws
 from poe.particles import Particles, Schedule
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import guarantee
-from poe.start import broad_start, device_of, dtype_of
+from poe.tuning.choice import Choice, choose_for_particles, is_batch
+from poe.tuning.deterministic import require_deterministic
+from poe.tuning.start import broad_start, device_of, dtype_of
 
 
 def smc(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.choose import choose, has_score, is_batch
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.density.coordinates import Coordinates
 from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
+from poe.tuning.choice import choose, has_score, is_batch
 
 
 def normal(x: Tensor) -> Tensor:

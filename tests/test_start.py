@@ -7,7 +7,7 @@ from torch import Tensor
 
 import poe
 from poe.density.coordinates import Coordinates
-from poe.start import dtype_of, start
+from poe.tuning.start import dtype_of, start
 
 
 class Wide(poe.Expert):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.adapt_tempering import equal_barriers
 from poe.samplers import (
     HMC,
     MALA,
@@ -35,6 +34,7 @@ from poe.samplers import (
 )
 from poe.samplers.kernel import Kernel, Noise, leaves
 from poe.samplers.tempering import TemperingNoise
+from poe.tuning.tempering import equal_barriers
 from tests.seeds import seeded
 
 EXPONENTS = (0.0, 0.1, 0.4, 1.0)

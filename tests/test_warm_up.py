@@ -11,8 +11,6 @@ from torch import Tensor
 
 import poe
 import poe.loop
-from poe.adapt_kernel import fill, first_learned, rejoin, shaped, stages
-from poe.averaging import start_averaging, update_averaging
 from poe.samplers import (
     HMC,
     MALA,
@@ -27,6 +25,14 @@ from poe.samplers import (
 )
 from poe.samplers.hmc import MAX_STEPS, TURN
 from poe.samplers.questions import Learned
+from poe.tuning.dual_averaging import start_averaging, update_averaging
+from poe.tuning.warmup import (
+    fill,
+    first_learned,
+    rejoin,
+    shaped,
+    stages,
+)
 
 F64 = torch.float64
 SPLIT = Preconditioned(SplitHMC(num_steps=None))

@@ -14,7 +14,7 @@ from experts.context_flow import require_floats
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.transformed import mask_outside
-from poe.deterministic import require_settled
+from poe.tuning.deterministic import require_settled
 
 try:
     from normflows import ClassCondFlow, ConditionalNormalizingFlow, MultiscaleFlow, NormalizingFlow

@@ -101,13 +101,13 @@ def sampler_of(product: Product, seed: int) -> Sampler:
     """The way that ``poe.sample`` takes, up to its first step."""
     import torch
 
-    from poe.choose import choose
     from poe.core.errors import PoeError
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
     from poe.density.coordinates import Coordinates
     from poe.density.wrappers import merged
     from poe.samplers.questions import guarantee
-    from poe.start import start
+    from poe.tuning.choice import choose
+    from poe.tuning.start import start
 
     try:
         check_proper(product)

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 def pairs(options: argparse.Namespace, product: Product) -> tuple[Tensor, Tensor]:
     """The points of both files, as many of each."""
     from poe.cli.rows import read_rows
-    from poe.start import dtype_of
+    from poe.tuning.start import dtype_of
 
     dtype = dtype_of(product)
     x, x_prime = (read_rows(path, product.space, dtype) for path in (options.x, options.x_prime))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.choose import choose_for_particles
 from poe.core.errors import AdaptationError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
@@ -28,8 +27,9 @@ from poe.exponents.fitted import (
 from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles import Particles
-from poe.start import broad_start, device_of, dtype_of
 from poe.structure.proper import is_proper
+from poe.tuning.choice import choose_for_particles
+from poe.tuning.start import broad_start, device_of, dtype_of
 
 MAX_STEPS = 100
 MAX_HALVINGS = 60

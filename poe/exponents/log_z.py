@@ -13,7 +13,7 @@ from poe.density.expert import Product, experts_in
 from poe.enumeration import MAX_TABLE, num_states, states
 from poe.exponents.fitted import weighted
 from poe.quadrature import Nodes, can_integrate, nodes
-from poe.start import device_of
+from poe.tuning.start import device_of
 
 LogZ = Callable[[Tensor], Tensor]
 """Of the weights ``(k,)``, in float64; can be differentiated twice."""

@@ -19,7 +19,7 @@ from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
 from poe.quadrature import can_integrate
-from poe.start import device_of
+from poe.tuning.start import device_of
 
 
 def log_partition(

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.choose import choose_for_particles
 from poe.density.expert import Expert
 from poe.particles import Particles, Passed, Schedule
+from poe.tuning.choice import choose_for_particles
 
 NUM_ISLANDS = 16
 """So many give a standard error of 15 degrees of freedom."""

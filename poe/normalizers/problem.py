@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from poe.choose import is_batch
 from poe.core.errors import PoeError
 from poe.density.capabilities import in_tractable_parts, is_normalized
 from poe.density.closed_forms import require_source
@@ -23,7 +22,8 @@ from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles import Schedule
 from poe.resampling import systematic_resample
 from poe.samplers.path import geometric_path
-from poe.start import broad_start, device_of, dtype_of
+from poe.tuning.choice import is_batch
+from poe.tuning.start import broad_start, device_of, dtype_of
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""

@@ -20,7 +20,7 @@ from poe.core.space import (
 from poe.density.expert import Expert
 from poe.enumeration import states
 from poe.plot.positions import Positions
-from poe.start import device_of, dtype_of
+from poe.tuning.start import device_of, dtype_of
 
 Bound = float | Sequence[float] | None
 ROWS_AT_ONCE = 2**14

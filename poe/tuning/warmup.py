@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
@@ -36,6 +35,7 @@ from poe.samplers.questions import (
     target_acceptance,
     with_scale,
 )
+from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""

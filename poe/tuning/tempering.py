@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.averaging import DualAveraging, start_averaging, update_averaging
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
 from poe.samplers.replicas import TemperingState, swap_rates
 from poe.samplers.tempering import ParallelTempering
+from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
 
 NUM_ROUNDS = 5
 MIN_STEPS = 100

@@ -1,0 +1,1 @@
+"""Before a run: its preparation, start, choice of kernel and warm-up."""
