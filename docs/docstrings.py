@@ -22,7 +22,7 @@ class AsMarkdown(griffe.Extension):
     """Rewrites each docstring as it is read, and finds functions that hide behind their modules."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Let ``poe.smc`` mean the function, as in Python, and not the module ``poe/smc.py``.
+        """Let ``poe.smc`` mean the function, as in Python, and not the module ``poe/particles/smc.py``.
 
         What else the module holds stays where other names look for it.
         """

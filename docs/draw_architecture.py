@@ -79,7 +79,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "particles between densities",
-        ("poe.mutation", "poe.resampling", "poe.particles"),
+        ("poe.particles.mutation", "poe.particles.resampling", "poe.particles"),
     ),
     (
         "how it is run, and judged",
@@ -114,7 +114,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.enumeration",
             "poe.diagnostics.independent_groups",
             "poe.smc",
-            "poe.positions",
+            "poe.particles.smc_over_positions",
             "poe.normalizers",
             "poe.normalize",
             "poe.normalizer_error",

@@ -65,13 +65,13 @@ from poe.io.tree import load, save
 from poe.losses.replay import ReplayBuffer
 from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
-from poe.positions import smc_over_positions
+from poe.particles.smc import smc
+from poe.particles.smc_over_positions import smc_over_positions
 from poe.probabilities.normalize import normalize
 from poe.progress import Progress
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
 from poe.run import sample
 from poe.short_run import short_run
-from poe.smc import smc
 from poe.structure import conditionals as conditionals
 from poe.structure import distribution_tails as distribution_tails
 from poe.structure import pairs as label_pairs

@@ -10,8 +10,8 @@ from torch import Tensor
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
-from poe.particles import Particles, Schedule
-from poe.resampling import systematic_resample
+from poe.particles.islands import Particles, Schedule
+from poe.particles.resampling import systematic_resample
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from poe.resampling import snake_order, systematic_resample
+from poe.particles.resampling import snake_order, systematic_resample
 
 
 def _counts(log_weights: torch.Tensor, num_chosen: int, g: torch.Generator) -> torch.Tensor:

@@ -26,7 +26,7 @@ from poe.exponents.fitted import (
 )
 from poe.exponents.held_out import log_score_loss
 from poe.normalizers.levels import schedule
-from poe.particles import Particles
+from poe.particles.islands import Particles
 from poe.structure.proper import is_proper
 from poe.tuning.choice import choose_for_particles
 from poe.tuning.start import broad_start, device_of, dtype_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.density.expert import Expert
-from poe.particles import Particles, Passed, Schedule
+from poe.particles.islands import Particles, Passed, Schedule
 from poe.tuning.choice import choose_for_particles
 
 NUM_ISLANDS = 16

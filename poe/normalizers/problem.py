@@ -19,8 +19,8 @@ from poe.normalizers.bounds import group_doubts
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
-from poe.particles import Schedule
-from poe.resampling import systematic_resample
+from poe.particles.islands import Schedule
+from poe.particles.resampling import systematic_resample
 from poe.samplers.path import geometric_path
 from poe.tuning.choice import is_batch
 from poe.tuning.start import broad_start, device_of, dtype_of

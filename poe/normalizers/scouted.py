@@ -11,7 +11,7 @@ from poe.normalizers.along import all_levels
 from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS, group_doubts, share_doubts
 from poe.normalizers.levels import Levels
 from poe.normalizers.problem import SCOUTS, Problem
-from poe.particles import next_temperature
+from poe.particles.islands import next_temperature
 
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""

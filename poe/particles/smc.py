@@ -29,7 +29,7 @@ from poe.diagnostics.independent_groups import (
 )
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.particles import Particles, Schedule
+from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import guarantee
 from poe.tuning.choice import Choice, choose_for_particles, is_batch

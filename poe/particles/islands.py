@@ -15,8 +15,8 @@ from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
-from poe.mutation import Tally, move_chains
-from poe.resampling import num_strips, snake_order, systematic_resample
+from poe.particles.mutation import Tally, move_chains
+from poe.particles.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
 from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, missing

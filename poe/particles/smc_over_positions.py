@@ -18,10 +18,10 @@ from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws
-from poe.resampling import systematic_resample
+from poe.particles.resampling import systematic_resample
+from poe.particles.smc import disagreement, doubted, partition_of_islands
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.suffix import SuffixMetropolisHastings
-from poe.smc import disagreement, doubted, partition_of_islands
 from poe.structure.autoregressive import (
     as_events,
     at_rows,

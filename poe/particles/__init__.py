@@ -1,0 +1,1 @@
+"""Particles between densities: islands, mutation, resampling, sequential Monte Carlo."""
