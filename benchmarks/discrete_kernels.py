@@ -34,7 +34,7 @@ import experts
 import poe
 from poe.density.capabilities import conditionals, label_pairs
 from poe.density.expert import Expert
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import (
     DMALA,
     DULA,

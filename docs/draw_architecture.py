@@ -110,8 +110,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "what is computed from it",
         (
             "poe.ratio",
-            "poe.quadrature",
-            "poe.enumeration",
+            "poe.normalizers.quadrature",
+            "poe.normalizers.enumeration",
             "poe.diagnostics.independent_groups",
             "poe.smc",
             "poe.particles.smc_over_positions",

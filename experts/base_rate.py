@@ -22,8 +22,8 @@ from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import CONFIDENCE, log_mean
 from poe.diagnostics.weights import kish_ess
 from poe.normalizers.annealed import both_ways
-from poe.normalizers.bounds import Sides, group_doubts
 from poe.normalizers.levels import NUM_ISLANDS, Report
+from poe.normalizers.sides import Sides, group_doubts
 
 ON_DRAWS = "the upper bound rests on chains settled at the RBM being draws of it"
 PILOT_LEVELS = 100

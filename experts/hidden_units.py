@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from poe import Binary, Expert
-from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
+from poe.normalizers.enumeration import (
+    MAX_STATES,
+    MAX_TABLE,
+    log_sum,
+    num_states,
+    states,
+)
 
 STATES_AT_ONCE = 2**12
 

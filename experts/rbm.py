@@ -26,8 +26,14 @@ from poe.density.capabilities import (
     exact_log_partition,
 )
 from poe.density.expert import Product
-from poe.enumeration import MAX_STATES, MAX_TABLE, log_sum, num_states, states
 from poe.io import register
+from poe.normalizers.enumeration import (
+    MAX_STATES,
+    MAX_TABLE,
+    log_sum,
+    num_states,
+    states,
+)
 
 MAX_HIDDEN = 8192
 """Products with more hidden units than these are not joined."""

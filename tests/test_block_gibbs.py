@@ -12,7 +12,7 @@ import poe
 from experts import RBM, Bernoulli, Ising
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import experts_in
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs, Gibbs
 from poe.samplers.block_gibbs import BlockNoise
 from poe.testing import LawError, check_kernel

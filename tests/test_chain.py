@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import poe
 from experts import Bernoulli, Gaussian, LinearGaussian
 from poe.density.capabilities import exact_log_partition
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 WEIGHT = torch.tensor([[2.0, 0.5], [0.0, -1.0], [1.0, 1.0]])
 BIAS, SCALE = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([0.5, 1.0, 0.3])

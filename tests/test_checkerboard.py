@@ -12,7 +12,7 @@ import poe
 from experts import Bernoulli, Ising
 from poe.density.capabilities import conditionals, spin_pairs
 from poe.density.closed_forms import exact_sample
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs, Checkerboard
 from poe.samplers.checkerboard import RandomBits
 from poe.samplers.lattice import halves, lattice, whole

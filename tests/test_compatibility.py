@@ -15,7 +15,7 @@ import poe
 from experts import Bernoulli, Gamma, Gaussian, LinearGaussian, Poisson
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.overlap import by_draws, log_integral
 
 FAMILY = (

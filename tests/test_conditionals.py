@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import poe
 from experts import Bernoulli
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.structure.conditionals import colours
 
 

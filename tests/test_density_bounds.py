@@ -15,8 +15,8 @@ from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
 from poe.density_bounds import has_exact_log_density
 from poe.normalizers import AIS, MBAR, ImportanceSampling
-from poe.normalizers.bounds import WIDE
 from poe.normalizers.problem import Method
+from poe.normalizers.sides import WIDE
 
 LINE, STEP = Gaussian([0.0], scale=[1.0]), LinearGaussian([[2.0]], bias=[1.0], scale=[1.0])
 OTHER = Gaussian([1.0], scale=[2.0])

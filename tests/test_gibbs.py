@@ -13,7 +13,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import Gibbs, Info, MetropolisState, ParallelTempering
 from poe.samplers.gibbs import SweepNoise
 from poe.samplers.kernel import Density

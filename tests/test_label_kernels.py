@@ -12,7 +12,7 @@ import experts
 import poe
 from experts import Categorical, Potts
 from poe.density.capabilities import LabelPairs, label_pairs
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import ChromaticGibbs, Gibbs, LabelClusters, ParallelTempering
 from poe.samplers.chromatic import SitesNoise
 from poe.samplers.kernel import Kernel

@@ -9,7 +9,7 @@ import poe
 from experts import RBM, Bernoulli, Ising
 from poe import normalizers
 from poe.density.capabilities import conditionals
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import MALA, BlockGibbs, Gibbs, SwendsenWang
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import at_level

@@ -12,7 +12,7 @@ from torch import distributions as D
 
 import poe
 from experts import Gaussian
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 
 def real(fn: Callable[[Tensor], Tensor], d: int = 1) -> poe.Expert:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from poe.diagnostics.weights import normalized_weights
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import SuffixMetropolisHastings, SuffixState
 from poe.samplers.suffix import SuffixNoise
 from poe.structure.autoregressive import Autoregressive, PrefixState

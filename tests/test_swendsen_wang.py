@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from experts import RBM, Bernoulli, Ising
 from poe.density.capabilities import SpinPairs, spin_pairs
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import Checkerboard, SwendsenWang
 from poe.samplers.components import components
 from poe.samplers.swendsen_wang import ClusterNoise

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from poe.density.capabilities import exact_log_partition
 from poe.density.expert import Product, experts_in
-from poe.enumeration import MAX_TABLE, num_states, states
 from poe.exponents.fitted import weighted
-from poe.quadrature import Nodes, can_integrate, nodes
+from poe.normalizers.enumeration import MAX_TABLE, num_states, states
+from poe.normalizers.quadrature import Nodes, can_integrate, nodes
 from poe.tuning.start import device_of
 
 LogZ = Callable[[Tensor], Tensor]

@@ -15,12 +15,11 @@ from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.diagnostics.weights import kish_ess
-from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
-from poe.normalizers.doubts import Evidence, concluded
+from poe.normalizers.doubts import Evidence, concluded, tail_doubts
 from poe.normalizers.levels import NUM_ISLANDS, Levels, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import pose
-from poe.normalizers.scouted import tail_doubts
+from poe.normalizers.sides import ON_DRAWS, Sides, group_doubts
 from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path
 from poe.samplers.questions import at_level, is_reversible, log_odds_per_step, needs_score

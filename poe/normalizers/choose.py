@@ -13,12 +13,12 @@ from poe.core.space import Count
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
-from poe.enumeration import MAX_STATES, num_states
 from poe.normalizers.doubts import warn_of
+from poe.normalizers.enumeration import MAX_STATES, num_states
 from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
+from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
-from poe.quadrature import can_integrate
 from poe.tuning.start import device_of
 
 

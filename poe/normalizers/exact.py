@@ -11,9 +11,9 @@ from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.density.capabilities import exact_log_partition
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
-from poe.enumeration import MAX_STATES, log_sum, num_states
+from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
-from poe.quadrature import can_integrate, integrate
+from poe.normalizers.quadrature import can_integrate, integrate
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.diagnostics.weights import kish_ess, tail_index
-from poe.normalizers.bounds import ON_DRAWS, Sides, group_doubts
 from poe.normalizers.doubts import Evidence, concluded
 from poe.normalizers.levels import NUM_ISLANDS, Report
 from poe.normalizers.mbar import mbar
 from poe.normalizers.problem import Problem, pose, tilts_at
+from poe.normalizers.sides import ON_DRAWS, Sides, group_doubts
 from poe.samplers.kernel import or_nothing
 
 HEAVY = 0.7

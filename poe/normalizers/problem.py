@@ -15,9 +15,9 @@ from poe.density.expert import Expert, Mixture, shared_space
 from poe.density.normalized import LogPartition
 from poe.density.wrappers import without_constant
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.bounds import group_doubts
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
+from poe.normalizers.sides import group_doubts
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample

@@ -14,12 +14,18 @@ from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.along import all_levels, integrals, sides, weakest_ess
-from poe.normalizers.bounds import group_doubts, share_doubts
-from poe.normalizers.doubts import Evidence, concluded
-from poe.normalizers.levels import NUM_MOVES, Levels, Report
+from poe.normalizers.doubts import Evidence, concluded, tail_doubts
+from poe.normalizers.levels import (
+    NUM_MOVES,
+    Levels,
+    Report,
+    all_levels,
+    integrals,
+    sides,
+    weakest_ess,
+)
 from poe.normalizers.problem import Problem, pose
-from poe.normalizers.scouted import tail_doubts
+from poe.normalizers.sides import group_doubts, share_doubts
 
 ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
 

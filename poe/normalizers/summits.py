@@ -17,9 +17,9 @@ from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.space import Space
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.bounds import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.normalizers.fitted import FittedMixture
 from poe.normalizers.levels import Levels
+from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.samplers.kernel import or_nothing
 
 CLIMBS, STEPS = 64, 40

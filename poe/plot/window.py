@@ -18,7 +18,7 @@ from poe.core.space import (
     Space,
 )
 from poe.density.expert import Expert
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.plot.positions import Positions
 from poe.tuning.start import device_of, dtype_of
 

@@ -14,9 +14,9 @@ from poe.density.checks import floats_of
 from poe.density.conditional import Given
 from poe.density.expert import Expert
 from poe.density.one_hot import one_hot
-from poe.enumeration import MAX_TABLE, num_states
 from poe.normalizers import log_partition
-from poe.quadrature import has_chart
+from poe.normalizers.enumeration import MAX_TABLE, num_states
+from poe.normalizers.quadrature import has_chart
 from poe.testing.law_error import LawError
 
 Law = Callable[[Expert, Tensor], None]

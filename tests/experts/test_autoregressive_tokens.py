@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.structure.autoregressive import Autoregressive, draw_value
 from tests.seeds import seeded
 

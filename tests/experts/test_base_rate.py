@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from experts import RBM, BaseRateAIS, Bernoulli, Gaussian
 from experts.base_rate import Path, _climb, _descend
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 
 def rbm(visible: int = 12, hidden: int = 6, scale: float = 1.0) -> RBM:

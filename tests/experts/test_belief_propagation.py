@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import poe
 from experts import RBM, Bernoulli, Categorical, Ising, Potts, belief_propagation
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 DOUBLE = torch.float64
 TREE = [[0, 1, 1, 3, 3, 6], [1, 2, 3, 4, 5, 7]]

@@ -10,7 +10,7 @@ from torch import nn
 
 import experts
 import poe
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from tests.seeds import seeded
 
 SPACE = poe.Sequence(4, 3)

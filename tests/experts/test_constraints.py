@@ -10,7 +10,7 @@ import torch
 
 import experts
 import poe
-from poe.enumeration import log_sum, states
+from poe.normalizers.enumeration import log_sum, states
 from poe.structure.twists import twists
 
 NUM_DRAWS = 40_000

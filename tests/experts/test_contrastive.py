@@ -12,7 +12,7 @@ import experts
 import poe
 from experts import CD, PCD, RBM, TemperedPCD, contrast, data_log_odds, fit_rbm, sweep
 from experts.contrastive import Centre, Particles
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 BITS = states(poe.Binary(4))
 CHAINS = 40_000

@@ -13,7 +13,7 @@ import poe
 from experts import DBM, RBM, Bernoulli, VisibleDBM, mean_field, variational_bound
 from experts.dbm_gradient import sweeps
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs
 from poe.samplers.block_gibbs import BlockNoise
 from poe.testing import LawError, check_kernel

@@ -38,7 +38,7 @@ def test_annealing_finds_log_z_within_its_error(sizes: tuple[int, ...]) -> None:
 def test_annealing_bounds_the_log_density_of_x_from_its_mean_field() -> None:
     """The lower bound is better than mean field, and the upper one above the truth."""
     expert = VisibleDBM(dbm(6, 5, 4))
-    x = poe.enumeration.states(poe.Binary(6))[[3, 40]]
+    x = poe.normalizers.enumeration.states(poe.Binary(6))[[3, 40]]
     truth = poe.log_density_bounds(expert, x).lower
     g = torch.Generator().manual_seed(0)
     found = poe.log_density_bounds(expert, x, method=BaseRateAIS(128, 50), generator=g)

@@ -11,7 +11,7 @@ import poe
 from experts import Bernoulli, Ising, binary_channel, learn_denoiser
 from experts.denoising import posterior, pseudo_likelihood
 from poe.density.closed_forms import exact_sample
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 
 def test_the_channel_is_the_likelihood_of_the_noisy_picture() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.enumeration import log_sum, states
+from poe.normalizers.enumeration import log_sum, states
 from poe.structure.twists import twists
 
 NUM_DRAWS = 40_000

@@ -13,7 +13,7 @@ import poe
 from experts import DBM, RBM, VisibleDBM, fit_dbm, grow_dbm, mean_field, pretrain_dbm
 from experts.dbm_gradient import Moments, centred_gradient, moments, with_odd_means
 from experts.pretrain_dbm import Pair, contrastive_divergence
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 PATTERNS = torch.tensor(
     [[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.language import OverBytes, Vocabulary, contains
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.structure.autoregressive import Autoregressive, at_rows
 from poe.testing import EXPERT_LAWS
 

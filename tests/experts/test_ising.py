@@ -16,7 +16,7 @@ from experts import Bernoulli, Ising
 from experts.elimination import best_order
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition, widen
 from poe.density.closed_forms import exact_sample
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs
 from poe.structure.conditionals import colours
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import poe
 from experts import JEM, jem_loss
-from poe.enumeration import states
 from poe.losses import contrastive_divergence
+from poe.normalizers.enumeration import states
 from tests.seeds import seeded
 
 SPACE = poe.Binary(4)

@@ -29,7 +29,7 @@ from experts.language import (
 from experts.language.pattern import parsed
 from experts.language.regular import derivative, is_nullable
 from poe.diagnostics.weights import normalized_weights
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 
 VOCABULARY = Vocabulary(["", "a", "b", "ab"], ends=[0])
 LENGTH = 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import Categorical, Ising, Potts
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import Gibbs
 from poe.testing import check_kernel
 

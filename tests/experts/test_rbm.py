@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import poe
 from experts import RBM, Bernoulli, Ising
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition
-from poe.enumeration import log_sum, states
+from poe.normalizers.enumeration import log_sum, states
 
 SHAPES = [(5, 3), (3, 6), (4, 4), (1, 1)]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import RBM, GaussianRBM, LayerGibbs, PottsRBM
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.testing import LawError, check_kernel
 
 CHAINS = 40_000

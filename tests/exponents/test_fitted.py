@@ -11,13 +11,13 @@ from torch import Tensor
 
 import poe
 from experts import Bernoulli, Gaussian
-from poe.enumeration import states
 from poe.exponents import (
     FittedExponents,
     fit_exponents_by_likelihood,
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
+from poe.normalizers.enumeration import states
 
 Fit = Callable[..., FittedExponents]
 METHODS = (

@@ -9,10 +9,10 @@ import torch
 
 import poe
 from experts import Gaussian
-from poe.enumeration import states
 from poe.exponents import fit_exponents_by_log_score as fit
 from poe.exponents.log_score import _cross_validated, _exact_fit, _spread
 from poe.exponents.log_z import exact_log_z
+from poe.normalizers.enumeration import states
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -7,9 +7,9 @@ import torch
 
 import poe
 from experts import Gaussian
-from poe.enumeration import states
 from poe.exponents.log_z import exact_log_z
 from poe.exponents.newton import derivatives
+from poe.normalizers.enumeration import states
 
 
 def black_box(expert: poe.Expert) -> poe.Expert:

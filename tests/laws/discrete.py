@@ -11,7 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.density.expert import Expert
-from poe.enumeration import states
+from poe.normalizers.enumeration import states
 from poe.samplers import (
     DMALA,
     Gibbs,

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import poe
 from experts import Gaussian, Ising, NeuralEnergy
-from poe.enumeration import states
 from poe.losses import contrastive_divergence
-from poe.quadrature import nodes
+from poe.normalizers.enumeration import states
+from poe.normalizers.quadrature import nodes
 from tests.seeds import seeded
 
 
