@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 import poe
-from poe.compiled import GRADIENTS_PER_BLOCK, Block
+from poe.sampling.compiled import GRADIENTS_PER_BLOCK, Block
 
 Call = Callable[[], object]
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import experts
 import poe
-from poe.compiled import Block
+from poe.sampling.compiled import Block
 
 DIMENSION = 32
 

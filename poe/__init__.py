@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe.advance import Advanced, advance
 from poe.any_of import any_of
 from poe.calibration import Calibration, calibrate
 from poe.compatibility import Compatibility, compatibility
@@ -68,10 +67,11 @@ from poe.normalizers.choose import log_partition
 from poe.particles.smc import smc
 from poe.particles.smc_over_positions import smc_over_positions
 from poe.probabilities.normalize import normalize
-from poe.progress import Progress
 from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
-from poe.run import sample
-from poe.short_run import short_run
+from poe.sampling.progress import Progress
+from poe.sampling.sample import sample
+from poe.sampling.short_run import Advanced, advance, short_run
+from poe.sampling.tensorboard import TensorBoard
 from poe.structure import conditionals as conditionals
 from poe.structure import distribution_tails as distribution_tails
 from poe.structure import pairs as label_pairs
@@ -85,7 +85,6 @@ from poe.structure.twists import (
     Twist,
     twists,
 )
-from poe.tensorboard import TensorBoard
 from poe.tuning.tempering import tune_tempering
 from poe.tuning.warmup import Warmup, tune_ladder, warm_up
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import poe
-import poe.compiled
-from poe.compiled import Block
+import poe.sampling.compiled
 from poe.samplers import MALA, Diagonal, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
+from poe.sampling.compiled import Block
 
 F64 = torch.float64
 CHAINS = 3
@@ -46,7 +46,7 @@ def sample(target: poe.Expert, num_draws: int, **arguments: object) -> poe.Draws
 @pytest.fixture(autouse=True)
 def _two_gradients_a_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Little to compile, and nothing left over from another test."""
-    monkeypatch.setattr(poe.compiled, "GRADIENTS_PER_BLOCK", 2)
+    monkeypatch.setattr(poe.sampling.compiled, "GRADIENTS_PER_BLOCK", 2)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -128,7 +128,7 @@ def test_all_but_the_last_steps_are_in_blocks(
 def test_a_block_has_so_many_gradients(
     num_steps: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poe.compiled, "GRADIENTS_PER_BLOCK", 16)
+    monkeypatch.setattr(poe.sampling.compiled, "GRADIENTS_PER_BLOCK", 16)
     assert Block(SplitHMC(0.1, num_steps), expert()).num_steps == expected
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 import experts
 import poe
 from poe.diagnostics.settled import FAR_APART, MANY_MODES, r_hat_of_settled
-from poe.elsewhere import look_elsewhere, r_hat_moved_on
 from poe.samplers import Dense, MetropolisHastings, ParallelTempering, Preconditioned, SplitHMC
+from poe.sampling.multimodality import look_elsewhere, r_hat_moved_on
 
 STANDARD = Dense(torch.zeros(2), torch.eye(2))
 HERE = Preconditioned(SplitHMC(1.5, 1), STANDARD)
@@ -160,7 +160,7 @@ def test_looking_around_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatc
         return poe.sample(modes(0.0), 4_000, warmup=100, generator=seeded(), progress=False)
 
     looked = run()
-    monkeypatch.setattr(poe.many_modes, "SHARE", 0.0)
+    monkeypatch.setattr(poe.sampling.multimodality, "SHARE", 0.0)
     unlooked = run()
     assert torch.equal(looked.samples, unlooked.samples)
     assert looked.warmup_gradients > unlooked.warmup_gradients

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import poe
 from experts import RBM, Bernoulli, Ising, graph_cut
-from poe.modes import iterated_conditional_modes, simulated_annealing
 from poe.normalizers.enumeration import states
+from poe.sampling.simulated_annealing import iterated_conditional_modes, simulated_annealing
 
 
 def randn(*shape: int, seed: int) -> Tensor:

@@ -320,16 +320,16 @@ def test_poe_sample_runs_and_resumes_it(
 
     whole = draws(None)
     assert whole.guarantee == "asymptotically exact"
-    steps, advance = [0], poe.loop.Run.advance
+    steps, advance = [0], poe.sampling.run.Run.advance
 
-    def stopping(self: poe.loop.Run) -> None:
+    def stopping(self: poe.sampling.run.Run) -> None:
         steps[0] += 1
         if steps[0] == 18:
             raise Stop
         advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(poe.loop.Run, "advance", stopping)
+        patch.setattr(poe.sampling.run.Run, "advance", stopping)
         with pytest.raises(Stop):
             draws(tmp_path / "run")
     assert torch.equal(draws(tmp_path / "run").samples, whole.samples)

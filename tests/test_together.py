@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.compiled import Block
 from poe.samplers import MALA
+from poe.sampling.compiled import Block
 from poe.testing import check_expert
 from tests.seeds import seeded
 
@@ -214,7 +214,7 @@ def test_runs_on_the_meta_device() -> None:
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled:UserWarning")
 @seeded()
 def test_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poe.compiled, "GRADIENTS_PER_BLOCK", 2)
+    monkeypatch.setattr(poe.sampling.compiled, "GRADIENTS_PER_BLOCK", 2)
     torch._dynamo.reset()
     kernel, together = MALA(0.1), poe.Together(energy() * energy())
     block, state = Block(kernel, together), kernel.init(together, X)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from poe.unfused import UnfusedBias
+from poe.sampling.unfused import UnfusedBias
 
 ADDMM = torch.ops.aten.addmm.default
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import poe
-import poe.loop
+import poe.sampling.run
 from poe.samplers import (
     HMC,
     MALA,
@@ -229,7 +229,7 @@ def test_what_was_learned_is_filled_in_once(monkeypatch: pytest.MonkeyPatch) -> 
         calls.append(stage)
         return fill(stage, learned)
 
-    monkeypatch.setattr(poe.loop, "fill", counted)
+    monkeypatch.setattr(poe.sampling.run, "fill", counted)
     poe.sample(standard(), 40, kernel=MALA(), num_chains=2, warmup=20, progress=False)
     assert len(calls) == 1
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from poe import resume
 from poe.core.errors import StorageError
 from poe.core.tensor_file import fingerprint, read
-from poe.loop import Plan, Run
-from poe.progress import Callback, Reporter
+from poe.sampling import run_checkpoint as resume
+from poe.sampling.progress import Callback, Reporter
+from poe.sampling.run import Plan, Run
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from poe.loop import Run
+from poe.sampling.run import Run
 
 REPORTS = 100
 """How often a run reports, about."""

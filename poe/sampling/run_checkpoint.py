@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from poe.core.affine import AFFINE_MAPS, Affine
 from poe.core.errors import StorageError
 from poe.core.tensor_file import write
-from poe.loop import Moment, Plan, Run
 from poe.samplers.questions import Learned
+from poe.sampling.run import Moment, Plan, Run
+from poe.sampling.tally import Spread, Tally
 from poe.tuning.dual_averaging import DualAveraging
 from poe.tuning.warmup import StageState, fill, shaped
-from poe.watch import Spread, Tally
 
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
 

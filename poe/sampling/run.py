@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.compiled import Block
 from poe.core.errors import PoeError
 from poe.density.coordinates import Coordinates
 from poe.samplers.questions import Learned, gradients_per_step
+from poe.sampling.compiled import Block
+from poe.sampling.tally import Spread, Tally
 from poe.tuning.warmup import (
     Stage,
     StageState,
@@ -29,7 +30,6 @@ from poe.tuning.warmup import (
     shaped,
     stage_step,
 )
-from poe.watch import Spread, Tally
 
 
 class Moment(NamedTuple):

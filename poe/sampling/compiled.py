@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.samplers.kernel import Density
 from poe.samplers.questions import draws_beforehand, gradients_per_step
-from poe.watch import Tally
+from poe.sampling.tally import Tally
 
 GRADIENTS_PER_BLOCK = 8
 """Long enough that a call's overhead is small, short enough to compile in seconds."""
@@ -90,7 +90,7 @@ class Block:
 
 def _options() -> dict[str, Any]:
     """Those of the compiler's options that this version of it has."""
-    from poe.unfused import UnfusedBias  # imports the compiler, which takes seconds
+    from poe.sampling.unfused import UnfusedBias  # imports the compiler, which takes seconds
 
     wanted = {DECOMPOSED_TANH: True, GRAPH_PASS: UnfusedBias()}
     known = torch._inductor.list_options()

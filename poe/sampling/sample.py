@@ -20,14 +20,19 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks, merged
 from poe.draws import Draws
-from poe.job import Job, say
-from poe.loop import Plan, Run, collected
-from poe.many_modes import Lookout, is_done, tempered
-from poe.progress import Callback
-from poe.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
+from poe.sampling.driver import Job, say
+from poe.sampling.multimodality import Lookout, is_done, tempered
+from poe.sampling.progress import Callback
+from poe.sampling.remarks import (
+    chain_doubts,
+    compile_doubts,
+    escape_doubts,
+    negative_factors,
+)
+from poe.sampling.run import Plan, Run, collected
 from poe.structure.proper import is_proper
 from poe.tuning.choice import Choice, choose, is_batch
 from poe.tuning.deterministic import require_deterministic

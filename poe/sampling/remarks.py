@@ -7,9 +7,9 @@ import torch
 from poe.core.doubt import Doubt, Kind
 from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
-from poe.loop import Run
 from poe.samplers.kernel import BIASED
 from poe.samplers.questions import way_out
+from poe.sampling.run import Run
 
 
 def negative_factors(target: Expert) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from poe.core.errors import PoeError
-from poe.progress import Progress
+from poe.sampling.progress import Progress
 
 
 class TensorBoard:

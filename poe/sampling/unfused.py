@@ -24,7 +24,7 @@ class UnfusedBias(CustomGraphPass):
 
     def uuid(self) -> str:
         """By which the compiler tells what it has compiled before."""
-        return "poe.unfused.UnfusedBias 1"
+        return "poe.sampling.unfused.UnfusedBias 1"
 
 
 def _rewrite(graph: Graph, node: Node) -> None:

@@ -1,0 +1,1 @@
+"""A run: `sample`, what drives it, other modes, progress, compiled blocks."""
