@@ -13,8 +13,8 @@ from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeErro
 from poe.core.randomness import resolve
 from poe.density.conditional import log_density_of_rows
 from poe.density.latent import Posterior
-from poe.density_bounds import Find, bounds, has_exact_log_density
 from poe.io import register
+from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density
 
 CONFIDENCE = 0.95
 

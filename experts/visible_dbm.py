@@ -9,8 +9,8 @@ from experts.dbm import DBM
 from experts.families import Bernoulli
 from experts.mean_field import mean_field, variational_bound
 from poe import Expert, LogDensityBounds, PoeError
-from poe.density_bounds import Find, bounds, has_exact_log_density
 from poe.io import register
+from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density
 
 
 class VisibleDBM(Expert):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe.any_of import any_of
 from poe.calibration import Calibration, calibrate
-from poe.compatibility import Compatibility, compatibility
 from poe.core.doubt import Doubt
 from poe.core.errors import (
     AdaptationError,
@@ -49,10 +47,8 @@ from poe.density.latent import Chain, Marginal
 from poe.density.normalized import LogPartition, Normalized
 from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.density.wrappers import Autocast, Chunked, Together
-from poe.density_bounds import LogDensityBounds, log_density_bounds
 from poe.draws import Draws, Summary
 from poe.draws.store import load_draws, save_draws
-from poe.evidence import EvidenceRatio, evidence_ratio
 from poe.exponents import (
     FittedExponents,
     fit_exponents_by_likelihood,
@@ -62,12 +58,21 @@ from poe.exponents import (
 from poe.io import codecs as codecs
 from poe.io.tree import load, save
 from poe.losses.replay import ReplayBuffer
-from poe.normalizer_error import log_density_error
 from poe.normalizers.choose import log_partition
 from poe.particles.smc import smc
 from poe.particles.smc_over_positions import smc_over_positions
+from poe.probabilities.any_of import any_of
+from poe.probabilities.compatibility import Compatibility, compatibility
+from poe.probabilities.density_bounds import LogDensityBounds, log_density_bounds
+from poe.probabilities.evidence import EvidenceRatio, evidence_ratio
 from poe.probabilities.normalize import normalize
-from poe.ratio import LogRatio, log_prob_ratio, log_ratio, log_ratio_contributions
+from poe.probabilities.normalizer_error import log_density_error
+from poe.probabilities.ratio import (
+    LogRatio,
+    log_prob_ratio,
+    log_ratio,
+    log_ratio_contributions,
+)
 from poe.sampling.progress import Progress
 from poe.sampling.sample import sample
 from poe.sampling.short_run import Advanced, advance, short_run

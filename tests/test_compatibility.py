@@ -16,7 +16,7 @@ from experts import Bernoulli, Gamma, Gaussian, LinearGaussian, Poisson
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
 from poe.normalizers.enumeration import states
-from poe.overlap import by_draws, log_integral
+from poe.probabilities.overlap import by_draws, log_integral
 
 FAMILY = (
     Gaussian([0.0, 1.0], covariance=[[2.0, 0.3], [0.3, 1.0]]),

@@ -13,10 +13,10 @@ import poe
 from experts import Bernoulli, Gaussian, LinearGaussian
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
-from poe.density_bounds import has_exact_log_density
 from poe.normalizers import AIS, MBAR, ImportanceSampling
 from poe.normalizers.problem import Method
 from poe.normalizers.sides import WIDE
+from poe.probabilities.density_bounds import has_exact_log_density
 
 LINE, STEP = Gaussian([0.0], scale=[1.0]), LinearGaussian([[2.0]], bias=[1.0], scale=[1.0])
 OTHER = Gaussian([1.0], scale=[2.0])

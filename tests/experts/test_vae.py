@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import VAE, Gaussian, GaussianDecoder, GaussianLikelihood, Identity
-from poe.density_bounds import bounds, has_exact_log_density
+from poe.probabilities.density_bounds import bounds, has_exact_log_density
 from tests.seeds import seeded
 
 LOADINGS = torch.tensor([[1.5, 0.0], [0.0, -0.7], [2.0, 0.0]])

@@ -14,8 +14,8 @@ from poe.core.doubt import Doubt, texts, together, warn
 from poe.core.errors import PoeError
 from poe.density.checks import unique_names
 from poe.density.expert import Expert, Product, experts_in, require_expert, shared_space
-from poe.overlap import find_integrals
 from poe.probabilities.normalize import Estimator, estimator_or_default
+from poe.probabilities.overlap import find_integrals
 from poe.tuning.choice import is_batch
 
 CONTRADICTION = 0.01

@@ -142,7 +142,7 @@ def bounds(expert: Expert, x: Tensor, find: Find) -> LogDensityBounds:
         raise PoeError(
             f"the log-density of a part of {type(expert).__name__} is only bounded, and how that "
             "part acts on the whole is not known; bound the part itself, or register "
-            f"poe.density_bounds.bounds for {type(expert).__name__}"
+            f"poe.probabilities.density_bounds.bounds for {type(expert).__name__}"
         )
     value = expert(x)
     return LogDensityBounds(value, value)

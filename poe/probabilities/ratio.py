@@ -10,8 +10,8 @@ from torch import Tensor
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, Mixture, Product, shared_space
 from poe.density.normalized import Normalized
-from poe.normalizer_error import combined_error, sensitivities
 from poe.probabilities.normalize import Estimator, estimator_or_default
+from poe.probabilities.normalizer_error import combined_error, sensitivities
 
 
 class LogRatio(NamedTuple):
