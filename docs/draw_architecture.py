@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "poe.density.wrappers",
             "poe.density.latent",
             "poe.density.latent",
-            "poe.calibration",
+            "poe.exponents.calibration",
             "poe.structure.autoregressive",
             "poe.structure.twists",
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from poe import io, link, losses, normalizers, plot, ranges, samplers
-from poe.calibration import Calibration, calibrate
 from poe.core.doubt import Doubt
 from poe.core.errors import (
     AdaptationError,
@@ -55,6 +54,7 @@ from poe.exponents import (
     fit_exponents_by_log_score,
     fit_exponents_by_score_matching,
 )
+from poe.exponents.calibration import Calibration, calibrate
 from poe.io import codecs as codecs
 from poe.io.tree import load, save
 from poe.losses.replay import ReplayBuffer

@@ -24,7 +24,7 @@ from poe.exponents.fitted import (
     split,
     weighted,
 )
-from poe.exponents.held_out import log_score_loss
+from poe.exponents.log_score import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles.islands import Particles
 from poe.structure.proper import is_proper

@@ -1,22 +1,48 @@
-"""Exponents by the log score with cross-validated shrinkage, where log Z is at hand."""
+"""Exponents of the largest log score on held-out rows, with shrinkage by cross-validation."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from poe.core.errors import ImproperError, NormalizationError
 from poe.core.randomness import resolve
-from poe.density.expert import Product
-from poe.exponents.fitted import Estimate, FittedExponents, never_worse, said, sandwich, split
-from poe.exponents.held_out import log_score_loss
+from poe.density.expert import Expert, Product
+from poe.exponents.fitted import Estimate, FittedExponents, Loss, never_worse, said, sandwich, split
 from poe.exponents.log_z import LogZ, exact_log_z
 from poe.exponents.newton import derivatives, maximise
+from poe.normalizers.choose import find_log_partition
+
+
+def log_score_loss(
+    held_out: Tensor, generator: torch.Generator, *, progress: bool = False
+) -> Callable[[Expert, Tensor], Loss]:
+    """log Z − mean log p̃(x) of an expert over the points held out ``(n, *event)``.
+
+    Where log Z is estimated its bounds are the loss's; where it is not to be trusted nothing bounds
+    the loss from above.
+    """
+
+    def loss(target: Expert, weights: Tensor) -> Loss:
+        with torch.no_grad():
+            mean = float(target(held_out).double().mean())
+        found = find_log_partition(target, None, None, generator, progress)
+        upper = float(found.upper) if found.is_trusted else torch.inf
+        return Loss(float(found.value) - mean, float(found.lower) - mean, upper - mean)
+
+    return loss
+
 
 NUM_FOLDS = 5
+
 STRENGTHS = (0.0, 0.03, 0.3, 3.0, 30.0)
+
 MAX_ROUNDS = 10
+
 CLOSE = 1e-6
+
 MAX_HALVINGS = 30
 
 
