@@ -21,14 +21,14 @@ Needs matplotlib, which is imported when a plot is made: pip install "product-of
 
 from __future__ import annotations
 
-from poe.plot.contributions import contributions
-from poe.plot.densities import densities
-from poe.plot.disagreement import disagreement
+from poe.plot.contribution_plot import contributions
+from poe.plot.density_plot import densities
+from poe.plot.disagreement_plot import disagreement
 from poe.plot.factors import colors
-from poe.plot.images import images
-from poe.plot.pairs import pairs
-from poe.plot.trace import trace
-from poe.plot.tree import tree
+from poe.plot.image_grid import images
+from poe.plot.pair_plot import pairs
+from poe.plot.trace_plot import trace
+from poe.plot.tree_diagram import tree
 
 __all__ = [
     "colors", "contributions", "densities", "disagreement", "images", "pairs", "trace", "tree",

@@ -9,7 +9,12 @@ from matplotlib.colors import to_hex
 import experts
 import poe
 from poe import plot
-from poe.plot.tree import AND, OR, Node, node_of
+from poe.plot.tree_diagram import (
+    AND,
+    OR,
+    Node,
+    node_of,
+)
 
 
 def _composition() -> poe.Product:
