@@ -6,8 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from poe.cli import demo, experts, inspect, partition, ratio, sample, studio
-from poe.cli.exit_code import MEANING, BadInput, ExitCode
+from poe.cli import (
+    demo,
+    experts,
+    inspect,
+    partition,
+    ratio,
+    sample,
+    studio,
+)
+from poe.cli.terminal import MEANING, BadInput, ExitCode
 from poe.core.errors import PoeError
 
 DESCRIPTION = """\

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import poe
-from poe.cli import pretrained
-from poe.cli.table import CompositionError as CompositionError
-from poe.cli.table import Table
-from poe.cli.written_down import written_down
+from poe.cli import entries as pretrained
+from poe.cli.entries import written_down
+from poe.cli.toml_table import CompositionError as CompositionError
+from poe.cli.toml_table import Table
 from poe.density.expert import Expert, Product, shared_space
 
 WAYS = ("shipped", "saved", "kind", "and", "or")

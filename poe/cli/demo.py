@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from poe.cli.exit_code import ExitCode
+from poe.cli.terminal import ExitCode
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, Combination
 
 DEMO = """\

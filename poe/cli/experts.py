@@ -7,9 +7,7 @@ import json
 import textwrap
 from typing import Any
 
-from poe.cli.arguments import add_json, new_command
-from poe.cli.exit_code import BadInput, ExitCode
-from poe.cli.output import print_json
+from poe.cli.terminal import BadInput, ExitCode, add_json, new_command, print_json
 
 DESCRIPTION = """\
 The shipped experts, each with the labels that `given` may name and the first sentence of its card;

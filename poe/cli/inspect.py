@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from poe.cli.arguments import add_composition, add_json, add_seed, new_command
-from poe.cli.exit_code import ExitCode
-from poe.cli.output import print_json, table
+from poe.cli.terminal import (
+    ExitCode,
+    add_composition,
+    add_json,
+    add_seed,
+    new_command,
+    print_json,
+    table,
+)
 
 if TYPE_CHECKING:
     from poe.cli.composition import Composition

@@ -6,9 +6,16 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from poe.cli.arguments import add_composition, add_json, add_quiet, add_seed, new_command
-from poe.cli.exit_code import ExitCode
-from poe.cli.output import NON_FINITE, print_json
+from poe.cli.terminal import (
+    NON_FINITE,
+    ExitCode,
+    add_composition,
+    add_json,
+    add_quiet,
+    add_seed,
+    new_command,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from poe.density.normalized import LogPartition
@@ -44,7 +51,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
     import poe
     from poe.cli.composition import read
-    from poe.cli.named import classes, named
+    from poe.cli.settings import classes, named
     from poe.normalizers.choose import find_log_partition
 
     product = read(options.composition).product()

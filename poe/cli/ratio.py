@@ -6,9 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poe.cli.arguments import add_composition, add_json, new_command, positive
-from poe.cli.exit_code import BadInput, ExitCode
-from poe.cli.output import NON_FINITE, print_json, table
+from poe.cli.terminal import (
+    NON_FINITE,
+    BadInput,
+    ExitCode,
+    add_composition,
+    add_json,
+    new_command,
+    positive,
+    print_json,
+    table,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +75,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def pairs(options: argparse.Namespace, product: Product) -> tuple[Tensor, Tensor]:
     """The points of both files, as many of each."""
-    from poe.cli.rows import read_rows
+    from poe.cli.points import read_rows
     from poe.tuning.start import dtype_of
 
     dtype = dtype_of(product)

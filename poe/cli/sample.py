@@ -1,24 +1,29 @@
-"""``python -m poe sample``: draws of a composition, into files and a summary."""
+"""``python -m poe sample``: draw from a composition and report on the draws."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poe.cli.arguments import (
+from poe.cli.terminal import (
+    NON_FINITE,
+    BadInput,
+    ExitCode,
     add_composition,
     add_json,
     add_quiet,
     add_seed,
     new_command,
+    note,
     positive,
+    print_json,
 )
-from poe.cli.exit_code import BadInput, ExitCode
-from poe.cli.interruption import default_checkpoint, forget, how_to_go_on
-from poe.cli.output import NON_FINITE, note
 from poe.core.errors import PoeError
+from poe.draws import Draws
+from poe.draws.summary import Summary
 
 if TYPE_CHECKING:
     from poe.core.space import Space
@@ -26,6 +31,73 @@ if TYPE_CHECKING:
     from poe.draws import Draws
     from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
+
+
+def default_checkpoint(options: argparse.Namespace) -> Path:
+    """Beside the first output; without one here, told apart by the composition and the seed."""
+    if options.output:
+        first: Path = options.output[0]
+        return first.with_name(f"{first.name}.checkpoint")
+    return Path(f"{options.composition.stem}.seed{options.seed}.checkpoint")
+
+
+def how_to_go_on(options: argparse.Namespace, checkpoint: Path) -> str:
+    """What to do after an interruption."""
+    command = shlex.join(["python", "-m", "poe", *options.arguments])
+    if not checkpoint.exists():
+        return f"interrupted, with nothing to go on from. To start afresh:\n\n    {command}\n"
+    return (
+        f"interrupted; what was done is in {checkpoint}. To go on from there, to the same bits:\n\n"
+        f"    {command}\n"
+    )
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove the checkpoint of a run that is done, and that of its tempering."""
+    for path in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.tempering")):
+        path.unlink(missing_ok=True)
+
+
+def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
+    """The summary on stdout, and whether to trust it."""
+    summary = draws.summary()
+    if as_json:
+        print_json(facts(draws, summary) | {"outputs": [str(path) for path in outputs]})
+    else:
+        print(summary)
+        if draws.choice:
+            print(f"sampler: {type(draws.kernel).__name__}, {draws.choice}")
+    return ExitCode.OK if is_trusted(draws, summary) else ExitCode.DOUBTFUL
+
+
+def is_trusted(draws: Draws, summary: Summary) -> bool:
+    """Whether nothing speaks against the draws; that exact ones are few does not."""
+    if draws.guarantee == "exact":
+        return not draws.doubts and not int(draws.num_nonfinite.sum())
+    return not summary.warnings
+
+
+def facts(draws: Draws, summary: Summary) -> dict[str, Any]:
+    """The summary for a program: each statistic in the event's shape."""
+    chains, length, *event = draws.samples.shape
+    statistics = ("mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat")
+    rate = draws.acceptance_rate
+    return {
+        "guarantee": draws.guarantee,
+        "is_trusted": is_trusted(draws, summary),
+        "remarks": summary.warnings,
+        "choice": draws.choice,
+        "kernel": None if draws.kernel is None else type(draws.kernel).__name__,
+        "seed": draws.seed,
+        "chains": chains,
+        "draws": length,
+        "event_shape": event,
+        "warmup": draws.num_warmup,
+        "acceptance_rate": None if rate is None else rate.mean(),
+        "seconds": draws.seconds,
+        **{name: getattr(summary, name) for name in statistics},
+    }
+
 
 DESCRIPTION = f"""\
 Draw from the product that a composition describes, by the sampler that fits it or by one of your
@@ -44,6 +116,7 @@ small number of exact draws is no reason to doubt them.
   python -m poe sample examples/compositions/digits.toml --num 16 --chains 16 \\
       --noise-ladder 0.6,0.3 --steps-per-level 4 --output digits.safetensors --output digits.png
 """
+
 SUFFIXES = (".safetensors", ".png")
 
 
@@ -85,8 +158,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     """Draw, write, and report."""
     import poe
     from poe.cli.composition import read
-    from poe.cli.draws_report import report
-    from poe.cli.named import classes, named
+    from poe.cli.settings import classes, named
 
     product = read(options.composition).product()
     require_writable(options.output, product.space)
@@ -150,7 +222,7 @@ def draw(
 
 def require_writable(outputs: list[Path], space: Space) -> None:
     """Raise BadInput for an output that could not be written, before anything is drawn."""
-    from poe.cli.picture import require_pictures
+    from poe.cli.points import require_pictures
 
     for path in outputs:
         if path.suffix not in SUFFIXES:
@@ -168,7 +240,7 @@ def require_folder(path: Path) -> None:
 
 def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
     """Every file that was asked for."""
-    from poe.cli import picture
+    from poe.cli import points as picture
     from poe.draws.store import save_draws
 
     for path in outputs:

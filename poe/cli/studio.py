@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from poe.cli.arguments import new_command
-from poe.cli.exit_code import ExitCode
+from poe.cli.terminal import ExitCode, new_command
 
 DESCRIPTION = """\
 A web page on this machine: choose experts, set their exponents with sliders, and watch their

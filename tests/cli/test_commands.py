@@ -20,7 +20,7 @@ import experts
 import poe
 from poe.cli import main
 from poe.cli.composition import read
-from poe.cli.exit_code import ExitCode
+from poe.cli.terminal import ExitCode
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
 

@@ -12,7 +12,7 @@ import pytest
 
 from poe.cli import main, parser
 from poe.cli.composition import read
-from poe.cli.exit_code import MEANING, ExitCode
+from poe.cli.terminal import MEANING, ExitCode
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("demo", "sample", "ratio", "partition", "inspect", "experts")

@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 import poe
-from poe.cli import picture
-from poe.cli.exit_code import BadInput
-from poe.cli.named import classes, named
-from poe.cli.output import plain, table
-from poe.cli.rows import read_rows
+from poe.cli import points as picture
+from poe.cli.points import read_rows
+from poe.cli.settings import classes, named
+from poe.cli.terminal import BadInput, plain, table
 from poe.draws import Draws
 
 KERNELS = classes(poe.samplers, "step")

@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-from poe.cli.exit_code import BadInput
+from poe.cli.terminal import BadInput
 from poe.core.space import Space
 
 

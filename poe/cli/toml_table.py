@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poe.cli.exit_code import BadInput
+from poe.cli.terminal import BadInput
 from poe.core.errors import PoeError
 
 
@@ -24,7 +24,7 @@ class Table:
     >>> table = Table(Path("a.toml"), "experts.a", {"exponent": "two"})
     >>> table.number("exponent", 1.0)
     Traceback (most recent call last):
-    poe.cli.table.CompositionError: a.toml: experts.a.exponent: expected a finite number, got 'two'
+    poe.cli.toml_table.CompositionError: a.toml: experts.a.exponent: expected a finite number, got 'two'
     """
 
     file: Path
