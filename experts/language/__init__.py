@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from experts.language.automaton import Ahead, Automaton, foreseen, reachable
-from experts.language.bytes import OverBytes
-from experts.language.constraints import at_most_tokens, avoids, contains, matches
+from experts.language.byte_model import OverBytes
 from experts.language.next_token import NextToken, log_after, token_frequencies
+from experts.language.text_constraints import (
+    at_most_tokens,
+    avoids,
+    contains,
+    matches,
+)
 from experts.language.vocabulary import Vocabulary
 
 __all__ = [

@@ -26,8 +26,8 @@ from experts.language import (
     matches,
     token_frequencies,
 )
-from experts.language.pattern import parsed
-from experts.language.regular import derivative, is_nullable
+from experts.language.pattern_syntax import parsed
+from experts.language.regular_sets import derivative, is_nullable
 from poe.diagnostics.weights import normalized_weights
 from poe.normalizers.enumeration import states
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import poe
 from experts.language import NextToken, OverBytes, Vocabulary
-from experts.language.bytes import END
+from experts.language.byte_model import END
 from poe.normalizers.enumeration import states
 from poe.structure.autoregressive import at_rows
 from tests.experts.test_language import LastTwo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experts.language.regular import (
+from experts.language.regular_sets import (
     EMPTY,
     NOTHING,
     OneOf,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from experts.language.automaton import MAX_STATES, Automaton
-from experts.language.pattern import parsed
-from experts.language.regular import (
+from experts.language.pattern_syntax import parsed
+from experts.language.regular_sets import (
     ANYTHING,
     Term,
     byte_classes,
@@ -22,7 +22,7 @@ from poe import PoeError
 def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text as a whole matches a regular expression, whatever tokens write it.
 
-    For the syntax see ``experts.language.pattern.parsed``. The text is what the tokens before its
+    For the syntax see ``experts.language.pattern_syntax.parsed``. The text is what the tokens before its
     end write; one that has not ended is taken as it is (``at_most_tokens`` asks for an end).
 
     >>> letters = Vocabulary(["", "a", "b", "ab"], ends=[0])
