@@ -20,25 +20,29 @@ from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
 from experts.denoising import LearnedDenoiser, learn_denoiser
 from experts.discriminator import Discriminator
-from experts.exponential import ExponentialFamily
 from experts.factor_graph import FactorGraph
-from experts.families import (
-    Bernoulli,
+from experts.families.continuous import (
     Beta,
-    Categorical,
     Dirichlet,
     Exponential,
     Gamma,
-    Poisson,
     VonMises,
     Wishart,
+)
+from experts.families.discrete import (
+    Bernoulli,
+    Categorical,
+    Poisson,
     data_log_odds,
 )
+from experts.families.exponential_family import ExponentialFamily
+from experts.families.gaussian import Gaussian
+from experts.families.linear_gaussian import LinearGaussian
+from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.field_of_experts import FieldOfExperts
 from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
-from experts.gaussian import Gaussian
 from experts.gaussian_rbm import GaussianRBM
 from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
@@ -49,7 +53,6 @@ from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.likelihood import GaussianLikelihood, SaltAndPepper
 from experts.linear_chain import LinearChain, stack_chains
-from experts.linear_gaussian import LinearGaussian
 from experts.linear_operator import (
     BlockMean,
     Blur,
@@ -71,7 +74,6 @@ from experts.patch_mixture import PatchMixture
 from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
-from experts.probabilistic_pca import ProbabilisticPCA
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
 from experts.residual import ResidualNetwork

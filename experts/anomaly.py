@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.coordinates import NormalScores, Standardize
-from experts.gaussian import Gaussian
+from experts.families.gaussian import Gaussian
 from experts.neighbours import Neighbours, RelativeNeighbours
 
 _MIN_ROWS = 8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.families import Bernoulli, data_log_odds
+from experts.families.discrete import Bernoulli, data_log_odds
 from experts.linear import linear
 from experts.rbm import RBM
 from experts.rbm_gibbs import draw_bits, sweep

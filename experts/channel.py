@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from experts.families import Bernoulli
+from experts.families.discrete import Bernoulli
 from experts.parameters import floats, number, probability
 from poe import PoeError
 

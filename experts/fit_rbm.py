@@ -22,7 +22,7 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from experts.contrastive import PCD, Centre, Particles, contrast
-from experts.families import data_log_odds
+from experts.families.discrete import data_log_odds
 from experts.rbm import RBM
 from poe.core.randomness import resolve
 

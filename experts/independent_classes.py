@@ -7,7 +7,7 @@ from collections.abc import Set
 import torch
 
 from experts.factor_graph import FactorGraph
-from experts.families import Categorical
+from experts.families.discrete import Categorical
 from experts.linear_chain import LinearChain
 from experts.potts import Potts
 from poe import Expert

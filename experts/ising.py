@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experts.elimination import best_order, log_sum_over_spins, sample_spins
-from experts.families import Bernoulli
+from experts.families.discrete import Bernoulli
 from experts.graph import check_edges, grid_graph, united
 from experts.parameters import ArrayLike, aligned, filled, keep
 from poe import Binary, Expert, PoeError, ShapeError

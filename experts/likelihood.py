@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from experts.gaussian import Gaussian
+from experts.families.gaussian import Gaussian
 from experts.linear_operator import Identity, LinearOperator
 from experts.parameters import ArrayLike, keep, positive, real
 from experts.parameters import probability as between

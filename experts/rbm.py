@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.families import Bernoulli
+from experts.families.discrete import Bernoulli
 from experts.latest import Latest
 from experts.linear import linear
 from experts.parameters import ArrayLike, keep, real

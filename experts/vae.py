@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from experts.gaussian import Gaussian
+from experts.families.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, real
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
 from poe.core.randomness import resolve

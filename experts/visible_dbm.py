@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experts.dbm import DBM
-from experts.families import Bernoulli
+from experts.families.discrete import Bernoulli
 from experts.mean_field import mean_field, variational_bound
 from poe import Expert, LogDensityBounds, PoeError
 from poe.io import register

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import poe
 from experts.adapters.optional import missing
-from experts.gaussian import Gaussian
+from experts.families.gaussian import Gaussian
 from experts.kernel_density import KernelDensity
 
 try:

@@ -14,8 +14,8 @@ from torch import distributions as D
 
 import experts
 import poe
-from experts.exponential import Member, Samplable
-from experts.families import FAMILIES
+from experts.families.continuous import FAMILIES
+from experts.families.exponential_family import Member, Samplable
 
 F64 = torch.float64
 G = Callable[[], torch.Generator]

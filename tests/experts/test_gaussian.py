@@ -11,7 +11,7 @@ from torch import distributions as D
 
 import poe
 from experts import Gaussian
-from experts.gaussian import _not_positive
+from experts.families.gaussian import _not_positive
 from poe.density.capabilities import (
     can_sample_exactly,
     check_proper,

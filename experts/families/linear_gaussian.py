@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from experts.gaussian import Gaussian
+from experts.families.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Conditional, Expert, Real, ShapeError, simplify
 from poe.core.randomness import resolve

@@ -1,0 +1,1 @@
+"""Exponential families, Gaussians and linear-Gaussian models."""

@@ -1,0 +1,179 @@
+"""Exponential families on bits, labels and counts."""
+
+from __future__ import annotations
+
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import poe
+from experts.families.exponential_family import Samplable
+from experts.parameters import ArrayLike, alike, positive, real
+from poe.core.errors import ShapeError
+from poe.density.capabilities import (
+    Conditionals,
+    LabelPairs,
+    SpinPairs,
+    conditionals,
+    label_pairs,
+    spin_pairs,
+)
+
+
+class Bernoulli(Samplable):
+    """p(x) = σ(θ)^x (1 − σ(θ))^(1−x) for x in {0, 1}, independently for each element.
+
+    θ = ``logits`` ``(*event)``, T = x. Raises PoeError where one is not finite: a probability of 0
+    or 1 is no member.
+
+    >>> Bernoulli([0.0]).log_prob(torch.tensor([[1.0]]))
+    tensor([-0.6931])
+    """
+
+    def __init__(self, logits: ArrayLike) -> None:
+        (logits,) = alike(real, logits=logits)
+        super().__init__(logits, poe.Binary(tuple(logits.shape)))
+
+    @property
+    def logits(self) -> Tensor:
+        """log p(1) − log p(0), ``(*event)``"""
+        return self.natural
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """x"""
+        return x.to(self.natural.dtype)
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """Σ log(1 + e^θ)"""
+        return torch.logaddexp(natural, torch.zeros_like(natural)).sum()
+
+    def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        shape = (num_samples, *self.natural.shape)
+        return torch.bernoulli(self.natural.sigmoid().expand(shape), generator=generator)
+
+
+@conditionals.register
+def _(expert: Bernoulli) -> Conditionals:
+    """The logits, whatever the other elements are."""
+    edges = torch.empty((2, 0), dtype=torch.int64, device=expert.logits.device)
+    return Conditionals(edges, 0, lambda x, uniforms: expert.logits.expand_as)
+
+
+@spin_pairs.register
+def _(expert: Bernoulli) -> SpinPairs:
+    """θx = (θ/2) s + θ/2: half the logits as fields, and no couplings."""
+    logits = expert.logits.detach().flatten()
+    edges = torch.empty((2, 0), dtype=torch.int64, device=logits.device)
+    return SpinPairs(edges, logits.new_empty(0), logits / 2)
+
+
+class Categorical(Samplable):
+    """p(x) = softmax(θ)ₓ for x in 0 ... k − 1, independently for each element.
+
+    θ = ``logits`` ``(*event, k)``, T = the one-hot vector of x. Raises PoeError where a logit is
+    not finite, and ShapeError where there is no dimension for the classes.
+
+    >>> Categorical([0.0, 0.0]).log_prob(torch.tensor([1]))
+    tensor([-0.6931])
+    """
+
+    def __init__(self, logits: ArrayLike) -> None:
+        (logits,) = alike(real, logits=logits)
+        if logits.ndim == 0:
+            raise ShapeError("expected logits of shape (*event, k), got ()")
+        super().__init__(logits, poe.Categorical(tuple(logits.shape[:-1]), logits.shape[-1]))
+
+    @property
+    def logits(self) -> Tensor:
+        """log p up to a constant, ``(*event, k)``"""
+        return self.natural
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """The one-hot vector"""
+        k = self.natural.shape[-1]
+        return F.one_hot(x.long().clamp(0, k - 1), k).to(self.natural.dtype)
+
+    def log_density_of_one_hot(self, z: Tensor) -> Tensor:
+        """θ'z − log Σ e^θ: ``(*batch, *event, k) -> (*batch,)``."""
+        natural = self.natural
+        terms = z.reshape(*z.shape[: z.ndim - natural.ndim], -1) @ natural.flatten()
+        return terms - self.log_partition(natural)
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """Σ log Σ e^θ"""
+        return natural.logsumexp(-1).sum()
+
+    def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        rows = self.natural.softmax(-1).reshape(-1, self.natural.shape[-1])
+        draws = torch.multinomial(rows, num_samples, replacement=True, generator=generator)
+        return draws.T.reshape(num_samples, *self.natural.shape[:-1])
+
+
+@label_pairs.register
+def _(expert: Categorical) -> LabelPairs:
+    """The logits as fields, and no couplings."""
+    fields = expert.logits.detach().reshape(-1, expert.logits.shape[-1])
+    edges = torch.empty((2, 0), dtype=torch.int64, device=fields.device)
+    return LabelPairs(edges, fields.new_empty(0), fields)
+
+
+class Poisson(Samplable):
+    """p(x) = λ^x e^(−λ) / x! for counts x, independently for each element of ``rate`` ``(*event)``.
+
+    θ = log λ, T = x, h = 1 / x!. Exponents that sum to 1 give a Poisson, others do not, as h does
+    not come out as h. Raises PoeError where a rate is not positive.
+
+    >>> product = Poisson([1.0]) ** 0.5 * Poisson([4.0]) ** 0.5
+    >>> poe.simplify(product).expert.rate
+    tensor([2.])
+    """
+
+    def __init__(self, rate: ArrayLike) -> None:
+        (rate,) = alike(positive, rate=rate)
+        super().__init__(rate.log(), poe.Count(tuple(rate.shape)))
+
+    @property
+    def rate(self) -> Tensor:
+        """λ ``(*event)``"""
+        return self.natural.exp()
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """x"""
+        return x.to(self.natural.dtype)
+
+    @property
+    def has_base_measure(self) -> bool:
+        """1 / x!"""
+        return True
+
+    def log_base_measure(self, x: Tensor) -> Tensor:
+        """−Σ log x!"""
+        return -(self.statistics(x) + 1).lgamma().sum(tuple(range(-self.natural.ndim, 0)))
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """Σ λ"""
+        return natural.exp().sum()
+
+    def tails(self, natural: Tensor) -> Tensor:
+        """1 at infinity, in units of x log x"""
+        return torch.ones_like(natural).flatten()
+
+    def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
+
+
+def data_log_odds(data: Tensor) -> Tensor:
+    """log p̂ − log(1 − p̂) of each column of bits, with half a row of each value added.
+
+    Args:
+        data: Rows of 0 and 1, ``(n, v)``, of any dtype.
+
+    Returns:
+        The log-odds ``(v,)``, float32, finite where a column has one value alone too.
+
+    >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    tensor([1.6094, 0.0000])
+    """
+    ones = data.sum(0, dtype=torch.float64)
+    return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()
