@@ -5,20 +5,16 @@ from __future__ import annotations
 from experts import adapters as adapters
 from experts import independent_classes as independent_classes
 from experts import language as language
-from experts import strips as strips
 from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS
-from experts.belief_propagation import Beliefs, belief_propagation
 from experts.causal_transformer import CausalTransformer
 from experts.chain_sums import Chains, Marginals, MostProbable
-from experts.channel import binary_channel
 from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
-from experts.denoising import LearnedDenoiser, learn_denoiser
 from experts.discriminator import Discriminator
 from experts.factor_graph import FactorGraph
 from experts.families.continuous import (
@@ -44,9 +40,7 @@ from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian_rbm import GaussianRBM
-from experts.graph_cut import graph_cut
 from experts.grow_dbm import grow_dbm
-from experts.ising import Ising
 from experts.jem import JEM, jem_loss
 from experts.kernel_density import KernelDensity
 from experts.ladder import at_noise_level, noise_ladder
@@ -71,12 +65,17 @@ from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 from experts.noisy_energy import NoisyEnergy
 from experts.patch_mixture import PatchMixture
-from experts.potts import Potts
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
 from experts.residual import ResidualNetwork
+from experts.spins import tractable_strips as strips
+from experts.spins.bethe import Beliefs, belief_propagation
+from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser
+from experts.spins.ising import Ising
+from experts.spins.minimum_cut import graph_cut
+from experts.spins.potts import Potts
 from experts.tile_gibbs import TileGibbs
 from experts.tiled_mixture import TiledMixture
 from experts.transitions import Transitions, fit_transitions

@@ -9,7 +9,7 @@ import torch
 from experts.factor_graph import FactorGraph
 from experts.families.discrete import Categorical
 from experts.linear_chain import LinearChain
-from experts.potts import Potts
+from experts.spins.potts import Potts
 from poe import Expert
 from poe.density.capabilities import widen
 

@@ -9,7 +9,7 @@ import torch
 
 import poe
 from experts import Bernoulli, Ising, binary_channel, learn_denoiser
-from experts.denoising import posterior, pseudo_likelihood
+from experts.spins.denoiser import posterior, pseudo_likelihood
 from poe.density.closed_forms import exact_sample
 from poe.normalizers.enumeration import states
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts import Bernoulli, Ising
-from experts.elimination import best_order
+from experts.spins.transfer_matrix import best_order
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition, widen
 from poe.density.closed_forms import exact_sample
 from poe.normalizers.enumeration import states

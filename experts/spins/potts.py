@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.graph import check_edges, grid_graph, united
 from experts.parameters import ArrayLike, aligned, filled, keep
+from experts.spins.lattice import check_edges, grid_graph, united
 from poe import Categorical as CategoricalSpace
 from poe import Expert
 from poe.density.capabilities import LabelPairs, Simplified, Term, combine, label_pairs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experts.elimination import best_order
-from experts.ising import Ising
+from experts.spins.ising import Ising
+from experts.spins.transfer_matrix import best_order
 from poe.density.capabilities import in_tractable_parts
 from poe.density.expert import Expert, Product
 

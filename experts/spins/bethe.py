@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experts.ising import Ising
 from experts.parameters import number, positive, whole
-from experts.potts import Potts
+from experts.spins.ising import Ising
+from experts.spins.potts import Potts
 from poe import Expert, PoeError, TrustWarning
 from poe.density.capabilities import simplify
 

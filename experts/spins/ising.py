@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from experts.elimination import best_order, log_sum_over_spins, sample_spins
 from experts.families.discrete import Bernoulli
-from experts.graph import check_edges, grid_graph, united
 from experts.parameters import ArrayLike, aligned, filled, keep
+from experts.spins.lattice import check_edges, grid_graph, united
+from experts.spins.transfer_matrix import best_order, log_sum_over_spins, sample_spins
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import (
@@ -43,7 +43,7 @@ class Ising(Expert):
     given as an ``nn.Parameter`` stay one (couplings through ``from_edges``).
 
     A product of powers of Ising models is one, whatever the exponents' sign, with ``Bernoulli``
-    experts among them too. log Z is exact, by ``experts.elimination``, where that goes over no more
+    experts among them too. log Z is exact, by ``experts.spins.transfer_matrix``, where that goes over no more
     than 2^30 table entries (seconds): chains and rings, free grids at most 16 wide and some hundred
     long (also with each row closed to a ring), periodic ones up to 11 × 11, any 23 sites. Beyond,
     estimates start at such strips. Up to 2^25 entries ``sample`` draws exactly.

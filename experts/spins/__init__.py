@@ -1,0 +1,1 @@
+"""Models of coupled spins and labels, and what is exact about them."""
