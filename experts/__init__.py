@@ -35,19 +35,14 @@ from experts.families.exponential_family import ExponentialFamily
 from experts.families.gaussian import Gaussian
 from experts.families.linear_gaussian import LinearGaussian
 from experts.families.probabilistic_pca import ProbabilisticPCA
-from experts.field_of_experts import FieldOfExperts
 from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
 from experts.gaussian_rbm import GaussianRBM
 from experts.grow_dbm import grow_dbm
-from experts.jem import JEM, jem_loss
-from experts.kernel_density import KernelDensity
-from experts.ladder import at_noise_level, noise_ladder
-from experts.library import available, load
-from experts.likelihood import GaussianLikelihood, SaltAndPepper
-from experts.linear_chain import LinearChain, stack_chains
-from experts.linear_operator import (
+from experts.images.field_of_experts import FieldOfExperts
+from experts.images.likelihoods import GaussianLikelihood, SaltAndPepper
+from experts.images.operators import (
     BlockMean,
     Blur,
     FilterBank,
@@ -56,6 +51,14 @@ from experts.linear_operator import (
     Mask,
     Window,
 )
+from experts.images.patch_mixture import PatchMixture
+from experts.images.tile_gibbs import TileGibbs
+from experts.images.tiled_mixture import TiledMixture
+from experts.jem import JEM, jem_loss
+from experts.kernel_density import KernelDensity
+from experts.ladder import at_noise_level, noise_ladder
+from experts.library import available, load
+from experts.linear_chain import LinearChain, stack_chains
 from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
 from experts.mlp import MultilayerPerceptron
@@ -64,7 +67,6 @@ from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 from experts.noisy_energy import NoisyEnergy
-from experts.patch_mixture import PatchMixture
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
@@ -76,8 +78,6 @@ from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denois
 from experts.spins.ising import Ising
 from experts.spins.minimum_cut import graph_cut
 from experts.spins.potts import Potts
-from experts.tile_gibbs import TileGibbs
-from experts.tiled_mixture import TiledMixture
 from experts.transitions import Transitions, fit_transitions
 from experts.vae import VAE, GaussianDecoder, dense_vae
 from experts.visible_dbm import VisibleDBM

@@ -17,9 +17,9 @@ import poe
 from experts.autoregressive import PixelMixture
 from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.flow import ImageFlow
+from experts.images.patch_mixture import PatchMixture
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import NoisyConditional
-from experts.patch_mixture import PatchMixture
 from experts.residual import ResidualNetwork
 from experts.vae import VAE, dense_vae
 from poe.core.randomness import Lent

@@ -26,7 +26,12 @@ from experts import (
     TileGibbs,
     Window,
 )
-from experts.tiled_mixture import as_picture, as_tiles, observed, own_precisions
+from experts.images.tiled_mixture import (
+    as_picture,
+    as_tiles,
+    observed,
+    own_precisions,
+)
 from poe.testing import LawError, check_kernel
 
 
@@ -238,7 +243,9 @@ def test_draws_are_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     expert.sample(3000, generator=torch.Generator().manual_seed(0))
     assert len(calls) == 1
-    monkeypatch.setattr("experts.tiled_mixture.MAX_NUMBERS", 1000 * expert.precisions.numel())
+    monkeypatch.setattr(
+        "experts.images.tiled_mixture.MAX_NUMBERS", 1000 * expert.precisions.numel()
+    )
     x = expert.sample(3000, generator=torch.Generator().manual_seed(0))
     assert len(calls) == 4
     assert ((x.mean(0) - expert.mean()).abs() < 5 * x.std(0) / len(x) ** 0.5).all()

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from experts.linear_operator import FilterBank
+from experts.images.operators import FilterBank
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Expert, Real, ShapeError
 from poe.io import register

@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from experts.patch_mixture import PatchMixture
-from experts.tiled_mixture import (
+from experts.images.patch_mixture import PatchMixture
+from experts.images.tiled_mixture import (
     Observed,
     as_picture,
     as_tiles,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.linear_operator import FilterBank
-from experts.patch_mixture import PatchMixture
+from experts.images.operators import FilterBank
+from experts.images.patch_mixture import PatchMixture
 from poe import Expert, ImproperError, PoeError, Product
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, distribute

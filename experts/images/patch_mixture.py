@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.linear_operator import FilterBank
+from experts.images.operators import FilterBank
 from experts.parameters import ArrayLike, keep, real
 from poe import Expert, Real, ShapeError
 from poe.io import register

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experts.families.gaussian import Gaussian
-from experts.linear_operator import Identity, LinearOperator
+from experts.images.operators import Identity, LinearOperator
 from experts.parameters import ArrayLike, keep, positive, real
 from experts.parameters import probability as between
 from poe import Expert, Real, ShapeError

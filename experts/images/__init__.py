@@ -1,0 +1,1 @@
+"""Experts on images: linear observations, patches and filters."""
