@@ -13,7 +13,6 @@ from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
-from experts.coordinates import NormalScores, Standardize
 from experts.dbm import DBM
 from experts.discriminator import Discriminator
 from experts.factor_graph import FactorGraph
@@ -55,7 +54,6 @@ from experts.images.patch_mixture import PatchMixture
 from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
 from experts.jem import JEM, jem_loss
-from experts.kernel_density import KernelDensity
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_chain import LinearChain, stack_chains
@@ -63,7 +61,6 @@ from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
 from experts.mlp import MultilayerPerceptron
 from experts.nade import NADE
-from experts.neighbours import Neighbours, RelativeNeighbours
 from experts.neural import NeuralEnergy, ReconstructionEnergy
 from experts.noise import DensityRatio, NoisyConditional
 from experts.noisy_energy import NoisyEnergy
@@ -78,6 +75,9 @@ from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denois
 from experts.spins.ising import Ising
 from experts.spins.minimum_cut import graph_cut
 from experts.spins.potts import Potts
+from experts.tables.column_scaling import NormalScores, Standardize
+from experts.tables.kernel_density import KernelDensity
+from experts.tables.neighbours import Neighbours, RelativeNeighbours
 from experts.transitions import Transitions, fit_transitions
 from experts.vae import VAE, GaussianDecoder, dense_vae
 from experts.visible_dbm import VisibleDBM

@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from experts.adapters.optional import missing
 from experts.families.gaussian import Gaussian
-from experts.kernel_density import KernelDensity
+from experts.tables.kernel_density import KernelDensity
 
 try:
     from sklearn.base import BaseEstimator

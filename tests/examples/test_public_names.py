@@ -52,7 +52,7 @@ PUBLIC = {
 DEMO = {"poe.demo.attributes", "poe.demo.conjunction", "poe.demo.evaluate", "poe.demo.judge"}
 """Parts of the demo, for ``train_digits``, which trains its experts, and ``plots``."""
 FORMER = {
-    "experts.anomaly": "experts.tables:ProductDetector",
+    "experts.tables.anomaly_detector": "experts.tables:ProductDetector",
     "experts.embedding": "experts.noised:NoiseEmbedding",
     "experts.library": "experts.pretrained:FAMILIES",
     "experts.noise": "experts.noised:ANY",

@@ -14,7 +14,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import poe
-from experts.anomaly import ProductDetector, _half_whitening, _mixture
+from experts.tables.anomaly_detector import ProductDetector, _half_whitening, _mixture
 from tests.seeds import seeded
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import poe
 from experts import Neighbours, RelativeNeighbours
-from experts import neighbours as source
+from experts.tables import neighbours as source
 
 
 def _table(n: int, d: int) -> Tensor:

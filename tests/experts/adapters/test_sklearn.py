@@ -13,7 +13,7 @@ from sklearn.neighbors import KernelDensity
 
 import experts
 import poe
-from experts.kernel_density import LOG_KERNELS
+from experts.tables.kernel_density import LOG_KERNELS
 
 COVARIANCES = ["full", "tied", "diag", "spherical"]
 

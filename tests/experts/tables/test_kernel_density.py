@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import experts
-from experts.kernel_density import LOG_KERNELS, log_volume
+from experts.tables.kernel_density import LOG_KERNELS, log_volume
 
 NODES = 200_000
 

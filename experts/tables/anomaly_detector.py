@@ -18,9 +18,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 import poe
-from experts.coordinates import NormalScores, Standardize
 from experts.families.gaussian import Gaussian
-from experts.neighbours import Neighbours, RelativeNeighbours
+from experts.tables.column_scaling import NormalScores, Standardize
+from experts.tables.neighbours import Neighbours, RelativeNeighbours
 
 _MIN_ROWS = 8
 _ROWS_A_CLUSTER = 10
@@ -51,7 +51,7 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     ``offset_``, ``n_features_in_``. Raises scikit-learn's ValueError and TypeError for X and
     parameters.
 
-    >>> from experts.anomaly import ProductDetector
+    >>> from experts.tables.anomaly_detector import ProductDetector
     >>> X = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     >>> detector = ProductDetector(random_state=0).fit(X)
     >>> detector.predict([[0.0, 0.0], [9.0, -9.0]])

@@ -1,0 +1,1 @@
+"""Experts fitted to rows of a table."""
