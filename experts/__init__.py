@@ -7,14 +7,11 @@ from experts import independent_classes as independent_classes
 from experts import language as language
 from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS
-from experts.causal_transformer import CausalTransformer
 from experts.chain_sums import Chains, Marginals, MostProbable
-from experts.classifier import Classifier
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.dbm import DBM
-from experts.discriminator import Discriminator
 from experts.factor_graph import FactorGraph
 from experts.families.continuous import (
     Beta,
@@ -53,22 +50,27 @@ from experts.images.operators import (
 from experts.images.patch_mixture import PatchMixture
 from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
-from experts.jem import JEM, jem_loss
 from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_chain import LinearChain, stack_chains
-from experts.made import MADE
 from experts.mean_field import mean_field, variational_bound
-from experts.mlp import MultilayerPerceptron
-from experts.nade import NADE
-from experts.neural import NeuralEnergy, ReconstructionEnergy
+from experts.neural.causal_transformer import CausalTransformer
+from experts.neural.classifier import Classifier
+from experts.neural.discriminator import Discriminator
+from experts.neural.jem import JEM, jem_loss
+from experts.neural.made import MADE
+from experts.neural.nade import NADE
+from experts.neural.neural_energy import NeuralEnergy
+from experts.neural.perceptron import MultilayerPerceptron
+from experts.neural.residual_network import ResidualNetwork
+from experts.neural.vae import VAE, GaussianDecoder, dense_vae
 from experts.noise import DensityRatio, NoisyConditional
+from experts.noised.reconstruction_energy import ReconstructionEnergy
 from experts.noisy_energy import NoisyEnergy
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM
 from experts.rbm_gibbs import LayerGibbs, sweep
-from experts.residual import ResidualNetwork
 from experts.spins import tractable_strips as strips
 from experts.spins.bethe import Beliefs, belief_propagation
 from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser
@@ -79,7 +81,6 @@ from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.kernel_density import KernelDensity
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
 from experts.transitions import Transitions, fit_transitions
-from experts.vae import VAE, GaussianDecoder, dense_vae
 from experts.visible_dbm import VisibleDBM
 
 __all__ = [

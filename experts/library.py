@@ -18,10 +18,11 @@ from experts.autoregressive import PixelMixture
 from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.flow import ImageFlow
 from experts.images.patch_mixture import PatchMixture
-from experts.neural import NeuralEnergy, ReconstructionEnergy
+from experts.neural.neural_energy import NeuralEnergy
+from experts.neural.residual_network import ResidualNetwork
+from experts.neural.vae import VAE, dense_vae
 from experts.noise import NoisyConditional
-from experts.residual import ResidualNetwork
-from experts.vae import VAE, dense_vae
+from experts.noised.reconstruction_energy import ReconstructionEnergy
 from poe.core.randomness import Lent
 from poe.core.tensor_file import sha256
 

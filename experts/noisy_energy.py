@@ -12,9 +12,9 @@ from torch.nn import functional as F
 import poe
 import poe.io.tree
 from experts.embedding import LabelAndNoise
-from experts.mlp import reference
+from experts.neural.perceptron import reference
+from experts.neural.residual_network import require_halvable
 from experts.noise import NoisyConditional, constructor_arguments
-from experts.residual import require_halvable
 
 
 class ModulatedBlock(nn.Module):

@@ -17,8 +17,8 @@ import poe
 from examples.concepts.data import CELLS, FACTORS, SIZE
 from experts import NoisyConditional
 from experts.embedding import NoiseEmbedding
-from experts.neural import FeatureShift, double
 from experts.noise import ANY
+from experts.noised.reconstruction_energy import FeatureShift, double
 
 SPACE = poe.Real((3, SIZE, SIZE))
 SPREAD = 0.15

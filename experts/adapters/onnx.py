@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.optional import require
-from experts.classifier import Classifier
+from experts.neural.classifier import Classifier
 from poe.core.errors import AdaptationError, ShapeError
 from poe.core.no_gradient import without_gradient
 from poe.io import register

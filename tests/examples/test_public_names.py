@@ -56,7 +56,7 @@ FORMER = {
     "experts.embedding": "experts.noised:NoiseEmbedding",
     "experts.library": "experts.pretrained:FAMILIES",
     "experts.noise": "experts.noised:ANY",
-    "experts.spectral": "experts.neural:power_iterate",
+    "experts.neural.spectral_norm": "experts.neural:power_iterate",
 }
 """Modules that count as public for as long as their names have no public home."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from experts.spectral import normalize_spectrally, power_iterate
+from experts.neural.spectral_norm import normalize_spectrally, power_iterate
 from tests.seeds import seeded
 
 SILU_SLOPE = 1.0999

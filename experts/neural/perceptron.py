@@ -10,7 +10,7 @@ from typing import Self
 from torch import Tensor, nn
 
 import poe.io.tree
-from experts.spectral import hold, normalize_spectrally
+from experts.neural.spectral_norm import hold, normalize_spectrally
 
 
 class MultilayerPerceptron(nn.Module):
@@ -22,7 +22,7 @@ class MultilayerPerceptron(nn.Module):
     SiLU is smooth, so the score is too, and Lipschitz, so the network grows at most linearly and
     the quadratic, a Gaussian reference of ``spread`` s, wins in every direction. None leaves it
     out: then the density may be improper. ``spectral_norm`` bounds the slope of each layer
-    (`experts.spectral.normalize_spectrally`).
+    (`experts.neural.spectral_norm.normalize_spectrally`).
 
     Shapes: x ``(*batch, *shape)`` to ``(*batch,)``.
 

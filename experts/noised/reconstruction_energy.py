@@ -1,40 +1,15 @@
-"""Neural energies: any network's output as an unnormalised log-density."""
+"""An energy by the reconstruction of a convolutional network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 import poe
 import poe.io.tree
 from experts.embedding import NoiseEmbedding, with_border
 from experts.noise import ANY, NoisyConditional, constructor_arguments
-
-
-class NeuralEnergy(poe.Expert):
-    r"""An unnormalised density whose log is the output of a network.
-
-    .. math:: \tilde p(x) = \exp f(x), \qquad E(x) = -f(x)
-
-    ``net`` maps ``(*batch, *event)`` to ``(*batch,)``. The normaliser is unknown, so there is no
-    ``log_prob``. Raises ``poe.ShapeError`` when called if the network returns another shape.
-
-    >>> net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
-    >>> NeuralEnergy(net, poe.Real(2))(torch.ones(3, 2)).shape
-    torch.Size([3])
-    """
-
-    def __init__(self, net: nn.Module, space: poe.Space) -> None:
-        super().__init__()
-        self.net = net
-        self.space = space
-
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.net(x)
-        return value
 
 
 class FeatureShift(nn.Module):
@@ -187,11 +162,4 @@ poe.io.register_module(
     constructor_arguments,
     name="experts.ReconstructionEnergy",
     formerly=("experts.neural.ReconstructionEnergy",),
-)
-poe.io.register(
-    NeuralEnergy,
-    lambda expert: {"net": expert.net, "space": expert.space},
-    lambda fields: NeuralEnergy(**fields),
-    name="experts.NeuralEnergy",
-    formerly=("experts.neural.NeuralEnergy",),
 )

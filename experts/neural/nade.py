@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.made import both
+from experts.neural.made import both
 from poe import Binary, ShapeError
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive

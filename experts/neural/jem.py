@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from experts.classifier import Classifier, of_class
+from experts.neural.classifier import Classifier, of_class
 from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence

@@ -1,0 +1,1 @@
+"""Experts that know the noise level of what they see."""
