@@ -5,7 +5,6 @@ from __future__ import annotations
 from experts import adapters as adapters
 from experts import independent_classes as independent_classes
 from experts import language as language
-from experts.autoregressive import PixelMixture
 from experts.base_rate import BaseRateAIS
 from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
@@ -50,7 +49,6 @@ from experts.images.operators import (
 from experts.images.patch_mixture import PatchMixture
 from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
-from experts.ladder import at_noise_level, noise_ladder
 from experts.library import available, load
 from experts.linear_chain import LinearChain, stack_chains
 from experts.mean_field import mean_field, variational_bound
@@ -64,9 +62,11 @@ from experts.neural.neural_energy import NeuralEnergy
 from experts.neural.perceptron import MultilayerPerceptron
 from experts.neural.residual_network import ResidualNetwork
 from experts.neural.vae import VAE, GaussianDecoder, dense_vae
-from experts.noise import DensityRatio, NoisyConditional
+from experts.noised.conditional import DensityRatio, NoisyConditional
+from experts.noised.ladder import at_noise_level, noise_ladder
+from experts.noised.noisy_energy import NoisyEnergy
+from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
-from experts.noisy_energy import NoisyEnergy
 from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
 from experts.rbm import RBM

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 import poe
 import poe.io.tree
-from experts.embedding import LabelAndNoise
-from experts.noise import NoisyConditional, constructor_arguments
+from experts.noised.conditional import NoisyConditional, constructor_arguments
+from experts.noised.embedding import LabelAndNoise
 from poe.core.randomness import borrowed, resolve
 from poe.tuning.deterministic import require_settled
 

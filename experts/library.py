@@ -14,14 +14,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 import poe
-from experts.autoregressive import PixelMixture
 from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.flow import ImageFlow
 from experts.images.patch_mixture import PatchMixture
 from experts.neural.neural_energy import NeuralEnergy
 from experts.neural.residual_network import ResidualNetwork
 from experts.neural.vae import VAE, dense_vae
-from experts.noise import NoisyConditional
+from experts.noised.conditional import NoisyConditional
+from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
 from poe.core.randomness import Lent
 from poe.core.tensor_file import sha256

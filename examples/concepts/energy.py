@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import poe
 from examples.concepts.data import CELLS, FACTORS, SIZE
 from experts import NoisyConditional
-from experts.embedding import NoiseEmbedding
-from experts.noise import ANY
+from experts.noised.conditional import ANY
+from experts.noised.embedding import NoiseEmbedding
 from experts.noised.reconstruction_energy import FeatureShift, double
 
 SPACE = poe.Real((3, SIZE, SIZE))

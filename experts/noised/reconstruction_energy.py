@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 import poe
 import poe.io.tree
-from experts.embedding import NoiseEmbedding, with_border
-from experts.noise import ANY, NoisyConditional, constructor_arguments
+from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
+from experts.noised.embedding import NoiseEmbedding, with_border
 
 
 class FeatureShift(nn.Module):

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent
 
 import experts
 import poe
-from experts.noise import ANY, NoisyConditional
+from experts.noised.conditional import ANY, NoisyConditional
 from poe.cli.toml_table import Table
 from poe.density.conditional import Conditional
 from poe.density.expert import Expert

@@ -53,9 +53,9 @@ DEMO = {"poe.demo.attributes", "poe.demo.conjunction", "poe.demo.evaluate", "poe
 """Parts of the demo, for ``train_digits``, which trains its experts, and ``plots``."""
 FORMER = {
     "experts.tables.anomaly_detector": "experts.tables:ProductDetector",
-    "experts.embedding": "experts.noised:NoiseEmbedding",
+    "experts.noised.embedding": "experts.noised:NoiseEmbedding",
     "experts.library": "experts.pretrained:FAMILIES",
-    "experts.noise": "experts.noised:ANY",
+    "experts.noised.conditional": "experts.noised:ANY",
     "experts.neural.spectral_norm": "experts.neural:power_iterate",
 }
 """Modules that count as public for as long as their names have no public home."""

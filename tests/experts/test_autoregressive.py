@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from experts.autoregressive import draw
+from experts.noised.pixel_mixture import draw
 from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]

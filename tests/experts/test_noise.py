@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import experts
 import poe
 import poe.io.tree
-from experts.embedding import LabelAndNoise
+from experts.noised.embedding import LabelAndNoise
 from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]

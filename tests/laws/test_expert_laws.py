@@ -26,9 +26,9 @@ from experts import (
     ReconstructionEnergy,
 )
 from experts.adapters import onnx, pzflow
-from experts.adapters.diffusion import ScoreModel
 from experts.adapters.jax import JaxLogDensity
 from experts.adapters.onnx import OnnxClassifier
+from experts.noised.score_model import ScoreModel
 from poe.testing import EXPERT_LAWS, LawError, check_expert
 from poe.testing import expert_laws as laws
 from tests.seeds import seeded

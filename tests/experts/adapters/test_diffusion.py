@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from experts.adapters.diffusion import ScoreModel
+from experts.noised.score_model import ScoreModel
 
 BETAS = torch.linspace(1e-4, 0.12, 80)
 KEPT = (1 - BETAS).cumprod(0)

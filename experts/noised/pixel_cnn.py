@@ -1,20 +1,13 @@
-"""Autoregressive images: every pixel a mixture of Gaussians given the pixels before it."""
+"""Masked convolutions: each pixel sees those before it."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import poe
-import poe.io.tree
-from experts.embedding import LabelAndNoise, with_border
-from experts.noise import NoisyConditional, constructor_arguments
-from poe.core.randomness import resolve
+from experts.noised.embedding import LabelAndNoise, with_border
 
 
 class CausalConv2d(nn.Conv2d):
@@ -126,98 +119,3 @@ def window(features: Tensor, layer: CausalConv2d, row: int, column: int) -> Tens
     """What the layer's kernel covers at one pixel of padded features: (n, c, rows, columns)."""
     rows, columns = layer.kernel_size
     return features[:, :, row : row + rows, column : column + columns]
-
-
-class PixelMixture(NoisyConditional):
-    r"""A conditional autoregressive density of images on the real line.
-
-    .. math:: \log p_\sigma(x \mid y) = \sum_i \log \sum_k \pi_{ik} N(x_i; \mu_{ik}, \sigma^2
-        + \tau_{ik}^2), \qquad (\pi, \mu, \tau)_i = \text{PixelCNN}(x_{<i}, y, \sigma)
-
-    in raster order. No conditional is narrower than the noise, as is true of noised data, so the
-    score stays bounded on the scale of the noise. Natively continuous: the base measure is Lebesgue
-    measure on pixels and no dequantisation takes part.
-
-    Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``. ``sample`` is ancestral and
-    exact.
-
-    >>> model = PixelMixture((4, 4), ["a", "b"], noise_level=0.1, channels=8, blocks=1)
-    >>> expert = model.given("b")
-    >>> x = expert.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, expert.log_prob(x).shape
-    (torch.Size([5, 4, 4]), torch.Size([5]))
-    """
-
-    is_normalized = True
-
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        labels: Sequence[str],
-        noise_level: float | Tensor,
-        *,
-        channels: int = 32,
-        blocks: int = 6,
-        components: int = 5,
-    ) -> None:
-        super().__init__(poe.Real(shape), labels, noise_level)
-        self.net = PixelCNN(len(labels), channels, blocks, components)
-        self.settings = {"channels": channels, "blocks": blocks, "components": components}
-
-    def mixture(
-        self, x: Tensor, label: Tensor, noise_level: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and standard deviations, each (n, components, h, w)."""
-        return as_mixture(self.net(x, label, noise_level), noise_level)
-
-    def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
-        weight, mean, scale = self.mixture(x, label, noise_level)
-        z = (x[:, None] - mean) / scale
-        pixel = (weight - 0.5 * z**2 - scale.log()).logsumexp(1)
-        size = self.space.event_shape.numel()
-        return pixel.sum((-2, -1)) - 0.5 * math.log(2 * math.pi) * size
-
-    @torch.no_grad()
-    def sample(
-        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Ancestral samples, pixel by pixel: (num_samples, height, width). Exact.
-
-        Every layer keeps what it has seen, so that an image costs about one evaluation of its
-        density.
-        """
-        generator = resolve(generator, self.noise_level.device)
-        level = self.noise_levels(torch.Size((num_samples,)))
-        embedding = self.net.embed(condition.expand(num_samples), level)
-        x = level.new_zeros(num_samples, *self.space.event_shape)
-        seen = self.net.blank(x)
-        _, reach, top, _ = self.net.first.around
-        for row, column in itertools.product(range(x.shape[1]), range(x.shape[2])):
-            parameters = self.net.pixel(seen, embedding, row, column)
-            x[:, row, column] = draw(*as_mixture(parameters, level), generator)[:, 0, 0]
-            seen[0][:, 0, row + top, column + reach] = x[:, row, column]
-        return x
-
-
-poe.io.register_module(
-    PixelMixture,
-    constructor_arguments,
-    name="experts.PixelMixture",
-    formerly=("experts.autoregressive.PixelMixture",),
-)
-
-
-def as_mixture(parameters: Tensor, noise_level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-weights, means and scales (n, components, h, w) from (n, 3 * components, h, w)."""
-    weight, mean, spread = parameters.chunk(3, 1)
-    scale = (noise_level[:, None, None, None] ** 2 + F.softplus(spread - 3) ** 2).sqrt()
-    return weight.log_softmax(1), mean, scale
-
-
-def draw(weight: Tensor, mean: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw from each mixture: (n, components, h, w) three times -> (n, h, w)."""
-    size = weight[:, :1].shape
-    u = torch.rand(size, generator=generator, device=weight.device, dtype=weight.dtype)
-    below = (weight.exp().cumsum(1)[:, :-1] < u).sum(1, keepdim=True)
-    noise = torch.randn(size, generator=generator, device=weight.device, dtype=weight.dtype)
-    return (mean.gather(1, below) + scale.gather(1, below) * noise)[:, 0]

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import poe
 import poe.io.tree
-from experts.embedding import LabelAndNoise
 from experts.neural.perceptron import reference
 from experts.neural.residual_network import require_halvable
-from experts.noise import NoisyConditional, constructor_arguments
+from experts.noised.conditional import NoisyConditional, constructor_arguments
+from experts.noised.embedding import LabelAndNoise
 
 
 class ModulatedBlock(nn.Module):

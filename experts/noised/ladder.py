@@ -8,7 +8,7 @@ from functools import singledispatch
 from torch import Tensor
 
 import poe
-from experts.noise import NoisyGiven
+from experts.noised.conditional import NoisyGiven
 from poe.density.expert import named_product
 
 
