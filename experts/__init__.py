@@ -5,12 +5,18 @@ from __future__ import annotations
 from experts import adapters as adapters
 from experts import independent_classes as independent_classes
 from experts import language as language
-from experts.base_rate import BaseRateAIS
+from experts.boltzmann.base_rate_ais import BaseRateAIS
+from experts.boltzmann.block_gibbs import LayerGibbs, sweep
+from experts.boltzmann.dbm import DBM
+from experts.boltzmann.gaussian_rbm import GaussianRBM
+from experts.boltzmann.potts_rbm import PottsRBM
+from experts.boltzmann.rbm import RBM
+from experts.boltzmann.variational import mean_field, variational_bound
+from experts.boltzmann.visible_dbm import VisibleDBM
 from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
 from experts.contrastive import CD, PCD, TemperedPCD, contrast
-from experts.dbm import DBM
 from experts.factor_graph import FactorGraph
 from experts.families.continuous import (
     Beta,
@@ -33,7 +39,6 @@ from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.fit_dbm import fit_dbm
 from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
-from experts.gaussian_rbm import GaussianRBM
 from experts.grow_dbm import grow_dbm
 from experts.images.field_of_experts import FieldOfExperts
 from experts.images.likelihoods import GaussianLikelihood, SaltAndPepper
@@ -51,7 +56,6 @@ from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
 from experts.library import available, load
 from experts.linear_chain import LinearChain, stack_chains
-from experts.mean_field import mean_field, variational_bound
 from experts.neural.causal_transformer import CausalTransformer
 from experts.neural.classifier import Classifier
 from experts.neural.discriminator import Discriminator
@@ -67,10 +71,7 @@ from experts.noised.ladder import at_noise_level, noise_ladder
 from experts.noised.noisy_energy import NoisyEnergy
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
-from experts.potts_rbm import PottsRBM
 from experts.pretrain_dbm import pretrain_dbm
-from experts.rbm import RBM
-from experts.rbm_gibbs import LayerGibbs, sweep
 from experts.spins import tractable_strips as strips
 from experts.spins.bethe import Beliefs, belief_propagation
 from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser
@@ -81,7 +82,6 @@ from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.kernel_density import KernelDensity
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
 from experts.transitions import Transitions, fit_transitions
-from experts.visible_dbm import VisibleDBM
 
 __all__ = [
     "CD",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.boltzmann.block_gibbs import draw_bits, sweep
+from experts.boltzmann.fast_linear import linear
+from experts.boltzmann.rbm import RBM
 from experts.boltzmann.training.loop import require_counts
-from experts.linear import linear
-from experts.rbm import RBM
-from experts.rbm_gibbs import draw_bits, sweep
 from poe.core.errors import PoeError
 
 

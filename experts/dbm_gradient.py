@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experts.dbm import DBM
+from experts.boltzmann.dbm import DBM
 
 
 class Moments(NamedTuple):

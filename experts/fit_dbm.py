@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from experts.boltzmann.dbm import DBM
 from experts.boltzmann.training.loop import (
     Augment,
     Schedule,
@@ -21,9 +22,8 @@ from experts.boltzmann.training.loop import (
     require_rows,
     run,
 )
-from experts.dbm import DBM
+from experts.boltzmann.variational import mean_field
 from experts.dbm_gradient import centred_gradient, moments, sweeps, with_odd_means
-from experts.mean_field import mean_field
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 

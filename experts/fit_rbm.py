@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from experts.boltzmann.rbm import RBM
 from experts.boltzmann.training.loop import (
     UPDATES_A_LOOK,
     Augment,
@@ -23,7 +24,6 @@ from experts.boltzmann.training.loop import (
 )
 from experts.contrastive import PCD, Centre, Particles, contrast
 from experts.families.discrete import data_log_odds
-from experts.rbm import RBM
 from poe.core.randomness import resolve
 
 PERSISTENT = PCD()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from experts.dbm import DBM
-from experts.rbm import RBM
+from experts.boltzmann.dbm import DBM
+from experts.boltzmann.rbm import RBM
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from experts.boltzmann.dbm import DBM
 from experts.boltzmann.training.loop import (
     Checkpoint,
     Schedule,
@@ -22,7 +23,6 @@ from experts.boltzmann.training.loop import (
     require_rows,
     run,
 )
-from experts.dbm import DBM
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 

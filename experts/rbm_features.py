@@ -19,10 +19,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.boltzmann.block_gibbs import draw_bits, sweep
+from experts.boltzmann.rbm import RBM
 from experts.contrastive import Centre, difference
 from experts.fit_rbm import WEIGHT_SCALE
-from experts.rbm import RBM
-from experts.rbm_gibbs import draw_bits, sweep
 
 _DTYPES = (np.float64, np.float32)
 

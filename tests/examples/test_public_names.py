@@ -150,7 +150,7 @@ def test_only_public_names_are_used(path: Path) -> None:
         ("from poe.exponents import FittedExponents", set()),
         ("from poe.exponents import fitted", {"poe.exponents.fitted"}),
         ("import poe\npoe.samplers.MALA(), poe.samplers.kernel", {"poe.samplers.kernel"}),
-        ("import experts.rbm_gibbs", {"experts.rbm_gibbs"}),
+        ("import experts.boltzmann.block_gibbs", {"experts.boltzmann.block_gibbs"}),
         ("import poe\npoe.sample(1).samples.shape", set()),
         ("import poe\npoe.not_there", {"poe.not_there"}),
         (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import poe
 from experts import RBM, BaseRateAIS, Bernoulli, Gaussian
-from experts.base_rate import Path, _climb, _descend
+from experts.boltzmann.base_rate_ais import Path, _climb, _descend
 from poe.normalizers.enumeration import states
 
 

@@ -75,7 +75,7 @@ def test_log_z_is_summed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         summed.append(target.space)
         return torch.zeros(())
 
-    monkeypatch.setattr("experts.rbm.log_sum", log_sum)
+    monkeypatch.setattr("experts.boltzmann.rbm.log_sum", log_sum)
     poe.log_partition(rbm(60, 25))
     assert summed == [poe.Binary(25)]
 
@@ -169,7 +169,7 @@ def test_log_z_is_kept_until_the_numbers_change(monkeypatch: pytest.MonkeyPatch)
         summed.append(target.space)
         return log_sum(target)
 
-    monkeypatch.setattr("experts.rbm.log_sum", counted)
+    monkeypatch.setattr("experts.boltzmann.rbm.log_sum", counted)
     first, again = (poe.log_partition(expert).value for _ in range(2))
     assert torch.equal(first, again)
     assert len(summed) == 1

@@ -118,7 +118,7 @@ def test_registered_again_a_class_keeps_its_name(tmp_path: Path) -> None:
     ("name", "formerly"),
     [
         ("poe.Mixture", ()),
-        ("mine.Old", ("experts.rbm.RBM",)),
+        ("mine.Old", ("experts.boltzmann.rbm.RBM",)),
         ("mine.Old", ("torch.nn.modules.linear.Linear",)),
         (None, ("experts.Gaussian",)),
         ("poe.algebra.Mixture", ()),

@@ -19,6 +19,9 @@ from torch import Tensor
 import experts
 import poe
 from experts import DBM, fit_dbm, fit_rbm, pretrain_dbm
+from experts.boltzmann.fast_linear import linear
+from experts.boltzmann.hidden_states import HiddenDensity
+from experts.boltzmann.last_call_cache import Latest
 from experts.boltzmann.training.loop import (
     Checkpoint,
     Schedule,
@@ -29,9 +32,6 @@ from experts.boltzmann.training.loop import (
     look,
     run,
 )
-from experts.hidden_units import HiddenDensity
-from experts.latest import Latest
-from experts.linear import linear
 
 
 def seeded(seed: int = 0) -> torch.Generator:

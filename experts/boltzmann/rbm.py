@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.boltzmann.fast_linear import linear
+from experts.boltzmann.last_call_cache import Latest
 from experts.families.discrete import Bernoulli
-from experts.latest import Latest
-from experts.linear import linear
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
 from poe.core.randomness import resolve, uniforms

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experts.boltzmann.rbm import RBM
 from experts.parameters import ArrayLike, keep, real
-from experts.rbm import RBM
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.density.capabilities import (
     Conditionals,

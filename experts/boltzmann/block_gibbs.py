@@ -8,10 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from experts.gaussian_rbm import GaussianRBM
-from experts.linear import linear
-from experts.potts_rbm import PottsRBM
-from experts.rbm import RBM
+from experts.boltzmann.fast_linear import linear
+from experts.boltzmann.gaussian_rbm import GaussianRBM
+from experts.boltzmann.potts_rbm import PottsRBM
+from experts.boltzmann.rbm import RBM
 from poe.core.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
 

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.hidden_units import HiddenDensity, draw_hidden, hidden_log_partition, is_small
-from experts.linear import linear
+from experts.boltzmann.fast_linear import linear
+from experts.boltzmann.hidden_states import (
+    HiddenDensity,
+    draw_hidden,
+    hidden_log_partition,
+    is_small,
+)
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Categorical, Expert, ShapeError
 from poe.core.randomness import resolve, uniforms

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experts.dbm import DBM
+from experts.boltzmann.dbm import DBM
+from experts.boltzmann.variational import mean_field, variational_bound
 from experts.families.discrete import Bernoulli
-from experts.mean_field import mean_field, variational_bound
 from poe import Expert, LogDensityBounds, PoeError
 from poe.io import register
 from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density

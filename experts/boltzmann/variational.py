@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.dbm import DBM
+from experts.boltzmann.dbm import DBM
 from poe import PoeError
 
 
