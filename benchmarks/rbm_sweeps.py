@@ -22,7 +22,7 @@ from sklearn.neural_network import BernoulliRBM
 from threadpoolctl import threadpool_limits
 
 import experts
-from experts.rbm_features import RBMFeatures
+from experts.boltzmann.training.rbm_features import RBMFeatures
 from poe.density.capabilities import conditionals
 from poe.samplers import BlockGibbs
 

@@ -11,12 +11,21 @@ from experts.boltzmann.dbm import DBM
 from experts.boltzmann.gaussian_rbm import GaussianRBM
 from experts.boltzmann.potts_rbm import PottsRBM
 from experts.boltzmann.rbm import RBM
+from experts.boltzmann.training.contrastive_divergence import (
+    CD,
+    PCD,
+    TemperedPCD,
+    contrast,
+)
+from experts.boltzmann.training.dbm import fit_dbm
+from experts.boltzmann.training.growth import grow_dbm
+from experts.boltzmann.training.layerwise import pretrain_dbm
+from experts.boltzmann.training.rbm import fit_rbm
 from experts.boltzmann.variational import mean_field, variational_bound
 from experts.boltzmann.visible_dbm import VisibleDBM
 from experts.chain_sums import Chains, Marginals, MostProbable
 from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
-from experts.contrastive import CD, PCD, TemperedPCD, contrast
 from experts.factor_graph import FactorGraph
 from experts.families.continuous import (
     Beta,
@@ -36,10 +45,7 @@ from experts.families.exponential_family import ExponentialFamily
 from experts.families.gaussian import Gaussian
 from experts.families.linear_gaussian import LinearGaussian
 from experts.families.probabilistic_pca import ProbabilisticPCA
-from experts.fit_dbm import fit_dbm
-from experts.fit_rbm import fit_rbm
 from experts.flow import Flow, ImageFlow
-from experts.grow_dbm import grow_dbm
 from experts.images.field_of_experts import FieldOfExperts
 from experts.images.likelihoods import GaussianLikelihood, SaltAndPepper
 from experts.images.operators import (
@@ -71,7 +77,6 @@ from experts.noised.ladder import at_noise_level, noise_ladder
 from experts.noised.noisy_energy import NoisyEnergy
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
-from experts.pretrain_dbm import pretrain_dbm
 from experts.spins import tractable_strips as strips
 from experts.spins.bethe import Beliefs, belief_propagation
 from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser

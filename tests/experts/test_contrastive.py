@@ -11,7 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from experts import CD, PCD, RBM, TemperedPCD, contrast, data_log_odds, fit_rbm, sweep
-from experts.contrastive import Centre, Particles
+from experts.boltzmann.training.contrastive_divergence import Centre, Particles
 from poe.normalizers.enumeration import states
 
 BITS = states(poe.Binary(4))

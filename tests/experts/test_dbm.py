@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import poe
 from experts import DBM, RBM, Bernoulli, VisibleDBM, mean_field, variational_bound
-from experts.dbm_gradient import sweeps
+from experts.boltzmann.training.dbm_gradient import sweeps
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition
 from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs

@@ -11,8 +11,13 @@ from torch import Tensor
 
 import poe
 from experts import DBM, RBM, VisibleDBM, fit_dbm, grow_dbm, mean_field, pretrain_dbm
-from experts.dbm_gradient import Moments, centred_gradient, moments, with_odd_means
-from experts.pretrain_dbm import Pair, contrastive_divergence
+from experts.boltzmann.training.dbm_gradient import (
+    Moments,
+    centred_gradient,
+    moments,
+    with_odd_means,
+)
+from experts.boltzmann.training.layerwise import Pair, contrastive_divergence
 from poe.normalizers.enumeration import states
 
 PATTERNS = torch.tensor(

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import poe
 from experts import RBM
-from experts.rbm_features import RBMFeatures
+from experts.boltzmann.training.rbm_features import RBMFeatures
 from tests.seeds import seeded
 
 

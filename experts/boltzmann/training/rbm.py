@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 from experts.boltzmann.rbm import RBM
+from experts.boltzmann.training.contrastive_divergence import (
+    PCD,
+    Centre,
+    Particles,
+    contrast,
+)
 from experts.boltzmann.training.loop import (
     UPDATES_A_LOOK,
     Augment,
@@ -22,7 +28,6 @@ from experts.boltzmann.training.loop import (
     require_rows,
     run,
 )
-from experts.contrastive import PCD, Centre, Particles, contrast
 from experts.families.discrete import data_log_odds
 from poe.core.randomness import resolve
 

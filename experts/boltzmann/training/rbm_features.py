@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from experts.boltzmann.block_gibbs import draw_bits, sweep
 from experts.boltzmann.rbm import RBM
-from experts.contrastive import Centre, difference
-from experts.fit_rbm import WEIGHT_SCALE
+from experts.boltzmann.training.contrastive_divergence import Centre, difference
+from experts.boltzmann.training.rbm import WEIGHT_SCALE
 
 _DTYPES = (np.float64, np.float32)
 
@@ -42,7 +42,7 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     Source: Tieleman 2008; Melchior, Fischer & Wiskott 2016.
 
-    >>> from experts.rbm_features import RBMFeatures
+    >>> from experts.boltzmann.training.rbm_features import RBMFeatures
     >>> X = [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]]
     >>> RBMFeatures(n_components=2, random_state=0).fit_transform(X).shape
     (4, 2)

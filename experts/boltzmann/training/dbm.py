@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 from experts.boltzmann.dbm import DBM
+from experts.boltzmann.training.dbm_gradient import (
+    centred_gradient,
+    moments,
+    sweeps,
+    with_odd_means,
+)
 from experts.boltzmann.training.loop import (
     Augment,
     Schedule,
@@ -23,7 +29,6 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from experts.boltzmann.variational import mean_field
-from experts.dbm_gradient import centred_gradient, moments, sweeps, with_odd_means
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 
