@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from experts import adapters as adapters
-from experts import independent_classes as independent_classes
 from experts import language as language
 from experts.boltzmann.base_rate_ais import BaseRateAIS
 from experts.boltzmann.block_gibbs import LayerGibbs, sweep
@@ -23,10 +22,7 @@ from experts.boltzmann.training.layerwise import pretrain_dbm
 from experts.boltzmann.training.rbm import fit_rbm
 from experts.boltzmann.variational import mean_field, variational_bound
 from experts.boltzmann.visible_dbm import VisibleDBM
-from experts.chain_sums import Chains, Marginals, MostProbable
-from experts.constraints import Constraint, at_least, at_most, exactly, parity
 from experts.context_flow import ContextFlow
-from experts.factor_graph import FactorGraph
 from experts.families.continuous import (
     Beta,
     Dirichlet,
@@ -46,6 +42,18 @@ from experts.families.gaussian import Gaussian
 from experts.families.linear_gaussian import LinearGaussian
 from experts.families.probabilistic_pca import ProbabilisticPCA
 from experts.flow import Flow, ImageFlow
+from experts.graphs import widen_categorical as independent_classes
+from experts.graphs.count_constraints import (
+    Constraint,
+    at_least,
+    at_most,
+    exactly,
+    parity,
+)
+from experts.graphs.factor_graph import FactorGraph
+from experts.graphs.forward_backward import Chains, Marginals, MostProbable
+from experts.graphs.linear_chain import LinearChain, stack_chains
+from experts.graphs.transitions import Transitions, fit_transitions
 from experts.images.field_of_experts import FieldOfExperts
 from experts.images.likelihoods import GaussianLikelihood, SaltAndPepper
 from experts.images.operators import (
@@ -61,7 +69,6 @@ from experts.images.patch_mixture import PatchMixture
 from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
 from experts.library import available, load
-from experts.linear_chain import LinearChain, stack_chains
 from experts.neural.causal_transformer import CausalTransformer
 from experts.neural.classifier import Classifier
 from experts.neural.discriminator import Discriminator
@@ -86,7 +93,6 @@ from experts.spins.potts import Potts
 from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.kernel_density import KernelDensity
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
-from experts.transitions import Transitions, fit_transitions
 
 __all__ = [
     "CD",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import experts
 import poe
 from experts import Chains, LinearChain, stack_chains
-from experts.linear_chain import as_factor_graph
+from experts.graphs.linear_chain import as_factor_graph
 from poe.normalizers.enumeration import log_sum, states
 from poe.structure.twists import twists
 from tests.seeds import seeded

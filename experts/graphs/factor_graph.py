@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.parameters import ArrayLike, keep, log_values
-from experts.variable_elimination import (
+from experts.graphs.variable_elimination import (
     Step,
     Table,
     draw_backwards,
     eliminate,
     elimination_order,
 )
+from experts.parameters import ArrayLike, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
 from poe.core.randomness import resolve
 from poe.core.space import Binary

@@ -6,9 +6,9 @@ from collections.abc import Set
 
 import torch
 
-from experts.factor_graph import FactorGraph
 from experts.families.discrete import Categorical
-from experts.linear_chain import LinearChain
+from experts.graphs.factor_graph import FactorGraph
+from experts.graphs.linear_chain import LinearChain
 from experts.spins.potts import Potts
 from poe import Expert
 from poe.density.capabilities import widen

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.chain_sums import Chains
-from experts.linear_chain import LinearChain
+from experts.graphs.forward_backward import Chains
+from experts.graphs.linear_chain import LinearChain
 from experts.parameters import ArrayLike, keep, log_values
 from poe import AdaptationError, PoeError, ShapeError
 from poe.io import register

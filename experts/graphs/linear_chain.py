@@ -7,8 +7,8 @@ from collections.abc import Sequence, Set
 import torch
 from torch import Tensor, nn
 
-from experts.chain_sums import Chains, Marginals
-from experts.factor_graph import FactorGraph, Tables
+from experts.graphs.factor_graph import FactorGraph, Tables
+from experts.graphs.forward_backward import Chains, Marginals
 from experts.parameters import ArrayLike, keep, log_values
 from poe import Categorical, Expert, PoeError, ShapeError, Space
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, widen
