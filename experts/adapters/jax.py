@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 import poe
-from experts.adapters.optional import require
+from experts.adapters.optional_imports import require
 from poe.core.errors import AdaptationError
 from poe.core.no_gradient import without_gradient
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.adapters.optional import missing
+from experts.adapters.optional_imports import missing
 from experts.context_flow import require_floats
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each

@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.jax import JaxLogDensity
-from experts.adapters.optional import require
+from experts.adapters.optional_imports import require
 from poe.core.errors import AdaptationError
 from poe.core.randomness import resolve
 from poe.density.transformed import mask_outside

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.adapters.optional import require
+from experts.adapters.optional_imports import require
 from experts.neural.classifier import Classifier
 from poe.core.errors import AdaptationError, ShapeError
 from poe.core.no_gradient import without_gradient

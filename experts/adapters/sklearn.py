@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts.adapters.optional import missing
+from experts.adapters.optional_imports import missing
 from experts.families.gaussian import Gaussian
 from experts.tables.kernel_density import KernelDensity
 

@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 import poe
-from experts.adapters.optional import missing
+from experts.adapters.optional_imports import missing
 from experts.context_flow import require_floats
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of

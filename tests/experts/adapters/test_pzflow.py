@@ -18,8 +18,8 @@ from torch import Tensor
 
 import poe
 from experts.adapters import pzflow as adapter
-from experts.adapters.pickled_arrays import read_arrays
-from experts.rational_quadratic import splines_of
+from experts.adapters.pzflow.pickled_arrays import read_arrays
+from experts.adapters.pzflow.splines import splines_of
 from tests.seeds import seeded
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "pzflow_reference.safetensors"

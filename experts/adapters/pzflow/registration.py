@@ -5,7 +5,7 @@ from __future__ import annotations
 from pzflow import Flow
 
 import poe
-from experts.adapters.pzflow import TableFlow, of_state
+from experts.adapters.pzflow.table_flow import TableFlow, of_state
 
 
 @poe.as_expert.register

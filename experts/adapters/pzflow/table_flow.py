@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch import distributions as D
 
 import poe
-from experts.adapters.pickled_arrays import read_arrays
-from experts.rational_quadratic import Splines, splines_of
+from experts.adapters.pzflow.pickled_arrays import read_arrays
+from experts.adapters.pzflow.splines import Splines, splines_of
 from poe.core.errors import AdaptationError
 from poe.core.randomness import Lent, resolve
 from poe.io import register, register_module
@@ -274,21 +274,21 @@ BASES: dict[str, Callable[..., poe.Expert]] = {
 register_module(
     Affine,
     ("shift", "scale"),
-    name="experts.adapters.pzflow.Affine",
+    name="experts.adapters.pzflow.table_flow.Affine",
 )
 register_module(
     Permutation,
     ("order",),
-    name="experts.adapters.pzflow.Permutation",
+    name="experts.adapters.pzflow.table_flow.Permutation",
 )
 register_module(
     SplineCoupling,
     ("sizes", "moved", "num_bins", "bound"),
-    name="experts.adapters.pzflow.SplineCoupling",
+    name="experts.adapters.pzflow.table_flow.SplineCoupling",
 )
 register(
     TableFlow,
     lambda flow: {"columns": flow.columns, "base": flow.base, "layers": list(flow.layers)},
     lambda fields: TableFlow(**fields),
-    name="experts.adapters.pzflow.TableFlow",
+    name="experts.adapters.pzflow.table_flow.TableFlow",
 )

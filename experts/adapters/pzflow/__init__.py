@@ -1,0 +1,1 @@
+"""Flows of pzflow, read without it."""
