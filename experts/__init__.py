@@ -68,7 +68,6 @@ from experts.images.operators import (
 from experts.images.patch_mixture import PatchMixture
 from experts.images.tile_gibbs import TileGibbs
 from experts.images.tiled_mixture import TiledMixture
-from experts.library import available, load
 from experts.neural.causal_transformer import CausalTransformer
 from experts.neural.classifier import Classifier
 from experts.neural.discriminator import Discriminator
@@ -84,6 +83,7 @@ from experts.noised.ladder import at_noise_level, noise_ladder
 from experts.noised.noisy_energy import NoisyEnergy
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
+from experts.pretrained.loading import available, load
 from experts.spins import tractable_strips as strips
 from experts.spins.bethe import Beliefs, belief_propagation
 from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser

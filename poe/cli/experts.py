@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     """List them, or print a card."""
-    from experts import library
+    from experts.pretrained import loading as library
 
     names = library.available()
     if options.name is not None and options.name not in names:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def about(name: str) -> dict[str, Any]:
     """What its description and its card say."""
-    from experts import library
+    from experts.pretrained import loading as library
 
     folder = library.folder()
     description = json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ DEMO = {"poe.demo.attributes", "poe.demo.conjunction", "poe.demo.evaluate", "poe
 FORMER = {
     "experts.tables.anomaly_detector": "experts.tables:ProductDetector",
     "experts.noised.embedding": "experts.noised:NoiseEmbedding",
-    "experts.library": "experts.pretrained:FAMILIES",
+    "experts.pretrained.loading": "experts.pretrained:FAMILIES",
     "experts.noised.conditional": "experts.noised:ANY",
     "experts.neural.spectral_norm": "experts.neural:power_iterate",
 }

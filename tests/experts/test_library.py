@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from experts import library
+from experts.pretrained import loading as library
 from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]

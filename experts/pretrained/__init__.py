@@ -1,0 +1,1 @@
+"""Pretrained experts that are shipped, each with its card."""
