@@ -39,7 +39,7 @@ NUM_UNITS = 500
 
 
 class Phase(NamedTuple):
-    """One call of ``experts.fit_dbm``."""
+    """One call of ``experts.boltzmann.training.fit_dbm``."""
 
     name: str
     num_epochs: int
@@ -57,7 +57,9 @@ def phases(num_epochs: int) -> tuple[Phase, Phase]:
 
 def trained(rbm: experts.RBM, train: Tensor, num_epochs: int, directory: Path) -> experts.DBM:
     """All layers together, from the RBM under a blank layer."""
-    dbm = experts.grow_dbm(rbm, NUM_UNITS, generator=torch.Generator().manual_seed(1))
+    dbm = experts.boltzmann.training.grow_dbm(
+        rbm, NUM_UNITS, generator=torch.Generator().manual_seed(1)
+    )
     began = time.perf_counter()
 
     def report(epoch: int, dbm: experts.DBM) -> None:
@@ -65,7 +67,7 @@ def trained(rbm: experts.RBM, train: Tensor, num_epochs: int, directory: Path) -
             print(f"  epoch {epoch} after {time.perf_counter() - began:.0f} s", flush=True)
 
     for k, phase in enumerate(phases(num_epochs)):
-        dbm = experts.fit_dbm(
+        dbm = experts.boltzmann.training.fit_dbm(
             dbm,
             train,
             num_epochs=phase.num_epochs,
@@ -80,13 +82,13 @@ def trained(rbm: experts.RBM, train: Tensor, num_epochs: int, directory: Path) -
 
 def base_rates(dbm: experts.DBM, train: Tensor) -> experts.Bernoulli:
     """Independent even layers, with the means that they have by mean field on some of the data."""
-    means = torch.cat(experts.mean_field(dbm, train[:5000])[::2], 1).mean(0)
+    means = torch.cat(experts.boltzmann.mean_field(dbm, train[:5000])[::2], 1).mean(0)
     return experts.Bernoulli(means.clamp(1e-4, 1 - 1e-4).logit())
 
 
 def annealed(dbm: experts.DBM, train: Tensor, num_levels: int) -> poe.LogPartition:
     """log Z, up and down."""
-    method = experts.BaseRateAIS(num_chains=128, num_levels=num_levels)
+    method = experts.boltzmann.BaseRateAIS(num_chains=128, num_levels=num_levels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poe.TrustWarning)  # printed below
         return poe.log_partition(

@@ -273,7 +273,9 @@ def digits_rbm(num_hidden: int, num_epochs: int) -> Expert:
     """An RBM that has learned 1797 digits of 8 x 8 bits."""
     bits = (torch.from_numpy(load_digits().data) > 7).float()
     g = torch.Generator().manual_seed(11)
-    return experts.fit_rbm(bits, num_hidden, num_epochs=num_epochs, generator=g, progress=False)
+    return experts.boltzmann.training.fit_rbm(
+        bits, num_hidden, num_epochs=num_epochs, generator=g, progress=False
+    )
 
 
 def models(is_fast: bool) -> dict[str, Expert]:

@@ -157,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    net = experts.ResidualNetwork(SHAPE)
+    net = experts.neural.ResidualNetwork(SHAPE)
     updates = {
         "poe": ours(copy.deepcopy(net)),
         "poe, half precision": ours(copy.deepcopy(net), half=True),

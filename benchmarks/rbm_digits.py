@@ -37,7 +37,7 @@ MAX_EXACT = 25
 def trained(data: Tensor, num_hidden: int, num_epochs: int, checkpoint: Path | None) -> experts.RBM:
     """By PCD with 100 chains, one sweep an update."""
     augment = distorted if num_hidden > MAX_EXACT else None
-    return experts.fit_rbm(
+    return experts.boltzmann.training.fit_rbm(
         data, num_hidden, num_epochs=num_epochs, momentum=MOMENTUM, averaged=AVERAGED,
         augment=augment, checkpoint=checkpoint, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
@@ -46,8 +46,8 @@ def trained(data: Tensor, num_hidden: int, num_epochs: int, checkpoint: Path | N
 def annealed(rbm: experts.RBM, data: Tensor, num_levels: int) -> tuple[poe.LogPartition, float]:
     """log Z from the data's base rates, and the seconds it took."""
     began = time.perf_counter()
-    base = experts.Bernoulli(experts.data_log_odds(data))
-    method = experts.BaseRateAIS(num_chains=128, num_levels=num_levels)
+    base = experts.Bernoulli(experts.families.data_log_odds(data))
+    method = experts.boltzmann.BaseRateAIS(num_chains=128, num_levels=num_levels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", poe.TrustWarning)  # printed below
         found = poe.log_partition(
@@ -84,7 +84,7 @@ def draw_figure(rbm: experts.RBM, data: Tensor, path: Path) -> None:
 
     rows = data[:100].float()
     g = torch.Generator().manual_seed(2)
-    draws = experts.sweep(rbm, rows, num_steps=2000, generator=g)
+    draws = experts.boltzmann.sweep(rbm, rows, num_steps=2000, generator=g)
     panels = {"digits": rows, "draws, 2000 sweeps on": draws, "filters": rbm.W.T[:100]}
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
     for axis, (title, pictures) in zip(axes, panels.items(), strict=True):

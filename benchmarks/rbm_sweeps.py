@@ -22,7 +22,7 @@ from sklearn.neural_network import BernoulliRBM
 from threadpoolctl import threadpool_limits
 
 import experts
-from experts.boltzmann.training.rbm_features import RBMFeatures
+from experts.boltzmann.training import RBMFeatures
 from poe.density.capabilities import conditionals
 from poe.samplers import BlockGibbs
 
@@ -59,7 +59,7 @@ def bare_sweep(rbm: experts.RBM, chains: int) -> Callable[[], None]:
 
     def one() -> None:
         nonlocal x
-        x = experts.sweep(rbm, x, generator=g)
+        x = experts.boltzmann.sweep(rbm, x, generator=g)
 
     return one
 
@@ -100,10 +100,10 @@ def epochs(batch: int) -> dict[str, Callable[[], object]]:
     rows = data.numpy()
     settings = {"batch_size": batch, "n_iter": 1, "random_state": 0}
     return {
-        "fit_rbm": lambda: experts.fit_rbm(
+        "fit_rbm": lambda: experts.boltzmann.training.fit_rbm(
             data,
             HIDDEN,
-            particles=experts.PCD(batch),
+            particles=experts.boltzmann.training.PCD(batch),
             num_epochs=1,
             batch_size=batch,
             generator=g,

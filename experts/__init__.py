@@ -1,117 +1,80 @@
-"""Experts of several families, ready to be multiplied."""
+"""Experts of several families, ready to be multiplied.
+
+Models are here; their parts, trainings and functions are in the packages of the families
+(``experts.boltzmann.training.fit_rbm``, say), which need no import of their own.
+"""
 
 from __future__ import annotations
 
 from experts import adapters as adapters
+from experts import boltzmann as boltzmann
+from experts import families as families
+from experts import graphs as graphs
+from experts import images as images
 from experts import language as language
-from experts.boltzmann.base_rate_ais import BaseRateAIS
-from experts.boltzmann.block_gibbs import LayerGibbs, sweep
-from experts.boltzmann.dbm import DBM
-from experts.boltzmann.gaussian_rbm import GaussianRBM
-from experts.boltzmann.potts_rbm import PottsRBM
-from experts.boltzmann.rbm import RBM
-from experts.boltzmann.training.contrastive_divergence import (
-    CD,
-    PCD,
-    TemperedPCD,
-    contrast,
-)
-from experts.boltzmann.training.dbm import fit_dbm
-from experts.boltzmann.training.growth import grow_dbm
-from experts.boltzmann.training.layerwise import pretrain_dbm
-from experts.boltzmann.training.rbm import fit_rbm
-from experts.boltzmann.variational import mean_field, variational_bound
-from experts.boltzmann.visible_dbm import VisibleDBM
-from experts.context_flow import ContextFlow
-from experts.families.continuous import (
+from experts import neural as neural
+from experts import noised as noised
+from experts import pretrained as pretrained
+from experts import spins as spins
+from experts import tables as tables
+from experts.boltzmann import DBM, RBM, GaussianRBM, PottsRBM, VisibleDBM
+from experts.families import (
+    Bernoulli,
     Beta,
+    Categorical,
     Dirichlet,
     Exponential,
+    ExponentialFamily,
     Gamma,
+    Gaussian,
+    LinearGaussian,
+    Poisson,
+    ProbabilisticPCA,
     VonMises,
     Wishart,
 )
-from experts.families.discrete import (
-    Bernoulli,
-    Categorical,
-    Poisson,
-    data_log_odds,
+from experts.graphs import Constraint, FactorGraph, LinearChain, Transitions
+from experts.images import (
+    FieldOfExperts,
+    GaussianLikelihood,
+    PatchMixture,
+    SaltAndPepper,
+    TiledMixture,
 )
-from experts.families.exponential_family import ExponentialFamily
-from experts.families.gaussian import Gaussian
-from experts.families.linear_gaussian import LinearGaussian
-from experts.families.probabilistic_pca import ProbabilisticPCA
-from experts.flow import Flow, ImageFlow
-from experts.graphs import widen_categorical as independent_classes
-from experts.graphs.count_constraints import (
-    Constraint,
-    at_least,
-    at_most,
-    exactly,
-    parity,
+from experts.neural import (
+    JEM,
+    MADE,
+    NADE,
+    VAE,
+    CausalTransformer,
+    Classifier,
+    Discriminator,
+    GaussianDecoder,
+    NeuralEnergy,
 )
-from experts.graphs.factor_graph import FactorGraph
-from experts.graphs.forward_backward import Chains, Marginals, MostProbable
-from experts.graphs.linear_chain import LinearChain, stack_chains
-from experts.graphs.transitions import Transitions, fit_transitions
-from experts.images.field_of_experts import FieldOfExperts
-from experts.images.likelihoods import GaussianLikelihood, SaltAndPepper
-from experts.images.operators import (
-    BlockMean,
-    Blur,
-    FilterBank,
-    Identity,
-    LinearOperator,
-    Mask,
-    Window,
+from experts.noised import (
+    DensityRatio,
+    NoisyConditional,
+    NoisyEnergy,
+    PixelMixture,
+    ReconstructionEnergy,
 )
-from experts.images.patch_mixture import PatchMixture
-from experts.images.tile_gibbs import TileGibbs
-from experts.images.tiled_mixture import TiledMixture
-from experts.neural.causal_transformer import CausalTransformer
-from experts.neural.classifier import Classifier
-from experts.neural.discriminator import Discriminator
-from experts.neural.jem import JEM, jem_loss
-from experts.neural.made import MADE
-from experts.neural.nade import NADE
-from experts.neural.neural_energy import NeuralEnergy
-from experts.neural.perceptron import MultilayerPerceptron
-from experts.neural.residual_network import ResidualNetwork
-from experts.neural.vae import VAE, GaussianDecoder, dense_vae
-from experts.noised.conditional import DensityRatio, NoisyConditional
-from experts.noised.ladder import at_noise_level, noise_ladder
-from experts.noised.noisy_energy import NoisyEnergy
-from experts.noised.pixel_mixture import PixelMixture
-from experts.noised.reconstruction_energy import ReconstructionEnergy
-from experts.pretrained.loading import available, load
-from experts.spins import tractable_strips as strips
-from experts.spins.bethe import Beliefs, belief_propagation
-from experts.spins.denoiser import LearnedDenoiser, binary_channel, learn_denoiser
-from experts.spins.ising import Ising
-from experts.spins.minimum_cut import graph_cut
-from experts.spins.potts import Potts
-from experts.tables.column_scaling import NormalScores, Standardize
-from experts.tables.kernel_density import KernelDensity
-from experts.tables.neighbours import Neighbours, RelativeNeighbours
+from experts.pretrained import available, load
+from experts.spins import Ising, Potts
+from experts.tables import KernelDensity, Neighbours, RelativeNeighbours
+from poe.core.lazy import found_when_asked
 
 __all__ = [
-    "CD",
     "DBM",
     "JEM",
     "MADE",
     "NADE",
-    "PCD",
     "RBM",
     "VAE",
-    "BaseRateAIS",
-    "Beliefs",
     "Bernoulli",
     "Beta",
-    "BlockMean",
-    "Blur",
     "Categorical",
     "CausalTransformer",
-    "Chains",
     "Classifier",
     "Constraint",
     "ContextFlow",
@@ -122,31 +85,21 @@ __all__ = [
     "ExponentialFamily",
     "FactorGraph",
     "FieldOfExperts",
-    "FilterBank",
     "Flow",
     "Gamma",
     "Gaussian",
     "GaussianDecoder",
     "GaussianLikelihood",
     "GaussianRBM",
-    "Identity",
     "ImageFlow",
     "Ising",
     "KernelDensity",
-    "LayerGibbs",
-    "LearnedDenoiser",
     "LinearChain",
     "LinearGaussian",
-    "LinearOperator",
-    "Marginals",
-    "Mask",
-    "MostProbable",
-    "MultilayerPerceptron",
     "Neighbours",
     "NeuralEnergy",
     "NoisyConditional",
     "NoisyEnergy",
-    "NormalScores",
     "PatchMixture",
     "PixelMixture",
     "Poisson",
@@ -155,40 +108,79 @@ __all__ = [
     "ProbabilisticPCA",
     "ReconstructionEnergy",
     "RelativeNeighbours",
-    "ResidualNetwork",
     "SaltAndPepper",
-    "Standardize",
-    "TemperedPCD",
-    "TileGibbs",
     "TiledMixture",
     "Transitions",
     "VisibleDBM",
     "VonMises",
-    "Window",
     "Wishart",
-    "at_least",
-    "at_most",
-    "at_noise_level",
+    "adapters",
     "available",
-    "belief_propagation",
-    "binary_channel",
-    "contrast",
-    "data_log_odds",
-    "dense_vae",
-    "exactly",
-    "fit_dbm",
-    "fit_rbm",
-    "fit_transitions",
-    "graph_cut",
-    "grow_dbm",
-    "jem_loss",
-    "learn_denoiser",
+    "boltzmann",
+    "families",
+    "graphs",
+    "images",
+    "language",
     "load",
-    "mean_field",
-    "noise_ladder",
-    "parity",
-    "pretrain_dbm",
-    "stack_chains",
-    "sweep",
-    "variational_bound",
+    "neural",
+    "noised",
+    "pretrained",
+    "spins",
+    "tables",
 ]
+
+__getattr__ = found_when_asked(
+    __name__,
+    names={
+        "Flow": "experts.flow",
+        "ContextFlow": "experts.context_flow",
+        "ImageFlow": "experts.flow",
+    },
+    moved={
+        "BaseRateAIS": "experts.boltzmann",
+        "Beliefs": "experts.spins",
+        "BlockMean": "experts.images",
+        "Blur": "experts.images",
+        "CD": "experts.boltzmann.training",
+        "Chains": "experts.graphs",
+        "FilterBank": "experts.images",
+        "Identity": "experts.images",
+        "LayerGibbs": "experts.boltzmann",
+        "LearnedDenoiser": "experts.spins",
+        "LinearOperator": "experts.images",
+        "Marginals": "experts.graphs",
+        "Mask": "experts.images",
+        "MostProbable": "experts.graphs",
+        "MultilayerPerceptron": "experts.neural",
+        "NormalScores": "experts.tables",
+        "PCD": "experts.boltzmann.training",
+        "ResidualNetwork": "experts.neural",
+        "Standardize": "experts.tables",
+        "TemperedPCD": "experts.boltzmann.training",
+        "TileGibbs": "experts.images",
+        "Window": "experts.images",
+        "at_least": "experts.graphs",
+        "at_most": "experts.graphs",
+        "at_noise_level": "experts.noised",
+        "belief_propagation": "experts.spins",
+        "binary_channel": "experts.spins",
+        "contrast": "experts.boltzmann.training",
+        "data_log_odds": "experts.families",
+        "dense_vae": "experts.neural",
+        "exactly": "experts.graphs",
+        "fit_dbm": "experts.boltzmann.training",
+        "fit_rbm": "experts.boltzmann.training",
+        "fit_transitions": "experts.graphs",
+        "graph_cut": "experts.spins",
+        "grow_dbm": "experts.boltzmann.training",
+        "jem_loss": "experts.neural",
+        "learn_denoiser": "experts.spins",
+        "mean_field": "experts.boltzmann",
+        "noise_ladder": "experts.noised",
+        "parity": "experts.graphs",
+        "pretrain_dbm": "experts.boltzmann.training",
+        "stack_chains": "experts.graphs",
+        "sweep": "experts.boltzmann",
+        "variational_bound": "experts.boltzmann",
+    },
+)

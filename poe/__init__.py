@@ -19,6 +19,7 @@ from poe.core.errors import (
     TrustWarning,
 )
 from poe.core.joint_space import Joint
+from poe.core.lazy import found_when_asked
 from poe.core.space import (
     Binary,
     Categorical,
@@ -112,3 +113,5 @@ __all__ = [
     "samplers", "save", "save_draws", "short_run", "simplify", "smc", "smc_over_positions",
     "tune_ladder", "tune_tempering", "twists", "warm_up",
 ]  # fmt: skip
+
+__getattr__ = found_when_asked(__name__, submodules=["hub", "testing"])

@@ -204,7 +204,7 @@ def test_all_take_the_same_pcd_update(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pcd_update, "RESEEDED", 0.0)
     monkeypatch.setattr("torch.optim.Adam", lambda weights, _: torch.optim.SGD(weights, 1.0))
     monkeypatch.setattr("experts.Gaussian.sample", lambda *_, **__: torch.zeros(40, 28, 28))
-    net = experts.ResidualNetwork((28, 28), (2, 4))
+    net = experts.neural.ResidualNetwork((28, 28), (2, 4))
     data = pcd_update.pictures()
     gap = net(torch.zeros_like(data)).mean() - net(data).mean()
     expected = torch.autograd.grad(gap, list(net.parameters()))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import RBM, Bernoulli, Ising, graph_cut
+from experts import RBM, Bernoulli, Ising
+from experts.spins import graph_cut
 from poe.normalizers.enumeration import states
 from poe.sampling.simulated_annealing import iterated_conditional_modes, simulated_annealing
 

@@ -73,8 +73,8 @@ with seeded():
             ),
             space=BITS,
         )
-        * experts.at_most(3, (2, 3)),
-        "NADE x parity": loud(experts.NADE((2, 3)), 12) * experts.parity((2, 3), odd=True),
+        * experts.graphs.at_most(3, (2, 3)),
+        "NADE x parity": loud(experts.NADE((2, 3)), 12) * experts.graphs.parity((2, 3), odd=True),
         "no autoregressive expert": experts.Categorical(randn(4, 3, seed=13))
         * experts.FactorGraph(CLASSES, [((0, 3), EQUAL)]),
     }
@@ -414,7 +414,7 @@ def test_impossible_values_have_no_density_and_are_not_drawn() -> None:
     x = states(model.space)
     assert model(x)[3].item() == -math.inf  # 011
     torch.testing.assert_close(model(x).logsumexp(0), torch.tensor(0.0))
-    draws = run(model * experts.at_least(2, 3), 320, 0)  # 101 alone
+    draws = run(model * experts.graphs.at_least(2, 3), 320, 0)  # 101 alone
     assert draws.log_partition is not None
     truth = model(x)[5]
     assert abs(draws.log_partition.value - truth) < 4 * draws.log_partition.std_error

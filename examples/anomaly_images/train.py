@@ -20,7 +20,7 @@ import poe
 from examples.common import seeded
 from examples.train_digits.loop import batch, train
 from experts import NoisyConditional
-from experts.noised.conditional import ANY
+from experts.noised import ANY
 
 SHAPE = (16, 16)
 NOISE = 0.01

@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from examples.common import CACHE, fetch_debian, options
-from experts.tables.anomaly_detector import ProductDetector
+from experts.tables import ProductDetector
 
 Array = NDArray[np.float64]
 PACKAGES = ("r-cran-mlbench", "r-cran-kernlab")

@@ -28,7 +28,7 @@ from examples.concepts.energy import (
     combination,
 )
 from examples.concepts.weights import WEIGHTS, read
-from experts.noised.conditional import ANY
+from experts.noised import ANY
 
 
 @dataclass(frozen=True)

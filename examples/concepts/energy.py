@@ -16,9 +16,7 @@ from torch.nn import functional as F
 import poe
 from examples.concepts.data import CELLS, FACTORS, SIZE
 from experts import NoisyConditional
-from experts.noised.conditional import ANY
-from experts.noised.embedding import NoiseEmbedding
-from experts.noised.reconstruction_energy import FeatureShift, double
+from experts.noised import ANY, FeatureShift, NoiseEmbedding, double
 
 SPACE = poe.Real((3, SIZE, SIZE))
 SPREAD = 0.15

@@ -101,7 +101,7 @@ def walk(
     """Chains that start in noise and end at the target, after so many moves there."""
     levels = levels_of(target, schedule)
     kernel = poe.samplers.AnnealedLangevin(
-        experts.noise_ladder(target.guide, schedule.noise_levels[:-1]),
+        experts.noised.noise_ladder(target.guide, schedule.noise_levels[:-1]),
         moves,
         schedule.per_level,
         noise_levels=levels,

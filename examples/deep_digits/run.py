@@ -49,9 +49,11 @@ def trained(
             values = log_probabilities(dbm, both)[0]
             curve[epoch] = (float(values[: len(test)].mean()), float(values[len(test) :].mean()))
 
-    start = experts.pretrain_dbm(train, sizes, num_epochs=10, generator=g, progress=False)
+    start = experts.boltzmann.training.pretrain_dbm(
+        train, sizes, num_epochs=10, generator=g, progress=False
+    )
     report(0, start)
-    dbm = experts.fit_dbm(
+    dbm = experts.boltzmann.training.fit_dbm(
         start,
         train,
         num_epochs=num_epochs,

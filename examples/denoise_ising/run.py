@@ -92,7 +92,10 @@ def peers(noisy: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def denoise(
-    noisy: Tensor, learned: experts.LearnedDenoiser, num_draws: int, generator: torch.Generator
+    noisy: Tensor,
+    learned: experts.spins.LearnedDenoiser,
+    num_draws: int,
+    generator: torch.Generator,
 ) -> Denoised:
     """The posterior's summit, its mean, and how probable each flip is."""
     target = learned.posterior(noisy)
@@ -106,9 +109,9 @@ def denoise(
         progress=False,
     )
     mean = draws.samples.flatten(0, 1).mean(0)
-    messages = experts.belief_propagation(target, max_steps=200, tolerance=SETTLED)
+    messages = experts.spins.belief_propagation(target, max_steps=200, tolerance=SETTLED)
     return Denoised(
-        most_probable=experts.graph_cut(target).numpy() > 0.5,
+        most_probable=experts.spins.graph_cut(target).numpy() > 0.5,
         mean=mean.numpy(),
         by_messages=messages.marginals[..., 1].numpy(),
         last_change=messages.change,
@@ -131,7 +134,7 @@ def main() -> None:
         truth = load()[:128, :128] if arguments.fast else load()
         flips = torch.rand(truth.shape, generator=g) < NOISE
         noisy = torch.from_numpy(truth ^ flips.numpy()).float()
-        learned = experts.learn_denoiser(noisy, generator=g)
+        learned = experts.spins.learn_denoiser(noisy, generator=g)
         found = denoise(noisy, learned, num_draws, g)
         others = peers(noisy.numpy(), truth)
         rows[name] = (truth, noisy.numpy(), found, others)

@@ -195,19 +195,19 @@ class Product(NamedTuple):
     """tagger^w₀ x chain^w₁ x letters^w₂ of many words at once.
 
     What single letters get from tagger and letters goes into the unary part, so that all is one
-    ``experts.Chains``; ``main`` holds it against ``poe.simplify`` of the product itself.
+    ``experts.graphs.Chains``; ``main`` holds it against ``poe.simplify`` of the product itself.
     """
 
     net: nn.Module
     transitions: experts.Transitions
     log_frequencies: Tensor
 
-    def chains(self, words: Words, weights: Tensor) -> experts.Chains:
+    def chains(self, words: Words, weights: Tensor) -> experts.graphs.Chains:
         with torch.no_grad():
             said = log_letters(self.net, words.pictures).double()
         return self.of(said, words.lengths, weights)
 
-    def of(self, said: Tensor, lengths: Tensor, weights: Tensor) -> experts.Chains:
+    def of(self, said: Tensor, lengths: Tensor, weights: Tensor) -> experts.graphs.Chains:
         """From what the tagger says (n, 14, 26)."""
         scores = (self.transitions.start, self.transitions.pairs, self.transitions.end)
         louder = experts.Transitions(*(weights[1] * part.double() for part in scores))
@@ -275,7 +275,7 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(chains: experts.Chains, words: Words) -> Score:
+def score(chains: experts.graphs.Chains, words: Words) -> Score:
     """The most probable words against those that were written."""
     is_right = (chains.most_probable().tags == words.tags) & words.is_letter
     letters = is_right.sum(1) / words.lengths
@@ -369,10 +369,10 @@ def main() -> None:
     print(f"dictionary{len(entries[1]):>6} words")
 
     net = train_tagger(train, num_steps, g)
-    chain = experts.fit_transitions(*entries, K)
+    chain = experts.graphs.fit_transitions(*entries, K)
     product = Product(net, chain, log_frequencies)
     learned = learn_exponents(product, parts["exponents"])
-    own = experts.fit_transitions(train.tags, train.lengths, K, weight_decay=1e-3)
+    own = experts.graphs.fit_transitions(train.tags, train.lengths, K, weight_decay=1e-3)
     table = {
         "tagger": (product, TAGGER_ALONE),
         "chain": (product, CHAIN_ALONE),

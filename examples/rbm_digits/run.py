@@ -54,7 +54,7 @@ def learn_small(x: Tensor, num_epochs: int, generator: torch.Generator) -> dict[
             for part, rows in ROWS.items():
                 curve[part].append(mean_log_density(rbm, x[rows]) - log_z)
 
-    experts.fit_rbm(
+    experts.boltzmann.training.fit_rbm(
         x[ROWS["train"]], SMALL, num_epochs=num_epochs, report=note, generator=generator
     )
     return curve
@@ -64,7 +64,7 @@ def print_table(x: Tensor, labels: Tensor, curve: dict[str, list[float]], large:
                 log_z: poe.LogPartition) -> None:  # fmt: skip
     """A row for each model."""
     test = x[ROWS["test"]]
-    field = experts.Bernoulli(experts.data_log_odds(x[ROWS["train"]]))
+    field = experts.Bernoulli(experts.families.data_log_odds(x[ROWS["train"]]))
     value = mean_log_density(large, test) - float(log_z.value)
     print(f"{'':<22}{'test log p, nats':>20}{'error of log Z':>18}{'accuracy':>12}")
     print(f"{'independent pixels':<22}{mean_log_density(field, test):>20.2f}{'exact':>18}"
@@ -103,17 +103,17 @@ def main() -> None:
     x, labels = small_digits(generator)
     train = x[ROWS["train"]]
     curve = learn_small(x, 20 if arguments.fast else 100, generator)
-    large = experts.fit_rbm(
+    large = experts.boltzmann.training.fit_rbm(
         train, LARGE, num_epochs=60 if arguments.fast else 200, weight_decay=1e-3,
         generator=generator,
     )  # fmt: skip
     log_z = poe.log_partition(
-        large, start=experts.Bernoulli(experts.data_log_odds(train)),
-        method=experts.BaseRateAIS(num_levels=300 if arguments.fast else 2000), generator=generator,
+        large, start=experts.Bernoulli(experts.families.data_log_odds(train)),
+        method=experts.boltzmann.BaseRateAIS(num_levels=300 if arguments.fast else 2000), generator=generator,
     )  # fmt: skip
     print_table(x, labels, curve, large, log_z)
     chosen = torch.randint(len(train), (100,), generator=generator)
-    draws = experts.sweep(large, train[chosen], num_steps=1000, generator=generator)
+    draws = experts.boltzmann.sweep(large, train[chosen], num_steps=1000, generator=generator)
     panels = {
         "digits": train[chosen],
         f"draws of the RBM of {LARGE}, 1000 sweeps on": draws,

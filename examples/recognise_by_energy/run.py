@@ -117,12 +117,12 @@ def learn_classes(
     models, found = [], []
     for digit in range(NUM_CLASSES):
         rows = train.bits[train.labels == digit].flatten(1)
-        model = experts.fit_rbm(
+        model = experts.boltzmann.training.fit_rbm(
             rows, num_hidden, num_epochs=num_epochs, batch_size=50, weight_decay=1e-3,
             learning_rate=0.05, generator=g, progress=False,
         )  # fmt: skip
-        base_rates = experts.Bernoulli(experts.data_log_odds(rows))
-        method = experts.BaseRateAIS(num_levels=num_levels)
+        base_rates = experts.Bernoulli(experts.families.data_log_odds(rows))
+        method = experts.boltzmann.BaseRateAIS(num_levels=num_levels)
         found.append(
             poe.log_partition(model, method=method, start=base_rates, generator=g, progress=False)
         )
@@ -139,7 +139,9 @@ def learn_classes(
 def independent_pixels(train: Digits, bits: Tensor) -> Tensor:
     """log p(x, y) of pixels that do not know of one another: (n, 10). Its log Z is known."""
     fields = [
-        experts.Bernoulli(experts.data_log_odds(train.bits[train.labels == digit].flatten(1)))
+        experts.Bernoulli(
+            experts.families.data_log_odds(train.bits[train.labels == digit].flatten(1))
+        )
         for digit in range(NUM_CLASSES)
     ]
     shares = torch.bincount(train.labels, minlength=NUM_CLASSES).double() / len(train.labels)

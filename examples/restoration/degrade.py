@@ -43,7 +43,7 @@ class Spoiled(NamedTuple):
 def gaussian_noise(x: Tensor, generator: torch.Generator, noise: float = NOISE) -> Spoiled:
     """Noise of standard deviation 0.1."""
     y = x + noise * torch.randn(x.shape, generator=generator)
-    seen = experts.GaussianLikelihood(experts.Identity(tuple(x.shape)), y, noise)
+    seen = experts.GaussianLikelihood(experts.images.Identity(tuple(x.shape)), y, noise)
     return Spoiled(y.numpy(), seen, denoisers(y.numpy(), noise), everywhere(x))
 
 
@@ -52,7 +52,7 @@ def salt_and_pepper(x: Tensor, generator: torch.Generator) -> Spoiled:
     where, what = (torch.rand(x.shape, generator=generator) for _ in range(2))
     y = torch.where(where < REPLACED, (what < 0.5).to(x.dtype), x)
     kept = ((y > 0) & (y < 1)).to(x.dtype)
-    seen = experts.GaussianLikelihood(experts.Mask(kept), y * kept, 1 / 255)
+    seen = experts.GaussianLikelihood(experts.images.Mask(kept), y * kept, 1 / 255)
     noisy = y.numpy()
     peers = {"median": [ndimage.median_filter(noisy, size) for size in (3, 5)]}
     peers |= denoisers(noisy, 0.25)
@@ -64,7 +64,7 @@ def missing_pixels(x: Tensor, generator: torch.Generator, share: float = MISSING
     """Half of the pixels missing, and slight noise on the others."""
     mask = (torch.rand(x.shape, generator=generator) >= share).to(x.dtype)
     y = mask * (x + SLIGHT * torch.randn(x.shape, generator=generator))
-    seen = experts.GaussianLikelihood(experts.Mask(mask), y, SLIGHT)
+    seen = experts.GaussianLikelihood(experts.images.Mask(mask), y, SLIGHT)
     filled = restoration.inpaint_biharmonic(y.numpy(), mask.numpy() == 0)
     peers = {"biharmonic": [filled], "biharmonic, TV": total_variation(filled)}
     return Spoiled(y.numpy(), seen, peers, everywhere(x))
@@ -73,7 +73,7 @@ def missing_pixels(x: Tensor, generator: torch.Generator, share: float = MISSING
 def blur(x: Tensor, generator: torch.Generator) -> Spoiled:
     """A Gaussian blur of 1.5 pixels, no boundary assumed, and slight noise."""
     kernel = gaussian_kernel(BLUR, 4)
-    operator = experts.Blur(kernel, (x.shape[0], x.shape[1]), "cut")
+    operator = experts.images.Blur(kernel, (x.shape[0], x.shape[1]), "cut")
     y = operator(x[None])[0]
     y = y + SLIGHT * torch.randn(y.shape, generator=generator)
     padded, wide = np.pad(y.numpy(), 4, mode="edge"), np.pad(y.numpy(), 20, mode="edge")
@@ -94,7 +94,7 @@ def blur(x: Tensor, generator: torch.Generator) -> Spoiled:
 
 def half_size(x: Tensor, generator: torch.Generator) -> Spoiled:
     """The means of blocks of 2 x 2, and slight noise."""
-    operator = experts.BlockMean((x.shape[0], x.shape[1]), 2)
+    operator = experts.images.BlockMean((x.shape[0], x.shape[1]), 2)
     y = operator(x[None])[0]
     y = y + SLIGHT * torch.randn(y.shape, generator=generator)
     enlarged = {

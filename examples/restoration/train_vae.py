@@ -28,7 +28,7 @@ NUM_NOISES = 64
 def new_vae() -> experts.VAE:
     """Of 28 x 28 pixels."""
     noises = torch.randn(NUM_NOISES, LATENTS, generator=torch.Generator().manual_seed(0))
-    return experts.dense_vae(SHAPE, HIDDEN, noises)
+    return experts.neural.dense_vae(SHAPE, HIDDEN, noises)
 
 
 def noised(ink: Tensor, generator: torch.Generator) -> Tensor:

@@ -50,7 +50,7 @@ TASKS: dict[str, Callable[[Tensor, torch.Generator], Spoiled]] = {
 class Linear(nn.Module):
     """z to A m(z), as a vector."""
 
-    def __init__(self, net: nn.Module, operator: experts.LinearOperator) -> None:
+    def __init__(self, net: nn.Module, operator: experts.images.LinearOperator) -> None:
         super().__init__()
         self.net, self.operator = net, operator
 
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     """y, A, the covariance of y given z, and the noise of y and of x."""
 
     y: Tensor
-    operator: experts.LinearOperator
+    operator: experts.images.LinearOperator
     covariance: Tensor
     noise: Tensor
     scale: Tensor

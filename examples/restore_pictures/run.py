@@ -77,12 +77,12 @@ def corners(step: int, side: int) -> list[tuple[int, int]]:
 
 def posterior(
     prior: experts.PatchMixture, seen: poe.Expert, corner: tuple[int, int]
-) -> tuple[poe.Product, experts.Window]:
+) -> tuple[poe.Product, experts.images.Window]:
     """prior x likelihood on a picture a little larger, of which a part at the corner was seen."""
     shape = tuple(prior.space.event_shape)
     rows, cols = shape
     part = tuple(seen.space.event_shape)
-    window = experts.Window((rows, cols), (part[0], part[1]), corner)
+    window = experts.images.Window((rows, cols), (part[0], part[1]), corner)
     broad = experts.Gaussian(torch.full((rows, cols), 0.5), scale=BROAD)
     return poe.Product(prior=prior, broad=broad, likelihood=seen.at(window)), window
 
@@ -106,7 +106,7 @@ def on_grid(
     draws = poe.sample(
         target,
         MORE * num_draws,
-        kernel=experts.TileGibbs(prior, factors),
+        kernel=experts.images.TileGibbs(prior, factors),
         num_chains=1,
         warmup=SWEEPS,
         initial=torch.nn.functional.pad(start, window.margins, mode="replicate"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experts.pretrained.loading import FAMILIES
+from experts.pretrained import FAMILIES
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"

@@ -14,7 +14,7 @@ from examples.common import seeded
 from examples.train_digits.data import Digits, training_digits
 from examples.train_digits.loop import arguments, batch, noise_levels, train
 from experts import PixelMixture
-from experts.noised.conditional import ANY
+from experts.noised import ANY
 from poe.demo.attributes import CLASSES
 
 POSTERIOR_WEIGHT = 0.1

@@ -21,7 +21,7 @@ from tqdm import trange
 import experts
 import poe
 from examples.train_energy.chains import Chains
-from experts.neural.spectral_norm import power_iterate
+from experts.neural import power_iterate
 from poe.losses import contrastive_divergence, denoising_score_matching
 
 Report = Callable[[int, dict[str, float]], None]

@@ -27,7 +27,7 @@ def untrained(moments: experts.ProbabilisticPCA, seed: int = 0) -> poe.Product:
     learns what moments do not tell.
     """
     with seeded(seed):
-        net = experts.ResidualNetwork((SIZE, SIZE), CHANNELS)
+        net = experts.neural.ResidualNetwork((SIZE, SIZE), CHANNELS)
     return poe.Product(moments=moments, shape=experts.NeuralEnergy(net, poe.Real((SIZE, SIZE))))
 
 

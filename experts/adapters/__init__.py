@@ -13,12 +13,13 @@ from typing import Any
 from torch.distributions import Distribution
 
 import poe
+from poe.core.lazy import found_when_asked
 from poe.density.adapt import refuse
 
 LIBRARIES: dict[str, str] = {
     "normflows": "normflows",
     "numpyro": "numpyro",
-    "pzflow": "pzflow_objects",
+    "pzflow": "pzflow.registration",
     "sklearn": "sklearn",
     "transformers": "huggingface",
     "zuko": "zuko",
@@ -56,3 +57,19 @@ def adapters_of(kind: type) -> Iterator[str]:
         package = parent.__module__.partition(".")[0]
         if package in LIBRARIES:
             yield LIBRARIES[package]
+
+
+__getattr__ = found_when_asked(
+    __name__,
+    submodules=[
+        "huggingface",
+        "jax",
+        "nflows",
+        "normflows",
+        "numpyro",
+        "onnx",
+        "pzflow",
+        "sklearn",
+        "zuko",
+    ],
+)

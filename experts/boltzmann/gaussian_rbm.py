@@ -32,7 +32,7 @@ class GaussianRBM(Expert):
     p(zⱼ = 1 | x) = σ(aⱼ),  p(x | z) = N(b + Wz, diag σ²)
 
     It is a mixture of 2^h Gaussians, so that log Z is exact up to 25 hidden units and ``sample`` up
-    to 20; ``experts.LayerGibbs`` draws one layer given the other for any number.
+    to 20; ``experts.boltzmann.LayerGibbs`` draws one layer given the other for any number.
 
     Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``, ``scale`` σ ``(v,)`` or ``()``; one that is an
     ``nn.Parameter`` stays one. Raises ShapeError where they do not fit, and PoeError where a number

@@ -53,7 +53,7 @@ class RBM(Expert):
     all their hidden units, and a field (``Bernoulli``) goes into b. log Z is exact where a layer
     has at most 25 units, at a cost of 2^25 states times the other layer at worst, and is kept until
     the numbers change; ``sample`` draws exactly where one has at most 20. For larger ones:
-    ``experts.BaseRateAIS``.
+    ``experts.boltzmann.BaseRateAIS``.
 
     Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one. Raises
     ShapeError where they do not fit, and PoeError where a number is not finite.

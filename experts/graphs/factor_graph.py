@@ -356,7 +356,7 @@ def _check(space: Space, scopes: Tensor, values: Tensor) -> None:
     if scopes.shape[1] > MAX_ARITY:
         raise ShapeError(
             f"expected tables over at most {MAX_ARITY} elements, got {scopes.shape[1]}: for a "
-            "constraint on many bits use experts.at_most or experts.parity"
+            "constraint on many bits use experts.graphs.at_most or experts.graphs.parity"
         )
     if scopes.is_meta or values.is_meta or not scopes.numel():
         return

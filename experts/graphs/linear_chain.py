@@ -28,7 +28,7 @@ class LinearChain(Expert):
     Entries may be −inf, for what may not be. log Z, draws, ``marginals`` and ``most_probable`` are
     exact, in O(length k²). A product of powers is a linear chain again, with ``Categorical``
     experts too, such as the log-probabilities of a neural tagger; beside a FactorGraph it becomes
-    one. For many sentences at once: ``experts.stack_chains``.
+    one. For many sentences at once: ``experts.graphs.stack_chains``.
 
     Raises ShapeError, and PoeError for NaN or +inf entries. Source: Rabiner 1989; Lafferty,
     McCallum & Pereira 2001, "Conditional random fields".

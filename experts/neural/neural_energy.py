@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+
 import poe
 import poe.io.tree
 

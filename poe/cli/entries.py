@@ -143,7 +143,7 @@ def _as_it_is(entry: Table, expert: Expert) -> Expert:
     if "noise_level" not in entry.values:
         return expert
     with entry.blame("noise_level"):
-        return experts.at_noise_level(expert, entry.number("noise_level", 1.0))
+        return experts.noised.at_noise_level(expert, entry.number("noise_level", 1.0))
 
 
 def _at_noise_level(entry: Table, conditional: Conditional) -> Conditional:

@@ -192,7 +192,7 @@ def down_the_ladder(
     from poe.samplers import MALA, AnnealedLangevin
 
     try:
-        ladder = experts.noise_ladder(product, options.noise_ladder)
+        ladder = experts.noised.noise_ladder(product, options.noise_ladder)
     except PoeError as error:
         raise BadInput(f"--noise-ladder: {error}") from error
     return AnnealedLangevin(ladder, kernel or MALA(), options.steps_per_level)

@@ -63,7 +63,7 @@ class Experts(NamedTuple):
             self.digit.at_noise_level(noise_level),
             self.slant.at_noise_level(noise_level),
             self.thickness.at_noise_level(noise_level),
-            experts.at_noise_level(self.prior, noise_level),
+            experts.noised.at_noise_level(self.prior, noise_level),
         )
 
     def given(self, attribute: str, label: int | str | Tensor) -> poe.Expert:
@@ -192,7 +192,7 @@ def sample(
         poe.samplers.HMC(LEAPFROG_STEP_SIZE * level, LEAPFROG_STEPS, jitter=0.0) for level in levels
     )
     kernel = poe.samplers.AnnealedLangevin(
-        experts.noise_ladder(guide, LADDER),
+        experts.noised.noise_ladder(guide, LADDER),
         (*walk, poe.samplers.MALA(STEP_SIZE * last**2)),
         schedule.trajectories_per_level,
         noise_levels=(*levels, last),

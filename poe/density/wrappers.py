@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import zip_longest
+from typing import Any, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
 from poe.core.errors import DtypeError, PoeError
 from poe.density.capabilities import (
     Conditionals,
@@ -14,15 +20,15 @@ from poe.density.capabilities import (
     tails,
 )
 from poe.density.closed_forms import merge
-from poe.density.expert import Expert, Product, experts_in, require_expert
+from poe.density.expert import (
+    Expert,
+    Product,
+    conjunction,
+    experts_in,
+    named_product,
+    require_expert,
+)
 from poe.density.one_hot import OneHotLogDensity
-import copy
-from itertools import zip_longest
-from typing import Any, cast
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from poe.core.errors import PoeError
-from poe.density.expert import Expert, Product, conjunction, experts_in, named_product
 
 
 class Chunked(Expert):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
 import torch
 from torch import Tensor
-import math
-
 
 ENOUGH_CHAINS = 16
 """So many chains tell the error of their mean by their spread."""

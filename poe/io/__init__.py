@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from poe.io.tree import (
     DESCRIPTION as DESCRIPTION,
+)
+from poe.io.tree import (
     FORMAT as FORMAT,
+)
+from poe.io.tree import (
     Fields as Fields,
+)
+from poe.io.tree import (
     Module as Module,
+)
+from poe.io.tree import (
     load as load,
+)
+from poe.io.tree import (
     register as register,
+)
+from poe.io.tree import (
     register_module as register_module,
+)
+from poe.io.tree import (
     save as save,
 )

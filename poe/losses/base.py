@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import torch
 from torch import Tensor
-from poe.core.errors import ShapeError
+
+from poe.core.errors import PoeError, ShapeError
+from poe.core.space import Real
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows
-import torch
-from poe.core.errors import PoeError
-from poe.core.space import Real
 
 
 class Loss(NamedTuple):

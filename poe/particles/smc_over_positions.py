@@ -75,7 +75,7 @@ def smc_over_positions(
     Source: Del Moral, Doucet & Jasra 2006; twists: Whiteley & Lee 2014, Zhao et al. 2024.
 
     >>> model, liked = experts.MADE(6), experts.RBM(torch.ones(6, 2), [-1.0] * 6, [0.0, 0.0])
-    >>> target, g = model * liked * experts.parity(6), torch.Generator().manual_seed(0)
+    >>> target, g = model * liked * experts.graphs.parity(6), torch.Generator().manual_seed(0)
     >>> draws = smc_over_positions(target, 2000, generator=g, progress=False)
     >>> draws.samples.shape, draws.guarantee
     (torch.Size([16, 125, 6]), 'asymptotically exact')

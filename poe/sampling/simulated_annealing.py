@@ -64,7 +64,7 @@ def simulated_annealing(
 
     A sweep of p̃^β at each inverse temperature β of the ``schedule``, then a climb
     (``iterated_conditional_modes``). The result is a state of high probability, with no promise
-    that there is none higher; where couplings are attractive ``experts.graph_cut`` has one.
+    that there is none higher; where couplings are attractive ``experts.spins.graph_cut`` has one.
 
     Shapes: ``(*event)`` returned. Raises PoeError for a schedule that is empty or goes down, and
     as ``iterated_conditional_modes``.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from poe.density.capabilities import SpinPairs, spin_pairs
+from poe.density.capabilities import LabelPairs, SpinPairs, label_pairs, spin_pairs
 from poe.density.expert import Product, Tempered, experts_in
-from poe.density.capabilities import LabelPairs, label_pairs
 
 
 @spin_pairs.register

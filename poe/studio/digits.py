@@ -143,7 +143,7 @@ def ladder(choices: Sequence[Choice]) -> poe.samplers.AnnealedLangevin:
         poe.samplers.HMC(LEAPFROG_STEP_SIZE * level, LEAPFROG_STEPS, jitter=0.0) for level in levels
     )
     return poe.samplers.AnnealedLangevin(
-        experts.noise_ladder(guide(choices, NUM_CHAINS), LADDER),
+        experts.noised.noise_ladder(guide(choices, NUM_CHAINS), LADDER),
         (*walk, poe.samplers.MALA(STEP_SIZE * last**2)),
         TRAJECTORIES,
         noise_levels=(*levels, last),

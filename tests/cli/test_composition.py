@@ -83,7 +83,7 @@ def test_a_shipped_conditional(tmp_path: Path, given: str, density_ratio: bool) 
 def test_a_shipped_product_at_another_noise_level(tmp_path: Path) -> None:
     text = '[experts.prior]\nshipped = "digits-prior"\nnoise_level = 0.3\n'
     product = read(written(tmp_path, text)).product()
-    expected = experts.at_noise_level(experts.load("digits-prior"), 0.3)
+    expected = experts.noised.at_noise_level(experts.load("digits-prior"), 0.3)
     x = points(2, 16, 16)
     torch.testing.assert_close(product(x), expected(x))
     assert product.names == ("prior.slant", "prior.thickness")

@@ -136,7 +136,7 @@ def test_at_another_noise_level_every_term_moves(parts: Experts, images: Tensor)
     product = compose(parts, WANTED, prior_exponent=1.3, exponents=Exponents(1.5, 2, 0.5, 1.1))
     moved = compose(parts.at_noise_level(0.3), WANTED, prior_exponent=1.3,
                     exponents=Exponents(1.5, 2, 0.5, 1.1))  # fmt: skip
-    expected = experts.at_noise_level(product, 0.3)
+    expected = experts.noised.at_noise_level(product, 0.3)
     assert isinstance(expected, poe.Product)
     values = expected.contributions(images)
     torch.testing.assert_close(moved.contributions(images), values, rtol=1e-5, atol=1e-3)

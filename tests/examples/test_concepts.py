@@ -117,7 +117,7 @@ def test_a_formula_is_the_sum_and_product_of_what_its_labels_say(concepts: Conce
 
 
 def at_level(expert: poe.Expert, noise_level: float) -> poe.Expert:
-    return experts.at_noise_level(expert, noise_level)
+    return experts.noised.at_noise_level(expert, noise_level)
 
 
 def test_shares_that_are_due() -> None:

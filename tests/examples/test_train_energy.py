@@ -32,7 +32,7 @@ def images() -> Tensor:
 def begun(kind: str = "persistent", learning_rate: float = 1e-3) -> Any:
     g = torch.Generator().manual_seed(1)
     with seeded(0):
-        net = experts.ResidualNetwork((8, 8), (4, 8), spectral_norm=True)
+        net = experts.neural.ResidualNetwork((8, 8), (4, 8), spectral_norm=True)
     gaussian = experts.ProbabilisticPCA.fit(images(), 3)
     expert = poe.Product(moments=gaussian, shape=experts.NeuralEnergy(net, poe.Real((8, 8))))
     buffer = poe.ReplayBuffer(gaussian, 30, generator=g)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import RBM, BaseRateAIS, Bernoulli, Gaussian
+from experts import RBM, Bernoulli, Gaussian
+from experts.boltzmann import BaseRateAIS
 from experts.boltzmann.base_rate_ais import Path, _climb, _descend
 from poe.normalizers.enumeration import states
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import poe
-from experts import RBM, Bernoulli, Categorical, Ising, Potts, belief_propagation
+from experts import (
+    RBM,
+    Bernoulli,
+    Categorical,
+    Ising,
+    Potts,
+)
+from experts.spins import belief_propagation
 from poe.normalizers.enumeration import states
 
 DOUBLE = torch.float64

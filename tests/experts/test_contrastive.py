@@ -10,8 +10,17 @@ from torch import Tensor
 
 import experts
 import poe
-from experts import CD, PCD, RBM, TemperedPCD, contrast, data_log_odds, fit_rbm, sweep
+from experts import RBM
+from experts.boltzmann import sweep
+from experts.boltzmann.training import (
+    CD,
+    PCD,
+    TemperedPCD,
+    contrast,
+    fit_rbm,
+)
 from experts.boltzmann.training.contrastive_divergence import Centre, Particles
+from experts.families import data_log_odds
 from poe.normalizers.enumeration import states
 
 BITS = states(poe.Binary(4))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import poe
-from experts import Gaussian, NormalScores, Standardize
+from experts import Gaussian
+from experts.tables import NormalScores, Standardize
 
 
 def test_standardized_columns_have_mean_0_and_deviation_1() -> None:

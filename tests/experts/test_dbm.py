@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts import DBM, RBM, Bernoulli, VisibleDBM, mean_field, variational_bound
+from experts import (
+    DBM,
+    RBM,
+    Bernoulli,
+    VisibleDBM,
+)
+from experts.boltzmann import mean_field, variational_bound
 from experts.boltzmann.training.dbm_gradient import sweeps
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition
 from poe.normalizers.enumeration import states

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import poe
-from experts import DBM, BaseRateAIS, Bernoulli, VisibleDBM
+from experts import DBM, Bernoulli, VisibleDBM
+from experts.boltzmann import BaseRateAIS
 
 
 def dbm(*sizes: int) -> DBM:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import poe
-from experts import Bernoulli, Ising, binary_channel, learn_denoiser
+from experts import Bernoulli, Ising
+from experts.spins import binary_channel, learn_denoiser
 from experts.spins.denoiser import posterior, pseudo_likelihood
 from poe.density.closed_forms import exact_sample
 from poe.normalizers.enumeration import states

@@ -241,7 +241,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         (lambda: experts.FactorGraph(poe.Real(3), []), "finitely many values"),
         (
             lambda: experts.FactorGraph(poe.Binary(20), [(range(13), torch.zeros([2] * 13))]),
-            "experts.at_most or experts.parity",
+            "experts.graphs.at_most or experts.graphs.parity",
         ),
     ],
 )

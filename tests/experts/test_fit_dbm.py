@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import DBM, RBM, VisibleDBM, fit_dbm, grow_dbm, mean_field, pretrain_dbm
+from experts import DBM, RBM, VisibleDBM
+from experts.boltzmann import mean_field
+from experts.boltzmann.training import fit_dbm, grow_dbm, pretrain_dbm
 from experts.boltzmann.training.dbm_gradient import (
     Moments,
     centred_gradient,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts import JEM, jem_loss
+from experts import JEM
+from experts.neural import jem_loss
 from poe.losses import contrastive_divergence
 from poe.normalizers.enumeration import states
 from tests.seeds import seeded

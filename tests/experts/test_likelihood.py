@@ -9,7 +9,8 @@ import torch
 from torch.distributions import Normal
 
 import poe
-from experts import BlockMean, Gaussian, GaussianLikelihood, Identity, Mask, SaltAndPepper
+from experts import Gaussian, GaussianLikelihood, SaltAndPepper
+from experts.images import BlockMean, Identity, Mask
 from poe.structure.gaussian_factors import Independent
 
 G = torch.Generator().manual_seed(0)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from experts import Chains, LinearChain, stack_chains
+from experts import LinearChain
+from experts.graphs import Chains, stack_chains
 from experts.graphs.linear_chain import as_factor_graph
 from poe.normalizers.enumeration import log_sum, states
 from poe.structure.twists import twists

@@ -10,11 +10,11 @@ from scipy.signal import convolve2d
 from torch import Tensor
 
 import poe
-from experts import (
+from experts import GaussianLikelihood
+from experts.images import (
     BlockMean,
     Blur,
     FilterBank,
-    GaussianLikelihood,
     Identity,
     LinearOperator,
     Mask,

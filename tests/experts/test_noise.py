@@ -94,7 +94,7 @@ def test_levels_of_another_batch_are_refused(
 
 def test_a_whole_product_moves_with_its_exponents_and_names(product: poe.Product) -> None:
     x = images()
-    moved = experts.at_noise_level(product, 0.5)
+    moved = experts.noised.at_noise_level(product, 0.5)
     assert isinstance(moved, poe.Product)
     assert moved.names == product.names == ("digit", "slant", "thickness", "prior")
     at_level = [
@@ -105,12 +105,12 @@ def test_a_whole_product_moves_with_its_exponents_and_names(product: poe.Product
     weights = torch.tensor([1.0, 1.0, 0.7, -0.5])
     expected = torch.stack([expert(x) for expert in at_level], -1) * weights
     torch.testing.assert_close(moved.contributions(x), expected)
-    again = experts.at_noise_level(moved, 0.1)
+    again = experts.noised.at_noise_level(moved, 0.1)
     torch.testing.assert_close(again(x), product(x))
 
 
 def test_a_learned_exponent_stays_learned(product: poe.Product) -> None:
-    moved = experts.at_noise_level(product, 0.5)
+    moved = experts.noised.at_noise_level(product, 0.5)
     learned = [p for name, p in product.named_parameters() if name.endswith("exponent")]
     assert len(learned) == 1
     moved(images()).sum().backward()
@@ -120,10 +120,10 @@ def test_a_learned_exponent_stays_learned(product: poe.Product) -> None:
 
 def test_a_ladder_is_the_product_at_each_level(product: poe.Product) -> None:
     x = images()
-    ladder = experts.noise_ladder(product, [1.0, 0.3])
+    ladder = experts.noised.noise_ladder(product, [1.0, 0.3])
     assert isinstance(ladder, tuple)
     for expert, level in zip(ladder, (1.0, 0.3), strict=True):
-        torch.testing.assert_close(expert(x), experts.at_noise_level(product, level)(x))
+        torch.testing.assert_close(expert(x), experts.noised.at_noise_level(product, level)(x))
 
 
 def test_a_mixture_keeps_its_weights_and_log_partitions(
@@ -133,11 +133,11 @@ def test_a_mixture_keeps_its_weights_and_log_partitions(
     parts = [families[2].given(label) for label in ("thin", "thick")]
     mixture = poe.Mixture(parts, [0.25, 0.75], log_partitions=[1.0, -2.0])
     expected = poe.Mixture(
-        [experts.at_noise_level(part, 0.5) for part in parts],
+        [experts.noised.at_noise_level(part, 0.5) for part in parts],
         [0.25, 0.75],
         log_partitions=[1.0, -2.0],
     )
-    torch.testing.assert_close(experts.at_noise_level(mixture, 0.5)(x), expected(x))
+    torch.testing.assert_close(experts.noised.at_noise_level(mixture, 0.5)(x), expected(x))
 
 
 def test_unnormalised_densities_without_any_have_no_marginal() -> None:
@@ -159,7 +159,7 @@ def test_a_density_ratio_is_the_density_over_the_marginal(
         ratio = experts.DensityRatio(model)
         for level in (0.1, 0.5):
             moved = model.at_noise_level(level)
-            found = experts.at_noise_level(ratio.given(label), level)
+            found = experts.noised.at_noise_level(ratio.given(label), level)
             expected = moved.given(label)(x) - moved.marginal()(x)
             torch.testing.assert_close(found(x), expected, rtol=1e-4, atol=1e-4)
             assert expected.abs().max() > 0.01
@@ -194,7 +194,7 @@ def test_a_product_prints_as_a_short_tree(product: poe.Product) -> None:
 def test_an_expert_without_noise_levels_is_refused() -> None:
     gaussian = experts.Gaussian([0.0], scale=1.0)
     with pytest.raises(poe.PoeError, match="got Gaussian: give a ladder"):
-        experts.at_noise_level(gaussian * gaussian, 0.5)
+        experts.noised.at_noise_level(gaussian * gaussian, 0.5)
 
 
 def test_a_label_is_a_name_an_index_or_a_tensor(

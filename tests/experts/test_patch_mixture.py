@@ -14,15 +14,17 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 import poe
 from experts import (
-    BlockMean,
-    Blur,
     Gaussian,
     GaussianLikelihood,
-    Identity,
-    Mask,
     PatchMixture,
     SaltAndPepper,
     TiledMixture,
+)
+from experts.images import (
+    BlockMean,
+    Blur,
+    Identity,
+    Mask,
     TileGibbs,
     Window,
 )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts import RBM, GaussianRBM, LayerGibbs, PottsRBM
+from experts import RBM, GaussianRBM, PottsRBM
+from experts.boltzmann import LayerGibbs
 from poe.normalizers.enumeration import states
 from poe.testing import LawError, check_kernel
 

@@ -19,13 +19,13 @@ SILU_SLOPE = 1.0999
 
 
 @seeded()
-def perceptron(**settings: object) -> experts.MultilayerPerceptron:
-    return experts.MultilayerPerceptron((3,), (16, 16), **settings).double()  # type: ignore[arg-type]
+def perceptron(**settings: object) -> experts.neural.MultilayerPerceptron:
+    return experts.neural.MultilayerPerceptron((3,), (16, 16), **settings).double()  # type: ignore[arg-type]
 
 
 @seeded()
-def residual(**settings: object) -> experts.ResidualNetwork:
-    return experts.ResidualNetwork((8, 8), (4, 8), **settings).double()  # type: ignore[arg-type]
+def residual(**settings: object) -> experts.neural.ResidualNetwork:
+    return experts.neural.ResidualNetwork((8, 8), (4, 8), **settings).double()  # type: ignore[arg-type]
 
 
 def rows(n: int, *shape: int) -> Tensor:
@@ -157,9 +157,9 @@ def test_saved_and_loaded_to_the_same_bits(training: bool, tmp_path: Path) -> No
 
 def test_sides_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(poe.ShapeError, match=r"divisible by 4, one halving.*got \(6, 8\): pad"):
-        experts.ResidualNetwork((6, 8), (4, 8))
+        experts.neural.ResidualNetwork((6, 8), (4, 8))
     with pytest.raises(poe.ShapeError, match=r"expected images .*got \(8,\)"):
-        experts.ResidualNetwork((8,), (4,))
+        experts.neural.ResidualNetwork((8,), (4,))
 
 
 @seeded()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import experts
 import poe
-from experts import Transitions, fit_transitions
+from experts import Transitions
+from experts.graphs import fit_transitions
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts import VAE, Gaussian, GaussianDecoder, GaussianLikelihood, Identity
+from experts import (
+    VAE,
+    Gaussian,
+    GaussianDecoder,
+    GaussianLikelihood,
+)
+from experts.images import Identity
 from poe.probabilities.density_bounds import bounds, has_exact_log_density
 from tests.seeds import seeded
 

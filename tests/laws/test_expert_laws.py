@@ -329,8 +329,8 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
         ),
         torch.tensor([[3, 0, 0], [1, 2, 3], [1, 1, 2]]),
     ),
-    "at_most": lambda: (experts.at_most(2, 3), torch.eye(3)),
-    "parity": lambda: (experts.parity((2, 2), odd=True), torch.eye(4).reshape(4, 2, 2)),
+    "at_most": lambda: (experts.graphs.at_most(2, 3), torch.eye(3)),
+    "parity": lambda: (experts.graphs.parity((2, 2), odd=True), torch.eye(4).reshape(4, 2, 2)),
     "Classifier": lambda: (
         experts.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), poe.Sequence(4, 3)).given(
             1
@@ -422,7 +422,8 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
     "Neighbours, at normal scores": lambda: (
         experts.Neighbours(_real(9, 2), norm=1.0).at(
             nn.Sequential(
-                experts.Standardize.fitted(_real(9, 2)), experts.NormalScores.fitted(_real(9, 2))
+                experts.tables.Standardize.fitted(_real(9, 2)),
+                experts.tables.NormalScores.fitted(_real(9, 2)),
             ),
             poe.Real(2),
         ),
@@ -430,12 +431,13 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
     ),
     "NeuralEnergy": lambda: (NeuralEnergy(_network(), poe.Real(2)), _real(3, 2)),
     "NeuralEnergy, perceptron": lambda: (
-        NeuralEnergy(experts.MultilayerPerceptron((2,), (8, 8)), poe.Real(2)),
+        NeuralEnergy(experts.neural.MultilayerPerceptron((2,), (8, 8)), poe.Real(2)),
         _real(3, 2),
     ),
     "NeuralEnergy, residual": lambda: (
         NeuralEnergy(
-            experts.ResidualNetwork((2, 8, 8), (4, 8), spectral_norm=True), poe.Real((2, 8, 8))
+            experts.neural.ResidualNetwork((2, 8, 8), (4, 8), spectral_norm=True),
+            poe.Real((2, 8, 8)),
         ),
         _real(3, 2, 8, 8),
     ),
@@ -477,7 +479,7 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
         _real(4, 4, 3),
     ),
     "GaussianLikelihood": lambda: (
-        experts.GaussianLikelihood(experts.Blur(_real(3, 3), (4, 5)), _real(2, 3), 0.5),
+        experts.GaussianLikelihood(experts.images.Blur(_real(3, 3), (4, 5)), _real(2, 3), 0.5),
         _real(4, 4, 5),
     ),
     "PatchMixture": lambda: (

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 import poe
-from experts import FieldOfExperts, Gaussian, GaussianLikelihood, Mask, SaltAndPepper
+from experts import (
+    FieldOfExperts,
+    Gaussian,
+    GaussianLikelihood,
+    SaltAndPepper,
+)
+from experts.images import Mask
 from poe.samplers import GaussianGibbs
 from poe.structure.gaussian_factors import GaussianFactor
 from poe.testing import LawError, check_kernel

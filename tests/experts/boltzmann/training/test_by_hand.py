@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts import DBM, RBM, fit_dbm, fit_rbm, pretrain_dbm
+from experts import DBM, RBM
+from experts.boltzmann.training import fit_dbm, fit_rbm, pretrain_dbm
 
 DECAY, MOMENTUM = 0.2, 0.5
 LOOKS = 10  # updates from one look of the mean to the next

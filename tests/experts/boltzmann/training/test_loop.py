@@ -18,10 +18,11 @@ from torch import Tensor
 
 import experts
 import poe
-from experts import DBM, fit_dbm, fit_rbm, pretrain_dbm
+from experts import DBM
 from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.hidden_states import HiddenDensity
 from experts.boltzmann.last_call_cache import Latest
+from experts.boltzmann.training import fit_dbm, fit_rbm, pretrain_dbm
 from experts.boltzmann.training.loop import (
     Checkpoint,
     Schedule,
@@ -351,14 +352,14 @@ def modules_imported_by(module: ModuleType) -> set[str]:
     "model",
     [
         experts.RBM, experts.GaussianRBM, experts.PottsRBM, experts.DBM, experts.VisibleDBM,
-        experts.BaseRateAIS, experts.LayerGibbs, experts.mean_field, experts.sweep,
-        experts.Bernoulli, experts.data_log_odds, HiddenDensity, Latest, linear,
+        experts.boltzmann.BaseRateAIS, experts.boltzmann.LayerGibbs, experts.boltzmann.mean_field, experts.boltzmann.sweep,
+        experts.Bernoulli, experts.families.data_log_odds, HiddenDensity, Latest, linear,
     ],
     ids=lambda model: model.__name__,
 )  # fmt: skip
 def test_models_do_not_import_trainers(model: Any) -> None:
     trainers = (
-        experts.CD, experts.fit_rbm, experts.fit_dbm, experts.pretrain_dbm, experts.grow_dbm,
+        experts.boltzmann.training.CD, experts.boltzmann.training.fit_rbm, experts.boltzmann.training.fit_dbm, experts.boltzmann.training.pretrain_dbm, experts.boltzmann.training.grow_dbm,
         Schedule,
     )  # fmt: skip
     places = {trainer.__module__ for trainer in trainers}

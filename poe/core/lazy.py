@@ -1,0 +1,52 @@
+"""Names that a package has without importing what is behind them until they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def found_when_asked(
+    package: str,
+    *,
+    submodules: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package (PEP 562) for what is imported only when it is asked for.
+
+    Args:
+        package: Its ``__name__``.
+        submodules: Modules beneath it that are reached without an import of their own.
+        names: Names that are its own, each with the module that has it.
+        moved: Names that it once had, each with the module that has it now: they still work, with
+            a ``DeprecationWarning`` that says where they are.
+
+    Returns:
+        A function of a name that gives what is asked for, or raises ``AttributeError``.
+
+    Example:
+        >>> ask = found_when_asked("poe", submodules=["testing"], moved={"pi": "math"})
+        >>> ask("testing").__name__
+        'poe.testing'
+    """
+    submodules, names, moved = frozenset(submodules), dict(names or {}), dict(moved or {})
+
+    def __getattr__(name: str) -> Any:
+        if name in submodules:
+            return importlib.import_module(f"{package}.{name}")
+        if name in names:
+            return getattr(importlib.import_module(names[name]), name)
+        if name in moved:
+            warnings.warn(
+                f"{package}.{name} is now {moved[name]}.{name}; the old name goes with the next "
+                "release",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return getattr(importlib.import_module(moved[name]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return __getattr__
