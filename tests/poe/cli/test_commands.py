@@ -24,7 +24,7 @@ from poe.cli.terminal import ExitCode
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples" / "compositions"
 GAUSSIANS, NOT = str(EXAMPLES / "gaussians.toml"), str(EXAMPLES / "not.toml")
 FEW = ["--kernel", "MALA(step_size=0.5)", "--num", "400", "--warmup", "20"]

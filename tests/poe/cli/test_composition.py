@@ -12,7 +12,7 @@ import experts
 import poe
 from poe.cli.composition import CompositionError, read
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "compositions"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "compositions"
 GAUSSIAN = 'kind = "Gaussian"\nloc = [0.0]\nscale = [1.0]\n'
 
 

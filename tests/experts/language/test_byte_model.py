@@ -14,7 +14,7 @@ from experts.language import NextToken, OverBytes, Vocabulary
 from experts.language.byte_model import END
 from poe.normalizers.enumeration import states
 from poe.structure.autoregressive import at_rows
-from tests.experts.test_language import LastTwo
+from tests.experts.language.test_text_constraints import LastTwo
 
 FIRST = Vocabulary(["", "a", "b", "ab"], ends=[0])
 SECOND = Vocabulary(["", "a", "b", "ba", "aa"], ends=[0])

@@ -14,7 +14,7 @@ from poe.cli import main, parser
 from poe.cli.composition import read
 from poe.cli.terminal import MEANING, ExitCode
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("demo", "sample", "ratio", "partition", "inspect", "experts")
 # A few steps on 256 pixels: the summary says that these draws are not to be trusted.
 DOUBTFUL = "digits.toml"

@@ -285,7 +285,7 @@ def test_a_net_that_went_back_to_training_is_found_out() -> None:
 
 
 def test_the_page_on_language_models_does_what_it_shows() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text(encoding="utf-8")
     section = page.split("## Language models\n")[1].split("\n## ")[0]
     blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert blocks

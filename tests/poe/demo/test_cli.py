@@ -18,7 +18,7 @@ from poe.demo.conjunction import Schedule
 from poe.demo.evaluate import COLUMNS as RATES
 from poe.demo.plan import COLUMNS
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 ONE = ["--digit", "7", "--slant", "right", "--thickness", "thick"]
 
 

@@ -11,7 +11,7 @@ import torch
 import poe
 from tests.seeds import seeded
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "spaces.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "spaces.md").read_text(encoding="utf-8")
 BRIDGES, REFUSED = PAGE.split("## What is refused")
 CODE = r"`([^`]+)`"
 

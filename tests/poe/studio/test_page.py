@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.studio.browser import CHROMIUM, Browser, chromium, find
+from tests.poe.studio.browser import CHROMIUM, Browser, chromium, find
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install "product-of-experts[studio]"')
 pytest.importorskip("matplotlib")
@@ -27,7 +27,7 @@ if CHROMIUM is None:
         allow_module_level=True,
     )
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ("digits-class", "digits-slant", "digits-thickness", "digits-prior")
 IS_DONE = f"!{find('sample')}.disabled && {find('words')}.innerText.includes('draws of 256')"
 
