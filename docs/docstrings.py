@@ -19,18 +19,7 @@ NAMES_OF_FUNCTIONS = {"logsumexp", "softmax", "sqrt", "trace"}
 
 
 class AsMarkdown(griffe.Extension):
-    """Rewrites each docstring as it is read, and finds functions that hide behind their modules."""
-
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Let ``poe.smc`` mean the function, as in Python, and not the module ``poe/particles/smc.py``.
-
-        What else the module holds stays where other names look for it.
-        """
-        for name, module in list(pkg.members.items()):
-            if isinstance(module, griffe.Module) and name in module.members:
-                function = module.members.pop(name)
-                function.members.update(module.members)
-                pkg.members[name] = griffe.Alias(name, function, parent=pkg)
+    """Rewrites each docstring as it is read."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:

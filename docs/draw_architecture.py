@@ -162,9 +162,7 @@ def draw(path: Path, root: Path = ROOT) -> None:
 
     rcParams["svg.hashsalt"] = "architecture"  # the same picture, the same bytes
     arrows = reduced_edges(root)
-    row = {
-        name: i for i, name in enumerate(name for _, names in LAYERS for name in names)
-    }
+    row = {name: i for i, name in enumerate(name for _, names in LAYERS for name in names)}
     figure = Figure(figsize=(8.0, 0.36 * len(row)), layout="constrained")
     axis = figure.subplots()
     _draw_layers(axis, row)
@@ -198,9 +196,7 @@ def _draw_layers(axis, row: dict[str, int]) -> None:
             color="#2a5c99" if name.startswith("poe") else "#b4552d", zorder=2,
         )  # fmt: skip
         axis.add_patch(box)
-        axis.text(
-            0, y - 0.03, name, ha="center", va="center", color="white", fontsize=9
-        )
+        axis.text(0, y - 0.03, name, ha="center", va="center", color="white", fontsize=9)
 
 
 def _draw_arcs(axis, row: dict[str, int], arrows: set[tuple[str, str]]) -> None:

@@ -83,9 +83,7 @@ class _Walk:
         if isinstance(expression, ast.Call):
             yield from self._call(expression, place, held, depth)
 
-    def _call(
-        self, call: ast.Call, place: Place, held: set[str], depth: int
-    ) -> Iterator[Stop]:
+    def _call(self, call: ast.Call, place: Place, held: set[str], depth: int) -> Iterator[Stop]:
         handed = _is_handed(call, held)
         callee = _callee(call.func, place) if handed else None
         if callee is None:
@@ -128,16 +126,9 @@ def _blocks(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
 
 def _hold(statement: ast.stmt, held: set[str]) -> None:
     """A name that a held one is put into is held from there on."""
-    if (
-        isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign)
-        and statement.value
-    ):
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign) and statement.value:
         if _names(statement.value) & held:
-            targets = (
-                statement.targets
-                if isinstance(statement, ast.Assign)
-                else [statement.target]
-            )
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             held.update(*(_stored(target) for target in targets))
     elif isinstance(statement, ast.For) and _names(statement.iter) & held:
         held.update(_stored(statement.target))
@@ -230,9 +221,7 @@ def _imports(module: str) -> dict[str, tuple[str, str | None]]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 here = alias.asname or alias.name
-                found[here] = (
-                    (whole, None) if whole in FILES else (node.module, alias.name)
-                )
+                found[here] = (whole, None) if whole in FILES else (node.module, alias.name)
     return found
 
 

@@ -28,9 +28,7 @@ def room_of(module: str) -> str:
 
 def arrows(root: Path) -> dict[str, set[str]]:
     """Room to the rooms that it imports from."""
-    found: dict[str, set[str]] = {
-        room_of(module): set() for module in source_files(root)
-    }
+    found: dict[str, set[str]] = {room_of(module): set() for module in source_files(root)}
     for high, low in imports(root):
         if room_of(high) != room_of(low):
             found[room_of(high)].add(room_of(low))
@@ -73,9 +71,7 @@ def floors(graph: dict[str, set[str]]) -> int:
     def measure(room: str) -> int:
         if room not in depth:
             members = [name for name in graph if home.get(name, name) == room]
-            below = {home.get(low, low) for name in members for low in graph[name]} - {
-                room
-            }
+            below = {home.get(low, low) for name in members for low in graph[name]} - {room}
             depth[room] = 1 + max((measure(low) for low in below), default=0)
         return depth[room]
 
@@ -88,10 +84,7 @@ def public_names(root: Path) -> int:
     for module, path in source_files(root).items():
         if path.name == "__init__.py" and not module.startswith(ON_TOP):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if (
-                    isinstance(node, ast.Assign)
-                    and ast.unparse(node.targets[0]) == "__all__"
-                ):
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                     total += len(getattr(node.value, "elts", ()))
     return total
 
@@ -107,9 +100,7 @@ def figures(root: Path) -> dict[str, object]:
     for top in ("poe", "experts"):
         at_root = [path for path in files.values() if path.parent == root / top]
         found[f"files at the root of {top}/"] = len(at_root)
-        found[f"packages of {top}/"] = sum(
-            (root / top / p).is_dir() for p in _names(root / top)
-        )
+        found[f"packages of {top}/"] = sum((root / top / p).is_dir() for p in _names(root / top))
     found["rooms"] = len(graph)
     found["floors"] = floors(graph)
     found["arrows between rooms"] = sum(len(below) for below in graph.values())

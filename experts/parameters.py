@@ -51,7 +51,7 @@ def real(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
 
     >>> real("loc", [0.0, float("nan")])
     Traceback (most recent call last):
-    poe.core.errors.PoeError: loc must be finite, got nan at (1,): leave out or replace what is not
+    poe.PoeError: loc must be finite, got nan at (1,): leave out or replace what is not
     """
     tensor = floats(name, value, like=like)
     _require(name, tensor, torch.isfinite, "finite", "leave out or replace what is not")

@@ -77,11 +77,11 @@ from poe.probabilities.ratio import (
 from poe.sampling.progress import Progress
 from poe.sampling.sample import sample
 from poe.sampling.short_run import Advanced, advance, short_run
+from poe.sampling.simulated_annealing import simulated_annealing
 from poe.sampling.tensorboard import TensorBoard
 from poe.structure import conditionals as conditionals
 from poe.structure import distribution_tails as distribution_tails
-from poe.structure import pairs as label_pairs
-from poe.structure import pairs as spin_pairs
+from poe.structure import pairs as pairs
 from poe.structure import tails as tails
 from poe.structure.autoregressive import Autoregressive
 from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
@@ -110,7 +110,7 @@ __all__ = [
     "fit_exponents_by_score_matching", "gaussian_factors", "io", "link", "load", "load_draws",
     "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
     "log_ratio_contributions", "losses", "normalize", "normalizers", "plot", "ranges", "sample",
-    "samplers", "save", "save_draws", "short_run", "simplify", "smc", "smc_over_positions",
+    "samplers", "save", "save_draws", "short_run", "simplify", "simulated_annealing", "smc", "smc_over_positions",
     "tune_ladder", "tune_tempering", "twists", "warm_up",
 ]  # fmt: skip
 

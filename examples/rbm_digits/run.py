@@ -109,7 +109,8 @@ def main() -> None:
     )  # fmt: skip
     log_z = poe.log_partition(
         large, start=experts.Bernoulli(experts.families.data_log_odds(train)),
-        method=experts.boltzmann.BaseRateAIS(num_levels=300 if arguments.fast else 2000), generator=generator,
+        method=experts.boltzmann.BaseRateAIS(num_levels=300 if arguments.fast else 2000),
+        generator=generator,
     )  # fmt: skip
     print_table(x, labels, curve, large, log_z)
     chosen = torch.randint(len(train), (100,), generator=generator)

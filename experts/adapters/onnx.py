@@ -110,7 +110,7 @@ class OnnxClassifier(poe.Expert):
     (tensor([-1.0986]), Real(shape=(2,)))
     >>> likes.score(torch.zeros(1, 2))
     Traceback (most recent call last):
-    poe.core.errors.GradientError: OnnxNetwork has no gradient: ...
+    poe.GradientError: OnnxNetwork has no gradient: ...
     """
 
     def __init__(

@@ -174,7 +174,8 @@ def _base(rbm: RBM, start: Expert | None, count: int, generator: torch.Generator
     if not isinstance(start, Bernoulli) or start.space != rbm.space:
         raise NormalizationError(
             f"expected a start Bernoulli(log_odds) on {rbm.space}, got {type(start).__name__} on "
-            f"{start.space}: give experts.Bernoulli(experts.families.data_log_odds(data)), or no start"
+            f"{start.space}: give "
+            "experts.Bernoulli(experts.families.data_log_odds(data)), or no start"
         )
     return start.natural.detach().to(rbm.W)
 

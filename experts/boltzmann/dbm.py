@@ -40,8 +40,8 @@ class DBM(Expert):
     That makes it an RBM whose visible units are the even layers and whose hidden units are the odd
     ones (``as_rbm``), and whatever an RBM can do it can: block Gibbs, exact log Z and exact draws
     where either side is small, products with RBMs, Ising models and fields on the even layers. For
-    x alone there are ``experts.boltzmann.mean_field`` and ``experts.VisibleDBM``; log Z of large ones:
-    ``experts.boltzmann.BaseRateAIS``.
+    x alone there are ``experts.boltzmann.mean_field`` and ``experts.VisibleDBM``; log Z of large
+    ones: ``experts.boltzmann.BaseRateAIS``.
 
     Shapes: ``weights`` W_l ``(n_l, n_{l+1})`` for l = 0, ..., L - 1, ``biases`` b_l ``(n_l,)`` for
     l = 0, ..., L; those that are an ``nn.Parameter`` stay one. Raises ShapeError where they do not

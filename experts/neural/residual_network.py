@@ -38,7 +38,8 @@ class ResidualNetwork(nn.Module):
     which would make the energy of an image depend on its neighbours in the batch, and no ReLU,
     whose score is piecewise constant. The quadratic, a Gaussian reference of ``spread`` s, keeps
     exp f integrable, as the network grows at most linearly; None leaves it out.
-    ``spectral_norm`` bounds the slope of each layer (`experts.neural.spectral_norm.normalize_spectrally`).
+    ``spectral_norm`` bounds the slope of each layer
+    (`experts.neural.spectral_norm.normalize_spectrally`).
 
     Shapes: x ``(*batch, height, width)`` or ``(*batch, colours, height, width)`` to ``(*batch,)``.
     Raises ``poe.ShapeError`` for sides that cannot be halved so often.

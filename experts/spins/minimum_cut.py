@@ -29,7 +29,7 @@ def graph_cut(target: Expert) -> Tensor:
     if pairs is None:
         raise PoeError(
             f"expected a target of pairs and fields alone, got {type(target).__name__}: use "
-            "poe.sampling.simulated_annealing.simulated_annealing(target), or keep the best of draws"
+            "poe.simulated_annealing(target), or keep the best of draws"
         )
     _check_attractive(pairs)
     is_one = torch.from_numpy(_smallest_cut(pairs))
@@ -43,7 +43,7 @@ def _check_attractive(pairs: SpinPairs) -> None:
         raise PoeError(
             f"expected couplings of at least 0 for a graph cut, got {int(negative.sum())} negative "
             f"ones, as {pairs.couplings[negative][0].item():.3g} between sites {where[0]} and "
-            f"{where[1]}: use poe.sampling.simulated_annealing.simulated_annealing(target), which promises no optimum"
+            f"{where[1]}: use poe.simulated_annealing(target), which promises no optimum"
         )
 
 

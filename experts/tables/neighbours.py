@@ -35,8 +35,8 @@ class Neighbours(Expert):
     there are several), so that stored rows are judged by the others and are not at distance 0: in
     every dtype, one within a thousandth of the resolution.
 
-    Coordinates should have one unit: see `experts.tables.Standardize`. Raises `ShapeError` for points that
-    are no table of at least k + 1 rows, `PoeError` for settings that are not positive.
+    Coordinates should have one unit: see `experts.tables.Standardize`. Raises `ShapeError` for
+    points that are no table of at least k + 1 rows, `PoeError` for settings that are not positive.
 
     >>> expert = Neighbours(torch.tensor([[0.0], [1.0], [5.0]]))
     >>> expert(torch.tensor([[2.5], [9.0], [5.0]]))

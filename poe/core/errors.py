@@ -49,3 +49,8 @@ class StorageError(PoeError):
 
 class TrustWarning(UserWarning):
     """A result was computed, and there is a reason not to trust it yet."""
+
+
+# A traceback names them by the place where users find them.
+for _kind in (PoeError, *PoeError.__subclasses__(), TrustWarning):
+    _kind.__module__ = "poe"

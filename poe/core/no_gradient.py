@@ -21,7 +21,7 @@ def without_gradient(value: Tensor, x: Tensor, who: str) -> Tensor:
     >>> x = torch.ones(2, requires_grad=True)
     >>> without_gradient(x.detach().round(), x, "Rounding").sum().backward()
     Traceback (most recent call last):
-    poe.core.errors.GradientError: Rounding has no gradient: sample with a kernel that asks for none, ...
+    poe.GradientError: Rounding has no gradient: sample with a kernel that asks for none, ...
     """
     if not (x.requires_grad and torch.is_grad_enabled()):
         return value

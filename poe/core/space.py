@@ -52,7 +52,7 @@ class Space:
 
         >>> Binary(2).require(torch.tensor([[1.0, -1.0]]))
         Traceback (most recent call last):
-        poe.core.errors.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
+        poe.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
         """
         is_inside = self.contains(x)
         if x.is_meta or bool(is_inside.all()):

@@ -38,7 +38,7 @@ def require_finite(*parts: Rows) -> None:
     >>> expert, x = experts.Gaussian([0.0], scale=[1.0]), torch.zeros(2, 1)
     >>> require_finite(Rows(expert, "data", x, torch.tensor([0.0, torch.nan])))
     Traceback (most recent call last):
-    poe.core.errors.NonFiniteError: expected finite values, got others on 1 of 2 rows of data (1 NaN)...
+    poe.NonFiniteError: expected finite values, got others on 1 of 2 rows of data (1 NaN)...
     """
     if any(part.values.is_meta for part in parts):
         return

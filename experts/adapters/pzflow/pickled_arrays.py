@@ -26,7 +26,7 @@ def read_arrays(content: bytes, known_names: Collection[str] = ()) -> Any:
     {'x': (1, array([1., 1.]))}
     >>> read_arrays(pickle.dumps(print))
     Traceback (most recent call last):
-    poe.core.errors.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
+    poe.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
     """
     try:
         found = _Reader(io.BytesIO(content), known_names).load()

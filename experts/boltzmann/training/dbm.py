@@ -100,7 +100,8 @@ def fit_dbm(
 
     >>> g = torch.Generator().manual_seed(0)
     >>> data = torch.rand(500, 1, generator=g).lt(0.5).float().expand(500, 4)  # all equal
-    >>> start = experts.boltzmann.training.pretrain_dbm(data, (4, 3, 2), num_epochs=1, generator=g, progress=False)
+    >>> from experts.boltzmann.training import pretrain_dbm
+    >>> start = pretrain_dbm(data, (4, 3, 2), num_epochs=1, generator=g, progress=False)
     >>> dbm = fit_dbm(start, data, learning_rate=0.1, generator=g, progress=False)
     >>> visible = experts.VisibleDBM(dbm)
     >>> visible(torch.ones(1, 4)) - visible(torch.tensor([[1.0, 0.0, 1.0, 1.0]])) > 2

@@ -325,7 +325,7 @@ def require_counts(**counts: object) -> None:
 
     >>> require_counts(num_epochs=0)
     Traceback (most recent call last):
-    poe.core.errors.PoeError: expected num_epochs of at least 1, got 0
+    poe.PoeError: expected num_epochs of at least 1, got 0
     """
     for name, count in counts.items():
         if not isinstance(count, Integral):
@@ -339,7 +339,7 @@ def require_shares(**shares: object) -> None:
 
     >>> require_shares(momentum=1.5)
     Traceback (most recent call last):
-    poe.core.errors.PoeError: expected momentum from 0 to 1, got 1.5
+    poe.PoeError: expected momentum from 0 to 1, got 1.5
     """
     for name, share in shares.items():
         if not isinstance(share, Real):

@@ -19,6 +19,7 @@ from torch import Tensor
 import experts
 import poe
 from experts import DBM
+from experts.boltzmann import training
 from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.hidden_states import HiddenDensity
 from experts.boltzmann.last_call_cache import Latest
@@ -352,14 +353,15 @@ def modules_imported_by(module: ModuleType) -> set[str]:
     "model",
     [
         experts.RBM, experts.GaussianRBM, experts.PottsRBM, experts.DBM, experts.VisibleDBM,
-        experts.boltzmann.BaseRateAIS, experts.boltzmann.LayerGibbs, experts.boltzmann.mean_field, experts.boltzmann.sweep,
+        experts.boltzmann.BaseRateAIS, experts.boltzmann.LayerGibbs,
+        experts.boltzmann.mean_field, experts.boltzmann.sweep,
         experts.Bernoulli, experts.families.data_log_odds, HiddenDensity, Latest, linear,
     ],
     ids=lambda model: model.__name__,
 )  # fmt: skip
 def test_models_do_not_import_trainers(model: Any) -> None:
     trainers = (
-        experts.boltzmann.training.CD, experts.boltzmann.training.fit_rbm, experts.boltzmann.training.fit_dbm, experts.boltzmann.training.pretrain_dbm, experts.boltzmann.training.grow_dbm,
+        training.CD, training.fit_rbm, training.fit_dbm, training.pretrain_dbm, training.grow_dbm,
         Schedule,
     )  # fmt: skip
     places = {trainer.__module__ for trainer in trainers}
