@@ -110,8 +110,8 @@ __all__ = [
     "fit_exponents_by_score_matching", "gaussian_factors", "io", "link", "load", "load_draws",
     "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
     "log_ratio_contributions", "losses", "normalize", "normalizers", "plot", "ranges", "sample",
-    "samplers", "save", "save_draws", "short_run", "simplify", "simulated_annealing", "smc", "smc_over_positions",
-    "tune_ladder", "tune_tempering", "twists", "warm_up",
+    "samplers", "save", "save_draws", "short_run", "simplify", "simulated_annealing",
+    "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "twists", "warm_up",
 ]  # fmt: skip
 
 __getattr__ = found_when_asked(__name__, submodules=["hub", "testing"])

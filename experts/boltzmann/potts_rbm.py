@@ -31,9 +31,9 @@ class PottsRBM(Expert):
     log p̃(x) = Σᵢ b[i, xᵢ] + Σⱼ log(1 + exp(aⱼ)),  aⱼ = cⱼ + Σᵢ W[i, xᵢ, j];  −inf for other x
     p(zⱼ = 1 | x) = σ(aⱼ),  p(xᵢ = l | z) = softmax_l(b[i, l] + Σⱼ W[i, l, j] zⱼ)
 
-    log Z is exact up to 25 hidden units, ``sample`` up to 20; ``experts.boltzmann.LayerGibbs`` draws
-    one layer given the other for any number. ``log_density_of_one_hot`` takes one-hot rows of floats,
-    for gradients in x.
+    log Z is exact up to 25 hidden units, ``sample`` up to 20; ``experts.boltzmann.LayerGibbs``
+    draws one layer given the other for any number. ``log_density_of_one_hot`` takes one-hot rows of
+    floats, for gradients in x.
 
     Shapes: ``W (v, k, h)``, ``b (v, k)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one.
     Raises ShapeError where they do not fit, and PoeError where a number is not finite.

@@ -23,7 +23,8 @@ def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text as a whole matches a regular expression, whatever tokens write it.
 
     For the syntax see ``experts.language.pattern_syntax.parsed``. The text is what the tokens
-    before its end write; one that has not ended is taken as it is (``at_most_tokens`` asks for an end).
+    before its end write; one that has not ended is taken as it is (``at_most_tokens`` asks for an
+    end).
 
     >>> letters = Vocabulary(["", "a", "b", "ab"], ends=[0])
     >>> wish = matches("(ab)+", letters, length=3)

@@ -43,10 +43,10 @@ class Ising(Expert):
     given as an ``nn.Parameter`` stay one (couplings through ``from_edges``).
 
     A product of powers of Ising models is one, whatever the exponents' sign, with ``Bernoulli``
-    experts among them too. log Z is exact, by ``experts.spins.transfer_matrix``, where that
-    goes over no more than 2^30 table entries (seconds): chains and rings, free grids at most 16 wide and some hundred
-    long (also with each row closed to a ring), periodic ones up to 11 × 11, any 23 sites. Beyond,
-    estimates start at such strips. Up to 2^25 entries ``sample`` draws exactly.
+    experts among them too. log Z is exact, by ``experts.spins.transfer_matrix``, where that goes
+    over no more than 2^30 table entries (seconds): chains and rings, free grids at most 16 wide and
+    some hundred long (also with each row closed to a ring), periodic ones up to 11 × 11, any 23
+    sites. Beyond, estimates start at such strips. Up to 2^25 entries ``sample`` draws exactly.
 
     Raises ShapeError, and PoeError where a number is not finite, J has a diagonal or is not
     symmetric. Source: Ising 1925.

@@ -21,10 +21,10 @@ class CompositionError(BadInput):
 class Table:
     """The ``values`` under one key of a file; ``key`` is the path to it, as TOML writes it.
 
-    >>> table = Table(Path("a.toml"), "experts.a", {"exponent": "two"})
-    >>> table.number("exponent", 1.0)
+    >>> table = Table(Path("a.toml"), "experts.a", {"bias": "two"})
+    >>> table.number("bias", 1.0)
     Traceback (most recent call last):
-    poe.cli.toml_table.CompositionError: a.toml: experts.a.exponent: expected a finite number, got 'two'
+    poe.cli.toml_table.CompositionError: a.toml: experts.a.bias: expected a finite number, got 'two'
     """
 
     file: Path

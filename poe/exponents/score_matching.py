@@ -39,8 +39,9 @@ def fit_exponents_by_score_matching(
     alone, that expert's weights are returned with a `TrustWarning`.
 
     J looks at the points alone, where a product without a normaliser can do as well as any: one
-    that is known to be improper is refused, but where `poe.structure.proper.is_proper` cannot
-    tell, neither can this. Experts with kinks, such as −|x|, are not fitted well: J assumes two derivatives.
+    that is known to be improper is refused, but where `poe.structure.proper.is_proper` cannot tell,
+    neither can this. Experts with kinks, such as −|x|, are not fitted well: J assumes two
+    derivatives.
 
     Raises `PoeError` off `Real` spaces, `ShapeError` where n < 2, `NonFiniteError` where a score
     or a divergence is not finite.

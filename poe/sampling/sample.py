@@ -72,12 +72,12 @@ def sample(
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
     batch of densities MALA; on a discrete space of finitely many values Gibbs, by blocks where all
-    factors say how their elements go together (``poe.structure.conditionals``), or
-    ``DMALA`` where a sweep of Gibbs is long and a gradient foretells what it finds. Where chains settled
-    apart by the end of warm-up, or particles sent out from a broad start found modes that no chain
-    is in, parallel tempering (of continuous spaces only). It says which, and why.
-    Chains move in unconstrained coordinates
-    (Jacobian included; step sizes refer to those), and the draws come back in the target's space.
+    factors say how their elements go together (``poe.structure.conditionals``), or ``DMALA`` where
+    a sweep of Gibbs is long and a gradient foretells what it finds. Where chains settled apart by
+    the end of warm-up, or particles sent out from a broad start found modes that no chain is in,
+    parallel tempering (of continuous spaces only). It says which, and why. Chains move in
+    unconstrained coordinates (Jacobian included; step sizes refer to those), and the draws come
+    back in the target's space.
 
     - ``kernel``: its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
       ``draws.kernel`` shows what was used.
