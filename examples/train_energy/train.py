@@ -3,8 +3,9 @@
     python -m examples.train_energy.train persistent        # chains that go on: a density
     python -m examples.train_energy.train short             # short runs from noise: a generator
 
-The first takes sixteen minutes of two cores, the second a quarter of an hour of one. The shipped
-energy had two and a half times as many updates, as `--share 2.5` makes. A run that was stopped goes
+The first takes sixteen minutes of two cores, the second a quarter of an hour of one. `--share 2.5`
+gives each stage of chains as many updates as the shipped energy had, and 1,000 by denoising alone,
+of which that had 666: no command here makes the shipped weights again. A run that was stopped goes
 on from its checkpoint, to the same bits. `--tensorboard FOLDER` writes scalars there (`pip install
 "product-of-experts[tensorboard]"`).
 """

@@ -13,7 +13,7 @@ from experts.boltzmann.gaussian_rbm import GaussianRBM
 from experts.boltzmann.potts_rbm import PottsRBM
 from experts.boltzmann.rbm import RBM
 from poe.core.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_accepted
 
 
 def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -97,7 +97,4 @@ class LayerGibbs(Corrected[MetropolisState]):
         z = (noise.hidden < self.rbm.hidden_probabilities(x)).to(self.rbm.W.dtype)
         x = self.rbm.visible_given(z, noise.visible).to(x.dtype)
         log_density = target.log_density(x)
-        is_undefined = log_density.isnan()
-        nowhere, accepted = torch.zeros_like(is_undefined), ~is_undefined
-        info = Info(accepted.to(log_density.dtype), accepted, nowhere, is_undefined, nowhere)
-        return MetropolisState(x, log_density), info
+        return MetropolisState(x, log_density), all_accepted(log_density)

@@ -70,8 +70,16 @@ class Gaussian(Expert):
         """log p(x): `(*batch, *event) -> (*batch,)`; equals `log_density`."""
         return self(x)
 
+    @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: `(num_samples, *event)`."""
+        """Independent draws: `(num_samples, *event)`, without a gradient."""
+        return self.rsample(num_samples, generator=generator)
+
+    def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """The same draws with their gradients in location and spread: m + L ε, ε ~ N(0, I).
+
+        Source: Kingma & Welling 2014, section 2.4.
+        """
         generator = resolve(generator, self.loc.device)
         shape = (num_samples, *self.loc.shape)
         noise = torch.randn(

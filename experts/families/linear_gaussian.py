@@ -47,15 +47,22 @@ class LinearGaussian(Conditional):
         constant = self.scale.log().sum() + 0.5 * len(self.bias) * math.log(2 * math.pi)
         return -0.5 * whitened.square().sum(-1) - constant
 
+    @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One y for each x: `(num_samples, d_x) -> (num_samples, d_y)`."""
-        mean = self._mean(condition).detach()
+        """One y for each x: `(num_samples, d_x) -> (num_samples, d_y)`, without a gradient."""
+        return self.rsample(condition, num_samples, generator=generator)
+
+    def rsample(
+        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The same draws with their gradients in x, weight, bias and scale: W x + b + s ε."""
+        mean = self._mean(condition)
         generator = resolve(generator, mean.device)
         shape = (num_samples, len(self.bias))
         noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + self.scale.detach() * noise
+        return mean + self.scale * noise
 
     def exact_marginal(self, prior: Expert) -> Expert | None:
         """N(W m + b, W S W' + diag(s²)), where the prior of x comes to the Gaussian N(m, S).

@@ -107,8 +107,13 @@ class ProbabilisticPCA(poe.Expert):
         """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
         return self(x)
 
+    @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, *event)``."""
+        """Independent draws: ``(num_samples, *event)``, without a gradient."""
+        return self.rsample(num_samples, generator=generator)
+
+    def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """The same draws with their gradients in location, loadings and scale: m + W z + s ε."""
         generator = resolve(generator, self.loc.device)
         z = self.loc.new_empty(num_samples, self.loadings.shape[-1]).normal_(generator=generator)
         noise = self.loc.new_empty(num_samples, *self.loc.shape).normal_(generator=generator)

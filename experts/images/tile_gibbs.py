@@ -20,7 +20,7 @@ from experts.images.tiled_mixture import (
 )
 from poe import PoeError
 from poe.core.randomness import uniforms
-from poe.samplers.kernel import Corrected, Density, Info, MetropolisState
+from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_accepted
 from poe.structure.gaussian_factors import GaussianFactor
 
 COLOURS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -123,10 +123,7 @@ class TileGibbs(Corrected[MetropolisState]):
             drawn = self._drawn(colour, shifts, noise.uniform[:, which], noise.normal[:, which])
             x = as_picture(tiles.index_copy(1, which, drawn), bank)
         state = self.state_at(target, x)
-        is_undefined = state.log_density.isnan()
-        never = torch.zeros_like(is_undefined)
-        info = Info((~is_undefined).to(x.dtype), ~is_undefined, never, is_undefined, is_undefined)
-        return state, info
+        return state, all_accepted(state.log_density)
 
     def _drawn(self, colour: Colour, shifts: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """x_t of the tiles of a colour: ``(n, m, a²)``."""

@@ -86,6 +86,7 @@ class Transformed(Expert):
     def _log_prob(self, x: Tensor) -> Tensor:
         return self.pull_back(x, self.expert.log_prob)
 
+    @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         return self.bijection.build()(self.expert.sample(num_samples, generator=generator))
 

@@ -211,4 +211,4 @@ def _masks(edges: Tensor) -> Tensor:
 def _info(is_undefined: Tensor, dtype: torch.dtype) -> Info:
     nowhere = torch.zeros_like(is_undefined)
     is_defined = ~is_undefined
-    return Info(is_defined.to(dtype), is_defined, nowhere, is_undefined, nowhere)
+    return Info(is_defined.to(dtype), is_defined, nowhere, is_undefined, is_undefined)

@@ -380,9 +380,16 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
 
 
 def all_accepted(log_density: Tensor) -> Info:
-    """What a kernel that draws from conditionals tells: there is nothing to reject."""
-    nowhere = torch.zeros_like(log_density, dtype=torch.bool)
-    return Info(torch.ones_like(log_density), ~nowhere, nowhere, nowhere, nowhere)
+    """What a kernel that draws from conditionals tells: there is nothing to reject.
+
+    Save that a draw of log-density NaN or +inf is undefined, and so divergent.
+
+    >>> all_accepted(torch.tensor([0.0, float("nan")])).is_divergent
+    tensor([False,  True])
+    """
+    is_undefined = log_density.isnan() | (log_density == torch.inf)
+    nowhere, accepted = torch.zeros_like(is_undefined), ~is_undefined
+    return Info(accepted.to(log_density.dtype), accepted, nowhere, is_undefined, is_undefined)
 
 
 def or_nothing(log_density: Tensor) -> Tensor:

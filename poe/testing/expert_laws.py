@@ -152,7 +152,10 @@ def normalization(expert: Expert, x: Tensor) -> None:
 
 
 def sampling(expert: Expert, x: Tensor) -> None:
-    """`sample`, where it exists, stays in the space and draws from its own generator only."""
+    """`sample`, where it exists, stays in the space and draws from its own generator only.
+
+    Draws carry no gradient: `rsample` is for those that do, where it exists, and draws the same.
+    """
     if not hasattr(expert, "sample"):
         return
     count = len(x)
@@ -164,6 +167,10 @@ def sampling(expert: Expert, x: Tensor) -> None:
     _require(torch.equal(first, second), "the same draws from the same seed")
     _require(first.shape == x.shape, f"draws of shape {tuple(x.shape)}, got {tuple(first.shape)}")
     _require(bool(expert.space.contains(first).all()), f"draws in {expert.space}")
+    _require(not first.requires_grad, "draws without a gradient, which are for rsample")
+    if hasattr(expert, "rsample"):
+        again = expert.rsample(count, generator=torch.Generator(x.device).manual_seed(1))
+        _require(torch.equal(first, again.detach()), "the same draws from rsample")
     value = expert(first)
     _require(bool(value.isfinite().all()), f"draws of finite log-density, got {value.tolist()}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,17 @@ def write_pictures(folder: Path, count: int) -> None:
         header = b"\0\0\x08\x01" + np.array([count], ">u4").tobytes()
         path = folder / f"{part}-labels-idx1-ubyte.gz"
         path.write_bytes(gzip.compress(header + labels.tobytes()))
+
+
+def test_the_card_states_the_updates_that_its_command_makes() -> None:
+    """Of chains as they were made, by denoising what the command makes and what was made."""
+    from examples.train_energy.train import DENOISING, STAGES
+
+    card = (Path(experts.__file__).parent / "pretrained" / "fashion-energy.md").read_text()
+    training = " ".join(card[card.index("**Training.**") : card.index("**Figures.**")].split())
+    share = float(re.search(r"--share ([\d.]+)`", training)[1])  # type: ignore[index]
+    made = [f"{round(share * stage.updates):,}" for stage in STAGES["persistent"]]
+    found = re.findall(r"(?:together: |; )([\d,]+)", training)
+    assert found == made
+    assert f"with {round(share * DENOISING.updates):,} updates by denoising before" in training
+    assert training.startswith("**Training.** 666 updates by denoising")

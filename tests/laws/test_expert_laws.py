@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -517,6 +518,19 @@ def test_law(case: tuple[str, poe.Expert, Tensor], law: laws.Law) -> None:
     law(expert, x)
 
 
+@pytest.mark.parametrize("name", EXPERTS)
+def test_draws_carry_no_gradient_whatever_is_learned(name: str) -> None:
+    expert = copy.deepcopy(EXPERTS[name][0])
+    if not hasattr(expert, "sample"):
+        pytest.skip("has no draws")
+    for where, tensor in (*expert.named_parameters(), *expert.named_buffers()):
+        # A learned exponent of RBMs is not merged: there are no draws then.
+        if tensor.is_floating_point() and not where.endswith("exponent"):
+            tensor.requires_grad_()
+    draws = expert.sample(len(EXPERTS[name][1]), generator=torch.Generator().manual_seed(0))
+    assert not draws.requires_grad
+
+
 class Broken(poe.Expert):
     """A standard normal on Real(1), with one thing wrong."""
 
@@ -591,6 +605,10 @@ BROKEN: dict[str, Callable[[], tuple[laws.Law, poe.Expert]]] = {
     "ignores the seed": lambda: (
         laws.sampling,
         _drawing(lambda n, g: torch.rand(n, 1, generator=torch.Generator().manual_seed(g.seed()))),
+    ),
+    "draws carry a gradient": lambda: (
+        laws.sampling,
+        _drawing(lambda n, g: torch.randn(n, 1, generator=g, requires_grad=True)),
     ),
     "draws outside": lambda: (laws.sampling, _drawing(lambda n, g: torch.full((n, 1), torch.nan))),
 }

@@ -221,6 +221,18 @@ def test_the_direction_that_is_named_is_one_of_growth(size: int) -> None:
         check_proper(diagonal)
 
 
+def test_draws_carry_a_gradient_by_rsample_alone() -> None:
+    """x = m + s ε: of the sum of n draws the slope in m is n, and in s the sum of ε."""
+    expert = Gaussian(nn.Parameter(loc(1.0)), scale=nn.Parameter(loc(0.5)))
+    drawn = expert.sample(5, generator=torch.Generator().manual_seed(0))
+    assert not drawn.requires_grad
+    x = expert.rsample(5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x.detach(), drawn)
+    slopes = torch.autograd.grad(x.sum(), [expert.loc, expert.scale])
+    torch.testing.assert_close(slopes[0], loc(5.0))
+    torch.testing.assert_close(slopes[1], ((drawn - 1) / 0.5).sum(0))
+
+
 def test_learned_loc_and_scale_stay_learned() -> None:
     expert = Gaussian(nn.Parameter(torch.zeros(2)), scale=nn.Parameter(torch.ones(2)))
     expert(torch.ones(3, 2)).sum().backward()

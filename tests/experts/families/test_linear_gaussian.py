@@ -43,6 +43,17 @@ def test_numbers_of_several_dtypes_become_those_of_the_weight() -> None:
     assert exact.bias.item() == exact.scale.item() == 0.1
 
 
+def test_draws_carry_a_gradient_by_rsample_alone() -> None:
+    step = LinearGaussian(nn.Parameter(WEIGHT), [0.5, -1.0, 0.0], [0.5, 1.0, 0.3])
+    x = torch.ones(4, 2)
+    drawn = step.sample(x, 4, generator=torch.Generator().manual_seed(0))
+    assert not drawn.requires_grad
+    again = step.rsample(x, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.detach(), drawn)
+    (slope,) = torch.autograd.grad(again.sum(), step.weight)
+    torch.testing.assert_close(slope, torch.full((3, 2), 4.0))
+
+
 def test_parameters_stay_parameters() -> None:
     step = LinearGaussian(nn.Parameter(torch.ones(1, 1)), bias=[0.0], scale=[1.0])
     assert [name for name, _ in step.named_parameters()] == ["weight"]

@@ -42,6 +42,18 @@ def test_draws_have_its_moments() -> None:
     assert ((x.T.cov() - expected) / error).abs().max() < 4
 
 
+def test_draws_carry_a_gradient_by_rsample_alone() -> None:
+    expert = experts.ProbabilisticPCA(
+        *(torch.nn.Parameter(t) for t in (made().loc, made().loadings)), 0.5
+    )
+    drawn = expert.sample(5, generator=torch.Generator().manual_seed(0))
+    assert not drawn.requires_grad
+    x = expert.rsample(5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x.detach(), drawn)
+    (slope,) = torch.autograd.grad(x.sum(), expert.loc)
+    torch.testing.assert_close(slope, torch.full_like(slope, 5.0))
+
+
 def test_the_fit_has_the_largest_likelihood() -> None:
     """At the fit the gradient of the likelihood is zero in location, loadings and scale."""
     rows = made().sample(500, generator=torch.Generator().manual_seed(3))
