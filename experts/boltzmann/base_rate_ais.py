@@ -15,7 +15,7 @@ from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.rbm import RBM
 from experts.families.discrete import Bernoulli, data_log_odds
 from poe.core.errors import NormalizationError, PoeError
-from poe.density.capabilities import simplify
+from poe.density.capabilities import can_sample_exactly, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
@@ -157,7 +157,7 @@ def _draws(
     path: Path, count: int, num_levels: int, generator: torch.Generator, report: Report
 ) -> Tensor:
     """Of the RBM, exact where there are any: ``(count, v)``."""
-    if hasattr(path.rbm, "sample"):
+    if can_sample_exactly(path.rbm):
         return exact_sample(path.rbm, count, generator)
     half = num_levels // 2 + 1
     betas = torch.linspace(0, 1, half + 1).tolist()
@@ -197,6 +197,6 @@ def _concluded(
         ess=ess,
         num_evaluations=2 * (num_levels + 1) * up.numel(),
         confidence=CONFIDENCE,
-        rests_on="" if hasattr(rbm, "sample") else ON_DRAWS,
+        rests_on="" if can_sample_exactly(rbm) else ON_DRAWS,
         doubts=tuple(doubts),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +20,11 @@ from poe.density.capabilities import (
     combine,
     conditionals,
     exact_log_partition,
+    sampler_of,
     simplify,
     widen,
 )
+from poe.density.expert import Sampler
 from poe.io import register
 
 
@@ -158,11 +159,11 @@ class DBM(Expert):
     def extra_repr(self) -> str:
         return f"layers of {', '.join(map(str, self.layer_sizes))}"
 
-    def __getattr__(self, name: str) -> Any:
-        # Only what is not there arrives here: exact draws exist where the RBM has them.
-        if name == "sample" and "W0" in self._buffers | self._parameters:
-            return self.as_rbm().sample
-        return super().__getattr__(name)
+
+@sampler_of.register
+def _(expert: DBM) -> Sampler | None:
+    """That of the RBM of even and odd layers."""
+    return sampler_of(expert.as_rbm())
 
 
 @exact_log_partition.register

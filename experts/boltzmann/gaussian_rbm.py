@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,8 @@ from experts.boltzmann.hidden_states import (
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Binary, Expert, Real, ShapeError
 from poe.core.randomness import resolve
-from poe.density.capabilities import exact_log_partition
+from poe.density.capabilities import exact_log_partition, sampler_of
+from poe.density.expert import Sampler
 from poe.io import register
 
 
@@ -114,11 +114,6 @@ class GaussianRBM(Expert):
     def extra_repr(self) -> str:
         return "{} visible, {} hidden".format(*self.W.shape)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "sample" and is_small(self.W.shape[1]):
-            return self._sample
-        return super().__getattr__(name)
-
     @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, v)``, of the hidden units first."""
@@ -126,6 +121,12 @@ class GaussianRBM(Expert):
         z = draw_hidden(self.hidden_density(), num_samples, generator).to(self.W)
         like = self.b.expand(num_samples, -1).contiguous()
         return self.visible_given(z, self.visible_noise(like, generator))
+
+
+@sampler_of.register
+def _(expert: GaussianRBM) -> Sampler | None:
+    """Where the hidden units are few."""
+    return expert._sample if is_small(expert.W.shape[1]) else None
 
 
 @exact_log_partition.register

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +16,8 @@ from experts.boltzmann.hidden_states import (
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Categorical, Expert, ShapeError
 from poe.core.randomness import resolve, uniforms
-from poe.density.capabilities import exact_log_partition
+from poe.density.capabilities import exact_log_partition, sampler_of
+from poe.density.expert import Sampler
 from poe.density.transformed import mask_outside
 from poe.io import register
 
@@ -118,11 +117,6 @@ class PottsRBM(Expert):
         labels = torch.arange(self.W.shape[1], device=x.device)
         return (x[..., None] == labels).to(self.W.dtype)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "sample" and is_small(self.W.shape[2]):
-            return self._sample
-        return super().__getattr__(name)
-
     @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, v)``, of the hidden units first."""
@@ -130,6 +124,12 @@ class PottsRBM(Expert):
         z = draw_hidden(self.hidden_density(), num_samples, generator).to(self.W)
         like = self.b.new_empty((num_samples, len(self.b)))
         return self.visible_given(z, self.visible_noise(like, generator))
+
+
+@sampler_of.register
+def _(expert: PottsRBM) -> Sampler | None:
+    """Where the hidden units are few."""
+    return expert._sample if is_small(expert.W.shape[2]) else None
 
 
 @exact_log_partition.register

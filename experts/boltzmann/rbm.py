@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,9 @@ from poe.density.capabilities import (
     conditionals,
     distribute,
     exact_log_partition,
+    sampler_of,
 )
-from poe.density.expert import Product
+from poe.density.expert import Product, Sampler
 from poe.io import register
 from poe.normalizers.enumeration import (
     MAX_STATES,
@@ -132,12 +132,6 @@ class RBM(Expert):
         """
         return RBM(self.W.detach().mT, self.c.detach(), self.b.detach())
 
-    def __getattr__(self, name: str) -> Any:
-        # Only what is not there arrives here: exact draws exist where a layer is small.
-        if name == "sample" and 2 ** min(self.W.shape) <= MAX_TABLE:
-            return self._sample
-        return super().__getattr__(name)
-
     @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, v)``. The state of the smaller layer comes first."""
@@ -151,6 +145,12 @@ class RBM(Expert):
             return table[chosen].to(self.W)
         log_odds = self.visible_log_odds(table[chosen])
         return torch.bernoulli(log_odds.sigmoid(), generator=generator)
+
+
+@sampler_of.register
+def _(expert: RBM) -> Sampler | None:
+    """Where a layer is small."""
+    return expert._sample if 2 ** min(expert.W.shape) <= MAX_TABLE else None
 
 
 @exact_log_partition.register

@@ -19,7 +19,8 @@ from experts.parameters import ArrayLike, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
 from poe.core.randomness import resolve
 from poe.core.space import Binary
-from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
+from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, sampler_of
+from poe.density.expert import Sampler
 from poe.density.transformed import mask_outside
 from poe.io import register
 from poe.structure.autoregressive import (
@@ -179,12 +180,6 @@ class FactorGraph(Expert):
         scopes = [tuple(scope) for t in self._tables() for scope in t.scopes.tolist()]
         return elimination_order(scopes, num_values(self.space))
 
-    def __getattr__(self, name: str) -> Any:
-        # Only what is not there arrives here.
-        if name == "sample" and not self.zero.is_meta and self.elimination_order() is not None:
-            return self._sample
-        return super().__getattr__(name)
-
     @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
@@ -207,6 +202,13 @@ class FactorGraph(Expert):
     def extra_repr(self) -> str:
         counts = [f"{len(t.scopes)} of {t.scopes.shape[1]}" for t in self._tables()]
         return f"{self.space}, tables over elements: {', '.join(counts) or 'none'}"
+
+
+@sampler_of.register
+def _(expert: FactorGraph) -> Sampler | None:
+    """Where elements can be summed out one after another."""
+    is_known = not expert.zero.is_meta and expert.elimination_order() is not None
+    return expert._sample if is_known else None
 
 
 @exact_log_partition.register

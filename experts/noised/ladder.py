@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 
 from torch import Tensor
 
 import poe
 from experts.noised.conditional import NoisyGiven
 from poe.density.expert import named_product
+from poe.density.questions import keeps_default, own_question
 
 
-@singledispatch
+@own_question
 def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Expert:
     """The same composition with every expert read at another level of noise.
 
@@ -54,3 +54,6 @@ def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
     """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``."""
     return tuple(at_noise_level(expert, level) for level in noise_levels)
+
+
+keeps_default(poe.Expert, "PoeError, which asks for a ladder by hand", at_noise_level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from poe.density.capabilities import (
     combine,
     conditionals,
     exact_log_partition,
+    sampler_of,
     spin_pairs,
     widen,
 )
+from poe.density.expert import Sampler
 from poe.io import Fields, register
 
 DENSE = 32
@@ -148,11 +150,6 @@ class Ising(Expert):
                 pulls = pulls.index_add(-1, here, self.couplings * spins.index_select(-1, there))
         return (pulls + self.fields.flatten()).reshape(x.shape)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "sample" and self._can_sample():
-            return self._sample
-        return super().__getattr__(name)
-
     def extra_repr(self) -> str:
         return f"{self.space}, {len(self.couplings)} pairs"
 
@@ -251,6 +248,12 @@ def _log_odds(expert: Ising) -> LogOdds:
 @spin_pairs.register
 def _(expert: Ising) -> SpinPairs:
     return SpinPairs(expert.edges, expert.couplings.detach(), expert.fields.detach().flatten())
+
+
+@sampler_of.register
+def _(expert: Ising) -> Sampler | None:
+    """Where the tables that sites are summed out over can be kept."""
+    return expert._sample if expert._can_sample() else None
 
 
 @exact_log_partition.register

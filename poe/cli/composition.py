@@ -12,6 +12,7 @@ from poe.cli import entries as pretrained
 from poe.cli.entries import written_down
 from poe.cli.toml_table import CompositionError as CompositionError
 from poe.cli.toml_table import Table
+from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert, Product, shared_space
 
 WAYS = ("shipped", "saved", "kind", "and", "or")
@@ -108,7 +109,7 @@ def disjunction(entry: Table) -> Expert:
         for name, one in inner.items()
     }
     for name, part in parts.items():
-        if log_partitions[name] is None and not hasattr(part, "log_prob"):
+        if log_partitions[name] is None and log_prob_of(part) is None:
             raise inner[name].error(
                 "log_partition",
                 "an OR needs experts on one scale, and the normaliser of this one is not known: "

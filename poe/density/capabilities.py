@@ -11,20 +11,44 @@ from torch import Tensor, nn
 
 from poe.core.space import Space
 from poe.density.expert import (
-    Expert as Expert,
+    Expert,
+    Simplified,
+    is_normalized,
+    log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    simplify,
 )
-from poe.density.expert import (
-    Simplified as Simplified,
-)
-from poe.density.expert import (
-    is_normalized as is_normalized,
-)
-from poe.density.expert import (
-    log_density_of_one_hot as log_density_of_one_hot,
-)
-from poe.density.expert import (
-    simplify as simplify,
-)
+from poe.density.questions import keeps_default, own_question, question
+
+__all__ = [
+    "MAX_ELEMENTS",
+    "Conditionals",
+    "LabelPairs",
+    "LogOdds",
+    "Pairs",
+    "Simplified",
+    "SpinPairs",
+    "Term",
+    "can_sample_exactly",
+    "check_proper",
+    "combine",
+    "conditional_tails",
+    "conditionals",
+    "distribute",
+    "exact_log_partition",
+    "in_tractable_parts",
+    "is_normalized",
+    "is_small",
+    "label_pairs",
+    "log_density_of_one_hot",
+    "log_prob_of",
+    "sampler_of",
+    "simplify",
+    "spin_pairs",
+    "tails",
+    "widen",
+]  # fmt: skip
 
 
 class Term(NamedTuple):
@@ -35,7 +59,7 @@ class Term(NamedTuple):
     exponent: Tensor
 
 
-@singledispatch
+@own_question
 def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
     """The product of `terms`, all of `first`'s class, as one expert; None where it is none.
 
@@ -45,7 +69,7 @@ def combine(first: Expert, terms: Sequence[Term]) -> Simplified | None:
     return None
 
 
-@singledispatch
+@own_question
 def widen(expert: Expert, families: Set[type[Expert]]) -> Expert:
     """The same density as a member of a larger family, where that is one of `families`.
 
@@ -55,7 +79,7 @@ def widen(expert: Expert, families: Set[type[Expert]]) -> Expert:
     return expert
 
 
-@singledispatch
+@own_question
 def distribute(factor: Expert, others: Sequence[Expert]) -> Simplified | None:
     """The product of a weighted sum and other experts as a weighted sum of products.
 
@@ -64,7 +88,7 @@ def distribute(factor: Expert, others: Sequence[Expert]) -> Simplified | None:
     return None
 
 
-@singledispatch
+@own_question
 def in_tractable_parts(expert: Expert) -> Expert:
     """The same density as a product with a factor that can be sampled exactly.
 
@@ -77,23 +101,23 @@ def in_tractable_parts(expert: Expert) -> Expert:
     return expert
 
 
-@singledispatch
+@question
 def exact_log_partition(expert: Expert) -> Tensor | None:
     """log of the integral of p̃ in closed form, or None where there is none.
 
     An expert with `log_prob` whose own log-density is not normalised registers here, such that
     `expert(x) - exact_log_partition(expert) == expert.log_prob(x)`.
     """
-    return torch.zeros(()) if hasattr(expert, "log_prob") else None
+    return torch.zeros(()) if is_normalized(expert) else None
 
 
-@singledispatch
+@own_question
 def can_sample_exactly(expert: Expert) -> bool:
     """Whether `exact_sample` works for this expert."""
-    return hasattr(expert, "sample")
+    return sampler_of(expert) is not None
 
 
-@singledispatch
+@question
 def check_proper(expert: Expert) -> None:
     """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
 
@@ -106,7 +130,7 @@ MAX_ELEMENTS = 1024
 """Tails of events of more elements than these are not worked out."""
 
 
-@singledispatch
+@question
 def tails(expert: Expert) -> Tensor | None:
     """The growth of −log p̃ to leading order, in float64 on the CPU; None where it is not known.
 
@@ -166,7 +190,7 @@ class Conditionals(NamedTuple):
     given: Callable[[Tensor, Tensor], LogOdds]
 
 
-@singledispatch
+@question
 def conditionals(expert: Expert) -> Conditionals | None:
     """How the elements go together, or None where that is not known. Families register here.
 
@@ -228,7 +252,7 @@ class SpinPairs(Pairs):
         return self.is_attractive and bool((h >= 0).all() | (h <= 0).all())
 
 
-@singledispatch
+@question
 def spin_pairs(expert: Expert) -> SpinPairs | None:
     """The couplings and fields of a binary expert, or None if it has other terms.
 
@@ -257,7 +281,7 @@ class LabelPairs(Pairs):
         return self.is_attractive and bool(is_best.all(0).any())
 
 
-@singledispatch
+@question
 def label_pairs(expert: Expert) -> LabelPairs | None:
     """The couplings and fields of an expert on labels, or None if it has other terms.
 
@@ -271,3 +295,15 @@ def label_pairs(expert: Expert) -> LabelPairs | None:
             [0., 0., 0.]]))
     """
     return None
+
+
+keeps_default(
+    Expert,
+    "another form of it is given by those that know one; as it is, it is right",
+    simplify,
+    combine,
+    widen,
+    distribute,
+    in_tractable_parts,
+)
+keeps_default(Expert, "follows from log_prob_of and sampler_of", is_normalized, can_sample_exactly)

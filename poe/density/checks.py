@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NoReturn
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +93,19 @@ def unique_names(names: list[str]) -> tuple[str, ...]:
 def refuse(message: str) -> NoReturn:
     """Raise `OperatorError`."""
     raise OperatorError(message)
+
+
+def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
+    """The method of that name that a module has of itself or of its class, or None.
+
+    Not by the attribute, which what the module lacks may be looked up for elsewhere. A property is
+    asked, and what it raises is raised.
+    """
+    if name in vars(module):
+        own: Callable[..., Any] = vars(module)[name]
+        return own
+    found = inspect.getattr_static(type(module), name, None)
+    if found is None or not hasattr(found, "__get__"):
+        return found
+    bound: Callable[..., Any] | None = found.__get__(module, type(module))
+    return bound

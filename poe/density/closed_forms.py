@@ -17,25 +17,34 @@ from poe.density.capabilities import (
     can_sample_exactly,
     check_proper,
     combine,
+    conditionals,
     distribute,
     exact_log_partition,
+    label_pairs,
+    spin_pairs,
     tails,
     widen,
 )
 from poe.density.checks import dtype_of
 from poe.density.expert import (
     Expert,
+    LogDensity,
     Mixture,
     Product,
+    Sampler,
     Simplified,
     Tempered,
     conjunction,
     experts_in,
     is_known_sum,
+    is_normalized,
     log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
     simplify,
 )
 from poe.density.one_hot import OneHotLogDensity
+from poe.density.questions import keeps_default
 
 MAX_COMPONENTS = 1024
 """A product of mixtures with more than these is not multiplied out."""
@@ -83,6 +92,20 @@ def terms_of(expert: Expert) -> list[Term]:
     return [term._replace(expert=widen(term.expert, families)) for term in terms]
 
 
+@log_prob_of.register(Tempered)
+@log_prob_of.register(Product)
+def _(expert: Tempered | Product) -> LogDensity | None:
+    simple = simplify(expert).expert
+    return None if isinstance(simple, Product | Tempered) else log_prob_of(simple)
+
+
+@sampler_of.register(Tempered)
+@sampler_of.register(Product)
+def _(expert: Tempered | Product) -> Sampler | None:
+    simple = simplify(expert).expert
+    return None if isinstance(simple, Product | Tempered) else sampler_of(simple)
+
+
 @exact_log_partition.register(Tempered)
 @exact_log_partition.register(Product)
 def _(expert: Tempered | Product) -> Tensor | None:
@@ -116,6 +139,39 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
             inner.weights.double().log() + (weight.log() + log_constant + after - before)
         )
     return _weighted(parts, torch.cat(log_weights))
+
+
+@log_prob_of.register
+def _(expert: Mixture) -> LogDensity | None:
+    """The log-density itself, where no component's normaliser is an estimate."""
+    is_known = is_known_sum(expert) and all(map(is_normalized, experts_in(expert.experts)))
+    return expert.__call__ if is_known else None
+
+
+@sampler_of.register
+def _(expert: Mixture) -> Sampler | None:
+    samplers = [sampler_of(component) for component in experts_in(expert.experts)]
+    return None if None in samplers else expert._sample
+
+
+@log_density_of_one_hot.register
+def _(expert: Mixture) -> OneHotLogDensity | None:
+    """That of the sum; None where one component's, or its normaliser, is not known."""
+    components = experts_in(expert.experts)
+    found = [log_density_of_one_hot(component) for component in components]
+    log_z = [
+        exact_log_partition(component) if estimate is None else torch.tensor(estimate)
+        for component, estimate in zip(components, expert.estimates, strict=True)
+    ]
+    parts = [(f, z) for f, z in zip(found, log_z, strict=True) if f is not None and z is not None]
+    if len(parts) < len(components):
+        return None
+
+    def of_one_hot(z: Tensor) -> Tensor:
+        values = [part(z) - constant.to(z) for part, constant in parts]
+        return (torch.stack(values, -1) + expert.weights.log().to(z)).logsumexp(-1)
+
+    return of_one_hot
 
 
 @check_proper.register
@@ -229,3 +285,13 @@ def _weighted(parts: Sequence[Expert], log_weights: Tensor) -> Simplified | None
     mixture = Mixture(parts, weights)
     mixture.weights = weights  # in float64, of the larger range
     return Simplified(mixture, total.to(dtype_of(mixture.experts)))
+
+
+keeps_default(Mixture, "0, where there is a log_prob", exact_log_partition)
+keeps_default(
+    Mixture,
+    "the logarithm of a sum is no sum over elements or pairs",
+    conditionals,
+    spin_pairs,
+    label_pairs,
+)

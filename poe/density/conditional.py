@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from poe.core.errors import DtypeError, ShapeError
 from poe.core.space import Real, Space
-from poe.density.capabilities import conditional_tails, is_small, tails
-from poe.density.expert import Expert
+from poe.density.capabilities import (
+    check_proper,
+    conditional_tails,
+    conditionals,
+    exact_log_partition,
+    is_small,
+    label_pairs,
+    log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    spin_pairs,
+    tails,
+)
+from poe.density.checks import own_method
+from poe.density.expert import Expert, LogDensity, Sampler
+from poe.density.one_hot import OneHotLogDensity
+from poe.density.questions import keeps_default
 
 Condition = int | float | Tensor
 
@@ -79,22 +91,10 @@ class Given(Expert):
             return f"condition={tuple(self.condition.shape)}"
         return f"condition={self.condition.item():g}"
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and self.conditional.is_normalized:
-            return self.__call__
-        if name == "sample" and hasattr(self.conditional, "sample"):
-            return self._sample
-        if name == "log_density_of_one_hot" and hasattr(self.conditional, name):
-            return self._log_density_of_one_hot
-        return super().__getattr__(name)
-
-    def _log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        of_one_hot: Callable[..., Tensor] = self.conditional.log_density_of_one_hot  # type: ignore[assignment]
-        return of_one_hot(z, self.condition)
-
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         self._check_batch(torch.Size((num_samples,)))
-        sample: Callable[..., Tensor] = self.conditional.sample  # type: ignore[assignment]
+        sample = conditional_sampler(self.conditional)
+        assert sample is not None
         return sample(self.condition, num_samples, generator=generator)
 
     def _check_batch(self, batch_shape: torch.Size) -> None:
@@ -103,6 +103,11 @@ class Given(Expert):
                 f"expected x of batch shape ({len(self.condition)},), one for each condition, "
                 f"got {tuple(batch_shape)}; bind a single label for a batch of another shape"
             )
+
+
+def conditional_sampler(conditional: Conditional) -> Sampler | None:
+    """What draws from p(x | y), ``(condition, num_samples, *, generator)``; None for nothing."""
+    return own_method(conditional, "sample")
 
 
 def one_for_each(condition: Tensor, count: int, ndim: int) -> Tensor:
@@ -128,6 +133,22 @@ def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) 
     return value
 
 
+@log_prob_of.register
+def _(expert: Given) -> LogDensity | None:
+    return expert.__call__ if expert.conditional.is_normalized else None
+
+
+@sampler_of.register
+def _(expert: Given) -> Sampler | None:
+    return None if conditional_sampler(expert.conditional) is None else expert._sample
+
+
+@log_density_of_one_hot.register
+def _(expert: Given) -> OneHotLogDensity | None:
+    of_one_hot = own_method(expert.conditional, "log_density_of_one_hot")
+    return None if of_one_hot is None else lambda z: of_one_hot(z, expert.condition)
+
+
 @tails.register
 def _(expert: Given) -> Tensor | None:
     """The part of y, where x is bound."""
@@ -146,3 +167,14 @@ def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
         )
     device = next((tensor.device for tensor in conditional.parameters()), None)
     return torch.tensor(condition, device=device)
+
+
+keeps_default(
+    Given,
+    "of what it becomes a conditional says whether it is normalised, and no structure",
+    check_proper,
+    exact_log_partition,
+    conditionals,
+    spin_pairs,
+    label_pairs,
+)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
 from poe.core.space import Real, Space
-from poe.density.expert import Expert
+from poe.density.capabilities import (
+    check_proper,
+    conditionals,
+    exact_log_partition,
+    label_pairs,
+    log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    spin_pairs,
+    tails,
+)
+from poe.density.expert import Expert, LogDensity, Sampler
+from poe.density.questions import keeps_default
 from poe.density.transformed import Transformed
 
 
@@ -23,6 +36,49 @@ class Rescaled(Expert):
 
     def forward(self, u: Tensor) -> Tensor:
         return self.expert(self.affine.to_x(u)) + self.affine.log_abs_det()
+
+
+@log_prob_of.register
+def _(expert: Rescaled) -> LogDensity | None:
+    inner, affine = log_prob_of(expert.expert), expert.affine
+    return None if inner is None else lambda u: inner(affine.to_x(u)) + affine.log_abs_det()
+
+
+@sampler_of.register
+def _(expert: Rescaled) -> Sampler | None:
+    inner, affine = sampler_of(expert.expert), expert.affine
+
+    def sample(num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        assert inner is not None
+        return affine.to_u(inner(num_samples, generator=generator))
+
+    return None if inner is None else sample
+
+
+@exact_log_partition.register
+def _(expert: Rescaled) -> Tensor | None:
+    """The expert's own: its mass is moved, and none is lost."""
+    return exact_log_partition(expert.expert)
+
+
+@check_proper.register
+def _(expert: Rescaled) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Rescaled) -> Tensor | None:
+    """L' G L, with x = μ + L u."""
+    inner = tails(expert.expert)
+    if inner is None or not isinstance(expert.space, Real):
+        return None
+    shape = expert.space.event_shape
+    log_det = expert.affine.log_abs_det()
+    u = torch.eye(shape.numel(), dtype=log_det.dtype, device=log_det.device)
+    origin = expert.affine.to_x(torch.zeros_like(u[:1]).reshape(1, *shape))
+    columns = (expert.affine.to_x(u.reshape(-1, *shape)) - origin).flatten(1)
+    transposed = columns.to("cpu", torch.float64)  # row j is L times the j-th unit vector
+    return transposed @ inner @ transposed.mT
 
 
 @dataclass(frozen=True)
@@ -81,3 +137,13 @@ class Coordinates:
             return log_density_of_u
         jacobian: Tensor = self.space.to_unconstrained.inv.log_abs_det_jacobian(u, x)
         return log_density_of_u - jacobian
+
+
+keeps_default(
+    Rescaled,
+    "lives on a continuous space",
+    conditionals,
+    spin_pairs,
+    label_pairs,
+    log_density_of_one_hot,
+)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import singledispatch
-from typing import Any, NamedTuple, NoReturn, TypeGuard, cast
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +29,20 @@ from poe.density.checks import (
     explain_placement,
     floats_of,
     kind_of,
+    own_method,
     refuse,
     unique_names,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
+from poe.density.questions import HandsOn, own_question, question
 
 Exponent = float | Tensor
 
 
-_MISSING_METHODS = {
-    "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
-    "poe.log_partition(expert) for the normaliser",
-    "sample": "has no exact sample(); use poe.sample(expert, num_samples)",
-}
+LogDensity = Callable[[Tensor], Tensor]
+"""x ``(*batch, *event)`` to ``(*batch,)``."""
+Sampler = Callable[..., Tensor]
+"""``num_samples``, and ``generator`` by its name, to draws ``(num_samples, *event)``."""
 
 
 class Expert(nn.Module):
@@ -61,6 +61,13 @@ class Expert(nn.Module):
     """
 
     space: Space
+    _missing_methods: ClassVar[dict[str, str]] = {
+        "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
+        "poe.log_partition(expert) for the normaliser",
+        "sample": "has no exact sample(); use poe.sample(expert, num_samples)",
+        "log_density_of_one_hot": "has no gradient in the one-hot encoding of x; build it as "
+        "poe.FromOneHot(fn, space=...), or give it a method of this name",
+    }
 
     def __call__(self, x: Tensor) -> Tensor:
         """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
@@ -179,10 +186,13 @@ class Expert(nn.Module):
         refuse("a density has no negative: use `a / b ** alpha` for a AND NOT b")
 
     def __getattr__(self, name: str) -> Any:
-        # Only what an expert lacks arrives here: these two exist where the mathematics allows.
-        if name in _MISSING_METHODS:
-            raise AttributeError(f"{type(self).__name__} {_MISSING_METHODS[name]}")
-        return super().__getattr__(name)
+        # Only what an expert lacks arrives here: these exist where the mathematics allows.
+        if name not in _CLOSED_FORMS:
+            return super().__getattr__(name)
+        found = _ask_closed_form(self, name)
+        if found is None:
+            raise AttributeError(f"{type(self).__name__} {self._missing_methods[name]}")
+        return found
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
         """The named factors that this expert adds to a product."""
@@ -222,9 +232,6 @@ class Tempered(Expert):
         if learned or isinstance(exponent, Expert):
             return super().__pow__(exponent)
         return Tempered(self.expert, self.exponent * _as_exponent(exponent, self.expert))
-
-    def __getattr__(self, name: str) -> Any:
-        return _closed_form(self, name) or super().__getattr__(name)
 
     def extra_repr(self) -> str:
         kind = "learned, " if isinstance(self.exponent, nn.Parameter) else ""
@@ -282,9 +289,6 @@ class Product(Expert):
         powers = [expert**weight for expert in experts_in(self.experts)]
         return named_product(self.names, powers)
 
-    def __getattr__(self, name: str) -> Any:
-        return _closed_form(self, name) or super().__getattr__(name)
-
     def extra_repr(self) -> str:
         return f"names={list(self.names)}"
 
@@ -341,18 +345,6 @@ class Mixture(Expert):
 
     def extra_repr(self) -> str:
         return f"{len(self.experts)} components"
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and is_known_sum(self) and self._is_normalized():
-            return self.__call__
-        if name == "sample" and all(
-            hasattr(expert, "sample") for expert in experts_in(self.experts)
-        ):
-            return self._sample
-        return super().__getattr__(name)
-
-    def _is_normalized(self) -> bool:
-        return all(is_normalized(expert) for expert in experts_in(self.experts))
 
     def _weighted(self, x: Tensor) -> Tensor:
         """log w_k p_k(x): `(*batch, n_experts)`."""
@@ -446,7 +438,7 @@ class Simplified(NamedTuple):
     log_constant: Tensor
 
 
-@singledispatch
+@own_question
 def simplify(expert: Expert) -> Simplified:
     """The same density in the simplest known form; an improper product stays as it is.
 
@@ -467,13 +459,34 @@ def simplify(expert: Expert) -> Simplified:
     return Simplified(expert, torch.zeros(()))
 
 
-@singledispatch
-def is_normalized(expert: Expert) -> bool:
-    """Whether the normaliser is known in closed form, so that `log_prob` exists."""
-    return hasattr(expert, "log_prob")
+@question
+def log_prob_of(expert: Expert) -> LogDensity | None:
+    """log p, normalised, as a function of x; None where the normaliser is not known.
+
+    An expert offers it by a method `log_prob`; how a composition does so is registered here.
+
+    >>> g = experts.Gaussian([0.0], scale=[1.0])
+    >>> log_prob_of(g**2)(torch.zeros(1, 1)), log_prob_of(poe.At(g, torch.nn.Identity(), g.space))
+    (tensor([-0.5724]), None)
+    """
+    return own_method(expert, "log_prob")
 
 
-@singledispatch
+@question
+def sampler_of(expert: Expert) -> Sampler | None:
+    """What draws from p exactly, `(num_samples, *, generator=None)`; None where nothing does.
+
+    An expert offers it by a method `sample`; where that depends on the expert, and how a
+    composition does so, is registered here.
+
+    >>> g = experts.Gaussian([0.0], scale=[1.0])
+    >>> sampler_of(g**2)(3, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1])
+    """
+    return own_method(expert, "sample")
+
+
+@question
 def log_density_of_one_hot(expert: Expert) -> OneHotLogDensity | None:
     """log p̃ as a smooth function of the one-hot encoding, or None where the expert offers none.
 
@@ -483,8 +496,72 @@ def log_density_of_one_hot(expert: Expert) -> OneHotLogDensity | None:
     >>> log_density_of_one_hot(classes**2)(torch.tensor([[[0.0, 0.0, 1.0]]]))
     tensor([-0.8152])
     """
-    own: OneHotLogDensity | None = getattr(expert, "log_density_of_one_hot", None)
-    return own
+    return own_method(expert, "log_density_of_one_hot")
+
+
+@own_question
+def is_normalized(expert: Expert) -> bool:
+    """Whether the normaliser is known in closed form, so that `log_prob` exists."""
+    return log_prob_of(expert) is not None
+
+
+class Wrapper(HandsOn, Expert):
+    """An expert that says what another one says, in its own way, and answers questions as that one.
+
+    A subclass sets `self.space`, implements `forward`, and names the expert by `inner()`. Every
+    question is handed on (`poe.density.questions`), one of tomorrow too, save those that give
+    another expert back; a rule for the subclass comes first. Its own `log_prob`, `sample` and
+    `log_density_of_one_hot` come before those of the expert inside.
+
+    >>> class Told(Wrapper):
+    ...     def __init__(self, expert):
+    ...         super().__init__()
+    ...         self.space, self.expert = expert.space, expert
+    ...     def inner(self):
+    ...         return self.expert
+    ...     def forward(self, x):
+    ...         return self.expert(x)
+    >>> Told(experts.Gaussian([0.0], scale=[1.0])).log_prob(torch.zeros(1, 1))
+    tensor([-0.9189])
+    """
+
+    def inner(self) -> Expert:
+        """The expert that answers."""
+        raise NotImplementedError(f"expected {type(self).__name__} to define inner()")
+
+
+@log_prob_of.register
+def _(expert: Wrapper) -> LogDensity | None:
+    return own_method(expert, "log_prob") or log_prob_of(expert.inner())
+
+
+@sampler_of.register
+def _(expert: Wrapper) -> Sampler | None:
+    return own_method(expert, "sample") or sampler_of(expert.inner())
+
+
+@log_density_of_one_hot.register
+def _(expert: Wrapper) -> OneHotLogDensity | None:
+    own = own_method(expert, "log_density_of_one_hot")
+    return own or log_density_of_one_hot(expert.inner())
+
+
+_CLOSED_FORMS: dict[str, Callable[[Expert], Callable[..., Tensor] | None]] = {
+    "log_prob": log_prob_of,
+    "sample": sampler_of,
+    "log_density_of_one_hot": log_density_of_one_hot,
+}
+"""What an expert has as a method where a question finds it."""
+
+
+def _ask_closed_form(expert: Expert, name: str) -> Callable[..., Tensor] | None:
+    try:
+        return _CLOSED_FORMS[name](expert)
+    except AttributeError as error:  # that of a mistake inside is no "there is none"
+        raise PoeError(
+            f"expected to learn whether {type(expert).__name__} has {name}, got an AttributeError "
+            f"on the way: {error}"
+        ) from error
 
 
 def conjunction(values: Tensor) -> Tensor:
@@ -542,14 +619,6 @@ def _without(expert: Expert) -> str:
     return " and ".join(names)
 
 
-def _closed_form(expert: Expert, name: str) -> Any:
-    """`log_prob` or `sample` of a composition that has a closed form, else None."""
-    if name not in _MISSING_METHODS:
-        return None
-    simple = simplify(expert).expert
-    return None if isinstance(simple, Product | Tempered) else getattr(simple, name, None)
-
-
 def _by_transform(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """The value and its gradient as one function of x, which is what a compiled graph can hold."""
 
@@ -601,7 +670,7 @@ def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -
     if len(estimates) != len(experts):
         raise ShapeError(f"expected {len(experts)} log partitions, got {len(estimates)}")
     for expert, estimate in zip(experts, estimates, strict=True):
-        if estimate is None and not hasattr(expert, "log_prob"):
+        if estimate is None and log_prob_of(expert) is None:
             raise NormalizationError(
                 f"expected normalised components, but {type(expert).__name__} has no log_prob; "
                 "give an estimate in log_partitions=, for example poe.log_partition(expert).value"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,16 +12,24 @@ from poe.core.errors import NormalizationError, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.core.space import Binary, Real, Space
 from poe.density.capabilities import (
+    can_sample_exactly,
     check_proper,
     conditional_tails,
+    conditionals,
     exact_log_partition,
     is_normalized,
     is_small,
+    label_pairs,
+    log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    spin_pairs,
     tails,
 )
 from poe.density.checks import dtype_of
-from poe.density.conditional import Conditional, log_density_of_rows
-from poe.density.expert import Expert, require_expert
+from poe.density.conditional import Conditional, conditional_sampler, log_density_of_rows
+from poe.density.expert import Expert, LogDensity, Sampler, require_expert
+from poe.density.questions import keeps_default
 
 
 class Chain(Expert):
@@ -61,13 +68,6 @@ class Chain(Expert):
         size = self.prior.space.event_shape.numel()
         return z[..., :size], z[..., size:]
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and is_normalized(self.prior) and self.conditional.is_normalized:
-            return self._log_prob
-        if name == "sample" and _can_sample(self.prior) and _can_sample(self.conditional):
-            return self._sample
-        return super().__getattr__(name)
-
     def _log_prob(self, z: Tensor) -> Tensor:
         first, second = self.split(z)
         value: Tensor = self.prior.log_prob(first)
@@ -81,8 +81,22 @@ class Chain(Expert):
         device = next((t.device for t in (*self.parameters(), *self.buffers())), "cpu")
         generator = resolve(generator, device)
         x = self.prior.sample(num_samples, generator=generator)
-        draw: Callable[..., Tensor] = self.conditional.sample  # type: ignore[assignment]
+        draw = conditional_sampler(self.conditional)
+        assert draw is not None
         return torch.cat([x, draw(x, num_samples, generator=generator).to(x)], -1)
+
+
+@log_prob_of.register
+def _(expert: Chain) -> LogDensity | None:
+    is_known = is_normalized(expert.prior) and expert.conditional.is_normalized
+    return expert._log_prob if is_known else None
+
+
+@sampler_of.register
+def _(expert: Chain) -> Sampler | None:
+    conditional = conditional_sampler(expert.conditional)
+    is_known = can_sample_exactly(expert.prior) and conditional is not None
+    return expert._sample if is_known else None
 
 
 @exact_log_partition.register
@@ -107,10 +121,6 @@ def _(expert: Chain) -> Tensor | None:
     return torch.nn.functional.pad(prior, (0, added, 0, added)) + joint
 
 
-def _can_sample(part: object) -> bool:
-    return hasattr(part, "sample")
-
-
 def _joint_space(first: Space, second: Space) -> Space:
     for kind in (Real, Binary):
         is_pair = isinstance(first, kind) and isinstance(second, kind)
@@ -120,6 +130,17 @@ def _joint_space(first: Space, second: Space) -> Space:
         "expected x and y to be vectors, both on Real(n) or both on Binary(n), since z = (x, y) is "
         f"one vector on one space; got x on {first} and y on {second}"
     )
+
+
+keeps_default(
+    Chain,
+    "p(y | x) is any function of x",
+    conditionals,
+    spin_pairs,
+    label_pairs,
+)
+
+keeps_default(Chain, "on Real and Binary the score is that of its formula", log_density_of_one_hot)
 
 
 class Marginal(Expert):
@@ -154,6 +175,12 @@ class Marginal(Expert):
     """
 
     draws: Tensor
+    _missing_methods: ClassVar[dict[str, str]] = {
+        **Expert._missing_methods,
+        "log_prob": "has no log_prob, since its integral over z is only estimated; use "
+        "poe.log_density_bounds(marginal, x) for bounds, marginal(x) for the estimate, or "
+        "conditional.exact_marginal(prior) where there is a closed form",
+    }
 
     def __init__(self, prior: Expert, conditional: Conditional, draws: Tensor) -> None:
         super().__init__()
@@ -197,7 +224,7 @@ class Marginal(Expert):
         >>> z.shape, x.shape
         (torch.Size([3, 1]), torch.Size([3, 1]))
         """
-        if not (hasattr(self.prior, "sample") and hasattr(self.conditional, "sample")):
+        if not can_sample_exactly(self.prior) or conditional_sampler(self.conditional) is None:
             raise NormalizationError(
                 f"expected a prior and a conditional with exact draws, got "
                 f"{type(self.prior).__name__} and {type(self.conditional).__name__}; use "
@@ -210,17 +237,6 @@ class Marginal(Expert):
     def extra_repr(self) -> str:
         return f"{self.space}, {len(self.draws)} draws of z, bounds by poe.log_density_bounds"
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob":
-            raise AttributeError(
-                "Marginal has no log_prob, since its integral over z is only estimated; use "
-                "poe.log_density_bounds(marginal, x) for bounds, marginal(x) for the estimate, or "
-                "conditional.exact_marginal(prior) where there is a closed form"
-            )
-        if name == "sample" and hasattr(self.conditional, "sample"):
-            return self._sample
-        return super().__getattr__(name)
-
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         generator = resolve(generator, self.draws.device)
         rows = torch.randint(
@@ -229,7 +245,8 @@ class Marginal(Expert):
         return self._sample_given(self.draws[rows], generator)
 
     def _sample_given(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        draw: Callable[..., Tensor] = self.conditional.sample  # type: ignore[assignment]
+        draw = conditional_sampler(self.conditional)
+        assert draw is not None
         return draw(z, len(z), generator=generator)
 
 
@@ -269,6 +286,11 @@ class Posterior(Expert):
         return value + likelihood
 
 
+@sampler_of.register
+def _(expert: Marginal) -> Sampler | None:
+    return None if conditional_sampler(expert.conditional) is None else expert._sample
+
+
 @exact_log_partition.register
 def _(expert: Marginal) -> Tensor:
     # p̂ and p are both normalised; that there is no log_prob is because they are not the same.
@@ -279,6 +301,25 @@ def _(expert: Marginal) -> Tensor:
 def _(expert: Posterior) -> Tensor | None:
     exact = expert.conditional.exact_marginal(expert.prior)
     return None if exact is None else exact.log_prob(expert.x)
+
+
+@tails.register
+def _(expert: Marginal) -> Tensor | None:
+    """Those of p(x | z), the same for each z."""
+    if not is_small(expert.space):
+        return None
+    joint, size = conditional_tails(expert.conditional), expert.space.event_shape.numel()
+    return None if joint is None else joint[None, -size:, -size:]
+
+
+@tails.register
+def _(expert: Posterior) -> Tensor | None:
+    """Those of the prior, and the part of z of the conditional's."""
+    if not is_small(expert.space):
+        return None
+    prior, joint = tails(expert.prior), conditional_tails(expert.conditional)
+    size = expert.space.event_shape.numel()
+    return None if prior is None or joint is None else prior + joint[:size, :size]
 
 
 def _require_normalized(prior: Expert, conditional: Conditional) -> None:
@@ -297,3 +338,16 @@ def _require_normalized(prior: Expert, conditional: Conditional) -> None:
             f"expected a normalised conditional p(x | z), got {type(conditional).__name__}, whose "
             "is_normalized is False: its normaliser may depend on z"
         )
+
+
+_STRUCTURE = (conditionals, spin_pairs, label_pairs, log_density_of_one_hot)
+
+keeps_default(Marginal, "the integral over z is only estimated", log_prob_of, *_STRUCTURE)
+
+keeps_default(Marginal, "normalised by construction", check_proper)
+
+keeps_default(Posterior, "p(x | z) is any function of z", *_STRUCTURE)
+
+keeps_default(Posterior, "its integral is p(x)", check_proper)
+
+keeps_default(Posterior, "log Z is what it is made for; see poe.normalize", log_prob_of, sampler_of)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, texts
 from poe.core.errors import NonFiniteError
-from poe.density.capabilities import check_proper, exact_log_partition, is_normalized, tails
-from poe.density.expert import Expert, require_expert
+from poe.density.capabilities import (
+    exact_log_partition,
+    is_normalized,
+    log_density_of_one_hot,
+)
+from poe.density.expert import Expert, Wrapper, require_expert
+from poe.density.one_hot import OneHotLogDensity
 
 
 class LogPartition(NamedTuple):
@@ -63,7 +68,7 @@ def exact(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:
     return LogPartition(value, zero, value, value, method, num_evaluations=num_evaluations)
 
 
-class Normalized(Expert):
+class Normalized(Wrapper):
     """An expert with its normaliser: log p(x) = log p̃(x) − log Z, on the expert's space.
 
     Where log Z is an estimate, so is ``log_prob``: all of it is off by one and the same number, of
@@ -107,6 +112,10 @@ class Normalized(Expert):
         """The standard error of ``log_prob``, the same at every x: `()`."""
         return self.std_error
 
+    def inner(self) -> Expert:
+        """The expert, whose structure does not depend on its normaliser."""
+        return self.expert
+
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.expert(x)
         return value - self.value.to(value)
@@ -120,11 +129,6 @@ class Normalized(Expert):
             return f"log Z by {self._found.method}"
         return f"log Z={self.value:.5g} ± {self.std_error:.2g} by {self._found.method}"
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "sample" and hasattr(self.expert, "sample"):
-            return self.expert.sample
-        return super().__getattr__(name)
-
 
 @is_normalized.register
 def _(expert: Normalized) -> bool:
@@ -136,11 +140,7 @@ def _(expert: Normalized) -> Tensor | None:
     return torch.zeros_like(expert.value) if expert._found.is_exact else None
 
 
-@check_proper.register
-def _(expert: Normalized) -> None:
-    check_proper(expert.expert)
-
-
-@tails.register
-def _(expert: Normalized) -> Tensor | None:
-    return tails(expert.expert)
+@log_density_of_one_hot.register
+def _(expert: Normalized) -> OneHotLogDensity | None:
+    inner = log_density_of_one_hot(expert.expert)
+    return None if inner is None else lambda z: inner(z) - expert.value.to(z)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from poe.core.distribution_modules import is_affine, parts_of
+from poe.core.distribution_modules import (
+    Feature,
+    Opaque,
+    Parts,
+    is_affine,
+    parts_of,
+)
 from poe.core.errors import PoeError, ShapeError
 from poe.core.image_of_space import domain_of, moved, require_domain
 from poe.core.randomness import resolve
@@ -25,8 +30,21 @@ from poe.core.space import (
     space_of,
 )
 from poe.core.space import Sequence as Tokens
-from poe.density.capabilities import check_proper, is_normalized, tails
-from poe.density.expert import Expert, require_expert
+from poe.density.capabilities import (
+    can_sample_exactly,
+    check_proper,
+    conditionals,
+    exact_log_partition,
+    is_normalized,
+    label_pairs,
+    log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    spin_pairs,
+    tails,
+)
+from poe.density.expert import At, Expert, LogDensity, Sampler, require_expert
+from poe.density.questions import keeps_default
 
 
 class Transformed(Expert):
@@ -61,13 +79,6 @@ class Transformed(Expert):
     def forward(self, x: Tensor) -> Tensor:
         return self.pull_back(x, self.expert)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and is_normalized(self.expert):
-            return self._log_prob
-        if name == "sample" and hasattr(self.expert, "sample"):
-            return self._sample
-        return super().__getattr__(name)
-
     def pull_back(self, y: Tensor, density: Callable[[Tensor], Tensor]) -> Tensor:
         """density(T^-1 y) + log |det dT^-1/dy|: `(*batch, *event) -> (*batch,)`."""
         transform = self.bijection.build()
@@ -91,24 +102,6 @@ class Transformed(Expert):
         return self.bijection.build()(self.expert.sample(num_samples, generator=generator))
 
 
-@check_proper.register
-def _(expert: Transformed) -> None:
-    check_proper(expert.expert)
-
-
-@tails.register
-def _(expert: Transformed) -> Tensor | None:
-    """Known of maps y = a x + b, element by element."""
-    inner = tails(expert.expert) if is_affine(expert.bijection) else None
-    if inner is None or not isinstance(expert.space, Real):
-        return None
-    transform = copy.deepcopy(expert.bijection).to("cpu", torch.float64).build()
-    with torch.enable_grad():
-        y = torch.zeros(expert.space.event_shape, dtype=torch.float64, requires_grad=True)
-        slope = torch.autograd.grad(transform.inv(y).sum(), y)[0].flatten()
-    return inner * slope * slope[:, None]
-
-
 class Dequantized(Expert):
     """A discrete expert on a continuous space, by uniform noise: log p̃(floor(y)).
 
@@ -128,13 +121,6 @@ class Dequantized(Expert):
 
     def forward(self, x: Tensor) -> Tensor:
         return mask_outside(self.space, x, self.expert(self._cell(x)))
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "log_prob" and is_normalized(self.expert):
-            return self._log_prob
-        if name == "sample" and hasattr(self.expert, "sample"):
-            return self._sample
-        return super().__getattr__(name)
 
     def _cell(self, y: Tensor) -> Tensor:
         top = None if self.expert.space.num_values is None else self.expert.space.num_values - 1
@@ -169,6 +155,73 @@ class Relaxed(Expert):
         return mask_outside(self.space, x, self.expert(x))
 
 
+@log_prob_of.register(Transformed)
+@log_prob_of.register(Dequantized)
+def _(expert: Transformed | Dequantized) -> LogDensity | None:
+    return expert._log_prob if is_normalized(expert.expert) else None
+
+
+@sampler_of.register(Transformed)
+@sampler_of.register(Dequantized)
+def _(expert: Transformed | Dequantized) -> Sampler | None:
+    return expert._sample if can_sample_exactly(expert.expert) else None
+
+
+@exact_log_partition.register(Transformed)
+@exact_log_partition.register(Dequantized)
+def _(expert: Transformed | Dequantized) -> Tensor | None:
+    """The expert's own: its mass is moved, and none is lost."""
+    return exact_log_partition(expert.expert)
+
+
+@check_proper.register(Transformed)
+@check_proper.register(Dequantized)
+def _(expert: Transformed | Dequantized) -> None:
+    check_proper(expert.expert)
+
+
+@check_proper.register
+def _(expert: At) -> None:
+    """Known of maps y = a x + b, which change the integral by a factor."""
+    if _affine_map(expert) is not None:
+        check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Transformed) -> Tensor | None:
+    """Known of maps y = a x + b, element by element."""
+    inner = tails(expert.expert) if is_affine(expert.bijection) else None
+    if inner is None or not isinstance(expert.space, Real):
+        return None
+    slope = 1 / _slope(expert.bijection, expert.space)
+    return inner * slope * slope[:, None]
+
+
+@tails.register
+def _(expert: At) -> Tensor | None:
+    """Known of maps y = a x + b, element by element."""
+    bijection = _affine_map(expert)
+    inner = tails(expert.expert) if bijection is not None else None
+    if bijection is None or inner is None or not isinstance(expert.space, Real):
+        return None
+    slope = _slope(bijection, expert.space)
+    return inner * slope * slope[:, None]
+
+
+def _affine_map(expert: At) -> Parts | None:
+    """The map that the expert is read through, where it is y = a x + b, element by element."""
+    found = expert.generator.bijection if isinstance(expert.generator, Feature) else None
+    return found if isinstance(found, Parts) and is_affine(found) else None
+
+
+def _slope(bijection: Parts | Opaque, space: Space) -> Tensor:
+    """a of y = a x + b, in float64 on the CPU: `(d,)`, of flattened events."""
+    transform = copy.deepcopy(bijection).to("cpu", torch.float64).build()
+    with torch.enable_grad():
+        x = torch.zeros(space.event_shape, dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad(transform(x).sum(), x)[0].flatten()
+
+
 def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
     """`value`, with -inf where x lies outside `space`; NaN in x stays the value's own affair."""
     is_nan = space.as_vector(x.isnan()).any(-1)
@@ -193,3 +246,29 @@ def _of_cells(space: Space) -> Space:
     raise PoeError(
         f"expected an expert on a Binary, Categorical, Count or Sequence space, got {space}"
     )
+
+
+STRUCTURE = (conditionals, spin_pairs, label_pairs, log_density_of_one_hot)
+"""What is asked on finite spaces."""
+
+keeps_default(
+    At,
+    "without a Jacobian its integral is another one",
+    log_prob_of,
+    sampler_of,
+    exact_log_partition,
+)
+keeps_default(At, "what a map makes of single elements of z is not known", *STRUCTURE)
+keeps_default(Transformed, "lives on a continuous space", *STRUCTURE)
+keeps_default(Dequantized, "lives on a continuous space", *STRUCTURE)
+keeps_default(Dequantized, "where the expert excludes a value, a whole cell is empty", tails)
+keeps_default(
+    Relaxed,
+    "agrees with the expert at the corners only",
+    *STRUCTURE,
+    log_prob_of,
+    sampler_of,
+    exact_log_partition,
+    check_proper,
+    tails,
+)

@@ -16,22 +16,31 @@ from poe.density.capabilities import (
     Simplified,
     check_proper,
     conditionals,
+    exact_log_partition,
+    label_pairs,
     log_density_of_one_hot,
+    log_prob_of,
+    sampler_of,
+    spin_pairs,
     tails,
 )
+from poe.density.checks import floats_of
 from poe.density.closed_forms import merge
 from poe.density.expert import (
     Expert,
+    LogDensity,
     Product,
+    Wrapper,
     conjunction,
     experts_in,
     named_product,
     require_expert,
 )
 from poe.density.one_hot import OneHotLogDensity
+from poe.density.questions import keeps_default
 
 
-class Chunked(Expert):
+class Chunked(Wrapper):
     """An expert evaluated on at most ``chunk_size`` rows at a time, which bounds the memory.
 
     The values and the score are the expert's own: rows do not depend on each other. Not for a batch
@@ -55,9 +64,17 @@ class Chunked(Expert):
         self.expert = expert
         self.chunk_size = chunk_size
 
+    def inner(self) -> Expert:
+        """The expert that is evaluated."""
+        return self.expert
+
     def forward(self, x: Tensor) -> Tensor:
+        return self.by_rows(self.expert, x)
+
+    def by_rows(self, function: LogDensity, x: Tensor) -> Tensor:
+        """What a function says of events, of so many at a time: `(*batch, *event) -> (*batch,)`."""
         rows = x.reshape(-1, *self.space.event_shape)
-        values = torch.cat([self.expert(chunk) for chunk in rows.split(self.chunk_size)])
+        values = torch.cat([function(chunk) for chunk in rows.split(self.chunk_size)])
         return values.reshape(self.space.batch_shape(x))
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +87,10 @@ class Chunked(Expert):
         return f"chunk_size={self.chunk_size}"
 
 
-@check_proper.register
-def _(expert: Chunked) -> None:
-    check_proper(expert.expert)
-
-
-@tails.register
-def _(expert: Chunked) -> Tensor | None:
-    return tails(expert.expert)
+@log_prob_of.register
+def _(expert: Chunked) -> LogDensity | None:
+    inner = log_prob_of(expert.expert)
+    return None if inner is None else lambda x: expert.by_rows(inner, x)
 
 
 class Autocast(Expert):
@@ -107,12 +120,34 @@ class Autocast(Expert):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.rounded(self.expert, x)
+
+    def rounded(self, function: LogDensity, x: Tensor) -> Tensor:
+        """What a function says in half precision, in x's own dtype."""
         with torch.autocast(x.device.type, dtype=self.dtype):
-            value: Tensor = self.expert(x)
-        return value.to(x.dtype)
+            value = function(x)
+        return value.to(x.dtype if x.is_floating_point() else floats_of(self.expert))
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"
+
+
+@check_proper.register
+def _(expert: Autocast) -> None:
+    check_proper(expert.expert)
+
+
+@tails.register
+def _(expert: Autocast) -> Tensor | None:
+    """Those of the expert, as far as rounding leaves them."""
+    return tails(expert.expert)
+
+
+@log_density_of_one_hot.register
+def _(expert: Autocast) -> OneHotLogDensity | None:
+    """That of the expert, in half precision too."""
+    inner = log_density_of_one_hot(expert.expert)
+    return None if inner is None else lambda z: expert.rounded(inner, z)
 
 
 class Merged(Product):
@@ -182,7 +217,19 @@ def in_chunks(expert: Expert, chunk_size: int | None) -> Expert:
     return expert if chunk_size is None else Chunked(expert, chunk_size)
 
 
-class Together(Expert):
+keeps_default(
+    Autocast,
+    "by rounding it is another density, and one that goes by the expert's would be off",
+    log_prob_of,
+    sampler_of,
+    exact_log_partition,
+    conditionals,
+    spin_pairs,
+    label_pairs,
+)
+
+
+class Together(Wrapper):
     """A product of pretrained experts, where those of one architecture are evaluated in one call.
 
     Says what the product says: copies are made of the experts, the tensors of those alike stacked,
@@ -232,6 +279,10 @@ class Together(Expert):
             )
             found.update(zip(places, experts, strict=True))
         return named_product(self.names, [found[place] for place in sorted(found)])
+
+    def inner(self) -> Product:
+        """The product as it was."""
+        return self.product
 
     def forward(self, x: Tensor) -> Tensor:
         values = (g(x) if isinstance(g, Alike) else g(x)[None] for g in self.groups)

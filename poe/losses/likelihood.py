@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from poe.core.errors import NormalizationError
+from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.losses.base import Loss, require_rows
@@ -24,7 +25,7 @@ def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:
     tensor(0.9189)
     """
     require_rows(expert, "data", data)
-    if not hasattr(expert, "log_prob"):
+    if log_prob_of(expert) is None:
         raise NormalizationError(
             f"expected an expert with log_prob, got {type(expert).__name__}, whose normaliser is "
             "not known: use contrastive_divergence, score matching or noise_contrastive_estimation"

@@ -16,7 +16,7 @@ from poe.core.errors import (
     SpaceMismatchError,
 )
 from poe.core.randomness import resolve
-from poe.density.capabilities import can_sample_exactly
+from poe.density.capabilities import can_sample_exactly, log_prob_of
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
@@ -109,7 +109,7 @@ def _require_noise(
         raise SpaceMismatchError(
             f"expected noise on the expert's space {expert.space}, got one on {noise.space}"
         )
-    if not hasattr(noise, "log_prob") or not can_sample_exactly(noise):
+    if log_prob_of(noise) is None or not can_sample_exactly(noise):
         raise NormalizationError(
             f"expected noise with exact draws and log_prob, got {type(noise).__name__}: give a "
             "Gaussian, a flow or an autoregressive expert"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
+from poe.density.capabilities import can_sample_exactly
 
 
 class Start(Protocol):
@@ -71,7 +72,7 @@ class ReplayBuffer(nn.Module):
                 f"expected num_chains of at least 1 and a share reseeded in [0, 1], got "
                 f"{num_chains} and {reseeded}"
             )
-        if not hasattr(start, "sample"):
+        if not can_sample_exactly(start):
             raise PoeError(
                 f"expected a start that can be sampled, got {type(start).__name__}: give an expert "
                 "with exact draws, as poe.as_expert(torch.distributions.Normal(...))"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poe.density.capabilities import is_normalized
+from poe.density.capabilities import is_normalized, log_prob_of
 from poe.density.expert import Expert, Mixture
 from poe.density.normalized import Normalized
 from poe.probabilities.normalize import Estimator, estimator_or_default
@@ -41,4 +41,8 @@ def any_of(
 
 def _normalized(expert: Expert, find: Estimator) -> Expert:
     is_scaled = is_normalized(expert) or isinstance(expert, Normalized | Mixture)
-    return expert if is_scaled and hasattr(expert, "log_prob") else Normalized(expert, find(expert))
+    return (
+        expert
+        if is_scaled and log_prob_of(expert) is not None
+        else Normalized(expert, find(expert))
+    )

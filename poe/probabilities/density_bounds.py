@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import singledispatch
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ from poe.density.expert import (
 )
 from poe.density.latent import Marginal
 from poe.density.normalized import LogPartition, Normalized
+from poe.density.questions import keeps_default, own_question, question
 from poe.density.transformed import Transformed
-from poe.density.wrappers import Chunked
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
 from poe.tuning.start import device_of
@@ -106,7 +105,7 @@ def log_density_bounds(
     return found._replace(lower=found.lower.detach(), upper=found.upper.detach())
 
 
-@singledispatch
+@own_question
 def has_exact_log_density(module: nn.Module) -> bool:
     """Whether ``expert(x)`` is the log-density that the expert stands for, and no estimate of it.
 
@@ -132,7 +131,7 @@ def _(module: Mixture) -> bool:
     return is_known and has_exact_log_density(module.experts)
 
 
-@singledispatch
+@question
 def bounds(expert: Expert, x: Tensor, find: Find) -> LogDensityBounds:
     """The bounds of one kind of expert; a kind that has them registers here.
 
@@ -224,11 +223,6 @@ def _(expert: Transformed, x: Tensor, find: Find) -> LogDensityBounds:
 
 
 @bounds.register
-def _(expert: Chunked, x: Tensor, find: Find) -> LogDensityBounds:
-    return bounds(expert.expert, x, find)
-
-
-@bounds.register
 def _(expert: At, x: Tensor, find: Find) -> LogDensityBounds:
     return bounds(expert.expert, expert.generator(x), find)
 
@@ -266,3 +260,7 @@ def _all_of(parts: Sequence[LogDensityBounds], lower: Tensor, upper: Tensor) -> 
 
 def _in_words(reasons: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+
+keeps_default(Expert, "all parts are asked", has_exact_log_density)
+keeps_default(Expert, "the log-density itself, or PoeError where that is an estimate", bounds)

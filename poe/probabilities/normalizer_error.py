@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from poe.core.errors import NormalizationError
 from poe.density.expert import Expert, Mixture, experts_in
 from poe.density.latent import Marginal
 from poe.density.normalized import Normalized
+from poe.density.questions import keeps_default, question
 
 Sensitivities = dict[Normalized, Tensor]
 """∂ log p(x) / ∂ log Z for each normaliser, ``(*batch,)``."""
@@ -43,7 +42,7 @@ def combined_error(found: Sensitivities, like: Tensor) -> Tensor:
     return total.sqrt()
 
 
-@singledispatch
+@question
 def sensitivities(expert: Expert, x: Tensor) -> Sensitivities:
     """∂ log p(x) / ∂ log Z for each normaliser that was estimated."""
     for part in expert.modules():
@@ -87,3 +86,6 @@ def _has_estimate(part: object) -> bool:
     if isinstance(part, Normalized):
         return not part.log_partition.is_exact
     return isinstance(part, Mixture) and any(e is not None for e in part.estimates)
+
+
+keeps_default(Expert, "none, or NormalizationError where a part was estimated", sensitivities)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from poe.density.expert import At, Expert, Product, experts_in
+from poe.density.conditional import Given
+from poe.density.expert import At, Expert, Mixture, Product, Tempered, experts_in
+from poe.density.latent import Chain, Marginal, Posterior
+from poe.density.questions import keeps_default, question
+from poe.density.transformed import Dequantized, Relaxed, Transformed
+from poe.density.wrappers import Autocast
 
 
 @runtime_checkable
@@ -110,7 +114,7 @@ class Through(NamedTuple):
         return self.first.column_squares(self.inner.diagonal())
 
 
-@singledispatch
+@question
 def gaussian_factors(expert: Expert) -> tuple[GaussianFactor, ...] | None:
     """The factors of an expert that are Gaussian given hidden variables; None where one is not so.
 
@@ -147,3 +151,12 @@ def _read_through(first: Linear, factor: GaussianFactor) -> GaussianFactor:
         return Through(first, factor.draw(responses, uniforms))
 
     return factor._replace(operator=Composed(first, factor.operator), draw=draw)
+
+
+keeps_default(Tempered, "a power of a mixture of Gaussians is none", gaussian_factors)
+keeps_default(Mixture, "one factor or another, not all of them", gaussian_factors)
+for _moved in (Transformed, Dequantized, Relaxed):
+    keeps_default(_moved, "read the expert at a linear map instead", gaussian_factors)
+for _conditional in (Given, Chain, Marginal, Posterior):
+    keeps_default(_conditional, "a conditional tells no Gaussian factors", gaussian_factors)
+keeps_default(Autocast, "by rounding it is another density", gaussian_factors)

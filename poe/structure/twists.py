@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from poe.core.space import Space
-from poe.density.expert import Expert, Product, Tempered, experts_in
+from poe.density.conditional import Given
+from poe.density.expert import At, Expert, Mixture, Product, Tempered, experts_in
+from poe.density.latent import Chain, Marginal, Posterior
+from poe.density.questions import keeps_default, question
+from poe.density.transformed import Dequantized, Relaxed, Transformed
+from poe.density.wrappers import Autocast
 from poe.structure.autoregressive import Autoregressive, device_of, num_values
 
 
@@ -117,7 +121,7 @@ class Scaled(Twist):
         return self.twist.append(state, place, values)  # type: ignore[operator]
 
 
-@singledispatch
+@question
 def twists(expert: Expert) -> Sequence[nn.Module]:
     """The twists that an expert offers by itself; none where it knows nothing of prefixes.
 
@@ -202,3 +206,12 @@ def normalized(log_weights: Tensor) -> Tensor:
     """Log-probabilities of the values ``(n, k)``, all alike in a row that has none."""
     is_dead = (log_weights == -torch.inf).all(-1, keepdim=True)
     return log_weights.masked_fill(is_dead, 0.0).log_softmax(-1)
+
+
+keeps_default(Mixture, "a prefix would have to weigh the components", twists)
+keeps_default(At, "prefixes of z are none of G(z)", twists)
+for _moved in (Transformed, Dequantized, Relaxed):
+    keeps_default(_moved, "a continuous event has no next value", twists)
+for _conditional in (Given, Chain, Marginal, Posterior):
+    keeps_default(_conditional, "a conditional is not asked for prefixes", twists)
+keeps_default(Autocast, "by rounding it is another density", twists)

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import GradientError, PoeError
-from poe.density.capabilities import exact_log_partition, log_density_of_one_hot
+from poe.density.capabilities import (
+    can_sample_exactly,
+    exact_log_partition,
+    log_density_of_one_hot,
+    log_prob_of,
+)
 from poe.density.checks import floats_of
 from poe.density.conditional import Given
 from poe.density.expert import Expert
+from poe.density.normalized import Normalized
 from poe.density.one_hot import one_hot
 from poe.normalizers import log_partition
 from poe.normalizers.enumeration import MAX_TABLE, num_states
@@ -131,7 +137,7 @@ def _one_hot(expert: Expert, x: Tensor) -> None:
 
 def normalization(expert: Expert, x: Tensor) -> None:
     """`log_prob`, where it exists, integrates to one and is log p̃ minus the log partition."""
-    if not hasattr(expert, "log_prob"):
+    if log_prob_of(expert) is None:
         return
     expert, x = _in_float64(expert, x)
     log_z = exact_log_partition(expert)
@@ -142,7 +148,7 @@ def normalization(expert: Expert, x: Tensor) -> None:
     if not _can_be_integrated(expert):
         return
     total = log_partition(_LogProb(expert))
-    own_error = getattr(expert, "log_prob_error", torch.zeros(()))  # where log Z is an estimate
+    own_error = expert.log_prob_error if isinstance(expert, Normalized) else torch.zeros(())
     bound = 1e-5 + 4 * torch.hypot(total.std_error.double(), own_error.double()).item()
     _require(
         abs(total.value.item()) <= bound,
@@ -156,7 +162,7 @@ def sampling(expert: Expert, x: Tensor) -> None:
 
     Draws carry no gradient: `rsample` is for those that do, where it exists, and draws the same.
     """
-    if not hasattr(expert, "sample"):
+    if not can_sample_exactly(expert):
         return
     count = len(x)
     before = torch.get_rng_state()

@@ -11,7 +11,9 @@ from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.density.conditional import Given
+from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
+from poe.density.questions import keeps_default
 from poe.samplers.block_gibbs import BlockGibbs
 from poe.samplers.checkerboard import Checkerboard
 from poe.samplers.chromatic import ChromaticGibbs
@@ -26,6 +28,8 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.split import SplitHMC
 from poe.samplers.swendsen_wang import SwendsenWang
+from poe.structure.gaussian_factors import gaussian_factors
+from poe.structure.twists import twists
 
 FEW = 64
 """So many positions show whether a target has a score, and so few changes make a short sweep."""
@@ -230,3 +234,8 @@ def has_score(density: Density, u: Tensor) -> bool:
         return False
     is_flat = bool((log_density == log_density[0]).all())
     return is_flat or bool(torch.any(score != 0))
+
+
+keeps_default(
+    Rescaled, "kernels are chosen for the target, not for its coordinates", gaussian_factors, twists
+)
