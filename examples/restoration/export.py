@@ -6,32 +6,23 @@ python -m examples.restoration.export patches.pt vae.pt
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
 
+import experts
 from examples.restoration.train_patches import SIDE, Mixture, cosines
-from examples.restoration.train_vae import SHAPE
+from examples.restoration.train_vae import new_vae
+from experts.pretrained.writing import Card, write
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
 
 
-def write(name: str, family: str, shape: tuple[int, int], tensors: dict[str, Tensor]) -> None:
-    """Weights and description; the card is written by hand."""
-    path = FOLDER / f"{name}.safetensors"
-    save_file({key: value.half().contiguous() for key, value in tensors.items()}, path)
-    description = {
-        "family": family,
-        "shape": shape,
-        "weights": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    (FOLDER / f"{name}.json").write_text(json.dumps(description, indent=2) + "\n")
-    print(f"{path.name}: {path.stat().st_size:,} bytes")
+def ship(expert: nn.Module, name: str) -> None:
+    """Weights, description, and the head of the card, whose text is written by hand."""
+    write(expert, name, Card.of_file(FOLDER / f"{name}.md"))
+    print(f"{name}: {(FOLDER / f'{name}.safetensors').stat().st_size:,} bytes")
 
 
 def main() -> None:
@@ -41,13 +32,13 @@ def main() -> None:
     parser.add_argument("vae", type=Path)
     arguments = parser.parse_args()
     mixture = Mixture(**torch.load(arguments.patches, weights_only=True))
-    tensors = {
-        "filters": cosines(SIDE),
-        "logits": mixture.logits.log_softmax(0),
-        "scale_trils": mixture.scale_trils,
-    }
-    write("pictures-patches", "PatchMixture", (8 * SIDE, 8 * SIDE), tensors)
-    write("digits-vae", "VAE", SHAPE, torch.load(arguments.vae, weights_only=True))
+    weights, factors = mixture.logits.log_softmax(0), mixture.scale_trils
+    learned = nn.Parameter(weights), nn.Parameter(factors)
+    tiles, sides = (8 * SIDE, 8 * SIDE), (SIDE, SIDE)
+    ship(experts.PatchMixture(cosines(SIDE), *learned, tiles, sides), "pictures-patches")
+    vae = new_vae()
+    vae.load_state_dict(torch.load(arguments.vae, weights_only=True))
+    ship(vae, "digits-vae")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from experts.pretrained import FAMILIES
+from experts.pretrained.writing import Card
+from experts.pretrained.writing import write as write_expert
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
@@ -42,38 +42,20 @@ PRIOR = {"prior_of": {"slant": "digits-slant", "thickness": "digits-thickness"}}
 
 
 def write(name: str, entry: dict[str, Any], runs: Path) -> None:
-    """Write one expert's weights and description."""
+    """Write one expert's weights and description, and the head of its card."""
     state = torch.load(runs / f"{entry['run']}-final.pt", weights_only=True)
-    # Parameters in half precision; buffers (axes, noise level) as they are, lest a log-determinant
-    # no longer fit its map.
     model = FAMILIES[entry["family"]]((16, 16), entry["labels"], 0.1, **entry["settings"])
-    halved = dict(model.named_parameters())
-    tensors = {
-        key: (value.half() if key in halved else value).contiguous() for key, value in state.items()
-    }
-    path = FOLDER / f"{name}.safetensors"
-    save_file(tensors, path)
-    description = {key: value for key, value in entry.items() if key != "run"} | {
-        "shape": (16, 16),
-        "noise_level": 0.1,
-        "weights": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    describe(name, description)
-
-
-def describe(name: str, description: dict[str, Any]) -> None:
-    (FOLDER / f"{name}.json").write_text(json.dumps(description, indent=2) + "\n")
+    model.load_state_dict(state)
+    write_expert(model, name, Card.of_file(FOLDER / f"{name}.md"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     runs = parser.parse_args().work
-    FOLDER.mkdir(exist_ok=True)
     for name, entry in EXPERTS.items():
         write(name, entry, runs)
-    describe("digits-prior", PRIOR)
+    (FOLDER / "digits-prior.json").write_text(json.dumps(PRIOR, indent=2) + "\n")
     for path in sorted(FOLDER.glob("*.safetensors")):
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
 

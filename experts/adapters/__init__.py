@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 import poe
 from poe.core.lazy import found_when_asked
 from poe.density.adapt import refuse
+from poe.io import register_on_demand
 
 LIBRARIES: dict[str, str] = {
     "normflows": "normflows",
@@ -25,6 +26,10 @@ LIBRARIES: dict[str, str] = {
     "zuko": "zuko",
 }
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""
+
+for _module in ("diffusion", "huggingface", "onnx", "pzflow"):  # what they save loads without them
+    register_on_demand(f"experts.adapters.{_module}.", f"experts.adapters.{_module}")
+register_on_demand("experts.noised.ScoreModel", "experts.noised.score_model")
 
 
 @poe.as_expert.register(object)

@@ -45,8 +45,14 @@ class Described:
 def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
 
-    All figures are kept bit for bit; of the kernel its description (``repr``). A file that was
-    there is replaced. Raises StorageError where ``samples`` are no tensor.
+    All figures are kept bit for bit; of the kernel its description (``repr``).
+
+    Args:
+        draws: What a sampler gave.
+        path: The file; what was there is replaced.
+
+    Raises:
+        StorageError: Where ``samples`` are no tensor.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "draws.safetensors"
@@ -98,9 +104,17 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
 def load_draws(path: str | os.PathLike[str]) -> Draws:
     """The draws that ``save_draws`` wrote to ``path``, on the CPU.
 
-    ``draws.kernel`` prints as the kernel did and has its guarantee; it samples no more. Raises
-    StorageError where the file is missing, truncated, altered, of another kind, or of a newer
-    version.
+    ``draws.kernel`` prints as the kernel did and has its guarantee; it samples no more.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The draws.
+
+    Raises:
+        StorageError: Where the file is missing, truncated, altered, of another kind, or of a newer
+            version.
     """
     facts, tensors = read(
         path, kind="file of draws", remedy="write it again with poe.save_draws", oldest=1

@@ -18,11 +18,23 @@ from poe.io.tree import (
     load as load,
 )
 from poe.io.tree import (
+    packed as packed,
+)
+from poe.io.tree import (
+    read as read,
+)
+from poe.io.tree import (
     register as register,
 )
 from poe.io.tree import (
     register_module as register_module,
 )
 from poe.io.tree import (
+    register_on_demand as register_on_demand,
+)
+from poe.io.tree import (
     save as save,
+)
+from poe.io.tree import (
+    write as write,
 )

@@ -9,6 +9,7 @@ it names were complete before.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,14 @@ _SPACES: dict[str, type[Space]] = {
 }
 
 
+_DTYPES = {  # of what is stored in another
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
 class _Codec(NamedTuple):
     kind: type[nn.Module]
     name: str
@@ -72,6 +81,7 @@ class _Codec(NamedTuple):
 
 _codecs: dict[type[nn.Module], _Codec] = {}
 _by_name: dict[str, _Codec] = {}
+_on_demand: dict[str, str] = {}
 
 
 def register(
@@ -125,6 +135,34 @@ def register(
     _by_name.setdefault(_path_of(kind), codec)
 
 
+def register_on_demand(prefix: str, module: str) -> None:
+    """Let a file whose names begin so be loaded: the module that registers them is imported then.
+
+    For classes whose module needs a library that is imported only where it is used.
+
+    Args:
+        prefix: Of lasting names, or of former ones.
+        module: The module that registers the classes so called.
+
+    >>> register_on_demand("mine.flows.", "mine.adapters.flows")
+    """
+    _on_demand[prefix] = module
+
+
+def _known(name: str) -> _Codec | None:
+    """The class of that name; its module is imported where it was announced."""
+    for prefix, module in _on_demand.items():
+        if name.startswith(prefix) and name not in _by_name:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise StorageError(
+                    f"the file holds a {name}, and {module}, which defines it, cannot be imported: "
+                    f"{error}"
+                ) from error
+    return _by_name.get(name)
+
+
 def _require_free(name: str, kind: type[nn.Module]) -> None:
     """A name is free that nobody has, or the class itself, or one that this one redefines."""
     taken = _by_name.get(name)
@@ -176,10 +214,15 @@ def register_module(
 
 
 def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write `expert` (any composition, or a conditional) into the directory `path`, atomically.
+    """Write an expert into a directory, atomically.
 
-    An expert saved there before is replaced, in one step. Raises `StorageError` where a part of
-    the composition has no registered class (a bare function has none).
+    Args:
+        expert: Any composition, a conditional, or a registered module.
+        path: The directory; an expert saved there before is replaced, in one step.
+
+    Raises:
+        StorageError: Where a part of the composition has no registered class (a bare function has
+            none), a space is none of this package, or a tensor holds no numbers.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -187,41 +230,92 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> load(folder)(torch.zeros(1, 1))
     tensor([-1.8379])
     """
-    encoder = _Encoder()
-    tree = encoder.encode(expert)
-    weights = safetensors.torch.save(encoder.tensors())
-    digest = sha256(weights)
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "weights": _weights_name(digest),
-        "weights_sha256": digest,
-        "in_training": [name for name, part in _parts(expert) if part.training],
-        "tree": tree,
-    }
-    description["sha256"] = _digest(description)
+    description, weights = packed(expert)
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"expected a directory to save into, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / _weights_name(digest), weights)
-    write_bytes(folder / DESCRIPTION, json.dumps(description, indent=1, allow_nan=False).encode())
+    name = f"weights-{description['weights_sha256'][:16]}.safetensors"
+    write(folder / DESCRIPTION, description | {"weights": name}, weights)
     for old in folder.glob("weights-*.safetensors"):
-        if old.name != _weights_name(digest):
+        if old.name != name:
             old.unlink(missing_ok=True)
 
 
+def packed(
+    expert: nn.Module, stored: Callable[[Tensor], Tensor] = torch.Tensor.detach
+) -> tuple[Fields, bytes]:
+    """The tree of an expert as JSON can hold it, and the content of the file of its tensors.
+
+    Args:
+        expert: Any composition, a conditional, or a registered module.
+        stored: What is kept of each tensor: by default itself. One that is kept in another dtype
+            comes back in its own.
+
+    Returns:
+        What `write` takes; the description's ``weights``, the name of their file, is to be added.
+
+    Raises:
+        StorageError: As `save`.
+    """
+    encoder = _Encoder(stored)
+    tree = encoder.encode(expert)
+    weights = safetensors.torch.save(encoder.tensors())
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": sha256(weights),
+        "in_training": [name for name, part in _parts(expert) if part.training],
+        "tree": tree,
+    }
+    return description, weights
+
+
+def write(file: Path, description: Fields, weights: bytes) -> None:
+    """Write what `packed` made: the weights, then the description, which names them, sealed.
+
+    Args:
+        file: Of the description; the weights lie beside it, under the name that it has for them.
+        description: As of `packed`, with ``weights``, and whatever else is to be said.
+        weights: As of `packed`.
+    """
+    sealed = description | {"sha256": _digest(description)}
+    write_bytes(file.parent / description["weights"], weights)
+    write_bytes(file, json.dumps(sealed, indent=1, allow_nan=False).encode())
+
+
 def load(path: str | os.PathLike[str]) -> Any:
-    """The expert that `save` wrote into the directory `path`, bit for bit, on the CPU.
+    """The expert that `save` wrote into a directory, bit for bit, on the CPU.
 
     The global generator stays where it is, whatever the constructors of networks draw.
 
-    Raises `StorageError` where a file is missing, truncated or altered, where it is of a newer
-    version, or where it names a class that nobody registered (import its package first).
+    Args:
+        path: The directory.
+
+    Returns:
+        The expert, the conditional or the module.
+
+    Raises:
+        StorageError: Where a file is missing, truncated or altered, where it is of a newer version,
+            or where it names a class that nobody registered (import its package first).
     """
-    folder = Path(path)
-    description = _read_description(folder)
-    tensors = _read_weights(folder, description)
+    return read(Path(path) / DESCRIPTION)
+
+
+def read(file: Path) -> Any:
+    """The expert that a description is of; as `load`, for one of another name.
+
+    Args:
+        file: Of the description, as `write` wrote it.
+
+    Returns:
+        The expert, the conditional or the module.
+
+    Raises:
+        StorageError: As `load`.
+    """
+    description = _read_description(file)
+    tensors = _read_weights(file, description)
     try:
         # Networks are built with weights that are replaced: no reason to move the global generator.
         with Lent(torch.Generator().manual_seed(0)):
@@ -232,14 +326,15 @@ def load(path: str | os.PathLike[str]) -> Any:
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(f"{folder} does not describe a valid expert: {error}") from error
+        raise StorageError(f"{file} does not describe a valid expert: {error}") from error
     return expert
 
 
 class _Encoder:
     """Objects to JSON, each shared module and tensor once."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Callable[[Tensor], Tensor]) -> None:
+        self._stored = stored
         self._seen: dict[int, tuple[object, Any]] = {}  # holds the object, so its id stays its own
         self._tensors: list[Tensor] = []
 
@@ -293,13 +388,17 @@ class _Encoder:
     def _encode_tensor(self, tensor: Tensor, number: int) -> Any:
         if tensor.is_meta:
             raise StorageError("cannot save a tensor on the meta device: it holds no numbers")
-        self._tensors.append(tensor)
-        return {
+        kept = self._stored(tensor)
+        self._tensors.append(kept)
+        node = {
             "$": "parameter" if isinstance(tensor, nn.Parameter) else "tensor",
             "id": number,
             "key": str(len(self._tensors) - 1),
             "learned": tensor.requires_grad and tensor.is_leaf,
         }
+        if kept.dtype != tensor.dtype:
+            node["dtype"] = str(tensor.dtype).removeprefix("torch.")
+        return node
 
 
 class _Decoder:
@@ -329,14 +428,18 @@ class _Decoder:
         self._made[node["id"]] = made = self._make(node)
         return made
 
+    def _tensor(self, node: Any) -> Tensor:
+        tensor = self._tensors[node["key"]]
+        return tensor.to(_DTYPES[node["dtype"]]) if "dtype" in node else tensor
+
     def _make(self, node: Any) -> Any:
         if node["$"] == "parameter":
-            return nn.Parameter(self._tensors[node["key"]], requires_grad=node["learned"])
+            return nn.Parameter(self._tensor(node), requires_grad=node["learned"])
         if node["$"] == "tensor":
-            return self._tensors[node["key"]].requires_grad_(node["learned"])
+            return self._tensor(node).requires_grad_(node["learned"])
         if node["$"] != "module":
             raise StorageError(f"the file holds an unknown node {node['$']!r}")
-        codec = _by_name.get(node["kind"])
+        codec = _known(node["kind"])
         if codec is None:
             raise StorageError(
                 f"the file holds a {node['kind']}, which is not registered here; import the "
@@ -345,40 +448,38 @@ class _Decoder:
         return codec.build({key: self.decode(field) for key, field in node["fields"].items()})
 
 
-def _read_description(folder: Path) -> Fields:
+def _read_description(file: Path) -> Fields:
     try:
-        description = json.loads((folder / DESCRIPTION).read_bytes())
+        description = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise StorageError(
-            f"expected a saved expert at {folder}, found no {DESCRIPTION}"
+            f"expected a saved expert at {file.parent}, found no {file.name}"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(f"{folder / DESCRIPTION} is truncated or damaged: {error}") from error
+        raise StorageError(f"{file} is truncated or damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise StorageError(f"{folder / DESCRIPTION} is not a saved expert of this package")
+        raise StorageError(f"{file} is not a saved expert of this package")
     version = description.get("format_version", description.get("version"))
     if version not in range(1, FORMAT_VERSION + 1):
         raise StorageError(
-            f"expected {folder / DESCRIPTION} of format_version {FORMAT_VERSION} or before, got "
+            f"expected {file} of format_version {FORMAT_VERSION} or before, got "
             f"{version}: load it with the version of this package that saved it, or a newer one"
         )
     stated = description.pop("sha256", None)
     if stated != _digest(description):
-        raise StorageError(
-            f"{folder / DESCRIPTION} was altered after it was saved: its hash differs"
-        )
+        raise StorageError(f"{file} was altered after it was saved: its hash differs")
     return description
 
 
-def _read_weights(folder: Path, description: Fields) -> dict[str, Tensor]:
-    file = folder / _weights_name(description["weights_sha256"])
+def _read_weights(described: Path, description: Fields) -> dict[str, Tensor]:
+    file = described.parent / Path(description["weights"]).name  # beside it, and nowhere else
     try:
         weights = file.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the weights {file}: {error}") from error
     if sha256(weights) != description["weights_sha256"]:
         raise StorageError(
-            f"{file} is truncated or was altered: its hash is not the one in {DESCRIPTION}; "
+            f"{file} is truncated or was altered: its hash is not the one in {described.name}; "
             "save the expert again or fetch the file again"
         )
     try:
@@ -390,10 +491,6 @@ def _read_weights(folder: Path, description: Fields) -> dict[str, Tensor]:
 def _digest(description: Fields) -> str:
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return sha256(canonical.encode())
-
-
-def _weights_name(digest: str) -> str:
-    return f"weights-{digest[:16]}.safetensors"
 
 
 def _path_of(kind: type) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import experts
 import poe
 from experts.pretrained import loading as library
+from experts.pretrained.writing import Card, halved, write
+from poe.io import read
 from tests.seeds import seeded
 
 Randomize = Callable[[nn.Module], None]
@@ -23,6 +25,7 @@ SETTINGS: dict[str, dict[str, int]] = {
     "ImageFlow": {"layers": 2, "hidden": 4},
     "ReconstructionEnergy": {"channels": 2},
 }
+CARD = Card("MIT", ("none: drawn",), "A small one, to try.")
 LABELS = dict.fromkeys(SETTINGS, ("a", "b")) | {"ReconstructionEnergy": ("a", "b", "any")}
 
 
@@ -38,32 +41,8 @@ def models(
         model = library.FAMILIES[family]((4, 4), LABELS[family], 0.25, **settings)
         randomize(model)
         made[family] = model
-        write(tmp_path, family, model, settings)
+        write(model, family, CARD, into=tmp_path)
     return made
-
-
-def write(
-    folder: Path,
-    family: str,
-    model: experts.NoisyConditional,
-    settings: dict[str, int],
-) -> None:
-    state = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in model.state_dict().items()
-    }
-    weights = folder / f"{family}.safetensors"
-    save_file(state, weights)
-    description = {
-        "family": family,
-        "labels": model.labels,
-        "settings": settings,
-        "shape": (4, 4),
-        "noise_level": 0.25,
-        "weights": weights.name,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
-    (folder / f"{family}.json").write_text(json.dumps(description))
 
 
 def images() -> Tensor:
@@ -131,8 +110,92 @@ def test_changed_weights_are_refused(family: str, change: str, tmp_path: Path) -
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     changed = {"one bit": flipped, "truncated": content[:-2], "appended": content + b"\0"}
     weights.write_bytes(changed[change])
-    with pytest.raises(poe.StorageError, match=rf"SHA-256 \w+ in {family}.safetensors"):
+    with pytest.raises(poe.StorageError, match=rf"{family}\.safetensors is truncated or was alt"):
         experts.load(family)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("change", ["cut", "another label", "another file"])
+def test_a_changed_description_is_refused(change: str, tmp_path: Path) -> None:
+    file = tmp_path / "ImageFlow.json"
+    text = file.read_text()
+    changed = {
+        "cut": text[:-20],
+        "another label": text.replace('"b"', '"c"'),
+        "another file": text.replace("ImageFlow.safetensors", "PixelMixture.safetensors"),
+    }
+    file.write_text(changed[change])
+    with pytest.raises(poe.StorageError, match=r"ImageFlow\.json was altered"):
+        experts.load("ImageFlow")
+
+
+def test_parameters_are_halved_and_buffers_kept(tmp_path: Path) -> None:
+    """In the file; both come back in the precision that they had."""
+    vae = experts.neural.dense_vae(
+        (2, 2), 3, torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+    )
+    description = json.loads(write(vae, "vae", CARD, into=tmp_path).read_text())
+    stored = load_file(tmp_path / "vae.safetensors").values()
+    dtypes = {dtype: sum(t.dtype == dtype for t in stored) for dtype in (torch.half, torch.float)}
+    assert dtypes == {torch.half: len(list(vae.parameters())), torch.float: 1}
+    assert {"format_version": 2, "licence": "MIT", "card": "vae.md"}.items() <= description.items()
+    found = read(tmp_path / "vae.json")
+    assert {tensor.dtype for tensor in found.state_dict().values()} == {torch.float32}
+    assert torch.equal(found.noises, vae.noises)
+    for kept, parameter in zip(found.parameters(), vae.parameters(), strict=True):
+        assert torch.equal(kept, parameter.half().float())
+
+
+def test_a_written_expert_in_double_precision_comes_back_so(tmp_path: Path) -> None:
+    rbm = experts.RBM(nn.Parameter(torch.rand(3, 2).double()), torch.rand(3), torch.rand(2))
+    found = read(write(rbm.double(), "rbm", CARD, into=tmp_path))
+    assert {tensor.dtype for tensor in found.state_dict().values()} == {torch.float64}
+
+
+def test_what_half_precision_does_not_hold_is_refused(tmp_path: Path) -> None:
+    rbm = experts.RBM(nn.Parameter(torch.full((1, 1), 7e4)), [0.0], [0.0])
+    with pytest.raises(poe.StorageError, match=r"up to 65,504, .* got 70000"):
+        write(rbm, "rbm", CARD, into=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert halved(nn.Parameter(torch.tensor(-torch.inf))) == -torch.inf
+
+
+def test_the_head_of_a_card_says_what_programs_read(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    file = write(experts.Gaussian([0.0], scale=1.0), "normal", CARD, into=tmp_path)
+    head = yaml.safe_load(file.with_suffix(".md").read_text().split("---")[1])
+    assert head["license"] == "MIT"
+    assert head["datasets"] == ["none: drawn"]
+    assert head["weights_sha256"] == json.loads(file.read_text())["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", experts.available())
+def test_a_shipped_card_has_a_head_that_fits_its_weights(name: str) -> None:
+    yaml = pytest.importorskip("yaml")
+    description = json.loads((library.folder() / f"{name}.json").read_text())
+    text = (library.folder() / f"{name}.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == description.get("licence", "MIT")
+    assert head.get("weights_sha256") == description.get("weights_sha256")
+    if name != "digits-prior":
+        assert head["num_parameters"] == sum(p.numel() for p in experts.load(name).parameters())
+    assert f"\n# {name}\n" in text
+
+
+@pytest.mark.parametrize("name", experts.available())
+def test_a_card_is_read_as_it_was_written(name: str) -> None:
+    text = (library.folder() / f"{name}.md").read_text()
+    card = Card.of_file(Path(str(library.folder())) / f"{name}.md")
+    assert card.licence == "MIT"
+    assert card.datasets
+    facts = [line for line in text.split("---")[1].splitlines() if re.match("num_|weights", line)]
+    assert card.markdown(name, dict(line.split(": ") for line in facts)) == text
+
+
+def test_a_card_without_a_head_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# a\n\nA text.\n")
+    with pytest.raises(poe.StorageError, match=r"expected a card with a head .* at .*card\.md"):
+        Card.of_file(tmp_path / "card.md")
 
 
 def test_an_installation_without_weights_has_none(

@@ -35,6 +35,13 @@ class Bare:
     """What has no ``repr`` of its own."""
 
 
+def line(weight: float) -> nn.Module:
+    """A network of one weight."""
+    net = nn.utils.skip_init(nn.Linear, 1, 1, bias=False)
+    nn.init.constant_(net.weight, weight)
+    return net
+
+
 DIFFERENT: dict[str, tuple[object, object]] = {
     "nesting": (((1,), 2), ((1, 2),)),
     "nesting, empty": (((), 1), ((1,),)),
@@ -69,7 +76,8 @@ DIFFERENT: dict[str, tuple[object, object]] = {
     "arrays, too long to print": (np.zeros(5000), np.eye(1, 5000, 2000)[0]),
     "arrays, dtypes": (np.zeros(2), np.zeros(2, np.float32)),
     "conjugates": (torch.tensor([1j]), torch.tensor([1j]).conj()),
-    "weights": (nn.Linear(1, 1).requires_grad_(False), nn.Linear(1, 1)),
+    "weights": (line(1.0), line(2.0)),
+    "modules": (nn.Tanh(), nn.SiLU()),
     "sets": ({1, 2}, {1, 3}),
     "set and frozen set": ({1}, frozenset({1})),
     "kernels": (poe.samplers.MALA(0.1), poe.samplers.MALA(0.2)),

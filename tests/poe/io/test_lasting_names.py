@@ -14,7 +14,15 @@ from torch import nn
 
 import experts
 import poe
-from poe.io import _SPACES, _by_name, _codecs, register, register_module
+from poe.io import (
+    _SPACES,
+    _by_name,
+    _codecs,
+    _on_demand,
+    register,
+    register_module,
+    register_on_demand,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,10 +40,10 @@ def _every_module_that_registers() -> None:
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was(_every_module_that_registers: None) -> Iterator[None]:
-    codecs, names = dict(_codecs), dict(_by_name)
+    kept_ones = [(dict(current), current) for current in (_codecs, _by_name, _on_demand)]
     yield
-    for kept, current in ((codecs, _codecs), (names, _by_name)):
-        current.clear()
+    for kept, current in kept_ones:
+        current.clear()  # type: ignore[attr-defined]
         current.update(kept)  # type: ignore[arg-type]
 
 
@@ -189,3 +197,33 @@ def test_every_space_has_its_public_name() -> None:
     }
     assert spaces.pop("Space") is poe.Space
     assert spaces == _SPACES
+
+
+def test_a_module_is_imported_where_a_file_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "of_flows.py"
+    source.write_text(
+        "import poe.io\nfrom torch import nn\n"
+        "class Flow(nn.Module): ...\n"
+        "poe.io.register_module(Flow, name='flows.Flow')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    register_module(Old, name="flows.Flow")
+    folder = saved(Old(), tmp_path / "saved")
+    _codecs.pop(Old)
+    for name in ("flows.Flow", path(Old)):
+        _by_name.pop(name)
+    with pytest.raises(poe.StorageError, match=r"not registered here"):
+        poe.load(folder)
+    register_on_demand("flows.", "of_flows")
+    assert type(poe.load(folder)).__module__ == "of_flows"
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
+    register_module(Old, name="flows.Flow")
+    folder = saved(Old(), tmp_path)
+    _by_name.pop("flows.Flow")
+    register_on_demand("flows.", "nowhere.to.be.found")
+    with pytest.raises(poe.StorageError, match=r"flows\.Flow, and nowhere.*: No module named"):
+        poe.load(folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +18,6 @@ import experts
 import poe
 from poe.io import _codecs
 
-ADAPTERS = {
-    "languagemodel": "huggingface",
-    "onnxclassifier": "onnx",
-    "onnxnetwork": "onnx",
-    "scoremodel": "diffusion",
-    "tableflow": "pzflow",
-}
 SAVED = next(p for p in Path(__file__).parents if p.name == "tests") / "fixtures" / "saved" / "v1"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((SAVED / "expected.json").read_text())
 
@@ -42,13 +35,11 @@ def _networks_of_a_users_own() -> ModuleType:
 
 
 def loaded(folder: str) -> Any:
-    """The expert, once its adapter is imported; skips where that needs a library that is not."""
+    """The expert; skips where it needs a library that is not installed."""
     if folder == "languagemodel":
         pytest.importorskip("transformers")
     if folder.startswith("onnx"):
         pytest.importorskip("onnxruntime")
-    if folder in ADAPTERS:
-        importlib.import_module(f"experts.adapters.{ADAPTERS[folder]}")
     return poe.load(SAVED / folder)
 
 
@@ -143,3 +134,13 @@ def test_a_run_of_before_is_refused_in_words() -> None:
     words = r"format_version 2 at .*run\.safetensors, got 1, which an earlier version .* delete it"
     with pytest.raises(poe.StorageError, match=words):
         poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
+
+
+def test_adapters_are_imported_where_a_folder_needs_them() -> None:
+    """In an interpreter of its own, which has imported experts alone."""
+    pytest.importorskip("onnxruntime")
+    folders = [str(SAVED / name) for name in ("tableflow", "onnxclassifier", "onnxnetwork")]
+    code = f"import experts, poe\nfor folder in {folders!r}: print(type(poe.load(folder)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "TableFlow" in run.stdout
