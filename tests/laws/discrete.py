@@ -11,7 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.density.expert import Expert
-from poe.normalizers.enumeration import states
+from poe.normalizers.enumeration import num_states, states
 from poe.samplers import (
     DMALA,
     Gibbs,
@@ -26,7 +26,6 @@ from poe.structure.uniform import Uniform
 
 CHAINS = 40_000
 """For moments from exact draws."""
-CHAINS_OF_TABLE = 10_000
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -139,20 +138,41 @@ def exact_draws(target: Expert, g: torch.Generator, count: int = CHAINS) -> Tens
 
 def frequencies(target: Expert, x: Tensor) -> Tensor:
     """Of every state, in the order of the table."""
-    k = target.space.num_values
+    count = int(num_states(target.space))
+    return torch.bincount(places_of(target, x), minlength=count).double() / len(x)
+
+
+def places_of(target: Expert, x: Tensor) -> Tensor:
+    """Where each x stands in the table."""
+    k, n = target.space.num_values, target.space.event_shape.numel()
     assert k is not None
-    powers = k ** torch.arange(x[0].numel() - 1, -1, -1)
-    places = (x.reshape(len(x), -1).long() * powers).sum(1)
-    return torch.bincount(places, minlength=k ** x[0].numel()).double() / len(x)
+    return (x.reshape(-1, n).long() * k ** torch.arange(n - 1, -1, -1)).sum(1)
+
+
+def check_table(target: Expert, x: Tensor) -> None:
+    """Whether independent draws are of the target: no state that cannot be, and total variation."""
+    check_frequencies(frequencies(target, x), table_of(target)[1], len(x))
+
+
+def check_frequencies(found: Tensor, truth: Tensor, count: int) -> None:
+    """The same of the frequencies of so many draws: within four standard errors."""
+    assert (found[truth == 0] == 0).all()
+    excess, spread = excess_total_variation(found, truth, count)
+    assert excess < 4 * spread
 
 
 def excess_total_variation(found: Tensor, truth: Tensor, count: int) -> tuple[float, float]:
     """½ Σ |found − truth| over its mean for independent draws, and that mean's spread.
 
-    |found − truth| of independent draws is about half-normal, of standard deviation s √(1 − 2/π).
+    Of a binomial number X of n draws E|X − n p| = 2 ν (1 − p) P(X = ν) with ν = ⌊n p⌋ + 1 (de
+    Moivre), for rare states too, and E(X − n p)² = n p (1 − p). That the numbers of two states go
+    down together by a little makes the spread slightly too large.
     """
-    std_error = (truth * (1 - truth) / count).sqrt()
-    floor = 0.5 * math.sqrt(2 / math.pi) * std_error.sum()
-    spread = 0.5 * math.sqrt(1 - 2 / math.pi) * std_error.square().sum().sqrt()
+    n, p = count, truth.double()[truth > 0]
+    nu = (n * p).floor() + 1
+    log_choose = math.lgamma(n + 1) - torch.lgamma(nu + 1) - torch.lgamma(n - nu + 1)
+    log_mass = log_choose + torch.xlogy(nu, p) + torch.xlogy(n - nu, 1 - p)
+    mean = 2 * nu * (1 - p) * log_mass.exp() / n
+    spread = 0.5 * (p * (1 - p) / n - mean.square()).clamp(min=0).sum().sqrt()
     distance = 0.5 * (found - truth).abs().sum()
-    return (distance - floor).item(), spread.item()
+    return (distance - 0.5 * mean.sum()).item(), spread.item()

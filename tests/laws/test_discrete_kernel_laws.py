@@ -1,4 +1,4 @@
-"""Every kernel on finite spaces x every target: exact draws, and the enumerated table."""
+"""Every kernel on finite spaces x every target: exact draws stay exact, all states are reached."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
+import poe
 from poe.density.expert import Expert
+from poe.samplers import LangevinState
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import Level, geometric_path
 from poe.structure.uniform import Uniform
-from poe.testing import check_kernel
-from tests.laws.discrete import (
-    CHAINS,
-    CHAINS_OF_TABLE,
-    KERNELS,
-    TARGETS,
-    exact_draws,
-    excess_total_variation,
-    frequencies,
-    table_of,
-)
+from poe.testing import LawError
+from tests.laws.discrete import CHAINS, KERNELS, TARGETS, exact_draws, table_of
+from tests.laws.kernels import COPIES, check_kernel, check_reaches_all
+
+pytestmark = pytest.mark.law
 
 Build = Callable[[Expert, int], Kernel]
 matrix = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
@@ -37,18 +34,10 @@ def test_invariance(build: Build, target: Expert) -> None:
 
 @matrix
 @kernels
-def test_the_enumerated_table(build: Build, target: Expert) -> None:
-    """From one state to the table: state by state, and by total variation, in standard errors."""
-    g, kernel = torch.Generator().manual_seed(1), build(target, CHAINS_OF_TABLE)
-    x, truth = table_of(target)
-    start = x[truth.argmax()]
-    state = kernel.init(target, start.expand(CHAINS_OF_TABLE, *start.shape))
-    for _ in range(100):
-        state, _ = kernel.step(target, state, generator=g)
-    found = frequencies(target, state.position)
-    assert (found[truth == 0] == 0).all()
-    excess, spread = excess_total_variation(found, truth, CHAINS_OF_TABLE)
-    assert excess < 4 * spread
+def test_every_state_is_reached(build: Build, target: Expert) -> None:
+    _, truth = table_of(target)
+    kernel = build(target, COPIES * int((truth > 0).sum()))
+    check_reaches_all(kernel, target, torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", ["RBM x Ising x constraint", "Categorical"])
@@ -61,5 +50,56 @@ def test_a_level_of_its_own_for_each_row_is_left_invariant(build: Build, name: s
     target, g = TARGETS[name], torch.Generator().manual_seed(3)
     temperature = torch.tensor([0.4, 1.0]).repeat_interleave(CHAINS // 2)
     level = Level(geometric_path(Uniform(target.space), target), temperature)
+    level.space = target.space  # type: ignore[attr-defined]
     exact = [exact_draws(power, g, CHAINS // 2) for power in (target**0.4, target)]
     check_kernel(build(target, CHAINS), level, torch.cat(exact), num_steps=8, generator=g)  # type: ignore[arg-type]
+
+
+class CopiesTheFirst:
+    """The mistake: the second bit becomes the first. Of fair bits every moment stays as it was."""
+
+    def init(self, target: Expert, x: Tensor) -> LangevinState:
+        return LangevinState(x, target(x), None)
+
+    def step(
+        self, target: Expert, state: LangevinState, *, generator: torch.Generator
+    ) -> tuple[LangevinState, None]:
+        return self.init(target, state.position[:, :1].expand(-1, 2)), None
+
+
+class NeverTheFirst(CopiesTheFirst):
+    """Draws the second bit anew, and leaves the first: invariant, and not irreducible."""
+
+    def step(
+        self, target: Expert, state: LangevinState, *, generator: torch.Generator
+    ) -> tuple[LangevinState, None]:
+        first = state.position[:, :1]
+        new = torch.randint(2, first.shape, generator=generator).to(first.dtype)
+        return self.init(target, torch.cat([first, new], 1)), None
+
+
+class AlwaysTheNext(CopiesTheFirst):
+    """Goes round all four states: invariant, irreducible, and periodic."""
+
+    def step(
+        self, target: Expert, state: LangevinState, *, generator: torch.Generator
+    ) -> tuple[LangevinState, None]:
+        first, second = state.position.unbind(1)
+        return self.init(target, torch.stack([1 - second, first], 1)), None
+
+
+def test_indicators_of_states_find_what_moments_do_not() -> None:
+    target, g = Uniform(poe.Binary(2)), torch.Generator().manual_seed(0)
+    with pytest.raises(LawError, match=r"got states \|z\| = \d\d+\.\d$"):
+        check_kernel(CopiesTheFirst(), target, exact_draws(target, g), num_steps=1, generator=g)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [(NeverTheFirst(), "never come to the likeliest"), (AlwaysTheNext(), "may be periodic")],
+)
+def test_what_does_not_reach_every_state_is_found(kernel: CopiesTheFirst, words: str) -> None:
+    target, g = Uniform(poe.Binary(2)), torch.Generator().manual_seed(0)
+    check_kernel(kernel, target, exact_draws(target, g), num_steps=4, generator=g)
+    with pytest.raises(AssertionError, match=words):
+        check_reaches_all(kernel, target, g)

@@ -22,7 +22,10 @@ from experts import (
 from experts.images import Mask
 from poe.samplers import GaussianGibbs
 from poe.structure.gaussian_factors import GaussianFactor
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
+
+pytestmark = pytest.mark.law
 
 CHAINS = 40_000
 

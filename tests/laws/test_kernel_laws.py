@@ -36,7 +36,10 @@ from poe.samplers import (
 )
 from poe.samplers.isokinetic import LEAPFROG, MINIMAL_NORM
 from poe.samplers.kernel import Kernel, Noise
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
+
+pytestmark = pytest.mark.law
 
 CHAINS = 40_000
 
@@ -45,7 +48,7 @@ class Case(NamedTuple):
     """A target and its exact sampler."""
 
     target: Expert
-    draw: Callable[[torch.Generator], Tensor]
+    draw: Callable[[torch.Generator, int], Tensor]
 
 
 def _gaussian() -> Case:
@@ -55,8 +58,8 @@ def _gaussian() -> Case:
         z = torch.linalg.solve_triangular(factor, x.T, upper=False).T
         return -0.5 * z.square().sum(-1)
 
-    def draw(g: torch.Generator) -> Tensor:
-        return torch.randn(CHAINS, 2, generator=g) @ factor.T
+    def draw(g: torch.Generator, count: int = CHAINS) -> Tensor:
+        return torch.randn(count, 2, generator=g) @ factor.T
 
     return Case(poe.FromLogDensity(log_density, space=poe.Real(2)), draw)
 
@@ -64,8 +67,8 @@ def _gaussian() -> Case:
 def _skewed() -> Case:
     """Gumbel: log-density −x − e^(−x)."""
 
-    def draw(g: torch.Generator) -> Tensor:
-        return -torch.empty(CHAINS, 1).exponential_(generator=g).log()
+    def draw(g: torch.Generator, count: int = CHAINS) -> Tensor:
+        return -torch.empty(count, 1).exponential_(generator=g).log()
 
     log_density = lambda x: (-x - (-x).exp()).sum(-1)  # noqa: E731
     return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
@@ -74,9 +77,9 @@ def _skewed() -> Case:
 def _heavy_tailed() -> Case:
     """Student t with 8 degrees of freedom: the fourth moment that the law needs exists."""
 
-    def draw(g: torch.Generator) -> Tensor:
-        chi2 = torch.randn(CHAINS, 8, generator=g).square().sum(1, keepdim=True)
-        return torch.randn(CHAINS, 1, generator=g) / (chi2 / 8).sqrt()
+    def draw(g: torch.Generator, count: int = CHAINS) -> Tensor:
+        chi2 = torch.randn(count, 8, generator=g).square().sum(1, keepdim=True)
+        return torch.randn(count, 1, generator=g) / (chi2 / 8).sqrt()
 
     log_density = lambda x: (-4.5 * (1 + x.square() / 8).log()).sum(-1)  # noqa: E731
     return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
@@ -90,9 +93,9 @@ def _two_modes() -> Case:
         right = -0.5 * (x - 1.5).square() + torch.tensor(0.7).log()
         return torch.logaddexp(left, right).sum(-1)
 
-    def draw(g: torch.Generator) -> Tensor:
-        z = torch.randn(CHAINS, 1, generator=g)
-        return torch.where(torch.rand(CHAINS, 1, generator=g) < 0.3, 0.5 * z - 2, z + 1.5)
+    def draw(g: torch.Generator, count: int = CHAINS) -> Tensor:
+        z = torch.randn(count, 1, generator=g)
+        return torch.where(torch.rand(count, 1, generator=g) < 0.3, 0.5 * z - 2, z + 1.5)
 
     return Case(poe.FromLogDensity(log_density, space=poe.Real(1)), draw)
 
@@ -356,8 +359,12 @@ MISTAKES: dict[str, Kernel] = {
 @pytest.mark.parametrize("kernel", MISTAKES.values(), ids=MISTAKES.keys())
 def test_the_law_goes_red_on_mistakes(kernel: Kernel, case: Case) -> None:
     g = torch.Generator().manual_seed(0)
+    # On two modes a whole first step has a |z| of 4.0 in 40,000 chains (2.9 to 5.8 by the seed), of
+    # 9.4 in eight times as many; elsewhere the least is 7.
+    is_weak = isinstance(kernel, FullFirstStep) and case is CASES["two modes"]
+    exact = case.draw(g, 8 * CHAINS if is_weak else CHAINS)
     with pytest.raises(LawError, match="does not leave its target invariant"):
-        check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
+        check_kernel(kernel, case.target, exact, num_steps=10, generator=g)
 
 
 def test_the_law_goes_red_on_a_lost_chain() -> None:

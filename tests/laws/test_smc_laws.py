@@ -25,7 +25,10 @@ from poe.samplers import (
     SurrogateMALA,
 )
 from poe.samplers.path import Level, geometric_path
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
+
+pytestmark = pytest.mark.law
 
 CHAINS = 40_000
 TEMPERATURE = 0.3
@@ -59,7 +62,9 @@ class Case:
     def level(self) -> Level:
         """prior · rest^t."""
         rest = poe.FromLogDensity(self.rest, space=poe.Real(1))
-        return Level(geometric_path(PRIOR, PRIOR * rest), TEMPERATURE)
+        level = Level(geometric_path(PRIOR, PRIOR * rest), TEMPERATURE)
+        level.space = PRIOR.space  # type: ignore[attr-defined]
+        return level
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Exact draws of the level, from the prior by rejection."""

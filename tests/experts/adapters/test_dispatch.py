@@ -71,6 +71,7 @@ def test_a_distribution_of_an_unknown_library_is_taken_by_torchs_rules() -> None
     assert isinstance(poe.as_expert(Mine(torch.tensor(0.0), torch.tensor(1.0))), poe.Expert)
 
 
+@pytest.mark.process
 def test_an_adapter_is_loaded_by_the_first_model_only() -> None:
     code = (
         "import sys, poe, experts\n"

@@ -22,6 +22,7 @@ transformers = pytest.importorskip("transformers")
 
 from experts.adapters.huggingface import LanguageModel, load, vocabulary_of  # noqa: E402
 from poe.core.randomness import borrowed  # noqa: E402
+from tests.missing import import_without  # noqa: E402
 from tests.seeds import seeded  # noqa: E402
 
 VOCABULARY = Vocabulary(["", "a", "b", "ab"], ends=[0])
@@ -253,11 +254,11 @@ def test_what_does_not_fit_is_refused_in_words(name: str) -> None:
         provoke()
 
 
-def test_a_missing_extra_is_named_with_the_line_that_installs_it() -> None:
-    code = "import sys; sys.modules['transformers'] = None; import experts.adapters.huggingface"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert 'pip install "product-of-experts[language]"' in done.stderr
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ImportError, match=r'pip install "product-of-experts\[language\]"'):
+        import_without("transformers", "experts.adapters.huggingface", monkeypatch)
 
 
 def test_gguf_files_need_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +268,7 @@ def test_gguf_files_need_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load(tmp_path / "model.gguf")
 
 
+@pytest.mark.process
 def test_importing_experts_imports_no_transformers() -> None:
     code = "import sys, experts; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -144,6 +144,7 @@ TWINS = [
 ]
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("twins", TWINS, ids=lambda twins: type(twins[0]).__name__)
 def test_numpyro_distributions_are_those_of_torch(twins: Any) -> None:
     ours, theirs = poe.as_expert(twins[0]), poe.as_expert(twins[1])

@@ -156,6 +156,7 @@ with seeded():
     }
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("name", CONTEXT_FLOWS)
 def test_a_flow_with_a_context_is_a_conditional(name: str, randomize: Randomize) -> None:
     flow = copy.deepcopy(CONTEXT_FLOWS[name]).double()

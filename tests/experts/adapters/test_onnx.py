@@ -142,6 +142,7 @@ def test_sample_chooses_a_kernel_without_gradient_and_says_so() -> None:
     assert bool((z.abs() < 4).all()), z
 
 
+@pytest.mark.law
 def test_two_modes_are_tempered_without_gradient() -> None:
     """The absolute value of x: classes whose likelihood has two ends, far apart."""
     far = [

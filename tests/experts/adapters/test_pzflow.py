@@ -46,6 +46,7 @@ def test_log_density_is_that_of_pzflow(flow: adapter.TableFlow) -> None:
     torch.testing.assert_close(flow(x), single, atol=1e-3, rtol=0)
 
 
+@pytest.mark.law
 @seeded()
 def test_log_density_is_that_of_pzflow_on_the_fly(flow: adapter.TableFlow) -> None:
     pzflow = pytest.importorskip("pzflow")
@@ -173,6 +174,7 @@ def state(**changes: Any) -> dict[str, Any]:
     return known | changes
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("base", [("Normal", (2,)), ("CentBeta13", (2, 5)), ("Uniform", (2, 5))])
 @seeded()
 def test_other_layers_and_bases_are_normalised(base: tuple[str, Any], tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_it_agrees_with_enumeration(target: poe.Expert, start: Bernoulli | None)
     assert found.upper - found.lower < 0.3
 
 
+@pytest.mark.law
 def test_standard_errors_are_those_of_repeated_runs() -> None:
     expert = rbm(scale=1.5)
     truth = poe.log_partition(expert).value

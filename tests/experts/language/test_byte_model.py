@@ -82,6 +82,7 @@ def test_bytes_that_no_token_writes_have_no_density() -> None:
     assert over_bytes(FIRST, 0)(x).tolist() == [-torch.inf] * 3
 
 
+@pytest.mark.law
 def test_models_of_other_tokens_agree_on_bytes() -> None:
     """Their product, by particles, against the table of both: total variation at most .02."""
     target, x = over_bytes(FIRST, 0, 8) * over_bytes(SECOND, 1, 8), texts()

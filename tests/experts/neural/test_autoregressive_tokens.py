@@ -143,6 +143,7 @@ def test_one_hot_tokens_say_the_same_and_have_a_gradient() -> None:
     torch.testing.assert_close(gradient[:, -1], own[:, -1])
 
 
+@pytest.mark.law
 @pytest.mark.parametrize(
     "build",
     [

@@ -127,6 +127,7 @@ def test_annealing_alone_ends_at_the_wrong_shares() -> None:
     assert found - left > 0.5
 
 
+@pytest.mark.law
 def test_weights_mend_it() -> None:
     """The same ladder as a path of SMC: mean and share within four standard errors."""
     mean, left = truth()

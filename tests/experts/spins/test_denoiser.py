@@ -52,6 +52,7 @@ def test_a_picture_of_one_colour_has_bounded_numbers() -> None:
     assert all(abs(number) <= 2 for number in pseudo_likelihood(torch.ones(1, 8, 8)))
 
 
+@pytest.mark.law
 def test_learning_from_noisy_draws_of_the_model() -> None:
     """Eight pictures of 12 x 200, each learned by itself: their mean within its standard error."""
     coupling, p = 0.45, 0.1

@@ -12,7 +12,7 @@ import poe
 from experts import Categorical, Ising, Potts
 from poe.normalizers.enumeration import states
 from poe.samplers import Gibbs
-from poe.testing import check_kernel
+from tests.laws.kernels import check_kernel
 
 DOUBLE = torch.float64
 

@@ -55,6 +55,7 @@ def agree(z: Tensor) -> bool:
     return bool(is_spread.all() and (z.mean(0).abs() < 4 / 40**0.5).all())
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("fit", [fit_exponents_by_likelihood, fit_exponents_by_score_matching])
 def test_standard_errors_are_the_spread_of_the_weights(fit: Fit) -> None:
     product, truth = two_gaussians(), torch.tensor([0.5, 2.0])
@@ -65,6 +66,7 @@ def test_standard_errors_are_the_spread_of_the_weights(fit: Fit) -> None:
     assert agree(torch.stack([(f.weights - truth) / f.std_error for f in fits]))
 
 
+@pytest.mark.law
 def test_standard_errors_by_enumeration() -> None:
     g, truth = seeded(0), torch.tensor([0.5, 1.5]).double()
     field, pairs = torch.randn(6, generator=g), torch.randn(6, 6, generator=g) / 2
@@ -81,6 +83,7 @@ def test_standard_errors_by_enumeration() -> None:
     assert agree(torch.stack([(f.weights - truth) / f.std_error for f in fits]))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("fit", BY_LOG_SCORE)
 @pytest.mark.parametrize("num_points", [2, 5, 30])
 @pytest.mark.parametrize("seed", range(3))
@@ -113,6 +116,7 @@ def test_never_worse_on_a_discrete_space(fit: Fit) -> None:
         assert float(found.product(outside).mean() - log_z) >= alone - 1e-5
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("fit", METHODS)
 def test_falling_back_is_said(fit: Fit) -> None:
     product = poe.Product(good=Gaussian([0.0], scale=1.0), bad=Gaussian([5.0], scale=1.0))

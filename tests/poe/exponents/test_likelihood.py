@@ -22,6 +22,7 @@ def black_box(expert: poe.Expert) -> poe.Expert:
     return poe.FromLogDensity(expert.forward, space=expert.space)
 
 
+@pytest.mark.law
 def test_particles_find_the_likeliest_exponents() -> None:
     experts = [
         Gaussian([-1.0] * 5, scale=1.0),
@@ -53,6 +54,7 @@ def test_far_from_where_it_begins() -> None:
     assert (found.weights[0] - exact).abs() < 4 * exact * (2 / 4096) ** 0.5
 
 
+@pytest.mark.law
 def test_on_a_discrete_space() -> None:
     g = seeded(0)
     field, pairs = torch.randn(30, generator=g), torch.randn(30, 30, generator=g) / 8
@@ -90,6 +92,7 @@ def test_an_improper_product_is_refused() -> None:
         fit(product, torch.zeros(10, 1))
 
 
+@pytest.mark.law
 def test_too_few_particles_are_said_to_be() -> None:
     product = poe.Product(black_box(Gaussian([0.0] * 4, scale=1.0)),
                           black_box(Gaussian([30.0] * 4, scale=0.1)))  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import huggingface_hub.hub_mixin
 from huggingface_hub import ModelHubMixin
 
 from poe.hub import HubExpert
+from tests.missing import import_without
 from tests.seeds import seeded
 
 
@@ -172,6 +172,7 @@ def test_a_foreign_pickle_is_not_looked_at(tmp_path: Path) -> None:
         HubExpert.from_pretrained(tmp_path)
 
 
+@pytest.mark.process
 @seeded()
 def test_a_class_that_nobody_registered_is_refused(tmp_path: Path) -> None:
     HubExpert(joint()).save_pretrained(tmp_path)
@@ -205,17 +206,8 @@ def test_a_file_that_names_settings_does_not_set_them(tmp_path: Path) -> None:
         HubExpert.from_pretrained(tmp_path)
 
 
-def test_without_huggingface_hub_the_message_says_what_to_install() -> None:
-    code = (
-        "import sys, poe\n"
-        "assert 'huggingface_hub' not in sys.modules\n"
-        "sys.modules['huggingface_hub'] = None\n"
-        "try:\n"
-        "    import poe.hub\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert 'pip install "product-of-experts[hub]"' in done.stdout
+def test_without_huggingface_hub_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ImportError, match=r'pip install "product-of-experts\[hub\]"'):
+        import_without("huggingface_hub", "poe.hub", monkeypatch)

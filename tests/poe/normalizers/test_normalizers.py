@@ -76,6 +76,7 @@ def test_every_method_is_within_its_error_and_bounds(method: normalizers.Method,
     assert found.rests_on
 
 
+@pytest.mark.law
 def test_errors_and_bounds_hold_over_many_seeds() -> None:
     target, truth = QUARTIC
     method, runs = normalizers.MBAR(256), 16
@@ -232,6 +233,7 @@ def test_a_target_that_is_its_own_start_is_not_doubted() -> None:
     assert (found.value - poe.log_partition(target).value).abs() <= MAX_Z * found.std_error
 
 
+@pytest.mark.law
 def test_no_phase_of_a_lattice_is_lost() -> None:
     # A 6 x 6 torus has two phases of equal mass: without one of them log Z is short of log 2.
     coupling, n = 0.6, 6

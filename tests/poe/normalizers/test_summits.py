@@ -82,6 +82,7 @@ def student(x: Tensor) -> Tensor:
     return (log_constant - 2.0 * torch.log1p(x.square() / 3.0)).sum(-1)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("method", [normalizers.SMC(1024), normalizers.MBAR(1024)])
 def test_no_estimate_is_wrong_without_a_word(method: normalizers.Method) -> None:
     # Half of the mass is in a needle that some runs miss; tails are beyond what others have seen.
@@ -113,6 +114,7 @@ def test_light_tails_are_not_said_to_be_heavy() -> None:
         assert (found.value - 2 * math.log(2 * math.pi)).abs() < MAX_Z * found.std_error
 
 
+@pytest.mark.law
 def test_scouts_go_again_by_way_of_what_they_missed() -> None:
     narrow = experts.Gaussian([0.3, -0.2, 0.1], scale=0.1)
     wide = experts.Gaussian([0.0, 0.0, 0.0], scale=3.0)

@@ -82,6 +82,7 @@ def most_misses(n: int, confidence: float) -> float:
     return n * (1 - confidence) + 4 * math.sqrt(n * confidence * (1 - confidence))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("method", [MBAR(512), AIS(512)])
 def test_they_enclose_the_closed_form_as_often_as_they_say(method: Method) -> None:
     n = 12
@@ -125,6 +126,7 @@ def by_trapezoids(p: poe.Marginal, x: Tensor) -> Tensor:
     return torch.trapezoid(values.exp(), z.double()).log().float()
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("method", [MBAR(512), AIS(512)])
 def test_they_enclose_an_integral_without_closed_form(method: Method) -> None:
     n = 12

@@ -29,7 +29,8 @@ from poe.samplers import (
 )
 from poe.samplers.alternating import Part, _together
 from poe.samplers.kernel import map_leaves
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
 
 CHAINS = 40_000
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3])

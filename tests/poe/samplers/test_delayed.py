@@ -20,7 +20,8 @@ from poe.samplers import (
 )
 from poe.samplers.delayed import DelayedNoise
 from poe.samplers.kernel import Noise
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
 
 TARGET = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
 SURROGATE = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))

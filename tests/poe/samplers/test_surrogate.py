@@ -12,7 +12,8 @@ import poe
 from poe.samplers import MALA, LangevinState, SurrogateMALA, SurrogateState
 from poe.samplers.kernel import Noise, draw_noise
 from poe.samplers.surrogate import AlongSurrogate
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
 
 SMOOTH = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
 CHAINS = 40_000

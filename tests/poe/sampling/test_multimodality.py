@@ -133,6 +133,7 @@ def test_a_target_that_is_not_defined_far_out_is_said_to_be_so() -> None:
 # In poe.sample
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("num_chains", [4, 64])
 def test_chains_that_all_begin_in_one_mode_find_the_others(num_chains: int) -> None:
     target, weights = modes(-20.0, 0.0, 20.0, weights=(0.2, 0.3, 0.5)), (0.2, 0.3, 0.5)
@@ -153,6 +154,7 @@ def test_chains_that_all_begin_in_one_mode_find_the_others(num_chains: int) -> N
     assert ((summary.mean - mean) / summary.mcse).abs().max() < 4
 
 
+@pytest.mark.law
 def test_looking_around_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its random numbers are its own."""
 

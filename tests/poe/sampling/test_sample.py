@@ -446,6 +446,7 @@ def _two_modes() -> poe.Expert:
     return poe.FromLogDensity(log_density, space=poe.Real(2))
 
 
+@pytest.mark.law
 def test_chains_that_settle_apart_are_tempered() -> None:
     draws = quiet(_two_modes(), 16_000, num_chains=16, warmup=400, generator=seeded())
     assert isinstance(draws.kernel, ParallelTempering)
@@ -456,6 +457,7 @@ def test_chains_that_settle_apart_are_tempered() -> None:
     assert ((summary.mean - expected) / summary.mcse).abs().max() < 4
 
 
+@pytest.mark.law
 def test_what_led_to_tempering_counts_as_warm_up() -> None:
     """The first run's warm-up, the ladder's tuning, and the burn-in: all evaluate the target."""
     num_rows, modes = 0, _two_modes()
@@ -476,6 +478,7 @@ def test_what_led_to_tempering_counts_as_warm_up() -> None:
     assert draws.warmup_seconds > 5 * draws.sampling_seconds
 
 
+@pytest.mark.law
 def test_a_tempered_run_resumes_with_the_same_bits(tmp_path: Path) -> None:
     def run(checkpoint: Path | None) -> poe.Draws:
         return quiet(

@@ -112,7 +112,8 @@ def test_swaps_carry_chains_over_what_sweeps_do_not_cross() -> None:
         state = particles.step(expert, torch.ones(1, 4), state, generator=g)
     stuck = sweep(expert, torch.ones(2000, 4), num_steps=60, generator=g)
     truth = (expert(BITS).softmax(0) @ BITS)[0].item()
-    assert abs(particles.at_model(state)[:, 0].mean().item() - truth) < 0.1
+    error = (truth * (1 - truth) / 2000) ** 0.5
+    assert abs(particles.at_model(state)[:, 0].mean().item() - truth) < 4 * error
     assert abs(stuck[:, 0].mean().item() - truth) > 0.3
 
 

@@ -102,6 +102,7 @@ def test_the_centred_gradient_is_the_plain_one_in_other_parameters() -> None:
     torch.testing.assert_close(found, T @ T.T @ flat)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("sizes", [(6, 4, 3), (6, 4, 3, 2)])
 def test_training_nears_the_best_likelihood(sizes: tuple[int, ...]) -> None:
     data, test = digits_of_six(4000), digits_of_six(4000, seed=1)

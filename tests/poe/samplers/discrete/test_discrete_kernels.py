@@ -29,7 +29,7 @@ from poe.samplers import (
 from poe.samplers.finite import estimated_changes
 from poe.samplers.kernel import OnDrawnNoise, map_leaves
 from poe.structure.uniform import Uniform
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
 from tests.laws.discrete import (
     CHAINS,
     TARGETS,
@@ -39,6 +39,7 @@ from tests.laws.discrete import (
     randn,
     table_of,
 )
+from tests.laws.kernels import check_kernel
 
 RBM, CLASSES = TARGETS["RBM x Ising x constraint"], TARGETS["Categorical"]
 SPACES = [poe.Binary(()), poe.Binary((2, 2)), poe.Categorical((2, 2), 3), poe.Sequence(5, 2)]

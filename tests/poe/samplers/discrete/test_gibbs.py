@@ -19,7 +19,8 @@ from poe.samplers.gibbs import SweepNoise
 from poe.samplers.kernel import Density
 from poe.samplers.path import Level, geometric_path
 from poe.structure.uniform import Uniform
-from poe.testing import LawError, check_kernel
+from poe.testing import LawError
+from tests.laws.kernels import check_kernel
 
 CHAINS = 40_000
 COUPLING = torch.tensor([[0.0, 1.2, -0.7], [1.2, 0.0, 0.9], [-0.7, 0.9, 0.0]])
