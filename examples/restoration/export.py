@@ -14,7 +14,7 @@ from torch import nn
 import experts
 from examples.restoration.train_patches import SIDE, Mixture, cosines
 from examples.restoration.train_vae import new_vae
-from experts.pretrained.writing import Card, write
+from experts.pretrained import Card, write
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import poe
-from experts.pretrained.writing import Card, write
+from experts.pretrained import Card, write
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
 NAME = "fashion-energy"

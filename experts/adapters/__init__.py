@@ -27,9 +27,10 @@ LIBRARIES: dict[str, str] = {
 }
 """The module here that registers a library's classes with `poe.as_expert`, by top-level package."""
 
-for _module in ("diffusion", "huggingface", "onnx", "pzflow"):  # what they save loads without them
+for _module in ("huggingface", "onnx", "pzflow"):  # what they save loads without them
     register_on_demand(f"experts.adapters.{_module}.", f"experts.adapters.{_module}")
-register_on_demand("experts.noised.ScoreModel", "experts.noised.score_model")
+for _name in ("experts.noised.ScoreModel", "experts.adapters.diffusion.ScoreModel"):
+    register_on_demand(_name, "experts.noised.score_model")
 
 
 @poe.as_expert.register(object)

@@ -32,7 +32,7 @@ LIBRARY = "product-of-experts"
 class Card:
     """What people read of a shipped expert, under a head that programs read.
 
-    Attributes:
+    Args:
         licence: Of the weights, by its SPDX name.
         datasets: What it was trained on.
         text: What it is a density of, the data, the training command, figures, limits: Markdown

@@ -274,21 +274,21 @@ BASES: dict[str, Callable[..., poe.Expert]] = {
 register_module(
     Affine,
     ("shift", "scale"),
-    name="experts.adapters.pzflow.table_flow.Affine",
+    name="experts.adapters.pzflow.Affine",
 )
 register_module(
     Permutation,
     ("order",),
-    name="experts.adapters.pzflow.table_flow.Permutation",
+    name="experts.adapters.pzflow.Permutation",
 )
 register_module(
     SplineCoupling,
     ("sizes", "moved", "num_bins", "bound"),
-    name="experts.adapters.pzflow.table_flow.SplineCoupling",
+    name="experts.adapters.pzflow.SplineCoupling",
 )
 register(
     TableFlow,
     lambda flow: {"columns": flow.columns, "base": flow.base, "layers": list(flow.layers)},
     lambda fields: TableFlow(**fields),
-    name="experts.adapters.pzflow.table_flow.TableFlow",
+    name="experts.adapters.pzflow.TableFlow",
 )

@@ -129,6 +129,7 @@ def test_a_changed_description_is_refused(change: str, tmp_path: Path) -> None:
         experts.load("ImageFlow")
 
 
+@seeded()
 def test_parameters_are_halved_and_buffers_kept(tmp_path: Path) -> None:
     """In the file; both come back in the precision that they had."""
     vae = experts.neural.dense_vae(
@@ -146,6 +147,7 @@ def test_parameters_are_halved_and_buffers_kept(tmp_path: Path) -> None:
         assert torch.equal(kept, parameter.half().float())
 
 
+@seeded()
 def test_a_written_expert_in_double_precision_comes_back_so(tmp_path: Path) -> None:
     rbm = experts.RBM(nn.Parameter(torch.rand(3, 2).double()), torch.rand(3), torch.rand(2))
     found = read(write(rbm.double(), "rbm", CARD, into=tmp_path))

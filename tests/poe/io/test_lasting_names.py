@@ -14,7 +14,7 @@ from torch import nn
 
 import experts
 import poe
-from poe.io import (
+from poe.io.tree import (
     _SPACES,
     _by_name,
     _codecs,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.io import _codecs
+from poe.io.tree import _codecs
 
 SAVED = next(p for p in Path(__file__).parents if p.name == "tests") / "fixtures" / "saved" / "v1"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((SAVED / "expected.json").read_text())
@@ -136,11 +136,16 @@ def test_a_run_of_before_is_refused_in_words() -> None:
         poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
 
 
+@pytest.mark.process
 def test_adapters_are_imported_where_a_folder_needs_them() -> None:
     """In an interpreter of its own, which has imported experts alone."""
     pytest.importorskip("onnxruntime")
-    folders = [str(SAVED / name) for name in ("tableflow", "onnxclassifier", "onnxnetwork")]
-    code = f"import experts, poe\nfor folder in {folders!r}: print(type(poe.load(folder)))"
+    names = ("tableflow", "onnxclassifier", "onnxnetwork", "scoremodel")
+    folders, own = [str(SAVED / name) for name in names], str(SAVED.parents[1])
+    code = (
+        f"import sys; sys.path.append({own!r}); import experts, poe, saved_networks\n"
+        f"for folder in {folders!r}: print(type(poe.load(folder)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "TableFlow" in run.stdout

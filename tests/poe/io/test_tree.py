@@ -309,7 +309,7 @@ def test_altered_files_are_refused(name: str, tmp_path: Path) -> None:
 
 def forge(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     """Alter the tree and mend its hash, as somebody would who means it."""
-    from poe.io import _digest
+    from poe.io.tree import _digest
 
     def resealed(description: dict[str, object]) -> None:
         change(description["tree"])  # type: ignore[arg-type]
