@@ -35,14 +35,15 @@ class Schedule:
         learning_rate: η of the first update, from 0 to 1.
         momentum: m, the share of the last update that the next one repeats, from 0 to 1.
         weight_decay: λ, what weights lose for each unit of theirs, before the rate; from 0 to 1.
-        averaged: The last share of the updates, over which the result is the mean; 0 for the
-            latest parameters, 1 for all updates.
+        averaged: The last share of the updates, over which the result is the mean; 0 for the latest
+            parameters, 1 for all updates.
         final_share: What is left of η at the end, from 0 (it falls to nothing along a line) to 1
             (it stays).
 
-    >>> Schedule(10, 100, learning_rate=0.1, momentum=0.9, weight_decay=0.0, averaged=0.5)
-    Schedule(num_epochs=10, batch_size=100, learning_rate=0.1, momentum=0.9, weight_decay=0.0,
-             averaged=0.5, final_share=0.0)
+    Example:
+        >>> Schedule(10, 100, learning_rate=0.1, momentum=0.9, weight_decay=0.0, averaged=0.5)
+        Schedule(num_epochs=10, batch_size=100, learning_rate=0.1, momentum=0.9, weight_decay=0.0,
+                 averaged=0.5, final_share=0.0)
     """
 
     num_epochs: int
@@ -134,13 +135,14 @@ def run(
         ShapeError: Where ``augment`` makes another shape.
         StorageError: Where the checkpoint is of another training.
 
-    >>> def step(state, batch, rate):
-    ...     ascend(state, [batch.mean(0)[:, None], -state.biases[0]], rate, schedule)
-    >>> schedule = Schedule(2, 5, 0.5, momentum=0.0, weight_decay=0.0, averaged=0.0)
-    >>> state, g = State([torch.zeros(3, 1)], [torch.ones(1)]), torch.Generator().manual_seed(0)
-    >>> run(step, state, torch.ones(5, 3), schedule, generator=g, progress=False)
-    >>> state.weights[0].mT, state.biases[0]  # 1/2 + 1/4, and 1 less a half less a quarter
-    (tensor([[0.7500, 0.7500, 0.7500]]), tensor([0.3750]))
+    Example:
+        >>> def step(state, batch, rate):
+        ...     ascend(state, [batch.mean(0)[:, None], -state.biases[0]], rate, schedule)
+        >>> schedule = Schedule(2, 5, 0.5, momentum=0.0, weight_decay=0.0, averaged=0.0)
+        >>> state, g = State([torch.zeros(3, 1)], [torch.ones(1)]), torch.Generator().manual_seed(0)
+        >>> run(step, state, torch.ones(5, 3), schedule, generator=g, progress=False)
+        >>> state.weights[0].mT, state.biases[0]  # 1/2 + 1/4, and 1 less a half less a quarter
+        (tensor([[0.7500, 0.7500, 0.7500]]), tensor([0.3750]))
     """
     if checkpoint is not None:
         checkpoint.restore(state, generator)
@@ -293,7 +295,8 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
         PoeError: Where data are no tensor.
         ShapeError: Where there is no row or no column, or there are others than expected.
 
-    >>> require_rows(torch.zeros(5, 3), 3)
+    Example:
+        >>> require_rows(torch.zeros(5, 3), 3)
     """
     if not isinstance(data, Tensor):
         raise PoeError(f"expected a tensor, got {type(data).__name__}: give torch.as_tensor(data)")
