@@ -41,9 +41,13 @@ def folder() -> Traversable:
 def available() -> tuple[str, ...]:
     """Names of the shipped experts.
 
-    >>> available()
-    ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
-     'fashion-energy', 'pictures-patches')
+    Returns:
+        The names, sorted.
+
+    Example:
+        >>> available()
+        ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
+         'fashion-energy', 'pictures-patches')
     """
     names = [entry.name for entry in folder().iterdir()] if folder().is_dir() else []
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
@@ -53,13 +57,23 @@ def load(name: str) -> Any:
     """A shipped expert by name: a conditional, or where there are no labels an expert.
 
     Weights are read with safetensors and checked against their SHA-256; nothing is unpickled.
-    Parameters need no gradient. Raises ``poe.PoeError`` for an unknown name and
-    ``poe.StorageError`` for weights that were changed.
+    Parameters need no gradient.
 
-    >>> load("digits-slant").labels
-    ('left', 'upright', 'right', 'between')
-    >>> print(load("digits-slant").given("left").space)
-    Real((16, 16))
+    Args:
+        name: One of ``available()``.
+
+    Returns:
+        A ``NoisyConditional`` of labels, or an ``Expert``.
+
+    Raises:
+        PoeError: For an unknown name.
+        StorageError: For weights that were changed.
+
+    Example:
+        >>> load("digits-slant").labels
+        ('left', 'upright', 'right', 'between')
+        >>> print(load("digits-slant").given("left").space)
+        Real((16, 16))
     """
     if name not in available():
         raise poe.PoeError(
