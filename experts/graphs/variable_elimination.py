@@ -103,8 +103,13 @@ def eliminate(order: Sequence[Step], tables: Sequence[Table]) -> tuple[Tensor, l
 def draw_backwards(passed: Sequence[Table], gumbel: Tensor) -> Tensor:
     """Exact draws: elements in reverse order, each given those summed out after it.
 
-    Shapes: gumbel ``(num_samples, numel, k)``, standard; elements in no table are drawn alike.
-    Returns indices ``(num_samples, numel)``.
+    Args:
+        passed: The tables of each step, as of ``eliminate``.
+        gumbel: Standard Gumbel numbers, ``(num_samples, numel, k)``; elements in no table are drawn
+            alike.
+
+    Returns:
+        Indices, ``(num_samples, numel)``.
     """
     x = gumbel.argmax(-1)
     for scope, values in reversed(passed):

@@ -339,7 +339,14 @@ class Factored(NamedTuple):
 def difference(x: Tensor, z: Tensor, num_data: int, centre: Centre | None = None) -> Factored:
     """The same, of units whose states or probabilities are known: the first rows are the data's.
 
-    Shapes: x ``(n + m, v)``, z ``(n + m, h)``, for ``num_data`` n.
+    Args:
+        x: Visible units of the data, then of the particles, ``(n + m, v)``.
+        z: Hidden units of the same, ``(n + m, h)``.
+        num_data: n.
+        centre: As of ``contrast``.
+
+    Returns:
+        The gradient, that in W as a product.
     """
     weights = x.new_full((len(x), 1), 1 / num_data)
     weights[num_data:] = -1 / (len(x) - num_data)

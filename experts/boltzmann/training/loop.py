@@ -26,7 +26,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training goes on, and how far its updates go. Raises PoeError out of range.
+    """How long training goes on, and how far its updates go.
 
     Args:
         num_epochs: How often it goes through the data, at least once.
@@ -39,6 +39,9 @@ class Schedule:
             parameters, 1 for all updates.
         final_share: What is left of η at the end, from 0 (it falls to nothing along a line) to 1
             (it stays).
+
+    Raises:
+        PoeError: Where one is out of range.
 
     Example:
         >>> Schedule(10, 100, learning_rate=0.1, momentum=0.9, weight_decay=0.0, averaged=0.5)
@@ -222,9 +225,12 @@ class Checkpoint:
     """A file that training goes on from, bit for bit.
 
     Args:
-        path: The file; its folder has to be there. Raises StorageError where it is not.
+        path: The file; its folder has to be there.
         training: The fingerprint of all that it depends on: data, settings, start.
         stage: Which of several trainings in a row, such as layers, the state is of.
+
+    Raises:
+        StorageError: Where the folder is not there.
     """
 
     path: str | os.PathLike[str]
@@ -310,9 +316,16 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
 
 
 def require_bits(data: Tensor) -> None:
-    """Numbers that are 0 or 1, of any dtype. Raises PoeError.
+    """Numbers that are 0 or 1, of any dtype.
 
-    >>> require_bits(torch.zeros(5, 3))
+    Args:
+        data: What is to be learned from.
+
+    Raises:
+        PoeError: For any other number.
+
+    Example:
+        >>> require_bits(torch.zeros(5, 3))
     """
     is_bit = (data == 0) | (data == 1)
     if not bool(is_bit.all()):
