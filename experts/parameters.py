@@ -20,16 +20,20 @@ def floats(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor
     """A floating-point tensor, whatever its numbers; integers and booleans are converted.
 
     Args:
-        name: what the argument is called, for the error.
-        value: a tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
-        like: whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+        name: What the argument is called, for the error.
+        value: A tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
             all else gets torch's default.
 
-    Raises:
-        poe.DtypeError: for what are no real numbers.
+    Returns:
+        The tensor, of the shape of the value.
 
-    >>> floats("loc", [1, 2])
-    tensor([1., 2.])
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+
+    Example:
+        >>> floats("loc", [1, 2])
+        tensor([1., 2.])
     """
     if like is not None and not isinstance(value, nn.Parameter):
         return _tensor(name, value, like.dtype, like.device)
@@ -41,17 +45,22 @@ def real(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
     """A floating-point tensor, all of it finite; on the meta device that is not asked.
 
     Args:
-        name: what the argument is called, for the error.
-        value: a tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
-        like: whose dtype and device it gets.
+        name: What the argument is called, for the error.
+        value: A tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Returns:
+        The tensor, of the shape of the value.
 
     Raises:
-        poe.DtypeError: for what are no real numbers.
-        poe.PoeError: for NaN and infinities.
+        poe.DtypeError: For what are no real numbers.
+        poe.PoeError: For NaN and infinities.
 
-    >>> real("loc", [0.0, float("nan")])
-    Traceback (most recent call last):
-    poe.PoeError: loc must be finite, got nan at (1,): leave out or replace what is not
+    Example:
+        >>> real("loc", [0.0, float("nan")])
+        Traceback (most recent call last):
+        poe.PoeError: loc must be finite, got nan at (1,): leave out or replace what is not
     """
     tensor = floats(name, value, like=like)
     _require(name, tensor, torch.isfinite, "finite", "leave out or replace what is not")
@@ -59,10 +68,24 @@ def real(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
 
 
 def positive(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
-    """A floating-point tensor, all of it finite and above 0. Arguments and errors as ``real``.
+    """A floating-point tensor, all of it finite and above 0.
 
-    >>> positive("scale", 2)
-    tensor(2.)
+    Args:
+        name: What the argument is called, for the error.
+        value: A tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Returns:
+        The tensor, of the shape of the value.
+
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+        poe.PoeError: For NaN and infinities, and for 0 and below.
+
+    Example:
+        >>> positive("scale", 2)
+        tensor(2.)
     """
     tensor = real(name, value, like=like)
     _require(name, tensor, lambda t: t > 0, "positive", "give what is above 0")
@@ -70,10 +93,24 @@ def positive(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tens
 
 
 def probability(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
-    """A floating-point tensor, all of it strictly between 0 and 1. As ``real`` else.
+    """A floating-point tensor, all of it strictly between 0 and 1.
 
-    >>> probability("flip_probability", 0.5)
-    tensor(0.5000)
+    Args:
+        name: What the argument is called, for the error.
+        value: A tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Returns:
+        The tensor, of the shape of the value.
+
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+        poe.PoeError: For NaN and infinities, and for 0, 1 and beyond.
+
+    Example:
+        >>> probability("flip_probability", 0.5)
+        tensor(0.5000)
     """
     tensor = real(name, value, like=like)
     remedy = "what is certain needs no expert"
@@ -82,10 +119,26 @@ def probability(name: str, value: ArrayLike, *, like: Tensor | None = None) -> T
 
 
 def probabilities(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
-    """A floating-point vector of weights, none negative, made to sum to 1. As ``real`` else.
+    """A floating-point vector of weights, none negative, made to sum to 1.
 
-    >>> probabilities("weights", [1, 3])
-    tensor([0.2500, 0.7500])
+    Args:
+        name: What the argument is called, for the error.
+        value: A tensor or a list of numbers, ``(n,)``.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Returns:
+        The weights, ``(n,)``, that sum to 1.
+
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+        poe.ShapeError: For another shape.
+        poe.PoeError: For NaN and infinities, for a weight below 0, for no weight above it, and for
+            an ``nn.Parameter``, which an optimiser would move off a sum of 1.
+
+    Example:
+        >>> probabilities("weights", [1, 3])
+        tensor([0.2500, 0.7500])
     """
     if isinstance(value, nn.Parameter):
         raise PoeError(
@@ -102,10 +155,24 @@ def probabilities(name: str, value: ArrayLike, *, like: Tensor | None = None) ->
 
 
 def log_values(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Tensor:
-    """A floating-point tensor of logarithms, finite, or −inf for what may not be. As ``real`` else.
+    """A floating-point tensor of logarithms, finite, or −inf for what may not be.
 
-    >>> log_values("pairs", [0, -torch.inf])
-    tensor([0., -inf])
+    Args:
+        name: What the argument is called, for the error.
+        value: A tensor, a number, or lists of numbers; an ``nn.Parameter`` stays as it is.
+        like: Whose dtype and device it gets; without it a floating-point tensor keeps its own, and
+            all else gets torch's default.
+
+    Returns:
+        The tensor, of the shape of the value.
+
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+        poe.PoeError: For NaN and +inf.
+
+    Example:
+        >>> log_values("pairs", [0, -torch.inf])
+        tensor([0., -inf])
     """
     tensor = floats(name, value, like=like)
     remedy = "give log p, with -inf for what may not be"
@@ -116,8 +183,22 @@ def log_values(name: str, value: ArrayLike, *, like: Tensor | None = None) -> Te
 def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor]) -> float:
     """One number that passes a check of this module, as Python's.
 
-    >>> number("bandwidth", torch.tensor(2), positive)
-    2.0
+    Args:
+        name: What the argument is called, for the error.
+        value: A number, or a tensor of shape ``()``.
+        check: Such as ``real`` or ``positive``.
+
+    Returns:
+        The number.
+
+    Raises:
+        poe.DtypeError: For what is no real number.
+        poe.PoeError: Where it does not pass.
+        poe.ShapeError: For more than one number.
+
+    Example:
+        >>> number("bandwidth", torch.tensor(2), positive)
+        2.0
     """
     # A float has more digits than torch's default dtype.
     tensor = value if isinstance(value, Tensor) else _tensor(name, value, torch.float64)
@@ -130,8 +211,20 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
 def whole(name: str, value: SupportsIndex, at_least: int = 1) -> int:
     """A whole number, at least so large.
 
-    >>> whole("num_steps", 3)
-    3
+    Args:
+        name: What the argument is called, for the error.
+        value: An int, or what Python takes for an index.
+        at_least: The least that it may be.
+
+    Returns:
+        The number.
+
+    Raises:
+        poe.PoeError: For what is no whole number, or is below the least.
+
+    Example:
+        >>> whole("num_steps", 3)
+        3
     """
     try:
         count = operator.index(value)
@@ -145,14 +238,22 @@ def whole(name: str, value: SupportsIndex, at_least: int = 1) -> int:
 def aligned(**numbers: ArrayLike) -> list[Tensor]:
     """As finite tensors of one floating dtype on one device; a parameter stays what it is.
 
-    The dtype is the widest of those that are given, and the device that of the largest tensor.
+    The dtype is the widest of those that are given, and the device that of the tensor of most
+    dimensions.
+
+    Args:
+        **numbers: Values by the arguments' names, for the error.
+
+    Returns:
+        The tensors, in order.
 
     Raises:
-        poe.DtypeError: for a parameter of another dtype, and what are no real numbers.
-        poe.PoeError: for NaN and infinities.
+        poe.DtypeError: For a parameter of another dtype, and what are no real numbers.
+        poe.PoeError: For NaN and infinities.
 
-    >>> [tensor.dtype for tensor in aligned(loc=0, scale=torch.ones(2).double())]
-    [torch.float64, torch.float64]
+    Example:
+        >>> [tensor.dtype for tensor in aligned(loc=0, scale=torch.ones(2).double())]
+        [torch.float64, torch.float64]
     """
     given = [value for value in numbers.values() if isinstance(value, Tensor)]
     floating = [tensor.dtype for tensor in given if tensor.is_floating_point()]
@@ -172,12 +273,21 @@ def aligned(**numbers: ArrayLike) -> list[Tensor]:
 def alike(check: Callable[[str, ArrayLike], Tensor], **numbers: ArrayLike) -> list[Tensor]:
     """As tensors of one shape, dtype and device, each of which passes a check of this module.
 
-    Raises:
-        poe.ShapeError: where they are not of one shape, and cannot be expanded to one.
-        poe.PoeError: where one does not pass, or requires a gradient.
+    Args:
+        check: Such as ``real`` or ``positive``.
+        **numbers: Values by the arguments' names, for the error.
 
-    >>> [tensor.tolist() for tensor in alike(positive, concentration=[1.0, 2.0], rate=3.0)]
-    [[1.0, 2.0], [3.0, 3.0]]
+    Returns:
+        Copies, in order, all of the broadcast shape.
+
+    Raises:
+        poe.DtypeError: For what are no real numbers.
+        poe.ShapeError: Where they are not of one shape, and cannot be expanded to one.
+        poe.PoeError: Where one does not pass, or requires a gradient.
+
+    Example:
+        >>> [tensor.tolist() for tensor in alike(positive, concentration=[1.0, 2.0], rate=3.0)]
+        [[1.0, 2.0], [3.0, 3.0]]
     """
     tensors = aligned(**numbers)
     for name, tensor in zip(numbers, tensors, strict=True):
@@ -194,10 +304,22 @@ def alike(check: Callable[[str, ArrayLike], Tensor], **numbers: ArrayLike) -> li
 
 
 def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """One number for each place; a parameter must have them all. Raises ShapeError.
+    """One number for each place; a parameter must have them all.
 
-    >>> filled("fields", torch.tensor(0.5), torch.Size([2]))
-    tensor([0.5000, 0.5000])
+    Args:
+        name: What the argument is called, for the error.
+        tensor: Numbers of that shape, or one ``()`` for all.
+        shape: Of the places.
+
+    Returns:
+        The tensor itself, or a copy of the one number for each place.
+
+    Raises:
+        poe.ShapeError: For another shape.
+
+    Example:
+        >>> filled("fields", torch.tensor(0.5), torch.Size([2]))
+        tensor([0.5000, 0.5000])
     """
     if tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
         return tensor.expand(shape).clone()
@@ -210,7 +332,13 @@ def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def keep(module: nn.Module, name: str, value: Tensor | None) -> None:
-    """As a parameter where it is one, else as a buffer."""
+    """Hold a tensor in a module: as a parameter where it is one, else as a buffer.
+
+    Args:
+        module: What holds it.
+        name: The attribute.
+        value: The tensor, or None for a buffer that is not there.
+    """
     if isinstance(value, nn.Parameter):
         module.register_parameter(name, value)
     else:

@@ -47,18 +47,34 @@ class BaseRateAIS:
     A method of ``poe.log_partition``, whose ``start`` is a ``Bernoulli`` of the data's base rates;
     without one the rates are those of a short run. For RBMs and products of them.
 
-    - ``num_levels``: steps of β from 0 to 1, equally long.
+    Args:
+        num_chains: Chains each way, at least 32; they are rounded up to a multiple of 16, the
+            groups that the standard error comes from.
+        num_levels: Steps of β from 0 to 1, equally long, at least one.
 
-    Raises PoeError for counts out of range, and NormalizationError for any other target or start.
+    Raises:
+        PoeError: For counts out of range.
+        NormalizationError: When called, for any other target or start.
 
-    Source: Salakhutdinov & Murray 2008, section 4.1 (upward); Burda, Grosse & Salakhutdinov 2015
-    (downward); both: Crooks 2000, Bennett 1976.
+    References:
+        Salakhutdinov & Murray (2008), On the quantitative analysis of deep belief networks,
+        doi:10.1145/1390156.1390266, section 4.1 (upward).
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> rbm = experts.RBM(torch.randn(9, 5, generator=g), torch.zeros(9), torch.zeros(5))
-    >>> found = poe.log_partition(rbm, method=BaseRateAIS(64, 50), generator=g)
-    >>> abs(found.value - poe.log_partition(rbm).value) < 4 * found.std_error
-    tensor(True)
+        Burda, Grosse & Salakhutdinov (2015), Accurate and conservative estimates of MRF
+        log-likelihood using reverse annealing, arXiv:1412.8566 (downward).
+
+        Crooks (2000), Path-ensemble averages in systems driven far from equilibrium,
+        doi:10.1103/PhysRevE.61.2361 (both).
+
+        Bennett (1976), Efficient estimation of free energy differences from Monte Carlo data,
+        doi:10.1016/0021-9991(76)90078-4.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> rbm = experts.RBM(torch.randn(9, 5, generator=g), torch.zeros(9), torch.zeros(5))
+        >>> found = poe.log_partition(rbm, method=BaseRateAIS(64, 50), generator=g)
+        >>> abs(found.value - poe.log_partition(rbm).value) < 4 * found.std_error
+        tensor(True)
     """
 
     num_chains: int = 128
@@ -75,7 +91,20 @@ class BaseRateAIS:
     def __call__(
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
     ) -> LogPartition:
-        """log Z of the target."""
+        """log Z of the target.
+
+        Args:
+            target: An RBM, or what simplifies to one.
+            start: The Bernoulli at β = 0; None for that of a short run.
+            generator: Of all that is drawn.
+            report: Called with β and the acceptance rate, 1, after each level.
+
+        Returns:
+            log Z, its standard error and bounds.
+
+        Raises:
+            NormalizationError: For any other target or start.
+        """
         rbm, log_constant = simplify(target)
         if not isinstance(rbm, RBM):
             raise NormalizationError(

@@ -19,8 +19,16 @@ from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_a
 def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
     """Independent bits, each 1 with probability σ(log-odds), written over the log-odds.
 
-    >>> draw_bits(torch.tensor([-50.0, 50.0]), generator=torch.Generator().manual_seed(0))
-    tensor([0., 1.])
+    Args:
+        log_odds: log p(1) − log p(0), of any shape; it is written over.
+        generator: Of the uniforms.
+
+    Returns:
+        The bits, in the place and dtype of the log-odds.
+
+    Example:
+        >>> draw_bits(torch.tensor([-50.0, 50.0]), generator=torch.Generator().manual_seed(0))
+        tensor([0., 1.])
     """
     uniform = uniforms(log_odds.shape, like=log_odds, generator=generator)
     return torch.lt(uniform, log_odds.sigmoid_(), out=log_odds)
@@ -35,13 +43,24 @@ def sweep(
     exponent: float = 1.0,
     generator: torch.Generator,
 ) -> Tensor:
-    """x after ``num_steps`` of block Gibbs, z ~ p(z | x) and then x ~ p(x | z): ``(n, v)``.
+    """x after some steps of block Gibbs, z ~ p(z | x) and then x ~ p(x | z).
 
-    With an exponent β, of p(x, z)^β. ``x`` itself is left as it is.
+    With an exponent β, of p(x, z)^β.
 
-    >>> rbm = RBM([[9.0], [9.0]], [-4.0, -4.0], [-9.0])  # both on, or both off
-    >>> sweep(rbm, torch.ones(1, 2), generator=torch.Generator().manual_seed(0))
-    tensor([[1., 1.]])
+    Args:
+        rbm: The density that is left invariant.
+        x: Rows of 0 and 1, ``(n, v)``, in the dtype of W; left as they are.
+        num_steps: How many steps.
+        exponent: β.
+        generator: Of all that is drawn.
+
+    Returns:
+        Rows of 0 and 1, ``(n, v)``.
+
+    Example:
+        >>> rbm = RBM([[9.0], [9.0]], [-4.0, -4.0], [-9.0])  # both on, or both off
+        >>> sweep(rbm, torch.ones(1, 2), generator=torch.Generator().manual_seed(0))
+        tensor([[1., 1.]])
     """
     for _ in range(num_steps):
         z = draw_bits(linear(x, rbm.W.mT, rbm.c).mul_(exponent), generator=generator)
@@ -63,12 +82,18 @@ class LayerGibbs(Corrected[MetropolisState]):
     For products of binary ones ``poe.samplers.BlockGibbs`` draws from the conditionals of all
     factors; this one is for real elements and labels.
 
-    Source: Geman & Geman 1984.
+    Args:
+        rbm: The target, which the kernel draws from: it must be the one that is sampled.
 
-    >>> rbm = experts.GaussianRBM([[2.0]], [0.0], [0.0])
-    >>> g = torch.Generator().manual_seed(0)
-    >>> poe.sample(rbm, 100, kernel=LayerGibbs(rbm), generator=g, progress=False).guarantee
-    'asymptotically exact'
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596.
+
+    Example:
+        >>> rbm = experts.GaussianRBM([[2.0]], [0.0], [0.0])
+        >>> g = torch.Generator().manual_seed(0)
+        >>> poe.sample(rbm, 100, kernel=LayerGibbs(rbm), generator=g, progress=False).guarantee
+        'asymptotically exact'
     """
 
     rbm: RBM | GaussianRBM | PottsRBM
@@ -84,7 +109,15 @@ class LayerGibbs(Corrected[MetropolisState]):
         return 3
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> LayerNoise:
-        """For the hidden layer, then for the visible one."""
+        """The random numbers of one step: for the hidden layer, then for the visible one.
+
+        Args:
+            position: Where the chains are, ``(chains, v)``.
+            generator: Of the numbers.
+
+        Returns:
+            Uniforms ``(chains, h)``, and what ``rbm.visible_given`` takes ``(chains, v)``.
+        """
         shape = (len(position), len(self.rbm.c))
         hidden = uniforms(shape, like=self.rbm.W, generator=generator)
         return LayerNoise(hidden, self.rbm.visible_noise(position, generator))

@@ -44,19 +44,27 @@ class DBM(Expert):
     x alone there are ``experts.boltzmann.mean_field`` and ``experts.VisibleDBM``; log Z of large
     ones: ``experts.boltzmann.BaseRateAIS``.
 
-    Shapes: ``weights`` W_l ``(n_l, n_{l+1})`` for l = 0, ..., L - 1, ``biases`` b_l ``(n_l,)`` for
-    l = 0, ..., L; those that are an ``nn.Parameter`` stay one. Raises ShapeError where they do not
-    fit, and PoeError where a number is not finite or there are no weights.
+    What is an ``nn.Parameter`` stays one.
 
-    Source: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", section 3.
+    Args:
+        weights: W_l for l = 0, ..., L − 1, ``(n_l, n_{l+1})`` each.
+        biases: b_l for l = 0, ..., L, ``(n_l,)`` each.
 
-    >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
-    >>> dbm
-    DBM(layers of 2, 1, 1)
-    >>> dbm(torch.tensor([[1.0, 0.0, 1.0]]))  # x = (1, 0), h2 = 1: -0.5 + log(1 + exp(3.5))
-    tensor([3.0298])
-    >>> poe.log_partition(dbm).value, poe.log_partition(dbm).method
-    (tensor(4.4040), 'closed form')
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a number is not finite, or there are no weights.
+
+    References:
+        Salakhutdinov & Hinton (2009), Deep Boltzmann machines, AISTATS, section 3.
+
+    Example:
+        >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
+        >>> dbm
+        DBM(layers of 2, 1, 1)
+        >>> dbm(torch.tensor([[1.0, 0.0, 1.0]]))  # x = (1, 0), h2 = 1: -0.5 + log(1 + exp(3.5))
+        tensor([3.0298])
+        >>> poe.log_partition(dbm).value, poe.log_partition(dbm).method
+        (tensor(4.4040), 'closed form')
     """
 
     def __init__(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike]) -> None:
@@ -74,12 +82,12 @@ class DBM(Expert):
 
     @property
     def weights(self) -> list[Tensor]:
-        """W_l ``(n_l, n_{l+1})``, from the visible layer upward."""
+        """W_l, ``(n_l, n_{l+1})``, from the visible layer upward."""
         return [getattr(self, f"W{k}") for k in range(self.depth)]
 
     @property
     def biases(self) -> list[Tensor]:
-        """b_l ``(n_l,)``, from the visible layer upward."""
+        """b_l, ``(n_l,)``, from the visible layer upward."""
         return [getattr(self, f"b{k}") for k in range(self.depth + 1)]
 
     @property
@@ -93,6 +101,14 @@ class DBM(Expert):
         return Binary(self.layer_sizes[0])
 
     def forward(self, even: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            even: States of the even layers side by side, 0 and 1, ``(*batch, Σ n_even)``.
+
+        Returns:
+            log p̃(x, h₂, ...), ``(*batch,)``.
+        """
         layers = self.split(even.to(self.W0.dtype))
         linear = [layers[k] @ self.biases[k] for k in range(0, self.depth + 1, 2)]
         sums = [F.softplus(self.log_odds(layers, k)).sum(-1) for k in range(1, self.depth + 1, 2)]
@@ -101,8 +117,15 @@ class DBM(Expert):
     def log_odds(self, layers: Sequence[Tensor], index: int) -> Tensor:
         """log p(1 | neighbours) − log p(0 | neighbours) of every unit of a layer.
 
-        b_l + W_{l-1}'h_{l-1} + W_l h_{l+1}: ``(*batch, n_l)``, from ``layers`` h_l
-        ``(*batch, n_l)``, of which only the two neighbours are read.
+        b_l + W_{l-1}'h_{l-1} + W_l h_{l+1}
+
+        Args:
+            layers: h_l of every layer, ``(*batch, n_l)``, of which only the two neighbours are
+                read.
+            index: l, of the layer that is asked for.
+
+        Returns:
+            The log-odds, ``(*batch, n_l)``.
         """
         total = self.biases[index]
         if index > 0:
@@ -112,11 +135,18 @@ class DBM(Expert):
         return total
 
     def split(self, even: Tensor) -> list[Tensor]:
-        """The layers of a state of the even ones ``(*batch, Σ n_even)``; the odd ones are empty.
+        """The layers of a state of the even ones; the odd ones are empty.
 
-        >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
-        >>> dbm.split(torch.tensor([1.0, 0.0, 1.0]))
-        [tensor([1., 0.]), tensor([]), tensor([1.])]
+        Args:
+            even: States of the even layers side by side, ``(*batch, Σ n_even)``.
+
+        Returns:
+            h_l of every layer: ``(*batch, n_l)`` of even l, ``(*batch, 0)`` of odd l.
+
+        Example:
+            >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
+            >>> dbm.split(torch.tensor([1.0, 0.0, 1.0]))
+            [tensor([1., 0.]), tensor([]), tensor([1.])]
         """
         self.space.batch_shape(even)
         parts = iter(even.split(self.layer_sizes[::2], -1))
@@ -124,10 +154,19 @@ class DBM(Expert):
         return [nothing if k % 2 else next(parts) for k in range(self.depth + 1)]
 
     def posterior(self, x: Tensor) -> DBM:
-        """What the hidden layers may be where x ``(n_0,)`` is known: a DBM of one layer less.
+        """What the hidden layers may be where x is known: a DBM of one layer less.
 
-        Its even layers are h₁, h₃, ..., and log p̃(x) = b₀'x + log Z of it. Raises ShapeError for a
-        batch of x, and PoeError where there is one hidden layer, which is an RBM's.
+        Its even layers are h₁, h₃, ..., and log p̃(x) = b₀'x + log Z of it.
+
+        Args:
+            x: One row of 0 and 1, ``(n_0,)``.
+
+        Returns:
+            The DBM of the hidden layers.
+
+        Raises:
+            ShapeError: For a batch of x.
+            PoeError: Where there is one hidden layer, which is an RBM's.
         """
         if x.shape != (self.layer_sizes[0],):
             raise ShapeError(
@@ -140,7 +179,11 @@ class DBM(Expert):
         return DBM(self.weights[1:], [first, *self.biases[2:]])
 
     def as_rbm(self) -> RBM:
-        """The same density as an RBM: the even layers are visible, the odd ones hidden."""
+        """The same density as an RBM: the even layers are visible, the odd ones hidden.
+
+        Returns:
+            An RBM with W ``(Σ n_even, Σ n_odd)``, 0 between layers that do not touch.
+        """
         biases = self.biases
         rows = [
             torch.cat([self._between(even, odd) for odd in range(1, self.depth + 1, 2)], 1)

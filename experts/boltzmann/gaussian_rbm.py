@@ -34,15 +34,27 @@ class GaussianRBM(Expert):
     It is a mixture of 2^h Gaussians, so that log Z is exact up to 25 hidden units and ``sample`` up
     to 20; ``experts.boltzmann.LayerGibbs`` draws one layer given the other for any number.
 
-    Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``, ``scale`` σ ``(v,)`` or ``()``; one that is an
-    ``nn.Parameter`` stays one. Raises ShapeError where they do not fit, and PoeError where a number
-    is not finite or a scale not positive.
+    Args:
+        W: Weights, ``(v, h)``, in units of x; an ``nn.Parameter`` stays one.
+        b: Visible biases, ``(v,)``, in units of x; as W.
+        c: Hidden biases, ``(h,)``; as W.
+        scale: σ, standard deviations given z, ``(v,)``, positive, as W; or a number for all.
 
-    Source: Welling, Rosen-Zvi & Hinton 2004; this parametrisation: Cho, Ilin & Raiko 2011, eq. 3.
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a number is not finite, or a scale not positive.
 
-    >>> rbm = GaussianRBM([[2.0], [0.0]], [0.0, 1.0], [0.0], scale=1.0)
-    >>> rbm.hidden_probabilities(torch.tensor([[1.0, 0.0]])), poe.log_partition(rbm).value
-    (tensor([[0.8808]]), tensor(3.9648))
+    References:
+        Welling, Rosen-Zvi & Hinton (2004), Exponential family harmoniums with an application to
+        information retrieval, NIPS 17.
+
+        Cho, Ilin & Raiko (2011), Improved learning of Gaussian-Bernoulli restricted Boltzmann
+        machines, doi:10.1007/978-3-642-21735-7_2, equation 3 (this parametrisation).
+
+    Example:
+        >>> rbm = GaussianRBM([[2.0], [0.0]], [0.0, 1.0], [0.0], scale=1.0)
+        >>> rbm.hidden_probabilities(torch.tensor([[1.0, 0.0]])), poe.log_partition(rbm).value
+        (tensor([[0.8808]]), tensor(3.9648))
     """
 
     W: Tensor
@@ -72,35 +84,83 @@ class GaussianRBM(Expert):
         self.space = Real(num_visible)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Rows, ``(*batch, v)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         standard = (x - self.b) / self.scale
         return F.softplus(self.hidden_log_odds(x)).sum(-1) - 0.5 * standard.square().sum(-1)
 
     def hidden_log_odds(self, x: Tensor) -> Tensor:
-        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = aⱼ: ``(*batch, v) -> (*batch, h)``."""
+        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = aⱼ.
+
+        Args:
+            x: Rows, ``(*batch, v)``.
+
+        Returns:
+            The log-odds, ``(*batch, h)``.
+        """
         self.space.batch_shape(x)
         return linear(x / self.scale.square(), self.W.mT, self.c)
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
-        """p(zⱼ = 1 | x): ``(*batch, v) -> (*batch, h)``."""
+        """p(zⱼ = 1 | x), the features that the RBM finds in x.
+
+        Args:
+            x: Rows, ``(*batch, v)``.
+
+        Returns:
+            Probabilities, ``(*batch, h)``.
+        """
         return self.hidden_log_odds(x).sigmoid()
 
     def visible_mean(self, z: Tensor) -> Tensor:
-        """E[x | z] = b + Wz: ``(*batch, h) -> (*batch, v)``."""
+        """E[x | z] = b + Wz.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(*batch, h)``.
+
+        Returns:
+            Means, ``(*batch, v)``.
+        """
         Binary(self.W.shape[1]).batch_shape(z)
         return linear(z.to(self.W.dtype), self.W, self.b)
 
     def visible_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """What `visible_given` needs: standard normals, as many as ``like`` has numbers."""
+        """The random numbers that ``visible_given`` needs: a standard normal for each element.
+
+        Args:
+            like: The elements that are to be drawn, ``(n, v)``.
+            generator: Of the numbers.
+
+        Returns:
+            Normals, ``(n, v)``.
+        """
         return torch.empty_like(like).normal_(generator=generator)
 
     def visible_given(self, z: Tensor, noise: Tensor) -> Tensor:
-        """x ~ p(x | z): ``(n, h), (n, v) -> (n, v)``."""
+        """x ~ p(x | z), from random numbers drawn before.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(n, h)``.
+            noise: As of ``visible_noise``, ``(n, v)``.
+
+        Returns:
+            Rows, ``(n, v)``.
+        """
         return self.visible_mean(z) + self.scale * noise
 
     def hidden_density(self) -> Expert:
         """log p̃(z) on {0, 1}^h, with the same Z, its constant included; in float64, detached.
 
         c'z + ½ Σᵢ ((b + Wz)ᵢ² − bᵢ²) / σᵢ² + Σᵢ log(σᵢ √(2π))
+
+        Returns:
+            The expert of z.
         """
         W, b, c, scale = (t.detach().double() for t in (self.W, self.b, self.c, self.scale))
         constant = (scale * math.sqrt(2 * math.pi)).log().sum()

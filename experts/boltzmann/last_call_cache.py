@@ -34,7 +34,7 @@ class Latest:
         self._answer: _Answer | None = None
 
     def __call__(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """function(\\*arguments), always the same function."""
+        """What the function says of the arguments; it is always the same function."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or _has_no_version(arguments):
             return function(*arguments)
         known = self._answer

@@ -32,16 +32,25 @@ class PottsRBM(Expert):
 
     log Z is exact up to 25 hidden units, ``sample`` up to 20; ``experts.boltzmann.LayerGibbs``
     draws one layer given the other for any number. ``log_density_of_one_hot`` takes one-hot rows of
-    floats, for gradients in x.
+    floats, for gradients in x. What is an ``nn.Parameter`` stays one.
 
-    Shapes: ``W (v, k, h)``, ``b (v, k)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one.
-    Raises ShapeError where they do not fit, and PoeError where a number is not finite.
+    Args:
+        W: Weights, ``(v, k, h)``.
+        b: Visible biases, ``(v, k)``.
+        c: Hidden biases, ``(h,)``.
 
-    Source: Salakhutdinov, Mnih & Hinton 2007, section 2.
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a number is not finite.
 
-    >>> rbm = PottsRBM([[[1.0], [0.0], [-1.0]]], [[0.0, 0.5, 0.0]], [0.0])
-    >>> rbm(torch.tensor([[0], [2]])), rbm.hidden_probabilities(torch.tensor([[0]]))
-    (tensor([1.3133, 0.3133]), tensor([[0.7311]]))
+    References:
+        Salakhutdinov, Mnih & Hinton (2007), Restricted Boltzmann machines for collaborative
+        filtering, doi:10.1145/1273496.1273596, section 2.
+
+    Example:
+        >>> rbm = PottsRBM([[[1.0], [0.0], [-1.0]]], [[0.0, 0.5, 0.0]], [0.0])
+        >>> rbm(torch.tensor([[0], [2]])), rbm.hidden_probabilities(torch.tensor([[0]]))
+        (tensor([1.3133, 0.3133]), tensor([[0.7311]]))
     """
 
     W: Tensor
@@ -67,39 +76,98 @@ class PottsRBM(Expert):
         self.space = Categorical(weights.shape[0], weights.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Rows of labels 0 ... k − 1, ``(*batch, v)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``; −inf for other x.
+        """
         return mask_outside(self.space, x, self.log_density_of_one_hot(self._one_hot(x)))
 
     def log_density_of_one_hot(self, one_hot: Tensor) -> Tensor:
-        """log p̃ of rows that are one-hot, or weights between: ``(*batch, v, k) -> (*batch,)``."""
+        """The log-density as a smooth function of the one-hot encoding.
+
+        Args:
+            one_hot: Rows that are one-hot, or weights between, ``(*batch, v, k)``, in the dtype of
+                W.
+
+        Returns:
+            log p̃, ``(*batch,)``.
+        """
         flat = one_hot.flatten(-2)
         log_odds = linear(flat, self.W.flatten(0, 1).mT, self.c)
         return flat @ self.b.flatten() + F.softplus(log_odds).sum(-1)
 
     def hidden_log_odds(self, x: Tensor) -> Tensor:
-        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = aⱼ: ``(*batch, v) -> (*batch, h)``."""
+        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = aⱼ.
+
+        Args:
+            x: Rows of labels 0 ... k − 1, ``(*batch, v)``.
+
+        Returns:
+            The log-odds, ``(*batch, h)``.
+        """
         return linear(self._one_hot(x).flatten(-2), self.W.flatten(0, 1).mT, self.c)
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
-        """p(zⱼ = 1 | x): ``(*batch, v) -> (*batch, h)``."""
+        """p(zⱼ = 1 | x), the features that the RBM finds in x.
+
+        Args:
+            x: Rows of labels 0 ... k − 1, ``(*batch, v)``.
+
+        Returns:
+            Probabilities, ``(*batch, h)``.
+        """
         return self.hidden_log_odds(x).sigmoid()
 
     def visible_logits(self, z: Tensor) -> Tensor:
-        """log p(xᵢ = l | z) up to a constant of each i: ``(*batch, h) -> (*batch, v, k)``."""
+        """log p(xᵢ = l | z) up to a constant of each i.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(*batch, h)``.
+
+        Returns:
+            Logits, ``(*batch, v, k)``.
+        """
         Binary(self.W.shape[2]).batch_shape(z)
         flat = linear(z.to(self.W.dtype), self.W.flatten(0, 1), self.b.flatten())
         return flat.unflatten(-1, self.b.shape)
 
     def visible_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """What `visible_given` needs: a uniform for each label of ``like``."""
+        """The random numbers that ``visible_given`` needs: a uniform for each label.
+
+        Args:
+            like: The elements that are to be drawn, ``(n, v)``.
+            generator: Of the numbers.
+
+        Returns:
+            Uniforms, ``(n, v)``.
+        """
         return uniforms(like.shape, like=self.W, generator=generator)
 
     def visible_given(self, z: Tensor, noise: Tensor) -> Tensor:
-        """x ~ p(x | z), int64: ``(n, h), (n, v) -> (n, v)``."""
+        """x ~ p(x | z), from random numbers drawn before.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(n, h)``.
+            noise: As of ``visible_noise``, ``(n, v)``.
+
+        Returns:
+            Rows of labels, int64, ``(n, v)``.
+        """
         below = self.visible_logits(z).softmax(-1).cumsum(-1)[..., :-1]
         return (noise[..., None] >= below).sum(-1)
 
     def hidden_density(self) -> Expert:
-        """log p̃(z) = c'z + Σᵢ log Σ_l exp(b[i, l] + Σⱼ W[i, l, j] zⱼ), with the same Z; float64."""
+        """log p̃(z) on {0, 1}^h, with the same Z; in float64, detached.
+
+        c'z + Σᵢ log Σ_l exp(b[i, l] + Σⱼ W[i, l, j] zⱼ)
+
+        Returns:
+            The expert of z.
+        """
         W, b, c = (t.detach().double() for t in (self.W, self.b, self.c))
         flat = W.flatten(0, 1)
 

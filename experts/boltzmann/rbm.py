@@ -55,16 +55,33 @@ class RBM(Expert):
     the numbers change; ``sample`` draws exactly where one has at most 20. For larger ones:
     ``experts.boltzmann.BaseRateAIS``.
 
-    Shapes: ``W (v, h)``, ``b (v,)``, ``c (h,)``; one that is an ``nn.Parameter`` stays one. Raises
-    ShapeError where they do not fit, and PoeError where a number is not finite.
+    What is an ``nn.Parameter`` stays one.
 
-    Source: Smolensky 1986; Hinton 2002; the log-density: Hinton 2010, eq. 26.
+    Args:
+        W: Weights, ``(v, h)``.
+        b: Visible biases, ``(v,)``.
+        c: Hidden biases, ``(h,)``.
 
-    >>> a, b = RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), RBM([[0.5], [0.0]], [0.0, 0.0], [0.0])
-    >>> a(torch.tensor([[1.0, 0.0]]))
-    tensor([3.0486])
-    >>> poe.simplify(a * b**2).expert, poe.log_partition(a * b**2).method
-    (RBM(2 visible, 3 hidden), 'closed form')
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a number is not finite.
+
+    References:
+        Smolensky (1986), Information processing in dynamical systems: foundations of harmony
+        theory, in Parallel distributed processing 1, MIT Press.
+
+        Hinton (2002), Training products of experts by minimizing contrastive divergence,
+        doi:10.1162/089976602760128018.
+
+        Hinton (2010), A practical guide to training restricted Boltzmann machines, UTML TR
+        2010-003, equation 26 (the log-density).
+
+    Example:
+        >>> a, b = RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), RBM([[0.5], [0.0]], [0.0, 0.0], [0.0])
+        >>> a(torch.tensor([[1.0, 0.0]]))
+        tensor([3.0486])
+        >>> poe.simplify(a * b**2).expert, poe.log_partition(a * b**2).method
+        (RBM(2 visible, 3 hidden), 'closed form')
     """
 
     W: Tensor
@@ -94,10 +111,25 @@ class RBM(Expert):
         self._latest, self._latest_log_z = Latest(), Latest()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Rows of 0 and 1, ``(*batch, v)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         return x.to(self.W.dtype) @ self.b + F.softplus(self.hidden_log_odds(x)).sum(-1)
 
     def hidden_log_odds(self, x: Tensor) -> Tensor:
-        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = cⱼ + (W'x)ⱼ: ``(*batch, v) -> (*batch, h)``."""
+        """log p(zⱼ = 1 | x) − log p(zⱼ = 0 | x) = cⱼ + (W'x)ⱼ.
+
+        Args:
+            x: Rows of 0 and 1, ``(*batch, v)``.
+
+        Returns:
+            The log-odds, ``(*batch, h)``.
+        """
         self.space.batch_shape(x)
         return self._latest(self._hidden_log_odds, x, self.W, self.c)
 
@@ -106,20 +138,50 @@ class RBM(Expert):
         return linear(x.to(W.dtype), W.mT, c)
 
     def hidden_probabilities(self, x: Tensor) -> Tensor:
-        """p(zⱼ = 1 | x), the features that the RBM finds in x: ``(*batch, v) -> (*batch, h)``."""
+        """p(zⱼ = 1 | x), the features that the RBM finds in x.
+
+        Args:
+            x: Rows of 0 and 1, ``(*batch, v)``.
+
+        Returns:
+            Probabilities, ``(*batch, h)``.
+        """
         return self.hidden_log_odds(x).sigmoid()
 
     def visible_log_odds(self, z: Tensor) -> Tensor:
-        """log p(xᵢ = 1 | z) − log p(xᵢ = 0 | z) = bᵢ + (Wz)ᵢ: ``(*batch, h) -> (*batch, v)``."""
+        """log p(xᵢ = 1 | z) − log p(xᵢ = 0 | z) = bᵢ + (Wz)ᵢ.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(*batch, h)``.
+
+        Returns:
+            The log-odds, ``(*batch, v)``.
+        """
         Binary(self.W.shape[1]).batch_shape(z)
         return linear(z.to(self.W.dtype), self.W, self.b)
 
     def visible_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """What `visible_given` needs: a uniform for each number of ``like``."""
+        """The random numbers that ``visible_given`` needs: a uniform for each element.
+
+        Args:
+            like: The elements that are to be drawn, ``(n, v)``.
+            generator: Of the numbers.
+
+        Returns:
+            Uniforms, ``(n, v)``.
+        """
         return uniforms(like.shape, like=self.W, generator=generator)
 
     def visible_given(self, z: Tensor, noise: Tensor) -> Tensor:
-        """x ~ p(x | z): ``(n, h), (n, v) -> (n, v)``."""
+        """x ~ p(x | z), from random numbers drawn before.
+
+        Args:
+            z: Hidden units, 0 and 1, ``(n, h)``.
+            noise: As of ``visible_noise``, ``(n, v)``.
+
+        Returns:
+            Rows of 0 and 1, ``(n, v)``.
+        """
         return (noise < self.visible_log_odds(z).sigmoid()).to(self.W.dtype)
 
     def extra_repr(self) -> str:
@@ -129,6 +191,9 @@ class RBM(Expert):
         """The density of the hidden layer, itself an RBM, with the same Z.
 
         log p̃(z) = c'z + Σᵢ log(1 + exp(bᵢ + (Wz)ᵢ))
+
+        Returns:
+            The RBM of W', c and b, detached.
         """
         return RBM(self.W.detach().mT, self.c.detach(), self.b.detach())
 

@@ -20,15 +20,28 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     layer are those of the largest bound, so that each update raises it and none has to be damped.
     The first guess is one way up with doubled weights, as in pre-training.
 
-    Shapes: x ``(*batch, n_0)``; the means ``(*batch, n_l)``, x itself first. Raises PoeError for
-    fewer than one step, and ShapeError for x of another size.
+    Args:
+        dbm: The machine.
+        x: Rows of 0 and 1, ``(*batch, n_0)``.
+        num_steps: How often each layer is updated, at least once.
 
-    Source: Salakhutdinov & Hinton 2009, sections 2.2 and 3; the first guess: Salakhutdinov &
-    Larochelle 2010.
+    Returns:
+        The means, ``(*batch, n_l)`` of every layer, x itself first.
 
-    >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
-    >>> mean_field(dbm, torch.tensor([[1.0, 0.0]]))
-    [tensor([[1., 0.]]), tensor([[0.9626]]), tensor([[0.4953]])]
+    Raises:
+        PoeError: For fewer than one step.
+        ShapeError: For x of another size.
+
+    References:
+        Salakhutdinov & Hinton (2009), Deep Boltzmann machines, AISTATS, sections 2.2 and 3.
+
+        Salakhutdinov & Larochelle (2010), Efficient learning of deep Boltzmann machines, AISTATS
+        (the first guess).
+
+    Example:
+        >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
+        >>> mean_field(dbm, torch.tensor([[1.0, 0.0]]))
+        [tensor([[1., 0.]]), tensor([[0.9626]]), tensor([[0.4953]])]
     """
     if num_steps < 1:
         raise PoeError(f"expected at least one step, got {num_steps}")
@@ -42,17 +55,24 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
 
 
 def variational_bound(dbm: DBM, means: Sequence[Tensor]) -> Tensor:
-    """A lower bound on log p̃(x), the sum over all hidden layers: ``(*batch,)``.
+    """A lower bound on log p̃(x), the sum over all hidden layers.
 
     L(x) = E_q log p̃(x, h) + entropy of q = Σ_l μ_l'W_l μ_{l+1} + Σ_l b_l'μ_l + Σ_j H(μ_j). With
     log Z it bounds log p(x) = log p̃(x) − log Z; the gap is KL(q ‖ p(h | x)).
 
-    Shapes: ``means`` as ``mean_field`` gives them; any other means of hidden units bound it too.
+    Args:
+        dbm: The machine.
+        means: x and the means of the hidden layers, ``(*batch, n_l)`` each, as ``mean_field`` gives
+            them; any other means of hidden units bound it too.
 
-    >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
-    >>> x = torch.tensor([[1.0, 0.0]])
-    >>> variational_bound(dbm, mean_field(dbm, x))  # log(e⁰ + e³ + e⁻⁰·⁵ + e³)  = 3.7324
-    tensor([3.7312])
+    Returns:
+        L(x), ``(*batch,)``, in nats.
+
+    Example:
+        >>> dbm = DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
+        >>> x = torch.tensor([[1.0, 0.0]])
+        >>> variational_bound(dbm, mean_field(dbm, x))  # log(e⁰ + e³ + e⁻⁰·⁵ + e³)  = 3.7324
+        tensor([3.7312])
     """
     ties = [
         ((lower @ matrix) * upper).sum(-1)

@@ -14,7 +14,7 @@ from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density
 
 
 class VisibleDBM(Expert):
-    """The density of x in a deep Boltzmann machine, as an expert by its mean-field bound:
+    """The density of x in a deep Boltzmann machine, as an expert by its mean-field bound.
 
     log p̂(x) = L(x) ≤ log p̃(x) = log Σ_{h₁, h₂, ...} p̃(x, h₁, h₂, ...)
 
@@ -24,17 +24,27 @@ class VisibleDBM(Expert):
     units, else from below the better one of L and an estimate, from above an estimate of log Z of
     the posterior by a ``method`` that begins at the mean field. log Z of p̃ is that of the DBM.
 
-    Raises PoeError where ``dbm`` is no DBM, and for fewer than one step.
+    Args:
+        dbm: The machine, whose weights are shared.
+        num_steps: Steps of mean field, at least one.
 
-    Source: Salakhutdinov & Hinton 2009, section 2.2; bounds: Grosse, Ghahramani & Adams 2015.
+    Raises:
+        PoeError: Where ``dbm`` is no DBM, and for fewer than one step.
 
-    >>> dbm = experts.DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
-    >>> visible = VisibleDBM(dbm)
-    >>> x = torch.tensor([[1.0, 0.0]])
-    >>> visible(x)
-    tensor([3.7312])
-    >>> poe.log_density_bounds(visible, x).upper
-    tensor([3.7324])
+    References:
+        Salakhutdinov & Hinton (2009), Deep Boltzmann machines, AISTATS, section 2.2.
+
+        Grosse, Ghahramani & Adams (2015), Sandwiching the marginal likelihood using bidirectional
+        Monte Carlo, arXiv:1511.02543 (the bounds).
+
+    Example:
+        >>> dbm = experts.DBM([[[2.0], [-1.0]], [[0.5]]], [[0.0, 0.5], [1.0], [-0.5]])
+        >>> visible = VisibleDBM(dbm)
+        >>> x = torch.tensor([[1.0, 0.0]])
+        >>> visible(x)
+        tensor([3.7312])
+        >>> poe.log_density_bounds(visible, x).upper
+        tensor([3.7324])
     """
 
     def __init__(self, dbm: DBM, num_steps: int = 30) -> None:
@@ -48,6 +58,14 @@ class VisibleDBM(Expert):
         self.space = dbm.visible_space
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Rows of 0 and 1, ``(*batch, n_0)``.
+
+        Returns:
+            L(x) = log p̂(x), ``(*batch,)``.
+        """
         return variational_bound(self.dbm, mean_field(self.dbm, x, self.num_steps))
 
     def extra_repr(self) -> str:

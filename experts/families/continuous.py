@@ -22,13 +22,21 @@ from poe.io import register
 
 
 class Exponential(Samplable):
-    """p(x) = λ e^(−λ x) for x > 0, independently for each element of ``rate`` λ ``(*event)``.
+    """p(x) = λ e^(−λ x) for x > 0, independently for each element.
 
-    θ = −λ, T = x. Raises PoeError where a rate is not positive.
+    θ = −λ, T = x, A = −Σ log λ.
 
-    >>> product = Exponential([1.0]) * Exponential([2.0])
-    >>> poe.simplify(product).expert.rate
-    tensor([3.])
+    Args:
+        rate: λ, ``(*event)``, positive.
+
+    Raises:
+        PoeError: Where a rate is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+
+    Example:
+        >>> product = Exponential([1.0]) * Exponential([2.0])
+        >>> poe.simplify(product).expert.rate
+        tensor([3.])
     """
 
     def __init__(self, rate: ArrayLike) -> None:
@@ -37,20 +45,17 @@ class Exponential(Samplable):
 
     @property
     def rate(self) -> Tensor:
-        """λ ``(*event)``"""
+        """λ, ``(*event)``."""
         return -self.natural
 
     def statistics(self, x: Tensor) -> Tensor:
-        """x"""
         return x
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """−Σ log λ"""
         return -(-natural).log().sum()
 
     def tails(self, natural: Tensor) -> Tensor:
-        """0 at 0, λ at infinity"""
-        return torch.cat([0 * natural.flatten(), -natural.flatten()])
+        return torch.cat([0 * natural.flatten(), -natural.flatten()])  # at 0, at infinity
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         unit = self.natural.new_empty((num_samples, *self.natural.shape))
@@ -60,12 +65,21 @@ class Exponential(Samplable):
 class Gamma(Samplable):
     """p(x) ∝ x^(α−1) e^(−β x) for x > 0, independently for each element.
 
-    θ = (α − 1, −β), T = (log x, x). ``concentration`` α and ``rate`` β ``(*event)``. Raises
-    PoeError where one is not positive.
+    θ = (α − 1, −β), T = (log x, x), A = Σ log Γ(α) − α log β.
 
-    >>> product = Gamma([2.0], [1.0]) * Gamma([3.0], [0.5])
-    >>> poe.simplify(product).expert.concentration, poe.log_partition(product).value
-    (tensor([4.]), tensor(-2.6027))
+    Args:
+        concentration: α, ``(*event)`` or a number for all, positive.
+        rate: β, ``(*event)`` or a number for all, positive.
+
+    Raises:
+        PoeError: Where one is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+        ShapeError: Where the two shapes do not fit.
+
+    Example:
+        >>> product = Gamma([2.0], [1.0]) * Gamma([3.0], [0.5])
+        >>> poe.simplify(product).expert.concentration, poe.log_partition(product).value
+        (tensor([4.]), tensor(-2.6027))
     """
 
     def __init__(self, concentration: ArrayLike, rate: ArrayLike) -> None:
@@ -75,29 +89,26 @@ class Gamma(Samplable):
 
     @property
     def concentration(self) -> Tensor:
-        """α ``(*event)``"""
+        """α, ``(*event)``."""
         return self.natural[..., 0] + 1
 
     @property
     def rate(self) -> Tensor:
-        """β ``(*event)``"""
+        """β, ``(*event)``."""
         return -self.natural[..., 1]
 
     def statistics(self, x: Tensor) -> Tensor:
-        """(log x, x)"""
         return torch.stack([x.log(), x], -1)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log Γ(α) − α log β"""
         concentration, rate = natural[..., 0] + 1, -natural[..., 1]
         return (concentration.lgamma() - concentration * rate.log()).sum()
 
     def is_natural(self, natural: Tensor) -> bool:
-        """α > 0 and β > 0"""
         return bool(((natural[..., 0] > -1) & (natural[..., 1] < 0)).all())
 
     def tails(self, natural: Tensor) -> Tensor:
-        """α − 1 at 0, β at infinity"""
+        # At 0, at infinity.
         return torch.cat([natural[..., 0].flatten(), -natural[..., 1].flatten()])
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -117,12 +128,21 @@ def _(expert: Exponential, families: Set[type[poe.Expert]]) -> poe.Expert:
 class Beta(Samplable):
     """p(x) ∝ x^(α−1) (1 − x)^(β−1) on [0, 1], independently for each element.
 
-    θ = (α − 1, β − 1), T = (log x, log(1 − x)). ``concentration1`` α and ``concentration0`` β
-    ``(*event)``. Raises PoeError where one is not positive.
+    θ = (α − 1, β − 1), T = (log x, log(1 − x)), A = Σ log Γ(α) + log Γ(β) − log Γ(α + β).
 
-    >>> product = Beta([2.0], [3.0]) * Beta([4.0], [1.0])
-    >>> poe.simplify(product).expert.concentration1
-    tensor([5.])
+    Args:
+        concentration1: α, ``(*event)`` or a number for all, positive.
+        concentration0: β, ``(*event)`` or a number for all, positive.
+
+    Raises:
+        PoeError: Where one is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+        ShapeError: Where the two shapes do not fit.
+
+    Example:
+        >>> product = Beta([2.0], [3.0]) * Beta([4.0], [1.0])
+        >>> poe.simplify(product).expert.concentration1
+        tensor([5.])
     """
 
     def __init__(self, concentration1: ArrayLike, concentration0: ArrayLike) -> None:
@@ -131,29 +151,25 @@ class Beta(Samplable):
 
     @property
     def concentration1(self) -> Tensor:
-        """α ``(*event)``"""
+        """α, ``(*event)``."""
         return self.natural[..., 0] + 1
 
     @property
     def concentration0(self) -> Tensor:
-        """β ``(*event)``"""
+        """β, ``(*event)``."""
         return self.natural[..., 1] + 1
 
     def statistics(self, x: Tensor) -> Tensor:
-        """(log x, log(1 − x))"""
         return torch.stack([x.log(), (-x).log1p()], -1)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log Γ(α) + log Γ(β) − log Γ(α + β)"""
         return (natural + 1).lgamma().sum() - (natural.sum(-1) + 2).lgamma().sum()
 
     def is_natural(self, natural: Tensor) -> bool:
-        """α > 0 and β > 0"""
         return bool((natural > -1).all())
 
     def tails(self, natural: Tensor) -> Tensor:
-        """α − 1 at 0, β − 1 at 1"""
-        return torch.cat([natural[..., 0].flatten(), natural[..., 1].flatten()])
+        return torch.cat([natural[..., 0].flatten(), natural[..., 1].flatten()])  # at 0, at 1
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return _dirichlet(self.natural + 1, num_samples, generator)[..., 0]
@@ -162,12 +178,20 @@ class Beta(Samplable):
 class Dirichlet(Samplable):
     """p(x) ∝ ∏ xᵢ^(αᵢ−1) on the simplex.
 
-    θ = α − 1, T = log x. ``concentration`` α ``(k,)``. Raises PoeError where one is not positive,
-    and ShapeError for another shape.
+    θ = α − 1, T = log x, A = Σ log Γ(αᵢ) − log Γ(Σ αᵢ).
 
-    >>> product = Dirichlet([1.0, 2.0, 3.0]) * Dirichlet([2.0, 2.0, 2.0])
-    >>> poe.simplify(product).expert.concentration
-    tensor([2., 3., 4.])
+    Args:
+        concentration: α, ``(k,)``, positive.
+
+    Raises:
+        PoeError: Where one is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+        ShapeError: Where it is of another shape.
+
+    Example:
+        >>> product = Dirichlet([1.0, 2.0, 3.0]) * Dirichlet([2.0, 2.0, 2.0])
+        >>> poe.simplify(product).expert.concentration
+        tensor([2., 3., 4.])
     """
 
     def __init__(self, concentration: ArrayLike) -> None:
@@ -180,24 +204,20 @@ class Dirichlet(Samplable):
 
     @property
     def concentration(self) -> Tensor:
-        """α ``(k,)``"""
+        """α, ``(k,)``."""
         return self.natural + 1
 
     def statistics(self, x: Tensor) -> Tensor:
-        """log x"""
         return x.log()
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log Γ(αᵢ) − log Γ(Σ αᵢ)"""
         return (natural + 1).lgamma().sum() - (natural + 1).sum().lgamma()
 
     def is_natural(self, natural: Tensor) -> bool:
-        """Every α > 0"""
         return bool((natural > -1).all())
 
     def tails(self, natural: Tensor) -> Tensor:
-        """α − 1 at 0"""
-        return natural
+        return natural  # at 0
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return _dirichlet(self.concentration, num_samples, generator)
@@ -206,12 +226,21 @@ class Dirichlet(Samplable):
 class VonMises(Samplable):
     """p(x) ∝ exp(κ cos(x − μ)) on [−π, π], independently for each element.
 
-    θ = κ (cos μ, sin μ), T = (cos x, sin x). ``loc`` μ and ``concentration`` κ ``(*event)``. Raises
-    PoeError where κ is not positive.
+    θ = κ (cos μ, sin μ), T = (cos x, sin x), A = Σ log 2π I₀(κ).
 
-    >>> product = VonMises([0.0], [1.0]) * VonMises([math.pi / 2], [1.0])
-    >>> poe.simplify(product).expert.loc, poe.simplify(product).expert.concentration
-    (tensor([0.7854]), tensor([1.4142]))
+    Args:
+        loc: μ, in radians, ``(*event)`` or a number for all.
+        concentration: κ, ``(*event)`` or a number for all, positive.
+
+    Raises:
+        PoeError: Where κ is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+        ShapeError: Where the two shapes do not fit.
+
+    Example:
+        >>> product = VonMises([0.0], [1.0]) * VonMises([math.pi / 2], [1.0])
+        >>> poe.simplify(product).expert.loc, poe.simplify(product).expert.concentration
+        (tensor([0.7854]), tensor([1.4142]))
     """
 
     def __init__(self, loc: ArrayLike, concentration: ArrayLike) -> None:
@@ -223,27 +252,24 @@ class VonMises(Samplable):
 
     @property
     def loc(self) -> Tensor:
-        """μ ``(*event)``, in [−π, π]"""
+        """μ, ``(*event)``, in [−π, π]."""
         return torch.atan2(self.natural[..., 1], self.natural[..., 0])
 
     @property
     def concentration(self) -> Tensor:
-        """κ ``(*event)``"""
+        """κ, ``(*event)``."""
         return torch.linalg.vector_norm(self.natural, dim=-1)
 
     def statistics(self, x: Tensor) -> Tensor:
-        """(cos x, sin x)"""
         return torch.stack([x.cos(), x.sin()], -1)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log 2π I₀(κ)"""
         concentration = torch.linalg.vector_norm(natural, dim=-1)
         log_bessel = torch.special.i0e(concentration).log() + concentration
         return (log_bessel + math.log(2 * math.pi)).sum()
 
     def tails(self, natural: Tensor) -> Tensor:
-        """0: it is bounded"""
-        return natural.new_zeros(natural.numel())
+        return natural.new_zeros(natural.numel())  # it is bounded
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         concentration = self.concentration.clamp(min=torch.finfo(self.natural.dtype).eps)
@@ -255,12 +281,22 @@ class Wishart(Samplable):
     """p(X) ∝ |X|^((ν−k−1)/2) exp(−tr(V⁻¹ X) / 2) on positive definite k × k matrices.
 
     θ = ((ν − k − 1) / 2, −V⁻¹ / 2), T = (log |X|, X), in one vector of 1 + k² numbers.
-    ``degrees_of_freedom`` ν > k − 1, ``scale`` V ``(k, k)``, of which the mean is ν V. Raises
-    ShapeError for other shapes, and PoeError where V is not positive definite or ν too small.
 
-    >>> product = Wishart(4.0, torch.eye(2)) * Wishart(5.0, torch.eye(2))
-    >>> poe.simplify(product).expert.degrees_of_freedom
-    tensor(6.)
+    A = ν k / 2 log 2 + ν / 2 log |V| + log Γ_k(ν / 2)
+
+    Args:
+        degrees_of_freedom: ν, a number above k − 1.
+        scale: V, ``(k, k)``, symmetric and positive definite; the mean is ν V.
+
+    Raises:
+        PoeError: Where V is not positive definite, ν is too small, or V requires a gradient: what
+            is learned goes to ``with_natural``.
+        ShapeError: Where V is of another shape.
+
+    Example:
+        >>> product = Wishart(4.0, torch.eye(2)) * Wishart(5.0, torch.eye(2))
+        >>> poe.simplify(product).expert.degrees_of_freedom
+        tensor(6.)
     """
 
     def __init__(self, degrees_of_freedom: float, scale: ArrayLike) -> None:
@@ -282,20 +318,18 @@ class Wishart(Samplable):
 
     @property
     def degrees_of_freedom(self) -> Tensor:
-        """ν ``()``"""
+        """ν, ``()``."""
         return 2 * self.natural[0] + self._size + 1
 
     @property
     def scale(self) -> Tensor:
-        """V ``(k, k)``"""
+        """V, ``(k, k)``."""
         return torch.cholesky_inverse(torch.linalg.cholesky(self._precision(self.natural)))
 
     def statistics(self, x: Tensor) -> Tensor:
-        """(log |X|, X)"""
         return torch.cat([torch.linalg.slogdet(x).logabsdet[..., None], x.flatten(-2)], -1)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """ν k / 2 log 2 + ν / 2 log |V| + log Γ_k(ν / 2)"""
         half = natural[0] + (self._size + 1) / 2
         log_determinant = torch.linalg.slogdet(self._precision(natural)).logabsdet
         steps = torch.arange(self._size, dtype=natural.dtype, device=natural.device) / 2
@@ -303,7 +337,6 @@ class Wishart(Samplable):
         return half * (self._size * math.log(2) - log_determinant) + log_gamma
 
     def is_natural(self, natural: Tensor) -> bool:
-        """ν > k − 1 and V positive definite"""
         info = torch.linalg.cholesky_ex(self._precision(natural)).info
         return bool((natural[0] > -1) & (info == 0))
 

@@ -23,11 +23,18 @@ from poe.density.capabilities import (
 class Bernoulli(Samplable):
     """p(x) = σ(θ)^x (1 − σ(θ))^(1−x) for x in {0, 1}, independently for each element.
 
-    θ = ``logits`` ``(*event)``, T = x. Raises PoeError where one is not finite: a probability of 0
-    or 1 is no member.
+    T = x, A = Σ log(1 + e^θ).
 
-    >>> Bernoulli([0.0]).log_prob(torch.tensor([[1.0]]))
-    tensor([-0.6931])
+    Args:
+        logits: θ = log p(1) − log p(0), ``(*event)``, finite: a probability of 0 or 1 is no member.
+
+    Raises:
+        PoeError: Where a logit is not finite, or requires a gradient: what is learned goes to
+            ``with_natural``.
+
+    Example:
+        >>> Bernoulli([0.0]).log_prob(torch.tensor([[1.0]]))
+        tensor([-0.6931])
     """
 
     def __init__(self, logits: ArrayLike) -> None:
@@ -36,15 +43,13 @@ class Bernoulli(Samplable):
 
     @property
     def logits(self) -> Tensor:
-        """log p(1) − log p(0), ``(*event)``"""
+        """log p(1) − log p(0), ``(*event)``."""
         return self.natural
 
     def statistics(self, x: Tensor) -> Tensor:
-        """x"""
         return x.to(self.natural.dtype)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log(1 + e^θ)"""
         return torch.logaddexp(natural, torch.zeros_like(natural)).sum()
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -70,11 +75,19 @@ def _(expert: Bernoulli) -> SpinPairs:
 class Categorical(Samplable):
     """p(x) = softmax(θ)ₓ for x in 0 ... k − 1, independently for each element.
 
-    θ = ``logits`` ``(*event, k)``, T = the one-hot vector of x. Raises PoeError where a logit is
-    not finite, and ShapeError where there is no dimension for the classes.
+    T = the one-hot vector of x, A = Σ log Σ e^θ.
 
-    >>> Categorical([0.0, 0.0]).log_prob(torch.tensor([1]))
-    tensor([-0.6931])
+    Args:
+        logits: θ, log p up to a constant of each element, ``(*event, k)``, finite.
+
+    Raises:
+        PoeError: Where a logit is not finite, or requires a gradient: what is learned goes to
+            ``with_natural``.
+        ShapeError: Where there is no dimension for the classes.
+
+    Example:
+        >>> Categorical([0.0, 0.0]).log_prob(torch.tensor([1]))
+        tensor([-0.6931])
     """
 
     def __init__(self, logits: ArrayLike) -> None:
@@ -85,22 +98,27 @@ class Categorical(Samplable):
 
     @property
     def logits(self) -> Tensor:
-        """log p up to a constant, ``(*event, k)``"""
+        """log p up to a constant, ``(*event, k)``."""
         return self.natural
 
     def statistics(self, x: Tensor) -> Tensor:
-        """The one-hot vector"""
         k = self.natural.shape[-1]
         return F.one_hot(x.long().clamp(0, k - 1), k).to(self.natural.dtype)
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """θ'z − log Σ e^θ: ``(*batch, *event, k) -> (*batch,)``."""
+        """The log-density as a smooth function of the one-hot encoding, θ'z − log Σ e^θ.
+
+        Args:
+            z: One-hot vectors, or weights between, ``(*batch, *event, k)``.
+
+        Returns:
+            log p, ``(*batch,)``.
+        """
         natural = self.natural
         terms = z.reshape(*z.shape[: z.ndim - natural.ndim], -1) @ natural.flatten()
         return terms - self.log_partition(natural)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ log Σ e^θ"""
         return natural.logsumexp(-1).sum()
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -118,14 +136,23 @@ def _(expert: Categorical) -> LabelPairs:
 
 
 class Poisson(Samplable):
-    """p(x) = λ^x e^(−λ) / x! for counts x, independently for each element of ``rate`` ``(*event)``.
+    """p(x) = λ^x e^(−λ) / x! for counts x, independently for each element.
 
-    θ = log λ, T = x, h = 1 / x!. Exponents that sum to 1 give a Poisson, others do not, as h does
-    not come out as h. Raises PoeError where a rate is not positive.
+    θ = log λ, T = x, h = 1 / x!, A = Σ λ.
 
-    >>> product = Poisson([1.0]) ** 0.5 * Poisson([4.0]) ** 0.5
-    >>> poe.simplify(product).expert.rate
-    tensor([2.])
+    Exponents that sum to 1 give a Poisson, others do not, as h does not come out as h.
+
+    Args:
+        rate: λ, the mean count, ``(*event)``, positive.
+
+    Raises:
+        PoeError: Where a rate is not positive, or requires a gradient: what is learned goes to
+            ``with_natural``.
+
+    Example:
+        >>> product = Poisson([1.0]) ** 0.5 * Poisson([4.0]) ** 0.5
+        >>> poe.simplify(product).expert.rate
+        tensor([2.])
     """
 
     def __init__(self, rate: ArrayLike) -> None:
@@ -134,29 +161,25 @@ class Poisson(Samplable):
 
     @property
     def rate(self) -> Tensor:
-        """λ ``(*event)``"""
+        """λ, ``(*event)``."""
         return self.natural.exp()
 
     def statistics(self, x: Tensor) -> Tensor:
-        """x"""
         return x.to(self.natural.dtype)
 
     @property
     def has_base_measure(self) -> bool:
-        """1 / x!"""
+        """Whether h is anything but 1: it is 1 / x!."""
         return True
 
     def log_base_measure(self, x: Tensor) -> Tensor:
-        """−Σ log x!"""
         return -(self.statistics(x) + 1).lgamma().sum(tuple(range(-self.natural.ndim, 0)))
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """Σ λ"""
         return natural.exp().sum()
 
     def tails(self, natural: Tensor) -> Tensor:
-        """1 at infinity, in units of x log x"""
-        return torch.ones_like(natural).flatten()
+        return torch.ones_like(natural).flatten()  # at infinity, in units of x log x
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
@@ -171,8 +194,9 @@ def data_log_odds(data: Tensor) -> Tensor:
     Returns:
         The log-odds ``(v,)``, float32, finite where a column has one value alone too.
 
-    >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-    tensor([1.6094, 0.0000])
+    Example:
+        >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        tensor([1.6094, 0.0000])
     """
     ones = data.sum(0, dtype=torch.float64)
     return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()

@@ -45,7 +45,14 @@ class Member(Expert):
             )
 
     def statistics(self, x: Tensor) -> Tensor:
-        """T(x): ``(*batch, *event) -> (*batch, *natural.shape)``."""
+        """The sufficient statistics T.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            T(x), ``(*batch, *natural.shape)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement statistics")
 
     @property
@@ -54,40 +61,101 @@ class Member(Expert):
         return False
 
     def log_base_measure(self, x: Tensor) -> Tensor:
-        """log h(x): ``(*batch, *event) -> (*batch,)``, asked for where h is not 1."""
+        """The log base measure, asked for where h is not 1.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log h(x), ``(*batch,)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement log_base_measure")
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """A(θ): ``()``."""
+        """The log partition A of natural parameters.
+
+        Args:
+            natural: θ, of the shape of ``natural``.
+
+        Returns:
+            A(θ), ``()``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement log_partition")
 
     def is_natural(self, natural: Tensor) -> bool:
-        """Whether A(θ) is finite."""
+        """Whether A(θ) is finite.
+
+        Args:
+            natural: θ, of the shape of ``natural``.
+
+        Returns:
+            True where the density at θ can be normalised.
+        """
         return bool(self.log_partition(natural).isfinite())
 
     def tails(self, natural: Tensor) -> Tensor | None:
-        """How fast −log p̃ grows at each end, ``(m,)``; see ``poe.density.capabilities.tails``."""
+        """How fast −log p̃ grows at each end; see ``poe.density.capabilities.tails``.
+
+        Args:
+            natural: θ, of the shape of ``natural``.
+
+        Returns:
+            Growths, ``(m,)``; None where they are not known.
+        """
         return None
 
     def with_natural(self, natural: Tensor) -> Self:
-        """The member of the same family with these natural parameters, of the same shape.
+        """The member of the same family with other natural parameters.
 
-        Raises ImproperError where A is infinite there.
+        Args:
+            natural: θ, of the shape of ``natural``; an ``nn.Parameter`` stays one, and is learned.
+
+        Returns:
+            The member at θ, on the same space.
+
+        Raises:
+            ImproperError: Where A is infinite there.
         """
         return self.from_natural(natural, self.space)
 
     @classmethod
     def from_natural(cls, natural: Tensor, space: Space) -> Self:
-        """The member with these natural parameters on that space."""
+        """The member with these natural parameters on that space.
+
+        Args:
+            natural: θ, in the shape that the family gives them.
+            space: Where x lives.
+
+        Returns:
+            The member at θ.
+
+        Raises:
+            ImproperError: Where A is infinite there.
+        """
         member = cls.__new__(cls)
         Member.__init__(member, natural, space)
         return member
 
     def is_of_family(self, other: Expert) -> bool:
-        """Whether T, h and A are the same, for another member of the same class."""
+        """Whether T, h and A are the same, for another member of the same class.
+
+        Args:
+            other: The other member.
+
+        Returns:
+            True where products of the two are closed.
+        """
         return True
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised log-density.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``; −inf outside of the space.
+        """
         terms = self.natural * self.statistics(x)
         # A parameter of 0 has no say, also at the edge of the space where T is infinite.
         terms = terms.masked_fill((self.natural == 0).expand_as(terms), 0.0)
@@ -97,11 +165,26 @@ class Member(Expert):
         return mask_outside(self.space, x, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        """The normalised log-density, which equals ``log_density``.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``; −inf outside of the space.
+        """
         return self(x)
 
     def mean_statistics(self) -> Tensor:
-        """E T(x) = ∇A(θ), of the shape of θ. Source: Wainwright & Jordan 2008, prop. 3.1."""
+        """The mean of the sufficient statistics, E T(x) = ∇A(θ).
+
+        Returns:
+            E T(x), of the shape of θ.
+
+        References:
+            Wainwright & Jordan (2008), Graphical models, exponential families, and variational
+            inference, doi:10.1561/2200000001, proposition 3.1.
+        """
         with torch.enable_grad():
             natural = self.natural.detach().requires_grad_()
             return torch.autograd.grad(self.log_partition(natural), natural)[0]
@@ -116,7 +199,15 @@ class Samplable(Member):
     """A member that can be drawn from exactly."""
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, *event)``."""
+        """Independent exact draws.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         with torch.no_grad():
             return self._draw(num_samples, resolve(generator, self.natural.device))
 
@@ -129,23 +220,32 @@ class ExponentialFamily(Member):
 
     log p(x) = θ·T(x) + log h(x) − A(θ)
 
-    - ``log_base_measure``: log h, ``(*batch, *event) -> (*batch,)``; None where h is 1;
-    - ``statistics``: T, ``(*batch, *event) -> (*batch, *natural.shape)``;
-    - ``natural``: θ; where it is an ``nn.Parameter`` it stays one;
-    - ``log_partition``: A, ``(*natural.shape) -> ()``, +inf or NaN where it is not finite;
-    - ``space``: where x lives; outside the density is 0.
+    Two members are of one family where they were given the very same functions.
 
-    Two members are of one family where they were given the very same functions. Raises
-    ImproperError where A(θ) is not finite. Source: Wainwright & Jordan 2008, section 3.1.
+    Args:
+        log_base_measure: log h, ``(*batch, *event) -> (*batch,)``; None where h is 1.
+        statistics: T, ``(*batch, *event) -> (*batch, *natural.shape)``.
+        natural: θ, of any shape; where it is an ``nn.Parameter`` it stays one.
+        log_partition: A, ``(*natural.shape) -> ()``, +inf or NaN where it is not finite.
+        space: Where x lives; outside the density is 0.
 
-    >>> def log_partition(natural):  # of exp(−rate |x|)
-    ...     return (-2 / natural).log().sum()
-    >>> def laplace(rate):
-    ...     natural, space = torch.tensor([-rate]), poe.Real(1)
-    ...     return ExponentialFamily(None, torch.abs, natural, log_partition, space=space)
-    >>> product = laplace(1.0) * laplace(2.0)
-    >>> poe.log_partition(product).value, poe.simplify(product).expert.natural
-    (tensor(-1.0986), tensor([-3.]))
+    Raises:
+        ImproperError: Where A(θ) is not finite.
+        PoeError: Where a number of θ is not finite.
+
+    References:
+        Wainwright & Jordan (2008), Graphical models, exponential families, and variational
+        inference, doi:10.1561/2200000001, section 3.1.
+
+    Example:
+        >>> def log_partition(natural):  # of exp(−rate |x|)
+        ...     return (-2 / natural).log().sum()
+        >>> def laplace(rate):
+        ...     natural, space = torch.tensor([-rate]), poe.Real(1)
+        ...     return ExponentialFamily(None, torch.abs, natural, log_partition, space=space)
+        >>> product = laplace(1.0) * laplace(2.0)
+        >>> poe.log_partition(product).value, poe.simplify(product).expert.natural
+        (tensor(-1.0986), tensor([-3.]))
     """
 
     def __init__(
@@ -162,7 +262,6 @@ class ExponentialFamily(Member):
         super().__init__(real("natural", natural), space)
 
     def statistics(self, x: Tensor) -> Tensor:
-        """T(x)"""
         return self.functions[1](x)
 
     @property
@@ -171,21 +270,17 @@ class ExponentialFamily(Member):
         return self.functions[0] is not None
 
     def log_base_measure(self, x: Tensor) -> Tensor:
-        """log h(x)"""
         assert self.functions[0] is not None
         return self.functions[0](x)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        """A(θ)"""
         return self.functions[2](natural)
 
     def with_natural(self, natural: Tensor) -> Self:
-        """The member at other natural parameters."""
         log_base_measure, statistics, log_partition = self.functions
         return type(self)(log_base_measure, statistics, natural, log_partition, space=self.space)
 
     def is_of_family(self, other: Expert) -> bool:
-        """Whether the functions are the same."""
         return isinstance(other, ExponentialFamily) and self.functions == other.functions
 
 

@@ -18,20 +18,30 @@ from poe.structure.tails import name_direction
 
 
 class Gaussian(Expert):
-    """The normal density N(x; m, S), normalised, on `Real(loc.shape)`.
+    """The normal density N(x; m, S), normalised, on ``Real(loc.shape)``.
 
     log p(x) = -1/2 (x - m)' S^-1 (x - m) - 1/2 log det(2 pi S)
 
-    Give `loc` of shape `(*event)` and one of `scale` (standard deviations: a number or
-    `(*event)`), `covariance` or `precision` (`(d, d)`, then loc is `(d,)`). Products of powers of
-    Gaussians are Gaussian, with the log partition in closed form. A `loc` or `scale` that is an
-    `nn.Parameter` stays one. Raises `ShapeError`, and `PoeError` where the spread is not positive.
+    Give one of ``scale``, ``covariance`` and ``precision``. Products of powers of Gaussians are
+    Gaussian, with the log partition in closed form.
 
-    >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
-    >>> a(torch.tensor([[-1.0]]))
-    tensor([-0.9189])
-    >>> poe.log_partition(a * b).value
-    tensor(-4.6305)
+    Args:
+        loc: The mean m, ``(*event)``; an ``nn.Parameter`` stays one.
+        scale: Standard deviations, positive: a number for all, or ``(*event)``, of which an
+            ``nn.Parameter`` stays one.
+        covariance: S, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
+        precision: S^-1, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
+
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where the spread is not positive or not finite, or it is not one of the three.
+
+    Example:
+        >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
+        >>> a(torch.tensor([[-1.0]]))
+        tensor([-0.9189])
+        >>> poe.log_partition(a * b).value
+        tensor(-4.6305)
     """
 
     loc: Tensor
@@ -60,6 +70,14 @@ class Gaussian(Expert):
         keep(self, "scale_tril", tril)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised log-density.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         event_ndim = self.loc.ndim
         whitened = self._whiten(x - self.loc)
         squares = _sum_event(whitened.square(), event_ndim)
@@ -67,18 +85,41 @@ class Gaussian(Expert):
         return -0.5 * squares - log_scale - 0.5 * self.loc.numel() * math.log(2 * math.pi)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): `(*batch, *event) -> (*batch,)`; equals `log_density`."""
+        """The normalised log-density, which equals ``log_density``.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: `(num_samples, *event)`, without a gradient."""
+        """Independent exact draws, without a gradient.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         return self.rsample(num_samples, generator=generator)
 
     def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The same draws with their gradients in location and spread: m + L ε, ε ~ N(0, I).
 
-        Source: Kingma & Welling 2014, section 2.4.
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+
+        References:
+            Kingma & Welling (2014), Auto-encoding variational Bayes, section 2.4, arXiv:1312.6114.
         """
         generator = resolve(generator, self.loc.device)
         shape = (num_samples, *self.loc.shape)
@@ -91,14 +132,14 @@ class Gaussian(Expert):
 
     @property
     def covariance(self) -> Tensor:
-        """The covariance matrix `(d, d)`, with events flattened."""
+        """The covariance matrix, ``(d, d)``, with events flattened."""
         if self.scale_tril is None:
             return torch.diag(_present(self.scale).flatten().square())
         return self.scale_tril @ self.scale_tril.mT
 
     @property
     def precision(self) -> Tensor:
-        """The inverse of the covariance `(d, d)`, with events flattened."""
+        """The inverse of the covariance, ``(d, d)``, with events flattened."""
         if self.scale_tril is None:
             return torch.diag(_present(self.scale).flatten().square().reciprocal())
         return torch.cholesky_inverse(self.scale_tril)

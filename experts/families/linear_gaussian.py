@@ -18,14 +18,22 @@ from poe.io import register
 class LinearGaussian(Conditional):
     """The normal density N(y; W x + b, diag(s²)) of y given x, normalised.
 
-    ``weight`` ``(d_y, d_x)``; ``bias`` ``(d_y,)``; ``scale`` ``(d_y,)``, standard deviations. The
-    condition is the batch of x, ``(n, d_x)``, for y of shape ``(n, d_y)``. What is an
-    ``nn.Parameter`` stays one. Raises ShapeError for shapes that do not fit, PoeError for a scale
-    that is not positive, and numbers that are not finite.
+    The condition is the batch of x, ``(n, d_x)``, for y of shape ``(n, d_y)``. What is an
+    ``nn.Parameter`` stays one.
 
-    >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-    >>> step.given(torch.tensor([[0.0], [1.0]])).log_prob(torch.tensor([[1.0], [3.0]]))
-    tensor([-0.2258, -0.2258])
+    Args:
+        weight: W, ``(d_y, d_x)``.
+        bias: b, ``(d_y,)``.
+        scale: s, standard deviations, ``(d_y,)``, positive.
+
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a scale is not positive, or a number is not finite.
+
+    Example:
+        >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+        >>> step.given(torch.tensor([[0.0], [1.0]])).log_prob(torch.tensor([[1.0], [3.0]]))
+        tensor([-0.2258, -0.2258])
     """
 
     weight: Tensor
@@ -43,6 +51,18 @@ class LinearGaussian(Conditional):
         self.space = Real(len(self.bias))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The normalised log-density of y given x, one x for each y.
+
+        Args:
+            x: The y, ``(n, d_y)``.
+            condition: The x that y is given, ``(n, d_x)``.
+
+        Returns:
+            log p(y | x), ``(n,)``.
+
+        Raises:
+            ShapeError: Where a condition has another last dimension than d_x.
+        """
         whitened = (x - self._mean(condition)) / self.scale
         constant = self.scale.log().sum() + 0.5 * len(self.bias) * math.log(2 * math.pi)
         return -0.5 * whitened.square().sum(-1) - constant
@@ -51,13 +71,37 @@ class LinearGaussian(Conditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One y for each x: `(num_samples, d_x) -> (num_samples, d_y)`, without a gradient."""
+        """One y for each x, without a gradient.
+
+        Args:
+            condition: The x that y is given, ``(num_samples, d_x)``.
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws of y, ``(num_samples, d_y)``.
+
+        Raises:
+            ShapeError: Where a condition has another last dimension than d_x.
+        """
         return self.rsample(condition, num_samples, generator=generator)
 
     def rsample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The same draws with their gradients in x, weight, bias and scale: W x + b + s ε."""
+        """The same draws with their gradients in x, weight, bias and scale: W x + b + s ε.
+
+        Args:
+            condition: The x that y is given, ``(num_samples, d_x)``.
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws of y, ``(num_samples, d_y)``.
+
+        Raises:
+            ShapeError: Where a condition has another last dimension than d_x.
+        """
         mean = self._mean(condition)
         generator = resolve(generator, mean.device)
         shape = (num_samples, len(self.bias))
@@ -67,9 +111,16 @@ class LinearGaussian(Conditional):
     def exact_marginal(self, prior: Expert) -> Expert | None:
         """N(W m + b, W S W' + diag(s²)), where the prior of x comes to the Gaussian N(m, S).
 
-        >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-        >>> step.exact_marginal(Gaussian([3.0], scale=[1.0])).loc
-        tensor([7.])
+        Args:
+            prior: The density of x, on ``Real(d_x)``.
+
+        Returns:
+            The Gaussian of y; None where the prior simplifies to none.
+
+        Example:
+            >>> step = LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+            >>> step.exact_marginal(Gaussian([3.0], scale=[1.0])).loc
+            tensor([7.])
         """
         known = simplify(prior).expert
         if not isinstance(known, Gaussian) or known.loc.ndim != 1:

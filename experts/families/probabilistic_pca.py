@@ -27,15 +27,25 @@ class ProbabilisticPCA(poe.Expert):
     .. math:: r^\top S^{-1} r = \frac{\lVert r \rVert^2 - \lVert L^{-1} W^\top r \rVert^2}{s^2},
        \qquad \log\det S = \log\det M + (n - k) \log s^2
 
-    Shapes: ``loc`` ``(*event)``, ``loadings`` W ``(*event, k)``, ``scale`` s ``()``; a loc or
-    loadings that is an ``nn.Parameter`` stays one. Raises ``poe.ShapeError`` where they do not fit,
-    and ``poe.PoeError`` for a scale that is not positive.
+    What is an ``nn.Parameter`` stays one.
 
-    Source: Tipping & Bishop 1999, eqs. 4 to 7.
+    Args:
+        loc: The mean m, ``(*event)``.
+        loadings: W, ``(*event, k)``.
+        scale: s, the standard deviation of the noise, ``()``, positive.
 
-    >>> expert = ProbabilisticPCA([0.0, 0.0], [[1.0], [1.0]], 0.5)
-    >>> expert(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
-    tensor([-1.9946, -5.5502])
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where the scale is not positive, or a number is not finite.
+
+    References:
+        Tipping & Bishop (1999), Probabilistic principal component analysis,
+        doi:10.1111/1467-9868.00196, equations 4 to 7.
+
+    Example:
+        >>> expert = ProbabilisticPCA([0.0, 0.0], [[1.0], [1.0]], 0.5)
+        >>> expert(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        tensor([-1.9946, -5.5502])
     """
 
     loc: Tensor
@@ -61,16 +71,31 @@ class ProbabilisticPCA(poe.Expert):
     @classmethod
     @torch.no_grad()
     def fit(cls, rows: Tensor, num_components: int) -> Self:
-        """The one of largest likelihood of ``rows`` ``(n, *event)``, in closed form.
+        """The one of largest likelihood of rows, in closed form.
 
         With eigenvalues λ and eigenvectors u of the rows' covariance, its sum divided by n: s² is
-        the mean of the λ left out, and the columns of W are √(λ − s²) u (Tipping & Bishop 1999,
-        eqs. 14 and 15). Raises ``poe.PoeError`` where nothing is left out, and s would be 0.
+        the mean of the λ left out, and the columns of W are √(λ − s²) u.
 
-        >>> g = torch.Generator().manual_seed(0)
-        >>> rows = ProbabilisticPCA([1.0, 1.0], [[2.0], [0.0]], 0.5).sample(10_000, generator=g)
-        >>> ProbabilisticPCA.fit(rows, 1).scale
-        tensor(0.4996)
+        Args:
+            rows: Events, ``(n, *event)``, at least 2.
+            num_components: k, from 1 to the size of an event less 1.
+
+        Returns:
+            The expert, in the dtype of the rows.
+
+        Raises:
+            ShapeError: Where there are fewer than 2 rows.
+            PoeError: Where k is out of range, a number is not finite, or nothing is left out, and s
+                would be 0.
+
+        References:
+            Tipping & Bishop (1999), doi:10.1111/1467-9868.00196, equations 14 and 15.
+
+        Example:
+            >>> g = torch.Generator().manual_seed(0)
+            >>> rows = ProbabilisticPCA([1.0, 1.0], [[2.0], [0.0]], 0.5).sample(10_000, generator=g)
+            >>> ProbabilisticPCA.fit(rows, 1).scale
+            tensor(0.4996)
         """
         rows = real("rows", rows)
         if rows.ndim == 0 or len(rows) < 2:
@@ -93,6 +118,14 @@ class ProbabilisticPCA(poe.Expert):
         return cls(*(part.to(rows.dtype) for part in parts))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised log-density.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         batch, size, variance = self.space.batch_shape(x), self.loc.numel(), self.scale.square()
         rows = (x - self.loc).reshape(-1, size)
         loadings = self.loadings.reshape(size, -1)
@@ -104,16 +137,39 @@ class ProbabilisticPCA(poe.Expert):
         return -0.5 * (distance + log_det + size * math.log(2 * math.pi)).reshape(batch)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        """The normalised log-density, which equals ``log_density``.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, *event)``, without a gradient."""
+        """Independent exact draws, without a gradient.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         return self.rsample(num_samples, generator=generator)
 
     def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """The same draws with their gradients in location, loadings and scale: m + W z + s ε."""
+        """The same draws with their gradients in location, loadings and scale: m + W z + s ε.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         generator = resolve(generator, self.loc.device)
         z = self.loc.new_empty(num_samples, self.loadings.shape[-1]).normal_(generator=generator)
         noise = self.loc.new_empty(num_samples, *self.loc.shape).normal_(generator=generator)

@@ -20,18 +20,25 @@ from poe.structure.twists import Twist, twists
 class Constraint(Expert):
     """log p̃(x) = 0 where the number of ones may be what it is, −inf elsewhere.
 
-    ``allowed`` ``(n + 1,)``: whether c ones may be, c = 0 … n, on ``Binary(shape)``. The functions
-    and classes of this module say which in words. Z = Σ C(n, c) over the counts that may be; draws
-    are exact: a count, then places. A product of powers of them, each exponent above 0, is one.
+    The functions and classes of this module say which in words. Z = Σ C(n, c) over the counts that
+    may be; draws are exact: a count, then places. A product of powers of them, each exponent above
+    0, is one.
 
-    Where x is not in {0, 1}ⁿ the log-density is −inf too, as it is outside of the space. Raises
-    PoeError where no count may be.
+    Where x is not in {0, 1}ⁿ the log-density is −inf too, as it is outside of the space.
 
-    >>> two = Constraint(4, torch.tensor([False, False, True, False, False]))
-    >>> two(torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
-    tensor([0., -inf])
-    >>> poe.log_partition(two * at_most(2, 4)).value.exp()  # of C(4, 2) states
-    tensor(6.)
+    Args:
+        shape: Of the event, on ``Binary(shape)``, of n elements.
+        allowed: Whether c ones may be, c = 0 … n, ``(n + 1,)``.
+
+    Raises:
+        PoeError: Where no count may be, and for ``allowed`` of another shape.
+
+    Example:
+        >>> two = Constraint(4, torch.tensor([False, False, True, False, False]))
+        >>> two(torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+        tensor([0., -inf])
+        >>> poe.log_partition(two * at_most(2, 4)).value.exp()  # of C(4, 2) states
+        tensor(6.)
     """
 
     allowed: Tensor
@@ -58,10 +65,18 @@ class Constraint(Expert):
 
     @property
     def num_elements(self) -> int:
-        """n"""
+        """n, how many bits there are."""
         return self.space.event_shape.numel()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: States, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``; −inf where the count may not be, or x is not of 0 and 1.
+        """
         flat = self.space.as_vector(x)
         count = flat.sum(-1)
         may_be = self.allowed[count.long().clamp(0, self.num_elements)]
@@ -70,7 +85,17 @@ class Constraint(Expert):
         return zero.masked_fill(~is_inside, -torch.inf)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p̃(x) − log Z: ``(*batch, *event) -> (*batch,)``; raises PoeError outside Binary."""
+        """The normalised log-density, log p̃(x) − log Z.
+
+        Args:
+            x: States of 0 and 1, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+
+        Raises:
+            PoeError: Where x is not in Binary.
+        """
         if not torch.compiler.is_compiling():
             self.space.require(x)
         return self(x) - self.log_counts().logsumexp(0)
@@ -80,7 +105,15 @@ class Constraint(Expert):
         return self.log_count.masked_fill(~self.allowed, -torch.inf)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, every state that may be alike: ``(num_samples, *event)``."""
+        """Independent exact draws, every state that may be alike.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         device = self.allowed.device
         generator = resolve(generator, device)
         weights = self.log_counts().double().softmax(0)
@@ -100,8 +133,19 @@ class Constraint(Expert):
 def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At most k ones.
 
-    >>> at_most(2, 5)
-    Constraint(Binary(5), ones: 0 ... 2)
+    Args:
+        k: A count, from 0 to the number n of bits.
+        shape: Of the event, on ``Binary(shape)``.
+
+    Returns:
+        The constraint.
+
+    Raises:
+        PoeError: Where k is not from 0 to n.
+
+    Example:
+        >>> at_most(2, 5)
+        Constraint(Binary(5), ones: 0 ... 2)
     """
     return _between(0, k, shape)
 
@@ -109,8 +153,19 @@ def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
 def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At least k ones.
 
-    >>> at_least(4, 5).log_prob(torch.ones(1, 5)).exp()
-    tensor([0.1667])
+    Args:
+        k: A count, from 0 to the number n of bits.
+        shape: Of the event, on ``Binary(shape)``.
+
+    Returns:
+        The constraint.
+
+    Raises:
+        PoeError: Where k is not from 0 to n.
+
+    Example:
+        >>> at_least(4, 5).log_prob(torch.ones(1, 5)).exp()
+        tensor([0.1667])
     """
     return _between(k, Binary(shape).event_shape.numel(), shape)
 
@@ -118,8 +173,19 @@ def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
 def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """Exactly k ones.
 
-    >>> exactly(1, 3).sample(2, generator=torch.Generator().manual_seed(0)).sum(1)
-    tensor([1., 1.])
+    Args:
+        k: A count, from 0 to the number n of bits.
+        shape: Of the event, on ``Binary(shape)``.
+
+    Returns:
+        The constraint.
+
+    Raises:
+        PoeError: Where k is not from 0 to n.
+
+    Example:
+        >>> exactly(1, 3).sample(2, generator=torch.Generator().manual_seed(0)).sum(1)
+        tensor([1., 1.])
     """
     return _between(k, k, shape)
 
@@ -127,8 +193,16 @@ def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
 def parity(shape: int | tuple[int, ...], *, odd: bool = False) -> Constraint:
     """An even number of ones, or an odd one: Z = 2^(n − 1).
 
-    >>> poe.log_partition(parity(5)).value.exp()
-    tensor(16.)
+    Args:
+        shape: Of the event, on ``Binary(shape)``, of n elements.
+        odd: Whether the number is odd.
+
+    Returns:
+        The constraint.
+
+    Example:
+        >>> poe.log_partition(parity(5)).value.exp()
+        tensor(16.)
     """
     counts = torch.arange(Binary(shape).event_shape.numel() + 1)
     return Constraint(shape, counts % 2 == int(odd))

@@ -86,29 +86,38 @@ class Tables(nn.Module):
 class FactorGraph(Expert):
     """log p̃(x) = Σⱼ θⱼ(x_{Sⱼ}): tables of log-values over small sets Sⱼ of elements; unnormalised.
 
-    On Binary, Categorical or Sequence. ``factors``: pairs of elements (numbers of the flattened
-    event, all different) and a table ``(k,) * len(elements)``, whose entries may be −inf. Tables
-    over the same elements add.
-
     log Z is exact where elements can be summed out one after another over no more than 2^26
     table entries, as in chains, trees and narrow grids; there ``sample`` is exact too. A product of
     powers is a factor graph again, where no −inf meets an exponent below 0.
 
     Gradients: on Binary in x, each table continued linearly in every element; else by
-    ``log_density_of_one_hot(z)``, z ``(*batch, *event, k)``. Learnable tables:
+    ``log_density_of_one_hot``. Learnable tables:
     ``FactorGraph.from_tables(space, [(scopes, nn.Parameter(values))])``.
 
-    Raises ShapeError for tables of another shape, and PoeError for elements that are not there or
-    not different, and for NaN or +inf entries.
+    Args:
+        space: Binary, Categorical or Sequence, of k values.
+        factors: Pairs of elements Sⱼ (numbers of the flattened event, all different, at most 12)
+            and a table θⱼ, ``(k,) * len(elements)``, whose entries may be −inf. Tables over the
+            same elements add.
 
-    Source: Kschischang, Frey & Loeliger 2001; Koller & Friedman 2009, chapter 4.
+    Raises:
+        ShapeError: For tables of another shape, or over no elements or more than 12.
+        PoeError: For elements that are not there or not different, for NaN or +inf entries, and for
+            a table that is an ``nn.Parameter``.
 
-    >>> never_equal = [[-torch.inf, 0.0], [0.0, -torch.inf]]
-    >>> chain = FactorGraph(poe.Binary(3), [((0, 1), never_equal), ((1, 2), never_equal)])
-    >>> chain(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
-    tensor([0., -inf])
-    >>> poe.log_partition(chain).value.exp()
-    tensor(2.)
+    References:
+        Kschischang, Frey & Loeliger (2001), Factor graphs and the sum-product algorithm,
+        doi:10.1109/18.910572.
+
+        Koller & Friedman (2009), Probabilistic graphical models, MIT Press, chapter 4.
+
+    Example:
+        >>> never_equal = [[-torch.inf, 0.0], [0.0, -torch.inf]]
+        >>> chain = FactorGraph(poe.Binary(3), [((0, 1), never_equal), ((1, 2), never_equal)])
+        >>> chain(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+        tensor([0., -inf])
+        >>> poe.log_partition(chain).value.exp()
+        tensor(2.)
     """
 
     def __init__(self, space: Space, factors: Iterable[Factor]) -> None:
@@ -117,7 +126,20 @@ class FactorGraph(Expert):
 
     @classmethod
     def from_tables(cls, space: Space, tables: Iterable[tuple[Tensor, Tensor]]) -> FactorGraph:
-        """From scopes ``(m, arity)`` and values ``(m, k, ..., k)``, a pair for each arity."""
+        """The factor graph of tables that are stacked already, which may be learned.
+
+        Args:
+            space: Binary, Categorical or Sequence, of k values.
+            tables: A pair for each arity: scopes ``(m, arity)``, the elements of m tables, and
+                values ``(m, k, ..., k)``, the tables; values that are an ``nn.Parameter`` stay one.
+
+        Returns:
+            The factor graph.
+
+        Raises:
+            ShapeError: Where scopes and values do not fit, or an arity is above 12.
+            PoeError: For elements that are not there or not different, and for NaN or +inf entries.
+        """
         expert = cls.__new__(cls)
         Expert.__init__(expert)
         expert._assemble(
@@ -135,6 +157,14 @@ class FactorGraph(Expert):
     zero: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: States, ``(*batch, *event)``; on Binary also numbers between 0 and 1.
+
+        Returns:
+            log p̃(x), ``(*batch,)``; −inf where a table excludes x.
+        """
         if not isinstance(self.space, Binary):
             return mask_outside(self.space, x, self._at(as_values(self.space, x)))
         flat = self.space.as_vector(x).to(self._dtype)
@@ -149,7 +179,14 @@ class FactorGraph(Expert):
         return found
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """log p̃ of one-hot elements, differentiable: ``(*batch, *event, k) -> (*batch,)``."""
+        """The log-density of one-hot elements, differentiable: each table linear in every element.
+
+        Args:
+            z: One-hot elements, or weights between, ``(*batch, *event, k)``.
+
+        Returns:
+            log p̃, ``(*batch,)``; −inf where a weight above 0 falls on an entry of −inf.
+        """
         ndim = len(self.space.event_shape)
         return self._of(z.flatten(-1 - ndim, -2) if ndim else z.unsqueeze(-2))
 

@@ -14,9 +14,11 @@ from poe.core.randomness import resolve
 
 
 class Marginals(NamedTuple):
-    """p(y_t = a) ``(n, length, k)`` and p(y_t = a, y_{t+1} = b) ``(n, length − 1, k, k)``.
+    """The probabilities of tags and of neighbours, 0 where there is padding.
 
-    0 where there is padding.
+    Args:
+        tags: p(y_t = a), ``(n, length, k)``.
+        pairs: p(y_t = a, y_{t+1} = b), ``(n, length − 1, k, k)``.
     """
 
     tags: Tensor
@@ -24,7 +26,12 @@ class Marginals(NamedTuple):
 
 
 class MostProbable(NamedTuple):
-    """The tags ``(n, length)`` of the highest probability, 0 in the padding, and log p̃ ``(n,)``."""
+    """The tags of the highest probability.
+
+    Args:
+        tags: The tags, ``(n, length)``, int64, 0 in the padding.
+        log_density: log p̃ of them, ``(n,)``.
+    """
 
     tags: Tensor
     log_density: Tensor
@@ -32,23 +39,34 @@ class MostProbable(NamedTuple):
 
 @dataclass(frozen=True)
 class Chains:
-    """log p̃(y) = Σ_{t ≤ L} u_t(y_t) + Σ_{t < L} V_t(y_t, y_{t+1}), for n sentences of L tags each.
+    """Linear chains of tags for n sentences of L tags each, side by side; unnormalised.
 
-    - ``unary`` ``(n, length, k)``: u, which may be −inf; a conditional random field's emissions;
-    - ``pairs`` ``(k, k)`` for all, ``(length − 1, k, k)``, or ``(n, length − 1, k, k)``: V, from a
-      tag (row) to the next (column), which may be −inf;
-    - ``lengths`` ``(n,)``: L, from 1 to length; what comes after is padding and has no say.
+    log p̃(y) = Σ_{t ≤ L} u_t(y_t) + Σ_{t < L} V_t(y_t, y_{t+1})
 
     All sums are exact, of O(length k²) a sentence, and can be differentiated twice. Maximum
     likelihood: minimise ``-chains.log_prob(tags).mean()``.
 
-    Raises ShapeError, and PoeError for lengths outside 1 ... length. Source: Rabiner 1989;
-    Lafferty, McCallum & Pereira 2001.
+    Args:
+        unary: u, ``(n, length, k)``, which may be −inf; a conditional random field's emissions.
+        pairs: V, from a tag (row) to the next (column), which may be −inf: ``(k, k)`` for all,
+            ``(length − 1, k, k)``, or ``(n, length − 1, k, k)``.
+        lengths: L, ``(n,)``, from 1 to length; what comes after is padding and has no say.
 
-    >>> stay = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> chains = Chains(torch.zeros(2, 3, 2), stay, torch.tensor([3, 1]))
-    >>> chains.log_partition().exp()  # 2 (e + 1)², and two tags of weight 1
-    tensor([27.6512,  2.0000])
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: For lengths outside 1 ... length.
+
+    References:
+        Rabiner (1989), A tutorial on hidden Markov models and selected applications in speech
+        recognition, doi:10.1109/5.18626.
+
+        Lafferty, McCallum & Pereira (2001), Conditional random fields, ICML.
+
+    Example:
+        >>> stay = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> chains = Chains(torch.zeros(2, 3, 2), stay, torch.tensor([3, 1]))
+        >>> chains.log_partition().exp()  # 2 (e + 1)², and two tags of weight 1
+        tensor([27.6512,  2.0000])
     """
 
     unary: Tensor
@@ -75,7 +93,17 @@ class Chains:
         return places < self.lengths[:, None]
 
     def log_density(self, tags: Tensor) -> Tensor:
-        """log p̃ of tags: ``(*batch, n, length) -> (*batch, n)``. Raises ShapeError."""
+        """The unnormalised log-density of tags.
+
+        Args:
+            tags: Tags 0 ... k − 1, ``(*batch, n, length)``, int64; in the padding any.
+
+        Returns:
+            log p̃, ``(*batch, n)``.
+
+        Raises:
+            ShapeError: Where tags are not those of n sentences.
+        """
         if tags.shape[-2:] != self.unary.shape[:2]:
             raise ShapeError(
                 f"expected tags (*batch, {len(self.unary)}, {self.unary.shape[1]}), got "
@@ -91,17 +119,36 @@ class Chains:
         return alone + torch.where(is_tag[:, 1:], joined, 0.0).sum(-1)
 
     def log_partition(self) -> Tensor:
-        """log Σ_y p̃(y): ``(n,)``; −inf where no tags are allowed."""
+        """The log partition, log Σ_y p̃(y), of each sentence.
+
+        Returns:
+            log Z, ``(n,)``; −inf where no tags are allowed.
+        """
         return _log_sum(self._last(self._forward(_log_sum)), -1)
 
     def log_prob(self, tags: Tensor) -> Tensor:
-        """log p of tags: ``(*batch, n, length) -> (*batch, n)``. Raises ShapeError."""
+        """The normalised log-density of tags.
+
+        Args:
+            tags: Tags 0 ... k − 1, ``(*batch, n, length)``, int64; in the padding any.
+
+        Returns:
+            log p, ``(*batch, n)``.
+
+        Raises:
+            ShapeError: Where tags are not those of n sentences.
+        """
         return self.log_density(tags) - self.log_partition()
 
     def marginals(self) -> Marginals:
         """Of each tag and each pair of neighbours, the derivatives of log Z by what they weigh.
 
-        Source: Eisner 2016, "Inside-outside and forward-backward algorithms are just backprop".
+        Returns:
+            The marginals, without a gradient.
+
+        References:
+            Eisner (2016), Inside-outside and forward-backward algorithms are just backprop,
+            doi:10.18653/v1/W16-5901.
         """
         with torch.inference_mode(False), torch.enable_grad():
             unary = self.unary.detach().clone().requires_grad_()
@@ -111,9 +158,13 @@ class Chains:
 
     @torch.no_grad()
     def most_probable(self) -> MostProbable:
-        """By Viterbi's algorithm; of several that are equally probable it is one.
+        """The tags of the highest probability, by Viterbi's algorithm; of several alike it is one.
 
-        Raises PoeError where no tags are allowed.
+        Returns:
+            The tags of each sentence, and log p̃ of them.
+
+        Raises:
+            PoeError: Where no tags are allowed.
         """
         best = self._forward(torch.amax)
         tags = self._backward(best, torch.zeros_like(self.unary)[None])[0]
@@ -121,9 +172,17 @@ class Chains:
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent exact draws ``(num_samples, n, length)``, int64, 0 in the padding.
+        """Independent exact draws, by forward filtering and backward sampling.
 
-        Forward filtering, backward sampling. Raises PoeError where no tags are allowed.
+        Args:
+            num_samples: How many of each sentence.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Tags, ``(num_samples, n, length)``, int64, 0 in the padding.
+
+        Raises:
+            PoeError: Where no tags are allowed.
         """
         generator = resolve(generator, self.unary.device)
         waits = self.unary.new_empty((num_samples, *self.unary.shape), dtype=torch.float64)

@@ -21,25 +21,35 @@ from poe.structure.twists import twists
 class LinearChain(Expert):
     """log p̃(y) = Σ_t u_t(y_t) + Σ_t V_t(y_t, y_{t+1}) over sequences of tags; unnormalised.
 
-    - ``unary`` ``(length, k)``: u;
-    - ``pairs`` ``(k, k)`` or ``(length − 1, k, k)``: V, from a tag (row) to the next (column);
-    - ``space``: Categorical((length,), k), or a Sequence of that many tokens.
+    log Z, draws, ``marginals`` and ``most_probable`` are exact, in O(length k²). A product of
+    powers is a linear chain again, with ``Categorical`` experts too, such as the log-probabilities
+    of a neural tagger; beside a FactorGraph it becomes one. For many sentences at once:
+    ``experts.graphs.stack_chains``.
 
-    Entries may be −inf, for what may not be. log Z, draws, ``marginals`` and ``most_probable`` are
-    exact, in O(length k²). A product of powers is a linear chain again, with ``Categorical``
-    experts too, such as the log-probabilities of a neural tagger; beside a FactorGraph it becomes
-    one. For many sentences at once: ``experts.graphs.stack_chains``.
+    Args:
+        unary: u, ``(length, k)``; −inf for what may not be. An ``nn.Parameter`` stays one.
+        pairs: V, from a tag (row) to the next (column), ``(k, k)`` or ``(length − 1, k, k)``; −inf
+            for what may not be. An ``nn.Parameter`` stays one.
+        space: ``Categorical((length,), k)``, the default, or a Sequence of that many tokens.
 
-    Raises ShapeError, and PoeError for NaN or +inf entries. Source: Rabiner 1989; Lafferty,
-    McCallum & Pereira 2001, "Conditional random fields".
+    Raises:
+        ShapeError: Where the shapes do not fit, or the space.
+        PoeError: For NaN or +inf entries.
 
-    >>> never_twice = [[-torch.inf, 0.0], [0.0, -torch.inf]]
-    >>> chain = LinearChain(torch.zeros(3, 2), never_twice)
-    >>> product = chain * experts.Categorical([[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
-    >>> poe.simplify(product).expert.most_probable()
-    tensor([1, 0, 1])
-    >>> poe.log_partition(chain).value.exp()
-    tensor(2.)
+    References:
+        Rabiner (1989), A tutorial on hidden Markov models and selected applications in speech
+        recognition, doi:10.1109/5.18626.
+
+        Lafferty, McCallum & Pereira (2001), Conditional random fields, ICML.
+
+    Example:
+        >>> never_twice = [[-torch.inf, 0.0], [0.0, -torch.inf]]
+        >>> chain = LinearChain(torch.zeros(3, 2), never_twice)
+        >>> product = chain * experts.Categorical([[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+        >>> poe.simplify(product).expert.most_probable()
+        tensor([1, 0, 1])
+        >>> poe.log_partition(chain).value.exp()
+        tensor(2.)
     """
 
     unary: Tensor
@@ -68,6 +78,14 @@ class LinearChain(Expert):
         keep(self, "pairs", v)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Tags 0 ... k − 1, ``(*batch, length)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``; −inf where tags may not be.
+        """
         values = as_values(self.space, x)
         batch = values.shape[:-1]
         found = self._as_chains(self.unary.dtype).log_density(
@@ -76,7 +94,14 @@ class LinearChain(Expert):
         return mask_outside(self.space, x, found.reshape(batch))
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """log p̃ of one-hot tags, differentiable: ``(*batch, length, k) -> (*batch,)``."""
+        """The log-density of one-hot tags, differentiable.
+
+        Args:
+            z: One-hot tags, or weights between, ``(*batch, length, k)``.
+
+        Returns:
+            log p̃, ``(*batch,)``.
+        """
         places = torch.arange(len(self.unary), device=z.device)
         each = Tables(places[:, None], self.unary.to(z.dtype)).at_one_hot(z)
         if len(places) == 1:
@@ -85,17 +110,39 @@ class LinearChain(Expert):
         return each + Tables(steps, self._each_pair().to(z.dtype)).at_one_hot(z)
 
     def marginals(self) -> Marginals:
-        """p(y_t = a) ``(length, k)`` and p(y_t = a, y_{t+1} = b) ``(length − 1, k, k)``."""
+        """The probabilities of each tag and of each pair of neighbours.
+
+        Returns:
+            p(y_t = a), ``(length, k)``, and p(y_t = a, y_{t+1} = b), ``(length − 1, k, k)``.
+        """
         tags, pairs = self._as_chains(torch.float64).marginals()
         return Marginals(tags[0].to(self.unary.dtype), pairs[0].to(self.unary.dtype))
 
     def most_probable(self) -> Tensor:
-        """The tags of the highest probability ``(length,)``. Raises PoeError where none may be."""
+        """The tags of the highest probability; of several alike it is one.
+
+        Returns:
+            Tags, ``(length,)``.
+
+        Raises:
+            PoeError: Where none may be.
+        """
         return self._as_chains(torch.float64).most_probable().tags[0]
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, length)``. Raises PoeError where no tags may be."""
+        """Independent exact draws.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Tags, ``(num_samples, length)``, int64.
+
+        Raises:
+            PoeError: Where no tags may be.
+        """
         return self._as_chains(torch.float64).sample(num_samples, generator=generator)[:, 0]
 
     def _each_pair(self) -> Tensor:
@@ -113,11 +160,20 @@ class LinearChain(Expert):
 def stack_chains(chains: Sequence[LinearChain]) -> Chains:
     """Chains of k tags and of any lengths side by side, padded: their sums are taken at once.
 
-    Raises PoeError for no chains, and ShapeError for different k.
+    Args:
+        chains: Linear chains, at least one, all of one k.
 
-    >>> chains = [LinearChain(torch.zeros(n, 2), torch.zeros(2, 2)) for n in (1, 3)]
-    >>> stack_chains(chains).log_partition().exp()
-    tensor([2., 8.])
+    Returns:
+        Their sentences, in order, of the length of the longest.
+
+    Raises:
+        PoeError: For no chains.
+        ShapeError: For different k.
+
+    Example:
+        >>> chains = [LinearChain(torch.zeros(n, 2), torch.zeros(2, 2)) for n in (1, 3)]
+        >>> stack_chains(chains).log_partition().exp()
+        tensor([2., 8.])
     """
     numbers = {chain.unary.shape[-1] for chain in chains}
     if len(numbers) != 1:

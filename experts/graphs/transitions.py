@@ -19,18 +19,27 @@ TOLERANCE = 1e-6
 
 
 class Transitions(nn.Module):
-    """log p̃(y | L) = s(y_1) + Σ_t V(y_t, y_{t+1}) + e(y_L): a chain for each length L.
+    """What follows what at any place of a sentence: a linear chain for each length L.
 
-    - ``start`` and ``end`` ``(k,)``: s and e; ``pairs`` ``(k, k)``: V, from row to column.
+    log p̃(y | L) = s(y_1) + Σ_t V(y_t, y_{t+1}) + e(y_L)
 
     The transition scores of a conditional random field: with a network's scores at every place,
     ``chains(lengths, emissions)`` is the whole of one, and ``-chains.log_prob(tags).mean()`` trains
-    both where the scores are parameters. Raises ShapeError, and PoeError
-    for NaN or +inf.
+    both where the scores are parameters.
 
-    >>> ordered = Transitions(torch.zeros(2), [[0.0, 0.0], [-torch.inf, 0.0]], torch.zeros(2))
-    >>> poe.log_partition(ordered.of_length(3)).value.exp()  # 000, 001, 011, 111
-    tensor(4.)
+    Args:
+        start: s, ``(k,)``; −inf for what may not be. An ``nn.Parameter`` stays one.
+        pairs: V, from row to column, ``(k, k)``; as ``start`` else.
+        end: e, ``(k,)``; as ``start`` else.
+
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: For NaN or +inf.
+
+    Example:
+        >>> ordered = Transitions(torch.zeros(2), [[0.0, 0.0], [-torch.inf, 0.0]], torch.zeros(2))
+        >>> poe.log_partition(ordered.of_length(3)).value.exp()  # 000, 001, 011, 111
+        tensor(4.)
     """
 
     start: Tensor
@@ -56,14 +65,31 @@ class Transitions(nn.Module):
             keep(self, name, values)
 
     def of_length(self, length: int) -> LinearChain:
-        """The expert on sequences of that many tags."""
+        """The expert on sequences of so many tags.
+
+        Args:
+            length: L, at least 1.
+
+        Returns:
+            A linear chain on ``Categorical((length,), k)``.
+        """
         lengths = torch.tensor([length], device=self.pairs.device)
         return LinearChain(self.chains(lengths).unary[0], self.pairs)
 
     def chains(self, lengths: Tensor, emissions: Tensor | None = None) -> Chains:
-        """For sentences of those lengths ``(n,)``, with what a tagger says ``(n, length, k)``.
+        """The chains of sentences, with what a tagger says of each place.
 
-        Emissions may come with an exponent, as log-factors of a product do. Raises ShapeError.
+        Args:
+            lengths: L of each sentence, ``(n,)``, int64.
+            emissions: Log-scores of tags, ``(n, length, k)``; 0 by default. They may come with an
+                exponent, as log-factors of a product do.
+
+        Returns:
+            The chains, with the gradient of all scores.
+
+        Raises:
+            ShapeError: Where the shapes do not fit.
+            PoeError: For lengths outside 1 ... length.
         """
         places = torch.arange(
             int(lengths.max()) if emissions is None else emissions.shape[1], device=lengths.device
@@ -85,16 +111,24 @@ def fit_transitions(
     often each tag and pair occurs, and log Z once for each length that occurs. λ > 0 keeps finite
     what never occurs.
 
-    - ``tags`` ``(n, length)``: whatever stands behind the ``lengths`` ``(n,)`` is padding;
-    - ``weight_decay``: λ.
+    Args:
+        tags: Sentences, ``(n, length)``, int64: whatever stands behind ``lengths`` is padding.
+        lengths: Tags of each sentence, ``(n,)``, int64.
+        num_tags: k.
+        weight_decay: λ, above 0.
 
-    Raises PoeError for tags outside 0 ... ``num_tags`` − 1 or λ that is not above 0, and
-    AdaptationError where L-BFGS does not come to an end.
+    Returns:
+        The scores, without a gradient.
 
-    >>> abab = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0]])  # the last is padding
-    >>> found = fit_transitions(abab, torch.tensor([4, 3]), 2)
-    >>> found.of_length(5).most_probable()
-    tensor([0, 1, 0, 1, 0])
+    Raises:
+        PoeError: For tags outside 0 ... k − 1, and λ that is not above 0.
+        AdaptationError: Where L-BFGS does not come to an end.
+
+    Example:
+        >>> abab = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0]])  # the last is padding
+        >>> found = fit_transitions(abab, torch.tensor([4, 3]), 2)
+        >>> found.of_length(5).most_probable()
+        tensor([0, 1, 0, 1, 0])
     """
     if not weight_decay > 0:
         raise PoeError(f"expected a weight_decay above 0, got {weight_decay}")

@@ -28,12 +28,24 @@ class Step(NamedTuple):
 
 
 def elimination_order(scopes: Sequence[tuple[int, ...]], num_values: int) -> list[Step] | None:
-    """At each step the element whose table is the smallest; None where all are above 2^26 entries.
+    """At each step the element whose table is the smallest; None where it is too much work.
 
-    Elements in no scope do not occur. Source: min-degree, Koller & Friedman 2009, section 9.4.3.
+    Elements in no scope do not occur.
 
-    >>> elimination_order([(0, 1), (1, 2)], 2)
-    [Step(element=0, others=(1,)), Step(element=1, others=(2,)), Step(element=2, others=())]
+    Args:
+        scopes: The elements of each table.
+        num_values: k, of each element.
+
+    Returns:
+        The steps, or None where the sum goes over more than 2^26 entries.
+
+    References:
+        Koller & Friedman (2009), Probabilistic graphical models, MIT Press, section 9.4.3
+        (min-degree).
+
+    Example:
+        >>> elimination_order([(0, 1), (1, 2)], 2)
+        [Step(element=0, others=(1,)), Step(element=1, others=(2,)), Step(element=2, others=())]
     """
     neighbours: dict[int, set[int]] = {}
     for scope in scopes:
@@ -54,13 +66,23 @@ def elimination_order(scopes: Sequence[tuple[int, ...]], num_values: int) -> lis
 
 
 def eliminate(order: Sequence[Step], tables: Sequence[Table]) -> tuple[Tensor, list[Table]]:
-    """log Σ exp Σ tables ``()``, and of each step the table over (others, element) before its sum.
+    """log Σ exp Σ tables, and of each step the table before its sum.
 
-    The element comes last in these tables. Source: Zhang & Poole 1996.
+    Args:
+        order: The steps, as of ``elimination_order``.
+        tables: At least one, all of one k.
 
-    >>> pair = Table((0, 1), torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
-    >>> eliminate(elimination_order([(0, 1)], 2), [pair])[0].exp()  # 3 of 4 states
-    tensor(3.)
+    Returns:
+        The sum ``()``, and of each step the table over (others, element): the element comes last.
+
+    References:
+        Zhang & Poole (1996), Exploiting causal independence in Bayesian network inference,
+        doi:10.1613/jair.305.
+
+    Example:
+        >>> pair = Table((0, 1), torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
+        >>> eliminate(elimination_order([(0, 1)], 2), [pair])[0].exp()  # 3 of 4 states
+        tensor(3.)
     """
     waiting, passed = list(tables), []
     constant = tables[0].values.new_zeros(())
@@ -81,8 +103,13 @@ def eliminate(order: Sequence[Step], tables: Sequence[Table]) -> tuple[Tensor, l
 def draw_backwards(passed: Sequence[Table], gumbel: Tensor) -> Tensor:
     """Exact draws: elements in reverse order, each given those summed out after it.
 
-    Shapes: gumbel ``(num_samples, numel, k)``, standard; elements in no table are drawn alike.
-    Returns indices ``(num_samples, numel)``.
+    Args:
+        passed: The tables of each step, as of ``eliminate``.
+        gumbel: Standard Gumbel numbers, ``(num_samples, numel, k)``; elements in no table are drawn
+            alike.
+
+    Returns:
+        Indices, ``(num_samples, numel)``.
     """
     x = gumbel.argmax(-1)
     for scope, values in reversed(passed):

@@ -31,9 +31,13 @@ def folder() -> Traversable:
 def available() -> tuple[str, ...]:
     """Names of the shipped experts.
 
-    >>> available()
-    ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
-     'fashion-energy', 'pictures-patches')
+    Returns:
+        The names, sorted.
+
+    Example:
+        >>> available()
+        ('digits-class', 'digits-prior', 'digits-slant', 'digits-thickness', 'digits-vae',
+         'fashion-energy', 'pictures-patches')
     """
     names = [entry.name for entry in folder().iterdir()] if folder().is_dir() else []
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
@@ -49,16 +53,17 @@ def load(name: str) -> Any:
         name: One of ``available()``.
 
     Returns:
-        The conditional or the expert, in evaluation mode.
+        A ``NoisyConditional`` of labels, or an ``Expert``, in evaluation mode.
 
     Raises:
         PoeError: For an unknown name.
         StorageError: For files that were changed.
 
-    >>> load("digits-slant").labels
-    ('left', 'upright', 'right', 'between')
-    >>> print(load("digits-slant").given("left").space)
-    Real((16, 16))
+    Example:
+        >>> load("digits-slant").labels
+        ('left', 'upright', 'right', 'between')
+        >>> print(load("digits-slant").given("left").space)
+        Real((16, 16))
     """
     if name not in available():
         raise poe.PoeError(

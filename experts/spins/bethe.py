@@ -18,12 +18,14 @@ _CALLER = 4  # whose line a warning names: beyond ``torch.no_grad``'s own frame,
 
 
 class Beliefs(NamedTuple):
-    """What the messages come to.
+    """What the messages of belief propagation come to.
 
-    - ``marginals`` ``(*event, k)``: p(xᵢ = a), exact on trees;
-    - ``log_partition`` ``()``: log Z in Bethe's approximation, exact on trees;
-    - ``num_steps``, and the largest ``change`` of a log-message in the last of them: where it is
-      above the tolerance, the messages have not settled, and nothing is to be believed.
+    Args:
+        marginals: p(xᵢ = a), ``(*event, k)``, exact on trees.
+        log_partition: log Z in Bethe's approximation, ``()``, exact on trees.
+        num_steps: How many steps were taken.
+        change: The largest change of a log-message in the last step: where it is above the
+            tolerance, the messages have not settled, and nothing is to be believed.
     """
 
     marginals: Tensor
@@ -54,21 +56,36 @@ def belief_propagation(
 
     m_{i→j}(b) ∝ Σₐ exp(Jᵢⱼ(a, b) + hᵢ(a)) ∏_{k ≠ j} m_{k→i}(a)
 
-    New log-messages are mixed with the old, which have weight ``damping``. For Ising and Potts
-    models, and products that merge to one. Exact on trees; else an approximation that is good
-    where couplings are weak or loops long, and may not settle where they are strong.
+    Exact on trees; else an approximation that is good where couplings are weak or loops long, and
+    may not settle where they are strong. Warns (TrustWarning) where the messages have not settled
+    after ``max_steps``: then neither marginals nor log Z are to be believed.
 
-    Warns (TrustWarning) where the messages have not settled after ``max_steps``: then neither
-    marginals nor log Z are to be believed. Raises PoeError for other targets, for a damping outside
-    [0, 1), no steps, and a tolerance that is not above 0. Source: Pearl 1988; log Z: Yedidia,
-    Freeman & Weiss 2005, eq. 37.
+    Args:
+        target: An Ising or a Potts model, or a product that merges to one.
+        damping: The weight of the old log-messages, which the new ones are mixed with, in [0, 1).
+        max_steps: The most steps; in each of them all messages are sent.
+        tolerance: The largest change of a log-message, in nats, at which they have settled.
 
-    >>> chain = experts.Ising.from_edges([[0, 1], [1, 2]], 0.5, [1.0, 0.0, 0.0], 3)
-    >>> found = belief_propagation(chain)
-    >>> found.marginals[:, 1]
-    tensor([0.8808, 0.6760, 0.5813])
-    >>> torch.allclose(found.log_partition, poe.log_partition(chain).value)
-    True
+    Returns:
+        Marginals and log Z, in the dtype of the fields; computed in float64.
+
+    Raises:
+        PoeError: For other targets, a damping outside [0, 1), no steps, and a tolerance that is not
+            above 0.
+
+    References:
+        Pearl (1988), Probabilistic reasoning in intelligent systems, Morgan Kaufmann.
+
+        Yedidia, Freeman & Weiss (2005), Constructing free-energy approximations and generalized
+        belief propagation algorithms, doi:10.1109/TIT.2005.850085, equation 37 (log Z).
+
+    Example:
+        >>> chain = experts.Ising.from_edges([[0, 1], [1, 2]], 0.5, [1.0, 0.0, 0.0], 3)
+        >>> found = belief_propagation(chain)
+        >>> found.marginals[:, 1]
+        tensor([0.8808, 0.6760, 0.5813])
+        >>> torch.allclose(found.log_partition, poe.log_partition(chain).value)
+        True
     """
     _require_settings(damping, max_steps, tolerance)
     graph, event_shape, like = _graph(target)

@@ -23,12 +23,21 @@ def binary_channel(noisy: Tensor, flip_probability: float) -> Bernoulli:
     log p(y | x) = Σᵢ log(1 − p) [xᵢ = yᵢ] + log p [xᵢ ≠ yᵢ], which is a Bernoulli with logits of
     ±log((1 − p) / p). A prior times it is a posterior: the lecture's ψᵢ(xᵢ, yᵢ).
 
-    Shapes: ``noisy`` ``(*event)``, of 0 and 1. Raises PoeError for other values, and for a p that
-    is not between 0 and 1.
+    Args:
+        noisy: y, ``(*event)``, of 0 and 1.
+        flip_probability: p, the share of bits that were flipped, between 0 and 1.
 
-    >>> posterior = experts.Ising.grid((1, 2), 0.5) * binary_channel(torch.tensor([[1, 0]]), 0.1)
-    >>> posterior(torch.tensor([[[1, 0]], [[1, 1]]]))
-    tensor([-0.7107, -1.9079])
+    Returns:
+        The channel, an expert on ``Binary(event)``.
+
+    Raises:
+        PoeError: For values of y other than 0 and 1, and a p that is not between 0 and 1.
+
+    Example:
+        >>> prior = experts.Ising.grid((1, 2), 0.5)
+        >>> posterior = prior * binary_channel(torch.tensor([[1, 0]]), 0.1)
+        >>> posterior(torch.tensor([[[1, 0]], [[1, 1]]]))
+        tensor([-0.7107, -1.9079])
     """
     flip_probability = number("flip_probability", flip_probability, probability)
     y = floats("noisy", noisy)
@@ -51,7 +60,11 @@ MAX_COUPLING = 2.0
 class LearnedDenoiser(NamedTuple):
     """The prior's coupling and field, and the channel's flip probability, as they were learned.
 
-    ``history`` ``(steps, 3)``: coupling, field and flip probability at each step.
+    Args:
+        coupling: J, of neighbours in the grid.
+        field: h, on every spin.
+        flip_probability: p, of the channel.
+        history: Coupling, field and flip probability at each step, ``(steps, 3)``, float64.
     """
 
     coupling: float
@@ -60,17 +73,40 @@ class LearnedDenoiser(NamedTuple):
     history: Tensor
 
     def posterior(self, noisy: Tensor) -> Product:
-        """``prior`` x ``channel``, a product of two experts on the clean picture."""
+        """The density of the clean picture: ``prior`` x ``channel``, a product of two experts.
+
+        Args:
+            noisy: The picture y to be cleaned, ``(rows, cols)``, of 0 and 1.
+
+        Returns:
+            ``Product(prior=Ising.grid(...), channel=...)``.
+
+        Raises:
+            ShapeError: Where it is no picture.
+            PoeError: For values other than 0 and 1.
+        """
         return posterior(noisy, self.coupling, self.field, self.flip_probability)
 
 
 def posterior(noisy: Tensor, coupling: float, field: float, flip_probability: float) -> Product:
     """p(x | y) ∝ p(x) p(y | x): ``Product(prior=Ising.grid(...), channel=...)``.
 
-    Shapes: ``noisy`` ``(rows, cols)`` of 0 and 1. Raises ShapeError, and as ``binary_channel``.
+    Args:
+        noisy: y, ``(rows, cols)``, of 0 and 1.
+        coupling: J, of neighbours in the grid.
+        field: h, on every spin.
+        flip_probability: p, between 0 and 1.
 
-    >>> posterior(torch.ones(4, 4), 0.5, 0.0, 0.1).names
-    ('prior', 'channel')
+    Returns:
+        The product, on ``Binary((rows, cols))``.
+
+    Raises:
+        ShapeError: Where it is no picture.
+        PoeError: As of ``binary_channel``.
+
+    Example:
+        >>> posterior(torch.ones(4, 4), 0.5, 0.0, 0.1).names
+        ('prior', 'channel')
     """
     _require_picture(noisy)
     rows, cols = noisy.shape
@@ -101,17 +137,34 @@ def learn_denoiser(
     half is averaged. The fit of p(x | y) to one picture is as good as the prior is: where pictures
     are not like draws of an Ising model, p takes up what the prior cannot explain.
 
-    Shapes: ``noisy`` ``(rows, cols)`` of 0 and 1. Raises as ``posterior``, and PoeError for
-    fewer than one step or chain.
+    Args:
+        noisy: y, ``(rows, cols)``, of 0 and 1.
+        num_steps: How often chains move and parameters follow, at least once.
+        num_chains: Chains, each a picture, at least one.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
 
-    Source: Celeux & Diebolt 1985; Besag 1975; together: Chalmond 1989.
+    Returns:
+        The three numbers, and their history.
 
-    >>> picture = torch.zeros(32, 32)
-    >>> picture[8:24, 8:24] = 1.0
-    >>> g = torch.Generator().manual_seed(0)
-    >>> noisy = (picture - (torch.rand(32, 32, generator=g) < 0.1).float()).abs()
-    >>> 0.05 < learn_denoiser(noisy, generator=g).flip_probability < 0.15
-    True
+    Raises:
+        ShapeError: Where ``noisy`` is no picture.
+        PoeError: For values other than 0 and 1, and fewer than one step or chain.
+
+    References:
+        Celeux & Diebolt (1985), The SEM algorithm, Computational Statistics Quarterly 2.
+
+        Besag (1975), Statistical analysis of non-lattice data, doi:10.2307/2987782.
+
+        Chalmond (1989), An iterative Gibbsian technique for reconstruction of m-ary images, Pattern
+        Recognition 22 (the two together).
+
+    Example:
+        >>> picture = torch.zeros(32, 32)
+        >>> picture[8:24, 8:24] = 1.0
+        >>> g = torch.Generator().manual_seed(0)
+        >>> noisy = (picture - (torch.rand(32, 32, generator=g) < 0.1).float()).abs()
+        >>> 0.05 < learn_denoiser(noisy, generator=g).flip_probability < 0.15
+        True
     """
     num_steps, num_chains = whole("num_steps", num_steps), whole("num_chains", num_chains)
     y = floats("noisy", noisy)
@@ -135,12 +188,20 @@ def pseudo_likelihood(x: Tensor) -> tuple[float, float]:
 
     By Newton's method, J held below 2: of a picture of one colour it has no maximum.
 
-    Shapes: x ``(n, rows, cols)``. Source: Besag 1975.
+    Args:
+        x: Pictures, ``(n, rows, cols)``.
 
-    >>> model = experts.Ising.grid((16, 8), 0.3, 0.1)
-    >>> x = model.sample(2000, generator=torch.Generator().manual_seed(0))
-    >>> [round(number, 2) for number in pseudo_likelihood(x)]
-    [0.3, 0.1]
+    Returns:
+        J and h.
+
+    References:
+        Besag (1975), Statistical analysis of non-lattice data, doi:10.2307/2987782.
+
+    Example:
+        >>> model = experts.Ising.grid((16, 8), 0.3, 0.1)
+        >>> x = model.sample(2000, generator=torch.Generator().manual_seed(0))
+        >>> [round(number, 2) for number in pseudo_likelihood(x)]
+        [0.3, 0.1]
     """
     s = 2 * x.double() - 1
     ones = torch.ones_like(s)

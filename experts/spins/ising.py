@@ -39,10 +39,9 @@ class Ising(Expert):
 
     log p̃(x) = Σ_{i<j} Jᵢⱼ sᵢ sⱼ + Σᵢ hᵢ sᵢ
 
-    ``J`` ``(n, n)``, of which the upper triangle is read: symmetric with a diagonal of 0, or zero
-    below the diagonal. ``h`` ``(n,)``, or a number for all. Inside are only the pairs that are
-    coupled: ``edges`` ``(2, m)``, ``couplings`` ``(m,)`` and ``fields`` ``(*event)``; those
-    given as an ``nn.Parameter`` stay one (couplings through ``from_edges``).
+    Inside are only the pairs that are coupled: ``edges`` ``(2, m)``, ``couplings`` ``(m,)`` and
+    ``fields`` ``(*event)``; fields that are given as an ``nn.Parameter`` stay one, and so do
+    couplings by ``from_edges``.
 
     A product of powers of Ising models is one, whatever the exponents' sign, with ``Bernoulli``
     experts among them too. log Z is exact, by ``experts.spins.transfer_matrix``, where that goes
@@ -50,14 +49,25 @@ class Ising(Expert):
     some hundred long (also with each row closed to a ring), periodic ones up to 11 × 11, any 23
     sites. Beyond, estimates start at such strips. Up to 2^25 entries ``sample`` draws exactly.
 
-    Raises ShapeError, and PoeError where a number is not finite, J has a diagonal or is not
-    symmetric. Source: Ising 1925.
+    Args:
+        J: Couplings, ``(n, n)``, of which the upper triangle is read: symmetric with a diagonal of
+            0, or zero below the diagonal. To learn them use ``from_edges``.
+        h: Fields, ``(n,)``, or a number for all.
 
-    >>> pair = Ising([[0.0, 0.5], [0.5, 0.0]], [0.0, 0.1])
-    >>> pair(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
-    tensor([ 0.6000, -0.4000])
-    >>> poe.log_partition(pair**2).value
-    tensor(1.8399)
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where a number is not finite, J has a diagonal, is not symmetric or requires a
+            gradient.
+
+    References:
+        Ising (1925), Beitrag zur Theorie des Ferromagnetismus, doi:10.1007/BF02980577.
+
+    Example:
+        >>> pair = Ising([[0.0, 0.5], [0.5, 0.0]], [0.0, 0.1])
+        >>> pair(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+        tensor([ 0.6000, -0.4000])
+        >>> poe.log_partition(pair**2).value
+        tensor(1.8399)
     """
 
     edges: Tensor
@@ -87,15 +97,25 @@ class Ising(Expert):
     ) -> Self:
         """The Ising model of a graph, on ``Binary(shape)``, with n = prod(shape).
 
-        - ``edges`` ``(2, m)``: pairs of different sites, numbers of flattened elements; a pair that
-          is there twice has both couplings;
-        - ``couplings`` ``(m,)`` and ``fields`` of shape ``shape``, or a number for all.
+        Args:
+            edges: Pairs of different sites, numbers of flattened elements, ``(2, m)``; a pair that
+                is there twice has both couplings.
+            couplings: J of each pair, ``(m,)``, or a number for all.
+            fields: h of each site, of shape ``shape``, or a number for all.
+            shape: Of the event.
 
-        Raises ShapeError, and PoeError for a site outside 0 ... n − 1 or joined to itself.
+        Returns:
+            The model.
 
-        >>> chain = Ising.from_edges([[0, 1], [1, 2]], 0.3, 0.0, 3)
-        >>> chain(torch.ones(1, 3))
-        tensor([0.6000])
+        Raises:
+            ShapeError: Where the shapes do not fit, or edges are no whole numbers.
+            PoeError: For a site outside 0 ... n − 1 or joined to itself, or a number that is not
+                finite.
+
+        Example:
+            >>> chain = Ising.from_edges([[0, 1], [1, 2]], 0.3, 0.0, 3)
+            >>> chain(torch.ones(1, 3))
+            tensor([0.6000])
         """
         model = cls.__new__(cls)
         Expert.__init__(model)
@@ -112,17 +132,27 @@ class Ising(Expert):
     ) -> Self:
         """Nearest neighbours on a grid of rows and columns, on ``Binary((rows, cols))``.
 
-        - ``coupling``: a number, or ``(2, rows, cols)``: ``[0, i, j]`` couples (i, j) to the site
-          below, ``[1, i, j]`` to the one on the right; what leads out of a free grid is not read;
-        - ``field``: a number, or ``(rows, cols)``;
-        - ``periodic``: the last row is joined to the first, the last column to the first. Two rows
-          are then joined twice, which doubles the coupling; a single one is not joined to itself.
+        Args:
+            shape: ``(rows, cols)``.
+            coupling: A number, or ``(2, rows, cols)``: ``[0, i, j]`` couples (i, j) to the site
+                below, ``[1, i, j]`` to the one on the right; what leads out of a free grid is not
+                read.
+            field: A number, or ``(rows, cols)``.
+            periodic: Whether the last row is joined to the first, and the last column to the first.
+                Two rows are then joined twice, which doubles the coupling; a single one is not
+                joined to itself.
 
-        Raises ShapeError.
+        Returns:
+            The model.
 
-        >>> magnet = Ising.grid((8, 8), coupling=0.44, periodic=True)
-        >>> poe.log_partition(magnet).value  # of 2^64 states, exactly
-        tensor(60.0763)
+        Raises:
+            ShapeError: Where the shapes do not fit.
+            PoeError: Where a number is not finite, or ``coupling`` requires a gradient.
+
+        Example:
+            >>> magnet = Ising.grid((8, 8), coupling=0.44, periodic=True)
+            >>> poe.log_partition(magnet).value  # of 2^64 states, exactly
+            tensor(60.0763)
         """
         _refuse_gradient("coupling", coupling)
         strength, fields = aligned(coupling=coupling, field=field)
@@ -130,6 +160,14 @@ class Ising(Expert):
         return cls.from_edges(edges, couplings, fields, tuple(shape))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: States of 0 and 1, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         spins = self._spins(x)
         if self._is_dense:
             pairs = (spins @ self._matrix() * spins).sum(-1)
@@ -139,7 +177,14 @@ class Ising(Expert):
         return pairs + spins @ self.fields.flatten() + self.offset
 
     def local_fields(self, x: Tensor) -> Tensor:
-        """Σⱼ Jᵢⱼ sⱼ + hᵢ, half the log-odds of xᵢ = 1 given the rest: of the shape of x."""
+        """Σⱼ Jᵢⱼ sⱼ + hᵢ, half the log-odds of xᵢ = 1 given the rest.
+
+        Args:
+            x: States of 0 and 1, ``(*batch, *event)``.
+
+        Returns:
+            The local fields, of the shape of x.
+        """
         spins = self._spins(x)
         if self._is_dense:
             matrix = self._matrix()

@@ -11,15 +11,25 @@ from poe import PoeError, ShapeError, Space
 def grid_graph(
     family: str, shape: tuple[int, int], strength: Tensor, periodic: bool
 ) -> tuple[Tensor, Tensor]:
-    """Edges ``(2, m)`` and couplings ``(m,)`` of nearest neighbours on a grid.
+    """Edges and couplings of nearest neighbours on a grid.
 
-    ``strength``: ``()``, or ``(2, rows, cols)`` with ``[0, i, j]`` between (i, j) and the site
-    below, and ``[1, i, j]`` to the one on the right. Raises ShapeError, and names how
-    the ``family`` takes other graphs.
+    Args:
+        family: How the family takes other graphs, for the error.
+        shape: ``(rows, cols)``.
+        strength: ``()``, or ``(2, rows, cols)`` with ``[0, i, j]`` between (i, j) and the site
+            below, and ``[1, i, j]`` to the one on the right.
+        periodic: Whether the last row is joined to the first, and the last column to the first.
 
-    >>> grid_graph("Ising.from_edges", (2, 2), torch.tensor(0.5), False)[0]
-    tensor([[0, 1, 0, 2],
-            [2, 3, 1, 3]])
+    Returns:
+        Edges ``(2, m)`` and couplings ``(m,)``.
+
+    Raises:
+        ShapeError: Where it is no grid, or the strength is of another shape.
+
+    Example:
+        >>> grid_graph("Ising.from_edges", (2, 2), torch.tensor(0.5), False)[0]
+        tensor([[0, 1, 0, 2],
+                [2, 3, 1, 3]])
     """
     if len(shape) != 2:
         raise ShapeError(
@@ -44,7 +54,16 @@ def grid_graph(
 
 
 def united(edges: Tensor, couplings: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Each pair once, with the sum of its couplings."""
+    """Each pair once, with the sum of its couplings.
+
+    Args:
+        edges: Pairs of sites, ``(2, m)``.
+        couplings: One for each pair, ``(m,)``.
+        size: How many sites there are.
+
+    Returns:
+        Edges and couplings of the pairs that differ.
+    """
     low, high = edges.sort(0).values
     numbers, where = (low * size + high).unique(return_inverse=True)
     total = couplings.new_zeros(len(numbers)).index_add(0, where, couplings)
@@ -52,7 +71,16 @@ def united(edges: Tensor, couplings: Tensor, size: int) -> tuple[Tensor, Tensor]
 
 
 def check_edges(edges: Tensor, space: Space) -> None:
-    """Raise ShapeError or PoeError for anything but pairs of different sites of the space."""
+    """Raise an error for anything but pairs of different sites of the space.
+
+    Args:
+        edges: Whole numbers, ``(2, m)``.
+        space: Whose flattened elements are the sites.
+
+    Raises:
+        ShapeError: For another shape, and for floating-point numbers.
+        PoeError: For sites that are not there, or joined to themselves.
+    """
     if edges.ndim != 2 or len(edges) != 2 or edges.is_floating_point():
         raise ShapeError(
             f"expected edges of whole numbers and shape (2, m), got {edges.dtype} of shape "

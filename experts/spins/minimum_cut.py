@@ -11,19 +11,36 @@ from poe.density.capabilities import SpinPairs, spin_pairs
 
 
 def graph_cut(target: Expert) -> Tensor:
-    """A state of the highest probability: ``(*event)``, in the dtype of the fields.
+    """A state of the highest probability, exactly: the smallest cut of a graph.
 
     Up to a constant, −log p̃ = Σ 2 Jᵢⱼ [sᵢ ≠ sⱼ] + Σ 2 |hᵢ| [sᵢ ≠ sign hᵢ]: where no J is negative,
     that is the cost of cutting the pairs that differ, and the edges to a source and a sink that
     stand for 1 and 0. The smallest cut is the largest flow. Of several such states it is one.
 
-    For Ising models and products of them and Bernoulli experts. Needs the extra ``graphcut``.
-    Raises PoeError for other targets, and for couplings that are not attractive, whose problem is
-    NP-hard. Source: Greig, Porteous & Seheult 1989; Boykov & Kolmogorov 2004.
+    Needs the extra ``graphcut``.
 
-    >>> row = experts.Ising.from_edges([[0, 1], [1, 2]], 1.0, [1.5, -0.5, 0.25], 3)
-    >>> graph_cut(row)
-    tensor([1., 1., 1.])
+    Args:
+        target: An Ising model without negative couplings, or a product of such and Bernoulli
+            experts.
+
+    Returns:
+        The state x, ``(*event)``, in the dtype of the fields.
+
+    Raises:
+        PoeError: For other targets, for couplings that are not attractive, whose problem is
+            NP-hard, and where PyMaxflow is missing.
+
+    References:
+        Greig, Porteous & Seheult (1989), Exact maximum a posteriori estimation for binary images,
+        doi:10.1111/j.2517-6161.1989.tb01764.x.
+
+        Boykov & Kolmogorov (2004), An experimental comparison of min-cut/max-flow algorithms for
+        energy minimization in vision, doi:10.1109/TPAMI.2004.60.
+
+    Example:
+        >>> row = experts.Ising.from_edges([[0, 1], [1, 2]], 1.0, [1.5, -0.5, 0.25], 3)
+        >>> graph_cut(row)
+        tensor([1., 1., 1.])
     """
     pairs = spin_pairs(target)
     if pairs is None:

@@ -22,23 +22,32 @@ class Potts(Expert):
 
     log p̃(x) = Σ over edges (i, j) of Jᵢⱼ [xᵢ = xⱼ] + Σᵢ hᵢ(xᵢ)
 
-    - ``edges`` ``(2, m)``: pairs of different sites, numbers of flattened elements; a pair that is
-      there twice has both couplings;
-    - ``couplings`` ``(m,)``, or a number for all: J > 0 makes neighbours agree;
-    - ``fields`` ``(*event, k)``, or ``(k,)``, or a number, for all sites;
-    - ``shape`` of the event, and ``num_labels`` k.
-
     With k = 2 it is an Ising model of couplings J / 2 and fields (h(1) − h(0)) / 2, up to a
     constant. A product of powers of Potts models is one, with ``Categorical`` experts among them
     too. log Z is exact by enumeration of at most 2^25 states and estimated beyond; kernels draw
     clusters of sites, or all of one colour, at once.
 
-    Raises ShapeError, and PoeError for a site outside 0 ... n − 1 or joined to itself, or a number
-    that is not finite. Source: Potts 1952.
+    Args:
+        edges: Pairs of different sites, numbers of flattened elements, ``(2, m)``; a pair that is
+            there twice has both couplings.
+        couplings: J of each pair, ``(m,)``, or a number for all: J > 0 makes neighbours agree.
+        fields: h, ``(*event, k)``, or ``(k,)`` or a number for all sites.
+        shape: Of the event.
+        num_labels: k.
 
-    >>> chain = Potts([[0, 1], [1, 2]], 0.5, [0.0, 0.0, 1.0], 3, num_labels=3)
-    >>> chain(torch.tensor([[2, 2, 0]]))
-    tensor([2.5000])
+    Raises:
+        ShapeError: Where the shapes do not fit, or edges are no whole numbers.
+        PoeError: For a site outside 0 ... n − 1 or joined to itself, or a number that is not
+            finite.
+
+    References:
+        Potts (1952), Some generalized order-disorder transformations,
+        doi:10.1017/S0305004100027419.
+
+    Example:
+        >>> chain = Potts([[0, 1], [1, 2]], 0.5, [0.0, 0.0, 1.0], 3, num_labels=3)
+        >>> chain(torch.tensor([[2, 2, 0]]))
+        tensor([2.5000])
     """
 
     edges: Tensor
@@ -77,12 +86,24 @@ class Potts(Expert):
     ) -> Self:
         """Nearest neighbours on a grid of rows and columns, on ``Categorical((rows, cols), k)``.
 
-        ``coupling`` and ``periodic`` as in ``Ising.grid``; ``field`` a number, ``(k,)`` for all
-        sites or ``(rows, cols, k)``. Raises ShapeError.
+        Args:
+            shape: ``(rows, cols)``.
+            coupling: A number, or ``(2, rows, cols)`` as in ``Ising.grid``.
+            num_labels: k.
+            field: A number, ``(k,)`` for all sites, or ``(rows, cols, k)``.
+            periodic: Whether the grid is closed on itself, as in ``Ising.grid``.
 
-        >>> mosaic = Potts.grid((4, 4), coupling=1.0, num_labels=3)
-        >>> mosaic(torch.zeros(1, 4, 4))
-        tensor([24.])
+        Returns:
+            The model.
+
+        Raises:
+            ShapeError: Where the shapes do not fit.
+            PoeError: Where a number is not finite.
+
+        Example:
+            >>> mosaic = Potts.grid((4, 4), coupling=1.0, num_labels=3)
+            >>> mosaic(torch.zeros(1, 4, 4))
+            tensor([24.])
         """
         strength, fields = aligned(coupling=coupling, field=field)
         edges, couplings = grid_graph("Potts", shape, strength, periodic)
@@ -90,10 +111,18 @@ class Potts(Expert):
 
     @property
     def num_labels(self) -> int:
-        """k"""
+        """k, how many labels there are."""
         return self.fields.shape[-1]
 
     def forward(self, x: Tensor) -> Tensor:
+        """The unnormalised log-density.
+
+        Args:
+            x: Labels 0 ... k − 1, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         batch = x.shape[: x.ndim - self.fields.ndim + 1]
         labels = x.reshape(*batch, -1).long()
         first, second = self.edges
@@ -103,7 +132,14 @@ class Potts(Expert):
         return agree.to(self.couplings.dtype) @ self.couplings + pulls
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """Σ Jᵢⱼ zᵢ'zⱼ + Σ hᵢ'zᵢ: ``(*batch, *event, k) -> (*batch,)``."""
+        """The log-density as a smooth function of the one-hot encoding, Σ Jᵢⱼ zᵢ'zⱼ + Σ hᵢ'zᵢ.
+
+        Args:
+            z: One-hot labels, or weights between, ``(*batch, *event, k)``.
+
+        Returns:
+            log p̃, ``(*batch,)``.
+        """
         sites = z.reshape(*z.shape[: z.ndim - self.fields.ndim], -1, self.num_labels)
         first, second = (sites.index_select(-2, end) for end in self.edges)
         return (first * second).sum(-1) @ self.couplings + sites.flatten(-2) @ self.fields.flatten()

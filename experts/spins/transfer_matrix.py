@@ -24,9 +24,10 @@ MIN_WORK = 2**12
 class Order(NamedTuple):
     """In which order sites are taken in, and when each can be summed out.
 
-    - ``sites``: those with a neighbour, as they come in;
-    - ``last``: for each of them the place of its last neighbour, after which it is summed out;
-    - ``widths``: how many spins the table spans at each place: it has 2^width entries.
+    Args:
+        sites: Those with a neighbour, as they come in.
+        last: For each of them the place of its last neighbour, after which it is summed out.
+        widths: How many spins the table spans at each place: it has 2^width entries.
     """
 
     sites: Tensor
@@ -52,10 +53,16 @@ class Order(NamedTuple):
 def best_order(edges: Tensor, shape: Sequence[int]) -> Order:
     """Row by row or, for a grid, column by column: whichever costs less, part by part of the graph.
 
-    Shapes: edges ``(2, m)``, of flattened elements of the event ``shape``.
+    Args:
+        edges: Pairs of flattened elements, ``(2, m)``.
+        shape: Of the event.
 
-    >>> best_order(torch.tensor([[0, 1, 2], [1, 2, 3]]), (4,)).widths  # a chain
-    tensor([1, 2, 2, 2])
+    Returns:
+        The order that goes over fewer table entries.
+
+    Example:
+        >>> best_order(torch.tensor([[0, 1, 2], [1, 2, 3]]), (4,)).widths  # a chain
+        tensor([1, 2, 2, 2])
     """
     edges = edges.cpu()
     by_row = torch.arange(torch.Size(shape).numel()).reshape(tuple(shape))
@@ -69,17 +76,29 @@ def best_order(edges: Tensor, shape: Sequence[int]) -> Order:
 
 
 def log_sum_over_spins(order: Order, edges: Tensor, couplings: Tensor, fields: Tensor) -> Tensor:
-    """log Σₛ exp(Σ Jᵢⱼ sᵢ sⱼ + Σ hᵢ sᵢ) over s in {−1, 1}^n, in float64: ``()``.
+    """log Σₛ exp(Σ Jᵢⱼ sᵢ sⱼ + Σ hᵢ sᵢ) over s in {−1, 1}^n, in float64.
 
-    The transfer matrix of Kramers & Wannier (1941), one site at a time: a table over the spins that
+    The transfer matrix of Kramers & Wannier, one site at a time: a table over the spins that
     still have neighbours to come, in log space. Its gradient needs all tables at once: 2 GB
     for a periodic grid of 10 × 10.
 
-    Shapes: edges ``(2, m)``, couplings ``(m,)``, fields ``(n,)``.
+    Args:
+        order: As of ``best_order``.
+        edges: Pairs of sites, ``(2, m)``.
+        couplings: J, ``(m,)``.
+        fields: h, ``(n,)``.
 
-    >>> ring = torch.tensor([[0, 1, 2], [1, 2, 0]])
-    >>> log_sum_over_spins(best_order(ring, (3,)), ring, torch.ones(3), torch.zeros(3))
-    tensor(3.7466, dtype=torch.float64)
+    Returns:
+        The logarithm of the sum, ``()``.
+
+    References:
+        Kramers & Wannier (1941), Statistics of the two-dimensional ferromagnet, part I,
+        doi:10.1103/PhysRev.60.252.
+
+    Example:
+        >>> ring = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> log_sum_over_spins(best_order(ring, (3,)), ring, torch.ones(3), torch.zeros(3))
+        tensor(3.7466, dtype=torch.float64)
     """
     alone = torch.ones(len(fields), dtype=torch.bool, device=fields.device)
     alone[order.sites.to(fields.device)] = False
@@ -92,11 +111,19 @@ def log_sum_over_spins(order: Order, edges: Tensor, couplings: Tensor, fields: T
 def sample_spins(
     order: Order, edges: Tensor, couplings: Tensor, fields: Tensor, uniforms: Tensor
 ) -> Tensor:
-    """Independent exact draws in {0, 1}, by backward sampling: ``(num_samples, n)``, float64.
+    """Independent exact draws in {0, 1}, by backward sampling.
 
     The site summed out last is drawn first, each given those summed out after it.
 
-    Shapes: uniforms ``(num_samples, n)``, in float64; else as ``log_sum_over_spins``.
+    Args:
+        order: As of ``best_order``.
+        edges: Pairs of sites, ``(2, m)``.
+        couplings: J, ``(m,)``.
+        fields: h, ``(n,)``.
+        uniforms: What is drawn from, ``(num_samples, n)``, float64.
+
+    Returns:
+        Draws, ``(num_samples, n)``, float64.
     """
     x = (uniforms < (2 * fields.double()).sigmoid()).to(uniforms)
     steps = [step.log_odds() for step in _sweep(order, edges, couplings, fields)]

@@ -94,18 +94,24 @@ def fit_dbm(
         StorageError: Where a checkpoint is of another training.
 
     References:
-        Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", section 2; persistent chains: Younes
-        1989, Tieleman 2008, doi:10.1145/1390156.1390290; the mean: Polyak & Juditsky 1992,
-        doi:10.1137/0330046.
+        Salakhutdinov & Hinton (2009), Deep Boltzmann machines, AISTATS, section 2.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> data = torch.rand(500, 1, generator=g).lt(0.5).float().expand(500, 4)  # all equal
-    >>> from experts.boltzmann.training import pretrain_dbm
-    >>> start = pretrain_dbm(data, (4, 3, 2), num_epochs=1, generator=g, progress=False)
-    >>> dbm = fit_dbm(start, data, learning_rate=0.1, generator=g, progress=False)
-    >>> visible = experts.VisibleDBM(dbm)
-    >>> visible(torch.ones(1, 4)) - visible(torch.tensor([[1.0, 0.0, 1.0, 1.0]])) > 2
-    tensor([True])
+        Younes (1989), Parametric inference for imperfectly observed Gibbsian fields,
+        doi:10.1007/BF00341287; Tieleman (2008), Training restricted Boltzmann machines using
+        approximations to the likelihood gradient, doi:10.1145/1390156.1390290 (persistent chains).
+
+        Polyak & Juditsky (1992), Acceleration of stochastic approximation by averaging,
+        doi:10.1137/0330046 (the mean).
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> data = torch.rand(500, 1, generator=g).lt(0.5).float().expand(500, 4)  # all equal
+        >>> from experts.boltzmann.training import pretrain_dbm
+        >>> start = pretrain_dbm(data, (4, 3, 2), num_epochs=1, generator=g, progress=False)
+        >>> dbm = fit_dbm(start, data, learning_rate=0.1, generator=g, progress=False)
+        >>> visible = experts.VisibleDBM(dbm)
+        >>> visible(torch.ones(1, 4)) - visible(torch.tensor([[1.0, 0.0, 1.0, 1.0]])) > 2
+        tensor([True])
     """
     if not isinstance(dbm, DBM):
         raise PoeError(

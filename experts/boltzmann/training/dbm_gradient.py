@@ -75,11 +75,24 @@ def centred_gradient(data: Moments, model: Moments, centres: Sequence[Tensor]) -
     It points uphill as the plain gradient does, which centres of 0 give; but weights no longer
     learn what biases should, without which upper layers hardly learn at all.
 
-    Source: Montavon & Müller 2012; Melchior, Fischer & Wiskott 2016.
+    Args:
+        data: Of the data, as ``moments`` gives them.
+        model: Of the model, as ``moments`` gives them.
+        centres: o_l, ``(n_l,)`` each.
 
-    >>> data, model = (moments([torch.full((1, 1), p)] * 2) for p in (1.0, 0.5))
-    >>> centred_gradient(data, model, [torch.tensor([1.0])] * 2)
-    [tensor([[-0.2500]]), tensor([0.7500]), tensor([0.7500])]
+    Returns:
+        dW_l, then db_l.
+
+    References:
+        Montavon & Müller (2012), Deep Boltzmann machines and the centering trick,
+        doi:10.1007/978-3-642-35289-8_33.
+
+        Melchior, Fischer & Wiskott (2016), How to center deep Boltzmann machines, arXiv:1311.1354.
+
+    Example:
+        >>> data, model = (moments([torch.full((1, 1), p)] * 2) for p in (1.0, 0.5))
+        >>> centred_gradient(data, model, [torch.tensor([1.0])] * 2)
+        [tensor([[-0.2500]]), tensor([0.7500]), tensor([0.7500])]
     """
     shifts = [d - m for d, m in zip(data.means, model.means, strict=True)]
     weights = [

@@ -15,7 +15,7 @@ WEIGHT_SCALE = 0.01
 
 @torch.no_grad()
 def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | None = None) -> DBM:
-    """A DBM with a new top layer of ``num_units`` over an RBM or a DBM, for ``fit_dbm`` to train.
+    """A DBM with a new top layer over an RBM or a DBM, for ``fit_dbm`` to train.
 
     The new weights are draws of N(0, 0.01²), and the new biases 0. Summed out, a new unit j adds
     log(1 + exp(aⱼ)) ≈ log 2 + aⱼ/2 + aⱼ²/8, a = W'h. What that says of each unit of the layer below
@@ -23,10 +23,20 @@ def grow_dbm(below: RBM | DBM, num_units: int, *, generator: torch.Generator | N
     ``below``, less so the more units there are; the learning rate should be small, or what it has
     settled on is shaken up. ``pretrain_dbm`` starts every layer afresh instead.
 
-    Raises PoeError for what is no RBM or DBM, and for less than one unit.
+    Args:
+        below: What gets a layer more; it is not changed itself.
+        num_units: Units of the new layer, at least one.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
 
-    >>> grow_dbm(RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), 3)
-    DBM(layers of 2, 1, 3)
+    Returns:
+        A DBM of the same layers and the new one.
+
+    Raises:
+        PoeError: For what is no RBM or DBM, and for less than one unit.
+
+    Example:
+        >>> grow_dbm(RBM([[2.0], [-1.0]], [0.0, 0.5], [1.0]), 3)
+        DBM(layers of 2, 1, 3)
     """
     if not isinstance(below, RBM | DBM) or num_units < 1:
         raise PoeError(

@@ -107,14 +107,19 @@ def pretrain_dbm(
         StorageError: Where a checkpoint is of another training.
 
     References:
-        Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", section 3.1; Salakhutdinov &
-        Larochelle 2010, "Efficient learning of deep Boltzmann machines", section 3; contrastive
-        divergence: Hinton 2002, doi:10.1162/089976602760128018.
+        Salakhutdinov & Hinton (2009), Deep Boltzmann machines, AISTATS, section 3.1.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> data = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).repeat(50, 1)
-    >>> pretrain_dbm(data, (2, 3, 2), num_epochs=1, generator=g, progress=False)
-    DBM(layers of 2, 3, 2)
+        Salakhutdinov & Larochelle (2010), Efficient learning of deep Boltzmann machines, AISTATS,
+        section 3.
+
+        Hinton (2002), Training products of experts by minimizing contrastive divergence,
+        doi:10.1162/089976602760128018 (contrastive divergence).
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> data = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).repeat(50, 1)
+        >>> pretrain_dbm(data, (2, 3, 2), num_epochs=1, generator=g, progress=False)
+        DBM(layers of 2, 3, 2)
     """
     _require(data, layer_sizes)
     schedule = Schedule(

@@ -26,7 +26,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training goes on, and how far its updates go. Raises PoeError out of range.
+    """How long training goes on, and how far its updates go.
 
     Args:
         num_epochs: How often it goes through the data, at least once.
@@ -35,14 +35,18 @@ class Schedule:
         learning_rate: η of the first update, from 0 to 1.
         momentum: m, the share of the last update that the next one repeats, from 0 to 1.
         weight_decay: λ, what weights lose for each unit of theirs, before the rate; from 0 to 1.
-        averaged: The last share of the updates, over which the result is the mean; 0 for the
-            latest parameters, 1 for all updates.
+        averaged: The last share of the updates, over which the result is the mean; 0 for the latest
+            parameters, 1 for all updates.
         final_share: What is left of η at the end, from 0 (it falls to nothing along a line) to 1
             (it stays).
 
-    >>> Schedule(10, 100, learning_rate=0.1, momentum=0.9, weight_decay=0.0, averaged=0.5)
-    Schedule(num_epochs=10, batch_size=100, learning_rate=0.1, momentum=0.9, weight_decay=0.0,
-             averaged=0.5, final_share=0.0)
+    Raises:
+        PoeError: Where one is out of range.
+
+    Example:
+        >>> Schedule(10, 100, learning_rate=0.1, momentum=0.9, weight_decay=0.0, averaged=0.5)
+        Schedule(num_epochs=10, batch_size=100, learning_rate=0.1, momentum=0.9, weight_decay=0.0,
+                 averaged=0.5, final_share=0.0)
     """
 
     num_epochs: int
@@ -134,13 +138,14 @@ def run(
         ShapeError: Where ``augment`` makes another shape.
         StorageError: Where the checkpoint is of another training.
 
-    >>> def step(state, batch, rate):
-    ...     ascend(state, [batch.mean(0)[:, None], -state.biases[0]], rate, schedule)
-    >>> schedule = Schedule(2, 5, 0.5, momentum=0.0, weight_decay=0.0, averaged=0.0)
-    >>> state, g = State([torch.zeros(3, 1)], [torch.ones(1)]), torch.Generator().manual_seed(0)
-    >>> run(step, state, torch.ones(5, 3), schedule, generator=g, progress=False)
-    >>> state.weights[0].mT, state.biases[0]  # 1/2 + 1/4, and 1 less a half less a quarter
-    (tensor([[0.7500, 0.7500, 0.7500]]), tensor([0.3750]))
+    Example:
+        >>> def step(state, batch, rate):
+        ...     ascend(state, [batch.mean(0)[:, None], -state.biases[0]], rate, schedule)
+        >>> schedule = Schedule(2, 5, 0.5, momentum=0.0, weight_decay=0.0, averaged=0.0)
+        >>> state, g = State([torch.zeros(3, 1)], [torch.ones(1)]), torch.Generator().manual_seed(0)
+        >>> run(step, state, torch.ones(5, 3), schedule, generator=g, progress=False)
+        >>> state.weights[0].mT, state.biases[0]  # 1/2 + 1/4, and 1 less a half less a quarter
+        (tensor([[0.7500, 0.7500, 0.7500]]), tensor([0.3750]))
     """
     if checkpoint is not None:
         checkpoint.restore(state, generator)
@@ -220,9 +225,12 @@ class Checkpoint:
     """A file that training goes on from, bit for bit.
 
     Args:
-        path: The file; its folder has to be there. Raises StorageError where it is not.
+        path: The file; its folder has to be there.
         training: The fingerprint of all that it depends on: data, settings, start.
         stage: Which of several trainings in a row, such as layers, the state is of.
+
+    Raises:
+        StorageError: Where the folder is not there.
     """
 
     path: str | os.PathLike[str]
@@ -293,7 +301,8 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
         PoeError: Where data are no tensor.
         ShapeError: Where there is no row or no column, or there are others than expected.
 
-    >>> require_rows(torch.zeros(5, 3), 3)
+    Example:
+        >>> require_rows(torch.zeros(5, 3), 3)
     """
     if not isinstance(data, Tensor):
         raise PoeError(f"expected a tensor, got {type(data).__name__}: give torch.as_tensor(data)")
@@ -307,9 +316,16 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
 
 
 def require_bits(data: Tensor) -> None:
-    """Numbers that are 0 or 1, of any dtype. Raises PoeError.
+    """Numbers that are 0 or 1, of any dtype.
 
-    >>> require_bits(torch.zeros(5, 3))
+    Args:
+        data: What is to be learned from.
+
+    Raises:
+        PoeError: For any other number.
+
+    Example:
+        >>> require_bits(torch.zeros(5, 3))
     """
     is_bit = (data == 0) | (data == 1)
     if not bool(is_bit.all()):

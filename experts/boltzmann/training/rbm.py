@@ -63,8 +63,8 @@ def fit_rbm(
     falls from η to 0 along a line. Visible biases begin at the data's log-odds, W at N(0, 0.01²).
 
     Args:
-        data: Rows of 0 and 1, ``(n, v)``, of any dtype, on the device to train on; batches are
-            made float32.
+        data: Rows of 0 and 1, ``(n, v)``, of any dtype, on the device to train on; batches are made
+            float32.
         num_hidden: Hidden units h.
         particles: What stands for the model in the gradient: `CD`, `PCD` or `TemperedPCD`.
         num_epochs: How often it goes through the data.
@@ -92,14 +92,24 @@ def fit_rbm(
         StorageError: Where a checkpoint is of another training.
 
     References:
-        Younes 1989; Tieleman 2008, doi:10.1145/1390156.1390290; the mean: Polyak & Juditsky 1992,
-        doi:10.1137/0330046; the centre: Melchior, Fischer & Wiskott 2016, arXiv:1311.1354.
+        Younes (1989), Parametric inference for imperfectly observed Gibbsian fields,
+        doi:10.1007/BF00341287.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> data = torch.randint(2, (500, 1), generator=g).expand(500, 4)  # four elements, all equal
-    >>> rbm = fit_rbm(data, 2, batch_size=50, learning_rate=0.5, generator=g, progress=False)
-    >>> rbm(torch.ones(1, 4)) - rbm(torch.tensor([[1.0, 0.0, 1.0, 1.0]])) > 2
-    tensor([True])
+        Tieleman (2008), Training restricted Boltzmann machines using approximations to the
+        likelihood gradient, doi:10.1145/1390156.1390290.
+
+        Polyak & Juditsky (1992), Acceleration of stochastic approximation by averaging,
+        doi:10.1137/0330046 (the mean).
+
+        Melchior, Fischer & Wiskott (2016), How to center deep Boltzmann machines, arXiv:1311.1354
+        (the centre).
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> data = torch.randint(2, (500, 1), generator=g).expand(500, 4)  # all four are equal
+        >>> rbm = fit_rbm(data, 2, batch_size=50, learning_rate=0.5, generator=g, progress=False)
+        >>> rbm(torch.ones(1, 4)) - rbm(torch.tensor([[1.0, 0.0, 1.0, 1.0]])) > 2
+        tensor([True])
     """
     require_rows(data)
     require_bits(data)

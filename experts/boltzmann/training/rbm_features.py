@@ -34,18 +34,34 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     attributes. Trained by persistent contrastive divergence with ``batch_size`` chains, as that is,
     but with centred gradients and visible biases that begin at the data's log-odds.
 
-    Rows X ``(n_samples, n_features)``, of numbers from 0 to 1 (not checked, as there), dense or
+    Rows X are ``(n_samples, n_features)``, of numbers from 0 to 1 (not checked, as there), dense or
     sparse. Fitted: ``components_`` W' ``(n_components, n_features)``, ``intercept_hidden_`` c,
     ``intercept_visible_`` b, ``h_samples_`` (the chains' hidden units), ``rbm_`` (an
-    `experts.RBM`), ``n_features_in_``. Raises scikit-learn's ValueError and TypeError for X and
-    parameters.
+    ``experts.RBM``), ``n_features_in_``.
 
-    Source: Tieleman 2008; Melchior, Fischer & Wiskott 2016.
+    Args:
+        n_components: Hidden units.
+        learning_rate: How far an update goes along the gradient, above 0.
+        batch_size: Rows an update, and chains.
+        n_iter: How often it goes through the rows.
+        verbose: Whether a line is printed after each time, with the pseudo-likelihood.
+        random_state: The seed, or scikit-learn's other sources, of all that is drawn.
 
-    >>> from experts.boltzmann.training.rbm_features import RBMFeatures
-    >>> X = [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]]
-    >>> RBMFeatures(n_components=2, random_state=0).fit_transform(X).shape
-    (4, 2)
+    Raises:
+        ValueError: From ``fit``, as scikit-learn does, for X and parameters out of range.
+        TypeError: From ``fit``, for parameters of another type.
+
+    References:
+        Tieleman (2008), Training restricted Boltzmann machines using approximations to the
+        likelihood gradient, doi:10.1145/1390156.1390290.
+
+        Melchior, Fischer & Wiskott (2016), How to center deep Boltzmann machines, arXiv:1311.1354.
+
+    Example:
+        >>> from experts.boltzmann.training.rbm_features import RBMFeatures
+        >>> X = [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]]
+        >>> RBMFeatures(n_components=2, random_state=0).fit_transform(X).shape
+        (4, 2)
     """
 
     def __init__(
@@ -73,7 +89,15 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return RBM(*map(torch.from_numpy, arrays))
 
     def fit(self, X: ArrayLike, y: object = None) -> RBMFeatures:
-        """Fit an RBM to the rows of X, from the beginning; y is ignored."""
+        """Fit an RBM to the rows of X, from the beginning.
+
+        Args:
+            X: Rows of numbers from 0 to 1, ``(n_samples, n_features)``.
+            y: Ignored.
+
+        Returns:
+            Itself.
+        """
         self._check_parameters()
         rows = validate_data(self, X, accept_sparse="csr", dtype=_DTYPES)
         self.random_state_ = check_random_state(self.random_state)
@@ -93,7 +117,15 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> RBMFeatures:
-        """One update by the rows of X, from where the last one left off; y is ignored."""
+        """One update by the rows of X, from where the last one left off.
+
+        Args:
+            X: Rows of numbers from 0 to 1, ``(n_samples, n_features)``.
+            y: Ignored.
+
+        Returns:
+            Itself.
+        """
         self._check_parameters()
         is_first = not hasattr(self, "components_")
         rows = validate_data(self, X, accept_sparse="csr", dtype=_DTYPES, reset=is_first)
@@ -104,7 +136,14 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """p(zⱼ = 1 | x): ``(n_samples, n_components)``."""
+        """The features p(zⱼ = 1 | x) of each row.
+
+        Args:
+            X: Rows of numbers from 0 to 1, ``(n_samples, n_features)``.
+
+        Returns:
+            Probabilities, ``(n_samples, n_components)``.
+        """
         check_is_fitted(self)
         rows = validate_data(self, X, accept_sparse="csr", reset=False, dtype=_DTYPES)
         with torch.no_grad():
@@ -112,7 +151,14 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return found.astype(rows.dtype, copy=False)
 
     def gibbs(self, v: ArrayLike) -> NDArray[np.bool_]:
-        """Rows after one sweep of block Gibbs: ``(n_samples, n_features)``."""
+        """Rows after one sweep of block Gibbs.
+
+        Args:
+            v: Rows of 0 and 1, ``(n_samples, n_features)``.
+
+        Returns:
+            Rows, ``(n_samples, n_features)``, as booleans.
+        """
         rbm = self.rbm_
         if not hasattr(self, "random_state_"):
             self.random_state_ = check_random_state(self.random_state)
@@ -120,10 +166,16 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return sweep(rbm, x, generator=self._generator()).bool().numpy()
 
     def score_samples(self, X: ArrayLike) -> NDArray[Any]:
-        """The pseudo-log-likelihood of each row, estimated at one feature: ``(n_samples,)``.
+        """The pseudo-log-likelihood of each row, estimated at one feature.
 
         n_features · log p(xᵢ | the others), with i a hash of the row by ``random_state``: rows get
         the same score whatever rows are beside them.
+
+        Args:
+            X: Rows of numbers from 0 to 1, ``(n_samples, n_features)``.
+
+        Returns:
+            Scores, ``(n_samples,)``, in nats.
         """
         check_is_fitted(self)
         rows = validate_data(self, X, accept_sparse="csr", reset=False, dtype=_DTYPES)
