@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.samplers.components import components
+from poe.samplers.discrete.clusters import components
 
 MAX_WORK = 2**30
 """The most table entries that a sum goes over: some seconds."""

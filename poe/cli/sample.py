@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from poe.core.space import Space
     from poe.density.expert import Product
     from poe.draws import Draws
-    from poe.samplers.annealed import AnnealedLangevin
     from poe.samplers.kernel import Kernel
+    from poe.samplers.ladder import AnnealedLangevin
 
 
 def default_checkpoint(options: argparse.Namespace) -> Path:

@@ -30,7 +30,7 @@ from poe.diagnostics.independent_groups import (
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.particles.islands import Particles, Schedule
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.tuning.choice import Choice, choose_for_particles, is_batch
 from poe.tuning.deterministic import require_deterministic
@@ -104,6 +104,8 @@ def smc(
     """
     began = time.perf_counter()
     _check(target, num_samples)
+    if kernel is not None:
+        require_kernel(kernel)
     schedule = _schedule(
         num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
     )

@@ -20,15 +20,9 @@ from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws
 from poe.particles.resampling import systematic_resample
 from poe.particles.smc import disagreement, doubted, partition_of_islands
+from poe.samplers.discrete.suffix import SuffixMetropolisHastings
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
-from poe.samplers.suffix import SuffixMetropolisHastings
-from poe.structure.autoregressive import (
-    as_events,
-    at_rows,
-    device_of,
-    draw_value,
-    num_places,
-)
+from poe.structure.autoregressive import as_events, at_rows, device_of, draw_value, num_places
 from poe.structure.twists import LocalProduct, normalized
 from poe.structure.twists import twists as own_twists
 from poe.tuning.choice import is_batch

@@ -10,35 +10,26 @@ from poe.core.affine import (
     fit_affine,
 )
 from poe.samplers.alternating import Alternating
-from poe.samplers.annealed import AnnealedLangevin, AnnealedState
-from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.checkerboard import Checkerboard, CheckerboardState
-from poe.samplers.chromatic import ChromaticGibbs
-from poe.samplers.delayed import DelayedAcceptance, DelayedState
-from poe.samplers.discrete_langevin import DMALA, DULA
+from poe.samplers.discrete.block_gibbs import BlockGibbs
+from poe.samplers.discrete.checkerboard import Checkerboard, CheckerboardState
+from poe.samplers.discrete.chromatic import ChromaticGibbs
+from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
+from poe.samplers.discrete.discrete_langevin import DMALA, DULA
+from poe.samplers.discrete.gibbs import Gibbs, RandomScanGibbs, SingleSiteMetropolis
+from poe.samplers.discrete.gradient_gibbs import GibbsWithGradients, PathAuxiliary
+from poe.samplers.discrete.suffix import SuffixMetropolisHastings, SuffixState
 from poe.samplers.gaussian_gibbs import GaussianGibbs
-from poe.samplers.generalized import GeneralizedHMC
-from poe.samplers.gibbs import Gibbs
-from poe.samplers.gradient_gibbs import GibbsWithGradients
-from poe.samplers.hmc import HMC
+from poe.samplers.hmc import HMC, GeneralizedHMC, SplitHMC
 from poe.samplers.kernel import Info, Kernel, MetropolisState, Noise, State, TunableKernel
-from poe.samplers.label_clusters import LabelClusters
+from poe.samplers.ladder import AnnealedLangevin, AnnealedState
 from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
-from poe.samplers.momentum import MomentumState
 from poe.samplers.path import geometric_ladder
-from poe.samplers.path_auxiliary import PathAuxiliary
 from poe.samplers.preconditioned import Preconditioned, PreconditionedState
-from poe.samplers.random_scan import RandomScanGibbs
-from poe.samplers.replicas import TemperingState, swap_rates
-from poe.samplers.single_site import SingleSiteMetropolis
-from poe.samplers.split import SplitHMC
-from poe.samplers.suffix import SuffixMetropolisHastings, SuffixState
-from poe.samplers.surrogate import SurrogateMALA, SurrogateState
-from poe.samplers.swendsen_wang import SwendsenWang
-from poe.samplers.tempering import ParallelTempering
-from poe.samplers.underdamped import UnderdampedLangevin
+from poe.samplers.surrogate import DelayedAcceptance, DelayedState, SurrogateMALA, SurrogateState
+from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
+from poe.samplers.underdamped import MomentumState, UnderdampedLangevin
 
 __all__ = [
     "DMALA",

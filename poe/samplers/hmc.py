@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo: a few leapfrog steps along the score, then one accept step."""
+"""Hamiltonian Monte Carlo: trajectories along the score, then one accept step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.samplers.kernel import (
+    Corrected,
     Density,
     Info,
+    Noise,
+    WithScale,
     accept,
     draw_noise,
     per_chain,
+    require_positive,
     sum_event,
     where_accepted,
 )
 from poe.samplers.langevin import CorrectedWithScore, LangevinState, add_scaled
-from poe.samplers.questions import Learned, Setting
+from poe.samplers.questions import ITS_SCALE, NOTHING, Learned, Setting
+from poe.samplers.underdamped import MomentumState, WithMomentum, refresh, set_momentum, where_set
 
 TURN = 1.65
 """Radians: a little more than a quarter turn. What is turned further comes back on the other side,
@@ -72,8 +77,8 @@ class Hamiltonian(CorrectedWithScore):
     @property
     def missing(self) -> frozenset[Setting]:
         """The step size and the number of steps, where they were left out."""
-        settings = {Setting.SCALE: self.step_size, Setting.NUM_STEPS: self.num_steps}
-        return frozenset(setting for setting, value in settings.items() if value is None)
+        own = NOTHING if self.step_size is not None else ITS_SCALE
+        return own if self.num_steps is not None else own | {Setting.NUM_STEPS}
 
     def filled(self, learned: Learned) -> Self:
         """The step size, and the number of steps: where the step size was given, as it asks."""
@@ -192,3 +197,152 @@ def whole_turn(scale: Tensor) -> int:
     """
     ratio = TURN / scale.log().mean().exp().item()
     return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
+
+
+@dataclass(frozen=True)
+class SplitHMC(Hamiltonian):
+    """Hamiltonian Monte Carlo around N(0, I): its flow is a rotation, done exactly.
+
+    log p̃(x) = −|x|²/2 + φ(x), and only φ, what the Gaussian leaves over, is approximated:
+
+    p ← p + h/2 ∇φ(x);  (x, p) ← (x cos h + p sin h, p cos h − x sin h);  p ← p + h/2 ∇φ(x);
+    L times, where ∇φ = ∇log p̃ + x; accepted with
+    min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)). One step costs L gradients.
+
+    Where the target is N(0, I) every step is accepted, and the quarter turn h L = π/2 is an
+    independent draw for one gradient. So give it whitened coordinates: in
+    ``Preconditioned(SplitHMC())`` the Gaussian is N(μ, L Lᵀ), fitted to leave the smallest ∇φ over.
+
+    - ``step_size`` h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
+      warm-up, to an acceptance rate of 0.8 but no further than h L = 1.65.
+    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = 1.65.
+    - ``jitter``: each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
+
+    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
+    jitter outside [0, 1).
+
+    Source: Shahbaba, Lan, Johnson & Neal 2014, section 2; Beskos, Pinski, Sanz-Serna & Stuart 2011.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = SplitHMC(step_size=1.57)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, bool((info.acceptance_probability > 0.999).all())
+    (torch.Size([5, 2]), True)
+    """
+
+    num_steps: int | None = 1
+
+    target_acceptance: ClassVar[float] = 0.8
+
+    @property
+    def max_scale(self) -> float:
+        """A little more than a quarter turn, in all steps together."""
+        return TURN / (self.num_steps or 1)
+
+    @property
+    def from_far(self) -> HMC:
+        """A leapfrog step, which falls inward as MALA does.
+
+        To split off a Gaussian that is not yet the target's is no help far out in steep tails: what
+        is left over is as large as the force itself, and small steps lose little energy.
+        """
+        return HMC(num_steps=1, jitter=0.0)
+
+    def _force(self, position: Tensor, score: Tensor) -> Tensor:
+        return score + position
+
+    def _drift(
+        self, position: Tensor, momentum: Tensor, duration: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        cos, sin = _cos_sin(duration)
+        return add_scaled(position * cos, momentum, sin), add_scaled(momentum * cos, position, -sin)
+
+
+def _cos_sin(angle: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+    if isinstance(angle, Tensor):
+        return angle.cos(), angle.sin()
+    return math.cos(angle), math.sin(angle)
+
+
+@dataclass(frozen=True)
+class GeneralizedHMC(WithScale, WithMomentum, Corrected[MomentumState]):
+    """Generalised HMC: p ← α p + √(1 − α²) z, then L leapfrog steps, accepted or turned back.
+
+    (x', p') = L leapfrog steps of size h from (x, p); accepted with
+    min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)), and on rejection (x, −p). The flip is what
+    keeps the target invariant: leapfrog followed by a flip is its own inverse, leapfrog alone is
+    not. One step costs L gradients. With L = 1 it is underdamped Langevin with the bias removed;
+    with α → 0 it is HMC.
+
+    - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+      an acceptance rate of 0.8.
+    - ``num_steps`` L: the same for all chains.
+    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is;
+      about 0.7 / s where s is the standard deviation of the widest direction. The default is that
+      of the unit scale.
+
+    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
+
+    Source: Horowitz 1991; Neal 2011, section 5.3.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+    >>> kernel = GeneralizedHMC(step_size=0.5)
+    >>> state = kernel.init(target, torch.zeros(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.momentum.shape, info.acceptance_probability.shape
+    (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    step_size: Tensor | float | None = None
+    num_steps: int = 1
+    # Less than the 1 / s that is best without rejections, for a rejection turns the momentum too.
+    friction: float = 0.7
+
+    # On Gaussians of d = 32 and 100, rates of 0.65, 0.8, 0.9 and 0.95 were tried: a rejection costs
+    # more here than in HMC, since the chain goes back the way it came.
+    target_acceptance: ClassVar[float] = 0.8
+    ends_where_it_asked: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_positive("step_size", self.step_size)
+        require_positive("friction", self.friction)
+        if self.num_steps < 1:
+            raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+
+    @property
+    def gradients_per_step(self) -> int:
+        """L."""
+        return self.num_steps
+
+    def transition(
+        self, target: Density, state: MomentumState, noise: Noise
+    ) -> tuple[MomentumState, Info]:
+        start = set_momentum(state, self._refresh(state, noise.normal))
+        proposed = self._leapfrog(target, start)
+        # |p|² − |p'|² as a product: two large sums would lose the difference.
+        difference, total = start.momentum - proposed.momentum, start.momentum + proposed.momentum
+        log_ratio = proposed.log_density - start.log_density + 0.5 * sum_event(difference * total)
+        info = accept(log_ratio, proposed.log_density, noise.uniform)
+        rejected = self._turn_back(start)
+        return MomentumState(
+            *map(partial(where_accepted, info.is_accepted), proposed, rejected)
+        ), info
+
+    def _refresh(self, state: MomentumState, normal: Tensor) -> Tensor:
+        time = self.friction * self.num_steps * per_chain(self.step_size, state.position)
+        return where_set(state, refresh(state.momentum, normal, time), normal)
+
+    def _turn_back(self, start: MomentumState) -> MomentumState:
+        """Where a rejected chain stays: at the position, with the refreshed momentum flipped."""
+        return start._replace(momentum=-start.momentum)
+
+    def _leapfrog(self, target: Density, state: MomentumState) -> MomentumState:
+        """Where the trajectory of HMC ends; log-density −inf if it left the support."""
+        hmc = HMC(self.step_size, self.num_steps, jitter=0.0)
+        start = LangevinState(state.position, state.log_density, state.score)
+        h = per_chain(self.step_size, state.position)
+        end, momentum = hmc._trajectory(target, start, state.momentum, h)
+        return MomentumState(*end, momentum, state.has_momentum)

@@ -408,8 +408,8 @@ def where_accepted(is_accepted: Tensor, proposed: Tensor, current: Tensor) -> Te
 
 
 def leaves(state: Any) -> list[Tensor]:
-    """The tensors of nested NamedTuples, in order."""
-    return tree_leaves(state)
+    """The tensors of nested NamedTuples, in order; what is neither has none that are known."""
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
 
 
 def map_leaves(function: Callable[..., Tensor], *states: Any) -> Any:

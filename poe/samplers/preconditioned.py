@@ -15,7 +15,6 @@ from poe.samplers.kernel import (
     Info,
     Kernel,
     OnDrawnNoise,
-    TunableKernel,
     in_two_parts,
     require_kernel,
 )
@@ -32,6 +31,7 @@ from poe.samplers.questions import (
     has_memory,
     is_of_one_density,
     is_reversible,
+    is_tunable,
     max_scale,
     missing,
     needs_score,
@@ -110,7 +110,7 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
                 f"whitened coordinates, got {type(self.kernel).__name__}, which is built for "
                 "densities in x: give it by itself"
             )
-        if isinstance(self.kernel, TunableKernel):
+        if is_tunable(self.kernel):
             object.__setattr__(self, "scale_setting", self.kernel.scale_setting)
             object.__setattr__(self, "target_acceptance", self.kernel.target_acceptance)
 
@@ -161,8 +161,8 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     @property
     def missing(self) -> frozenset[Setting]:
         """What the inner kernel leaves out, and the map."""
-        own = () if self.affine is not None else (Setting.AFFINE,)
-        return missing(self.kernel).union(own)
+        inner = missing(self.kernel)
+        return inner if self.affine is not None else inner | {Setting.AFFINE}
 
     def filled(self, learned: Learned) -> Self:
         """The inner kernel, and the map, with what they leave out as learned."""

@@ -1,23 +1,35 @@
-"""Surrogate-gradient MALA: any expert's score for the drift, the true density for the decision."""
+"""Another density in the target's place: for the drift alone, or for whole steps first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, shared_space
 from poe.samplers.kernel import (
+    ASYMPTOTICALLY_EXACT,
     Corrected,
     Density,
     Info,
+    Kernel,
     Noise,
     WithScale,
+    accept,
+    floats_like,
+    in_two_parts,
+    map_leaves,
+    require_kernel,
     require_positive,
+    require_rows,
+    where_accepted,
 )
 from poe.samplers.langevin import MALA, LangevinState
+from poe.samplers.questions import draws_beforehand, guarantee, is_reversible
 
 
 class SurrogateState(NamedTuple):
@@ -104,3 +116,139 @@ class AlongSurrogate:
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The target's log-density and the surrogate's score."""
         return self.log_density(x), self.surrogate.score(x)
+
+
+REMEDY = (
+    "use MetropolisHastings, MALA or HMC, and on a discrete space RandomScanGibbs, "
+    "SingleSiteMetropolis, DMALA or clusters"
+)
+
+
+class DelayedState(NamedTuple):
+    """The kernel's state on the surrogate, and the target's log-density there ``(chains,)``."""
+
+    inner: Any
+    log_density: Tensor
+
+    @property
+    def position(self) -> Tensor:
+        """``(chains, *event)``"""
+        position: Tensor = self.inner.position
+        return position
+
+
+class DelayedNoise(NamedTuple):
+    """The random numbers of each surrogate step, and the uniforms of the last decision."""
+
+    inner: tuple[Any, ...]
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
+class DelayedAcceptance(Corrected[DelayedState]):
+    """K corrected steps x → y on a surrogate s̃ as a proposal, then one decision on the target.
+
+    Accepted with min(1, p̃(y) s̃(x) / p̃(x) s̃(y)): the steps leave s̃ in detailed balance, so their
+    proposal density cancels but for s̃. Exact for every surrogate whose support covers the target's.
+
+    What it saves: the target is evaluated once in K steps, and never differentiated; a bad proposal
+    is turned down by the surrogate before the target sees it. It pays where the target costs much
+    more than the surrogate and log p̃ − log s̃ varies by no more than about 1 over the draws: what
+    is rejected at the end has cost all K steps. For a drift alone see SurrogateMALA.
+
+    - ``kernel``: with its step size, corrected and reversible, as are MetropolisHastings, MALA and
+      HMC, on discrete spaces RandomScanGibbs, DMALA and SwendsenWang. One that carries a momentum
+      from step to step is not, nor is a sweep through the elements in order (Gibbs, and BlockGibbs
+      of several sets): those are refused. To tune it, warm it up on the surrogate.
+    - ``surrogate``: an expert on the target's space, in the coordinates that the chains move in.
+    - ``num_steps`` K ≥ 1.
+
+    Raises PoeError, and SpaceMismatchError where the surrogate lives on another space. ``Info`` is
+    that of the last decision; it counts as accepted where the chain has moved.
+
+    Source: Christen & Fox 2005, section 2; K steps: Liu 2001, section 9.4.3.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
+    >>> smooth = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
+    >>> kernel = DelayedAcceptance(poe.samplers.MALA(0.5), smooth, num_steps=3)
+    >>> state = kernel.init(target, torch.ones(5, 2))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, kernel.guarantee
+    (torch.Size([5, 2]), 'asymptotically exact')
+    """
+
+    kernel: Kernel
+    surrogate: Expert = field(repr=False)
+    num_steps: int = 1
+
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_kernel(self.kernel)
+        if self.num_steps < 1:
+            raise PoeError(f"expected num_steps >= 1, got {self.num_steps}")
+        if guarantee(self.kernel) != ASYMPTOTICALLY_EXACT:
+            raise PoeError(
+                f"expected a corrected kernel on the surrogate, got {type(self.kernel).__name__}, "
+                f"which is not in balance with it: {REMEDY}, or say `guarantee = "
+                f"{ASYMPTOTICALLY_EXACT!r}` of a kernel of your own that leaves it invariant"
+            )
+        if not is_reversible(self.kernel):
+            raise PoeError(
+                "expected a reversible kernel on the surrogate, whose steps are in detailed "
+                f"balance with it, got {type(self.kernel).__name__}, which does not say that it "
+                "is (a sweep in order is not, nor what carries a momentum along): "
+                f"{REMEDY}, or say `is_reversible = True` of a kernel of your own that is"
+            )
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """As the kernel on the surrogate does."""
+        return draws_beforehand(self.kernel)
+
+    def init(self, target: Density, x: Tensor) -> DelayedState:
+        """State at ``x``. Raises NonFiniteError where either density is not finite there."""
+        if isinstance(target, Expert):
+            shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
+        return super().init(target, x)
+
+    def state_at(self, target: Density, x: Tensor) -> DelayedState:
+        """The kernel's state on the surrogate, and the target's log-density."""
+        with torch.no_grad():
+            log_density = target.log_density(x)
+        inner = in_two_parts(self.kernel).state_at(self.surrogate, x)
+        require_rows(self.kernel, inner, len(x))
+        return DelayedState(inner, log_density)
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> DelayedNoise:
+        """The noise of the K steps, and one uniform for each chain."""
+        kernel = in_two_parts(self.kernel)
+        inner = tuple(kernel.draw_noise(position, generator) for _ in range(self.num_steps))
+        uniform = floats_like(position, len(position)).uniform_(generator=generator)
+        return DelayedNoise(inner, uniform)
+
+    def transition(
+        self, target: Density, state: DelayedState, noise: DelayedNoise
+    ) -> tuple[DelayedState, Info]:
+        inner, kernel = state.inner, in_two_parts(self.kernel)
+        has_moved = torch.zeros_like(state.log_density, dtype=torch.bool)
+        for drawn in noise.inner:
+            inner, step_info = kernel.transition(self.surrogate, inner, drawn)
+            has_moved = has_moved | step_info.is_accepted
+        with torch.no_grad():
+            log_density = target.log_density(inner.position)
+        log_ratio = self._log_ratio(state, inner, log_density)
+        info = accept(log_ratio, log_density, noise.uniform)
+        keep = partial(where_accepted, info.is_accepted)
+        kept = DelayedState(
+            map_leaves(keep, inner, state.inner), keep(log_density, state.log_density)
+        )
+        return kept, info._replace(is_accepted=info.is_accepted & has_moved)
+
+    def _log_ratio(self, state: DelayedState, inner: Any, log_density: Tensor) -> Tensor:
+        """log p̃(y) − log p̃(x) + log s̃(x) − log s̃(y)"""
+        surrogate_difference = state.inner.log_density - inner.log_density
+        return log_density - state.log_density + surrogate_difference

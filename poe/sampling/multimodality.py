@@ -19,12 +19,11 @@ from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
 from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import systematic_resample
-from poe.samplers.hmc import HMC
+from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import gradients_per_step, needs_score
-from poe.samplers.split import SplitHMC
 from poe.sampling.driver import Job, say
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice

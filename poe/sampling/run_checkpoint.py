@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from poe.core.affine import AFFINE_MAPS, Affine
-from poe.core.errors import StorageError
+from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import write
 from poe.samplers.questions import Learned
 from poe.sampling.run import Moment, Plan, Run
@@ -119,7 +119,16 @@ def _refilled(draws: Tensor, num_draws: int) -> Tensor:
 
 def _leaves(state: Any) -> list[Tensor]:
     """The tensors and numbers of nested NamedTuples, in order."""
-    return [torch.as_tensor(leaf) for leaf in tree_leaves(state)]
+    return [_as_tensor(leaf) for leaf in tree_leaves(state)]
+
+
+def _as_tensor(leaf: object) -> Tensor:
+    if not isinstance(leaf, Tensor | float | int):
+        raise PoeError(
+            "expected a kernel whose state is a NamedTuple of tensors and numbers, to be written "
+            f"to a checkpoint, got {type(leaf).__name__}: make it one, or leave checkpoint= out"
+        )
+    return torch.as_tensor(leaf)
 
 
 def _filled(template: Any, leaves: list[Tensor]) -> Any:

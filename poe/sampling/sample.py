@@ -20,31 +20,19 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks, merged
 from poe.draws import Draws
-from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
 from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Lookout, is_done, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.remarks import (
-    chain_doubts,
-    compile_doubts,
-    escape_doubts,
-    negative_factors,
-)
+from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
 from poe.sampling.run import Plan, Run, collected
 from poe.structure.proper import is_proper
 from poe.tuning.choice import Choice, choose, is_batch
 from poe.tuning.deterministic import require_deterministic
 from poe.tuning.start import device_of, start
-from poe.tuning.warmup import (
-    Stage,
-    Warmup,
-    needs_fit,
-    needs_tuning,
-    rejoin,
-    stages,
-)
+from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -119,6 +107,8 @@ def sample(
     """
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
+    if kernel is not None:
+        require_kernel(kernel)
     check_proper(target)
     if chains_at_once is not None and is_batch(target):
         raise PoeError(

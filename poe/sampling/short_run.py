@@ -14,7 +14,7 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.draws import Draws
-from poe.samplers.kernel import BIASED, Kernel
+from poe.samplers.kernel import BIASED, Kernel, require_kernel
 from poe.samplers.langevin import ULA
 from poe.sampling.tally import Tally
 
@@ -116,6 +116,7 @@ def advance(
     """
     if num_steps < 1:
         raise PoeError(f"expected at least one step, got {num_steps}")
+    require_kernel(kernel)
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)

@@ -14,20 +14,18 @@ from poe.density.conditional import Given
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
-from poe.samplers.block_gibbs import BlockGibbs
-from poe.samplers.checkerboard import Checkerboard
-from poe.samplers.chromatic import ChromaticGibbs
-from poe.samplers.discrete_langevin import DMALA
-from poe.samplers.finite import estimated_changes, moved
-from poe.samplers.gibbs import Gibbs
+from poe.samplers.discrete.block_gibbs import BlockGibbs
+from poe.samplers.discrete.checkerboard import Checkerboard, lattice
+from poe.samplers.discrete.chromatic import ChromaticGibbs
+from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
+from poe.samplers.discrete.discrete_langevin import DMALA
+from poe.samplers.discrete.finite import estimated_changes, moved
+from poe.samplers.discrete.gibbs import Gibbs
+from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Density, Kernel
-from poe.samplers.label_clusters import LabelClusters
 from poe.samplers.langevin import MALA
-from poe.samplers.lattice import lattice
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.split import SplitHMC
-from poe.samplers.swendsen_wang import SwendsenWang
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 

@@ -14,8 +14,7 @@ from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
-from poe.samplers.replicas import TemperingState, swap_rates
-from poe.samplers.tempering import ParallelTempering
+from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
 
 NUM_ROUNDS = 5

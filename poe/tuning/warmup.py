@@ -19,9 +19,9 @@ from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
-from poe.samplers.annealed import AnnealedLangevin
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel
+from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
     Setting,

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from poe import testing
-from poe.expert import Expert
+from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from tests.laws.discrete import places_of, table_of
 

@@ -34,8 +34,8 @@ from poe.samplers import (
     SurrogateMALA,
     UnderdampedLangevin,
 )
-from poe.samplers.isokinetic import LEAPFROG, MINIMAL_NORM
 from poe.samplers.kernel import Kernel, Noise
+from poe.samplers.microcanonical import LEAPFROG, MINIMAL_NORM
 from poe.testing import LawError
 from tests.laws.kernels import check_kernel
 

@@ -32,7 +32,7 @@ from poe.samplers import (
 )
 from poe.samplers.kernel import Density, Info, Kernel, accept
 from poe.samplers.path import Level
-from poe.samplers.replicas import TemperingState
+from poe.samplers.tempering import TemperingState
 from poe.testing import LawError
 from tests.laws.kernels import check_kernel
 

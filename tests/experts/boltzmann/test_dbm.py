@@ -16,7 +16,7 @@ from experts.boltzmann.training.dbm_gradient import sweeps
 from poe.density.capabilities import can_sample_exactly, conditionals, exact_log_partition
 from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs
-from poe.samplers.block_gibbs import BlockNoise
+from poe.samplers.discrete.block_gibbs import BlockNoise
 from poe.testing import LawError
 from tests.laws.discrete import check_table, table_of
 from tests.laws.kernels import check_kernel

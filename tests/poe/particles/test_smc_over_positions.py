@@ -17,7 +17,7 @@ import poe
 from poe.diagnostics.weights import normalized_weights
 from poe.normalizers.enumeration import states
 from poe.samplers import SuffixMetropolisHastings, SuffixState
-from poe.samplers.suffix import SuffixNoise
+from poe.samplers.discrete.suffix import SuffixNoise
 from poe.structure.autoregressive import Autoregressive, PrefixState
 from poe.structure.twists import twists
 from poe.testing import LawError

@@ -18,8 +18,8 @@ from poe.samplers import (
     GeneralizedHMC,
     MetropolisHastings,
 )
-from poe.samplers.delayed import DelayedNoise
 from poe.samplers.kernel import Noise
+from poe.samplers.surrogate import DelayedNoise
 from poe.testing import LawError
 from tests.laws.kernels import check_kernel
 

@@ -10,7 +10,7 @@ import poe
 from poe.samplers import HMC, GeneralizedHMC, MomentumState
 from poe.samplers.hmc import TrajectoryNoise
 from poe.samplers.kernel import Noise, draw_noise
-from poe.samplers.momentum import set_momentum
+from poe.samplers.underdamped import set_momentum
 from tests.seeds import seeded
 
 

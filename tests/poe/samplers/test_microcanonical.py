@@ -10,7 +10,7 @@ from torch import Tensor
 
 import poe
 from poe.samplers import MCLMC, AdjustedMCLMC
-from poe.samplers.isokinetic import (
+from poe.samplers.microcanonical import (
     LEAPFROG,
     MINIMAL_NORM,
     IsokineticNoise,

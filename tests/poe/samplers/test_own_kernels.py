@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.no_gradient import without_gradient
+from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
     DMALA,
@@ -40,7 +42,7 @@ from poe.samplers import (
     SwendsenWang,
     TunableKernel,
 )
-from poe.samplers.block_gibbs import mixed_log_odds
+from poe.samplers.discrete.block_gibbs import mixed_log_odds
 from poe.samplers.kernel import Corrected, DrawnAsItGoes, Noise, accept, where_accepted
 from poe.samplers.questions import (
     Learned,
@@ -57,8 +59,6 @@ from poe.samplers.questions import (
     missing,
     needs_score,
 )
-from poe.structure.conditionals import conditionals
-from poe.structure.pairs import label_pairs, spin_pairs
 from poe.structure.uniform import Uniform
 from poe.testing import check_kernel
 
@@ -280,6 +280,39 @@ def test_what_is_built_for_one_density_is_not_used_at_another(g: torch.Generator
         Preconditioned(kernel)
 
 
+@dataclass
+class Plain:
+    """A state that is no NamedTuple."""
+
+    position: Tensor
+    log_density: Tensor
+
+
+class PlainWalk(SaidWalk):
+    """Keeps a plain state."""
+
+    def init(self, target: Any, x: Tensor) -> Any:
+        return Plain(*super().init(target, x)[:2])
+
+    def step(self, target: Any, state: Any, *, generator: torch.Generator) -> tuple[Any, Info]:
+        walked = Walked(state.position, state.log_density, torch.zeros(len(state.position)))
+        moved, info = super().step(target, walked, generator=generator)
+        return Plain(*moved[:2]), info
+
+
+def test_a_plain_state_is_moved_on_and_not_taken_apart(tmp_path: Path, g: torch.Generator) -> None:
+    settings: dict[str, Any] = {"generator": g, "progress": False}
+    for kernel in (PlainWalk(), Preconditioned(PlainWalk())):
+        draws = poe.sample(TARGET, 40, kernel=kernel, warmup=20, **settings)
+        assert draws.samples.isfinite().all()
+        draws = poe.smc(BROAD * MODES, 400, kernel=kernel, **settings)
+        assert draws.guarantee == EXACT
+    with pytest.raises(poe.PoeError, match=r"checkpoint, got Plain"):
+        poe.sample(TARGET, 40, kernel=PlainWalk(), checkpoint=tmp_path / "kept", **settings)
+    with pytest.raises(poe.PoeError, match="got Plain"):
+        ParallelTempering(BROAD, PlainWalk(), (0.0, 1.0)).init(MODES, torch.ones(3, 1))
+
+
 # They are tempered
 
 
@@ -324,6 +357,9 @@ def test_states_that_cannot_be_put_together_are_refused(g: torch.Generator) -> N
     lambda kernel: DelayedAcceptance(kernel, TARGET),
     lambda kernel: ParallelTempering(BROAD, kernel, (0.0, 1.0)),
     lambda kernel: Preconditioned(kernel),
+    lambda kernel: poe.advance(TARGET, kernel, torch.zeros(3, 2), 1),
+    lambda kernel: poe.sample(TARGET, 4, kernel=kernel or 3, progress=False),
+    lambda kernel: poe.smc(BROAD * MODES, 4, kernel=kernel or 3, progress=False),
 ])  # fmt: skip
 def test_what_is_no_kernel_is_refused(kernel: Any, make: Any) -> None:
     with pytest.raises(poe.PoeError, match="expected a kernel, with `init"):

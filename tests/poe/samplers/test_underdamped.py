@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from poe.samplers import MomentumState, UnderdampedLangevin
 from poe.samplers.kernel import Noise
-from poe.samplers.momentum import refresh, set_momentum
+from poe.samplers.underdamped import refresh, set_momentum
 from tests.seeds import seeded
 
 

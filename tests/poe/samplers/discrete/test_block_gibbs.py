@@ -13,7 +13,7 @@ from experts import RBM, Bernoulli, Ising
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import experts_in
 from poe.samplers import BlockGibbs, Gibbs
-from poe.samplers.block_gibbs import BlockNoise
+from poe.samplers.discrete.block_gibbs import BlockNoise
 from poe.testing import LawError
 from tests.laws.discrete import check_table, table_of
 from tests.laws.kernels import check_kernel

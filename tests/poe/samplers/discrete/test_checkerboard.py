@@ -14,8 +14,7 @@ from poe.density.capabilities import conditionals, spin_pairs
 from poe.density.closed_forms import exact_sample
 from poe.normalizers.enumeration import states
 from poe.samplers import BlockGibbs, Checkerboard
-from poe.samplers.checkerboard import RandomBits
-from poe.samplers.lattice import halves, lattice, whole
+from poe.samplers.discrete.checkerboard import RandomBits, halves, lattice, whole
 from poe.testing import LawError
 from tests.laws.discrete import check_frequencies
 from tests.laws.kernels import check_kernel

@@ -26,7 +26,7 @@ from poe.samplers import (
     RandomScanGibbs,
     SingleSiteMetropolis,
 )
-from poe.samplers.finite import estimated_changes
+from poe.samplers.discrete.finite import estimated_changes
 from poe.samplers.kernel import OnDrawnNoise, map_leaves
 from poe.structure.uniform import Uniform
 from poe.testing import LawError
@@ -124,7 +124,7 @@ def test_a_path_of_one_is_gibbs_with_gradients(g: torch.Generator) -> None:
     path, single = PathAuxiliary(CLASSES.space, 1), GibbsWithGradients(CLASSES.space)
     noise = path.draw_noise(x, g)
     one, info = path.transition(CLASSES, path.init(CLASSES, x), noise)
-    from poe.samplers.gradient_gibbs import MoveNoise
+    from poe.samplers.discrete.gradient_gibbs import MoveNoise
 
     drawn = MoveNoise(noise.gumbel, noise.uniform)
     other, other_info = single.transition(CLASSES, single.init(CLASSES, x), drawn)
@@ -135,7 +135,7 @@ def test_a_path_of_one_is_gibbs_with_gradients(g: torch.Generator) -> None:
 def test_the_probability_of_a_path_is_that_of_draws_without_replacement() -> None:
     """Three of four binary elements, one after the other, from plain numbers."""
     kernel = PathAuxiliary(poe.Binary(4), 2)
-    from poe.samplers.path_auxiliary import Path
+    from poe.samplers.discrete.gradient_gibbs import Path
 
     half = torch.tensor([[0.1, -0.5, 0.7, 0.3]]).unsqueeze(-1)
     path = Path(torch.tensor([[2, 0, 1]]), torch.ones(1, 3).long(), torch.ones(1, 3).bool())

@@ -15,7 +15,7 @@ import experts
 import poe
 from poe.normalizers.enumeration import states
 from poe.samplers import Gibbs, Info, MetropolisState, ParallelTempering
-from poe.samplers.gibbs import SweepNoise
+from poe.samplers.discrete.gibbs import SweepNoise
 from poe.samplers.kernel import Density
 from poe.samplers.path import Level, geometric_path
 from poe.structure.uniform import Uniform

@@ -14,9 +14,9 @@ from experts import Categorical, Potts
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.normalizers.enumeration import states
 from poe.samplers import ChromaticGibbs, Gibbs, LabelClusters, ParallelTempering
-from poe.samplers.chromatic import SitesNoise
+from poe.samplers.discrete.chromatic import SitesNoise
+from poe.samplers.discrete.clusters import LabelClusterNoise
 from poe.samplers.kernel import Kernel
-from poe.samplers.label_clusters import ClusterNoise
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import at_level
 from poe.structure.uniform import Uniform
@@ -105,7 +105,7 @@ def test_one_step_of_clusters_by_hand() -> None:
     # 0 where u < ½, but of the last site where u < 1 / (1 + exp(√2)) = 0.196.
     bonds = torch.tensor([[0.62, 0.0], [0.64, 0.0]])
     sites = torch.tensor([[0.51, 0.0, 0.19], [0.49, 0.51, 0.2]])
-    state, _ = kernel.transition(target, kernel.init(target, x), ClusterNoise(bonds, sites))  # type: ignore[attr-defined]
+    state, _ = kernel.transition(target, kernel.init(target, x), LabelClusterNoise(bonds, sites))  # type: ignore[attr-defined]
     assert state.position.tolist() == [[1, 1, 0], [0, 1, 1]]
 
 
@@ -215,7 +215,7 @@ def test_clusters_go_through_the_shapes_on_meta() -> None:
     pairs = label_pairs(target)
     assert isinstance(pairs, LabelPairs)
     kernel, x = LabelClusters(pairs), torch.empty(5, 3, 3, device="meta")
-    noise = ClusterNoise(torch.empty(5, 12, device="meta"), torch.empty(5, 9, device="meta"))
+    noise = LabelClusterNoise(torch.empty(5, 12, device="meta"), torch.empty(5, 9, device="meta"))
     state, _ = kernel.transition(target, kernel.state_at(target, x), noise)
     assert state.position.device.type == "meta"
     assert state.position.shape == (5, 3, 3)

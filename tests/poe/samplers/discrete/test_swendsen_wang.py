@@ -13,8 +13,7 @@ from experts import RBM, Bernoulli, Ising
 from poe.density.capabilities import SpinPairs, spin_pairs
 from poe.normalizers.enumeration import states
 from poe.samplers import Checkerboard, SwendsenWang
-from poe.samplers.components import components
-from poe.samplers.swendsen_wang import ClusterNoise
+from poe.samplers.discrete.clusters import ClusterNoise, components
 from poe.testing import LawError
 from tests.laws.discrete import check_table
 from tests.laws.kernels import check_kernel

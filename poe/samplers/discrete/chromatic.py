@@ -14,7 +14,7 @@ from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import uniforms
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.density.expert import Expert
-from poe.samplers.gibbs import Gibbs
+from poe.samplers.discrete.gibbs import Gibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState, all_accepted
 from poe.structure.conditionals import colours
 

@@ -1,17 +1,26 @@
-"""Gibbs sampling of discrete spaces: site by site from the conditional, with no gradient."""
+"""Gibbs sampling of discrete spaces site by site: in order, at random, and by Metropolis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.space import Space
-from poe.samplers.finite import require_finite, require_inside
-from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, or_nothing
+from poe.samplers.discrete.finite import moved, require_finite, require_inside
+from poe.samplers.kernel import (
+    Corrected,
+    Density,
+    Info,
+    MetropolisState,
+    accept,
+    or_nothing,
+    where_accepted,
+)
 
 NO_SINGLE_ELEMENT = (
     "no single element can change and stay in the support, so give a kernel of larger moves"
@@ -134,3 +143,113 @@ def _info(tried: Tensor) -> Info:
     probability = is_free.to(tried.dtype)
     nowhere = torch.zeros_like(is_free)
     return Info(probability, is_free, is_outside.any(1), is_undefined.any(1), nowhere)
+
+
+class ScanNoise(NamedTuple):
+    """Gumbel variables ``(chains, n, k)`` of n draws, and the site of each ``(chains, n)``."""
+
+    gumbel: Tensor
+    site: Tensor
+
+
+@dataclass(frozen=True)
+class RandomScanGibbs(Gibbs):
+    """Gibbs at n random sites a step, drawn with replacement, for each chain its own.
+
+    Each draw is from p(xᵢ | the other sites), as in ``Gibbs``, whose sweep visits every site once
+    and mostly mixes faster; random scan is reversible, draw by draw.
+
+    ``space`` and errors are as for ``Gibbs``.
+
+    Source: Geman & Geman 1984; Liu, Wong & Kong 1995.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
+    >>> kernel = RandomScanGibbs(target.space)
+    >>> state = kernel.init(target, torch.zeros(5, 3))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.shape, kernel.gradients_per_step
+    (torch.Size([5, 3]), 4)
+    """
+
+    @property
+    def is_reversible(self) -> bool:
+        """Draw by draw."""
+        return True
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
+        """A site for each chain and draw, and a Gumbel variable for each of its values."""
+        gumbel = super().draw_noise(position, generator).gumbel
+        sites, device = gumbel.shape[1], position.device
+        site = torch.randint(sites, gumbel.shape[:2], generator=generator, device=device)
+        return ScanNoise(gumbel, site)
+
+    def _scan(self, noise: Any) -> Iterable[Tensor]:
+        return noise.site.unbind(1)
+
+
+class SiteNoise(NamedTuple):
+    """A site, a shift 1 … k − 1 and a uniform for each chain: all ``(chains,)``."""
+
+    site: Tensor
+    shift: Tensor
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
+class SingleSiteMetropolis(Corrected[MetropolisState]):
+    """One site drawn at random is given one of its other k − 1 values, all alike.
+
+    The proposal is symmetric, so y is accepted with min(1, p̃(y) / p̃(x)): one evaluation a step.
+
+    ``space``: where x lives, Binary, Categorical or Sequence. Raises PoeError for another, and for
+    a start that is not in it.
+
+    Source: Metropolis et al. 1953; of spins: Newman & Barkema 1999, section 3.1.
+
+    >>> import poe
+    >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
+    >>> kernel = SingleSiteMetropolis(target.space)
+    >>> state = kernel.init(target, torch.zeros(5, 3))
+    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+    >>> state.position.sum(-1)  # each flip of a 0 is accepted
+    tensor([1., 1., 1., 1., 1.])
+    """
+
+    space: Space
+
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_finite(self.space, self)
+
+    def init(self, target: Density, x: Tensor) -> MetropolisState:
+        """State at ``x`` ``(chains, *event)``. Raises PoeError where x is not in the space."""
+        require_inside(self.space, x)
+        return super().init(target, x)
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> SiteNoise:
+        """A site, a shift and a uniform for each chain."""
+        assert self.space.num_values is not None
+        chains, device = len(position), position.device
+        num_sites = self.space.event_shape.numel()
+        site = torch.randint(num_sites, (chains,), generator=generator, device=device)
+        highest = self.space.num_values
+        shift = torch.randint(1, highest, (chains,), generator=generator, device=device)
+        return SiteNoise(site, shift, torch.rand(chains, generator=generator, device=device))
+
+    @torch.no_grad()
+    def transition(
+        self, target: Density, state: MetropolisState, noise: SiteNoise
+    ) -> tuple[MetropolisState, Info]:
+        assert self.space.num_values is not None
+        x = state.position.reshape(len(state.position), -1)
+        site = noise.site.unsqueeze(1)
+        value = moved(x.gather(1, site), noise.shift.unsqueeze(1), self.space.num_values)
+        proposal = x.scatter(1, site, value).reshape(state.position.shape)
+        log_density = target.log_density(proposal)
+        info = accept(log_density - state.log_density, log_density, noise.uniform)
+        keep = partial(where_accepted, info.is_accepted)
+        return MetropolisState(*map(keep, (proposal, log_density), state)), info

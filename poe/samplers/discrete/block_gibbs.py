@@ -14,7 +14,7 @@ from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import uniforms
 from poe.density.capabilities import Conditionals, LogOdds, conditionals
 from poe.density.expert import Expert
-from poe.samplers.gibbs import NO_SINGLE_ELEMENT, Gibbs
+from poe.samplers.discrete.gibbs import NO_SINGLE_ELEMENT, Gibbs
 from poe.samplers.kernel import Corrected, Density, Info, Kernel, MetropolisState
 from poe.structure.conditionals import colours
 

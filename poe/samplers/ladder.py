@@ -12,7 +12,7 @@ from torch import Tensor
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
-from poe.samplers.langevin import MALA, LangevinState
+from poe.samplers.langevin import MALA
 from poe.samplers.questions import (
     Learned,
     Leg,
@@ -178,7 +178,7 @@ class AnnealedLangevin:
         position: Tensor = inner.position
         if self.noise_levels is None:
             return position
-        if not isinstance(inner, LangevinState):
+        if not hasattr(inner, "score"):
             raise PoeError(
                 "expected a kernel that keeps a score with noise_levels, got "
                 f"{type(self.kernel_at(level)).__name__}: use MALA, HMC or ULA, or leave "

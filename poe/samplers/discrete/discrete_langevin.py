@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poe.core.errors import ShapeError
-from poe.samplers.finite import CorrectedOnFiniteSpace, OnFiniteSpace, moved
+from poe.samplers.discrete.finite import CorrectedOnFiniteSpace, OnFiniteSpace, moved
 from poe.samplers.kernel import (
     BIASED,
     Density,
@@ -28,7 +28,7 @@ MAX_STEP_SIZE = 10.0
 """Larger steps cost next to nothing more than this one: exp(−1/20) is nearly 1."""
 
 
-class SitesNoise(NamedTuple):
+class LangevinNoise(NamedTuple):
     """Uniforms in [0, 1): one for each site ``(chains, n)``, and one for each chain."""
 
     sites: Tensor
@@ -56,14 +56,14 @@ class DiscreteLangevin(OnFiniteSpace):
     step_size: Tensor | float | None
     preconditioner: Tensor | None
 
-    def draw_noise(self, position: Tensor, generator: torch.Generator) -> SitesNoise:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> LangevinNoise:
         """A uniform for each site, and one for each chain."""
         is_float = position.is_floating_point()
         dtype = position.dtype if is_float else torch.get_default_dtype()
         num_sites = self.space.event_shape.numel()
         sites = position.new_empty((len(position), num_sites), dtype=dtype)
         uniform = position.new_empty(len(position), dtype=dtype)
-        return SitesNoise(*(part.uniform_(generator=generator) for part in (sites, uniform)))
+        return LangevinNoise(*(part.uniform_(generator=generator) for part in (sites, uniform)))
 
     def _check(self) -> None:
         require_positive("step_size", self.step_size)
@@ -135,7 +135,7 @@ class DULA(DiscreteLangevin):
         return BIASED
 
     def transition(
-        self, target: Density, state: LangevinState, noise: SitesNoise
+        self, target: Density, state: LangevinState, noise: LangevinNoise
     ) -> tuple[LangevinState, Info]:
         _, moved_to = self._propose(target, state, self._proposal(state), noise.sites)
         log_density = moved_to.log_density
@@ -181,7 +181,7 @@ class DMALA(WithScale, DiscreteLangevin, CorrectedOnFiniteSpace):
         self._check()
 
     def transition(
-        self, target: Density, state: LangevinState, noise: SitesNoise
+        self, target: Density, state: LangevinState, noise: LangevinNoise
     ) -> tuple[LangevinState, Info]:
         forth = self._proposal(state)
         place, proposed = self._propose(target, state, forth, noise.sites)
