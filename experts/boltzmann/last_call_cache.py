@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class _Answer(NamedTuple):
     arguments: tuple[weakref.ref[Tensor], ...]
     versions: list[int]
-    value: Tensor
+    value: Any
 
 
 class Latest:
     """Calls a function, unless its latest answer was to the very same tensors.
 
     The same objects, none of which was changed in place since, nor the answer. It forgets as soon
-    as one of them is gone, and remembers nothing where gradients are recorded. For what a
-    log-density and the sweep after it both need.
+    as one of them is gone, and remembers nothing where gradients are recorded; whole numbers have
+    none. For what a log-density and the sweep after it both need, and for what follows from a
+    structure alone.
 
     >>> latest, x = Latest(), torch.ones(2)
     >>> with torch.no_grad():
@@ -33,13 +36,14 @@ class Latest:
     def __init__(self) -> None:
         self._answer: _Answer | None = None
 
-    def __call__(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    def __call__(self, function: Callable[..., Value], *arguments: Tensor) -> Value:
         """What the function says of the arguments; it is always the same function."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or _has_no_version(arguments):
+        if torch.compiler.is_compiling() or _has_no_version(arguments) or _has_gradient(arguments):
             return function(*arguments)
         known = self._answer
         if known is not None and _is_about(known, arguments):
-            return known.value
+            found: Value = known.value
+            return found
         value = function(*arguments)
         held = tuple(weakref.ref(argument, self._forget) for argument in arguments)
         self._answer = _Answer(held, _versions(*arguments, value), value)
@@ -61,8 +65,13 @@ def _is_about(known: _Answer, arguments: tuple[Tensor, ...]) -> bool:
     return all(same) and known.versions == _versions(*arguments, known.value)
 
 
-def _versions(*tensors: Tensor) -> list[int]:
-    return [tensor._version for tensor in tensors]
+def _versions(*values: object) -> list[int]:
+    return [value._version for value in values if isinstance(value, Tensor)]
+
+
+def _has_gradient(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether one may be recorded."""
+    return torch.is_grad_enabled() and any(tensor.is_floating_point() for tensor in tensors)
 
 
 def _has_no_version(tensors: tuple[Tensor, ...]) -> bool:

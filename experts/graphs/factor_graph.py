@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from experts.boltzmann.last_call_cache import Latest
 from experts.graphs.variable_elimination import (
     Step,
     Table,
@@ -23,12 +24,7 @@ from poe.density.capabilities import Simplified, Term, combine, exact_log_partit
 from poe.density.expert import Sampler
 from poe.density.transformed import mask_outside
 from poe.io import register
-from poe.structure.autoregressive import (
-    as_events,
-    as_values,
-    num_places,
-    num_values,
-)
+from poe.structure.autoregressive import as_events, as_values, num_places, num_values
 from poe.structure.twists import Twist, twists
 
 MAX_ARITY = 12
@@ -153,6 +149,7 @@ class FactorGraph(Expert):
             _check(space, scopes, values)
         self.tables = nn.ModuleList(Tables(*pair) for pair in tables)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self._order = Latest()
 
     zero: Tensor
 
@@ -205,17 +202,15 @@ class FactorGraph(Expert):
 
     def factors(self) -> list[Table]:
         """All tables, one by one, the elements of each in increasing order."""
-        found = []
-        for table in self._tables():
-            for scope, values in zip(table.scopes.tolist(), table.values.unbind(0), strict=True):
-                order = sorted(range(len(scope)), key=scope.__getitem__)
-                found.append(Table(tuple(scope[i] for i in order), values.permute(order)))
-        return found
+        return [one for table in self._tables() for one in _one_by_one(table.scopes, table.values)]
 
     def elimination_order(self) -> list[Step] | None:
         """In which order elements are summed out; None where that is too much work."""
-        scopes = [tuple(scope) for t in self._tables() for scope in t.scopes.tolist()]
-        return elimination_order(scopes, num_values(self.space))
+        return self._order(self._find_order, *(table.scopes for table in self._tables()))
+
+    def _find_order(self, *scopes: Tensor) -> list[Step] | None:
+        found = [tuple(scope) for of_one_size in scopes for scope in of_one_size.tolist()]
+        return elimination_order(found, num_values(self.space))
 
     @torch.no_grad()
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -264,16 +259,15 @@ def _(first: FactorGraph, terms: Sequence[Term]) -> Simplified | None:
     if first.zero.is_meta:
         return None
     summed: dict[tuple[int, ...], Tensor] = {}
-    for term in terms:
-        assert isinstance(term.expert, FactorGraph)
-        for scope, values in term.expert.factors():
-            is_hard = bool((values == -torch.inf).any())
-            if is_hard and not bool(term.exponent >= 0):
-                return None
-            weighted = torch.where(
-                (term.exponent == 0) & values.isinf(), 0.0, term.exponent.to(values) * values
-            )
-            summed[scope] = summed.get(scope, 0) + weighted
+    graphs = [(t.expert, t.exponent) for t in terms if isinstance(t.expert, FactorGraph)]
+    for tables, exponent in ((tables, w) for graph, w in graphs for tables in graph._tables()):
+        values = tables.values
+        is_hard = bool((values == -torch.inf).any())
+        if is_hard and not bool(exponent >= 0):
+            return None
+        weighted = torch.where((exponent == 0) & values.isinf(), 0.0, exponent.to(values) * values)
+        for scope, one in _one_by_one(tables.scopes, weighted):
+            summed[scope] = summed[scope] + one if scope in summed else one
     merged = FactorGraph(first.space, summed.items())
     return Simplified(merged.to(first._dtype), first.zero.new_zeros(()))
 
@@ -355,6 +349,16 @@ def _are_bits(flat: Tensor) -> bool:
         return bool(((flat == 0) | (flat == 1)).all())
     except RuntimeError:  # of torch.func.vmap, whose rows have no values to branch on
         return False
+
+
+def _one_by_one(scopes: Tensor, values: Tensor) -> Iterator[Table]:
+    """Each table by itself, its elements in increasing order."""
+    in_order = list(range(scopes.shape[1]))
+    for scope, own in zip(scopes.tolist(), values.unbind(0), strict=True):
+        order = sorted(in_order, key=scope.__getitem__)
+        yield Table(
+            tuple(scope[i] for i in order), own if order == in_order else own.permute(order)
+        )
 
 
 def _stacked(space: Space, factors: Iterable[Factor]) -> list[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,8 @@ class Step(NamedTuple):
 def elimination_order(scopes: Sequence[tuple[int, ...]], num_values: int) -> list[Step] | None:
     """At each step the element whose table is the smallest; None where it is too much work.
 
-    Elements in no scope do not occur.
+    Elements in no scope do not occur; of two tables alike that of the first element comes first.
+    Found by a heap, so that a chain costs n log n.
 
     Args:
         scopes: The elements of each table.
@@ -51,9 +53,13 @@ def elimination_order(scopes: Sequence[tuple[int, ...]], num_values: int) -> lis
     for scope in scopes:
         for element in scope:
             neighbours.setdefault(element, set()).update(scope)
+    smallest = [(len(around), element) for element, around in neighbours.items()]
+    heapify(smallest)
     order, work = [], 0.0
-    while neighbours:
-        element = min(neighbours, key=lambda e: (len(neighbours[e]), e))
+    while smallest:
+        size, element = heappop(smallest)
+        if size != len(neighbours.get(element, ())):
+            continue  # gone, or its table has changed since and stands elsewhere in the heap
         others = neighbours.pop(element) - {element}
         work += math.exp(min(700.0, (len(others) + 1) * math.log(num_values)))
         if work > MAX_WORK:
@@ -61,6 +67,7 @@ def elimination_order(scopes: Sequence[tuple[int, ...]], num_values: int) -> lis
         for other in others:
             neighbours[other] |= others
             neighbours[other].discard(element)
+            heappush(smallest, (len(neighbours[other]), other))
         order.append(Step(element, tuple(sorted(others))))
     return order
 
@@ -84,17 +91,23 @@ def eliminate(order: Sequence[Step], tables: Sequence[Table]) -> tuple[Tensor, l
         >>> eliminate(elimination_order([(0, 1)], 2), [pair])[0].exp()  # 3 of 4 states
         tensor(3.)
     """
-    waiting, passed = list(tables), []
+    turn = {step.element: number for number, step in enumerate(order)}
+    waiting: list[list[Table]] = [[] for _ in order]  # of each step, the tables it joins
+    passed = []
+
+    def wait(table: Table) -> None:
+        waiting[min(turn[element] for element in table.scope)].append(table)
+
+    for table in tables:
+        wait(table)
     constant = tables[0].values.new_zeros(())
-    for element, others in order:
-        mine = [table for table in waiting if element in table.scope]
-        waiting = [table for table in waiting if element not in table.scope]
+    for (element, others), mine in zip(order, waiting, strict=True):
         joined = sum(_aligned(table, others, element) for table in mine)
         assert isinstance(joined, Tensor)
         passed.append(Table((*others, element), joined))
         summed = _log_sum(joined)
         if others:
-            waiting.append(Table(others, summed))
+            wait(Table(others, summed))
         else:
             constant = constant + summed
     return constant, passed

@@ -8,10 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from experts.boltzmann.last_call_cache import Latest
 from experts.families.discrete import Bernoulli
 from experts.parameters import ArrayLike, aligned, filled, keep
 from experts.spins.lattice import check_edges, grid_graph, united
-from experts.spins.transfer_matrix import best_order, log_sum_over_spins, sample_spins
+from experts.spins.transfer_matrix import Order, best_order, log_sum_over_spins, sample_spins
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import (
@@ -214,6 +215,7 @@ class Ising(Expert):
         keep(self, "fields", filled("fields", fields, self.space.event_shape))
         # What a Bernoulli leaves when it is read as an Ising model.
         self.register_buffer("offset", torch.as_tensor(offset).to(self.fields))
+        self._order = Latest()
 
     def _spins(self, x: Tensor) -> Tensor:
         batch_shape = x.shape[: x.ndim - self.fields.ndim]
@@ -233,11 +235,15 @@ class Ising(Expert):
     def _can_sample(self) -> bool:
         if self.fields.is_meta:
             return False
-        return best_order(self.edges, self.fields.shape).can_be_stored
+        return self.elimination_order().can_be_stored
+
+    def elimination_order(self) -> Order:
+        """In which order sites are summed out."""
+        return self._order(lambda edges: best_order(edges, self.fields.shape), self.edges)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
-        order = best_order(self.edges, self.fields.shape)
+        order = self.elimination_order()
         h = self.fields.flatten()
         generator = resolve(generator, h.device)
         uniforms = torch.rand(
@@ -305,7 +311,7 @@ def _(expert: Ising) -> Sampler | None:
 def _(expert: Ising) -> Tensor | None:
     if expert.fields.is_meta:
         return None
-    order = best_order(expert.edges, expert.fields.shape)
+    order = expert.elimination_order()
     if not order.can_be_summed:
         return None
     h = expert.fields.flatten()

@@ -13,16 +13,18 @@ from poe.core.space import Space
 from poe.density.expert import (
     Expert,
     Simplified,
+    Wrapper,
     is_normalized,
     log_density_of_one_hot,
     log_prob_of,
     sampler_of,
     simplify,
 )
-from poe.density.questions import keeps_default, own_question, question
+from poe.density.questions import QUESTIONS, answer_of, keeps_default, own_question, question
 
 __all__ = [
     "MAX_ELEMENTS",
+    "QUESTIONS",
     "Conditionals",
     "LabelPairs",
     "LogOdds",
@@ -30,6 +32,8 @@ __all__ = [
     "Simplified",
     "SpinPairs",
     "Term",
+    "Wrapper",
+    "answer_of",
     "can_sample_exactly",
     "check_proper",
     "combine",
@@ -40,9 +44,12 @@ __all__ = [
     "in_tractable_parts",
     "is_normalized",
     "is_small",
+    "keeps_default",
     "label_pairs",
     "log_density_of_one_hot",
     "log_prob_of",
+    "own_question",
+    "question",
     "sampler_of",
     "simplify",
     "spin_pairs",

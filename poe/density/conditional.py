@@ -86,6 +86,11 @@ class Given(Expert):
         """Whether there is a condition for each x of a batch, and not one for all."""
         return self.condition.ndim > self.conditional.condition_ndim
 
+    @property
+    def num_densities(self) -> int | None:
+        """How many conditions there are, where each x of a batch has its own."""
+        return len(self.condition) if self.is_batch else super().num_densities
+
     def extra_repr(self) -> str:
         if self.condition.ndim or self.condition.is_meta:
             return f"condition={tuple(self.condition.shape)}"

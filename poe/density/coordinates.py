@@ -48,6 +48,7 @@ def _(expert: Rescaled) -> LogDensity | None:
 def _(expert: Rescaled) -> Sampler | None:
     inner, affine = sampler_of(expert.expert), expert.affine
 
+    @torch.no_grad()
     def sample(num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         assert inner is not None
         return affine.to_u(inner(num_samples, generator=generator))

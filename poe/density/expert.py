@@ -84,6 +84,15 @@ class Expert(nn.Module):
         """log p̃(x): `(*batch, *event) -> (*batch,)`."""
         return self(x)
 
+    @property
+    def num_densities(self) -> int | None:
+        """How many densities it is, where there is one for each event of a batch; None for one.
+
+        A composition is a batch of densities where an expert inside it is.
+        """
+        found = (expert.num_densities for expert in _experts_below(self))
+        return next((count for count in found if count is not None), None)
+
     def energy(self, x: Tensor) -> Tensor:
         """E(x) = -log p̃(x): `(*batch, *event) -> (*batch,)`."""
         return -self(x)
@@ -611,6 +620,15 @@ def named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
 def is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
     """Whether it is a mixture whose components are all normalised."""
     return isinstance(expert, Mixture) and all(e is None for e in expert.estimates)
+
+
+def _experts_below(module: nn.Module) -> Iterator[Expert]:
+    """The nearest experts inside a module."""
+    for child in module.children():
+        if isinstance(child, Expert):
+            yield child
+        else:
+            yield from _experts_below(child)
 
 
 def _without(expert: Expert) -> str:

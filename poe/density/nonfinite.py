@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,43 @@ def require_finite(*parts: Rows) -> None:
     if bool(torch.stack([_is_bad(part.values, part.limit).any() for part in parts]).any()):
         said = "; ".join(said for part in parts if (said := _in_words(part)))
         raise NonFiniteError(f"{said}. {REMEDY}")
+
+
+def require_finite_of_each(names: Sequence[str], values: Tensor, what: str, remedy: str) -> None:
+    """Refuse what is no number among what each expert says, and name those that said it.
+
+    Args:
+        names: Of the experts.
+        values: What each says, `(..., k)`.
+        what: What the values are, and where.
+        remedy: What to do about it.
+
+    Raises:
+        NonFiniteError: Where one is NaN or infinite.
+    """
+    if not bool(values.isfinite().all()):
+        raise NonFiniteError(f"expected finite {what}, got {blame(names, values)}; {remedy}")
+
+
+def blame(names: Sequence[str], values: Tensor) -> str:
+    """Who says what is no number, and how often, in words; empty where nobody does.
+
+    Args:
+        names: Of the experts.
+        values: What each says, `(..., k)`.
+
+    Returns:
+        The names of those at fault, each with its counts.
+
+    >>> blame(("a", "b", "c"), torch.tensor([[0.0, torch.inf, 1.0], [torch.nan, torch.inf, 1.0]]))
+    '1 NaN of 2 under a, 2 +inf of 2 under b'
+    """
+    columns = zip(names, values.detach().reshape(-1, len(names)).T, strict=True)
+    return ", ".join(
+        f"{_kinds(column[~column.isfinite()])} of {len(column)} under {name}"
+        for name, column in columns
+        if not bool(column.isfinite().all())
+    )
 
 
 def _is_bad(values: Tensor, limit: float) -> Tensor:

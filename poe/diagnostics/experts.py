@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, ShapeError
-from poe.density.conditional import Given
+from poe.core.errors import ShapeError
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
+from poe.density.nonfinite import require_finite_of_each
 
 POINTS = 2000
 """More positions than this are thinned evenly: the figures need no more."""
 ROWS_AT_ONCE = 1024
+NO_DRAWS = "these are no draws of this target, or its experts divide zero by zero there"
 LITTLE = 0.01
 MUCH_VETO = 0.5
 AGAINST = -0.5
@@ -174,9 +175,14 @@ def contributions_along(target: Expert, samples: Tensor) -> Tensor:
     return said.unflatten(0, (samples.shape[1], samples.shape[0])).transpose(0, 1)
 
 
+def names_of(target: Expert) -> tuple[str, ...]:
+    """The names of its factors."""
+    return tuple(name for name, _ in target._factors())
+
+
 def binds_chains(target: Expert) -> bool:
     """Whether each chain has a condition of its own, so that all are evaluated together."""
-    return any(isinstance(m, Given) and m.is_batch for m in target.modules())
+    return target.num_densities is not None
 
 
 def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None) -> None:
@@ -216,11 +222,7 @@ def _evaluate(target: Expert, factors: tuple[Expert, ...], x: Tensor) -> tuple[T
         ]
         said = torch.cat([torch.stack([v for v, _ in block], 1) for block in blocks]).double()
         scores = torch.cat([torch.stack([s.flatten(1) for _, s in b], 1) for b in blocks]).double()
-    if not said.isfinite().all():
-        raise PoeError(
-            "expected every expert's log-density to be finite along the draws, got others: these "
-            "are no draws of this target, or its experts divide zero by zero there"
-        )
+    require_finite_of_each(names_of(target), said, "log-densities along the draws", NO_DRAWS)
     return said, scores
 
 

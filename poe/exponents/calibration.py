@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, texts
-from poe.core.errors import NonFiniteError, PoeError, ShapeError
+from poe.core.errors import PoeError, ShapeError
 from poe.density.expert import Product, experts_in, named_product
+from poe.density.nonfinite import require_finite_of_each
 
 _SILENCED = 0.05  # below this share of an equal one an expert hardly moves the product
 
@@ -95,7 +96,9 @@ def calibrate(product: Product, x: Tensor) -> Calibration:
         raise ShapeError(f"expected x of shape (n, *event) with n >= 2, got {tuple(x.shape)}")
     with torch.no_grad():
         said = product.contributions(x).to("cpu", torch.float64)
-    _require_finite(product.names, said)
+    require_finite_of_each(
+        product.names, said, "log-densities at x", "choose points in the support of all experts"
+    )
     centered = said - said.mean(0)
     covariance = centered.mT @ centered / (len(x) - 1)
     spread = covariance.diagonal().sqrt()
@@ -117,13 +120,3 @@ def _equalising(spread: Tensor) -> Tensor:
     speaks = spread > 0
     common = spread[speaks].log().mean().exp()
     return torch.where(speaks, common / spread, 1.0)
-
-
-def _require_finite(names: tuple[str, ...], said: Tensor) -> None:
-    for name, values in zip(names, said.unbind(1), strict=True):
-        num_broken = int((~values.isfinite()).sum())
-        if num_broken:
-            raise NonFiniteError(
-                f"expected finite log-densities at x, got {num_broken} of {len(values)} that are "
-                f"NaN or infinite under {name}; choose points in the support of all experts"
-            )

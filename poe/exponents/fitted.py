@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, warn
-from poe.core.errors import ImproperError, NonFiniteError, ShapeError
+from poe.core.errors import ImproperError, ShapeError
 from poe.density.expert import Expert, Product, experts_in, named_product
+from poe.density.nonfinite import require_finite_of_each
 
 SAME = 1e-8
 """Directions in which experts differ by less, relative to the most, count as the same."""
@@ -95,12 +96,12 @@ def said(product: Product, x: Tensor) -> Tensor:
 
 def require_finite(product: Product, values: Tensor) -> None:
     """Raise `NonFiniteError`, naming the expert, where values ``(..., k)`` are not finite."""
-    for name, column in zip(product.names, values.unbind(-1), strict=True):
-        if not bool(column.isfinite().all()):
-            raise NonFiniteError(
-                f"expected finite log-densities and scores at x, got others under {name}; "
-                "leave out the points or the expert"
-            )
+    require_finite_of_each(
+        product.names,
+        values,
+        "log-densities and scores at x",
+        "leave out the points or the expert",
+    )
 
 
 def split(product: Product, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, require_expert
+from poe.density.nonfinite import require_finite_of_each
 from poe.diagnostics import binds_chains, contributions_along, normalized_weights
+from poe.diagnostics.experts import NO_DRAWS, names_of
 from poe.draws import Draws
 from poe.plot.factors import Factor, factors_of
 from poe.plot.positions import evenly
@@ -176,7 +178,9 @@ def _centred(product: Expert, draws: Draws) -> tuple[Tensor, Tensor]:
     alike = torch.zeros_like(draws.log_density)
     log_weights = alike if draws.log_weights is None else draws.log_weights
     weights = normalized_weights(log_weights[:, ::stride]).cpu()
-    _require_finite(said[weights > 0])
+    require_finite_of_each(
+        names_of(product), said[weights > 0], "contributions along the draws", NO_DRAWS
+    )
     rows = torch.cat([said, said.sum(-1, keepdim=True)], -1) if said.shape[-1] > 1 else said
     rows = torch.where(weights[..., None] > 0, rows, 0.0)
     # Chains of different conditions have different densities, whose levels mean nothing together.
@@ -184,14 +188,6 @@ def _centred(product: Expert, draws: Draws) -> tuple[Tensor, Tensor]:
     total = weights.sum(1, keepdim=True)[..., None]
     centre = means / total if binds_chains(product) else means.sum(0, keepdim=True)
     return (rows - centre).flatten(0, 1), weights.flatten()
-
-
-def _require_finite(said: Tensor) -> None:
-    if not bool(said.isfinite().all()):
-        raise NonFiniteError(
-            "expected finite contributions along the draws, got others: these are no draws of "
-            "this target, or its experts divide zero by zero there"
-        )
 
 
 def _swarm(values: Array) -> Array:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from poe.core.errors import NonFiniteError, PoeError
+from poe.core.errors import PoeError
 from poe.density.expert import Expert, require_expert
+from poe.density.nonfinite import require_finite_of_each
 from poe.diagnostics import binds_chains, contributions_along
+from poe.diagnostics.experts import NO_DRAWS, names_of
 from poe.draws import Draws
 from poe.plot.factors import factors_of
 from poe.plot.positions import require_order
@@ -84,11 +86,7 @@ def _standardised(product: Expert, draws: Draws, chain: int) -> tuple[Tensor, Te
         said = contributions_along(product, x)[chain]
     else:
         said = contributions_along(product, x[chain : chain + 1])[0]
-    if not bool(said.isfinite().all()):
-        raise NonFiniteError(
-            f"expected finite contributions along chain {chain}, got others: these are no draws of "
-            "this target, or its experts divide zero by zero there"
-        )
+    require_finite_of_each(names_of(product), said, f"contributions along chain {chain}", NO_DRAWS)
     centred = said - said.mean(0)
     sd = centred.square().mean(0).sqrt()
     rounding = 10 * torch.finfo(draws.log_density.dtype).eps * said.abs().amax(0)

@@ -16,7 +16,6 @@ from poe.density.capabilities import (
     log_prob_of,
 )
 from poe.density.checks import floats_of
-from poe.density.conditional import Given
 from poe.density.expert import Expert
 from poe.density.normalized import Normalized
 from poe.density.one_hot import one_hot
@@ -214,7 +213,7 @@ def _can_be_integrated(expert: Expert) -> bool:
 
 
 def _is_batch_of_densities(expert: Expert) -> bool:
-    return any(isinstance(part, Given) and part.is_batch for part in expert.modules())
+    return expert.num_densities is not None
 
 
 def _in_float64(expert: Expert, x: Tensor) -> tuple[Expert, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
-from poe.density.conditional import Given
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
@@ -217,7 +216,7 @@ def on_discrete(target: Expert) -> Choice:
 
 def is_batch(target: Expert) -> bool:
     """Whether the target is a batch of densities, one for each chain."""
-    return any(isinstance(m, Given) and m.is_batch for m in target.modules())
+    return target.num_densities is not None
 
 
 def has_score(density: Density, u: Tensor) -> bool:

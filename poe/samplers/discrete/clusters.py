@@ -76,8 +76,8 @@ class SwendsenWang(Corrected[MetropolisState]):
     critical temperature of attractive couplings it mixes far faster than sites one by one; where
     signs are mixed a cluster may span everything, and little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.spin_pairs`` gives
-    them. Of ``Info``: every step is accepted.
+    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.spin_pairs``
+    gives them. Of ``Info``: every step is accepted.
 
     Raises PoeError for anything but SpinPairs, and ShapeError where positions have another number
     of elements. Source: Swendsen & Wang 1987; with fields: Edwards & Sokal 1988.
@@ -101,8 +101,8 @@ class SwendsenWang(Corrected[MetropolisState]):
         if not isinstance(self.pairs, SpinPairs):
             raise PoeError(
                 f"expected SpinPairs, got {type(self.pairs).__name__}: give those that "
-                "poe.density.capabilities.spin_pairs(target) finds; where it finds None, use BlockGibbs or "
-                "Gibbs"
+                "poe.density.capabilities.spin_pairs(target) finds; where it finds None, use "
+                "BlockGibbs or Gibbs"
             )
 
     def __repr__(self) -> str:
@@ -167,8 +167,8 @@ class LabelClusters(Corrected[MetropolisState]):
     couplings it mixes far faster than sites one by one; where fields tell apart the sites of large
     clusters, little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.label_pairs`` gives
-    them. Of ``Info``: every step is accepted.
+    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.label_pairs``
+    gives them. Of ``Info``: every step is accepted.
 
     Raises PoeError for anything but LabelPairs, and for negative couplings, which no bond stands
     for, and ShapeError where positions have another number of elements. Source: Swendsen & Wang

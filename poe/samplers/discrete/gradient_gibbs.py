@@ -50,8 +50,8 @@ class GibbsWithGradients(CorrectedOnFiniteSpace):
     estimated to first order from one score, exactly where log p̃ is linear in each element.
 
     ``space``: where x lives, Binary, Categorical or Sequence. On the last two the target offers a
-    gradient in the one-hot encoding (``poe.density.one_hot``). Raises PoeError where it does not, for
-    another space, and for a start that is not in it.
+    gradient in the one-hot encoding (``poe.density.one_hot``). Raises PoeError where it does not,
+    for another space, and for a start that is not in it.
 
     Source: Grathwohl, Swersky, Hashemi, Duvenaud & Maddison 2021, eqs. 3 to 6, algorithm 1.
 

@@ -59,7 +59,7 @@ def test_bad_input_is_refused() -> None:
     product = poe.Product(a=Gaussian([0.0], scale=1.0), b=Gaussian([0.0], scale=2.0))
     with pytest.raises(poe.ShapeError, match="n >= 2"):
         poe.calibrate(product, torch.zeros(1, 1))
-    with pytest.raises(poe.NonFiniteError, match="1 of 2 that are NaN or infinite under a"):
+    with pytest.raises(poe.NonFiniteError, match="got 1 NaN of 2 under a, 1 NaN of 2 under b"):
         poe.calibrate(product, torch.tensor([[0.0], [torch.nan]]))
     found = poe.calibrate(product, torch.tensor([[0.0], [1.0]]))
     with pytest.raises(poe.PoeError, match=r"call poe\.calibrate"):
