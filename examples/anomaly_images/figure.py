@@ -12,7 +12,6 @@ from torch import Tensor
 from examples.anomaly_images.pictures import Split
 from examples.anomaly_images.scores import Answers
 
-SHOWN = 12
 COLOURS = {"clothes": "#5b9bd5", "digits": "#c94f4f", "silhouettes": "#7fb069"}
 VOICES = ("#152a52", "#e08e45", "#3aa6a0")
 CURVES = (
@@ -27,7 +26,9 @@ REACH = 6.0
 """Standard deviations of the learned set's scores that a histogram reaches."""
 
 
-def draw(found: dict[str, dict[str, Answers]], sets: dict[str, Split], path: Path) -> None:
+def draw(
+    found: dict[str, dict[str, Answers]], sets: dict[str, Split], path: Path, shown: int = 12
+) -> None:
     """Histograms, a row for each learned set; below, pictures and who objects, for the first."""
     figure = plt.figure(figsize=(11, 2.4 * len(found) + 6.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2.4 * len(found), 6.2))
@@ -38,7 +39,7 @@ def draw(found: dict[str, dict[str, Answers]], sets: dict[str, Split], path: Pat
             axis.set_title(f"learned {learned}: {title}", fontsize=8)
     axes[0, 0].legend(frameon=False, fontsize=8)
     learned = next(iter(found))
-    gallery(below, learned, found[learned][REPAIRED], sets)
+    gallery(below, learned, found[learned][REPAIRED], sets, shown)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -58,18 +59,21 @@ def histogram(axis: Any, scores: dict[str, Tensor], learned: str) -> None:
     axis.set_ylim(0, 1.3 * tallest)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)
+    axis.locator_params(axis="x", nbins=5)
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-def gallery(figure: Any, learned: str, answered: Answers, sets: dict[str, Split]) -> None:
+def gallery(
+    figure: Any, learned: str, answered: Answers, sets: dict[str, Split], shown: int
+) -> None:
     """Pictures, and under each one bar for each expert: to the right, it objects."""
     scores = answered.scores()["equally loud"]
     rows = [(kind, name) for kind in ("least", "most") for name in scores]
     rows.sort(key=lambda row: row[1] != learned)  # what was learned first
     surprise = answered.surprise()
-    axes = figure.subplots(2 * len(rows), SHOWN, height_ratios=[3, 1] * len(rows))
+    axes = figure.subplots(2 * len(rows), shown, height_ratios=[3, 1] * len(rows))
     for (kind, name), images, bars in zip(rows, axes[::2], axes[1::2], strict=True):
-        order = scores[name].argsort(descending=kind == "least")[:SHOWN]
+        order = scores[name].argsort(descending=kind == "least")[:shown]
         for image, bar, index in zip(images, bars, order.tolist(), strict=False):
             image.imshow(sets[name].test[index], cmap="gray", vmin=0, vmax=1)
             bar.barh(range(3), surprise[name][index].clamp(-LOUDEST, LOUDEST), color=VOICES)

@@ -237,7 +237,7 @@ def draw_figure(results: dict[str, dict[str, Array]], path: Path) -> None:
     right.hlines(range(len(names)), 0, ranks[worst_first], color=RULE, linewidth=1.5, zorder=1)
     for y, i in enumerate(worst_first):
         right.scatter(ranks[i], y, **STYLES[names[i]], linewidths=0)
-        right.text(ranks[i] + 0.3, y, f"{ranks[i]:.2f}", va="center", fontsize=9)
+        right.text(ranks[i] + 0.45, y, f"{ranks[i]:.2f}", va="center", fontsize=9)
     right.set_yticks(range(len(names)), [names[i] for i in worst_first])
     right.set(xlabel="mean rank (1 is best)", xlim=(0, len(names)))
     for axis in (left, right):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from examples.concepts.data import CELL, CELLS
 
+NAMES = 2.2
+"""Inches for the names of the rows."""
 RIGHT, WRONG = "#2a9d5c", "#c1442e"
 
 
@@ -28,11 +30,12 @@ def draw_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the picture."""
     columns = max(len(row.ink) for row in rows)
     heights = [1.75 if row.titles else 1.0 for row in rows]
-    figure: Any = plt.figure(figsize=(2.1 + 0.82 * columns, 0.84 * sum(heights)))
+    width = NAMES + 0.82 * columns
+    figure: Any = plt.figure(figsize=(width, 0.84 * sum(heights)))
     bands = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for band, row, height in zip(bands, rows, heights, strict=True):
         axes = band.subplots(1, columns, squeeze=False)[0]
-        band.subplots_adjust(0.19, 0.03, 0.995, 0.97 / height, wspace=0.08)
+        band.subplots_adjust(NAMES / width, 0.03, 0.995, 0.97 / height, wspace=0.08)
         axes[0].set_ylabel(row.name, rotation=0, ha="right", va="center", fontsize=8, wrap=True)
         for index, axis in enumerate(axes):
             draw_one(axis, row, index)

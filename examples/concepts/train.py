@@ -172,15 +172,16 @@ def main() -> None:
     parser = options(__doc__, fast="a few updates, to see that it runs")
     parser.add_argument("--only", nargs="*", choices=tuple(STEPS), default=tuple(STEPS))
     parser.add_argument("--share", type=float, default=1.0, help="of the updates")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go")
+    parser.add_argument("--weights", type=Path, help="shipped ones; if --fast, in --work")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     pictures = training_pictures(600 if arguments.fast else PICTURES)
-    share = 0.01 if arguments.fast else arguments.share
-    workshop = Workshop(pictures, share, arguments.weights, arguments.work)
+    weights = arguments.weights or (arguments.work / "weights" if arguments.fast else WEIGHTS)
+    share = 0.003 if arguments.fast else arguments.share
+    workshop = Workshop(pictures, share, weights, arguments.work)
     order = ("picture", *FACTORS, "presence", "joint")
     for name in order:
         if name in arguments.only:

@@ -102,7 +102,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x, labels = small_digits(generator)
     train = x[ROWS["train"]]
-    curve = learn_small(x, 20 if arguments.fast else 100, generator)
+    curve = learn_small(x, 60 if arguments.fast else 100, generator)
     large = experts.boltzmann.training.fit_rbm(
         train, LARGE, num_epochs=60 if arguments.fast else 200, weight_decay=1e-3,
         generator=generator,
@@ -114,10 +114,11 @@ def main() -> None:
     )  # fmt: skip
     print_table(x, labels, curve, large, log_z)
     chosen = torch.randint(len(train), (100,), generator=generator)
-    draws = experts.boltzmann.sweep(large, train[chosen], num_steps=1000, generator=generator)
+    num_sweeps = 200 if arguments.fast else 1000
+    draws = experts.boltzmann.sweep(large, train[chosen], num_steps=num_sweeps, generator=generator)
     panels = {
         "digits": train[chosen],
-        f"draws of the RBM of {LARGE}, 1000 sweeps on": draws,
+        f"draws of the RBM of {LARGE}, {num_sweeps} sweeps on": draws,
         "its filters": large.W.T,
     }
     draw_figure(panels, curve, arguments.output)

@@ -245,7 +245,7 @@ def compare(parts: Parts, num_epochs: int, is_fast: bool, g: torch.Generator) ->
     train, held, test = parts
     num_hidden, num_levels = (24, 200) if is_fast else (64, 1000)
     classes = learn_classes(train, num_hidden, num_epochs, num_levels, g)
-    net = train_network(train, 600 if is_fast else 3000, g)
+    net = train_network(train, 300 if is_fast else 3000, g)
     linear = LogisticRegression(max_iter=1000).fit(train.bits.flatten(1), train.labels)
     machines, network = (
         [says(part.bits).detach().double().log_softmax(-1) for part in (held, test)]
@@ -309,7 +309,7 @@ def main() -> None:
     is_fast = arguments.fast
     parts = scikit_digits(g) if is_fast else large_digits(g)
     labels = parts.test.labels
-    sizes = {100: 1000, 1000: 300} if is_fast else {200: 200, 4000: 60}  # digits to epochs
+    sizes = {100: 400, 1000: 120} if is_fast else {200: 200, 4000: 60}  # digits to epochs
     tables = {}
     for size, num_epochs in sizes.items():
         print(f"{size} digits: ", end="")

@@ -47,6 +47,16 @@ TASKS: dict[str, Callable[[Tensor, torch.Generator], Spoiled]] = {
 }
 
 
+class Length(NamedTuple):
+    """Steps of warm-up of each chain, and draws of all together."""
+
+    warmup: int = 150
+    draws: int = 800
+
+
+FAST = Length(60, 160)
+
+
 class Linear(nn.Module):
     """z to A m(z), as a vector."""
 
@@ -114,16 +124,16 @@ def pictures_of(vae: experts.VAE, z: Tensor, seen: Seen, generator: torch.Genera
 
 
 def restore(
-    vae: experts.VAE, spoiled: Spoiled, num_draws: int, generator: torch.Generator
+    vae: experts.VAE, spoiled: Spoiled, length: Length, generator: torch.Generator
 ) -> Restored:
     """The mean of p(x | y), and its intervals."""
     seen = seen_by(vae, spoiled)
     draws = poe.sample(
         latent_posterior(vae, seen),
-        num_draws,
+        length.draws,
         kernel=poe.samplers.HMC(num_steps=8),
         num_chains=CHAINS,
-        warmup=150,
+        warmup=length.warmup,
         generator=generator,
         progress=False,
     )
@@ -163,14 +173,14 @@ def ssim(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def run(
-    vae: experts.VAE, ink: Tensor, spoil: Callable[..., Spoiled], num_draws: int, seed: int
+    vae: experts.VAE, ink: Tensor, spoil: Callable[..., Spoiled], length: Length, seed: int
 ) -> Row:
     """One digit, spoiled and restored."""
     generator = torch.Generator().manual_seed(seed)
     x = noised(ink, generator)
     is_salted = spoil is degrade.salt_and_pepper
     spoiled = spoil(ink.clamp(1 / 255, 254 / 255) if is_salted else x, generator)
-    restored = restore(vae, spoiled, num_draws, generator)
+    restored = restore(vae, spoiled, length, generator)
     truth = ink.numpy()
     peers = {
         name: max(found, key=lambda picture: psnr(picture, truth))
@@ -232,12 +242,12 @@ def draw(rows: dict[str, list[Row]], output: Path, shown: int = 3) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Restore, print the table, and draw."""
-    parser = options(__doc__, fast="two digits, fewer draws", output="restore_digits.png")
+    parser = options(__doc__, fast="one digit, fewer draws", output="restore_digits.png")
     given = parser.parse_args(arguments)
-    began, (count, num_draws) = time.perf_counter(), (2, 160) if given.fast else (10, 800)
+    began, (count, length) = time.perf_counter(), (1, FAST) if given.fast else (10, Length())
     vae, digits = experts.load("digits-vae"), held_out_digits(2 * count)
     found = {
-        task: [run(vae, ink, spoil, num_draws, seed) for seed, ink in enumerate(digits)]
+        task: [run(vae, ink, spoil, length, seed) for seed, ink in enumerate(digits)]
         for task, spoil in TASKS.items()
     }
     rows = {task: each[:count] for task, each in found.items()}

@@ -59,9 +59,11 @@ def train(
 
 
 def schedule(step: int, steps: int) -> float:
-    """Warm up over 200 steps, then fall along a cosine to 2 % of the learning rate."""
+    """Warm up over 200 steps, or half of fewer, then fall along a cosine to 2 % of the rate."""
     fraction = step / steps
-    return min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
+    return min(1.0, (step + 1) / min(200, steps / 2)) * (
+        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction))
+    )
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ def picture(path: Path, columns: dict[str, Tensor]) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__, fast="64 chains, 30 and 100 steps", output="synthesis.png")
+    parser = options(__doc__, fast="36 chains, 10 and 30 steps", output="synthesis.png")
     parser.add_argument("--chains", type=int, default=256)
     parser.add_argument("--lengths", type=int, nargs="*", default=(100, 1000, 10_000))
     parser.add_argument("--only", nargs="*", help="names of energies, as in the table")
@@ -121,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work / "fast" if arguments.fast else arguments.work
     torch.set_num_threads(arguments.threads)
-    count, lengths = (64, (30, 100)) if arguments.fast else (arguments.chains, arguments.lengths)
+    count, lengths = (36, (10, 30)) if arguments.fast else (arguments.chains, arguments.lengths)
     g = torch.Generator().manual_seed(1)
     test, train = pictures("t10k", arguments.data), pictures("train", arguments.data)
     judge = load_or_train(work / "judge.safetensors", train, 30 if arguments.fast else 2500)

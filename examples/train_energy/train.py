@@ -71,7 +71,7 @@ def chains(stage: Stage, moments: poe.Expert, generator: torch.Generator) -> Cha
 
 
 def main() -> None:
-    parser = options(__doc__, fast="10 updates of each stage")
+    parser = options(__doc__, fast="3 updates of each stage")
     parser.add_argument("kind", choices=tuple(STAGES))
     parser.add_argument("--share", type=float, default=1.0, help="of each stage's updates")
     parser.add_argument("--data", type=Path, help="folder of IDX files; fetched where left out")
@@ -97,7 +97,7 @@ def main() -> None:
         expert = train(
             state,
             images,
-            steps=10 if arguments.fast else max(1, round(arguments.share * stage.updates)),
+            steps=3 if arguments.fast else max(1, round(arguments.share * stage.updates)),
             num_draws=stage.num_draws,
             averaging=stage.averaging,
             noise=NOISE,

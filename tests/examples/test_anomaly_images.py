@@ -54,7 +54,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def test_ratios_find_pictures_that_a_likelihood_misses(run: Run, tmp_path: Path) -> None:
-    write_pictures(tmp_path, 200)
+    write_pictures(tmp_path, 100)
     ran = run("anomaly_images", "--fast", "--data", ".")
     names = "flow|autoregressive|energy|product|equally loud|loudest objection"
     row = rf"(log p(?: / \w+)?) +({names}) +([\d.]+) \+- ([\d.]+) +([\d.]+) \+- ([\d.]+)"

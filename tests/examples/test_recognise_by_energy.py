@@ -20,8 +20,9 @@ def test_digits_are_recognised_by_energies_once_log_z_is_known(run: Run) -> None
     )
     table = ran.table(f"(?:{names}).*?", f"{cells}{cells}")
     assert len(table) == 9, ran.printed
-    # Learned from 1,000: -log p of 597 digits has a standard error of some 0.04 nats.
-    wrong, nats = 4, 5
+    # Learned from 100, where the machines' log Z differ most; and from 1,000: -log p of 597 digits
+    # has a standard error of some 0.04 nats.
+    wrong, nats = 0, 5
     without, energies = table["energies, log Z left out"], table["Boltzmann machines"]
     spread = 100 * math.sqrt(2 * 0.2 * 0.8 / 597)
     assert energies[wrong] + 3 * spread < without[wrong]

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def _is_shown(expected: str, printed: str, kind: str) -> bool:
     return doctest.OutputChecker().check_output(expected, printed, flags)
 
 
+@pytest.mark.page
 @pytest.mark.parametrize("page", _with_code(), ids=lambda page: str(page.relative_to(DOCS)))
 def test_code_of_a_page_runs_and_prints_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,15 +103,18 @@ def test_pictures_of_the_gallery_are_there() -> None:
 
 def test_docstrings_become_markdown() -> None:
     pytest.importorskip("griffe")
-    done = subprocess.run(
-        [sys.executable, "-m", "doctest", str(DOCS / "docstrings.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    spec = spec_from_file_location("docstrings", DOCS / "docstrings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
+@pytest.mark.page
+@pytest.mark.process
 def test_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     # Not --quiet, by which warnings are not only not shown, but not counted either.

@@ -12,7 +12,8 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 
 
 @pytest.mark.page
-def test_the_taste_runs() -> None:
+def test_the_taste_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     taste = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
     names: dict[str, Any] = {"__name__": "taste"}
     exec(compile(taste, "README.md", "exec"), names)

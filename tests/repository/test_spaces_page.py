@@ -61,8 +61,3 @@ def test_a_refusal_says_what_the_page_says(row: tuple[str, str]) -> None:
 def test_the_tables_were_found() -> None:
     assert len(ROWS) == 25
     assert len(REFUSALS) == 7
-
-
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-def test_the_code_runs(block: str) -> None:
-    exec(block, {})

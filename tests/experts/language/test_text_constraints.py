@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -282,14 +281,3 @@ def test_a_net_that_went_back_to_training_is_found_out() -> None:
     expert.train()
     with pytest.raises(poe.AdaptationError, match="in evaluation mode"):
         expert(torch.zeros(1, 4, dtype=torch.long))
-
-
-def test_the_page_on_language_models_does_what_it_shows() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text(encoding="utf-8")
-    section = page.split("## Language models\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        shown: dict[str, Any] = {}
-        exec(block, shown)
-        assert all("bab" in text for text in shown["texts"])

@@ -118,8 +118,7 @@ def test_a_run_writes_its_picture_and_a_table_of_everything_asked(folder: Path) 
 def _still_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     """``--fast`` of one combination seen and one held out, and hardly any steps at the target."""
     few = {"training": COLUMNS[:1], "held_out": HELD_OUT[:1], "columns": COLUMNS[:1]}
-    schedule = Schedule(1, 1, 2)
-    tiny = replace(plan.FAST, **few, schedule=schedule, pool=schedule.evaluations)
+    tiny = replace(plan.FAST, **few, schedule=Schedule(1, 1, 2), pool=4)
     monkeypatch.setattr(plan, "FAST", tiny)
 
 
