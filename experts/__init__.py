@@ -54,6 +54,7 @@ from experts.neural import (
 )
 from experts.noised import (
     DensityRatio,
+    ImageFlow,
     NoisyConditional,
     NoisyEnergy,
     PixelMixture,
@@ -131,11 +132,7 @@ __all__ = [
 
 __getattr__ = found_when_asked(
     __name__,
-    names={
-        "Flow": "experts.flow",
-        "ContextFlow": "experts.context_flow",
-        "ImageFlow": "experts.flow",
-    },
+    names={"Flow": "experts.adapters.nflows", "ContextFlow": "experts.adapters.nflows"},
     moved={
         "BaseRateAIS": "experts.boltzmann",
         "Beliefs": "experts.spins",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -208,8 +208,8 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
     return float(tensor)
 
 
-def whole(name: str, value: SupportsIndex, at_least: int = 1) -> int:
-    """A whole number, at least so large.
+def whole(name: str, value: SupportsIndex, at_least: int | None = 1) -> int:
+    """A whole number, at least so large; of any size where ``at_least`` is None.
 
     Args:
         name: What the argument is called, for the error.
@@ -230,9 +230,44 @@ def whole(name: str, value: SupportsIndex, at_least: int = 1) -> int:
         count = operator.index(value)
     except (TypeError, RuntimeError) as error:
         raise _not_whole(name, value, at_least) from error
-    if count < at_least:
+    if at_least is not None and count < at_least:
         raise _not_whole(name, value, at_least)
     return count
+
+
+def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -> tuple[int, ...]:
+    """Whole numbers, one for each dimension or layer, each at least so large.
+
+    >>> sizes("shape", torch.Size([2, 3]))
+    (2, 3)
+    """
+    if not isinstance(shape, Iterable):
+        raise PoeError(f"{name} must be whole numbers, got {shape}: give a tuple of them")
+    return tuple(whole(f"{name}[{place}]", size, at_least) for place, size in enumerate(shape))
+
+
+def pair(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -> tuple[int, int]:
+    """Two whole numbers, such as rows and columns, each at least so large.
+
+    >>> pair("shape", (2, 3))
+    (2, 3)
+    """
+    found = sizes(name, shape, at_least)
+    if len(found) != 2:
+        raise ShapeError(f"{name} must be two whole numbers, got {found}: give (rows, columns)")
+    return found[0], found[1]
+
+
+def indices(name: str, value: Tensor | Sequence[Any]) -> Tensor:
+    """A tensor of whole numbers, such as those of elements or sites.
+
+    >>> indices("edges", [[0, 1], [1, 2]]).dtype
+    torch.int64
+    """
+    tensor = _tensor(name, value)
+    if tensor.is_floating_point() and tensor.numel():
+        raise DtypeError(f"{name} must be whole numbers, got {tensor.dtype}: use .long()")
+    return tensor.to(torch.long)
 
 
 def aligned(**numbers: ArrayLike) -> list[Tensor]:
@@ -365,7 +400,9 @@ def _tensor(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Of lists and numbers straight in that dtype, which loses no digits."""
+    """Of lists and numbers straight in that dtype, which loses no digits; what is meta stays so."""
+    if isinstance(value, Tensor) and value.is_meta:
+        device = value.device
     try:
         tensor = torch.as_tensor(value, dtype=dtype, device=device)
         is_complex = tensor.is_complex() or torch.as_tensor(value).is_complex()
@@ -389,9 +426,11 @@ def _refuse_gradient(name: str, tensor: Tensor) -> None:
 
 def _shown(tensor: Tensor) -> str:
     is_short = not tensor.is_meta and tensor.numel() <= 8
-    return str(tensor.tolist()) if is_short else f"a tensor of shape {tuple(tensor.shape)}"
+    kind = f"a tensor of shape {tuple(tensor.shape)} on {tensor.device}"
+    return str(tensor.tolist()) if is_short else kind
 
 
-def _not_whole(name: str, value: object, at_least: int) -> PoeError:
+def _not_whole(name: str, value: object, at_least: int | None) -> PoeError:
     shown = f"{value:g}" if isinstance(value, float) and not math.isnan(value) else str(value)
-    return PoeError(f"{name} must be a whole number >= {at_least}, got {shown}: give an int")
+    bound = "" if at_least is None else f" >= {at_least}"
+    return PoeError(f"{name} must be a whole number{bound}, got {shown}: give an int")

@@ -18,6 +18,7 @@ from poe.density.adapt import refuse
 from poe.io import register_on_demand
 
 LIBRARIES: dict[str, str] = {
+    "nflows": "nflows",
     "normflows": "normflows",
     "numpyro": "numpyro",
     "pzflow": "pzflow.registration",

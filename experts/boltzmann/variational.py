@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.boltzmann.dbm import DBM
-from poe import PoeError
+from experts.parameters import whole
 
 
 def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
@@ -43,8 +43,7 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
         >>> mean_field(dbm, torch.tensor([[1.0, 0.0]]))
         [tensor([[1., 0.]]), tensor([[0.9626]]), tensor([[0.4953]])]
     """
-    if num_steps < 1:
-        raise PoeError(f"expected at least one step, got {num_steps}")
+    whole("num_steps", num_steps)
     means = _way_up(dbm, x.to(dbm.W0.dtype))
     from_x = F.linear(means[0], dbm.W0.mT, dbm.biases[1])  # never changes, and is half of the work
     for _ in range(num_steps):

@@ -8,6 +8,7 @@ from torch import Tensor
 from experts.boltzmann.dbm import DBM
 from experts.boltzmann.variational import mean_field, variational_bound
 from experts.families.discrete import Bernoulli
+from experts.parameters import whole
 from poe import Expert, LogDensityBounds, PoeError
 from poe.io import register
 from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density
@@ -51,10 +52,8 @@ class VisibleDBM(Expert):
         super().__init__()
         if not isinstance(dbm, DBM):
             raise PoeError(f"expected an experts.DBM, got {type(dbm).__name__}")
-        if num_steps < 1:
-            raise PoeError(f"expected at least one step, got {num_steps}")
         self.dbm = dbm
-        self.num_steps = num_steps
+        self.num_steps = whole("num_steps", num_steps)
         self.space = dbm.visible_space
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.parameters import ArrayLike, keep, positive, real
-from poe import Expert, ImproperError, PoeError, Real, ShapeError
+from poe import DtypeError, Expert, ImproperError, PoeError, Real, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
@@ -317,6 +317,11 @@ def _symmetric(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
         )
     if tensor.is_meta:
         return tensor
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise DtypeError(
+            f"{name} must be of torch.float32 or torch.float64, got {tensor.dtype}, in which torch "
+            "has no Cholesky factors: use .float()"
+        )
     largest = tensor.detach().abs().max().item() if d else 0.0
     if not torch.allclose(tensor, tensor.mT, rtol=1e-4, atol=1e-6 * largest):
         raise _not_definite(name, tensor)

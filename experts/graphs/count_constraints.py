@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.parameters import real
+from experts.parameters import real, whole
 from poe import Binary, Expert, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
@@ -147,7 +147,7 @@ def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
         >>> at_most(2, 5)
         Constraint(Binary(5), ones: 0 ... 2)
     """
-    return _between(0, k, shape)
+    return _between(0, whole("k", k, None), shape)
 
 
 def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
@@ -167,7 +167,7 @@ def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
         >>> at_least(4, 5).log_prob(torch.ones(1, 5)).exp()
         tensor([0.1667])
     """
-    return _between(k, Binary(shape).event_shape.numel(), shape)
+    return _between(whole("k", k, None), Binary(shape).event_shape.numel(), shape)
 
 
 def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
@@ -187,7 +187,7 @@ def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
         >>> exactly(1, 3).sample(2, generator=torch.Generator().manual_seed(0)).sum(1)
         tensor([1., 1.])
     """
-    return _between(k, k, shape)
+    return _between(whole("k", k, None), k, shape)
 
 
 def parity(shape: int | tuple[int, ...], *, odd: bool = False) -> Constraint:

@@ -16,7 +16,7 @@ from experts.graphs.variable_elimination import (
     eliminate,
     elimination_order,
 )
-from experts.parameters import ArrayLike, keep, log_values
+from experts.parameters import ArrayLike, indices, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
 from poe.core.randomness import resolve
 from poe.core.space import Binary
@@ -139,7 +139,7 @@ class FactorGraph(Expert):
         expert = cls.__new__(cls)
         Expert.__init__(expert)
         expert._assemble(
-            space, [(torch.as_tensor(scopes), log_values("values", v)) for scopes, v in tables]
+            space, [(indices("scopes", scopes), log_values("values", v)) for scopes, v in tables]
         )
         return expert
 

@@ -46,7 +46,9 @@ class FieldOfExperts(Expert):
         self.space = Real(tuple(shape))
         keep(self, "logits", real("logits", logits))
         keep(self, "scales", positive("scales", scales))
-        expected = (len(filters), len(self.scales))
+        if self.scales.ndim != 1:
+            raise ShapeError(f"expected scales of shape (s,), got {tuple(self.scales.shape)}")
+        expected = (len(self.bank.filters), len(self.scales))
         if self.logits.shape != expected:
             raise ShapeError(
                 f"expected logits of shape {expected}, one for each filter and scale, got "

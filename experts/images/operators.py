@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, keep, real
+from experts.parameters import ArrayLike, keep, pair, real, sizes, whole
 from poe import PoeError, Real, ShapeError
 from poe.io import register
 
@@ -50,7 +50,7 @@ class Identity(LinearOperator):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.in_shape = self.out_shape = torch.Size(shape)
+        self.in_shape = self.out_shape = torch.Size(sizes("shape", shape, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -108,6 +108,8 @@ class Window(LinearOperator):
         self, shape: tuple[int, int], part: tuple[int, int], corner: tuple[int, int]
     ) -> None:
         super().__init__()
+        shape, part = pair("shape", shape), pair("part", part)
+        corner = pair("corner", corner, None)
         margins = [s - p - c for s, p, c in zip(shape, part, corner, strict=True)]
         if min(margins) < 0 or min(corner) < 0:
             raise ShapeError(
@@ -149,7 +151,7 @@ class FilterBank(LinearOperator):
         self, filters: ArrayLike, shape: tuple[int, int], stride: int | tuple[int, int] = 1
     ) -> None:
         super().__init__()
-        filters = real("filters", filters)
+        filters, shape = real("filters", filters), pair("shape", shape)
         if filters.ndim != 3 or any(f > s for f, s in zip(filters.shape[1:], shape, strict=True)):
             raise ShapeError(
                 f"expected filters of shape (k, a, b) no larger than the picture {tuple(shape)}, "
@@ -197,7 +199,7 @@ class Blur(LinearOperator):
         super().__init__()
         if boundary not in BOUNDARIES:
             raise PoeError(f"expected a boundary of {', '.join(BOUNDARIES)}, got {boundary!r}")
-        kernel = real("kernel", kernel)
+        kernel, shape = real("kernel", kernel), pair("shape", shape)
         sides = tuple(kernel.shape)
         if len(sides) != 2 or any(k % 2 == 0 or k > s for k, s in zip(sides, shape, strict=True)):
             raise ShapeError(
@@ -244,6 +246,7 @@ class BlockMean(LinearOperator):
 
     def __init__(self, shape: tuple[int, int], size: int) -> None:
         super().__init__()
+        size, shape = whole("size", size, 0), pair("shape", shape)
         if size < 1 or any(side % size for side in shape):
             raise ShapeError(
                 f"expected a size that divides both sides of {tuple(shape)}, got {size}: crop it"

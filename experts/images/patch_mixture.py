@@ -58,7 +58,9 @@ class PatchMixture(Expert):
         self.space = Real(tuple(shape))
         keep(self, "logits", real("logits", logits))
         keep(self, "scale_trils", real("scale_trils", scale_trils))
-        count, size = len(self.logits), len(filters)
+        if self.logits.ndim != 1:
+            raise ShapeError(f"expected logits of shape (k,), got {tuple(self.logits.shape)}")
+        count, size = len(self.logits), len(self.bank.filters)
         if self.scale_trils.shape != (count, size, size):
             raise ShapeError(
                 f"expected scale_trils of shape {(count, size, size)}, one for each of {count} "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.parameters import whole
 from poe import Sequence, ShapeError
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive, as_values
@@ -91,6 +92,8 @@ class CausalTransformer(Autoregressive):
         num_layers: int = 2,
     ) -> None:
         super().__init__()
+        width, num_heads = whole("width", width, 0), whole("num_heads", num_heads, 0)
+        num_layers = whole("num_layers", num_layers, 0)
         if num_heads < 1 or width < 1 or width % num_heads or num_layers < 1:
             raise ShapeError(
                 f"expected a width that is a multiple of num_heads >= 1, and num_layers >= 1, got "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.parameters import sizes
 from poe import Binary, ShapeError
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive
@@ -60,7 +61,7 @@ class MADE(Autoregressive):
     def __init__(self, shape: int | tuple[int, ...], hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         self.space = Binary(shape)
-        self.hidden = tuple(hidden)
+        self.hidden = sizes("hidden", hidden, 0)
         n = self.space.event_shape.numel()
         if n == 0 or any(size < 1 for size in self.hidden):
             raise ShapeError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experts.neural.made import both
+from experts.parameters import whole
 from poe import Binary, ShapeError
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive
@@ -43,6 +44,7 @@ class NADE(Autoregressive):
         super().__init__()
         self.space = Binary(shape)
         n = self.space.event_shape.numel()
+        hidden = whole("hidden", hidden, 0)
         if n == 0 or hidden < 1:
             raise ShapeError(
                 f"expected at least one element and one hidden unit, got shape {shape} and "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import poe.io.tree
 from experts.neural.spectral_norm import hold, normalize_spectrally
+from experts.parameters import number, positive, sizes
 
 
 class MultilayerPerceptron(nn.Module):
@@ -42,8 +43,9 @@ class MultilayerPerceptron(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.shape, self.hidden = tuple(shape), tuple(hidden)
-        self.spread, self.spectral_norm = spread, spectral_norm
+        self.shape, self.hidden = sizes("shape", shape), sizes("hidden", hidden)
+        self.spread = None if spread is None else number("spread", spread, positive)
+        self.spectral_norm = spectral_norm
         widths = (math.prod(self.shape), *self.hidden)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):

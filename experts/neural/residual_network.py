@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import poe.io.tree
 from experts.neural.perceptron import reference
 from experts.neural.spectral_norm import hold, normalize_spectrally
+from experts.parameters import number, positive, sizes, whole
 from poe.core.errors import ShapeError
 
 
@@ -61,8 +62,10 @@ class ResidualNetwork(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.shape, self.channels = require_halvable(shape, len(channels)), tuple(channels)
-        self.blocks, self.spread, self.spectral_norm = blocks, spread, spectral_norm
+        self.channels = sizes("channels", channels)
+        self.shape, self.blocks = require_halvable(shape, len(channels)), whole("blocks", blocks, 0)
+        self.spread = None if spread is None else number("spread", spread, positive)
+        self.spectral_norm = spectral_norm
         colours, height, width = self.shape if len(self.shape) == 3 else (1, *self.shape)
         stages: list[nn.Module] = []
         for before, after in itertools.pairwise((colours, *self.channels)):
@@ -90,6 +93,7 @@ class ResidualNetwork(nn.Module):
 
 def require_halvable(shape: Sequence[int], times: int) -> tuple[int, ...]:
     """The shape itself, if it is that of an image whose sides can be halved so often."""
+    shape = sizes("shape", shape)
     if len(shape) not in (2, 3) or any(side % 2**times for side in shape[-2:]):
         raise ShapeError(
             f"expected images (height, width) or (colours, height, width) with sides divisible by "

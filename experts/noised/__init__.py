@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experts.noised.conditional import ANY, DensityRatio, NoisyConditional
 from experts.noised.embedding import NoiseEmbedding
+from experts.noised.image_flow import ImageFlow
 from experts.noised.ladder import at_noise_level, noise_ladder
 from experts.noised.noisy_energy import NoisyEnergy
 from experts.noised.pixel_mixture import PixelMixture
@@ -14,6 +15,7 @@ __all__ = [
     "ANY",
     "DensityRatio",
     "FeatureShift",
+    "ImageFlow",
     "NoiseEmbedding",
     "NoisyConditional",
     "NoisyEnergy",

@@ -15,6 +15,7 @@ from experts.neural.perceptron import reference
 from experts.neural.residual_network import require_halvable
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.embedding import LabelAndNoise
+from experts.parameters import number, positive, sizes
 
 
 class ModulatedBlock(nn.Module):
@@ -62,6 +63,7 @@ class NoisyEnergy(NoisyConditional):
         channels: Sequence[int] = (32, 64),
         spread: float = 1.0,
     ) -> None:
+        channels, spread = sizes("channels", channels), number("spread", spread, positive)
         height, width = require_halvable(shape, len(channels))
         super().__init__(poe.Real((height, width)), labels, noise_level)
         self.embed = LabelAndNoise(len(labels), 64)
@@ -74,7 +76,7 @@ class NoisyEnergy(NoisyConditional):
         places = (height * width) >> 2 * len(channels)
         self.last = nn.Linear(widths[-1] * places, 1)
         self.spread = spread
-        self.settings = {"channels": tuple(channels), "spread": spread}
+        self.settings = {"channels": channels, "spread": spread}
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
         total = (self.spread**2 + noise_level**2).sqrt()

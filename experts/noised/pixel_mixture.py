@@ -14,6 +14,7 @@ import poe
 import poe.io.tree
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.pixel_cnn import PixelCNN
+from experts.parameters import whole
 from poe.core.randomness import resolve
 
 
@@ -50,6 +51,8 @@ class PixelMixture(NoisyConditional):
         components: int = 5,
     ) -> None:
         super().__init__(poe.Real(shape), labels, noise_level)
+        channels, components = whole("channels", channels), whole("components", components)
+        blocks = whole("blocks", blocks, 0)
         self.net = PixelCNN(len(labels), channels, blocks, components)
         self.settings = {"channels": channels, "blocks": blocks, "components": components}
 

@@ -12,6 +12,7 @@ import poe
 import poe.io.tree
 from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
 from experts.noised.embedding import NoiseEmbedding, with_border
+from experts.parameters import number, positive, sizes, whole
 
 
 class FeatureShift(nn.Module):
@@ -118,7 +119,8 @@ class ReconstructionEnergy(NoisyConditional):
         channels: int = 24,
         spread: float = 0.3,
     ) -> None:
-        if any(side % 4 for side in shape):
+        channels, spread = whole("channels", channels), number("spread", spread, positive)
+        if any(side % 4 for side in sizes("shape", shape)):
             raise poe.ShapeError(
                 f"expected sides divisible by 4, got {tuple(shape)}: pad the images"
             )

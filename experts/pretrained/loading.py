@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import poe
-from experts.flow import ImageFlow
 from experts.noised.conditional import NoisyConditional
+from experts.noised.image_flow import ImageFlow
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
 from poe.io import read

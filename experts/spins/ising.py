@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experts.boltzmann.last_call_cache import Latest
 from experts.families.discrete import Bernoulli
-from experts.parameters import ArrayLike, aligned, filled, keep
+from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from experts.spins.transfer_matrix import Order, best_order, log_sum_over_spins, sample_spins
 from poe import Binary, Expert, PoeError, ShapeError
@@ -120,7 +120,7 @@ class Ising(Expert):
         """
         model = cls.__new__(cls)
         Expert.__init__(model)
-        model._assemble(torch.as_tensor(edges), couplings, fields, Binary(shape).event_shape)
+        model._assemble(indices("edges", edges), couplings, fields, Binary(shape).event_shape)
         return model
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from experts.parameters import sizes
 from poe import PoeError, ShapeError, Space
 
 
@@ -31,6 +32,7 @@ def grid_graph(
         tensor([[0, 1, 0, 2],
                 [2, 3, 1, 3]])
     """
+    shape = sizes("shape", shape)  # type: ignore[assignment]
     if len(shape) != 2:
         raise ShapeError(
             f"expected a grid of (rows, cols), got {shape}: for other lattices use "

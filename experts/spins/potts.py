@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, aligned, filled, keep
+from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from poe import Categorical as CategoricalSpace
 from poe import Expert
@@ -64,7 +64,7 @@ class Potts(Expert):
     ) -> None:
         super().__init__()
         self.space = CategoricalSpace(shape, num_labels)
-        edges = torch.as_tensor(edges)
+        edges = indices("edges", edges)
         check_edges(edges, self.space)
         couplings, fields = aligned(couplings=couplings, fields=fields)
         labels = torch.Size((num_labels,))

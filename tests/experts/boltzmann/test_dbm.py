@@ -329,9 +329,9 @@ def test_bad_calls_are_refused() -> None:
         expert(torch.zeros(2, 3, dtype=torch.float64))
     with pytest.raises(poe.ShapeError, match=r"expected x of shape \(\*batch, 3\)"):
         mean_field(expert, torch.zeros(2, 5, dtype=torch.float64))
-    with pytest.raises(poe.PoeError, match="at least one step, got 0"):
+    with pytest.raises(poe.PoeError, match="num_steps must be a whole number >= 1, got 0"):
         mean_field(expert, bits(3), 0)
-    with pytest.raises(poe.PoeError, match="at least one step, got 0"):
+    with pytest.raises(poe.PoeError, match="num_steps must be a whole number >= 1, got 0"):
         VisibleDBM(expert, 0)
     with pytest.raises(poe.PoeError, match=r"expected an experts.DBM, got RBM"):
         VisibleDBM(expert.as_rbm())  # type: ignore[arg-type]

@@ -1,0 +1,208 @@
+"""nflows' flows: an expert, or given a context a conditional."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import poe
+from experts.adapters.context import require_floats
+from poe.core.randomness import borrowed, resolve
+from poe.density.conditional import one_for_each
+from poe.tuning.deterministic import require_settled
+
+try:
+    from nflows.distributions import (
+        ConditionalDiagonalNormal,
+        ConditionalIndependentBernoulli,
+        DiagonalNormal,
+        Distribution,
+        StandardNormal,
+    )
+    from nflows.flows import Flow as NFlow
+    from nflows.transforms import ActNorm, BatchNorm, NaiveLinear
+except ImportError as error:
+    raise ImportError(
+        'expected nflows to be installed, got none: pip install "nflows>=0.14"'
+    ) from error
+
+
+class Flow(poe.Expert):
+    r"""Any ``nflows.flows.Flow`` without context, as a normalised expert.
+
+    .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
+
+    Shapes: x ``(*batch, *event)``; ``sample`` is exact. ``poe.as_expert(flow)`` gives the same.
+    nflows 0.14 draws from the global generator and in float32 only; here the draw comes from the
+    generator, in the flow's own dtype, and the global state is left as it was. Raises
+    ``poe.AdaptationError`` for a flow that needs a context (``ContextFlow`` takes it), whose base
+    density has no shape or is discrete, that holds a ``NaiveLinear`` (its inverse calls a function
+    that torch no longer has), or that is in training mode with dropout or batch normalisation.
+
+    >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
+    >>> made = MaskedAffineAutoregressiveTransform(features=2, hidden_features=8)
+    >>> expert = Flow(NFlow(made, StandardNormal([2])))
+    >>> expert.log_prob(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    >>> expert.sample(4, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 2])
+    """
+
+    def __init__(self, nflows_flow: NFlow) -> None:
+        super().__init__()
+        if not isinstance(nflows_flow, NFlow):
+            raise poe.AdaptationError(
+                f"expected an nflows.flows.Flow, got {type(nflows_flow).__name__}"
+            )
+        if has_context(nflows_flow):
+            raise poe.AdaptationError(
+                "expected a flow without context, got one that is a density only given its "
+                "context: poe.as_expert(flow) is a poe.Conditional, bind it with given(context)"
+            )
+        require_usable(nflows_flow)
+        self.flow = nflows_flow
+        self.space = poe.Real(base_shape(nflows_flow))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = self.space.batch_shape(x)
+        value: Tensor = self.flow.log_prob(x.reshape(-1, *self.space.event_shape))
+        return value.reshape(batch)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), the same as the log-density: ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws: ``(num_samples, *event)``."""
+        like = own_tensor(self.flow)
+        generator = resolve(generator, like.device)
+        noise = base_sample(self.flow._distribution, num_samples, like, generator)
+        return self.flow._transform.inverse(noise)[0]
+
+
+def base_shape(flow: NFlow) -> torch.Size:
+    """Event shape of a flow's base density."""
+    base = flow._distribution
+    shape = getattr(base, "_shape", None)
+    if shape is None:
+        raise poe.AdaptationError(
+            f"expected a flow whose base density has a shape, got {type(base).__name__}: "
+            "use nflows.distributions.StandardNormal, or wrap it with poe.FromLogDensity"
+        )
+    return torch.Size(shape)
+
+
+def require_usable(flow: NFlow) -> None:
+    """Refuse a flow that cannot be inverted, is no density, or is none yet."""
+    if any(isinstance(module, NaiveLinear) for module in flow.modules()):
+        raise poe.AdaptationError(
+            "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
+            "calls torch.solve, which is gone: use nflows.transforms.LULinear instead"
+        )
+    if isinstance(flow._distribution, ConditionalIndependentBernoulli):
+        raise poe.AdaptationError(
+            "expected a flow whose base is a density on the reals, got the discrete "
+            "ConditionalIndependentBernoulli: use nflows.distributions.ConditionalDiagonalNormal"
+        )
+    require_settled(flow, BatchNorm, ActNorm)
+
+
+def has_context(flow: NFlow) -> bool:
+    """Whether a flow is a density only given its context."""
+    conditional = (ConditionalDiagonalNormal, ConditionalIndependentBernoulli)
+    return not isinstance(flow._embedding_net, nn.Identity) or any(
+        # The networks of nflows keep a layer of this name where they were made with a context.
+        isinstance(module, conditional) or hasattr(module, "context_layer")
+        for module in flow.modules()
+    )
+
+
+def own_tensor(flow: NFlow) -> Tensor:
+    """A tensor with the dtype and device of a flow; of the base only parameters tell the dtype."""
+    tensors = (*flow.parameters(), *flow._transform.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+
+
+def base_sample(
+    base: Distribution, num_samples: int, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draws of a base density, ``(num_samples, *event)``, with the dtype and device of ``like``."""
+    if isinstance(base, StandardNormal | DiagonalNormal):
+        size = (num_samples, *base._shape)
+        noise = torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+        # nflows has no sampler for its DiagonalNormal.
+        is_standard = isinstance(base, StandardNormal)
+        return noise if is_standard else base.mean_ + base.log_std_.exp() * noise
+    with borrowed(generator):  # any other base knows only the global generator
+        draws: Tensor = base.sample(num_samples)
+    return draws.to(like)
+
+
+class ContextFlow(poe.Conditional):
+    r"""An ``nflows.flows.Flow`` with a context y, as a normalised conditional.
+
+    .. math:: \log p(x \mid y) = \log p_0(T(x; y) \mid y) + \log |\det \partial T / \partial x|
+
+    ``given(y)`` binds one context, ``(c,)``, or one for each chain, ``(n, c)``; where contexts are
+    arrays for an embedding net, ``condition_ndim`` says of how many dimensions.
+    ``poe.as_expert(flow)`` gives the same. ``sample`` is exact, and draws from its generator alone.
+    Raises ``poe.AdaptationError`` as ``Flow`` does, ``poe.DtypeError`` for contexts of integers.
+
+    >>> from nflows.distributions import StandardNormal
+    >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
+    >>> made = MaskedAffineAutoregressiveTransform(2, 8, context_features=3)
+    >>> expert = ContextFlow(NFlow(made, StandardNormal([2]))).given(torch.ones(3))
+    >>> expert.log_prob(torch.zeros(5, 2)).shape
+    torch.Size([5])
+    """
+
+    is_normalized = True
+
+    def __init__(self, nflows_flow: NFlow, *, condition_ndim: int = 1) -> None:
+        super().__init__()
+        require_usable(nflows_flow)
+        self.flow = nflows_flow
+        self.condition_ndim = condition_ndim
+        self.space = poe.Real(base_shape(nflows_flow))
+
+    def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        batch = self.space.batch_shape(x)
+        rows = x.reshape(-1, *self.space.event_shape)
+        value: Tensor = self.flow.log_prob(rows, context=self._contexts(condition, len(rows)))
+        return value.reshape(batch)
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Exact draws, ``(num_samples, *event)``: the base's, through the inverse of T."""
+        like = own_tensor(self.flow)
+        generator = resolve(generator, like.device)
+        context = self.flow._embedding_net(self._contexts(condition, num_samples))
+        noise = _base_sample(self.flow, context, num_samples, like, generator)
+        return self.flow._transform.inverse(noise, context=context)[0]
+
+    def _contexts(self, condition: Tensor, count: int) -> Tensor:
+        return one_for_each(require_floats(condition), count, self.condition_ndim)
+
+
+def _base_sample(
+    flow: NFlow, context: Tensor, count: int, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draws of the base, one for each context ``(n, *)``, with the dtype and device of ``like``."""
+    base = flow._distribution
+    if isinstance(base, StandardNormal | DiagonalNormal):
+        return base_sample(base, count, like, generator)
+    if isinstance(base, ConditionalDiagonalNormal):
+        mean, log_std = base._compute_params(context)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + log_std.exp() * noise
+    with borrowed(generator):  # any other base knows only the global generator
+        draws: Tensor = base.sample(1, context=context)
+    return draws[:, 0].to(like)
+
+
+@poe.as_expert.register
+def _(flow: NFlow) -> Flow | ContextFlow:
+    return ContextFlow(flow) if has_context(flow) else Flow(flow)
