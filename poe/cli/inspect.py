@@ -109,11 +109,8 @@ def sampler_of(product: Product, seed: int) -> Sampler:
 
     from poe.core.errors import PoeError
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-    from poe.density.coordinates import Coordinates
-    from poe.density.wrappers import merged
     from poe.samplers.questions import guarantee
-    from poe.tuning.choice import choose
-    from poe.tuning.start import start
+    from poe.tuning.prepared import number_of_chains, prepared
 
     try:
         check_proper(product)
@@ -121,15 +118,15 @@ def sampler_of(product: Product, seed: int) -> Sampler:
         if can_sample_exactly(simple):
             why = f"{type(simple).__name__} can be sampled exactly"
             return Sampler("independent draws", why, "exact")
-        target, coordinates = merged(product), Coordinates(product.space)
         generator = torch.Generator().manual_seed(seed)
-        x, where = start(target, TRIED_CHAINS, None, coordinates, generator)
-        choice = choose(target, coordinates.pull(target), coordinates.to_u(x))
+        chains = number_of_chains(product, TRIED_CHAINS, None, None)
+        begin = prepared(product, chains, generator=generator)
     except PoeError as error:
         return Sampler("none", str(error), None)
-    inner = getattr(choice.kernel, "kernel", None)
-    name = type(choice.kernel).__name__ + (f"({type(inner).__name__})" if inner else "")
-    return Sampler(name, f"{choice.why}; started at {where}", guarantee(choice.kernel))
+    kernel, why = begin.choice
+    inner = getattr(kernel, "kernel", None)
+    name = type(kernel).__name__ + (f"({type(inner).__name__})" if inner else "")
+    return Sampler(name, f"{why}; started at {begin.started_at}", guarantee(kernel))
 
 
 def as_facts(composition: Composition, product: Product, sampler: Sampler) -> dict[str, Any]:

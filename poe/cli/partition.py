@@ -52,6 +52,7 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     import poe
     from poe.cli.composition import read
     from poe.cli.settings import classes, named
+    from poe.core.doubt import as_facts
     from poe.normalizers.choose import find_log_partition
 
     product = read(options.composition).product()
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     found = find_log_partition(product, method, None, generator, not options.quiet)
     if options.json:
         seconds = time.perf_counter() - began
-        print_json(found._asdict() | {"is_trusted": found.is_trusted, "seconds": seconds})
+        told = {"doubts": as_facts(found.doubts), "remarks": found.remarks}
+        print_json({**found._asdict(), **told, "is_trusted": found.is_trusted, "seconds": seconds})
     else:
         print(as_text(found))
     return ExitCode.OK if found.is_trusted else ExitCode.DOUBTFUL

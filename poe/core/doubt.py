@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poe.core.errors import TrustWarning
 
@@ -70,6 +70,24 @@ class Doubt(NamedTuple):
 
     def __str__(self) -> str:
         return self.text
+
+
+def as_facts(doubts: Iterable[Doubt]) -> list[dict[str, Any]]:
+    """As JSON can hold them: a kind by its name, which lasts."""
+    return [doubt._asdict() | {"kind": doubt.kind.name} for doubt in doubts]
+
+
+def from_facts(facts: Iterable[dict[str, Any]]) -> tuple[Doubt, ...]:
+    """Doubts that `as_facts` wrote; a kind of a later version is `Kind.OTHER`.
+
+    >>> doubt = Doubt(Kind.STUCK, "chain 1 never moved", (1,))
+    >>> from_facts(as_facts([doubt])) == (doubt,)
+    True
+    """
+    return tuple(
+        Doubt(Kind.__members__.get(d["kind"], Kind.OTHER), d["text"], tuple(d["chains"]))
+        for d in facts
+    )
 
 
 def texts(doubts: Iterable[Doubt]) -> tuple[str, ...]:

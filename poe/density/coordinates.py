@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
+from poe.core.errors import ShapeError
 from poe.core.space import Real, Space
 from poe.density.capabilities import (
     check_proper,
@@ -148,3 +149,14 @@ keeps_default(
     label_pairs,
     log_density_of_one_hot,
 )
+
+
+def require_chains(space: Space, x: Tensor, name: str) -> None:
+    """Refuse positions that are not ``(chains, *event)``. Raises ShapeError."""
+    batch = space.batch_shape(x)
+    if len(batch) != 1:
+        event = tuple(space.event_shape)
+        raise ShapeError(
+            f"expected {name} of shape (chains, *event) with event shape {event}, got "
+            f"{tuple(x.shape)}: one batch dimension, the chains; reshape it to (-1, *event)"
+        )

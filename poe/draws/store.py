@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from poe.core.doubt import Doubt, Kind
+from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import packed, read, write_bytes
 from poe.density.normalized import LogPartition
@@ -91,12 +91,12 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     values = {field.name: getattr(draws, field.name) for field in fields(draws)}
     found: LogPartition | None = values.pop("log_partition")
     facts, tensors = _parted(values)
-    facts["doubts"] = _as_facts(draws.doubts)
+    facts["doubts"] = as_facts(draws.doubts)
     facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
     facts["log_partition"] = None
     if found is not None:
         facts["log_partition"], numbers = _parted(found._asdict())
-        facts["log_partition"]["doubts"] = _as_facts(found.doubts)
+        facts["log_partition"]["doubts"] = as_facts(found.doubts)
         tensors |= {f"log_partition.{name}": number for name, number in numbers.items()}
     return packed({"format": FORMAT, "draws": facts, "about": dict(about or {})}, tensors)
 
@@ -135,21 +135,10 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
     return Draws(**(known | tensors))
 
 
-def _as_facts(doubts: tuple[Doubt, ...]) -> list[dict[str, Any]]:
-    """As JSON can hold them: a kind by its name, which lasts."""
-    return [doubt._asdict() | {"kind": doubt.kind.name} for doubt in doubts]
-
-
 def _doubts(facts: dict[str, Any]) -> tuple[Doubt, ...]:
     """Taken out of ``facts``; files of before there were kinds have remarks, which are words."""
     words = [Doubt(Kind.OTHER, text) for text in facts.pop("remarks", ())]
-    told = facts.pop("doubts", ())
-    return (*words, *(Doubt(_kind(d["kind"]), d["text"], tuple(d["chains"])) for d in told))
-
-
-def _kind(name: str) -> Kind:
-    """That of the name; `Kind.OTHER` for one of a later version."""
-    return Kind.__members__.get(name, Kind.OTHER)
+    return (*words, *from_facts(facts.pop("doubts", ())))
 
 
 def _parted(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -28,8 +28,7 @@ from poe.exponents.log_score import log_score_loss
 from poe.normalizers.levels import schedule
 from poe.particles.islands import Particles
 from poe.structure.proper import is_proper
-from poe.tuning.choice import choose_for_particles
-from poe.tuning.start import broad_start, device_of, dtype_of
+from poe.tuning.prepared import prepared_particles
 
 MAX_STEPS = 100
 MAX_HALVINGS = 60
@@ -103,11 +102,10 @@ class _Learner:
     def __init__(self, product: Product, num_particles: int, generator: torch.Generator) -> None:
         self.product = product
         self.weights = torch.ones(len(product.names), dtype=torch.float64)
-        like = torch.empty(0, dtype=dtype_of(product), device=device_of(product, None))
-        _, start = broad_start(product, like)
+        remedy = "fit the exponents for one condition at a time"
+        begin, start = prepared_particles(product, None, remedy=remedy, generator=generator)
         self.run = Particles(product, start, schedule(num_particles), generator)
-        density = self.run.coordinates.pull(product)
-        self.kernel = choose_for_particles(product, density, self.run.position).kernel
+        self.kernel = begin.choice.kernel
         self.run.follow(start, product, self.kernel, _no_report)
 
     def climb(self, mean: Tensor, bar: tqdm) -> _Moments:

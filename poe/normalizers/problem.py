@@ -7,13 +7,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError
-from poe.density.capabilities import in_tractable_parts, is_normalized
-from poe.density.closed_forms import require_source
-from poe.density.coordinates import Coordinates
-from poe.density.expert import Expert, Mixture, shared_space
+from poe.density.capabilities import is_normalized
+from poe.density.expert import Expert, Mixture
 from poe.density.normalized import LogPartition
-from poe.density.wrappers import without_constant
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, schedule, walk
@@ -22,7 +18,7 @@ from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.path import geometric_path
-from poe.tuning.choice import is_batch
+from poe.tuning.prepared import prepared_particles
 from poe.tuning.start import broad_start, device_of, dtype_of
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
@@ -93,20 +89,9 @@ def pose(
     target: Expert, start: Expert | None, generator: torch.Generator, report: Report
 ) -> Problem:
     """Send scouts to the target; without a start, begin at what fits them, or where they did."""
-    if is_batch(target):
-        raise PoeError(
-            "expected one density, got a batch of them (a condition for each chain): ask for log Z "
-            "once for each condition"
-        )
-    if start is not None:
-        require_source(start)
-        shared_space(("start", "target"), [start, target], "path")
-    log_constant = 0.0
-    if start is None:
-        target, log_constant = without_constant(target)
-        target = in_tractable_parts(target)
-    coordinates = Coordinates(target.space)
-    target = coordinates.pull(target)
+    remedy = "ask for log Z once for each condition"
+    posed, _ = prepared_particles(target, start, remedy=remedy, generator=generator)
+    target, coordinates = posed.density, posed.coordinates
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
     name, broad = broad_start(target, like)
     scouts, summits = _scouted(target, broad, generator, report)
@@ -119,7 +104,7 @@ def pose(
     else:
         begin, where = coordinates.pull(start), type(start).__name__
     tilts = tilts_at(begin, target, scouts.position)
-    return Problem(target, begin, where, scouts, tilts, summits, nearer, log_constant)
+    return Problem(target, begin, where, scouts, tilts, summits, nearer, posed.log_constant)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,12 @@ from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
-from poe.particles.mutation import Tally, move_chains
+from poe.particles.mutation import (
+    Tally,
+    kernel_at_scale,
+    learn_scale,
+    move_chains,
+)
 from poe.particles.resampling import num_strips, snake_order, systematic_resample
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
@@ -82,6 +87,11 @@ class Particles:
 
         Raises PoeError for a kernel that cannot begin anew at each level.
         """
+        for temperature, acceptance in self.levels(start, end, kernel):
+            report(temperature, acceptance)
+
+    def levels(self, start: Expert, end: Expert, kernel: Kernel) -> Iterator[tuple[float, float]]:
+        """The same, level by level, as it is asked for: temperature and acceptance rate of each."""
         if not can_restart(kernel):
             raise PoeError(
                 "expected a local kernel, which can begin anew at each level, got "
@@ -101,7 +111,7 @@ class Particles:
             self.log_z += torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])
             temperature = following
             parts = self._move(path, temperature, parts, log_weights, kernel)
-            report(temperature, torch.stack(self.tally.acceptance).mean().item())
+            yield temperature, torch.stack(self.tally.acceptance).mean().item()
         self.passed.append(Passed(1.0, self._tilt(path, parts), self.kernel))
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
@@ -144,18 +154,23 @@ class Particles:
         if Setting.AFFINE in missing(kernel):
             affine = self._fitted(path, temperature, parts, log_weights)
             kernel = filled(kernel, Learned(affine=affine))
-        self.tally.start_level()
+        level, tally, generator = Level(path, temperature), self.tally, self.generator
+        if Setting.SCALE in missing(kernel):
+            self.scale = learn_scale(
+                level, kernel, chosen, self.scale, tally=tally, generator=generator
+            )
+            kernel = kernel_at_scale(kernel, self.scale)
+        tally.start_level()
         moved = move_chains(
-            Level(path, temperature),
+            level,
             kernel,
             chosen,
-            self.scale,
             num_moves=self.schedule.num_moves,
             max_thinning=self.schedule.max_thinning,
-            tally=self.tally,
-            generator=self.generator,
+            tally=tally,
+            generator=generator,
         )
-        self.kernel, self.scale = moved.kernel, moved.scale
+        self.kernel = moved.kernel
         return moved.parts
 
     def _resample(self, parts: Parts, log_weights: Tensor) -> Tensor:

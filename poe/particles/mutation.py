@@ -1,4 +1,4 @@
-"""The moves of one level of sequential Monte Carlo: adapted, and gone on with until they mix."""
+"""The moves of one level of sequential Monte Carlo: some to learn from, others to keep."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from poe.samplers.kernel import Info, Kernel
 from poe.samplers.path import Level, Parts, stack_parts
 from poe.samplers.questions import (
     Learned,
-    Setting,
     filled,
     log_odds_per_step,
     max_scale,
-    missing,
     target_acceptance,
 )
 
 MAX_TRIALS = 30
-"""So many steps of a level may be spent on finding a step size that moves the chains at all."""
+"""So many steps of a level may be spent on finding its step size."""
+CLOSE = 0.15
+"""An acceptance rate so near to the one that is wanted needs no further search."""
 PLATEAU = 1.5
 """Chains have mixed where twice the steps took them less than this much further."""
 
@@ -58,96 +58,136 @@ class Tally:
         self.num_steps += 1
 
 
-class Moved(NamedTuple):
-    """Every kept position, chain by chain; the kernel as it was used last, and its scale."""
+class Mutated(NamedTuple):
+    """Every kept position, chain by chain; and the kernel, with nothing left out."""
 
     parts: Parts
     kernel: Kernel
-    scale: float
+
+
+def learn_scale(
+    level: Level,
+    kernel: Kernel,
+    parts: Parts,
+    scale: float | None,
+    *,
+    tally: Tally,
+    generator: torch.Generator,
+) -> float:
+    """The scale at which the kernel accepts as often as it should at this level.
+
+    It begins at ``scale``, that of the level before, and follows the acceptance a, pooled over all
+    chains, log h ← log h + a − a*, until a is close to a*, or the scale stays the largest there is.
+    All of these moves are thrown away.
+    """
+    wanted, largest = target_acceptance(kernel), max_scale(kernel)
+    if scale is None:
+        scale = largest if math.isfinite(largest) else 1.0
+    state = kernel_at_scale(kernel, scale).init(level.known(parts), parts.position)
+    num_steps, is_found = 0, False
+    while not is_found and num_steps < MAX_TRIALS:
+        tuned, before = kernel_at_scale(kernel, scale), scale
+        state, info = tuned.step(level, state, generator=generator)
+        acceptance = info.acceptance_probability.mean().item()
+        scale = min(scale * math.exp(acceptance - wanted), largest)
+        is_found = abs(acceptance - wanted) < CLOSE or before == scale == largest
+        num_steps += 1
+    tally.num_steps += num_steps
+    tally.num_evaluations += level.take_count() + _log_odds(kernel, parts, num_steps)
+    return scale
+
+
+def kernel_at_scale(kernel: Kernel, scale: float) -> Kernel:
+    """The kernel with its scale, where that was left out."""
+    return filled(kernel, Learned(scale=scale))
 
 
 def move_chains(
     level: Level,
     kernel: Kernel,
     parts: Parts,
-    scale: float | None,
     *,
     num_moves: int,
     max_thinning: int,
     tally: Tally,
     generator: torch.Generator,
-) -> Moved:
-    """Move the chains at a level and keep ``num_moves`` positions of each, evenly spaced.
+) -> Mutated:
+    """Move the chains by a kernel with nothing left out, and keep ``num_moves`` positions of each.
 
-    A scale left out begins at ``scale``, that of the level before, and follows the acceptance a,
-    pooled over all chains: log h ← log h + a − a*. Steps at less than half of a* only serve to find
-    it. Then chains go on, 2, 4, … ``max_thinning`` steps a move, until the second half of the way
-    takes them no further from where they began.
+    They are evenly spaced, 1, 2, 4, … ``max_thinning`` steps apart: as many as it takes the chains
+    of all *other* islands to mix (`others_have_mixed`). So what is kept of an island owes nothing
+    to where its own chains went, and its weights stay unbiased.
     """
-    began, steps, thinning = parts.position, 0, 1
-    state = kernel.init(level.known(parts), parts.position)
+    began, num_islands = parts.position, tally.num_islands
+    state = kernel.init(level.known(parts), began)
     moved: list[Parts] = []
-    adaptation = _Adaptation(kernel, scale)
+    thinning = torch.full((num_islands,), max_thinning, device=began.device)
+    is_settled, every = torch.zeros_like(thinning, dtype=torch.bool), 1
     while True:
-        while len(moved) < num_moves * thinning:
-            state, info = adaptation.kernel.step(level, state, generator=generator)
+        while len(moved) < num_moves * every:
+            state, info = kernel.step(level, state, generator=generator)
             parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
             tally.count(info)
-            steps += 1
-            if adaptation.accepts(info) or steps > len(moved) + MAX_TRIALS:
-                moved.append(parts)
-        if thinning * 2 > max_thinning or has_mixed(began, [part.position for part in moved]):
+            moved.append(parts)
+        near, far = moved[len(moved) // 2 - 1].position, moved[-1].position
+        has_mixed = others_have_mixed(began, near, far, num_islands)
+        is_last = 2 * every > max_thinning or len(moved) < 2
+        thinning = torch.where(~is_settled & (has_mixed | is_last), every, thinning)
+        is_settled |= has_mixed | is_last
+        if bool(is_settled.all()):
             break
-        thinning *= 2
-    tally.num_evaluations += level.num_evaluations + log_odds_per_step(kernel) * steps * len(began)
-    kept = stack_parts(moved[thinning - 1 :: thinning])
-    return Moved(kept, adaptation.kernel, adaptation.scale)
+        every *= 2
+    tally.num_evaluations += level.take_count() + _log_odds(kernel, parts, len(moved))
+    return Mutated(_thinned(moved, thinning, num_moves), kernel)
 
 
-class _Adaptation:
-    """A kernel whose scale, where it was left out, follows the pooled acceptance."""
-
-    def __init__(self, kernel: Kernel, scale: float | None) -> None:
-        self.is_tuned = Setting.SCALE in missing(kernel)
-        largest = max_scale(kernel)
-        first = largest if math.isfinite(largest) else 1.0
-        self.template, self.scale = kernel, first if scale is None else scale
-
-    @property
-    def kernel(self) -> Kernel:
-        """With its present scale."""
-        return filled(self.template, Learned(scale=self.scale))
-
-    def accepts(self, info: Info) -> bool:
-        """Adapt to a step; whether it moved enough chains to count as one."""
-        if not self.is_tuned:
-            return True
-        acceptance = info.acceptance_probability.mean().item()
-        wanted = target_acceptance(self.template)
-        self.scale = min(self.scale * math.exp(acceptance - wanted), max_scale(self.template))
-        return acceptance >= 0.5 * wanted
+def _log_odds(kernel: Kernel, parts: Parts, num_steps: int) -> int:
+    """The evaluations that some steps of all chains took by asking for log-odds."""
+    return log_odds_per_step(kernel) * num_steps * len(parts.position)
 
 
-def has_mixed(began: Tensor, positions: list[Tensor]) -> bool:
-    """Whether the second half of the way took the chains no further from where they began.
+def _thinned(moved: list[Parts], thinning: Tensor, num_moves: int) -> Parts:
+    """Of each island every so many positions, ``thinning`` of them: ``num_moves`` of each chain."""
+    each = thinning.repeat_interleave(len(moved[0].position) // len(thinning))
+    first, *others = thinning.unique().tolist()
+    kept = []
+    for move in range(1, num_moves + 1):
+        position = moved[move * first - 1]
+        for every in others:
+            position = moved[move * every - 1].where(each == every, position)
+        kept.append(position)
+    return stack_parts(kept)
 
-    With D(n) the mean square distance after n steps, in standard deviations of each component,
-    D(n) / D(n/2) is 2 for chains that diffuse, and 1 + ρ^(n/2) for an autocorrelation of ρ a step:
-    1 where they move about freely in what they can reach, were it only one mode of several.
+
+def others_have_mixed(began: Tensor, near: Tensor, far: Tensor, num_islands: int) -> Tensor:
+    """Of each island, whether the chains of all others went no further in the second half.
+
+    With D(n) the mean square distance from where they began after n steps, in standard deviations
+    of each component, D(n) / D(n/2) is 2 for chains that diffuse, and 1 + ρ^(n/2) for an
+    autocorrelation of ρ a step: 1 where they move about freely in what they can reach, were it only
+    one mode of several.
+
+    Shapes: ``(islands * chains, *event)`` at the start, half-way and now; returns ``(islands,)``.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> walk = torch.randn(8, 500, 1, generator=g).cumsum(0)
-    >>> has_mixed(torch.zeros(500, 1), list(walk)), has_mixed(walk[0], list(walk.diff(dim=0)))
-    (False, True)
+    >>> others_have_mixed(torch.zeros(500, 1), walk[3], walk[7], 2)
+    tensor([False, False])
+    >>> steps = walk.diff(dim=0)
+    >>> others_have_mixed(walk[0], steps[2], steps[6], 2)
+    tensor([True, True])
     """
-    if len(positions) < 2:
-        return False
-    if not began.is_floating_point():
-        began = began.to(torch.get_default_dtype())
-    variance = began.var(0)
-    scale = torch.where(variance > 0, variance, torch.ones_like(variance))
-    near, far = (
-        ((position - began).square() / scale).mean().item()
-        for position in (positions[len(positions) // 2 - 1], positions[-1])
-    )
-    return 0.0 < far <= PLATEAU * near
+    rows = [x.reshape(num_islands, -1, began[0].numel()).double() for x in (began, near, far)]
+    start = rows[0] - rows[0].mean((0, 1))
+    count = (num_islands - 1) * start.shape[1]
+    variance = _of_others(start.square()) / count - (_of_others(start) / count).square()
+    # Rounding of a square root is what a component that does not vary may seem to.
+    scale = torch.where(variance > 1e-12 * _of_others(start.square()) / count, variance, 1.0)
+    near_by, far_off = ((_of_others((x - rows[0]).square()) / scale).sum(1) for x in rows[1:])
+    return (far_off > 0) & (far_off <= PLATEAU * near_by)
+
+
+def _of_others(values: Tensor) -> Tensor:
+    """The sums over all chains of the other islands: ``(islands, n, d) -> (islands, d)``."""
+    own = values.sum(1)
+    return own.sum(0) - own

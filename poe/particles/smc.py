@@ -16,10 +16,8 @@ from tqdm import tqdm
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.capabilities import check_proper
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
-from poe.density.wrappers import without_constant
 from poe.diagnostics.independent_groups import (
     CONFIDENCE,
     log_mean,
@@ -32,9 +30,11 @@ from poe.draws import Draws
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
-from poe.tuning.choice import Choice, choose_for_particles, is_batch
-from poe.tuning.deterministic import require_deterministic
-from poe.tuning.start import broad_start, device_of, dtype_of
+from poe.tuning.choice import Choice
+from poe.tuning.prepared import Prepared, prepared_particles
+from poe.tuning.start import device_of
+
+ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
 
 def smc(
@@ -72,15 +72,16 @@ def smc(
       default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
       coordinates, on a discrete space all states alike; from there modes need not be known, but it
       must reach them.
-    - ``kernel``: its settings are kept; a step size left out is adapted to the kernel's target
-      acceptance, pooled over all chains; an ``affine`` left out of ``Preconditioned`` is
-      fitted to the particles at each level. By default ``Preconditioned(SplitHMC())``,
-      a random walk where the target has no score, and on a discrete space ``Gibbs``, or
-      ``BlockGibbs`` by each level's own conditionals where all factors know theirs.
+    - ``kernel``: its settings are kept; a step size left out is learned at each level, by moves
+      that are thrown away, for the kernel's target acceptance, pooled over all chains; an
+      ``affine`` left out of ``Preconditioned`` is fitted to the particles at each level. By
+      default ``Preconditioned(SplitHMC())``, a random walk where the target has no score, and on a
+      discrete space ``Gibbs``, or ``BlockGibbs`` by each level's own conditionals where all
+      factors know theirs.
     - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
     - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
     - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take
-      them no further.
+      those of the other islands no further: what is kept of an island owes nothing to its own way.
 
     A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
     reported in ``num_undefined`` and in words. Raises NonFiniteError where no particle is inside
@@ -103,38 +104,24 @@ def smc(
     True
     """
     began = time.perf_counter()
-    _check(target, num_samples)
+    if num_samples < 1:
+        raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     if kernel is not None:
         require_kernel(kernel)
     schedule = _schedule(
         num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
     )
-    log_constant, name = 0.0, "`start`"
-    if start is None:
-        target, log_constant = without_constant(target)
-        like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
-        name, start = broad_start(target, like)
-    shared_space(*_named((start, *path, target)), kind="path")
+    shared_space(*_named((*path, target)), kind="path")
     generator = resolve(generator, device_of(target, None))
-    particles = Particles(target, start, schedule, generator)
-    _require_deterministic(particles)
-    choice = Choice(kernel, "as given") if kernel else _choose(particles)
-    _say(progress, f"{_in_words(schedule, choice)}, from {name}")
+    begin, source = prepared_particles(
+        target, start, kernel=kernel, remedy=ONE_AT_A_TIME, generator=generator
+    )
+    particles = Particles(begin.target, source, schedule, generator)
+    _say(progress, f"{_in_words(schedule, begin.choice)}, from {begin.started_at}")
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
-        for one, other in pairwise((start, *path, target)):
-            particles.follow(one, other, choice.kernel, partial(_report, bar))
-    return _gather(particles, choice, log_constant, time.perf_counter() - began)
-
-
-def _require_deterministic(particles: Particles) -> None:
-    u = particles.position[: particles.schedule.num_chains]
-    density = particles.coordinates.pull(particles.target)
-    require_deterministic(particles.target, density, u, particles.coordinates.to_x(u))
-
-
-def _choose(particles: Particles) -> Choice:
-    density = particles.coordinates.pull(particles.target)
-    return choose_for_particles(particles.target, density, particles.position)
+        for one, other in pairwise((source, *path, begin.target)):
+            particles.follow(one, other, begin.choice.kernel, partial(_report, bar))
+    return _gather(particles, begin, time.perf_counter() - began)
 
 
 def _in_words(schedule: Schedule, choice: Choice) -> str:
@@ -157,17 +144,6 @@ def _report(bar: tqdm, temperature: float, acceptance: float) -> None:
 
 def _named(experts: Sequence[Expert]) -> tuple[tuple[str, ...], list[Expert]]:
     return tuple(type(expert).__name__ for expert in experts), list(experts)
-
-
-def _check(target: Expert, num_samples: int) -> None:
-    if num_samples < 1:
-        raise PoeError(f"expected num_samples >= 1, got {num_samples}")
-    check_proper(target)
-    if is_batch(target):
-        raise PoeError(
-            "expected one density, got a batch of them (a condition for each chain): islands mix "
-            "their chains, so run poe.smc once for each condition"
-        )
 
 
 def _schedule(
@@ -194,7 +170,8 @@ def _schedule(
     return Schedule(num_islands, num_chains, num_moves, max_thinning, conditional_ess, given)
 
 
-def _gather(run: Particles, choice: Choice, log_constant: float, seconds: float) -> Draws:
+def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
+    choice, log_constant = begin.choice, begin.log_constant
     islands, chains = run.schedule[:2]
     (num_warmup, warmup_evaluations), tally = run.tally.before_level, run.tally
     assert run.kernel is not None

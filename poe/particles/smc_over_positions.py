@@ -25,7 +25,7 @@ from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.structure.autoregressive import as_events, at_rows, device_of, draw_value, num_places
 from poe.structure.twists import LocalProduct, normalized
 from poe.structure.twists import twists as own_twists
-from poe.tuning.choice import is_batch
+from poe.tuning.prepared import require_one
 
 REMEDY = (
     "Draw more, or give a twist that sees earlier where a prefix leads, by `twists=` "
@@ -239,8 +239,6 @@ def _check(
     if not 0.0 <= ess_threshold <= 1.0:
         raise PoeError(f"expected 0 <= ess_threshold <= 1, got {ess_threshold}")
     check_proper(target)
-    if is_batch(target):
-        raise PoeError(
-            "expected one density, got a batch of them (a condition for each chain): islands mix "
-            "their particles, so run poe.smc_over_positions once for each condition"
-        )
+    require_one(
+        target, "islands mix their particles, so run poe.smc_over_positions once for each condition"
+    )

@@ -16,7 +16,7 @@ from poe.density.checks import unique_names
 from poe.density.expert import Expert, Product, experts_in, require_expert, shared_space
 from poe.probabilities.normalize import Estimator, estimator_or_default
 from poe.probabilities.overlap import find_integrals
-from poe.tuning.choice import is_batch
+from poe.tuning.prepared import require_one
 
 CONTRADICTION = 0.01
 """Densities contradict each other where the cosine between them is below this."""
@@ -151,11 +151,8 @@ def _named(given: Sequence[Expert]) -> tuple[tuple[str, ...], list[Expert]]:
         names, experts = experts[0].names, experts_in(experts[0].experts)
     if len(experts) < 2:
         raise PoeError(f"expected two experts or more, or a product of them, got {len(experts)}")
-    if any(is_batch(expert) for expert in experts):
-        raise PoeError(
-            "expected one density of each expert, got a batch of them (a condition for each chain);"
-            " compare them one condition at a time"
-        )
+    for expert in experts:
+        require_one(expert, "compare them one condition at a time")
     shared_space(names, experts, "comparison")
     return names, experts
 

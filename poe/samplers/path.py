@@ -254,6 +254,11 @@ class Level:
         self.latest = self.path.evaluate(x, with_score)
         return self.latest
 
+    def take_count(self) -> int:
+        """The evaluations since this was asked last."""
+        count, self.num_evaluations = self.num_evaluations, 0
+        return count
+
     def parts_at(self, x: Tensor) -> Parts:
         """The parts at ``x``, where a kernel has just begun: mostly what it asked for there."""
         latest = self.latest

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 from tqdm import tqdm
@@ -38,25 +39,12 @@ class Job:
     checkpoint: str | os.PathLike[str] | None
     callback: Callback | None = None
 
-    def follow(self, u: Tensor, said: str, is_over: Callable[[Run], bool]) -> tuple[Run, float]:
-        """The run, started at ``u`` or resumed, when it is over, and the seconds it took in all."""
+    def begin(self, u: Tensor, said: str) -> Following:
+        """The run, started at ``u`` or taken up from the checkpoint, ready to be followed."""
         began = time.perf_counter()
-        run, seconds = self._begin(u, said)
-
-        def write() -> None:
-            if self.checkpoint is not None:
-                self._write(run, seconds + time.perf_counter() - began)
-
-        try:
-            self._advance(run, is_over, write)
-        finally:  # an interrupted run is written too, whatever interrupted it
-            write()
-        return run, seconds + time.perf_counter() - began
-
-    def _begin(self, u: Tensor, said: str) -> tuple[Run, float]:
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             say(self.progress, said)
-            return Run.start(self.plan, u), 0.0
+            return Following(self, Run.start(self.plan, u), began)
         facts, tensors = read(self.checkpoint)
         if facts.get("settings") != fingerprint(self.settings):
             raise StorageError(
@@ -66,38 +54,63 @@ class Job:
             )
         run = resume.restore(self.plan, facts, tensors)
         say(self.progress, f"resumed from {self.checkpoint} after {run.moment.num_steps} steps")
-        return run, facts["seconds_in_all"]
-
-    def _write(self, run: Run, seconds: float) -> None:
-        assert self.checkpoint is not None
-        settings = fingerprint(self.settings)
-        resume.save(run, self.checkpoint, {"settings": settings, "seconds_in_all": seconds})
-
-    def _advance(self, run: Run, is_over: Callable[[Run], bool], write: Callable[[], None]) -> None:
-        """Advance a run until it is over, with a progress bar and a checkpoint now and then."""
-        total = run.plan.num_warmup + run.plan.num_draws
-        reported = written = time.monotonic()
-        first = run.moment.num_steps
-        reporter = Reporter(self.callback, run)
-        with tqdm(total=total, initial=first, disable=not self.progress, unit="step") as bar:
-            while not is_over(run):
-                run.advance()
-                reporter.look(run)
-                now = time.monotonic()
-                if self.progress and (now - reported > SECONDS_BETWEEN_REPORTS or is_over(run)):
-                    _report(run, bar)
-                    reported = now
-                if now - written > SECONDS_BETWEEN_CHECKPOINTS:
-                    write()
-                    written = now
+        return Following(self, run, began - facts["seconds_in_all"])
 
 
-def _report(run: Run, bar: tqdm) -> None:
-    bar.set_description("sampling" if run.is_sampling else "warm-up", refresh=False)
-    if run.acceptance_probability is not None:
-        acceptance = run.acceptance_probability.mean().item()
-        bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
-    bar.update(run.moment.num_steps - bar.n)
+class Following:
+    """A run on its way: with a progress bar, told to a callback, and written now and then.
+
+    A context: however it is left, the run is written to its checkpoint.
+    """
+
+    def __init__(self, job: Job, run: Run, began: float) -> None:
+        self.job, self.run, self._began = job, run, began
+        self._reporter = Reporter(job.callback, run)
+        self._written = self._reported = time.monotonic()
+        total, first = run.plan.num_warmup + run.plan.num_draws, run.moment.num_steps
+        self._bar = tqdm(total=total, initial=first, disable=not job.progress, unit="step")
+
+    @property
+    def seconds(self) -> float:
+        """What the run took so far, those before an interruption included."""
+        return time.perf_counter() - self._began
+
+    def until(self, is_over: Callable[[Run], bool]) -> None:
+        """Advance the run until it is over; nothing that is watched on the way has a say in it."""
+        while not is_over(self.run):
+            self.run.advance()
+            self._reporter.look(self.run)
+            now = time.monotonic()
+            if now - self._reported > SECONDS_BETWEEN_REPORTS:
+                self._report()
+            if now - self._written > SECONDS_BETWEEN_CHECKPOINTS:
+                self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._report()
+        self._bar.close()
+        self._write()
+
+    def _report(self) -> None:
+        run, self._reported = self.run, time.monotonic()
+        if not self.job.progress:
+            return
+        self._bar.set_description("sampling" if run.is_sampling else "warm-up", refresh=False)
+        if run.acceptance_probability is not None:
+            acceptance = run.acceptance_probability.mean().item()
+            self._bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+        self._bar.update(run.moment.num_steps - self._bar.n)
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        if self.job.checkpoint is None:
+            return
+        settings = fingerprint(self.job.settings)
+        facts = {"settings": settings, "seconds_in_all": self.seconds}
+        resume.save(self.run, self.job.checkpoint, facts)
 
 
 def say(progress: bool, text: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from poe.core.affine import fit_moments
+from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
 from poe.density.adapt import FromDistribution
 from poe.density.coordinates import Coordinates
@@ -27,6 +29,7 @@ from poe.samplers.questions import gradients_per_step, needs_score
 from poe.sampling.driver import Job, say
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
+from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
 from poe.tuning.warmup import Stage, needs_fit
@@ -37,19 +40,64 @@ FEW, SOME = 16, 32
 STEPS, STEPS_OF_A_WALK = 30, 120
 
 
-class Look(NamedTuple):
-    """What was found."""
+@dataclass(frozen=True)
+class Nothing:
+    """No mass was seen where no chain is."""
+
+    said: str = ""
+    """In words."""
+    num_evaluations: int = 0
+    """Of positions, over all particles and chains."""
+    doubts: ClassVar[tuple[Doubt, ...]] = ()
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Chains, or particles, are in different places and stay there."""
 
     said: str
-    """In words."""
+    position: Tensor
+    """Where they are, in unconstrained coordinates: ``(positions, *event)``."""
+    num_evaluations: int = 0
+    doubts: ClassVar[tuple[Doubt, ...]] = ()
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """Looking to the end would have taken more than the run itself is worth."""
+
     num_evaluations: int
-    """Of positions, over all particles and chains."""
-    position: Tensor | None = None
-    """Particles, some of them where no chain is, ``(particles, *event)``; None if all are near."""
+    said: ClassVar[str] = "looking for other modes to the end would have taken too long"
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """That nothing is known of other modes."""
+        text = f"{self.said}: where the target may have some, draw more, or start chains in all"
+        return (Doubt(Kind.NOT_LOOKED, text),)
 
 
-class OutOfBudgetError(Exception):
-    """More positions were evaluated than looking around is worth."""
+@dataclass(frozen=True)
+class Failed:
+    """The target raised an error at a place where no chain goes."""
+
+    error: Exception
+    num_evaluations: int
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        told = f"{type(self.error).__name__} out there: {self.error}"
+        return f"could not look for other modes: {told}"
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """That nothing is known of other modes, and why."""
+        text = f"{self.said}. The chains never met it; where it is no fault, return -inf there."
+        return (Doubt(Kind.NOT_LOOKED, text),)
+
+
+Seen = Nothing | Modes | TooLong | Failed
+"""What looking elsewhere comes to."""
 
 
 def look_elsewhere(
@@ -61,51 +109,53 @@ def look_elsewhere(
     budget: int,
     chains_at_once: int | None = None,
     generator: torch.Generator,
-) -> Look:
+) -> Seen:
     """Whether some of the target's mass is where no chain is, and does not come to the chains.
 
     A small run of sequential Monte Carlo goes from a broad start to the target. Then its particles
     and some chains are moved on together by the chains' kernel: where these do not mix, but settle
     apart, there are modes that the chains have not seen.
 
-    - ``density``, ``u`` ``(chains, *event)``: the target and the chains in unconstrained
-      coordinates, in which ``kernel`` moves them.
-    - ``budget``: how many positions may be evaluated; beyond, nothing is concluded.
+    Args:
+        target: What is sampled.
+        density: The same in the chains' unconstrained coordinates.
+        kernel: What moves the chains there.
+        u: Where the chains are, ``(chains, *event)``.
+        budget: How many positions may be evaluated; beyond, nothing is concluded.
+        chains_at_once: Evaluate the target on no more positions than this at a time.
+        generator: Where random numbers come from.
+
+    Returns:
+        What was found. An error of the target is a value as well, since the target need not be
+        defined where only the search goes; the caller says it.
 
     What it misses: modes beyond the broad start, and those that the few particles lost on the way.
     """
     num_compared = FEW if len(u) < 2 * SOME else SOME
+    name, start = broad_start(target, u)
+    search = in_chunks(target, chains_at_once)
     is_walk = not needs_score(kernel)
     num_steps = STEPS_OF_A_WALK if is_walk else STEPS
     comparing = num_steps * gradients_per_step(kernel) * (num_compared + min(num_compared, len(u)))
-    name, start = broad_start(target, u)
-    particles = Particles(
-        in_chunks(target, chains_at_once), start, _schedule(num_compared), generator
-    )
-
-    def within_budget(temperature: float, acceptance: float) -> None:
-        if particles.tally.num_evaluations + comparing > budget:
-            raise OutOfBudgetError
-
+    if comparing > budget:
+        return TooLong(0)
+    particles = Particles(search, start, _schedule(num_compared), generator)
+    moves = Preconditioned(MetropolisHastings() if is_walk else SplitHMC())
     try:
-        within_budget(0.0, 0.0)
-        moves = Preconditioned(MetropolisHastings() if is_walk else SplitHMC())
-        particles.follow(start, particles.target, moves, within_budget)
-    except OutOfBudgetError:
-        said = "looking for other modes to the end would have taken too long"
-        return Look(said, particles.tally.num_evaluations)
-    except Exception as error:  # the target need not be defined so far out: the chains never go
-        said = f"could not look for other modes: {type(error).__name__} out there: {error}"
-        return Look(said, particles.tally.num_evaluations)
+        for _ in particles.levels(start, search, moves):
+            if particles.tally.num_evaluations + comparing > budget:
+                return TooLong(particles.tally.num_evaluations)
+        position = _equally_weighted(particles, generator).to(u.dtype)
+        beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
+        side_by_side = torch.cat([position[:num_compared], beside])
+        r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
+    except Exception as error:  # whatever the target raises, and is told of
+        return Failed(error, particles.tally.num_evaluations)
     num_evaluations = particles.tally.num_evaluations + comparing
-    position = _equally_weighted(particles, generator).to(u.dtype)
-    beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
-    side_by_side = torch.cat([position[:num_compared], beside])
-    r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
     if not r_hat > MANY_MODES:
-        return Look(f"particles from {name} found no other modes", num_evaluations)
+        return Nothing(f"particles from {name} found no other modes", num_evaluations)
     said = f"particles from {name} settled where no chain was, R-hat {r_hat:.1f}"
-    return Look(said, num_evaluations, position)
+    return Modes(said, position, num_evaluations)
 
 
 def _schedule(num_compared: int) -> Schedule:
@@ -156,75 +206,51 @@ TUNING_STEPS = 620
 BURN_IN = 200
 
 
-def is_done(run: Run) -> bool:
-    """Whether every draw was made."""
-    return run.is_done
+class Watched(NamedTuple):
+    """What was seen of other modes once a run was warm, and what it took beside the run."""
 
-
-class Apart(NamedTuple):
-    """Chains, or particles, that settled in different places."""
-
-    why: str
-    """How that is known, in words."""
-    position: Tensor
-    """Where they are, in unconstrained coordinates: ``(positions, *event)``."""
+    seen: Seen
     spent: Spent = NOTHING_SPENT
-    """What it took to know, beside the run."""
 
 
-class Lookout:
-    """Whether a run is over: every draw was made, or ``apart`` says why it had better be tempered.
+Look = Callable[[Prepared, Run], Watched]
+"""Whether chains at the end of their warm-up are in all modes."""
 
-    At the end of warm-up the chains are compared; where they settled in one place, it looks around
-    for others, for at most half as many evaluations as the run takes. Its random numbers are its
-    own, so that finding nothing changes no draw.
+
+def look_nowhere(begin: Prepared, run: Run) -> Watched:
+    """For a kernel that was given, whose chains are the caller's."""
+    return Watched(Nothing())
+
+
+def look_around(begin: Prepared, run: Run) -> Watched:
+    """Whether chains at the end of their warm-up are in all modes, as far as can be seen.
+
+    Chains that settled in one place are held against particles from a broad start, for at most half
+    as many evaluations as the run takes. The random numbers are its own, so that finding nothing
+    changes no draw. Chains that may be on their way to infinity are left to themselves.
     """
-
-    def __init__(self, target: Expert, chains_at_once: int | None, progress: bool) -> None:
-        self.apart: Apart | None = None
-        self._target, self._chains_at_once = target, chains_at_once
-        self._progress, self._has_looked = progress, False
-
-    def __call__(self, run: Run) -> bool:
-        is_warm = run.is_sampling and run.moment.step == 0 and not run.plan.is_watched
-        if is_warm and not self._has_looked:
-            self._has_looked = True
-            self.apart = _settled_apart(run) or self._seen_elsewhere(run)
-        return run.is_done or self.apart is not None
-
-    def _seen_elsewhere(self, run: Run) -> Apart | None:
-        kernel = run.sampling.kernel
-        if not needs_fit(run.plan.stages[-1].kernel):
-            return None
-        began = time.perf_counter()
-        moment = run.moment
-        num_chains, each = len(moment.state.inner.position), gradients_per_step(kernel)
-        planned = num_chains * (moment.num_gradients[0] + run.plan.num_draws * each)
-        look = look_elsewhere(
-            self._target,
-            run.sampling.target,
-            kernel,
-            moment.state.inner.position,
-            budget=round(SHARE * planned),
-            chains_at_once=self._chains_at_once,
-            generator=aside(run.plan.generator),
-        )
-        say(self._progress, look.said)
-        num_gradients = -(-look.num_evaluations // num_chains)
-        spent = Spent(0, num_gradients, time.perf_counter() - began)
-        if look.position is not None:
-            return Apart(look.said, look.position, spent)
-        run.count_as_warmup(spent)
-        return None
-
-
-def _settled_apart(run: Run) -> Apart | None:
-    """Where chains that do not drift turned out to be far apart."""
     r_hat = run.moment.learned[-1].r_hat
-    if not r_hat > MANY_MODES:
-        return None
-    why = f"chains settled in different places, R-hat {r_hat:.1f} after warm-up"
-    return Apart(why, run.moment.state.inner.position)
+    if run.plan.is_watched or run.moment.step > 0:
+        return Watched(Nothing())
+    if r_hat > MANY_MODES:
+        why = f"chains settled in different places, R-hat {r_hat:.1f} after warm-up"
+        return Watched(Modes(why, run.moment.state.inner.position))
+    if not needs_fit(run.plan.stages[-1].kernel):
+        return Watched(Nothing())
+    began = time.perf_counter()
+    kernel, u = run.sampling.kernel, run.moment.state.inner.position
+    planned = run.moment.num_gradients[0] + run.plan.num_draws * gradients_per_step(kernel)
+    seen = look_elsewhere(
+        begin.target,
+        run.sampling.target,
+        kernel,
+        u,
+        budget=round(SHARE * planned * len(u)),
+        chains_at_once=begin.chains_at_once,
+        generator=aside(run.plan.generator),
+    )
+    num_gradients = -(-seen.num_evaluations // len(u))
+    return Watched(seen, Spent(0, num_gradients, time.perf_counter() - began))
 
 
 def _mover(run: Run) -> Kernel:
@@ -233,38 +259,43 @@ def _mover(run: Run) -> Kernel:
 
 
 def tempered(
-    target: Expert, job: Job, run: Run, apart: Apart, chains_at_once: int | None
-) -> tuple[Choice, Job, Tensor]:
-    """What to do for such a run: tempering, the job to follow, and where its chains start.
+    begin: Prepared, job: Job, run: Run, modes: Modes, spent: Spent
+) -> tuple[Prepared, Job]:
+    """What to do for such a run: tempering, in coordinates of its own, and the job to follow.
 
     The target is tempered towards a Gaussian twice as broad as all positions together, in
     coordinates in which these have mean 0 and standard deviation 1.
     """
     began = time.perf_counter()
-    plan, num_chains = job.plan, len(run.moment.state.inner.position)
-    scaled = Coordinates(target.space, fit_moments(apart.position))
+    plan, num_chains = job.plan, len(begin.u)
+    scaled = Coordinates(begin.target.space, fit_moments(modes.position))
     assert scaled.affine is not None
-    rows = torch.arange(num_chains, device=apart.position.device) % len(apart.position)
-    u = scaled.affine.to_u(apart.position[rows])
-    density = in_chunks(scaled.pull(target), chains_at_once)
-    say(job.progress, f"{apart.why}: a tempering ladder is tuned")
+    rows = torch.arange(num_chains, device=modes.position.device) % len(modes.position)
+    u = scaled.affine.to_u(modes.position[rows])
+    density = in_chunks(scaled.pull(begin.target), begin.chains_at_once)
+    say(job.progress, f"{modes.said}: a tempering ladder is tuned")
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
         density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=plan.generator
     )
     why = (
-        f"{apart.why}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "
+        f"{modes.said}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "
         "target exchange them"
     )
-    burn_in = (Stage(density, kernel, BURN_IN),)
-    checkpoint = None if job.checkpoint is None else f"{job.checkpoint}.tempering"
     before = Spent(
         run.moment.num_steps + TUNING_STEPS,
-        run.moment.num_gradients[0] + apart.spent.num_gradients + num_gradients,
-        run.moment.seconds[0] + apart.spent.seconds + time.perf_counter() - began,
+        run.moment.num_gradients[0] + spent.num_gradients + num_gradients,
+        run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
-    new_plan = replace(plan, stages=burn_in, coordinates=scaled, before=before)
-    settings = (*job.settings, kernel)
-    new_job = replace(job, plan=new_plan, settings=settings, checkpoint=checkpoint)
-    return Choice(kernel, why), new_job, replicas[-1]
+    burn_in = (Stage(density, kernel, BURN_IN),)
+    new_job = replace(
+        job,
+        plan=replace(plan, stages=burn_in, coordinates=scaled, before=before),
+        settings=(*job.settings, kernel),
+        checkpoint=None if job.checkpoint is None else f"{job.checkpoint}.tempering",
+    )
+    again = begin._replace(
+        density=density, coordinates=scaled, u=replicas[-1], choice=Choice(kernel, why)
+    )
+    return again, new_job

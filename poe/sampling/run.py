@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt
 from poe.core.errors import PoeError
 from poe.density.coordinates import Coordinates
 from poe.samplers.questions import Learned, gradients_per_step
@@ -51,6 +52,8 @@ class Moment(NamedTuple):
     tally: Tally
     spread: Spread | None
     generator_state: Tensor
+    doubts: tuple[Doubt, ...] = ()
+    """What was noticed on the way that speaks against the draws."""
 
 
 class Spent(NamedTuple):
@@ -125,6 +128,10 @@ class Run:
             num_gradients=(warmup + spent.num_gradients, sampling),
             seconds=(before + spent.seconds, later),
         )
+
+    def doubt(self, doubts: tuple[Doubt, ...]) -> None:
+        """Note what speaks against the draws to come."""
+        self.moment = self.moment._replace(doubts=(*self.moment.doubts, *doubts))
 
     @property
     def is_sampling(self) -> bool:
@@ -240,6 +247,16 @@ class Run:
             self.log_density = _room(log_density.reshape(u.shape[:2]), self.plan.num_draws)
         self.samples[step : step + len(u)] = kept
         self.log_density[step : step + len(u)] = log_density.reshape(u.shape[:2])
+
+
+def is_warm(run: Run) -> bool:
+    """Whether the warm-up is over."""
+    return run.is_sampling
+
+
+def is_done(run: Run) -> bool:
+    """Whether every draw was made."""
+    return run.is_done
 
 
 def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:

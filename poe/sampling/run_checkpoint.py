@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from poe.core.affine import AFFINE_MAPS, Affine
+from poe.core.doubt import as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import write
 from poe.samplers.questions import Learned
@@ -44,7 +45,8 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
         tensors["log_density"] = run.log_density[: moment.step]
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
-    write(path, {**facts, **counts, "learned": known}, tensors)
+    told = {"learned": known, "doubts": as_facts(moment.doubts)}
+    write(path, {**facts, **counts, **told}, tensors)
 
 
 def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
@@ -68,6 +70,7 @@ def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Ru
         tally=Tally(*_unnamed("tally", tensors)),
         spread=Spread(*spread) if spread else None,
         generator_state=generator_state,
+        doubts=from_facts(facts.get("doubts", ())),
     )
     run = Run(plan, moment)
     if "samples" in tensors:

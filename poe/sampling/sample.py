@@ -11,27 +11,24 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import warn
-from poe.core.errors import PoeError, ShapeError
+from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
-from poe.density.conditional import Given
-from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
-from poe.density.wrappers import in_chunks, merged
 from poe.draws import Draws
-from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
+from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
 from poe.sampling.driver import Job, say
-from poe.sampling.multimodality import Lookout, is_done, tempered
+from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
-from poe.sampling.run import Plan, Run, collected
+from poe.sampling.run import Plan, Run, collected, is_done, is_warm
 from poe.structure.proper import is_proper
-from poe.tuning.choice import Choice, choose, is_batch
-from poe.tuning.deterministic import require_deterministic
-from poe.tuning.start import device_of, start
+from poe.tuning.choice import Choice, is_batch
+from poe.tuning.prepared import Prepared, number_of_chains, prepared
+from poe.tuning.start import device_of
 from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
@@ -110,67 +107,62 @@ def sample(
     if kernel is not None:
         require_kernel(kernel)
     check_proper(target)
-    if chains_at_once is not None and is_batch(target):
-        raise PoeError(
-            "expected one density to evaluate on some chains at a time, got a batch of densities, "
-            "one for each chain: leave chains_at_once out, or sample fewer conditions"
-        )
     seed = None if generator is None else generator.initial_seed()
     generator = resolve(generator, device_of(target, initial))
-    num_chains = _num_chains(target, num_samples, num_chains, initial)
+    num_chains = number_of_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
     if kernel is None and can_sample_exactly(simple):
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-    target = merged(target)
-    settings = (target, kernel, (num_samples, num_chains, warmup), initial, collect, seed)
-    coordinates = Coordinates(target.space)
-    x, where = start(target, num_chains, initial, coordinates, generator)
-    u = coordinates.to_u(x)
-    density = in_chunks(coordinates.pull(target), chains_at_once)
-    choice = Choice(kernel, "as given") if kernel else choose(target, density, u)
-    if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
-        require_deterministic(target, density, u, x)
-    warmup = _warmup(choice.kernel, warmup, num_chains)
+    begin = prepared(
+        target,
+        num_chains,
+        initial=initial,
+        kernel=kernel,
+        chains_at_once=chains_at_once,
+        generator=generator,
+    )
+    counts = (num_samples, num_chains, warmup)
     plan = Plan(
-        stages=_pulled(stages(target, choice.kernel, warmup), coordinates, chains_at_once),
+        stages=_stages(begin, warmup),
         num_draws=-(-num_samples // num_chains),
-        coordinates=coordinates,
+        coordinates=begin.coordinates,
         generator=generator,
         collect=collect,
         is_watched=bool(negative_factors(target)) and not is_proper(target),
         compile=compile,
     )
-    said = f"{_chosen(choice, plan, num_chains)}, started at {where}"
+    settings = (begin.target, kernel, counts, initial, collect, seed)
     job = Job(plan, settings, progress, checkpoint, callback)
-    lookout = None if kernel else Lookout(target, chains_at_once, progress)
-    run, seconds = job.follow(u, said, lookout or is_done)
-    if lookout and lookout.apart:
-        began = time.perf_counter()
-        choice, job, u = tempered(target, job, run, lookout.apart, chains_at_once)
-        seconds += time.perf_counter() - began
-        said = _chosen(choice, job.plan, num_chains)
-        run, more_seconds = job.follow(u, said, is_done)
-        seconds += more_seconds
-    return _gather(target, choice, run, seconds)
+    return _gather(*_followed(begin, job, look_around if kernel is None else look_nowhere))
 
 
-def _num_chains(
-    target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
-) -> int:
-    """The number of chains, on which all who have a say must agree."""
-    said: dict[str, int] = {}
-    if num_chains is not None:
-        said["num_chains"] = num_chains
-    if initial is not None:
-        [said["initial.shape[0]"]] = target.space.batch_shape(initial)[:1] or [0]
-    for module in target.modules():
-        if isinstance(module, Given) and module.is_batch:
-            said["the target's number of conditions"] = len(module.condition)
-    if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
-        text = ", ".join(f"{who} = {count}" for who, count in said.items())
-        raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
-    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
+def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, float]:
+    """The run at its end, and its seconds: of the chains, or tempered where these miss modes."""
+    said = f"{_chosen(begin.choice, job.plan, len(begin.u))}, started at {begin.started_at}"
+    with job.begin(begin.u, said) as following:
+        run = following.run
+        following.until(is_warm)
+        seen, spent = look(begin, run)
+        say(job.progress and bool(seen.said), seen.said)
+        if not isinstance(seen, Modes):
+            run.count_as_warmup(spent)
+            run.doubt(seen.doubts)
+            following.until(is_done)
+            return begin, run, following.seconds
+    began = time.perf_counter()
+    begin, job = tempered(begin, job, run, seen, spent)
+    seconds = following.seconds + time.perf_counter() - began
+    with job.begin(begin.u, _chosen(begin.choice, job.plan, len(begin.u))) as again:
+        again.until(is_done)
+        return begin, again.run, seconds + again.seconds
+
+
+def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Stage, ...]:
+    """The warm-up's stages, in the chains' coordinates, some chains at a time."""
+    kernel = begin.choice.kernel
+    plan = stages(begin.target, kernel, _warmup(kernel, warmup, len(begin.u)))
+    return tuple(stage._replace(target=begin.pull(stage.target)) for stage in plan)
 
 
 def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> Warmup:
@@ -214,8 +206,9 @@ def _split(x: Tensor, num_chains: int) -> Tensor:
     return x.reshape(-1, num_chains, *x.shape[1:]).transpose(0, 1)
 
 
-def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
+def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     """The draws of a finished run, and a warning for each thing it noticed."""
+    target, choice = begin.target, begin.choice
     assert run.samples is not None
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
@@ -241,22 +234,13 @@ def _gather(target: Expert, choice: Choice, run: Run, seconds: float) -> Draws:
         seed=run.plan.generator.initial_seed(),
     )
     doubts = [
+        *run.moment.doubts,
         *chain_doubts(draws),
         *escape_doubts(target, run, draws),
         *compile_doubts(run),
     ]
     warn(doubts)
     return replace(draws, doubts=tuple(doubts))
-
-
-def _pulled(
-    plan: tuple[Stage, ...], coordinates: Coordinates, chains_at_once: int | None
-) -> tuple[Stage, ...]:
-    """The stages in the chains' coordinates, each evaluated on so many chains at a time."""
-    return tuple(
-        stage._replace(target=in_chunks(coordinates.pull(stage.target), chains_at_once))
-        for stage in plan
-    )
 
 
 def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:

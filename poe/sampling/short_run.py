@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.coordinates import Coordinates
+from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.draws import Draws
@@ -54,6 +54,7 @@ def short_run(
             f"expected a positive finite step_size and noise, got {step_size} and {noise}: without "
             "noise the steps climb to the modes, and draw nothing"
         )
+    require_chains(expert.space, start, "`start`")
     generator = resolve(generator, start.device)
     exponent, kernel = 1.0, ULA(step_size)
     if noise is not None:
@@ -107,7 +108,8 @@ def advance(
 
     Raises `NonFiniteError`, naming the experts, where a chain starts at a log-density or a score
     that is not finite, or ends so: it exploded, or left the support unadjusted. These two checks
-    are the only synchronisations with the device. Raises `PoeError` for fewer than one step.
+    are the only synchronisations with the device. Raises `ShapeError` for x of no or several batch
+    dimensions, `PoeError` for fewer than one step.
 
     >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
     >>> kernel = poe.samplers.ULA(0.1)
@@ -117,6 +119,7 @@ def advance(
     if num_steps < 1:
         raise PoeError(f"expected at least one step, got {num_steps}")
     require_kernel(kernel)
+    require_chains(expert.space, x, "x")
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)

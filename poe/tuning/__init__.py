@@ -1,1 +1,1 @@
-"""Before a run: its preparation, start, choice of kernel and warm-up."""
+"""How a run is prepared: where it starts, by what kernel, and how that is warmed up."""

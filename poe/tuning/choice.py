@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION
-from poe.core.errors import GradientError, PoeError
+from poe.core.errors import GradientError, PoeError, ShapeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
@@ -28,8 +28,10 @@ from poe.samplers.preconditioned import Preconditioned
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 
-FEW = 64
-"""So many positions show whether a target has a score, and so few changes make a short sweep."""
+FEW_POSITIONS = 64
+"""So many show whether a target has a score."""
+SHORT_SWEEP = 64
+"""So few changes of single elements make one."""
 
 
 class Choice(NamedTuple):
@@ -76,7 +78,7 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     """
     if target.space.is_discrete:
         return among_discrete(target)
-    if has_score(density, u[:FEW]):
+    if has_score(density, u[:FEW_POSITIONS]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)
     why = "no score: a random walk shaped by the covariance of the particles"
@@ -157,7 +159,7 @@ def along_gradient(target: Expert, density: Density, u: Tensor) -> Choice | None
     if space.num_values is None or is_batch(target):
         return None
     num_moves = space.event_shape.numel() * (space.num_values - 1)
-    if num_moves <= FEW or not is_foretold(density, u, space.num_values):
+    if num_moves <= SHORT_SWEEP or not is_foretold(density, u, space.num_values):
         return None
     why = (
         f"a gradient that foretells what each of {num_moves} changes brings: all elements at once "
@@ -178,7 +180,7 @@ def is_foretold(density: Density, u: Tensor, num_values: int) -> bool:
     >>> is_foretold(target, x, 2)
     True
     """
-    x = u.repeat(-(-FEW // len(u)), *[1] * (u.ndim - 1))[:FEW]
+    x = u.repeat(-(-FEW_POSITIONS // len(u)), *[1] * (u.ndim - 1))[:FEW_POSITIONS]
     try:
         log_density, score = density.log_density_and_score(x)
     except PoeError:  # no gradient in the one-hot encoding
@@ -216,7 +218,21 @@ def on_discrete(target: Expert) -> Choice:
 
 def is_batch(target: Expert) -> bool:
     """Whether the target is a batch of densities, one for each chain."""
-    return target.num_densities is not None
+    return num_conditions(target) is not None
+
+
+def num_conditions(target: Expert) -> int | None:
+    """How many densities a batch of them has; None for one density.
+
+    Raises ShapeError where experts of the target have different numbers of conditions.
+    """
+    found = (m.num_densities for m in target.modules() if isinstance(m, Expert))
+    counts = sorted({count for count in found if count is not None})
+    if len(counts) > 1:
+        raise ShapeError(
+            f"expected experts with one number of conditions, got {counts}: bind as many to each"
+        )
+    return counts[0] if counts else None
 
 
 def has_score(density: Density, u: Tensor) -> bool:

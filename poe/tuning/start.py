@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 
 from poe.density.adapt import as_expert
 from poe.density.closed_forms import exact_sample, samplable_factor
-from poe.density.coordinates import Coordinates
+from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.transformed import Transformed
 from poe.samplers.kernel import require_start
@@ -30,6 +30,7 @@ def start(
 ) -> tuple[Tensor, str]:
     """Start positions in the target's space, and where they come from in words."""
     if initial is not None:
+        require_chains(target.space, initial, "`initial`")
         _require_usable(target, initial)
         return initial.detach(), "`initial`"
     like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
@@ -70,6 +71,7 @@ def tune_tempering(
     """
     if num_steps < MIN_STEPS:
         raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")
+    require_chains(target.space, x, "x")
     levels = FIRST_LEVELS if num_levels is None else num_levels
     # Densities change fastest at the start, so that is where the first levels are closest.
     exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())

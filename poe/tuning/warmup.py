@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn
@@ -281,7 +282,8 @@ def warm_up(
     scores of all chains, a number of steps that makes a little more than a quarter turn; level by
     level where there is a ladder.
 
-    Shapes: x ``(chains, *event)``. Raises PoeError where something must be learned in no steps.
+    Shapes: x ``(chains, *event)``, else ShapeError. Raises PoeError where something must be learned
+    in no steps.
 
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
@@ -292,6 +294,7 @@ def warm_up(
     >>> 0.5 < kernel.step_size < 2.0
     True
     """
+    require_chains(target.space, x, "x")
     plan = stages(target, kernel, warmup)
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
     for stage in plan:

@@ -268,7 +268,7 @@ def test_sides_and_groups_that_contradict_each_other_are_said() -> None:
     close = Sides(noise[0], noise[1])
     assert close.lower < 0 < close.upper
     assert not close.doubts()
-    assert "differ by" in Sides(noise[0], noise[1] + 0.5).doubts()[0]
-    assert "apart" in Sides(noise[0], noise[1] + 5.0).doubts()[0]
+    assert "differ by" in Sides(noise[0], noise[1] + 0.5).doubts()[0].text
+    assert "apart" in Sides(noise[0], noise[1] + 5.0).doubts()[0].text
     assert not group_doubts(noise[0])
-    assert "groups are worth 1.0" in group_doubts(torch.tensor([0.0, 30.0, 0.0, 1.0]))[0]
+    assert "groups are worth 1.0" in group_doubts(torch.tensor([0.0, 30.0, 0.0, 1.0]))[0].text

@@ -332,7 +332,8 @@ def test_a_first_step_size_far_too_large_is_found_before_it_counts(g: torch.Gene
     draws = run(PRIOR * sharp, 4000, kernel=HMC(), generator=g, **schedule)
     assert isinstance(draws.kernel, HMC)
     assert draws.kernel.step_size < 1e-3  # type: ignore[operator]
-    assert draws.num_gradients > 2 * draws.kernel.num_steps  # type: ignore[operator]
+    assert draws.num_warmup > 5  # so many trials, whose moves are thrown away
+    assert draws.acceptance_rate.mean() > 0.3  # type: ignore[union-attr]
 
 
 def test_what_was_done_is_shown(g: torch.Generator) -> None:

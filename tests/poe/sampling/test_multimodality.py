@@ -11,9 +11,17 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.core.doubt import Kind
 from poe.diagnostics.settled import FAR_APART, MANY_MODES, r_hat_of_settled
 from poe.samplers import Dense, MetropolisHastings, ParallelTempering, Preconditioned, SplitHMC
-from poe.sampling.multimodality import look_elsewhere, r_hat_moved_on
+from poe.sampling.multimodality import (
+    Failed,
+    Modes,
+    Nothing,
+    TooLong,
+    look_elsewhere,
+    r_hat_moved_on,
+)
 
 STANDARD = Dense(torch.zeros(2), torch.eye(2))
 HERE = Preconditioned(SplitHMC(1.5, 1), STANDARD)
@@ -46,7 +54,7 @@ def look(target: poe.Expert, budget: int = PLENTY, num_chains: int = 8, seed: in
 def test_a_mode_without_a_chain_is_found(num_chains: int, seed: int) -> None:
     found = look(modes(0.0, 12.0), num_chains=num_chains, seed=seed)
     assert "settled where no chain was" in found.said
-    assert found.position is not None
+    assert isinstance(found, Modes)
     far = (found.position[:, 0] > 6).double().mean().item()
     assert 0.1 < far < 0.9  # half the mass is there
 
@@ -54,7 +62,7 @@ def test_a_mode_without_a_chain_is_found(num_chains: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_where_chains_are_in_every_mode_nothing_is_found(seed: int) -> None:
     found = look(modes(0.0), seed=seed)
-    assert found.position is None
+    assert isinstance(found, Nothing)
     assert found.said == "particles from a broad Gaussian found no other modes"
 
 
@@ -63,7 +71,7 @@ def test_heavy_tails_are_no_other_mode() -> None:
         return -2.5 * (x.square() / 4).log1p().sum(-1)
 
     target = poe.FromLogDensity(student, space=poe.Real(2))
-    assert all(look(target, seed=seed).position is None for seed in range(5))
+    assert all(isinstance(look(target, seed=seed), Nothing) for seed in range(5))
 
 
 @pytest.mark.parametrize(("num_far", "are_apart"), [(1, False), (2, True)])
@@ -87,7 +95,7 @@ def test_a_density_without_a_score_is_looked_at_by_a_random_walk() -> None:
 
 
 def test_what_can_be_sampled_is_where_it_looks_from() -> None:
-    prior = experts.Gaussian([0.0, 0.0], scale=[6.0, 6.0])
+    prior = experts.Gaussian([0.0, 0.0], scale=[12.0, 12.0])
     found = look(poe.Product(prior=prior, seen=modes(0.0, 12.0)))
     assert "particles from expert 'prior' settled" in found.said
 
@@ -102,7 +110,8 @@ def test_no_more_is_spent_than_the_budget(budget: int) -> None:
         return -0.5 * x.square().sum(-1)
 
     found = look(poe.FromLogDensity(counted, space=poe.Real(2)), budget=budget)
-    assert found.said == "looking for other modes to the end would have taken too long"
+    assert isinstance(found, TooLong)
+    assert [doubt.kind for doubt in found.doubts] == [Kind.NOT_LOOKED]
     assert num_rows == found.num_evaluations
     assert num_rows <= budget + 700  # it stops after a level, and the start is one
 
@@ -126,7 +135,9 @@ def test_a_target_that_is_not_defined_far_out_is_said_to_be_so() -> None:
         return -0.5 * x.square().sum(-1)
 
     found = look(poe.FromLogDensity(narrow, space=poe.Real(2)))
-    assert found.position is None
+    assert isinstance(found, Failed)
+    [doubt] = found.doubts
+    assert doubt.kind is Kind.NOT_LOOKED
     assert found.said == "could not look for other modes: ValueError out there: a table ends at 8"
 
 

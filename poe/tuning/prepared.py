@@ -1,0 +1,190 @@
+"""How a run is prepared: the target made simple, coordinates, a start, a kernel, and checks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.errors import PoeError, ShapeError
+from poe.core.randomness import aside
+from poe.density.capabilities import check_proper, in_tractable_parts
+from poe.density.closed_forms import exact_sample, require_source
+from poe.density.coordinates import Coordinates, require_chains
+from poe.density.expert import Expert, shared_space
+from poe.density.wrappers import in_chunks, merged, without_constant
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
+from poe.samplers.questions import guarantee
+from poe.tuning.choice import (
+    FEW_POSITIONS,
+    Choice,
+    choose,
+    choose_for_particles,
+    num_conditions,
+)
+from poe.tuning.deterministic import require_deterministic
+from poe.tuning.start import (
+    broad_start,
+    device_of,
+    dtype_of,
+    start,
+)
+
+
+class Prepared(NamedTuple):
+    """All that a run begins with.
+
+    - ``target``: what is sampled, its experts of one family merged;
+    - ``density``: the same in the coordinates u in which chains move, Jacobian included;
+    - ``log_constant``: what was taken out of the target, to be added to its log-density;
+    - ``u`` ``(chains, *event)``: where chains start; of particles a few, to try things at;
+    - ``started_at``: what these are, in words.
+    """
+
+    target: Expert
+    density: Expert
+    coordinates: Coordinates
+    log_constant: float
+    u: Tensor
+    started_at: str
+    choice: Choice
+    chains_at_once: int | None = None
+
+    def pull(self, density: Expert) -> Expert:
+        """Another density on the target's space, as the chains see it."""
+        return in_chunks(self.coordinates.pull(density), self.chains_at_once)
+
+
+def require_one(target: Expert, remedy: str) -> None:
+    """Refuse a batch of densities, one a condition, with what to do instead. Raises PoeError."""
+    if num_conditions(target) is not None:
+        raise PoeError(
+            f"expected one density, got a batch of them (a condition for each chain): {remedy}"
+        )
+
+
+def number_of_chains(
+    target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
+) -> int:
+    """The number of chains, on which all who have a say must agree; by default 4 to 64.
+
+    Raises ShapeError where they do not agree, or ``initial`` is not ``(chains, *event)``.
+    """
+    said: dict[str, int] = {}
+    if num_chains is not None:
+        said["num_chains"] = num_chains
+    if initial is not None:
+        require_chains(target.space, initial, "`initial`")
+        said["initial.shape[0]"] = len(initial)
+    if (conditions := num_conditions(target)) is not None:
+        said["the target's number of conditions"] = conditions
+    if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
+        text = ", ".join(f"{who} = {count}" for who, count in said.items())
+        raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
+    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
+
+
+def prepared(
+    target: Expert,
+    num_chains: int,
+    *,
+    initial: Tensor | None = None,
+    kernel: Kernel | None = None,
+    chains_at_once: int | None = None,
+    generator: torch.Generator,
+) -> Prepared:
+    """Chains at their start, with the kernel that was given or the one that fits.
+
+    Args:
+        target: What to sample.
+        num_chains: How many chains.
+        initial: Where they start, ``(chains, *event)``; drawn where it is None.
+        kernel: The kernel; chosen by what the target offers where it is None.
+        chains_at_once: Evaluate the target on no more chains than this at a time.
+        generator: Where random numbers come from.
+
+    Returns:
+        What a run begins with.
+
+    Raises:
+        ImproperError: Where the target is known to have no finite integral.
+        NonFiniteError: Where chains start outside the support.
+        PoeError: For a batch of densities on some chains at a time, a space without a kernel, or a
+            log-density that is random where the kernel needs a function.
+
+    >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+    >>> begin = prepared(target, 8, generator=torch.Generator().manual_seed(0))
+    >>> begin.u.shape, begin.started_at, begin.choice.kernel
+    (torch.Size([8, 2]), 'standard normals', Preconditioned(kernel=SplitHMC(...), affine=None))
+    """
+    check_proper(target)
+    if chains_at_once is not None:
+        require_one(target, "leave chains_at_once out, or sample fewer conditions")
+    target = merged(target)
+    coordinates = Coordinates(target.space)
+    x, started_at = start(target, num_chains, initial, coordinates, generator)
+    u = coordinates.to_u(x)
+    density = in_chunks(coordinates.pull(target), chains_at_once)
+    choice = _given(kernel) or choose(target, density, u)
+    if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
+        require_deterministic(target, density, u, x)
+    return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
+
+
+def prepared_particles(
+    target: Expert,
+    source: Expert | None,
+    *,
+    kernel: Kernel | None = None,
+    remedy: str,
+    generator: torch.Generator,
+) -> tuple[Prepared, Expert]:
+    """Particles before they are drawn: from ``source``, or from a broad start where it is None.
+
+    A broad start begins with the target in parts of which one can be sampled, and without the
+    constant that merging leaves. What is tried at a few positions takes no random number of the
+    run's own.
+
+    Args:
+        target: What to sample.
+        source: An expert of exact draws and known log partition.
+        kernel: The kernel; chosen where it is None.
+        remedy: What to do with a batch of densities, in words.
+        generator: Where the random numbers of the run come from.
+
+    Returns:
+        What a run begins with, and the expert that the particles are drawn from.
+
+    Raises:
+        ImproperError: Where target or source is known to have no finite integral.
+        NormalizationError: For a source without sampler or normaliser.
+        SpaceMismatchError: For a source on another space.
+        PoeError: For a batch of densities, a space without a kernel, or a random log-density.
+    """
+    require_one(target, remedy)
+    check_proper(target)
+    log_constant, started_at = 0.0, "`start`"
+    if source is None:
+        target, log_constant = without_constant(target)
+        target = in_tractable_parts(target)
+        like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+        started_at, source = broad_start(target, like)
+    shared_space(("start", "target"), [source, target], "path")
+    check_proper(source)
+    require_source(source)
+    coordinates = Coordinates(target.space)
+    density = coordinates.pull(target)
+    x = exact_sample(source, FEW_POSITIONS, aside(generator))
+    u = coordinates.to_u(x)
+    choice = _given(kernel) or choose_for_particles(target, density, u)
+    require_deterministic(target, density, u, x)  # their weights compare its values
+    begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
+    return begin, source
+
+
+def _given(kernel: Kernel | None) -> Choice | None:
+    if kernel is None:
+        return None
+    require_kernel(kernel)
+    return Choice(kernel, "as given")
