@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.boltzmann.fast_linear import linear
-from experts.boltzmann.last_call_cache import Latest
 from experts.families.discrete import Bernoulli
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
+from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import (
     Conditionals,

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experts.boltzmann.last_call_cache import Latest
 from experts.graphs.variable_elimination import (
     Step,
     Table,
@@ -18,6 +17,7 @@ from experts.graphs.variable_elimination import (
 )
 from experts.parameters import ArrayLike, indices, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
+from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve
 from poe.core.space import Binary
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, sampler_of

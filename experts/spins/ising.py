@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from experts.boltzmann.last_call_cache import Latest
 from experts.families.discrete import Bernoulli
 from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from experts.spins.transfer_matrix import Order, best_order, log_sum_over_spins, sample_spins
 from poe import Binary, Expert, PoeError, ShapeError
+from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve
 from poe.density.capabilities import (
     Conditionals,

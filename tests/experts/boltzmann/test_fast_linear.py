@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.boltzmann.fast_linear import linear
-from experts.boltzmann.last_call_cache import Latest
+from poe.core.last_call_cache import Latest
 
 
 def randn(*shape: int, seed: int) -> Tensor:

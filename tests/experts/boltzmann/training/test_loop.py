@@ -22,7 +22,6 @@ from experts import DBM
 from experts.boltzmann import training
 from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.hidden_states import HiddenDensity
-from experts.boltzmann.last_call_cache import Latest
 from experts.boltzmann.training import fit_dbm, fit_rbm, pretrain_dbm
 from experts.boltzmann.training.loop import (
     Checkpoint,
@@ -34,6 +33,7 @@ from experts.boltzmann.training.loop import (
     look,
     run,
 )
+from poe.core.last_call_cache import Latest
 
 
 def seeded(seed: int = 0) -> torch.Generator:
