@@ -47,8 +47,9 @@ class ZukoFlow(poe.Expert):
 
     Raises:
         AdaptationError: For a flow that needs a context (``ZukoConditional`` takes it), a batch of
-            distributions, a trace that is estimated (``exact=False``), a support that is no space
-            here, and dropout in training mode.
+            distributions, a trace that is estimated (``exact=False``), and dropout in training
+            mode.
+        PoeError: For a support that is no space here.
 
     Example:
         >>> import zuko
@@ -212,8 +213,8 @@ def space_of_distribution(distribution: Distribution) -> poe.Space:
         The space.
 
     Raises:
-        AdaptationError: For one that does not say its support, and for a support that is no space
-            here.
+        AdaptationError: For one that does not say its support.
+        PoeError: For a support that is no space here.
 
     Example:
         >>> import zuko
