@@ -53,13 +53,24 @@ def _(source: Distribution) -> Any:
 
 
 def import_adapters(kind: type) -> None:
-    """Import the adapters of the libraries that a class is from or derived from."""
+    """Import the adapters of the libraries that a class is from or derived from.
+
+    Args:
+        kind: The class.
+    """
     for module in adapters_of(kind):
         importlib.import_module(f"experts.adapters.{module}")
 
 
 def adapters_of(kind: type) -> Iterator[str]:
-    """The modules here for the packages of the class and of those it is derived from."""
+    """The modules here for the packages of the class and of those it is derived from.
+
+    Args:
+        kind: The class.
+
+    Yields:
+        Names of modules in `experts.adapters`.
+    """
     for parent in kind.__mro__:
         package = parent.__module__.partition(".")[0]
         if package in LIBRARIES:

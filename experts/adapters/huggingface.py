@@ -40,7 +40,13 @@ Layers = tuple[tuple[Tensor, Tensor], ...]
 
 
 class Seen(NamedTuple):
-    """Keys and values of every layer, each ``(n, heads, t, width)``; what follows; whether over."""
+    """What a model has seen.
+
+    Args:
+        layers: Keys and values of every layer, each ``(n, heads, t, width)``.
+        log_next: log p of what follows, ``(n, k)``.
+        is_over: Whether the text has ended, ``(n,)``.
+    """
 
     layers: Layers
     log_next: Tensor
@@ -50,25 +56,34 @@ class Seen(NamedTuple):
 class LanguageModel(Autoregressive):
     """log p(x | prompt) = Σₜ log p(xₜ | prompt, x₁ … xₜ₋₁), up to the end of the text.
 
-    ``model``: a causal language model of transformers in evaluation mode; several experts may share
-    one. ``prompt``: token ids that every text follows; the model's own start token if None. After
-    an end token of the vocabulary padding follows with probability 1, and nothing else: so p is
-    normalised over texts of at most ``length`` tokens, a longer one being known by its first
-    ``length``. Every other token, special ones included, has the probability that the model
-    gives it.
+    After an end token of the vocabulary padding follows with probability 1, and nothing else: so p
+    is normalised over texts of at most ``length`` tokens, a longer one being known by its first
+    ``length``. Every other token, special ones included, has the probability that the model gives
+    it.
 
     Shapes: x ``(*batch, length)``. ``log_prob`` takes one pass; ``sample`` and particles keep keys
-    and values. Raises AdaptationError for what is no causal language model, is in training mode,
-    keeps more than keys and values, or whose vocabulary is another one; PoeError for a prompt
-    of other tokens, or that leaves too little room.
+    and values.
 
-    >>> config = transformers.GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=2)
-    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
-    >>> gpt = transformers.GPT2LMHeadModel(config).eval()
-    >>> model = LanguageModel(gpt, letters, length=4, prompt=[1, 2])
-    >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, model.log_prob(x).shape
-    (torch.Size([5, 4]), torch.Size([5]))
+    Args:
+        model: A causal language model of transformers in evaluation mode; several experts may share
+            one.
+        vocabulary: What the model's tokens are written as, and which of them end a text.
+        length: Tokens in an event.
+        prompt: Token ids that every text follows, ``(t,)``; the model's own start token if None.
+
+    Raises:
+        AdaptationError: For what is no causal language model, is in training mode, keeps more than
+            keys and values, or whose vocabulary is another one.
+        PoeError: For a prompt of other tokens, or of none, or that leaves too little room.
+
+    Example:
+        >>> config = transformers.GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=2)
+        >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+        >>> gpt = transformers.GPT2LMHeadModel(config).eval()
+        >>> model = LanguageModel(gpt, letters, length=4, prompt=[1, 2])
+        >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, model.log_prob(x).shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
 
     prompt: Tensor
@@ -110,7 +125,18 @@ class LanguageModel(Autoregressive):
         return Seen(layers, log_next, state.is_over | self.vocabulary.is_end(values))
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | prompt, x₁ … xₜ₋₁) at every place: ``(*batch, length, k)``."""
+        """log p(v | prompt, x₁ … xₜ₋₁) at every place.
+
+        Args:
+            x: Tokens, ``(*batch, length)``.
+
+        Returns:
+            ``(*batch, length, k)``.
+
+        Raises:
+            AdaptationError: For a model in training mode.
+            DtypeError: For tokens that are no integers.
+        """
         require_eval(self.model)
         require_integers(x)
         batch_shape = self.space.batch_shape(x)
@@ -149,14 +175,31 @@ class LanguageModel(Autoregressive):
 
 
 class Pretrained(NamedTuple):
-    """A model in evaluation mode, its tokeniser, and what its tokens are written as."""
+    """A model, its tokeniser, and what its tokens are written as.
+
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        tokenizer: Of transformers.
+        vocabulary: What the tokens are written as.
+    """
 
     model: nn.Module
     tokenizer: Any
     vocabulary: Vocabulary
 
     def given(self, prompt: str, length: int) -> LanguageModel:
-        """The expert of texts of at most ``length`` tokens that follow a prompt in words."""
+        """The expert of texts that follow a prompt in words.
+
+        Args:
+            prompt: The words; none for the model's own start token.
+            length: Tokens of a text at most.
+
+        Returns:
+            The expert.
+
+        Raises:
+            PoeError: For a prompt that leaves too little room.
+        """
         ids = self.tokenizer(prompt).input_ids
         return LanguageModel(self.model, self.vocabulary, length, prompt=ids or None)
 
@@ -169,9 +212,20 @@ def load(
 ) -> Pretrained:
     """A causal language model from a local folder (safetensors), or from a GGUF file.
 
-    Nothing is fetched, no code of the folder is run and no pickle is read. ``ends``: the tokens
-    that end a text; the tokeniser's own if None. Raises PoeError where nothing is there,
-    AdaptationError where the tokeniser and the model do not fit.
+    Nothing is fetched, no code of the folder is run and no pickle is read.
+
+    Args:
+        path: The folder, or the file.
+        ends: The tokens that end a text; the tokeniser's own if None.
+        dtype: Of the weights.
+
+    Returns:
+        The model, its tokeniser and its vocabulary.
+
+    Raises:
+        PoeError: Where nothing is there.
+        AdaptationError: Where the tokeniser and the model do not fit.
+        ImportError: For a GGUF file, where gguf or accelerate is not installed.
     """
     where = Path(path)
     if not where.exists():
@@ -196,9 +250,18 @@ def vocabulary_of(
 ) -> Vocabulary:
     """What the tokens of a byte-level or SentencePiece tokeniser are written as.
 
-    ``size``: the model's number of tokens, which may be more: those write nothing. Raises
-    AdaptationError for other kinds of tokenisers, where the model has fewer tokens, and where
-    the bytes of some texts' tokens are not what the tokeniser itself decodes.
+    Args:
+        tokenizer: Of transformers.
+        size: The model's number of tokens, which may be more: those write nothing. The tokeniser's
+            if None.
+        ends: The tokens that end a text; the tokeniser's own if None.
+
+    Returns:
+        The vocabulary.
+
+    Raises:
+        AdaptationError: For other kinds of tokenisers, where the model has fewer tokens, and where
+            the bytes of some texts' tokens are not what the tokeniser itself decodes.
     """
     count = len(tokenizer)
     if size is not None and count > size:

@@ -21,15 +21,24 @@ class JaxLogDensity(poe.Expert):
     It is mapped over the batch, differentiated and compiled by JAX, once for each size of a batch;
     arrays go there and back through DLPack, without a copy where JAX and x share a device. Float64
     is computed in float64, whatever JAX's own setting. The score comes from JAX; a second
-    derivative raises GradientError. What ``fn`` closes over is constant: it does not learn here.
+    derivative raises GradientError.
 
-    Shapes: x ``(*batch, *event)``. Raises AdaptationError, when built, where ``fn`` cannot be
-    traced on an event or returns anything but one floating-point number.
+    Shapes: x ``(*batch, *event)``.
 
-    >>> import jax.numpy as jnp
-    >>> quartic = JaxLogDensity(lambda x: -jnp.sum(x**4), space=poe.Real(2))
-    >>> quartic(torch.ones(3, 2)), quartic.score(torch.ones(1, 2))
-    (tensor([-2., -2., -2.]), tensor([[-4., -4.]]))
+    Args:
+        fn: From one event ``(*event)`` to a number. What it closes over is constant: it does not
+            learn here.
+        space: Where x lives, continuous.
+
+    Raises:
+        AdaptationError: Where ``fn`` cannot be traced on an event or returns anything but one
+            floating-point number, and for a discrete space.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> quartic = JaxLogDensity(lambda x: -jnp.sum(x**4), space=poe.Real(2))
+        >>> quartic(torch.ones(3, 2)), quartic.score(torch.ones(1, 2))
+        (tensor([-2., -2., -2.]), tensor([[-4., -4.]]))
     """
 
     def __init__(self, fn: Callable[[Any], Any], *, space: poe.Space) -> None:
@@ -44,6 +53,14 @@ class JaxLogDensity(poe.Expert):
         self._of_rows = _compiled(fn, space)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         if x.is_meta:
             return x.new_empty(batch)

@@ -40,16 +40,23 @@ class NormflowsFlow(poe.Expert):
 
     Shapes: x ``(*batch, *event)``; normalised, and ``sample`` is exact. The space is ``Real``, and
     the interval that it maps to the reals where the outermost layer is ``Logit``.
-    ``poe.as_expert(flow)`` gives the same. Raises ``poe.AdaptationError`` for layers without an
-    inverse, of batch statistics, of random or periodic values, for an ``ActNorm`` that has seen no
-    data, and for dropout or batch normalisation in training mode.
+    ``poe.as_expert(flow)`` gives the same.
 
-    >>> import normflows
-    >>> base = normflows.distributions.DiagGaussian(2)
-    >>> net = normflows.nets.MLP([1, 8, 2])
-    >>> flow = normflows.NormalizingFlow(base, [normflows.flows.AffineCouplingBlock(net)])
-    >>> NormflowsFlow(flow).log_prob(torch.zeros(3, 2)).shape
-    torch.Size([3])
+    Args:
+        flow: With the base q₀ and the layers T; a ``MultiscaleFlow`` has no classes.
+
+    Raises:
+        AdaptationError: For layers without an inverse, of batch statistics, of random or periodic
+            values, for an ``ActNorm`` that has seen no data, and for dropout or batch normalisation
+            in training mode.
+
+    Example:
+        >>> import normflows
+        >>> base = normflows.distributions.DiagGaussian(2)
+        >>> net = normflows.nets.MLP([1, 8, 2])
+        >>> flow = normflows.NormalizingFlow(base, [normflows.flows.AffineCouplingBlock(net)])
+        >>> NormflowsFlow(flow).log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
     """
 
     def __init__(self, flow: NormalizingFlow | MultiscaleFlow) -> None:
@@ -59,16 +66,39 @@ class NormflowsFlow(poe.Expert):
         self.flow = flow
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         given = (None,) if isinstance(self.flow, MultiscaleFlow) else ()
         return _log_prob(self.space, x, lambda rows: self.flow.log_prob(rows, *given))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, *event) -> (*batch,)``; equals the log-density."""
+        """log p(x); equals the log-density.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``; the global generator is put back after."""
+        """Exact draws; the global generator is put back after.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         with borrowed(resolve(generator, _like(self.flow).device)):
             return _draw(self.flow, num_samples)
 
@@ -77,14 +107,21 @@ class NormflowsClassFlow(poe.Conditional):
     """A ``ClassCondFlow``, or a ``MultiscaleFlow`` with classes: p(x | y), y a class index.
 
     ``given(y)`` binds one class for all x, or ``(n,)`` of them, one for each chain. Exact draws.
-    ``poe.as_expert(flow)`` gives the same. Raises as ``NormflowsFlow`` does, and ``poe.PoeError``
-    for what is no class.
+    ``poe.as_expert(flow)`` gives the same.
 
-    >>> import normflows
-    >>> base = normflows.distributions.ClassCondDiagGaussian(2, num_classes=3)
-    >>> flow = normflows.ClassCondFlow(base, [normflows.flows.LULinearPermute(2)])
-    >>> NormflowsClassFlow(flow).given(1).log_prob(torch.zeros(5, 2)).shape
-    torch.Size([5])
+    Args:
+        flow: With classes.
+
+    Raises:
+        AdaptationError: As ``NormflowsFlow``.
+        PoeError: Of ``given``, for what is no class.
+
+    Example:
+        >>> import normflows
+        >>> base = normflows.distributions.ClassCondDiagGaussian(2, num_classes=3)
+        >>> flow = normflows.ClassCondFlow(base, [normflows.flows.LULinearPermute(2)])
+        >>> NormflowsClassFlow(flow).given(1).log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     is_normalized = True
@@ -98,7 +135,18 @@ class NormflowsClassFlow(poe.Conditional):
         self.flow = flow
 
     def given(self, condition: poe.density.conditional.Condition) -> poe.Given:
-        """The expert p(x | y = condition). Raises ``poe.PoeError`` for what is no class."""
+        """The expert p(x | y = condition).
+
+        Args:
+            condition: A class, an integer from 0, or ``(n,)`` of them, one for each chain.
+
+        Returns:
+            The expert.
+
+        Raises:
+            PoeError: For what is no class.
+            DtypeError: For what is no integer, and for more dimensions.
+        """
         bound = super().given(condition)
         y = bound.condition
         if y.is_floating_point() or y.ndim > 1:
@@ -113,6 +161,16 @@ class NormflowsClassFlow(poe.Conditional):
         return bound
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | y).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The class y, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
+
         def of_rows(rows: Tensor) -> Tensor:
             return self.flow.log_prob(rows, one_for_each(condition, len(rows), 0))
 
@@ -122,7 +180,16 @@ class NormflowsClassFlow(poe.Conditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``."""
+        """Exact draws.
+
+        Args:
+            condition: The class y, ``()`` or ``(num_samples,)``.
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         with borrowed(resolve(generator, condition.device)):
             return self.flow.sample(num_samples, one_for_each(condition, num_samples, 0))[0]
 
@@ -131,8 +198,14 @@ class NormflowsContextFlow(poe.Conditional):
     """A ``normflows.ConditionalNormalizingFlow``: p(x | y), y a vector of floats.
 
     ``given(y)`` binds one context ``(c,)``, or ``(n, c)``, one for each chain. Exact draws.
-    ``poe.as_expert(flow)`` gives the same. Raises as ``NormflowsFlow`` does, and
-    ``poe.DtypeError`` for contexts of integers.
+    ``poe.as_expert(flow)`` gives the same.
+
+    Args:
+        flow: With a context; its base has a shape.
+
+    Raises:
+        AdaptationError: As ``NormflowsFlow``, and for a base that does not say its shape.
+        DtypeError: When called, for contexts of integers.
     """
 
     is_normalized = True
@@ -151,6 +224,19 @@ class NormflowsContextFlow(poe.Conditional):
         self.flow = flow
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | y).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The context y, ``(c,)`` or ``(batch, c)``.
+
+        Returns:
+            ``(*batch,)``.
+
+        Raises:
+            DtypeError: For contexts of integers.
+        """
+
         def of_rows(rows: Tensor) -> Tensor:
             context = one_for_each(require_floats(condition), len(rows), 1)
             return self.flow.log_prob(rows, context=context)
@@ -161,7 +247,19 @@ class NormflowsContextFlow(poe.Conditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``."""
+        """Exact draws.
+
+        Args:
+            condition: The context y, ``(c,)`` or ``(num_samples, c)``.
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+
+        Raises:
+            DtypeError: For contexts of integers.
+        """
         context = one_for_each(require_floats(condition), num_samples, 1)
         with borrowed(resolve(generator, condition.device)):
             return self.flow.sample(num_samples, context=context)[0]

@@ -33,14 +33,20 @@ SPACES: dict[type, Any] = {
 class FromNumPyro(JaxLogDensity):
     """A continuous distribution of NumPyro: normalised, sampled exactly by JAX.
 
-    Its parameters are constants. Draws come from a JAX key that the generator seeds. Raises
-    AdaptationError for a batch of distributions, a discrete one, and a support that is no space of
-    this package.
+    Its parameters are constants. Draws come from a JAX key that the generator seeds.
 
-    >>> import numpyro.distributions as dist
-    >>> expert = poe.as_expert(dist.Normal(0.0, 1.0))
-    >>> expert.log_prob(torch.tensor([0.0])), expert.space
-    (tensor([-0.9189]), Real(shape=()))
+    Args:
+        distribution: One, of a continuous space of this package.
+
+    Raises:
+        AdaptationError: For a batch of distributions, a discrete one, and a support that is no
+            space of this package.
+
+    Example:
+        >>> import numpyro.distributions as dist
+        >>> expert = poe.as_expert(dist.Normal(0.0, 1.0))
+        >>> expert.log_prob(torch.tensor([0.0])), expert.space
+        (tensor([-0.9189]), Real(shape=()))
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -53,15 +59,38 @@ class FromNumPyro(JaxLogDensity):
         self.distribution = distribution
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised; −inf outside of the space.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         value = super().forward(x)
         return value if isinstance(self.space, poe.Real) else mask_outside(self.space, x, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), the log-density itself: ``(*batch, *event) -> (*batch,)``."""
+        """log p(x), the log-density itself.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``."""
+        """Exact draws.
+
+        Args:
+            num_samples: How many.
+            generator: Seeds JAX's key; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         jax = require("jax", "jax")
         seed = torch.randint(2**31, (), generator=resolve(generator)).item()
         draws = self.distribution.sample(jax.random.key(seed), (num_samples,))

@@ -30,16 +30,19 @@ class OnnxNetwork(nn.Module):
     Differentiating it raises ``poe.GradientError``. The file's bytes are a buffer, so that
     ``poe.save`` keeps them.
 
-    - ``source``: the file's path, or its bytes;
-    - ``output``: the name of the output that is meant, where there are several;
-    - ``event_shape``: of one x, where the file leaves it open.
+    Args:
+        source: The file's path, or its bytes.
+        output: The name of the output that is meant, where there are several.
+        event_shape: Of one x, where the file leaves it open.
 
-    Raises ``poe.AdaptationError`` for a file that onnxruntime cannot run, and for one that takes
-    anything but a single array of floats, batch first, or whose output is no array of floats.
+    Raises:
+        AdaptationError: For a file that onnxruntime cannot run, and for one that takes anything but
+            a single array of floats, batch first, or whose output is no array of floats.
 
-    >>> network = OnnxNetwork(example())
-    >>> network(torch.ones(4, 2)).shape
-    torch.Size([4, 3])
+    Example:
+        >>> network = OnnxNetwork(example())
+        >>> network(torch.ones(4, 2)).shape
+        torch.Size([4, 3])
     """
 
     model: Tensor
@@ -60,6 +63,17 @@ class OnnxNetwork(nn.Module):
         self.out_shape = one.shape[1:]
 
     def forward(self, x: Tensor) -> Tensor:
+        """The network's output.
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            ``(n, *out)``, in the dtype of x.
+
+        Raises:
+            ShapeError: For another shape than the file states.
+        """
         if x.shape[1:] != self.port.event_shape:
             raise ShapeError(
                 f"expected x of shape (n, {', '.join(map(str, self.port.event_shape))}) as the "
@@ -97,20 +111,25 @@ class OnnxClassifier(poe.Expert):
     ``poe.sample`` moves a product with one by a random walk. Where the other experts have a score,
     ``poe.samplers.SurrogateMALA(surrogate=them)`` follows that and is exact for the whole product.
 
-    - ``label``: the class y, an index, or a tensor with one for each chain;
-    - ``space``: where x lives; by default Real, in the shape that the file states;
-    - ``output``: the name of the output with the classes, where there are several;
-    - ``probabilities``: whether that holds p(y | x), in place of logits.
+    Shapes: x ``(*batch, *event)``. Raises as `OnnxNetwork` and `Classifier`.
 
-    Shapes: x ``(*batch, *event)``. Raises as `OnnxNetwork` and `Classifier`, and AdaptationError
-    where ``probabilities`` is not what the file gives.
+    Args:
+        source: The file's path, or its bytes.
+        label: The class y, an index, or ``(batch,)``, one for each chain.
+        space: Where x lives; by default Real, in the shape that the file states.
+        output: The name of the output with the classes, where there are several.
+        probabilities: Whether that holds p(y | x), in place of logits.
 
-    >>> likes = OnnxClassifier(example(), label=1)
-    >>> likes(torch.zeros(1, 2)), likes.space
-    (tensor([-1.0986]), Real(shape=(2,)))
-    >>> likes.score(torch.zeros(1, 2))
-    Traceback (most recent call last):
-    poe.GradientError: OnnxNetwork has no gradient: ...
+    Raises:
+        AdaptationError: Where ``probabilities`` is not what the file gives.
+
+    Example:
+        >>> likes = OnnxClassifier(example(), label=1)
+        >>> likes(torch.zeros(1, 2)), likes.space
+        (tensor([-1.0986]), Real(shape=(2,)))
+        >>> likes.score(torch.zeros(1, 2))
+        Traceback (most recent call last):
+        poe.GradientError: OnnxNetwork has no gradient: ...
     """
 
     def __init__(
@@ -132,18 +151,42 @@ class OnnxClassifier(poe.Expert):
         self.likes = Classifier(net, self.space).given(label)
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p(y | x).
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self.likes(x)
 
 
 class Log(nn.Module):
-    """log x, elementwise."""
+    """The logarithm, elementwise."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """log x.
+
+        Args:
+            x: Of any shape.
+
+        Returns:
+            Of the same shape.
+        """
         return x.log()
 
 
 class Port(NamedTuple):
-    """The input and the output that are used."""
+    """The input and the output that are used.
+
+    Args:
+        input: Its name.
+        output: Its name.
+        batch_size: None where the file takes batches of any size.
+        event_shape: Of one x.
+        dtype: Of x.
+    """
 
     input: str
     output: str
@@ -230,7 +273,11 @@ def _bytes(model: Tensor) -> bytes:
 
 
 def example() -> bytes:
-    """A small ONNX model, 2 numbers to 3 logits, for doctests and a first try."""
+    """A small ONNX model, 2 numbers to 3 logits, for doctests and a first try.
+
+    Returns:
+        The file's bytes.
+    """
     onnx = require("onnx", "onnx")
     shape = onnx.helper.make_tensor_value_info
     weight = onnx.helper.make_tensor("W", 1, (2, 3), [1.0, 0.0, -1.0, -1.0, 0.0, 1.0])

@@ -7,10 +7,21 @@ from typing import Any
 
 
 def require(module: str, extra: str) -> Any:
-    """The module, imported. Raises ImportError with the line that installs it where it is missing.
+    """The module, imported.
 
-    >>> require("numpy", "plots").__name__
-    'numpy'
+    Args:
+        module: Its name.
+        extra: The extra of this package that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: Where it is missing, with the line that installs it.
+
+    Example:
+        >>> require("numpy", "plots").__name__
+        'numpy'
     """
     try:
         return importlib.import_module(module)
@@ -21,8 +32,16 @@ def require(module: str, extra: str) -> Any:
 def missing(library: str, extra: str) -> ImportError:
     """The error that names the library and the command that installs it.
 
-    >>> missing("zuko", "zuko")
-    ImportError('expected zuko to be installed, got none: pip install "product-of-experts[zuko]"')
+    Args:
+        library: Its name.
+        extra: The extra of this package that installs it.
+
+    Returns:
+        The error, to be raised.
+
+    Example:
+        >>> print(missing("zuko", "zuko"))
+        expected zuko to be installed, got none: pip install "product-of-experts[zuko]"
     """
     return ImportError(
         f'expected {library} to be installed, got none: pip install "product-of-experts[{extra}]"'

@@ -27,13 +27,22 @@ def kernel_density(model: FittedKernelDensity) -> KernelDensity:
 
     All kernels, Euclidean metric. ``score_samples`` is its ``log_prob`` (without sklearn's
     tolerances), save that of the cosine kernel in an even number of dimensions, where sklearn 1.9
-    leaves a term of the normaliser out: it differs by a constant. Raises ``poe.AdaptationError``
-    for an estimator that is not fitted, or of another metric.
+    leaves a term of the normaliser out: it differs by a constant.
 
-    >>> from sklearn.neighbors import KernelDensity as Estimator
-    >>> model = Estimator(bandwidth=0.5).fit([[0.0], [1.0]])
-    >>> poe.as_expert(model)
-    KernelDensity(2 rows in Real(1), gaussian, bandwidth=0.5)
+    Args:
+        model: Fitted.
+
+    Returns:
+        The expert.
+
+    Raises:
+        AdaptationError: For an estimator that is not fitted, or of another metric.
+
+    Example:
+        >>> from sklearn.neighbors import KernelDensity as Estimator
+        >>> model = Estimator(bandwidth=0.5).fit([[0.0], [1.0]])
+        >>> poe.as_expert(model)
+        KernelDensity(2 rows in Real(1), gaussian, bandwidth=0.5)
     """
     _require_fitted(model)
     if model.metric not in ("euclidean", "l2"):
@@ -55,12 +64,21 @@ def gaussian_mixture(model: GaussianMixture) -> poe.Mixture:
     """The same density as a ``poe.Mixture`` of ``experts.Gaussian``, in float64.
 
     All covariance types. Products with Gaussians and with other mixtures stay in closed form.
-    Raises ``poe.AdaptationError`` for an estimator that is not fitted.
 
-    >>> from sklearn.mixture import GaussianMixture
-    >>> model = GaussianMixture(1, random_state=0).fit([[0.0], [1.0], [2.0]])
-    >>> poe.as_expert(model).experts[0].loc.round(decimals=4)
-    tensor([1.], dtype=torch.float64)
+    Args:
+        model: Fitted.
+
+    Returns:
+        The expert.
+
+    Raises:
+        AdaptationError: For an estimator that is not fitted.
+
+    Example:
+        >>> from sklearn.mixture import GaussianMixture
+        >>> model = GaussianMixture(1, random_state=0).fit([[0.0], [1.0], [2.0]])
+        >>> poe.as_expert(model).experts[0].loc.round(decimals=4)
+        tensor([1.], dtype=torch.float64)
     """
     _require_fitted(model)
     locs, covariances = _tensor(model.means_), _tensor(model.covariances_)

@@ -40,15 +40,22 @@ class ZukoFlow(poe.Expert):
     .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
 
     The space is where T takes x from; x whose T(x) the base excludes has log-density −inf.
-    ``sample`` is exact. ``poe.as_expert(flow)`` gives the same. Raises ``poe.AdaptationError`` for
-    a flow that needs a context (``ZukoConditional`` takes it), a batch of distributions, a trace
-    that is estimated (``exact=False``), a support that is no space here, and dropout in training
-    mode.
+    ``sample`` is exact. ``poe.as_expert(flow)`` gives the same.
 
-    >>> import zuko
-    >>> expert = ZukoFlow(zuko.flows.NSF(2, transforms=1, hidden_features=(4,)))
-    >>> expert.log_prob(torch.zeros(3, 2)).shape, str(expert.space)
-    (torch.Size([3]), 'Real(2)')
+    Args:
+        flow: Without context.
+
+    Raises:
+        AdaptationError: For a flow that needs a context (``ZukoConditional`` takes it), a batch of
+            distributions, a trace that is estimated (``exact=False``), and dropout in training
+            mode.
+        PoeError: For a support that is no space here.
+
+    Example:
+        >>> import zuko
+        >>> expert = ZukoFlow(zuko.flows.NSF(2, transforms=1, hidden_features=(4,)))
+        >>> expert.log_prob(torch.zeros(3, 2)).shape, str(expert.space)
+        (torch.Size([3]), 'Real(2)')
     """
 
     def __init__(self, flow: LazyDistribution) -> None:
@@ -58,15 +65,38 @@ class ZukoFlow(poe.Expert):
         self.flow = flow
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return _log_prob(self.flow(), self.space, x)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, *event) -> (*batch,)``; equals the log-density."""
+        """log p(x); equals the log-density.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``; the global generator is put back after."""
+        """Exact draws; the global generator is put back after.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         with borrowed(resolve(generator, _like(self.flow).device)):
             return self.flow().sample((num_samples,))
 
@@ -74,16 +104,24 @@ class ZukoFlow(poe.Expert):
 class ZukoConditional(poe.Conditional):
     """A ``zuko.lazy.LazyDistribution`` with a context, as a normalised conditional.
 
-    ``given(context)`` binds one context, shaped like ``example``, or one for each chain,
+    ``given(context)`` binds one context, shaped like the example, or one for each chain,
     ``(n, *example)``. ``poe.as_expert(flow)`` gives the same where contexts are vectors, whose size
-    it finds out. Raises ``poe.AdaptationError`` as ``ZukoFlow`` does, and where the example is no
-    context of this flow; ``poe.DtypeError`` for contexts of integers.
+    it finds out.
 
-    >>> import zuko
-    >>> flow = zuko.flows.MAF(2, context=3, transforms=1, hidden_features=(4,))
-    >>> expert = ZukoConditional(flow, example=torch.zeros(3)).given(torch.ones(3))
-    >>> expert.log_prob(torch.zeros(5, 2)).shape
-    torch.Size([5])
+    Args:
+        flow: With a context.
+        example: One context, whose shape counts.
+
+    Raises:
+        AdaptationError: As ``ZukoFlow``, and where the example is no context of this flow.
+        DtypeError: When called, for contexts of integers.
+
+    Example:
+        >>> import zuko
+        >>> flow = zuko.flows.MAF(2, context=3, transforms=1, hidden_features=(4,))
+        >>> expert = ZukoConditional(flow, example=torch.zeros(3)).given(torch.ones(3))
+        >>> expert.log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     is_normalized = True
@@ -96,13 +134,37 @@ class ZukoConditional(poe.Conditional):
         self.flow = flow
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | context).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The context, ``(*example)`` or ``(batch, *example)``.
+
+        Returns:
+            ``(*batch,)``.
+
+        Raises:
+            DtypeError: For contexts of integers.
+        """
         return _log_prob(self.flow(require_floats(condition)), self.space, x)
 
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact draws, ``(num_samples, *event)``, one for each context where these are a batch."""
+        """Exact draws, one for each context where these are a batch.
+
+        Args:
+            condition: The context, ``(*example)`` or ``(num_samples, *example)``.
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+
+        Raises:
+            DtypeError: For contexts of integers.
+        """
         is_batch = condition.ndim > self.condition_ndim
         with borrowed(resolve(generator, condition.device)):
             distribution = self.flow(require_floats(condition))
@@ -144,9 +206,20 @@ def _is_circular(part: nn.Module) -> bool:
 def space_of_distribution(distribution: Distribution) -> poe.Space:
     """Where the events of a distribution live; of a flow, where its transformation takes them from.
 
-    >>> import zuko
-    >>> str(space_of_distribution(zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2))))
-    'Real(2)'
+    Args:
+        distribution: Of torch, or of zuko.
+
+    Returns:
+        The space.
+
+    Raises:
+        AdaptationError: For one that does not say its support.
+        PoeError: For a support that is no space here.
+
+    Example:
+        >>> import zuko
+        >>> str(space_of_distribution(zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2))))
+        'Real(2)'
     """
     return space_of(_support(distribution), distribution.event_shape)
 
@@ -205,13 +278,23 @@ def _(flow: LazyDistribution) -> ZukoFlow | ZukoConditional:
 
 
 def context_size(flow: LazyDistribution) -> int:
-    """How many numbers the context has: 0 for none. Found by trying, up to the widest layer.
+    """How many numbers the context of a flow has: 0 for none.
 
-    Raises ``poe.AdaptationError`` where there is no such number.
+    Found by trying, up to the widest layer.
 
-    >>> import zuko
-    >>> context_size(zuko.flows.NICE(2, context=3))
-    3
+    Args:
+        flow: Whose context it is.
+
+    Returns:
+        The number.
+
+    Raises:
+        AdaptationError: Where there is no such number.
+
+    Example:
+        >>> import zuko
+        >>> context_size(zuko.flows.NICE(2, context=3))
+        3
     """
     _require_usable(flow)
     widths = [getattr(part, "in_features", 0) for part in flow.modules()]
@@ -230,12 +313,20 @@ def context_size(flow: LazyDistribution) -> int:
 def as_torch(distribution: Any) -> Distribution:
     """The same distribution by the classes of `torch.distributions`.
 
-    Raises ``poe.AdaptationError`` for those of zuko that torch has no like of, and for what a flow
-    returns: its tensors lie in functions, where they can be neither moved nor saved.
+    Args:
+        distribution: Of zuko, or already of torch.
 
-    >>> import zuko
-    >>> as_torch(zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)))
-    Independent(Normal(loc: torch.Size([2]), scale: torch.Size([2])), 1)
+    Returns:
+        The distribution of torch.
+
+    Raises:
+        AdaptationError: For those of zuko that torch has no like of, and for what a flow returns:
+            its tensors lie in functions, where they can be neither moved nor saved.
+
+    Example:
+        >>> import zuko
+        >>> as_torch(zuko.distributions.DiagNormal(torch.zeros(2), torch.ones(2)))
+        Independent(Normal(loc: torch.Size([2]), scale: torch.Size([2])), 1)
     """
     if isinstance(distribution, DiagNormal | BoxUniform):
         return Independent(distribution.base_dist, distribution.reinterpreted_batch_ndims)

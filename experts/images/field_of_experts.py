@@ -14,7 +14,7 @@ from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian
 
 
 class FieldOfExperts(Expert):
-    """A product of Gaussian scale mixtures of filter responses, wherever a filter fits in:
+    """A product of Gaussian scale mixtures of filter responses, wherever a filter fits in.
 
     log p̃(x) = Σ_k Σ_p log Σ_s a_ks N((J_k ∗ x)_p; 0, σ_s²),  a_k = softmax(logits_k)
 
@@ -23,16 +23,28 @@ class FieldOfExperts(Expert):
     broad Gaussian for a proper prior. With likelihoods (``poe.gaussian_factors``) it has an exact
     block Gibbs sampler, ``poe.samplers.GaussianGibbs``.
 
-    Shapes: ``filters`` ``(k, a, b)``, ``logits`` ``(k, s)``, ``scales`` σ ``(s,)``, ``shape`` of
-    the picture ``(rows, cols)``. What is an ``nn.Parameter`` stays one. Raises ShapeError where
-    they do not fit, PoeError where a scale is not positive.
+    Args:
+        filters: J, ``(k, a, b)``. What is an ``nn.Parameter`` stays one, here and below.
+        logits: Of the weights a, ``(k, s)``.
+        scales: Standard deviations σ, ``(s,)``, positive.
+        shape: Of the picture, ``(rows, cols)``.
 
-    Source: Roth & Black 2009; of scale mixtures: Schmidt, Gao & Roth 2010, eq. 2 and 3.
+    Raises:
+        ShapeError: Where they do not fit.
+        PoeError: Where a scale is not positive.
 
-    >>> steps = torch.tensor([[[1.0, -1.0]]])
-    >>> field = FieldOfExperts(steps, torch.zeros(1, 2), [0.1, 1.0], shape=(1, 3))
-    >>> field(torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]]))
-    tensor([ 1.5716, -1.3263])
+    References:
+        Roth & Black (2009), Fields of experts, International Journal of Computer Vision,
+        doi:10.1007/s11263-008-0197-6.
+
+        Schmidt, Gao & Roth (2010), A generative perspective on MRFs in low-level vision, CVPR, eq.
+        2 and 3 (of scale mixtures).
+
+    Example:
+        >>> steps = torch.tensor([[[1.0, -1.0]]])
+        >>> field = FieldOfExperts(steps, torch.zeros(1, 2), [0.1, 1.0], shape=(1, 3))
+        >>> field(torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]]))
+        tensor([ 1.5716, -1.3263])
     """
 
     logits: Tensor
@@ -56,23 +68,53 @@ class FieldOfExperts(Expert):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: Pictures, ``(*batch, rows, cols)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         responses = self.bank(x.reshape(-1, *self.space.event_shape))
         return self.log_terms(responses).logsumexp(0).sum((1, 2, 3)).reshape(batch)
 
     def log_terms(self, responses: Tensor) -> Tensor:
-        """log a_ks N(r; 0, σ_s²): ``(n, k, rows, cols) -> (s, n, k, rows, cols)``."""
+        """log a_ks N(r; 0, σ_s²), of every scale.
+
+        Args:
+            responses: r, ``(n, k, rows, cols)``.
+
+        Returns:
+            ``(s, n, k, rows, cols)``.
+        """
         constants = self.logits.log_softmax(-1) - self.scales.log() - 0.5 * math.log(2 * math.pi)
         precisions = self.scales.square().reciprocal()
         squares = -0.5 * responses.square()
         return precisions.view(-1, 1, 1, 1, 1) * squares + constants.T[:, None, :, None, None]
 
     def on(self, shape: tuple[int, int]) -> FieldOfExperts:
-        """The same experts, shared, on pictures of another shape."""
+        """The same experts, shared, on pictures of another shape.
+
+        Args:
+            shape: ``(rows, cols)``.
+
+        Returns:
+            The field of experts there.
+        """
         return FieldOfExperts(self.bank.filters, self.logits, self.scales, shape)
 
     def draw_precisions(self, responses: Tensor, uniforms: Tensor) -> Tensor:
-        """1 / σ_s² of a scale drawn for each response: both, and the result, ``(n, k, r, c)``."""
+        """1 / σ_s² of a scale drawn for each response.
+
+        Args:
+            responses: ``(n, k, rows, cols)``.
+            uniforms: Of [0, 1), as many.
+
+        Returns:
+            As many.
+        """
         cumulative = self.log_terms(responses).softmax(0).cumsum(0)
         chosen = (cumulative < uniforms * cumulative[-1]).sum(0)
         return self.scales.square().reciprocal()[chosen]

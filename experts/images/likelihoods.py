@@ -19,15 +19,23 @@ from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian
 class GaussianLikelihood(Expert):
     """p(y | x) = N(y; A x, s² I) as an expert on x, normalised over y: y = A x + noise.
 
-    A prior times it is the posterior of x. ``operator`` A is a ``LinearOperator`` (``Identity``:
-    denoising, ``Mask``: inpainting, ``Blur``, ``BlockMean``: super-resolution); ``observed`` y
-    ``(*out_shape)``; ``scale`` s, a number. Of a ``Mask`` the pixels that were not seen add a
-    constant. Raises ShapeError for a y that A does not make, PoeError for a scale that is not
-    positive.
+    A prior times it is the posterior of x. Of a ``Mask`` the pixels that were not seen add a
+    constant.
 
-    >>> seen = GaussianLikelihood(Identity((1, 2)), torch.tensor([[0.0, 1.0]]), scale=0.5)
-    >>> seen(torch.tensor([[[0.0, 1.0]], [[0.5, 1.0]]]))
-    tensor([-0.4516, -0.9516])
+    Args:
+        operator: A (``Identity``: denoising, ``Mask``: inpainting, ``Blur``, ``BlockMean``:
+            super-resolution).
+        observed: y, ``(*out_shape)`` of the operator.
+        scale: Standard deviation s of the noise, a positive number.
+
+    Raises:
+        ShapeError: For a y that A does not make, and a scale that is not one number.
+        PoeError: For a scale that is not positive.
+
+    Example:
+        >>> seen = GaussianLikelihood(Identity((1, 2)), torch.tensor([[0.0, 1.0]]), scale=0.5)
+        >>> seen(torch.tensor([[[0.0, 1.0]], [[0.5, 1.0]]]))
+        tensor([-0.4516, -0.9516])
     """
 
     observed: Tensor
@@ -47,6 +55,14 @@ class GaussianLikelihood(Expert):
         keep(self, "scale", _one("scale", positive("scale", scale, like=observed)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p(y | x).
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         rows = x.reshape(-1, *self.space.event_shape)
         squares = ((self.operator(rows) - self.observed) / self.scale).square()
@@ -60,12 +76,22 @@ class SaltAndPepper(Expert):
     p(yᵢ | xᵢ) = (1 − p) N(yᵢ; xᵢ, s²) Δ + ½ p [yᵢ ∈ {0, 1}]
 
     for grey values in steps of Δ, those of kept pixels known to within s. A pixel that is neither 0
-    nor 1 was kept; one that is may be either, and the prior decides. ``observed`` ``(*event)``.
-    Raises PoeError for a p that is not between 0 and 1 and a scale that is not positive.
+    nor 1 was kept; one that is may be either, and the prior decides.
 
-    >>> seen = SaltAndPepper(torch.tensor([0.5, 1.0]), probability=0.2)
-    >>> seen(torch.tensor([[0.5, 1.0], [0.5, 0.3]]))
-    tensor([-2.0116, -3.4447])
+    Args:
+        observed: y, ``(*event)``, from 0 to 1.
+        probability: p, of a pixel to be replaced, a number between 0 and 1.
+        scale: s, in grey values.
+        step: Δ, in grey values.
+
+    Raises:
+        PoeError: For a p that is not between 0 and 1, and a scale or step that is not positive.
+        ShapeError: For a p, scale or step that is not one number.
+
+    Example:
+        >>> seen = SaltAndPepper(torch.tensor([0.5, 1.0]), probability=0.2)
+        >>> seen(torch.tensor([[0.5, 1.0], [0.5, 0.3]]))
+        tensor([-2.0116, -3.4447])
     """
 
     observed: Tensor
@@ -91,6 +117,14 @@ class SaltAndPepper(Expert):
             keep(self, name, _one(name, positive(name, value, like=observed)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p(y | x).
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return (
             torch.logaddexp(self._log_kept(x), self._log_replaced())
             .flatten(x.ndim - self.observed.ndim)
@@ -98,7 +132,15 @@ class SaltAndPepper(Expert):
         )
 
     def draw_precisions(self, x: Tensor, uniforms: Tensor) -> Tensor:
-        """1 / s² of a pixel that is drawn to be kept, else 0."""
+        """1 / s² of a pixel that is drawn to be kept, else 0.
+
+        Args:
+            x: ``(*batch, *event)``.
+            uniforms: Of [0, 1), as many.
+
+        Returns:
+            As many.
+        """
         is_kept = uniforms < torch.sigmoid(self._log_kept(x) - self._log_replaced())
         return is_kept / self.scale.square()
 

@@ -16,25 +16,49 @@ BOUNDARIES = ("cut", "periodic")
 class LinearOperator(nn.Module):
     """A linear map of events: ``forward`` is A x, ``adjoint`` is A'y, so that <A x, y> = <x, A'y>.
 
-    Shapes: x ``(n, *in_shape)``, y ``(n, *out_shape)``. ``column_squares(w)`` is the diagonal of
-    A' diag(w) A, ``(n, *out_shape) -> (n, *in_shape)``: what a solver is preconditioned with.
+    Shapes: x ``(n, *in_shape)``, y ``(n, *out_shape)``. A subclass sets the two shapes.
 
-    >>> halve = BlockMean((4, 4), 2)
-    >>> x, y = torch.randn(1, 4, 4), torch.randn(1, 2, 2)
-    >>> torch.allclose((halve(x) * y).sum(), (x * halve.adjoint(y)).sum(), atol=1e-5)
-    True
+    Example:
+        >>> halve = BlockMean((4, 4), 2)
+        >>> x, y = torch.randn(1, 4, 4), torch.randn(1, 2, 2)
+        >>> torch.allclose((halve(x) * y).sum(), (x * halve.adjoint(y)).sum(), atol=1e-5)
+        True
     """
 
     in_shape: torch.Size
     out_shape: torch.Size
 
     def forward(self, x: Tensor) -> Tensor:
+        """A x.
+
+        Args:
+            x: ``(n, *in_shape)``.
+
+        Returns:
+            ``(n, *out_shape)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement forward")
 
     def adjoint(self, y: Tensor) -> Tensor:
+        """A'y.
+
+        Args:
+            y: ``(n, *out_shape)``.
+
+        Returns:
+            ``(n, *in_shape)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement adjoint")
 
     def column_squares(self, weights: Tensor) -> Tensor:
+        """The diagonal of A' diag(w) A: what a solver is preconditioned with.
+
+        Args:
+            weights: w, ``(n, *out_shape)``.
+
+        Returns:
+            ``(n, *in_shape)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement column_squares")
 
     def extra_repr(self) -> str:
@@ -44,8 +68,12 @@ class LinearOperator(nn.Module):
 class Identity(LinearOperator):
     """A x = x, for denoising.
 
-    >>> Identity((2, 2))(torch.ones(1, 2, 2)).shape
-    torch.Size([1, 2, 2])
+    Args:
+        shape: Of x.
+
+    Example:
+        >>> Identity((2, 2))(torch.ones(1, 2, 2)).shape
+        torch.Size([1, 2, 2])
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -65,10 +93,15 @@ class Identity(LinearOperator):
 class Mask(LinearOperator):
     """(A x)ᵢ = mᵢ xᵢ, with m of 0 and 1: what is 0 was not seen, for inpainting.
 
-    ``mask`` ``(*event)``. Raises PoeError for other values.
+    Args:
+        mask: m, ``(*event)``.
 
-    >>> Mask(torch.tensor([[1.0, 0.0]]))(torch.full((1, 1, 2), 3.0))
-    tensor([[[3., 0.]]])
+    Raises:
+        PoeError: For values that are not 0 or 1.
+
+    Example:
+        >>> Mask(torch.tensor([[1.0, 0.0]]))(torch.full((1, 1, 2), 3.0))
+        tensor([[[3., 0.]]])
     """
 
     mask: Tensor
@@ -97,11 +130,17 @@ class Mask(LinearOperator):
 class Window(LinearOperator):
     """A part of a larger picture: what ``expert.at(window)`` reads an expert of the part through.
 
-    ``shape`` of the larger picture, ``part`` of the smaller one, ``corner`` (row, column) where it
-    begins. Raises ShapeError where it does not lie inside.
+    Args:
+        shape: Of the larger picture, ``(rows, cols)``.
+        part: Shape of the smaller one.
+        corner: Row and column where it begins.
 
-    >>> Window((2, 3), part=(1, 2), corner=(1, 0))(torch.arange(6.0).reshape(1, 2, 3))
-    tensor([[[3., 4.]]])
+    Raises:
+        ShapeError: Where it does not lie inside.
+
+    Example:
+        >>> Window((2, 3), part=(1, 2), corner=(1, 0))(torch.arange(6.0).reshape(1, 2, 3))
+        tensor([[[3., 4.]]])
     """
 
     def __init__(
@@ -135,14 +174,20 @@ class Window(LinearOperator):
 class FilterBank(LinearOperator):
     """The responses of k filters, wherever they fit in: (A x)_k = correlation of x with filter k.
 
-    ``filters`` ``(k, a, b)``, for x of shape ``(rows, cols)``; with a ``stride`` of 1 responses
-    ``(k, rows - a + 1, cols - b + 1)``, with a larger one every so many of them, up and down. A
-    parameter stays one. Raises ShapeError where a filter does not fit in, or the last response
-    would leave pixels out.
+    Args:
+        filters: ``(k, a, b)``; a parameter stays one.
+        shape: Of x, ``(rows, cols)``.
+        stride: With 1 the responses are ``(k, rows - a + 1, cols - b + 1)``, with a larger one
+            every so many of them, down and to the right; a pair for both.
 
-    >>> FilterBank(torch.tensor([[[1.0, -1.0]]]), (2, 3))(torch.tensor([[[1.0, 2, 4], [0, 0, 1]]]))
-    tensor([[[[-1., -2.],
-              [ 0., -1.]]]])
+    Raises:
+        ShapeError: Where a filter does not fit in, or the last response would leave pixels out.
+
+    Example:
+        >>> difference = FilterBank(torch.tensor([[[1.0, -1.0]]]), (2, 3))
+        >>> difference(torch.tensor([[[1.0, 2, 4], [0, 0, 1]]]))
+        tensor([[[[-1., -2.],
+                  [ 0., -1.]]]])
     """
 
     filters: Tensor
@@ -184,13 +229,20 @@ class FilterBank(LinearOperator):
 class Blur(LinearOperator):
     """Convolution with a kernel k of odd sides: (A x)_p = Σ_q k_q x_{p−q}, for deblurring.
 
-    ``boundary``: "cut" keeps only what was blurred from inside the picture, ``(rows - a + 1,
-    cols - b + 1)``, which is what a camera sees of a larger world; "periodic" wraps around and
-    keeps the shape. Raises PoeError for another boundary, ShapeError for a kernel of even sides or
-    larger than the picture.
+    Args:
+        kernel: k, of odd sides ``(a, b)``; a parameter stays one.
+        shape: Of x, ``(rows, cols)``.
+        boundary: "cut" keeps only what was blurred from inside the picture,
+            ``(rows - a + 1, cols - b + 1)``, which is what a camera sees of a larger world;
+            "periodic" wraps around and keeps the shape.
 
-    >>> Blur(torch.full((1, 3), 1 / 3), (1, 4), "periodic")(torch.tensor([[[3.0, 0, 0, 0]]]))
-    tensor([[[1., 1., 0., 1.]]])
+    Raises:
+        PoeError: For another boundary.
+        ShapeError: For a kernel of even sides or larger than the picture.
+
+    Example:
+        >>> Blur(torch.full((1, 3), 1 / 3), (1, 4), "periodic")(torch.tensor([[[3.0, 0, 0, 0]]]))
+        tensor([[[1., 1., 0., 1.]]])
     """
 
     kernel: Tensor
@@ -237,11 +289,16 @@ class Blur(LinearOperator):
 class BlockMean(LinearOperator):
     """The means of square blocks, for super-resolution: a sensor with larger pixels.
 
-    ``size``: the side of a block, which divides those of the picture ``(rows, cols)``. Raises
-    ShapeError where it does not.
+    Args:
+        shape: Of x, ``(rows, cols)``.
+        size: The side of a block, in pixels, which divides those of the picture.
 
-    >>> BlockMean((2, 2), 2)(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-    tensor([[[2.5000]]])
+    Raises:
+        ShapeError: Where it does not.
+
+    Example:
+        >>> BlockMean((2, 2), 2)(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+        tensor([[[2.5000]]])
     """
 
     def __init__(self, shape: tuple[int, int], size: int) -> None:

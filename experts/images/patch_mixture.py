@@ -17,9 +17,10 @@ from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
 
 
 class PatchMixture(Expert):
-    """A product, over the patches of a picture, of one mixture of Gaussians of filter responses:
+    """A product, over the patches of a picture, of one mixture of Gaussians of filter responses.
 
-    log p̃(x) = Σ_p log Σ_k a_k N(r_p; 0, L_k L_k'),  r_p = B (patch of x at p),  a = softmax(logits)
+    log p̃(x) = Σ_p log Σ_k a_k N(r_p; 0, L_k L_k'),  r_p = B (patch of x at p),  a =
+    softmax(logits)
 
     A field of experts whose experts see all responses B of a patch together, so that one may know
     edges of a direction, another smooth shades. Unnormalised, and flat along what no response sees
@@ -29,17 +30,28 @@ class PatchMixture(Expert):
     fitted to single patches is far too sure of itself there. ``poe.samplers.GaussianGibbs`` samples
     any of them times a likelihood.
 
-    Shapes: ``filters`` B ``(d, a, a)``, ``logits`` ``(k,)``, ``scale_trils`` L ``(k, d, d)``, lower
-    triangular, ``shape`` ``(rows, cols)``. What is an ``nn.Parameter`` stays one. Raises
-    ShapeError where they do not fit.
+    Args:
+        filters: B, ``(d, a, a)``. What is an ``nn.Parameter`` stays one, here and below.
+        logits: Of the weights a, ``(k,)``.
+        scale_trils: L, ``(k, d, d)``, lower triangular.
+        shape: Of the picture, ``(rows, cols)``.
+        stride: Pixels from patch to patch, down and to the right; a pair for both.
 
-    Source: Zoran & Weiss 2011 (there as a bound's approximation, not as a density); as experts of a
-    product: Roth & Black 2009.
+    Raises:
+        ShapeError: Where they do not fit.
 
-    >>> step = torch.tensor([[[1.0, -1.0]]])
-    >>> patches = PatchMixture(step, [0.0, 0.0], [[[0.1]], [[1.0]]], shape=(1, 3))
-    >>> patches(torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]]))
-    tensor([ 1.5716, -1.3263])
+    References:
+        Zoran & Weiss (2011), From learning models of natural image patches to whole image
+        restoration, ICCV (there as a bound's approximation, not as a density).
+
+        Roth & Black (2009), Fields of experts, International Journal of Computer Vision,
+        doi:10.1007/s11263-008-0197-6 (as experts of a product).
+
+    Example:
+        >>> step = torch.tensor([[[1.0, -1.0]]])
+        >>> patches = PatchMixture(step, [0.0, 0.0], [[[0.1]], [[1.0]]], shape=(1, 3))
+        >>> patches(torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]]))
+        tensor([ 1.5716, -1.3263])
     """
 
     logits: Tensor
@@ -68,13 +80,28 @@ class PatchMixture(Expert):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: Pictures, ``(*batch, rows, cols)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         responses = self.bank(x.reshape(-1, *self.space.event_shape))
         values = self.log_terms(_rows(responses)).logsumexp(0)
         return values.reshape(len(responses), -1).sum(1).reshape(batch)
 
     def log_terms(self, rows: Tensor) -> Tensor:
-        """log a_k N(r; 0, L_k L_k') of every component: ``(m, d) -> (k, m)``."""
+        """log a_k N(r; 0, L_k L_k') of every component.
+
+        Args:
+            rows: r, responses of patches, ``(m, d)``.
+
+        Returns:
+            ``(k, m)``.
+        """
         inverses = self.inverse_trils()
         constants = self.logits.log_softmax(-1) + inverses.diagonal(dim1=1, dim2=2).log().sum(1)
         squares = (inverses @ rows.mT).square().sum(1)
@@ -82,13 +109,31 @@ class PatchMixture(Expert):
         return constants[:, None] - 0.5 * squares - 0.5 * size * math.log(2 * math.pi)
 
     def on(self, shape: tuple[int, int]) -> PatchMixture:
-        """The same experts, shared, on pictures of another shape."""
+        """The same experts, shared, on pictures of another shape.
+
+        Args:
+            shape: ``(rows, cols)``.
+
+        Returns:
+            The mixture there, of the same stride.
+
+        Raises:
+            ShapeError: Where the patches do not fit in.
+        """
         return PatchMixture(
             self.bank.filters, self.logits, self.scale_trils, shape, self.bank.stride
         )
 
     def draw_weights(self, responses: Tensor, uniforms: Tensor) -> PatchWeights:
-        """The precisions of a component drawn for each patch; one uniform of each is used."""
+        """The precisions of a component drawn for each patch.
+
+        Args:
+            responses: ``(n, d, rows, cols)``, of the patches.
+            uniforms: Of [0, 1), as many; of each patch the first is used.
+
+        Returns:
+            One precision matrix for each patch.
+        """
         cumulative = self.log_terms(_rows(responses)).softmax(0).cumsum(0)
         chance = uniforms[:, 0].flatten() * cumulative[-1]
         component = (cumulative < chance).sum(0)
@@ -110,10 +155,13 @@ class PatchMixture(Expert):
 
 
 class PatchWeights(NamedTuple):
-    """W of one precision matrix for each patch.
+    """W of one precision matrix for each patch, over m patches of all pictures.
 
-    ``precisions``, ``roots`` ``(m, d, d)`` and ``squares`` ``(m, a a)``, the diagonal of each
-    patch's pixels, over m patches of all pictures.
+    Args:
+        bank: The filters.
+        precisions: ``(m, d, d)``.
+        roots: R of precisions RR', ``(m, d, d)``.
+        squares: The diagonal of each patch's pixels, ``(m, a a)``.
     """
 
     bank: FilterBank

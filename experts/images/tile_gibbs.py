@@ -29,18 +29,28 @@ ROUNDING = 1e-4
 
 
 class TileNoise(NamedTuple):
-    """For each tile of each chain a uniform and normals: ``(n, tiles)``, ``(n, tiles, a²)``."""
+    """For each tile of each chain a uniform and normals.
+
+    Args:
+        uniform: ``(n, tiles)``.
+        normal: ``(n, tiles, a²)``.
+    """
 
     uniform: Tensor
     normal: Tensor
 
 
 class Colour(NamedTuple):
-    """Tiles of one colour ``(m,)``, and what is the same for all of a kind, component by component.
+    """Tiles of one colour, and what is the same for all of a kind, component by component.
 
-    ``precisions`` H ``(m, a², a²)``, ``kind_of`` ``(m,)``; of H + B'S_k⁻¹B = LL' of each kind
-    ``inverses`` L⁻¹ ``(kinds, k, a², a²)``, and ``masses`` log a_k N(0; 0, S_k) / |L|,
-    ``(kinds, k)``.
+    Of H + B'S_k⁻¹B = LL' of each kind:
+
+    Args:
+        tiles: Their numbers, ``(m,)``.
+        precisions: H, ``(m, a², a²)``.
+        kind_of: The kind of each tile, ``(m,)``.
+        inverses: L⁻¹, ``(kinds, k, a², a²)``.
+        masses: log a_k N(0; 0, S_k) / |L|, ``(kinds, k)``.
     """
 
     tiles: Tensor
@@ -59,17 +69,25 @@ class TileGibbs(Corrected[MetropolisState]):
     Σ_k a_k N(B x_t; 0, L_k L_k') exp(−½ x_t'H_t x_t + h_t'x_t), a mixture of Gaussians: its
     component and x_t are drawn together, exactly, so no component holds a tile back.
 
-    Raises PoeError where the patches overlap, a factor's weights are hidden variables, or two tiles
-    of one colour are joined; ImproperError where nothing is seen of a tile.
+    Args:
+        patches: Side by side: their stride is their sides.
+        factors: What ``poe.gaussian_factors`` says of the other experts.
 
-    >>> step = torch.tensor([[[0.7, -0.7]]])
-    >>> patches = experts.PatchMixture(step, [0.0], [[[0.5]]], (1, 4), (1, 2))
-    >>> broad = experts.Gaussian(torch.zeros(1, 4), scale=1.0)
-    >>> kernel = TileGibbs(patches, poe.gaussian_factors(broad))
-    >>> state = kernel.init(patches * broad, torch.zeros(3, 1, 4))
-    >>> state, _ = kernel.step(patches * broad, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape
-    torch.Size([3, 1, 4])
+    Raises:
+        PoeError: Where the patches overlap, a factor's weights are hidden variables, or two tiles
+            of one colour are joined.
+        ImproperError: Where nothing is seen of a tile.
+
+    Example:
+        >>> step = torch.tensor([[[0.7, -0.7]]])
+        >>> patches = experts.PatchMixture(step, [0.0], [[[0.5]]], (1, 4), (1, 2))
+        >>> broad = experts.Gaussian(torch.zeros(1, 4), scale=1.0)
+        >>> kernel = TileGibbs(patches, poe.gaussian_factors(broad))
+        >>> state = kernel.init(patches * broad, torch.zeros(3, 1, 4))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state, _ = kernel.step(patches * broad, state, generator=g)
+        >>> state.position.shape
+        torch.Size([3, 1, 4])
     """
 
     patches: PatchMixture
@@ -104,7 +122,15 @@ class TileGibbs(Corrected[MetropolisState]):
         return len(COLOURS) + 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TileNoise:
-        """A uniform and the normals of each tile."""
+        """A uniform and the normals of each tile.
+
+        Args:
+            position: Pictures, ``(n, rows, cols)``.
+            generator: Of the noise.
+
+        Returns:
+            Both.
+        """
         size, shape = self._own.shape[1], (len(position), self.patches.bank.out_shape[1:].numel())
         return TileNoise(
             uniforms(shape, like=position, generator=generator),

@@ -25,14 +25,24 @@ MAX_NUMBERS = 2**24
 
 
 class Observed(NamedTuple):
-    """What Gaussian factors say of x: exp(−½ x'Qx + b'x), by ``times``, x to Q x, and b."""
+    """What Gaussian factors say of x: exp(−½ x'Qx + b'x).
+
+    Args:
+        times: From x ``(n, *event)`` to Q x.
+        shift: b, ``(1, *event)``.
+    """
 
     times: Callable[[Tensor], Tensor]
     shift: Tensor
 
 
 class Seen(NamedTuple):
-    """exp(−½ x'Hx + h'x) of every tile's pixels by itself: ``(tiles, a², a²)``, ``(tiles, a²)``."""
+    """exp(−½ x'Hx + h'x) of every tile's pixels by itself.
+
+    Args:
+        precisions: H, ``(tiles, a², a²)``.
+        shifts: h, ``(tiles, a²)``.
+    """
 
     precisions: Tensor
     shifts: Tensor
@@ -46,17 +56,26 @@ class TiledMixture(Expert):
 
     p(x) ∝ Π_t Σ_k a_k N(B x_t; 0, L_k L_k') exp(−½ x_t'H_t x_t + h_t'x_t)
 
-    so that its normaliser is known, and draws are exact: a component, then its Gaussian. It is
-    what ``poe.simplify`` makes of such a product, and nobody builds it by hand; ``target`` is the
-    product itself.
+    so that its normaliser is known, and draws are exact: a component, then its Gaussian. It is what
+    ``poe.simplify`` makes of such a product, and nobody builds it by hand.
 
-    Source: Yu, Sapiro & Mallat 2012 (there with the most probable component only).
+    Args:
+        target: The product itself.
+        patches: Its factor on the tiles.
+        seen: What the others say of each tile: H and h.
+        constant: What they add to the log-density at x = 0, ``()``.
 
-    >>> step = torch.tensor([[[0.7, -0.7]]])
-    >>> patches = PatchMixture(step, [0.0], [[[0.5]]], shape=(1, 4), stride=(1, 2))
-    >>> product = patches * experts.Gaussian(torch.zeros(1, 4), scale=1.0)
-    >>> poe.simplify(product).expert.sample(3, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([3, 1, 4])
+    References:
+        Yu, Sapiro & Mallat (2012), Solving inverse problems with piecewise linear estimators: from
+        Gaussian mixture models to structured sparsity, arXiv:1006.3056 (there with the most
+        probable component only).
+
+    Example:
+        >>> step = torch.tensor([[[0.7, -0.7]]])
+        >>> patches = PatchMixture(step, [0.0], [[[0.5]]], shape=(1, 4), stride=(1, 2))
+        >>> product = patches * experts.Gaussian(torch.zeros(1, 4), scale=1.0)
+        >>> poe.simplify(product).expert.sample(3, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 1, 4])
     """
 
     own: Tensor
@@ -81,15 +100,38 @@ class TiledMixture(Expert):
         self.register_buffer("log_z", values.logsumexp(0).sum() + constant)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: Pictures, ``(*batch, rows, cols)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self.target(x) - self.log_z
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, *event) -> (*batch,)``; equals ``log_density``."""
+        """log p(x); equals ``log_density``.
+
+        Args:
+            x: Pictures, ``(*batch, rows, cols)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: ``(num_samples, *event)``."""
+        """Independent draws.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, rows, cols)``.
+        """
         generator = resolve(generator, self.log_z.device)
         chances = self.probabilities.mT
         chosen = torch.multinomial(chances, num_samples, replacement=True, generator=generator)
@@ -111,7 +153,11 @@ class TiledMixture(Expert):
 
     @torch.no_grad()
     def mean(self) -> Tensor:
-        """E x, exactly: ``(*event)``."""
+        """E x, exactly.
+
+        Returns:
+            ``(rows, cols)``.
+        """
         return as_picture((self.probabilities[..., None] * self.means).sum(0)[None], self.bank)[0]
 
     def extra_repr(self) -> str:

@@ -33,14 +33,24 @@ class Automaton(Expert):
     automata, each exponent above 0, is one. ``matches``, ``contains``, ``avoids`` and
     ``at_most_tokens`` of ``experts.language`` make automata of texts.
 
-    Shapes: transitions ``(states, classes)``, classes ``(k,)``, accepting ``(states,)``; x
-    ``(*batch, length)``. Raises PoeError where no sequence is accepted.
+    Shapes: x ``(*batch, length)``.
 
-    >>> even = Automaton([[0, 1], [1, 0]], [0, 1, 1], [True, False], length=3)  # of tokens 1 and 2
-    >>> even(torch.tensor([[0, 1, 2], [0, 0, 1]]))
-    tensor([0., -inf])
-    >>> poe.log_partition(even).value.exp().round()
-    tensor(13.)
+    Args:
+        transitions: The state after each, ``(states, classes)``.
+        classes: The class of each token, ``(k,)``.
+        accepting: Whether a sequence may end in each state, ``(states,)``.
+        length: How many tokens a sequence has.
+
+    Raises:
+        PoeError: Where no sequence is accepted.
+
+    Example:
+        >>> # An even number of the tokens 1 and 2:
+        >>> even = Automaton([[0, 1], [1, 0]], [0, 1, 1], [True, False], length=3)
+        >>> even(torch.tensor([[0, 1, 2], [0, 0, 1]]))
+        tensor([0., -inf])
+        >>> poe.log_partition(even).value.exp().round()
+        tensor(13.)
     """
 
     transitions: Tensor
@@ -72,6 +82,14 @@ class Automaton(Expert):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: Tokens, ``(*batch, length)``.
+
+        Returns:
+            0 where x is accepted, else −inf, ``(*batch,)``.
+        """
         batch_shape = self.space.batch_shape(x)
         kinds = self.classes[as_values(self.space, x)]
         state = torch.zeros(batch_shape, dtype=torch.long, device=kinds.device)
@@ -80,13 +98,31 @@ class Automaton(Expert):
         return mask_outside(self.space, x, self.log_accept[state])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p̃(x) − log Z: ``(*batch, length) -> (*batch,)``; raises PoeError for no tokens."""
+        """log p̃(x) − log Z.
+
+        Args:
+            x: Tokens, ``(*batch, length)``.
+
+        Returns:
+            ``(*batch,)``.
+
+        Raises:
+            PoeError: For what are no tokens.
+        """
         if not torch.compiler.is_compiling():
             self.space.require(x)
         return self(x) - self.log_count[self.space.length, 0]
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, every accepted sequence alike: ``(num_samples, length)``."""
+        """Independent draws, every accepted sequence alike.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, length)``.
+        """
         uniform = LocalProduct(self.space, [Ahead(self, self.log_count)])
         return uniform.sample(num_samples, generator=generator)
 
@@ -95,9 +131,16 @@ class Automaton(Expert):
 
 
 def log_sums(automaton: Automaton, log_weights: Tensor) -> Tensor:
-    """log Σ ∏ₜ w(vₜ) over r tokens that lead from a state to an accepting one: ``(r, state)``.
+    """log Σ ∏ₜ w(vₜ) over r tokens that lead from a state to an accepting one.
 
-    Shapes: log_weights ``(k,)`` -> ``(length + 1, states)``, float64. By backward recursion over r.
+    By backward recursion over r.
+
+    Args:
+        automaton: Whose states they are.
+        log_weights: log w, ``(k,)``.
+
+    Returns:
+        By r and state, ``(length + 1, states)``, float64.
     """
     size = automaton.transitions.shape[1]
     index = automaton.classes.to(log_weights.device)
@@ -113,7 +156,11 @@ def log_sums(automaton: Automaton, log_weights: Tensor) -> Tensor:
 
 
 class StateSoFar(NamedTuple):
-    """The automaton's state after each prefix: ``(n,)``."""
+    """The automaton's state after each prefix.
+
+    Args:
+        values: ``(n,)``.
+    """
 
     values: Tensor
 
@@ -121,9 +168,13 @@ class StateSoFar(NamedTuple):
 class Ahead(Twist):
     """A value of what an automaton may still do: ψ(prefix) = exp(log_value[r, s]).
 
-    After the prefix it is in state s and r tokens are to come. ``log_value``
-    ``(length + 1, states)``: with ``log_sums`` of token probabilities it is the probability that
-    independent tokens of those frequencies satisfy the constraint (``foreseen``).
+    After the prefix it is in state s and r tokens are to come.
+
+    Args:
+        automaton: The constraint.
+        log_value: log ψ, ``(length + 1, states)``: with ``log_sums`` of token probabilities it is
+            the probability that independent tokens of those frequencies satisfy the constraint
+            (``foreseen``).
     """
 
     log_value: Tensor
@@ -151,6 +202,12 @@ def reachable(automaton: Automaton) -> Ahead:
     """1 while the tokens still to come can satisfy the constraint, 0 from where they cannot.
 
     The twist that an automaton brings to ``poe.smc_over_positions`` by itself.
+
+    Args:
+        automaton: The constraint.
+
+    Returns:
+        The twist.
     """
     zero = torch.zeros_like(automaton.log_count)
     return Ahead(automaton, zero.masked_fill(automaton.log_count == -torch.inf, -torch.inf))
@@ -159,15 +216,29 @@ def reachable(automaton: Automaton) -> Ahead:
 def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
     """How likely the constraint is to be satisfied, by independent tokens of those frequencies.
 
-    It makes room for a rare word long before the last chance. ``log_frequencies`` ``(k,)``, all
-    finite: such as ``experts.language.token_frequencies(model, ...)``. Give it by ``twists=`` to
+    It makes room for a rare word long before the last chance. Give it by ``twists=`` to
     ``poe.smc_over_positions``.
 
-    Source: with a hidden Markov model in place of independent tokens, Zhang et al. 2023 (GeLaTo).
+    Args:
+        automaton: The constraint.
+        log_frequencies: ``(k,)``, all finite: such as
+            ``experts.language.token_frequencies(model, ...)``.
 
-    >>> ends_in_2 = Automaton([[0, 1], [0, 1]], [0, 0, 1], [False, True], length=3)
-    >>> foreseen(ends_in_2, torch.tensor([0.5, 0.3, 0.2]).log()).log_value[1].exp()
-    tensor([0.2000, 0.2000])
+    Returns:
+        The twist.
+
+    Raises:
+        PoeError: Where a token has no frequency.
+
+    References:
+        Zhang, Dang, Peng & Van den Broeck (2023), Tractable control for autoregressive language
+        generation, arXiv:2304.07438 (GeLaTo; with a hidden Markov model in place of independent
+        tokens).
+
+    Example:
+        >>> ends_in_2 = Automaton([[0, 1], [0, 1]], [0, 0, 1], [False, True], length=3)
+        >>> foreseen(ends_in_2, torch.tensor([0.5, 0.3, 0.2]).log()).log_value[1].exp()
+        tensor([0.2000, 0.2000])
     """
     if not log_frequencies.is_meta and not bool((log_frequencies > -torch.inf).all()):
         raise PoeError(
@@ -179,7 +250,18 @@ def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
 
 
 def joined(first: Automaton, second: Automaton) -> Automaton:
-    """The automaton that accepts what both accept, of the pairs of states that can be met."""
+    """The automaton that accepts what both accept, of the pairs of states that can be met.
+
+    Args:
+        first: One.
+        second: The other, on the same tokens.
+
+    Returns:
+        Theirs.
+
+    Raises:
+        PoeError: Where no sequence is accepted by both, and for more than 20 000 states.
+    """
     pairs, classes = torch.stack([first.classes, second.classes], 1).unique(
         dim=0, return_inverse=True
     )

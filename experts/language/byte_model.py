@@ -21,12 +21,15 @@ BYTES = 257
 class Ways(NamedTuple):
     """Ways to write each prefix of bytes in tokens; weights of −inf are no way.
 
-    ``tokens`` ``(n, ways, length)`` that are written and how many, ``num_tokens``, with how many
-    bytes more of a token that is still open, ``depth``, each ``(n, ways)``; ``log_open``
-    ``(n, ways, k)``:
-    log p of the way together with each token that goes on as the bytes do; ``log_masses``
-    ``(n, 257)``: of all ways together, by the byte that is next. ``is_over`` ``(n,)``; ``log_kept``
-    ``(n,)``: the share of the probability that was not left out so far.
+    Args:
+        tokens: That are written, ``(n, ways, length)``.
+        num_tokens: How many they are, ``(n, ways)``.
+        depth: How many bytes more of a token that is still open, ``(n, ways)``.
+        log_open: log p of the way together with each token that goes on as the bytes do,
+            ``(n, ways, k)``.
+        log_masses: log p of all ways together, by the byte that is next, ``(n, 257)``.
+        is_over: Whether the text has ended, ``(n,)``.
+        log_kept: log of the share of the probability that was not left out so far, ``(n,)``.
     """
 
     tokens: Tensor
@@ -41,10 +44,9 @@ class Ways(NamedTuple):
 class OverBytes(Autoregressive):
     """log p(b₁ … bₙ) = log Σ p(x) over **all** the token sequences x that write these bytes.
 
-    ``model``: an autoregressive expert on the tokens of a vocabulary. An event is ``length``
-    values: bytes 0 … 255 and, where the text ends before, 256 from there on. A prefix of bytes is
-    written by tokens that may go on beyond it: each way to do so is kept with its probability, and
-    p(b | prefix) is the share of what goes on with b.
+    An event is ``length`` values: bytes 0 … 255 and, where the text ends before, 256 from there on.
+    A prefix of bytes is written by tokens that may go on beyond it: each way to do so is kept with
+    its probability, and p(b | prefix) is the share of what goes on with b.
 
     There are up to 2ᵗ⁻¹ ways to write t bytes, so of each prefix the ``num_ways`` most probable are
     kept. With enough of them the sum is exact; else, and for special tokens that are no text,
@@ -53,17 +55,33 @@ class OverBytes(Autoregressive):
     all ways. ``num_ways=1`` is nearly the canonical tokenisation alone.
 
     Costs a pass of the model over each new way's tokens at each byte, without keys and values kept.
-    Raises PoeError for a model of other tokens, or of fewer than ``length + 1``.
 
-    Source: Vieira et al. 2025, "From language models over tokens to language models over
-    characters"; Phan et al. 2025, "Exact byte-level probabilities from tokenized language models".
+    Args:
+        model: An autoregressive expert on the tokens of the vocabulary, of at least ``length + 1``
+            of them.
+        vocabulary: What they are written as; it has ends.
+        length: Bytes in an event.
+        num_ways: How many ways to write a prefix are kept, at least 1.
 
-    >>> from experts.language import NextToken
-    >>> two = Vocabulary(["", "a", "aa"], ends=[0])
-    >>> model = NextToken(lambda prefix: torch.zeros(len(prefix), 3), two, length=3)
-    >>> bytes_of = OverBytes(model, two, length=2, num_ways=4)
-    >>> bytes_of.log_prob(torch.tensor([[97, 97], [97, 256], [256, 256]])).exp()  # 5/9, 1/9, 1/3
-    tensor([0.5556, 0.1111, 0.3333])
+    Raises:
+        PoeError: For a model of other tokens, or of fewer than ``length + 1``, for a vocabulary
+            without ends, and for no ways.
+
+    References:
+        Vieira et al. (2025), From language models over tokens to language models over characters,
+        arXiv:2412.03719.
+
+        Phan et al. (2025), Exact byte-level probabilities from tokenized language models for
+        FIM-tasks and model ensembles, arXiv:2410.09303.
+
+    Example:
+        >>> from experts.language import NextToken
+        >>> two = Vocabulary(["", "a", "aa"], ends=[0])
+        >>> model = NextToken(lambda prefix: torch.zeros(len(prefix), 3), two, length=3)
+        >>> bytes_of = OverBytes(model, two, length=2, num_ways=4)
+        >>> x = torch.tensor([[97, 97], [97, 256], [256, 256]])
+        >>> bytes_of.log_prob(x).exp()  # 5/9, 1/9, 1/3
+        tensor([0.5556, 0.1111, 0.3333])
     """
 
     table: Tensor
@@ -142,7 +160,11 @@ class OverBytes(Autoregressive):
     def log_kept(self, x: Tensor) -> Tensor:
         """log of the share of the probability that is not left out on the way to x, at most 0.
 
-        Shapes: ``(*batch, length) -> (*batch,)``.
+        Args:
+            x: Bytes, ``(*batch, length)``.
+
+        Returns:
+            ``(*batch,)``.
         """
         batch_shape = self.space.batch_shape(x)
         rows = as_values(self.space, x).reshape(-1, self.space.length)

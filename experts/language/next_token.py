@@ -16,20 +16,29 @@ from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 class NextToken(Autoregressive):
     """log p(x) = Σₜ log softmax(net(x₁ … xₜ₋₁))ₓₜ, up to the end of the text.
 
-    ``net``: a function or module of the tokens so far ``(n, t)``, int64, t = 0 … length − 1, that
-    returns the logits of the next one, ``(n, k)``. After an end token of the vocabulary padding
-    follows with probability 1, and nothing else: so p is normalised over texts of at most
-    ``length`` tokens, a longer one being known by its first ``length``.
+    After an end token of the vocabulary padding follows with probability 1, and nothing else: so p
+    is normalised over texts of at most ``length`` tokens, a longer one being known by its first
+    ``length``.
 
-    Shapes: x ``(*batch, length)``. Every place asks the net once; ``experts.CausalTransformer``
-    and ``experts.adapters.huggingface.LanguageModel`` keep what they have seen. Raises ShapeError
-    where the net returns anything but ``(n, k)``, AdaptationError for a module in training mode,
-    and DtypeError for tokens that are no integers.
+    Shapes: x ``(*batch, length)``. Every place asks the net once; ``experts.CausalTransformer`` and
+    ``experts.adapters.huggingface.LanguageModel`` keep what they have seen.
 
-    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
-    >>> model = NextToken(lambda prefix: torch.zeros(len(prefix), 3), letters, length=2)
-    >>> model.log_prob(torch.tensor([[0, 0], [1, 0], [1, 2], [0, 1]])).exp()
-    tensor([0.3333, 0.1111, 0.1111, 0.0000])
+    Args:
+        net: A function or module of the tokens so far ``(n, t)``, int64, t = 0 … length − 1, that
+            returns the logits of the next one, ``(n, k)``.
+        vocabulary: What the k tokens are written as, and which of them end a text.
+        length: Tokens in an event.
+
+    Raises:
+        AdaptationError: For a module in training mode.
+        ShapeError: When called, where the net returns anything but ``(n, k)``.
+        DtypeError: When called, for tokens that are no integers.
+
+    Example:
+        >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+        >>> model = NextToken(lambda prefix: torch.zeros(len(prefix), 3), letters, length=2)
+        >>> model.log_prob(torch.tensor([[0, 0], [1, 0], [1, 2], [0, 1]])).exp()
+        tensor([0.3333, 0.1111, 0.1111, 0.0000])
     """
 
     space: Sequence
@@ -60,7 +69,19 @@ class NextToken(Autoregressive):
         return PrefixState(torch.cat([state.values, values[:, None]], 1))
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | x₁ … xₜ₋₁) at every place: ``(*batch, length) -> (*batch, length, k)``."""
+        """log p(v | x₁ … xₜ₋₁) at every place.
+
+        Args:
+            x: Tokens, ``(*batch, length)``.
+
+        Returns:
+            ``(*batch, length, k)``.
+
+        Raises:
+            AdaptationError: For a module in training mode.
+            ShapeError: Where the net returns anything but ``(n, k)``.
+            DtypeError: For tokens that are no integers.
+        """
         require_eval(self.net)
         require_integers(x)
         batch_shape = self.space.batch_shape(x)
@@ -70,7 +91,14 @@ class NextToken(Autoregressive):
 
 
 def require_eval(net: object) -> None:
-    """Refuse a network in training mode: with dropout its log-density is another each time."""
+    """Refuse a network in training mode: with dropout its log-density is another each time.
+
+    Args:
+        net: What is asked; a function passes.
+
+    Raises:
+        AdaptationError: For a module in training mode.
+    """
     if isinstance(net, nn.Module) and net.training:
         raise AdaptationError(
             f"expected {type(net).__name__} in evaluation mode, got it in training mode, in which "
@@ -79,11 +107,19 @@ def require_eval(net: object) -> None:
 
 
 def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
-    """log p(v | prefix) of prefixes ``(n, t)`` of one length: ``(n, k)``.
+    """log p(v | prefix) of prefixes of one length.
 
-    >>> model = experts.CausalTransformer(5, 4, width=8, num_heads=2)
-    >>> log_after(model, torch.tensor([[1, 2]])).shape
-    torch.Size([1, 5])
+    Args:
+        model: What is asked.
+        prefixes: Tokens, ``(n, t)``.
+
+    Returns:
+        ``(n, k)``.
+
+    Example:
+        >>> model = experts.CausalTransformer(5, 4, width=8, num_heads=2)
+        >>> log_after(model, torch.tensor([[1, 2]])).shape
+        torch.Size([1, 5])
     """
     state = model.begin(len(prefixes))
     for place, values in enumerate(prefixes.unbind(1)):
@@ -95,15 +131,24 @@ def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
 def token_frequencies(
     model: Autoregressive, num_samples: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """How often each token is next in the model's own texts: log-probabilities ``(k,)``.
+    """How often each token is next in the model's own texts, as log-probabilities.
 
-    The mean of p(v | prefix) over the prefixes of ``num_samples`` draws, of those that are not over
+    The mean of p(v | prefix) over the prefixes of the model's draws, of those that are not over
     (where one token has all the mass), so that every token the model can write has some.
 
-    >>> model = experts.CausalTransformer(5, 4, width=8, num_heads=2)
-    >>> g = torch.Generator().manual_seed(0)
-    >>> round(float(token_frequencies(model, 10, generator=g).exp().sum()), 6)
-    1.0
+    Args:
+        model: What is asked.
+        num_samples: How many draws.
+        generator: Of the draws; a fresh one if left out.
+
+    Returns:
+        ``(k,)``.
+
+    Example:
+        >>> model = experts.CausalTransformer(5, 4, width=8, num_heads=2)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> round(float(token_frequencies(model, 10, generator=g).exp().sum()), 6)
+        1.0
     """
     x = model.sample(num_samples, generator=generator)
     total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0

@@ -38,15 +38,25 @@ MOST = 1_000
 
 
 def parsed(pattern: str) -> Term:
-    """A pattern as a set of byte strings, which it matches as a whole.
+    r"""A pattern as a set of byte strings, which it matches as a whole.
 
     Understood are literals, ``.`` (any character but a line's end), classes ``[a-z]`` and
-    ``[^...]``, ``\\d \\w \\s \\D \\W \\S`` (of ASCII), groups, ``|``, ``* + ? {m} {m,} {m,n}``:
-    as Python's ``re.fullmatch`` with ``re.ASCII``. Raises PoeError for anything else, such as
-    references back and looks ahead, which no finite automaton knows.
+    ``[^...]``, ``\d \w \s \D \W \S`` (of ASCII), groups, ``|``, ``* + ? {m} {m,} {m,n}``:
+    as Python's ``re.fullmatch`` with ``re.ASCII``.
 
-    >>> parsed("a(b|c)") == parsed("a[bc]")
-    True
+    Args:
+        pattern: What is read.
+
+    Returns:
+        The set.
+
+    Raises:
+        PoeError: For anything else, such as references back and looks ahead, which no finite
+            automaton knows.
+
+    Example:
+        >>> parsed("a(b|c)") == parsed("a[bc]")
+        True
     """
     parser = _Parser(pattern)
     found = parser.alternatives()

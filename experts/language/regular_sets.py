@@ -44,7 +44,7 @@ class Term:
         return self.inner if isinstance(self, Not) else Not(self)
 
     def star(self) -> Term:
-        """r*"""
+        """r*: any number of them, one after the other."""
         return self if isinstance(self, Star) else Star(self)
 
 
@@ -57,7 +57,7 @@ class OneOf(Term):
 
 @dataclass(frozen=True)
 class Then(Term):
-    """r s"""
+    """r s: one after the other."""
 
     first: Term
     second: Term
@@ -65,21 +65,21 @@ class Then(Term):
 
 @dataclass(frozen=True)
 class Star(Term):
-    """r*"""
+    """r*: any number of them, one after the other."""
 
     inner: Term
 
 
 @dataclass(frozen=True)
 class Either(Term):
-    """r | s | …"""
+    """r | s | …: any of them."""
 
     members: frozenset[Term]
 
 
 @dataclass(frozen=True)
 class Both(Term):
-    """r & s & …"""
+    """r & s & …: all of them."""
 
     members: frozenset[Term]
 
@@ -163,10 +163,23 @@ def is_nullable(term: Term) -> bool:
 def derivative(term: Term, byte: int) -> Term:
     """What may follow that byte: {s : byte s in the set}.
 
-    Source: Brzozowski 1964; Owens, Reppy & Turon 2009.
+    Args:
+        term: The set.
+        byte: 0 … 255.
 
-    >>> derivative(literal("ab") | literal("b"), ord("a")) == literal("b")
-    True
+    Returns:
+        The set of what may follow.
+
+    References:
+        Brzozowski (1964), Derivatives of regular expressions, Journal of the ACM,
+        doi:10.1145/321239.321249.
+
+        Owens, Reppy & Turon (2009), Regular-expression derivatives re-examined, Journal of
+        Functional Programming, doi:10.1017/S0956796808007090.
+
+    Example:
+        >>> derivative(literal("ab") | literal("b"), ord("a")) == literal("b")
+        True
     """
     match term:
         case OneOf(mask):

@@ -26,10 +26,22 @@ def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
     before its end write; one that has not ended is taken as it is (``at_most_tokens`` asks for an
     end).
 
-    >>> letters = Vocabulary(["", "a", "b", "ab"], ends=[0])
-    >>> wish = matches("(ab)+", letters, length=3)
-    >>> wish(torch.tensor([[3, 3, 0], [1, 2, 3], [1, 0, 0], [3, 1, 0]]))
-    tensor([0., 0., -inf, -inf])
+    Args:
+        pattern: The expression; for its syntax see ``experts.language.pattern_syntax.parsed``.
+        vocabulary: What the tokens are written as.
+        length: Tokens in an event.
+
+    Returns:
+        The automaton.
+
+    Raises:
+        PoeError: For another syntax, too many states, and where no text of that length matches.
+
+    Example:
+        >>> letters = Vocabulary(["", "a", "b", "ab"], ends=[0])
+        >>> wish = matches("(ab)+", letters, length=3)
+        >>> wish(torch.tensor([[3, 3, 0], [1, 2, 3], [1, 0, 0], [3, 1, 0]]))
+        tensor([0., 0., -inf, -inf])
     """
     return automaton_of(parsed(pattern), vocabulary, length)
 
@@ -37,24 +49,61 @@ def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
 def contains(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text contains another, as it is written.
 
-    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
-    >>> poe.log_partition(contains("ab", letters, length=3)).value.exp()  # ab., aba, abb, aab, bab
-    tensor(5.)
+    Args:
+        text: The other.
+        vocabulary: What the tokens are written as.
+        length: Tokens in an event.
+
+    Returns:
+        The automaton.
+
+    Raises:
+        PoeError: For too many states, and where no text of that length contains it.
+
+    Example:
+        >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+        >>> wish = contains("ab", letters, length=3)
+        >>> poe.log_partition(wish).value.exp()  # ab., aba, abb, aab, bab
+        tensor(5.)
     """
     return automaton_of(ANYTHING + literal(text) + ANYTHING, vocabulary, length)
 
 
 def avoids(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
-    """The text does not contain another."""
+    """The text does not contain another.
+
+    Args:
+        text: The other.
+        vocabulary: What the tokens are written as.
+        length: Tokens in an event.
+
+    Returns:
+        The automaton.
+
+    Raises:
+        PoeError: For too many states, and where every text contains it.
+    """
     return automaton_of(~(ANYTHING + literal(text) + ANYTHING), vocabulary, length)
 
 
 def at_most_tokens(count: int, vocabulary: Vocabulary, length: int) -> Automaton:
-    """The text has ended after at most so many tokens, its end not counted: ``count < length``.
+    """The text has ended after at most so many tokens, its end not counted.
 
-    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
-    >>> at_most_tokens(1, letters, length=3)(torch.tensor([[1, 0, 0], [1, 2, 0], [1, 0, 1]]))
-    tensor([0., -inf, -inf])
+    Args:
+        count: How many, ``0 <= count < length``.
+        vocabulary: What the tokens are written as; it has ends.
+        length: Tokens in an event.
+
+    Returns:
+        The automaton.
+
+    Raises:
+        PoeError: For another count, and a vocabulary without ends.
+
+    Example:
+        >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+        >>> at_most_tokens(1, letters, length=3)(torch.tensor([[1, 0, 0], [1, 2, 0], [1, 0, 1]]))
+        tensor([0., -inf, -inf])
     """
     if not 0 <= count < length or vocabulary.padding is None:
         raise PoeError(
@@ -69,7 +118,19 @@ def at_most_tokens(count: int, vocabulary: Vocabulary, length: int) -> Automaton
 
 
 def automaton_of(term: Term, vocabulary: Vocabulary, length: int) -> Automaton:
-    """The texts whose bytes are in a regular set."""
+    """The texts whose bytes are in a regular set.
+
+    Args:
+        term: The set.
+        vocabulary: What the tokens are written as.
+        length: Tokens in an event.
+
+    Returns:
+        The automaton.
+
+    Raises:
+        PoeError: For too many states, and where no text of that length is in it.
+    """
     table, accepting = _byte_table(term)
     tokens = _token_table(table, vocabulary)
     return _with_ends(tokens, accepting, accepting, vocabulary, length)

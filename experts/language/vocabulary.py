@@ -15,17 +15,23 @@ from poe.io import register
 class Vocabulary(nn.Module):
     """The bytes of each token, the tokens that end a text, and the one that fills up after it.
 
-    ``tokens``: as a string (its UTF-8 bytes) or as bytes; empty for special tokens, which write
-    nothing, as an end does whatever it is. A text of fewer tokens than an event has places goes on
-    with one of ``ends`` and then with ``padding`` alone (by default the first of the ends); a text
-    without an end goes on after the event. A special token that is no end is no text: constraints
-    and byte models exclude it.
+    A text of fewer tokens than an event has places goes on with one of the ends and then with
+    padding alone; a text without an end goes on after the event. A special token that is no end is
+    no text: constraints and byte models exclude it.
 
-    Raises PoeError for ends or a padding that are no tokens, or for a padding without ends.
+    Args:
+        tokens: Each as a string (its UTF-8 bytes) or as bytes; empty for special tokens, which
+            write nothing, as an end does whatever it is.
+        ends: Tokens that end a text.
+        padding: The token that fills up after an end; by default the first of the ends.
 
-    >>> letters = Vocabulary(["", "a", "b"], ends=[0])
-    >>> letters.read(torch.tensor([[1, 2, 0, 0], [2, 2, 2, 1]]))
-    ['ab', 'bbba']
+    Raises:
+        PoeError: For no tokens, ends or a padding that are none, and a padding without ends.
+
+    Example:
+        >>> letters = Vocabulary(["", "a", "b"], ends=[0])
+        >>> letters.read(torch.tensor([[1, 2, 0, 0], [2, 2, 2, 1]]))
+        ['ab', 'bbba']
     """
 
     ends: Tensor
@@ -54,30 +60,66 @@ class Vocabulary(nn.Module):
 
     @property
     def size(self) -> int:
-        """k"""
+        """k, how many tokens there are."""
         return len(self.tokens)
 
     def is_end(self, values: Tensor) -> Tensor:
-        """Whether tokens end a text: ``(...) -> (...)``."""
+        """Whether tokens end a text.
+
+        Args:
+            values: Tokens, of any shape.
+
+        Returns:
+            Of the same shape.
+        """
         return (values[..., None] == self.ends).any(-1)
 
     def is_over(self, values: Tensor) -> Tensor:
-        """Whether the text ended before each place: ``(n, t) -> (n, t)``."""
+        """Whether the text ended before each place.
+
+        Args:
+            values: Tokens, ``(n, t)``.
+
+        Returns:
+            ``(n, t)``.
+        """
         ended = self.is_end(values).int()
         return ended.cumsum(-1) - ended > 0
 
     def stop(self, log_next: Tensor, is_over: Tensor) -> Tensor:
-        """log p of what follows ``(..., k)``: padding alone where the text is over ``(...)``."""
+        """log p of what follows: padding alone where the text is over.
+
+        Args:
+            log_next: Of a text that is not over, ``(*batch, k)``.
+            is_over: Where it is, ``(*batch,)``.
+
+        Returns:
+            ``(*batch, k)``.
+        """
         return torch.where(is_over[..., None], self.only_padding.to(log_next.dtype), log_next)
 
     def spell(self, x: Tensor) -> list[bytes]:
-        """The bytes of texts ``(n, length)``, up to their ends."""
+        """The bytes of texts, up to their ends.
+
+        Args:
+            x: Tokens, ``(n, length)``.
+
+        Returns:
+            One a text.
+        """
         num_written = (~self.is_over(x) & ~self.is_end(x)).sum(1)
         kept = [row[:count] for row, count in zip(x.tolist(), num_written.tolist(), strict=True)]
         return [b"".join(self.tokens[token] for token in row) for row in kept]
 
     def read(self, x: Tensor) -> list[str]:
-        """Texts ``(n, length)`` as strings; bytes that are no UTF-8 show as the sign for them."""
+        """Texts as strings; bytes that are no UTF-8 show as the sign for them.
+
+        Args:
+            x: Tokens, ``(n, length)``.
+
+        Returns:
+            One a text.
+        """
         return [text.decode(errors="replace") for text in self.spell(x)]
 
     def extra_repr(self) -> str:
@@ -85,7 +127,15 @@ class Vocabulary(nn.Module):
 
 
 def require_integers(values: Tensor, what: str = "tokens") -> None:
-    """Refuse floats where token ids are expected."""
+    """Refuse floats where token ids are expected.
+
+    Args:
+        values: What was given.
+        what: Its name, for the error.
+
+    Raises:
+        DtypeError: For floats, and for booleans.
+    """
     if values.is_floating_point() or values.dtype == torch.bool:
         raise DtypeError(
             f"expected {what} as integers, got {values.dtype}: give token ids, not embeddings or "
@@ -94,7 +144,19 @@ def require_integers(values: Tensor, what: str = "tokens") -> None:
 
 
 def require_tokens(values: Tensor, size: int, what: str) -> None:
-    """Refuse what are no token ids, in words. Looks at the values, save on the meta device."""
+    """Refuse what are no token ids, in words.
+
+    Looks at the values, save on the meta device.
+
+    Args:
+        values: What was given.
+        size: How many tokens there are, k.
+        what: Its name, for the error.
+
+    Raises:
+        DtypeError: For floats, and for booleans.
+        PoeError: For integers outside of 0 … k − 1.
+    """
     require_integers(values, what)
     if not values.is_meta and values.numel() and not 0 <= values.min() <= values.max() < size:
         raise PoeError(

@@ -25,8 +25,13 @@ class Cache(NamedTuple):
 class Block(nn.Module):
     """Causal attention and a two-layer network, each after a layer norm and added to its input.
 
-    Shapes: h ``(n, t, width) -> (n, t, width)``. Source: Vaswani et al. 2017; the norms' places:
-    Radford et al. 2019, section 2.3.
+    Shapes: h ``(n, t, width) -> (n, t, width)``.
+
+    References:
+        Vaswani et al. (2017), Attention is all you need, arXiv:1706.03762.
+
+        Radford et al. (2019), Language models are unsupervised multitask learners, section 2.3
+        (where the norms are).
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -72,14 +77,29 @@ class CausalTransformer(Autoregressive):
 
     Shapes: x ``(*batch, length)``, tokens 0 … vocab_size − 1; one outside has log-density −inf, and
     ``log_prob`` refuses it. Of one-hot tokens z ``(*batch, length, vocab_size)``:
-    ``log_density_of_one_hot(z)``. Raises ShapeError where the width is no multiple of the heads.
+    ``log_density_of_one_hot(z)``.
 
-    Source: Vaswani et al. 2017; Radford et al. 2019.
+    Args:
+        vocab_size: How many tokens there are, k.
+        length: How many tokens a sequence has.
+        width: Numbers in the embedding of a place, a multiple of ``num_heads``.
+        num_heads: Heads of attention in each block.
+        num_layers: Blocks, one after the other.
 
-    >>> model = CausalTransformer(vocab_size=5, length=3, width=8, num_heads=2, num_layers=1)
-    >>> x = model.sample(4, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, model.log_prob(x).shape, model.log_conditionals(x).shape
-    (torch.Size([4, 3]), torch.Size([4]), torch.Size([4, 3, 5]))
+    Raises:
+        ShapeError: Where the width is no multiple of the heads, or a size is below 1.
+
+    References:
+        Vaswani et al. (2017), Attention is all you need, arXiv:1706.03762.
+
+        Radford et al. (2019), Language models are unsupervised multitask learners, section 2.3
+        (where the norms are).
+
+    Example:
+        >>> model = CausalTransformer(vocab_size=5, length=3, width=8, num_heads=2, num_layers=1)
+        >>> x = model.sample(4, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, model.log_prob(x).shape, model.log_conditionals(x).shape
+        (torch.Size([4, 3]), torch.Size([4]), torch.Size([4, 3, 5]))
     """
 
     def __init__(
@@ -108,11 +128,25 @@ class CausalTransformer(Autoregressive):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocab_size))
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | x₁ … xₜ₋₁) at every place: ``(*batch, length) -> (*batch, length, k)``."""
+        """log p(v | x₁ … xₜ₋₁) at every place, by one pass.
+
+        Args:
+            x: Tokens, ``(*batch, length)``.
+
+        Returns:
+            ``(*batch, length, k)``.
+        """
         return self._log_conditionals(self.tokens(as_values(self.space, x)))
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """log p of one-hot tokens, differentiable: ``(*batch, length, k) -> (*batch,)``."""
+        """log p of one-hot tokens, differentiable.
+
+        Args:
+            z: One-hot tokens, ``(*batch, length, k)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return (self._log_conditionals(z @ self.tokens.weight) * z).sum((-2, -1))
 
     def _log_conditionals(self, embedded: Tensor) -> Tensor:

@@ -16,18 +16,25 @@ class Classifier(poe.Conditional):
     """log p(y | x) = log softmax(net(z))_y as a density of x, not normalised over x.
 
     ``net`` sees floats: on Binary x itself, ``(n, *event)``, on Categorical and Sequence the
-    one-hot vectors z of its elements, ``(n, *event, k)``; it returns logits ``(n, classes)``. So
-    gradients exist at x, and in z (``given(y).log_density_of_one_hot(z)``). On Real spaces the net
-    sees x.
+    one-hot vectors z of its elements, ``(n, *event, k)``. So gradients exist at x, and in z
+    (``given(y).log_density_of_one_hot(z)``). On Real spaces the net sees x.
 
-    Shapes: x ``(*batch, *event)``, label ``()`` or ``(batch,)``. Raises PoeError for a label that
-    is no class, and ShapeError where the net returns anything but ``(n, classes)``.
+    Shapes: x ``(*batch, *event)``, label ``()`` or ``(batch,)``.
 
-    >>> space = poe.Sequence(vocab_size=5, length=3)
-    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 2))
-    >>> likes = Classifier(net, space).given(1)
-    >>> likes(torch.tensor([[0, 4, 2]])).shape
-    torch.Size([1])
+    Args:
+        net: What maps these floats to logits ``(n, classes)``.
+        space: Where x lives.
+
+    Raises:
+        PoeError: For a label that is no class, when it is given.
+        ShapeError: Where the net returns anything but ``(n, classes)``, when it is called.
+
+    Example:
+        >>> space = poe.Sequence(vocab_size=5, length=3)
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 2))
+        >>> likes = Classifier(net, space).given(1)
+        >>> likes(torch.tensor([[0, 4, 2]])).shape
+        torch.Size([1])
     """
 
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
@@ -35,11 +42,31 @@ class Classifier(poe.Conditional):
         self.net, self.space = net, space
 
     def given(self, condition: int | float | Tensor) -> poe.Given:
-        """The expert log p(y = condition | x)."""
+        """The expert log p(y = condition | x).
+
+        Args:
+            condition: The class, an integer from 0, or one for each x, ``(batch,)``.
+
+        Returns:
+            An expert on x.
+
+        Raises:
+            PoeError: Where the net has no such class.
+        """
         return super().given(self.require_label(condition))
 
     def require_label(self, condition: int | float | Tensor) -> Tensor:
-        """The class as an index. Raises PoeError where the net has no such class."""
+        """The class as an index.
+
+        Args:
+            condition: A class, ``()``, or several, ``(batch,)``, as integers.
+
+        Returns:
+            The same as a tensor.
+
+        Raises:
+            PoeError: For what is no integer, and where the net has no such class.
+        """
         label = torch.as_tensor(condition)
         if label.is_floating_point() or label.dtype == torch.bool or bool((label < 0).any()):
             raise PoeError(
@@ -57,20 +84,56 @@ class Classifier(poe.Conditional):
         return self.logits(torch.zeros(1, *self.space.event_shape).to(device)).shape[1]
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        """log p(y | x): ``(*batch, *event) -> (*batch,)``."""
+        """log p(y | x).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The class y, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return of_class(F.log_softmax(self.logits(x), -1), condition)
 
     def log_density_of_one_hot(self, z: Tensor, condition: Tensor) -> Tensor:
-        """log p(y | z) of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
+        """log p(y | z) of one-hot elements.
+
+        Args:
+            z: ``(*batch, *event, k)``.
+            condition: The class y, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return of_class(F.log_softmax(self.logits_of_one_hot(z), -1), condition)
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the net says of every class: ``(*batch, *event) -> (*batch, classes)``."""
+        """What the net says of every class.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch, classes)``.
+
+        Raises:
+            ShapeError: Where the net returns anything but ``(n, classes)``.
+        """
         batch_shape = self.space.batch_shape(x)
         return self._in_rows(self._as_input(x), len(batch_shape))
 
     def logits_of_one_hot(self, z: Tensor) -> Tensor:
-        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch, classes)``."""
+        """What the net says of every class, of one-hot elements.
+
+        Args:
+            z: ``(*batch, *event, k)``.
+
+        Returns:
+            ``(*batch, classes)``.
+
+        Raises:
+            ShapeError: Where the net returns anything but ``(n, classes)``.
+        """
         return self._in_rows(z, z.ndim - len(self.space.event_shape) - 1)
 
     def _as_input(self, x: Tensor) -> Tensor:
@@ -96,10 +159,18 @@ class Classifier(poe.Conditional):
 
 
 def of_class(values: Tensor, label: Tensor) -> Tensor:
-    """Those of one class: values ``(*batch, classes)``, label ``()`` or ``(batch,)``.
+    """Those of one class.
 
-    >>> of_class(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
-    tensor([2., 3.])
+    Args:
+        values: One for each class, ``(*batch, classes)``.
+        label: The class, ``()`` or ``(batch,)``.
+
+    Returns:
+        ``(*batch,)``.
+
+    Example:
+        >>> of_class(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+        tensor([2., 3.])
     """
     label = label.to(values.device).expand(values.shape[:-1])
     return values.gather(-1, label.unsqueeze(-1)).squeeze(-1)

@@ -18,17 +18,27 @@ class Discriminator(Expert):
     ``prior * Discriminator(net, space).at(G)``: no density of G(z) is needed. ``** w`` tempers what
     it says.
 
-    ``net`` maps x ``(*batch, *event)`` to logits, ``(*batch,)`` or ``(*batch, 1)``: before the
-    sigmoid, not after. Raises ShapeError when called where it makes another shape.
+    Args:
+        net: From x ``(*batch, *event)`` to logits, ``(*batch,)`` or ``(*batch, 1)``: before the
+            sigmoid, not after.
+        space: Where x lives.
 
-    Source: Goodfellow et al. 2014, proposition 1; as an energy of latents: Che et al. 2020, eq. 5.
+    Raises:
+        ShapeError: When called, where the net makes another shape.
 
-    >>> p, q = experts.Gaussian([1.0], scale=[1.0]), experts.Gaussian([0.0], scale=[1.0])
-    >>> best = nn.Linear(1, 1)  # log p(x) - log q(x) = x - 1/2
-    >>> _ = best.weight.data.fill_(1.0), best.bias.data.fill_(-0.5)
-    >>> x = torch.tensor([[2.0]])
-    >>> (q * Discriminator(best, q.space))(x).detach(), p(x)
-    (tensor([-1.4189]), tensor([-1.4189]))
+    References:
+        Goodfellow et al. (2014), Generative adversarial nets, proposition 1, arXiv:1406.2661.
+
+        Che et al. (2020), Your GAN is secretly an energy-based model and you should use
+        discriminator driven latent sampling, eq. 5 (as an energy of latents), arXiv:2003.06060.
+
+    Example:
+        >>> p, q = experts.Gaussian([1.0], scale=[1.0]), experts.Gaussian([0.0], scale=[1.0])
+        >>> best = nn.Linear(1, 1)  # log p(x) - log q(x) = x - 1/2
+        >>> _ = best.weight.data.fill_(1.0), best.bias.data.fill_(-0.5)
+        >>> x = torch.tensor([[2.0]])
+        >>> (q * Discriminator(best, q.space))(x).detach(), p(x)
+        (tensor([-1.4189]), tensor([-1.4189]))
     """
 
     def __init__(self, net: nn.Module, space: Space) -> None:
@@ -37,6 +47,17 @@ class Discriminator(Expert):
         self.space = space
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logit.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            log p(x) − log q(x), ``(*batch,)``.
+
+        Raises:
+            ShapeError: Where the net makes another shape.
+        """
         batch = self.space.batch_shape(x)
         logits: Tensor = self.net(x)
         if logits.shape not in (batch, (*batch, 1)):

@@ -19,19 +19,26 @@ class JEM(poe.Expert):
        \log \tilde p(x) = \operatorname{logsumexp}_y f(x)_y, \qquad
        \log p(y \mid x) = f(x)_y - \log \tilde p(x)
 
-    with the logits f(x) ``(n, classes)`` of ``net``, which sees what `Classifier`'s does. The three
-    are ``jem.given(y)``, ``jem`` and ``jem.classifier.given(y)``, and they share the net. A
-    classifier leaves log p̃(x) free: it says something of x once it was trained to, as by
-    `jem_loss`.
+    with the logits f(x) ``(n, classes)`` of the net. The three are ``jem.given(y)``, ``jem`` and
+    ``jem.classifier.given(y)``, and they share the net. A classifier leaves log p̃(x) free: it says
+    something of x once it was trained to, as by `jem_loss`.
 
-    Shapes: x ``(*batch, *event)``; raises as `Classifier`. Source: Grathwohl et al. 2020, "Your
-    classifier is secretly an energy based model and you should treat it like one", eq. 4 and 5.
+    Shapes: x ``(*batch, *event)``. Raises as `Classifier`.
 
-    >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
-    >>> x = torch.ones(4, 2)
-    >>> joint, posterior = jem.given(2)(x), jem.classifier.given(2)(x)
-    >>> torch.allclose(joint, jem(x) + posterior, atol=1e-6)
-    True
+    Args:
+        net: From what `Classifier`'s net sees to logits ``(n, classes)``.
+        space: Where x lives.
+
+    References:
+        Grathwohl et al. (2020), Your classifier is secretly an energy based model and you should
+        treat it like one, eq. 4 and 5, arXiv:1912.03263.
+
+    Example:
+        >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
+        >>> x = torch.ones(4, 2)
+        >>> joint, posterior = jem.given(2)(x), jem.classifier.given(2)(x)
+        >>> torch.allclose(joint, jem(x) + posterior, atol=1e-6)
+        True
     """
 
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
@@ -40,24 +47,53 @@ class JEM(poe.Expert):
         self.classifier = Classifier(net, space)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         return self.classifier.logits(x).logsumexp(-1)
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
+        """log p̃ of one-hot elements, differentiable.
+
+        Args:
+            z: ``(*batch, *event, k)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self.classifier.logits_of_one_hot(z).logsumexp(-1)
 
     def given(self, condition: int | float | Tensor) -> poe.Given:
-        """f(x)_y as an expert on x: p(x | y) up to a constant. Raises PoeError for no class."""
+        """f(x)_y as an expert on x: p(x | y) up to a constant.
+
+        Args:
+            condition: The class y, an integer from 0, or one for each x, ``(batch,)``.
+
+        Returns:
+            An expert on x.
+
+        Raises:
+            PoeError: Where the net has no such class.
+        """
         return JointLogit(self.classifier).given(condition)
 
 
 class JointLogit(poe.Conditional):
     """f(x)_y, a classifier's logit, as a density of x given the class y; unnormalised.
 
-    >>> classifier = Classifier(nn.Linear(2, 3), poe.Real(2))
-    >>> x = torch.ones(4, 2)
-    >>> torch.equal(JointLogit(classifier).given(2)(x), classifier.logits(x)[:, 2])
-    True
+    Args:
+        classifier: Whose logits they are.
+
+    Example:
+        >>> classifier = Classifier(nn.Linear(2, 3), poe.Real(2))
+        >>> x = torch.ones(4, 2)
+        >>> torch.equal(JointLogit(classifier).given(2)(x), classifier.logits(x)[:, 2])
+        True
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -65,15 +101,41 @@ class JointLogit(poe.Conditional):
         self.classifier, self.space = classifier, classifier.space
 
     def given(self, condition: int | float | Tensor) -> poe.Given:
-        """The expert f(x)_y, y = condition."""
+        """The expert f(x)_y.
+
+        Args:
+            condition: The class y, an integer from 0, or one for each x, ``(batch,)``.
+
+        Returns:
+            An expert on x.
+
+        Raises:
+            PoeError: Where the net has no such class.
+        """
         return poe.Given(self, self.classifier.require_label(condition))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        """f(x)_y: ``(*batch, *event) -> (*batch,)``."""
+        """f(x)_y.
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The class y, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return of_class(self.classifier.logits(x), condition)
 
     def log_density_of_one_hot(self, z: Tensor, condition: Tensor) -> Tensor:
-        """The same, of one-hot elements: ``(*batch, *event, k) -> (*batch,)``."""
+        """f(z)_y of one-hot elements.
+
+        Args:
+            z: ``(*batch, *event, k)``.
+            condition: The class y, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return of_class(self.classifier.logits_of_one_hot(z), condition)
 
 
@@ -89,19 +151,32 @@ def jem_loss(
 
     .. math:: \text{CD}(\tilde p) - E_\text{data} \log p(y \mid x)
 
-    which is −log p(x, y) = −log p(x) − log p(y | x), the first term by its gradient (Grathwohl et
-    al. 2020, eq. 6).
+    which is −log p(x, y) = −log p(x) − log p(y | x), the first term by its gradient.
 
-    - ``data`` ``(n, *event)``, ``labels`` ``(n,)``, and ``model`` ``(m, *event)``, draws of
-      ``jem``, as for `poe.losses.contrastive_divergence`;
-    - parts: of that loss, ``cross_entropy`` and ``accuracy``.
+    Args:
+        jem: What is trained.
+        data: Events, ``(n, *event)``.
+        labels: Their classes, ``(n,)``.
+        model: Draws of ``jem``, ``(m, *event)``, as for `poe.losses.contrastive_divergence`.
+        regularization: Weight of that loss's regularizer; none by default.
 
-    Raises as that loss, and `NonFiniteError` where the cross-entropy is not finite.
+    Returns:
+        The loss, with the parts of `poe.losses.contrastive_divergence`, ``cross_entropy`` and
+        ``accuracy``.
 
-    >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
-    >>> loss = jem_loss(jem, torch.ones(4, 2), torch.tensor([0, 1, 2, 0]), torch.zeros(4, 2))
-    >>> sorted(loss.parts)
-    ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
+    Raises:
+        NonFiniteError: Where the cross-entropy is not finite, and as
+            `poe.losses.contrastive_divergence`.
+
+    References:
+        Grathwohl et al. (2020), Your classifier is secretly an energy based model and you should
+        treat it like one, eq. 6, arXiv:1912.03263.
+
+    Example:
+        >>> jem = JEM(nn.Linear(2, 3), poe.Real(2))
+        >>> loss = jem_loss(jem, torch.ones(4, 2), torch.tensor([0, 1, 2, 0]), torch.zeros(4, 2))
+        >>> sorted(loss.parts)
+        ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
     """
     found = contrastive_divergence(jem, data, model, regularization=regularization)
     logits = jem.classifier.logits(data)

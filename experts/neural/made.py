@@ -45,17 +45,25 @@ class MADE(Autoregressive):
     hidden unit of degree m sees elements 1 … m, and is seen by the outputs after m. Degrees go
     round 1 … n − 1. Beside it, every earlier element has a direct say in aₜ.
 
-    Elements are in row-major order of ``shape``. ``log_prob`` takes one pass, ``sample`` n of them.
-    Values between 0 and 1 are read as they are, so gradients exist at 0 and 1.
+    Elements are in row-major order. ``log_prob`` takes one pass, ``sample`` n of them. Values
+    between 0 and 1 are read as they are, so gradients exist at 0 and 1.
 
-    Shapes: x ``(*batch, *shape)``. Raises ShapeError for a hidden layer without units.
+    Args:
+        shape: Of x, ``(*shape)`` of n elements; an int for a vector.
+        hidden: Units of each hidden layer; none of them leaves the direct say alone.
 
-    Source: Germain, Gregor, Murray & Larochelle 2015, sections 3 and 4.
+    Raises:
+        ShapeError: For no elements, or a hidden layer without units.
 
-    >>> model = MADE(4, hidden=(16,))
-    >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, model.log_prob(x).shape
-    (torch.Size([5, 4]), torch.Size([5]))
+    References:
+        Germain, Gregor, Murray & Larochelle (2015), MADE: masked autoencoder for distribution
+        estimation, sections 3 and 4, arXiv:1502.03509.
+
+    Example:
+        >>> model = MADE(4, hidden=(16,))
+        >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, model.log_prob(x).shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
 
     def __init__(self, shape: int | tuple[int, ...], hidden: Sequence[int] = (64,)) -> None:
@@ -77,17 +85,39 @@ class MADE(Autoregressive):
         self.direct = MaskedLinear(places[:, None] > places)
 
     def log_odds(self, x: Tensor) -> Tensor:
-        """log p(xₜ = 1 | x₁ … xₜ₋₁) − log p(xₜ = 0 | …): ``(*batch, *event) -> (*batch, n)``."""
+        """log p(xₜ = 1 | x₁ … xₜ₋₁) − log p(xₜ = 0 | x₁ … xₜ₋₁).
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch, n)``.
+        """
         flat = self.space.as_vector(x).to(self.direct.weight.dtype)
         return self.net(flat) + self.direct(flat)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         log_odds = self.log_odds(x)
         flat = self.space.as_vector(x).to(log_odds.dtype)
         return (flat * log_odds - F.softplus(log_odds)).sum(-1)
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | x₁ … xₜ₋₁), v = 0 and 1: ``(*batch, *event) -> (*batch, n, 2)``."""
+        """log p(v | x₁ … xₜ₋₁), v = 0 and 1, by one pass.
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch, n, 2)``.
+        """
         return both(self.log_odds(x))
 
     def begin(self, num_sequences: int) -> Prefix:
@@ -107,7 +137,14 @@ class MADE(Autoregressive):
 
 
 def both(log_odds: Tensor) -> Tensor:
-    """log p of 0 and of 1: ``(*batch,) -> (*batch, 2)``."""
+    """log p of 0 and of 1.
+
+    Args:
+        log_odds: log p(1) − log p(0), ``(*batch,)``.
+
+    Returns:
+        ``(*batch, 2)``.
+    """
     return torch.stack([F.logsigmoid(-log_odds), F.logsigmoid(log_odds)], -1)
 
 

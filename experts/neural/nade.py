@@ -26,18 +26,27 @@ class NADE(Autoregressive):
 
     p(xₜ = 1 | x₁ … xₜ₋₁) = σ(bₜ + Vₜ · hₜ), hₜ = σ(c + Σ_{s<t} W_s x_s).
 
-    Elements are in row-major order of ``shape``. ``log_prob`` and a draw take O(n hidden) each.
-    Values between 0 and 1 are read as they are, so gradients exist at 0 and 1.
+    Elements are in row-major order. ``log_prob`` and a draw take O(n hidden) each. Values between 0
+    and 1 are read as they are, so gradients exist at 0 and 1.
 
-    Shapes: ``W, V (n, hidden)``, ``b (n,)``, ``c (hidden,)``; x ``(*batch, *shape)``. Raises
-    ShapeError for no elements or hidden units.
+    Shapes: ``W, V (n, hidden)``, ``b (n,)``, ``c (hidden,)``.
 
-    Source: Larochelle & Murray 2011, algorithm 1.
+    Args:
+        shape: Of x, ``(*shape)`` of n elements; an int for a vector.
+        hidden: How many hidden units there are.
 
-    >>> model = NADE(4, hidden=8)
-    >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, model.log_prob(x).shape
-    (torch.Size([5, 4]), torch.Size([5]))
+    Raises:
+        ShapeError: For no elements or hidden units.
+
+    References:
+        Larochelle & Murray (2011), The neural autoregressive distribution estimator, AISTATS,
+        algorithm 1.
+
+    Example:
+        >>> model = NADE(4, hidden=8)
+        >>> x = model.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, model.log_prob(x).shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
 
     def __init__(self, shape: int | tuple[int, ...], hidden: int = 64) -> None:
@@ -56,19 +65,41 @@ class NADE(Autoregressive):
         self.c = nn.Parameter(torch.zeros(hidden))
 
     def log_odds(self, x: Tensor) -> Tensor:
-        """log p(xₜ = 1 | x₁ … xₜ₋₁) − log p(xₜ = 0 | …): ``(*batch, *event) -> (*batch, n)``."""
+        """log p(xₜ = 1 | x₁ … xₜ₋₁) − log p(xₜ = 0 | x₁ … xₜ₋₁).
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch, n)``.
+        """
         flat = self.space.as_vector(x).to(self.W.dtype)
         said = (flat[..., None] * self.W).cumsum(-2)
         before = F.pad(said[..., :-1, :], (0, 0, 1, 0))
         return self.b + ((self.c + before).sigmoid() * self.V).sum(-1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         log_odds = self.log_odds(x)
         flat = self.space.as_vector(x).to(log_odds.dtype)
         return (flat * log_odds - F.softplus(log_odds)).sum(-1)
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | x₁ … xₜ₋₁), v = 0 and 1: ``(*batch, *event) -> (*batch, n, 2)``."""
+        """log p(v | x₁ … xₜ₋₁), v = 0 and 1.
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch, n, 2)``.
+        """
         return both(self.log_odds(x))
 
     def begin(self, num_sequences: int) -> Activation:

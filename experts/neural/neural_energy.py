@@ -13,12 +13,19 @@ class NeuralEnergy(poe.Expert):
 
     .. math:: \tilde p(x) = \exp f(x), \qquad E(x) = -f(x)
 
-    ``net`` maps ``(*batch, *event)`` to ``(*batch,)``. The normaliser is unknown, so there is no
-    ``log_prob``. Raises ``poe.ShapeError`` when called if the network returns another shape.
+    The normaliser is unknown, so there is no ``log_prob``.
 
-    >>> net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
-    >>> NeuralEnergy(net, poe.Real(2))(torch.ones(3, 2)).shape
-    torch.Size([3])
+    Args:
+        net: f, from ``(*batch, *event)`` to ``(*batch,)``.
+        space: Where x lives.
+
+    Raises:
+        ShapeError: When called, where the net returns another shape.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
+        >>> NeuralEnergy(net, poe.Real(2))(torch.ones(3, 2)).shape
+        torch.Size([3])
     """
 
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
@@ -27,6 +34,14 @@ class NeuralEnergy(poe.Expert):
         self.space = space
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            f(x), ``(*batch,)``.
+        """
         value: Tensor = self.net(x)
         return value
 

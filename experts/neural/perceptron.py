@@ -21,17 +21,26 @@ class MultilayerPerceptron(nn.Module):
        h_l = \mathrm{SiLU}(W_l h_{l-1} + b_l), \quad h_0 = x
 
     SiLU is smooth, so the score is too, and Lipschitz, so the network grows at most linearly and
-    the quadratic, a Gaussian reference of ``spread`` s, wins in every direction. None leaves it
-    out: then the density may be improper. ``spectral_norm`` bounds the slope of each layer
-    (`experts.neural.spectral_norm.normalize_spectrally`).
+    the quadratic, a Gaussian reference, wins in every direction.
 
-    Shapes: x ``(*batch, *shape)`` to ``(*batch,)``.
+    Args:
+        shape: Of x.
+        hidden: Units of each hidden layer.
+        spread: s, of the Gaussian reference, in the units of x; None leaves it out: then the
+            density may be improper.
+        spectral_norm: Whether the slope of each layer is bounded
+            (`experts.neural.spectral_norm.normalize_spectrally`).
 
-    Source: LeCun et al. 2006; the reference: Xie et al. 2016, eq. 1.
+    References:
+        LeCun, Chopra, Hadsell, Ranzato & Huang (2006), A tutorial on energy-based learning.
 
-    >>> net = MultilayerPerceptron((2,), hidden=(16, 16))
-    >>> net(torch.zeros(5, 2)).shape
-    torch.Size([5])
+        Xie, Lu, Zhu & Wu (2016), A theory of generative ConvNet, eq. 1 (the reference),
+        arXiv:1602.03264.
+
+    Example:
+        >>> net = MultilayerPerceptron((2,), hidden=(16, 16))
+        >>> net(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -55,6 +64,14 @@ class MultilayerPerceptron(nn.Module):
             normalize_spectrally(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """f(x).
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         rows = x.flatten(-len(self.shape)) if self.shape else x[..., None]
         return self.layers(rows)[..., 0] + reference(rows, self.spread)
 
@@ -65,7 +82,15 @@ class MultilayerPerceptron(nn.Module):
 
 
 def reference(rows: Tensor, spread: float | None) -> Tensor:
-    """The log-density of N(0, s² I), up to a constant: ``(*batch, n) -> (*batch,)``."""
+    """The log-density of N(0, s² I), up to a constant.
+
+    Args:
+        rows: ``(*batch, n)``.
+        spread: s; None for a constant density.
+
+    Returns:
+        ``(*batch,)``.
+    """
     if spread is None:
         return rows.new_zeros(rows.shape[:-1])
     return rows.square().sum(-1) * (-0.5 / spread**2)

@@ -34,22 +34,35 @@ class ResidualNetwork(nn.Module):
 
     .. math:: f(x) = w^\top \mathrm{SiLU}(h(x)) - \frac{\lVert x \rVert^2}{2 s^2}
 
-    Each number in ``channels`` is a stage: a convolution that halves the sides, then ``blocks``
-    residual blocks. The last layer weighs every place by itself. There is no batch normalisation,
-    which would make the energy of an image depend on its neighbours in the batch, and no ReLU,
-    whose score is piecewise constant. The quadratic, a Gaussian reference of ``spread`` s, keeps
-    exp f integrable, as the network grows at most linearly; None leaves it out.
-    ``spectral_norm`` bounds the slope of each layer
-    (`experts.neural.spectral_norm.normalize_spectrally`).
+    Each stage is a convolution that halves the sides, then residual blocks. The last layer weighs
+    every place by itself. There is no batch normalisation, which would make the energy of an image
+    depend on its neighbours in the batch, and no ReLU, whose score is piecewise constant. The
+    quadratic, a Gaussian reference, keeps exp f integrable, as the network grows at most linearly.
 
-    Shapes: x ``(*batch, height, width)`` or ``(*batch, colours, height, width)`` to ``(*batch,)``.
-    Raises ``poe.ShapeError`` for sides that cannot be halved so often.
+    Args:
+        shape: Of x, ``(height, width)`` or ``(colours, height, width)``.
+        channels: Of each stage.
+        blocks: Residual blocks in each stage.
+        spread: s, of the Gaussian reference, in the units of x; None leaves it out.
+        spectral_norm: Whether the slope of each layer is bounded
+            (`experts.neural.spectral_norm.normalize_spectrally`).
 
-    Source: Du & Mordatch 2019, appendix A; Nijkamp et al. 2019; the reference: Xie et al. 2016.
+    Raises:
+        ShapeError: For sides that cannot be halved once for each stage.
 
-    >>> net = ResidualNetwork((8, 8), channels=(4, 8))
-    >>> net(torch.zeros(5, 8, 8)).shape
-    torch.Size([5])
+    References:
+        Du & Mordatch (2019), Implicit generation and modeling with energy based models, appendix A,
+        arXiv:1903.08689.
+
+        Nijkamp, Hill, Zhu & Wu (2019), Learning non-convergent non-persistent short-run MCMC toward
+        energy-based model, arXiv:1904.09770.
+
+        Xie, Lu, Zhu & Wu (2016), A theory of generative ConvNet (the reference), arXiv:1602.03264.
+
+    Example:
+        >>> net = ResidualNetwork((8, 8), channels=(4, 8))
+        >>> net(torch.zeros(5, 8, 8)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -78,6 +91,14 @@ class ResidualNetwork(nn.Module):
             normalize_spectrally(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """f(x).
+
+        Args:
+            x: ``(*batch, *shape)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         batch = x.shape[: x.ndim - len(self.shape)]
         colours = self.shape[0] if len(self.shape) == 3 else 1
         images = x.reshape(-1, colours, *self.shape[-2:])
@@ -92,7 +113,18 @@ class ResidualNetwork(nn.Module):
 
 
 def require_halvable(shape: Sequence[int], times: int) -> tuple[int, ...]:
-    """The shape itself, if it is that of an image whose sides can be halved so often."""
+    """The shape itself, if it is that of an image whose sides can be halved so often.
+
+    Args:
+        shape: ``(height, width)`` or ``(colours, height, width)``.
+        times: How often.
+
+    Returns:
+        The shape.
+
+    Raises:
+        ShapeError: Where it is not.
+    """
     shape = sizes("shape", shape)
     if len(shape) not in (2, 3) or any(side % 2**times for side in shape[-2:]):
         raise ShapeError(

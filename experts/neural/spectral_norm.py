@@ -22,12 +22,21 @@ def normalize_spectrally(net: nn.Module) -> None:
     torch's parametrization improves u and v at every call in training mode, which makes the density
     another one at every Langevin step; here they stay as they are until ``power_iterate``.
 
-    Source: Miyato et al. 2018, eq. 8; for energies Du & Mordatch 2019, section 3.3.
+    Args:
+        net: Whose layers are changed in place.
 
-    >>> layer = nn.Sequential(nn.Linear(3, 3))
-    >>> normalize_spectrally(layer)
-    >>> round(float(torch.linalg.matrix_norm(layer[0].weight, 2).detach()), 2)
-    1.0
+    References:
+        Miyato, Kataoka, Koyama & Yoshida (2018), Spectral normalization for generative adversarial
+        networks, eq. 8, arXiv:1802.05957.
+
+        Du & Mordatch (2019), Implicit generation and modeling with energy based models, section 3.3
+        (for energies), arXiv:1903.08689.
+
+    Example:
+        >>> layer = nn.Sequential(nn.Linear(3, 3))
+        >>> normalize_spectrally(layer)
+        >>> round(float(torch.linalg.matrix_norm(layer[0].weight, 2).detach()), 2)
+        1.0
     """
     for layer in list(net.modules()):
         if isinstance(layer, LAYERS):
@@ -45,7 +54,9 @@ def hold(net: nn.Module) -> None:
 def power_iterate(net: nn.Module) -> None:
     """One power iteration of every normalised layer: call it after each update of the weights.
 
-    A network without spectral normalisation stays as it is.
+    Args:
+        net: Whose layers' singular vectors u and v are improved in place; a network without
+            spectral normalisation stays as it is.
     """
     for layer, norm in _norms(net):
         norm.train()

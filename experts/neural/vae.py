@@ -22,13 +22,17 @@ CONFIDENCE = 0.95
 class GaussianDecoder(Conditional):
     """p(x | z) = N(x; m(z), s²), normalised: a network's picture m(z), and noise about it.
 
-    ``net`` maps z ``(n, d)`` to ``(n, *event)``; ``log_scale`` is log s, ``()`` or ``(*event)``,
-    learned where it is an ``nn.Parameter``. The net alone is what ``expert.at(decoder.net)`` reads
-    an expert through.
+    The net alone is what ``expert.at(decoder.net)`` reads an expert through.
 
-    >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
-    >>> decoder.sample(torch.zeros(4, 2), 4, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([4, 3])
+    Args:
+        net: m, from z ``(n, d)`` to ``(n, *event)``.
+        log_scale: log s, ``()`` or ``(*event)``, learned where it is an ``nn.Parameter``.
+        shape: Of x, ``(*event)``.
+
+    Example:
+        >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
+        >>> decoder.sample(torch.zeros(4, 2), 4, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 3])
     """
 
     log_scale: Tensor
@@ -41,13 +45,35 @@ class GaussianDecoder(Conditional):
         keep(self, "log_scale", real("log_scale", log_scale))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | z).
+
+        Args:
+            x: ``(n, *event)``.
+            condition: z, ``(n, d)``.
+
+        Returns:
+            ``(n,)``.
+
+        Raises:
+            ShapeError: Where the net makes another shape.
+        """
         log_scale = self.log_scale.expand(self.space.event_shape)
         whitened = (x - self.mean(condition)) * (-log_scale).exp()
         terms = -0.5 * whitened.square() - log_scale - 0.5 * math.log(2 * math.pi)
         return terms.flatten(1).sum(1)
 
     def mean(self, z: Tensor) -> Tensor:
-        """m(z): ``(n, d) -> (n, *event)``. Raises ShapeError where the net makes another shape."""
+        """m(z).
+
+        Args:
+            z: ``(n, d)``.
+
+        Returns:
+            ``(n, *event)``.
+
+        Raises:
+            ShapeError: Where the net makes another shape.
+        """
         mean: Tensor = self.net(z)
         if mean.shape != (len(z), *self.space.event_shape):
             raise ShapeError(
@@ -60,14 +86,23 @@ class GaussianDecoder(Conditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One x for each z: ``(num_samples, d) -> (num_samples, *event)``."""
+        """One x for each z.
+
+        Args:
+            condition: z, ``(num_samples, d)``.
+            num_samples: How many there are.
+            generator: Of the noise; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         mean = self.mean(condition)
         noise = torch.empty_like(mean).normal_(generator=resolve(generator, mean.device))
         return mean + self.log_scale.exp() * noise
 
 
 class VAE(Expert):
-    """p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws that the encoder q(z | x) proposes:
+    """p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws that the encoder q(z | x) proposes.
 
     log p̂(x) = log 1/K Σ_k p(z_k) p(x | z_k) / q(z_k | x),  z_k = m(x) + s(x) ε_k
 
@@ -82,19 +117,30 @@ class VAE(Expert):
     log Z of the posterior where it is higher; its upper one is that estimate's. ``sample`` draws
     exactly from p: z first, then x.
 
-    ``encoder`` maps x ``(n, *event)`` to means and log standard deviations side by side,
-    ``(n, 2d)``; ``decoder`` is a normalised ``poe.Conditional`` on x given z ``(n, d)``, such as
-    ``GaussianDecoder``; ``noises`` ``(K, d)`` are standard normals. Raises PoeError for a decoder
-    that is not normalised, ShapeError for noises that are no batch and an encoder that makes
-    another shape.
+    Args:
+        encoder: From x ``(n, *event)`` to means and log standard deviations of q(z | x) side by
+            side, ``(n, 2d)``.
+        decoder: p(x | z), a normalised ``poe.Conditional`` on x given z ``(n, d)``, such as
+            ``GaussianDecoder``.
+        noises: ε, standard normals, ``(K, d)``.
 
-    Source: Kingma & Welling 2014; the bound: Burda, Grosse & Salakhutdinov 2016, eq. 8.
+    Raises:
+        PoeError: For a decoder that is not normalised.
+        ShapeError: For noises that are no batch, and, when called, where the encoder makes another
+            shape.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
-    >>> vae = VAE(nn.Linear(3, 4), decoder, torch.randn(16, 2, generator=g))
-    >>> vae(torch.zeros(5, 3)).shape, vae.sample(4, generator=g).shape
-    (torch.Size([5]), torch.Size([4, 3]))
+    References:
+        Kingma & Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+
+        Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, eq. 8 (the bound),
+        arXiv:1509.00519.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> decoder = GaussianDecoder(nn.Linear(2, 3), torch.zeros(()), shape=(3,))
+        >>> vae = VAE(nn.Linear(3, 4), decoder, torch.randn(16, 2, generator=g))
+        >>> vae(torch.zeros(5, 3)).shape, vae.sample(4, generator=g).shape
+        (torch.Size([5]), torch.Size([4, 3]))
     """
 
     noises: Tensor
@@ -124,15 +170,35 @@ class VAE(Expert):
         return Gaussian(zeros, scale=torch.ones_like(zeros))
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̂(x), by the kept noises.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self._weighted(x, self.noises[:, None])
 
     def bound(
         self, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The importance-weighted bound by fresh noises: ``(*batch, *event) -> (*batch,)``.
+        """The importance-weighted bound by fresh noises.
 
         Of one sample it is the evidence lower bound; its mean is what training ascends. Its
-        gradient in the encoder weakens as the samples grow more (Rainforth et al. 2018).
+        gradient in the encoder weakens as the samples grow more.
+
+        Args:
+            x: ``(*batch, *event)``.
+            num_samples: K, noises for each x.
+            generator: Of the noises; a fresh one if left out.
+
+        Returns:
+            ``(*batch,)``.
+
+        References:
+            Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
+            arXiv:1802.04537.
         """
         rows = self.space.batch_shape(x).numel()
         shape = (num_samples, rows, self.noises.shape[1])
@@ -141,7 +207,17 @@ class VAE(Expert):
         return self._weighted(x, noises)
 
     def proposal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z | x): ``(n, *event) -> (n, d), (n, d)``."""
+        """Mean and log standard deviation of q(z | x).
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            Two tensors, each ``(n, d)``.
+
+        Raises:
+            ShapeError: Where the encoder makes another shape.
+        """
         out: Tensor = self.encoder(x)
         if out.shape != (len(x), 2 * self.noises.shape[1]):
             raise ShapeError(
@@ -152,12 +228,27 @@ class VAE(Expert):
         return mean, log_scale
 
     def posterior(self, x: Tensor) -> Posterior:
-        """The expert z -> log p(z) + log p(x | z) for one x ``(*event,)``."""
+        """The expert z -> log p(z) + log p(x | z), for one x.
+
+        Args:
+            x: ``(*event)``.
+
+        Returns:
+            An expert on ``Real(d)``.
+        """
         return Posterior(self.prior, self.decoder, x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws of p, by z ~ p(z) and x ~ p(x | z): ``(num_samples, *event)``."""
+        """Exact draws of p, by z ~ p(z) and x ~ p(x | z).
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, *event)``.
+        """
         generator = resolve(generator, self.noises.device)
         z = self.prior.sample(num_samples, generator=generator)
         draw = self.decoder.sample
@@ -184,10 +275,19 @@ class VAE(Expert):
 def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
     """A small VAE of pictures in [0, 1]: two hidden layers each way, a noise level for each pixel.
 
-    ``noises`` ``(K, d)``, standard normals. The initial weights are those of torch's layers.
+    The initial weights are those of torch's layers.
 
-    >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
-    torch.Size([3])
+    Args:
+        shape: Of a picture, ``(rows, cols)``.
+        hidden: Units of each hidden layer.
+        noises: Standard normals, ``(K, d)`` for d latents.
+
+    Returns:
+        The VAE, its decoder a ``GaussianDecoder``.
+
+    Example:
+        >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
+        torch.Size([3])
     """
     pixels, latents = math.prod(shape), noises.shape[1]
     encoder = nn.Sequential(

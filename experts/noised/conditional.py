@@ -24,13 +24,18 @@ class NoisyConditional(poe.Conditional):
     .. math:: p_\sigma(x \mid y) = \int N(x; u, \sigma^2 I)\, p(u \mid y)\, du
 
     The noise makes a Lebesgue density of data that lie on a thin set, and a ladder of levels from
-    broad to sharp is what annealed sampling climbs. Subclasses implement
-    ``log_density_at(x, label, noise_level)`` with x ``(n, *event)``, label ``(n,)`` and noise level
-    ``(n,)``, to ``(n,)``.
+    broad to sharp is what annealed sampling climbs. Subclasses implement ``log_density_at``.
 
-    ``labels`` names the values of y; ``given`` takes a name, an index, or a tensor of indices. The
-    noise level is one number for all, or a tensor ``(batch,)`` with one for each chain. Raises
-    ``poe.PoeError`` for a noise level that is not positive and for an unknown label.
+    Args:
+        space: Where x lives.
+        labels: Names of the values of y; ``given`` takes a name, an index, or a tensor of indices.
+        noise_level: σ, in the units of x, positive: one number for all, or ``(batch,)`` with one
+            for each chain.
+
+    Raises:
+        PoeError: For a noise level that is not positive; of ``given`` and ``index``, for an unknown
+            label.
+        ShapeError: For noise levels that are neither one number nor ``(batch,)``.
     """
 
     noise_level: Tensor
@@ -44,10 +49,29 @@ class NoisyConditional(poe.Conditional):
         self.register_buffer("noise_level", require_noise_level(level))
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
+        """log p_σ(x | y), each x with a label and a noise level of its own; a family implements it.
+
+        Args:
+            x: ``(n, *event)``.
+            label: Indices of the labels, ``(n,)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n,)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement log_density_at")
 
     def log_ratio_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
-        """log p(x | y) - log p(x), with the p(x) of ``marginal``; shapes as ``log_density_at``."""
+        """log p(x | y) - log p(x), with the p(x) of ``marginal``.
+
+        Args:
+            x: ``(n, *event)``.
+            label: Indices of the labels, ``(n,)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n,)``.
+        """
         if ANY in self.labels:
             unknown = torch.full_like(label, self.index(ANY))
             marginal = self.log_density_at(x, unknown, noise_level)
@@ -63,7 +87,15 @@ class NoisyConditional(poe.Conditional):
         return self._flat(self.log_density_at, x, condition)
 
     def log_ratio(self, x: Tensor, condition: Tensor) -> Tensor:
-        """log p(x | y) - log p(x): ``(*batch, *event) -> (*batch,)``."""
+        """log p(x | y) - log p(x), at the conditional's own noise level.
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: Index of the label, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self._flat(self.log_ratio_at, x, condition)
 
     def _flat(self, function: Callable[..., Tensor], x: Tensor, condition: Tensor) -> Tensor:
@@ -76,7 +108,17 @@ class NoisyConditional(poe.Conditional):
         return function(flat, label, level).reshape(batch)
 
     def noise_levels(self, batch: torch.Size) -> Tensor:
-        """The noise level of each element of a batch: ``(*batch,)``."""
+        """The noise level of each element of a batch.
+
+        Args:
+            batch: The batch's shape.
+
+        Returns:
+            ``(*batch,)``.
+
+        Raises:
+            ShapeError: Where there are noise levels of chains, and the batch is not one of these.
+        """
         if self.noise_level.ndim and batch != self.noise_level.shape:
             raise poe.ShapeError(
                 f"expected a batch of shape {tuple(self.noise_level.shape)}, one for each noise "
@@ -85,16 +127,35 @@ class NoisyConditional(poe.Conditional):
         return self.noise_level.expand(batch)
 
     def at_noise_level(self, noise_level: ArrayLike) -> Self:
-        """The same weights, shared, read at another level of noise: a float, or one per chain."""
+        """The same weights, shared, read at another level of noise.
+
+        Args:
+            noise_level: σ, one number or ``(batch,)``, one for each chain.
+
+        Returns:
+            The conditional at that level.
+
+        Raises:
+            PoeError: For a level that is not positive.
+            ShapeError: For levels that are neither one number nor ``(batch,)``.
+        """
         level = floats("noise_level", noise_level, like=self.noise_level)
         other = copy.copy(self)
         other._buffers = self._buffers | {"noise_level": require_noise_level(level)}
         return other
 
     def given(self, condition: int | float | str | Tensor) -> NoisyGiven:
-        """p(x | y) as an expert; y a label's name, its index, or a tensor with one index a chain.
+        """p(x | y) as an expert.
 
-        Raises ``poe.PoeError`` for a name or an index that is no label of this conditional.
+        Args:
+            condition: y: a label's name, its index, or ``(batch,)`` with one index for each chain.
+
+        Returns:
+            The expert.
+
+        Raises:
+            PoeError: For a name or an index that is no label of this conditional.
+            DtypeError: For an index that is no integer.
         """
         return NoisyGiven(self, condition)
 
@@ -109,15 +170,30 @@ class NoisyConditional(poe.Conditional):
     def marginal(self) -> poe.Expert:
         """p(x), with no label: the label "any" where it was learned, else all labels alike.
 
-        A mixture bounds the ratio p(x | y) / p(x) by the number of labels, everywhere. Raises
-        ``poe.NormalizationError`` for unnormalised densities without the label "any".
+        A mixture bounds the ratio p(x | y) / p(x) by the number of labels, everywhere.
+
+        Returns:
+            The expert p(x).
+
+        Raises:
+            NormalizationError: For unnormalised densities without the label "any".
         """
         if ANY in self.labels:
             return self.given(ANY)
         return poe.Mixture([self.given(index) for index in range(len(self.labels))])
 
     def index(self, label: str) -> int:
-        """Position of a label's name among ``labels``."""
+        """Position of a label among ``labels``.
+
+        Args:
+            label: Its name.
+
+        Returns:
+            The index, from 0.
+
+        Raises:
+            PoeError: For a name that is no label.
+        """
         if label not in self.labels:
             raise poe.PoeError(
                 f"expected one of the labels {', '.join(self.labels)}; got {label!r}: "
@@ -135,11 +211,15 @@ class DensityRatio(poe.Conditional):
     evaluation of it costs less than the two densities apart. By Bayes' rule, up to a constant, the
     posterior p(y | x).
 
-    >>> from experts import ImageFlow
-    >>> slant = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
-    >>> left, x = DensityRatio(slant).given("left"), torch.zeros(3, 4, 4)
-    >>> torch.allclose(left(x), slant.given("left")(x) - slant.marginal()(x), atol=1e-4)
-    True
+    Args:
+        conditional: p(x | y); its ``marginal()`` is the p(x).
+
+    Example:
+        >>> from experts import ImageFlow
+        >>> slant = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
+        >>> left, x = DensityRatio(slant).given("left"), torch.zeros(3, 4, 4)
+        >>> torch.allclose(left(x), slant.given("left")(x) - slant.marginal()(x), atol=1e-4)
+        True
     """
 
     def __init__(self, conditional: NoisyConditional) -> None:
@@ -149,23 +229,70 @@ class DensityRatio(poe.Conditional):
         self.labels = conditional.labels
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | y) - log p(x).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: Index of the label, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self.conditional.log_ratio(x, condition)
 
     def at_noise_level(self, noise_level: ArrayLike) -> DensityRatio:
-        """The ratio of the densities at another level of noise."""
+        """The ratio of the densities at another level of noise.
+
+        Args:
+            noise_level: σ, one number or ``(batch,)``, one for each chain.
+
+        Returns:
+            The ratio at that level.
+        """
         return DensityRatio(self.conditional.at_noise_level(noise_level))
 
     def given(self, condition: int | float | str | Tensor) -> NoisyGiven:
-        """p(x | y) / p(x) as an expert; y as for ``NoisyConditional.given``."""
+        """p(x | y) / p(x) as an expert.
+
+        Args:
+            condition: y, as for ``NoisyConditional.given``.
+
+        Returns:
+            The expert.
+
+        Raises:
+            PoeError: For a name or an index that is no label of this conditional.
+            DtypeError: For an index that is no integer.
+        """
         return NoisyGiven(self, condition)
 
     def index(self, label: str) -> int:
-        """Position of a label's name among ``labels``."""
+        """Position of a label among ``labels``.
+
+        Args:
+            label: Its name.
+
+        Returns:
+            The index, from 0.
+
+        Raises:
+            PoeError: For a name that is no label.
+        """
         return self.conditional.index(label)
 
 
 class NoisyGiven(poe.Given):
-    """A noisy conditional with its label bound; ``at_noise_level`` reads it at another level."""
+    """A noisy conditional with its label bound; ``at_noise_level`` reads it at another level.
+
+    Args:
+        conditional: p(x | y).
+        condition: y: a label's name, its index, or ``(batch,)`` with one index for each chain.
+
+    Raises:
+        PoeError: For a name or an index that is no label of the conditional.
+        DtypeError: For an index that is no integer.
+        ShapeError: For a tensor of more than one dimension.
+    """
 
     conditional: NoisyConditional | DensityRatio
 

@@ -34,18 +34,44 @@ class NoiseWaves(nn.Module):
 
 
 class NoiseEmbedding(NoiseWaves):
-    """Embeds a noise level: (n,) -> (n, features)."""
+    """Embeds a noise level by waves of its logarithm.
+
+    Args:
+        features: How many numbers make an embedding.
+    """
 
     def forward(self, noise_level: Tensor) -> Tensor:
+        """The embedding.
+
+        Args:
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n, features)``.
+        """
         return self.mix(self.waves(noise_level))
 
 
 class LabelAndNoise(NoiseWaves):
-    """Embeds a label and a noise level: (n,) and (n,) -> (n, features)."""
+    """Embeds a label and a noise level.
+
+    Args:
+        num_labels: How many labels there are.
+        features: How many numbers make an embedding.
+    """
 
     def __init__(self, num_labels: int, features: int) -> None:
         super().__init__(features)
         self.label = nn.Embedding(num_labels, features)
 
     def forward(self, label: Tensor, noise_level: Tensor) -> Tensor:
+        """The embedding.
+
+        Args:
+            label: Indices, ``(n,)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n, features)``.
+        """
         return self.mix(self.label(label) + self.waves(noise_level))

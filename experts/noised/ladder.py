@@ -17,9 +17,22 @@ def at_noise_level(expert: poe.Expert, noise_level: float | Tensor) -> poe.Exper
     """The same composition with every expert read at another level of noise.
 
     Weights are shared. A product of densities of noised data is *not* the density of the noised
-    product (Du et al. 2023, section 3), and a mixture keeps the log partitions it was given: use it
-    to find good starts, and end on the target itself.
-    Raises ``poe.PoeError`` for an expert without noise levels.
+    product, and a mixture keeps the log partitions it was given: use it to find good starts, and
+    end on the target itself.
+
+    Args:
+        expert: An expert with noise levels, or powers, products and mixtures of such.
+        noise_level: σ, one number or ``(batch,)``, one for each chain.
+
+    Returns:
+        The composition at that level.
+
+    Raises:
+        PoeError: For an expert without noise levels.
+
+    References:
+        Du et al. (2023), Reduce, reuse, recycle: compositional generation with energy-based
+        diffusion models and MCMC, section 3, arXiv:2302.11552.
     """
     raise poe.PoeError(
         f"expected an expert with noise levels, or a product of such, got {type(expert).__name__}: "
@@ -52,7 +65,18 @@ def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
 
 
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
-    """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``."""
+    """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``.
+
+    Args:
+        expert: As of ``at_noise_level``.
+        noise_levels: σ of each rung, from broad to sharp.
+
+    Returns:
+        One expert for each level, in that order.
+
+    Raises:
+        PoeError: For an expert without noise levels.
+    """
     return tuple(at_noise_level(expert, level) for level in noise_levels)
 
 

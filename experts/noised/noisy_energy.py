@@ -39,19 +39,36 @@ class NoisyEnergy(NoisyConditional):
     .. math:: f_\sigma(x \mid y) = -\frac{\lVert x \rVert^2}{2 t^2}
        + \frac{t}{\sigma}\, g\!\left(\frac{x}{t}, \sigma, y\right), \qquad t^2 = s^2 + \sigma^2
 
-    with the ``spread`` s of the data. The first term is the density of broad noise and keeps exp f
-    integrable; the factor gives the score :math:`\nabla g / \sigma` the size that it has at that
-    level. g is residual convolutions with SiLU, as `ResidualNetwork`. Unnormalised, and learned by
-    denoising score matching over a ladder of levels or by contrastive divergence at each.
+    with the spread s. The first term is the density of broad noise and keeps exp f integrable; the
+    factor gives the score :math:`\nabla g / \sigma` the size that it has at that level. g is
+    residual convolutions with SiLU, as `ResidualNetwork`. Unnormalised, and learned by denoising
+    score matching over a ladder of levels or by contrastive divergence at each.
 
-    Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``. Raises ``poe.ShapeError``
-    for sides that cannot be halved once for each number in ``channels``.
+    Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``.
 
-    Source: Song & Ermon 2020, technique 3 (the factor 1 / σ); Li, Chen & Sommer 2019 (energies).
+    Args:
+        shape: Of an image x, ``(height, width)``.
+        labels: Names of the values of y.
+        noise_level: σ, in the units of x, positive: one number, or ``(batch,)``, one for each
+            chain.
+        channels: Of each stage, which halves the sides.
+        spread: s, the spread of the data, in the units of x.
 
-    >>> model = NoisyEnergy((8, 8), ["thin", "thick"], noise_level=0.1, channels=(4, 8))
-    >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
-    torch.Size([3])
+    Raises:
+        ShapeError: For sides that cannot be halved once for each number in ``channels``.
+        PoeError: For a noise level that is not positive.
+
+    References:
+        Song & Ermon (2020), Improved techniques for training score-based generative models,
+        technique 3 (the factor 1 / σ), arXiv:2006.09011.
+
+        Li, Chen & Sommer (2019), Learning energy-based models in high-dimensional spaces with
+        multi-scale denoising score matching (energies), arXiv:1910.07762.
+
+    Example:
+        >>> model = NoisyEnergy((8, 8), ["thin", "thick"], noise_level=0.1, channels=(4, 8))
+        >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
+        torch.Size([3])
     """
 
     def __init__(

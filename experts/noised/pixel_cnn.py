@@ -12,9 +12,18 @@ from experts.noised.embedding import LabelAndNoise, with_border
 class CausalConv2d(nn.Conv2d):
     """A convolution that sees the rows above and, in its own row, what lies to the left.
 
-    The kernel covers ``rows`` rows up to and including the pixel's own and ``2 * reach + 1``
-    columns. With ``sees_itself=False`` the pixel itself is hidden too (mask A, van den Oord et al.
-    2016, "Pixel Recurrent Neural Networks", section 3.4). Shapes: (n, c, h, w) -> (n, c', h, w).
+    Shapes: (n, c, h, w) -> (n, c', h, w).
+
+    Args:
+        channels: c, of the input.
+        out_channels: c', of the output.
+        rows: How many rows the kernel covers, up to and including the pixel's own.
+        reach: The kernel covers ``2 * reach + 1`` columns.
+        sees_itself: Whether the pixel itself is seen; else it is hidden too (mask A).
+
+    References:
+        van den Oord, Kalchbrenner & Kavukcuoglu (2016), Pixel recurrent neural networks, section
+        3.4, arXiv:1601.06759.
     """
 
     mask: Tensor
@@ -42,7 +51,9 @@ class GatedBlock(nn.Module):
 
     Shapes: (n, c, h, w), (n, e) -> (n, c, h, w).
 
-    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", eq. 4.
+    References:
+        van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, eq. 4,
+        arXiv:1606.05328.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:

@@ -31,11 +31,24 @@ class PixelMixture(NoisyConditional):
     Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``. ``sample`` is ancestral and
     exact.
 
-    >>> model = PixelMixture((4, 4), ["a", "b"], noise_level=0.1, channels=8, blocks=1)
-    >>> expert = model.given("b")
-    >>> x = expert.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, expert.log_prob(x).shape
-    (torch.Size([5, 4, 4]), torch.Size([5]))
+    Args:
+        shape: Of an image x, ``(height, width)``.
+        labels: Names of the values of y.
+        noise_level: σ, in the units of x, positive: one number, or ``(batch,)``, one for each
+            chain.
+        channels: Of each layer.
+        blocks: How many gated residual blocks there are.
+        components: How many Gaussians each pixel's mixture has.
+
+    Raises:
+        PoeError: For a noise level that is not positive.
+
+    Example:
+        >>> model = PixelMixture((4, 4), ["a", "b"], noise_level=0.1, channels=8, blocks=1)
+        >>> expert = model.given("b")
+        >>> x = expert.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, expert.log_prob(x).shape
+        (torch.Size([5, 4, 4]), torch.Size([5]))
     """
 
     is_normalized = True
@@ -59,7 +72,16 @@ class PixelMixture(NoisyConditional):
     def mixture(
         self, x: Tensor, label: Tensor, noise_level: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and standard deviations, each (n, components, h, w)."""
+        """The mixture of each pixel, given those before it.
+
+        Args:
+            x: ``(n, height, width)``.
+            label: Indices of the labels, ``(n,)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            Log-weights, means and standard deviations, each ``(n, components, height, width)``.
+        """
         return as_mixture(self.net(x, label, noise_level), noise_level)
 
     def log_density_at(self, x: Tensor, label: Tensor, noise_level: Tensor) -> Tensor:
@@ -73,10 +95,18 @@ class PixelMixture(NoisyConditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Ancestral samples, pixel by pixel: (num_samples, height, width). Exact.
+        """Ancestral samples, pixel by pixel: exact.
 
         Every layer keeps what it has seen, so that an image costs about one evaluation of its
         density.
+
+        Args:
+            condition: Index of the label, ``()`` or ``(num_samples,)``.
+            num_samples: How many images.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, height, width)``.
         """
         generator = resolve(generator, self.noise_level.device)
         level = self.noise_levels(torch.Size((num_samples,)))

@@ -18,7 +18,10 @@ from experts.parameters import number, positive, sizes, whole
 class FeatureShift(nn.Module):
     """Convolution, then a shift and gain from an embedding, then SiLU.
 
-    Shapes: (n, c, h, w), (n, e) -> (n, c', h, w).
+    Args:
+        channels: c, of the input.
+        out_channels: c', of the output.
+        embedding: e, numbers of an embedding.
     """
 
     def __init__(self, channels: int, out_channels: int, embedding: int) -> None:
@@ -27,6 +30,15 @@ class FeatureShift(nn.Module):
         self.film = nn.Linear(embedding, 2 * out_channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """The features.
+
+        Args:
+            h: ``(n, c, height, width)``.
+            embedding: ``(n, e)``.
+
+        Returns:
+            ``(n, c', height, width)``.
+        """
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
         return F.silu(self.conv(h) * (1 + gain) + shift)
 
@@ -68,7 +80,14 @@ class Reconstruction(TwoScales):
 
 
 def double(h: Tensor) -> Tensor:
-    """Twice as many rows and columns, each value repeated."""
+    """Twice as many rows and columns, each value repeated.
+
+    Args:
+        h: ``(n, c, height, width)``.
+
+    Returns:
+        ``(n, c, 2 height, 2 width)``.
+    """
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
@@ -94,20 +113,40 @@ class ReconstructionEnergy(NoisyConditional):
        f_\sigma(x) = -\frac{\lVert x - D(x, \sigma) \rVert^2}{2 \sigma^2}, \qquad
        D = \frac{s^2 x + \sigma s\, \sqrt{s^2 + \sigma^2}\, r(x, \sigma)}{s^2 + \sigma^2}
 
-    with a network r, the spread s of the data, and a second network for the posterior. Under the
-    last label, "any", it is :math:`f_\sigma(x)`: the exact marginal, as the posterior sums to one.
+    with a network r, the spread s, and a second network for the posterior. Under the last label,
+    "any", it is :math:`f_\sigma(x)`: the exact marginal, as the posterior sums to one.
     Unnormalised. f is trained by denoising score matching of its gradient, which is a true gradient
     field, unlike a free score network; the posterior by cross-entropy.
-    Sources: Vincent 2011; Karras et al. 2022 (the form of D); Grathwohl et al. 2020, eq. 4 (one
-    energy for x and its label).
 
-    Shapes: x ``(*batch, height, width)`` with sides divisible by 4, label ``()`` or ``(batch,)``.
-    Raises ``poe.ShapeError`` for sides that are not, ``poe.PoeError`` where the last label is not
-    "any".
+    Shapes: x ``(*batch, height, width)``, label ``()`` or ``(batch,)``.
 
-    >>> model = ReconstructionEnergy((8, 8), ["thin", "thick", "any"], noise_level=0.1, channels=4)
-    >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
-    torch.Size([3])
+    Args:
+        shape: Of an image x, ``(height, width)``, both divisible by 4.
+        labels: Names of the values of y, the last of them "any".
+        noise_level: σ, in the units of x, positive: one number, or ``(batch,)``, one for each
+            chain.
+        channels: Of the first layers; those at half the size have twice as many.
+        spread: s, the spread of the data, in the units of x.
+
+    Raises:
+        ShapeError: For sides that are not divisible by 4.
+        PoeError: Where the last label is not "any", and for a noise level that is not positive.
+
+    References:
+        Vincent (2011), A connection between score matching and denoising autoencoders,
+        doi:10.1162/NECO_a_00142.
+
+        Karras, Aittala, Aila & Laine (2022), Elucidating the design space of diffusion-based
+        generative models (the form of D), arXiv:2206.00364.
+
+        Grathwohl et al. (2020), Your classifier is secretly an energy based model and you should
+        treat it like one, eq. 4 (one energy for x and its label), arXiv:1912.03263.
+
+    Example:
+        >>> labels = ["thin", "thick", "any"]
+        >>> model = ReconstructionEnergy((8, 8), labels, noise_level=0.1, channels=4)
+        >>> model.given("thick")(torch.zeros(3, 8, 8)).shape
+        torch.Size([3])
     """
 
     def __init__(
@@ -139,7 +178,15 @@ class ReconstructionEnergy(NoisyConditional):
         return self.log_marginal_at(x, noise_level) + self.log_ratio_at(x, label, noise_level)
 
     def log_marginal_at(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        """f(x), whatever the label: (n, h, w), (n,) -> (n,)."""
+        """f(x), whatever the label.
+
+        Args:
+            x: ``(n, height, width)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n,)``.
+        """
         level = noise_level[:, None, None]
         total = (self.spread**2 + level**2).sqrt()
         r = self.net(x / total, self.embed(noise_level))
@@ -155,7 +202,15 @@ class ReconstructionEnergy(NoisyConditional):
         return torch.cat([known, torch.zeros_like(known[:, :1])], 1).gather(1, label[:, None])[:, 0]
 
     def log_posterior_at(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        """log p(y | x) of every label but "any": (n, h, w), (n,) -> (n, labels - 1)."""
+        """log p(y | x) of every label but "any".
+
+        Args:
+            x: ``(n, height, width)``.
+            noise_level: σ, ``(n,)``.
+
+        Returns:
+            ``(n, labels - 1)``.
+        """
         total = (self.spread**2 + noise_level[:, None, None] ** 2).sqrt()
         logits = self.posterior(x / total, self.embed_for_posterior(noise_level))
         return logits.log_softmax(-1)

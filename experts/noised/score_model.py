@@ -28,34 +28,47 @@ class ScoreModel(poe.Conditional):
 
     .. math:: \log \tilde p_t(x) = \int_0^1 s_t(\tau x) \cdot x \, d\tau
 
-    with Gauss-Legendre ``num_nodes``, each one evaluation of the net; its score is the net's own,
-    one evaluation more. **Where the net is no gradient field** that is still one fixed density,
-    and corrected kernels are exact for it, but its true score is not the net's:
-    ``asymmetry(x, t)`` says how far they differ.
+    with Gauss-Legendre nodes, each one evaluation of the net; its score is the net's own, one
+    evaluation more. **Where the net is no gradient field** that is still one fixed density, and
+    corrected kernels are exact for it, but its true score is not the net's: ``asymmetry(x, t)``
+    says how far they differ.
 
     **A product of p_t's is not the noised product.** ``a.given(t) * b.given(t)`` at t > 0 is not
     the density of draws of the product that were noised, so that walking down t by unadjusted
     Langevin, or by summed noise predictions, ends at wrong shares of the modes. Use the ladder as a
     path only, and let weights mend it: ``poe.smc(product at 0, start=N(0, I), path=[products])``.
 
-    - ``net``: ``net(x, t)`` with x ``(n, *event)``, t ``(n,)`` integers, to ``(n, *event)``, or an
-      object whose ``sample`` is that (as in diffusers); for "energy" to ``(n,)``;
-    - ``alphas_cumprod`` ``(steps,)``: ᾱ_t, falling from almost 1 to almost 0;
-    - ``prediction``: "epsilon", "sample" (x₀), "v_prediction" (√ᾱ ε − √(1 − ᾱ) x₀), or "energy"
-      (−log p̃_t itself: nothing is integrated, and the net learns).
+    Args:
+        net: From x ``(n, *event)`` and t ``(n,)``, integers, to ``(n, *event)``, or to an object
+            whose ``sample`` is that (as in diffusers); for "energy" to ``(n,)``.
+        alphas_cumprod: ᾱ_t, ``(steps,)``, falling from almost 1 to almost 0.
+        space: Where x lives.
+        prediction: What the net returns: "epsilon", "sample" (x₀), "v_prediction" (√ᾱ ε − √(1 − ᾱ)
+            x₀), or "energy" (−log p̃_t itself: nothing is integrated, and the net learns).
+        num_nodes: Nodes of the integral.
 
-    Raises PoeError for another prediction, for an ᾱ that does not fall within (0, 1), and where
-    ``given`` is asked for a step that there is not; ShapeError where the net returns another shape.
+    Raises:
+        PoeError: For another prediction, for an ᾱ that does not fall within (0, 1), and where
+            ``given`` is asked for a step that there is not.
+        ShapeError: When called, where the net returns another shape.
 
-    Source: Ho et al. 2020; Song et al. 2021b; energies for products: Du et al. 2023, section 4.
+    References:
+        Ho, Jain & Abbeel (2020), Denoising diffusion probabilistic models, arXiv:2006.11239.
 
-    >>> betas = torch.linspace(1e-4, 0.1, 100)
-    >>> class OfStandardNormal(nn.Module):
-    ...     def forward(self, x, t):  # ε = −√(1 − ᾱ) score, and p_t = N(0, I) at every step
-    ...         return (1 - (1 - betas).cumprod(0)[t]).sqrt()[:, None] * x
-    >>> model = ScoreModel(OfStandardNormal(), (1 - betas).cumprod(0), space=poe.Real(2))
-    >>> model.given(50)(torch.tensor([[3.0, 1.0]]))
-    tensor([-5.0000])
+        Song et al. (2021), Score-based generative modeling through stochastic differential
+        equations, arXiv:2011.13456.
+
+        Du et al. (2023), Reduce, reuse, recycle: compositional generation with energy-based
+        diffusion models and MCMC, section 4 (energies for products), arXiv:2302.11552.
+
+    Example:
+        >>> betas = torch.linspace(1e-4, 0.1, 100)
+        >>> class OfStandardNormal(nn.Module):
+        ...     def forward(self, x, t):  # ε = −√(1 − ᾱ) score, and p_t = N(0, I) at every step
+        ...         return (1 - (1 - betas).cumprod(0)[t]).sqrt()[:, None] * x
+        >>> model = ScoreModel(OfStandardNormal(), (1 - betas).cumprod(0), space=poe.Real(2))
+        >>> model.given(50)(torch.tensor([[3.0, 1.0]]))
+        tensor([-5.0000])
     """
 
     alphas_cumprod: Tensor
@@ -84,7 +97,17 @@ class ScoreModel(poe.Conditional):
         self.register_buffer("weights", torch.from_numpy(weights / 2).to(like))
 
     def given(self, condition: int | float | Tensor) -> poe.Given:
-        """p_t as an expert; t an integer, or a tensor with one step for each chain."""
+        """p_t as an expert.
+
+        Args:
+            condition: The step t, an integer, or ``(batch,)`` with one for each chain.
+
+        Returns:
+            The expert.
+
+        Raises:
+            PoeError: For what is no integer from 0 to steps − 1.
+        """
         step, num_steps = torch.as_tensor(condition), len(self.alphas_cumprod)
         is_whole = not step.is_floating_point() and step.dtype != torch.bool
         if not is_whole or bool(((step < 0) | (step >= num_steps)).any()):
@@ -94,7 +117,18 @@ class ScoreModel(poe.Conditional):
         return super().given(step.to(self.alphas_cumprod.device))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        """log p̃_t(x): ``(*batch, *event) -> (*batch,)``."""
+        """log p̃_t(x).
+
+        Args:
+            x: ``(*batch, *event)``.
+            condition: The step t, ``()`` or ``(batch,)``.
+
+        Returns:
+            ``(*batch,)``.
+
+        Raises:
+            ShapeError: Where the net returns another shape.
+        """
         batch = self.space.batch_shape(x)
         rows = x.reshape(-1, *self.space.event_shape)
         step = condition.expand(batch).reshape(-1)
@@ -106,9 +140,19 @@ class ScoreModel(poe.Conditional):
         return value.reshape(batch)
 
     def score_at(self, x: Tensor, step: Tensor) -> Tensor:
-        """The net's own score: x ``(n, *event)``, step ``(n,)``, to ``(n, *event)``.
+        """The net's own score s_t(x).
 
         For "energy" there is none but the gradient: use ``given(t).score(x)``.
+
+        Args:
+            x: ``(n, *event)``.
+            step: t, ``(n,)``.
+
+        Returns:
+            ``(n, *event)``.
+
+        Raises:
+            ShapeError: Where the net returns another shape.
         """
         found = self._checked(x, step, x.shape)
         kept = self.alphas_cumprod[step].reshape(-1, *[1] * (x.ndim - 1)).to(x)
@@ -120,10 +164,17 @@ class ScoreModel(poe.Conditional):
         return -found / noise
 
     def asymmetry(self, x: Tensor, step: int) -> Tensor:
-        """|∇ log p̃_t − s_t| / |s_t|, the root mean square over x ``(n, *event)``: a number, ().
+        """|∇ log p̃_t − s_t| / |s_t|, each a root mean square over x.
 
         0 where the net's score is a gradient and the nodes are enough; for a net that is no
         gradient field, how far its score is from that of the density that chains are exact for.
+
+        Args:
+            x: ``(n, *event)``.
+            step: t, the same for all.
+
+        Returns:
+            A number, ``()``.
         """
         steps = torch.full(x.shape[:1], step, device=x.device)
         with torch.enable_grad():

@@ -44,20 +44,31 @@ class ProductDetector(OutlierMixin, BaseEstimator):
     The exponents w_i make the experts' spreads equal on a fifth of the rows, held out from a first
     fit (`poe.calibrate`), so that a loud expert does not silence the others.
 
-    Rows X ``(n_samples, n_features)``, n_samples >= 8; scores in nats, higher is more normal. All
-    distances are computed, so that fitting takes time in n_samples squared (memory does not).
-    ``contamination``, in (0, 0.5], is the share of the training rows that `predict` calls -1.
+    Rows X are ``(n_samples, n_features)``, n_samples >= 8; scores in nats, higher is more normal.
+    All distances are computed, so that fitting takes time in n_samples squared (memory does not).
     Fitted: ``product_`` (a `poe.Product` on the raw columns, float64), ``calibration_``,
-    ``offset_``, ``n_features_in_``. Raises scikit-learn's ValueError and TypeError for X and
-    parameters.
+    ``offset_``, ``n_features_in_``.
 
-    >>> from experts.tables.anomaly_detector import ProductDetector
-    >>> X = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    >>> detector = ProductDetector(random_state=0).fit(X)
-    >>> detector.predict([[0.0, 0.0], [9.0, -9.0]])
-    array([ 1, -1])
-    >>> detector.product_.names
-    ('nearest', 'half_whitened', 'relative', 'mixture')
+    Args:
+        n_neighbors: Of ``relative``, at least 1; fewer in smaller tables.
+        n_components: At most so many Gaussians of ``mixture``, at least 1.
+        contamination: In (0, 0.5], the share of the training rows that `predict` calls -1.
+        random_state: Of the rows held out and of k-means: a seed, a NumPy generator, or None for
+            NumPy's global one.
+
+    Raises:
+        ValueError: As scikit-learn, of ``fit`` and of the scores, for X and parameters out of
+            range.
+        TypeError: As scikit-learn, of ``fit``, for parameters of another type.
+
+    Example:
+        >>> from experts.tables.anomaly_detector import ProductDetector
+        >>> X = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+        >>> detector = ProductDetector(random_state=0).fit(X)
+        >>> detector.predict([[0.0, 0.0], [9.0, -9.0]])
+        array([ 1, -1])
+        >>> detector.product_.names
+        ('nearest', 'half_whitened', 'relative', 'mixture')
     """
 
     def __init__(
@@ -74,7 +85,19 @@ class ProductDetector(OutlierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: object = None) -> ProductDetector:
-        """Fit the experts to the rows of X, and their exponents to rows held out; y is ignored."""
+        """Fit the experts to the rows of X, and their exponents to rows held out.
+
+        Args:
+            X: ``(n_samples, n_features)``, n_samples >= 8.
+            y: Ignored.
+
+        Returns:
+            The detector itself.
+
+        Raises:
+            ValueError: As scikit-learn, for X and parameters out of range.
+            TypeError: As scikit-learn, for parameters of another type.
+        """
         check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
         check_scalar(self.n_components, "n_components", Integral, min_val=1)
         check_scalar(
@@ -91,21 +114,46 @@ class ProductDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """log p̃ of each row, in nats up to a constant: ``(n_samples,)``."""
+        """log p̃ of each row, in nats up to a constant.
+
+        Args:
+            X: ``(n_samples, n_features)``.
+
+        Returns:
+            ``(n_samples,)``.
+        """
         return self.contributions(X).sum(1)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """`score_samples` less ``offset_``: negative for anomalies, ``(n_samples,)``."""
+        """`score_samples` less ``offset_``: negative for anomalies.
+
+        Args:
+            X: ``(n_samples, n_features)``.
+
+        Returns:
+            ``(n_samples,)``, in nats.
+        """
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """1 for each normal row, -1 for each anomaly: ``(n_samples,)``."""
+        """1 for each normal row, -1 for each anomaly.
+
+        Args:
+            X: ``(n_samples, n_features)``.
+
+        Returns:
+            ``(n_samples,)``.
+        """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def contributions(self, X: ArrayLike) -> NDArray[np.float64]:
-        """What each expert says, ``(n_samples, n_experts)`` by ``product_.names``.
+        """What each expert says; the rows sum to `score_samples`.
 
-        The rows sum to `score_samples`.
+        Args:
+            X: ``(n_samples, n_features)``.
+
+        Returns:
+            ``(n_samples, n_experts)``, by ``product_.names``, in nats.
         """
         check_is_fitted(self)
         return _said(self.product_, _rows(validate_data(self, X, dtype=np.float64, reset=False)))

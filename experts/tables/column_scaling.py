@@ -11,11 +11,16 @@ from poe.io import register
 
 
 class Standardize(nn.Module):
-    """Each column to mean 0 and standard deviation 1: (x − loc) / scale, ``(*batch, d)``.
+    """Each column to mean 0 and standard deviation 1: (x − loc) / scale.
 
-    >>> standardize = Standardize.fitted(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
-    >>> standardize(torch.tensor([[3.0, 8.0]]))
-    tensor([[1., 1.]])
+    Args:
+        loc: Means, ``(d,)``.
+        scale: Standard deviations, ``(d,)``, positive.
+
+    Example:
+        >>> standardize = Standardize.fitted(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
+        >>> standardize(torch.tensor([[3.0, 8.0]]))
+        tensor([[1., 1.]])
     """
 
     loc: Tensor
@@ -29,28 +34,55 @@ class Standardize(nn.Module):
 
     @classmethod
     def fitted(cls, rows: ArrayLike) -> Standardize:
-        """From a table ``(n, d)``; a constant column keeps its own unit."""
+        """That of a table's columns; a constant column keeps its own unit.
+
+        Args:
+            rows: The table, ``(n, d)``, n >= 2.
+
+        Returns:
+            The map.
+
+        Raises:
+            ShapeError: For what is no such table.
+        """
         rows = _table(rows)
         loc, scale = rows.mean(0), rows.std(0, correction=0)
         rounding = 8 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
         return cls(loc, torch.where(scale > rounding, scale, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(x − loc) / scale.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            ``(*batch, d)``.
+        """
         return (x - self.loc) / self.scale
 
 
 class NormalScores(nn.Module):
     """Each column to a standard normal by its ranks: Φ⁻¹(F(x)), F interpolated linearly.
 
-    ``knots`` and ``scores`` ``(d, m)``, increasing along each row; between them the map is linear,
-    and beyond the first and last knot it goes on with slope 1, so that what is far stays far.
-    F(x) is the mid-rank of the values seen (van der Waerden 1952).
+    Between the knots the map is linear, and beyond the first and last knot it goes on with the
+    slope of the outermost piece, which is 1 where it is ``fitted``, so that what is far stays far.
+    F(x) is the mid-rank of the values seen.
 
-    >>> scores = NormalScores.fitted(torch.tensor([[1.0], [10.0], [100.0]]))
-    >>> scores(torch.tensor([[10.0], [100.0], [102.0]]))
-    tensor([[0.0000],
-            [0.9674],
-            [2.9674]])
+    Args:
+        knots: Values of x, ``(d, m)``, increasing along each row.
+        scores: What they are mapped to, ``(d, m)``, increasing along each row.
+
+    References:
+        van der Waerden (1952), Order tests for the two-sample problem and their power, Indagationes
+        Mathematicae 14.
+
+    Example:
+        >>> scores = NormalScores.fitted(torch.tensor([[1.0], [10.0], [100.0]]))
+        >>> scores(torch.tensor([[10.0], [100.0], [102.0]]))
+        tensor([[0.0000],
+                [0.9674],
+                [2.9674]])
     """
 
     knots: Tensor
@@ -64,7 +96,17 @@ class NormalScores(nn.Module):
 
     @classmethod
     def fitted(cls, rows: ArrayLike) -> NormalScores:
-        """From a table ``(n, d)``, one knot for each value that a column takes."""
+        """That of a table's columns, a knot for each value that one takes and one beyond each end.
+
+        Args:
+            rows: The table, ``(n, d)``, n >= 2.
+
+        Returns:
+            The map.
+
+        Raises:
+            ShapeError: For what is no such table.
+        """
         rows = _table(rows)
         columns = [_normal_scores(column) for column in rows.unbind(1)]
         length = max(len(knots) for knots, _ in columns)
@@ -73,6 +115,14 @@ class NormalScores(nn.Module):
         return cls(torch.stack(knots), torch.stack(scores))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each column's score.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            ``(*batch, d)``.
+        """
         columns = x.reshape(-1, x.shape[-1]).mT.contiguous()
         after = torch.searchsorted(self.knots, columns.detach()).clamp(1, self.knots.shape[1] - 1)
         low, high = self.knots.gather(1, after - 1), self.knots.gather(1, after)

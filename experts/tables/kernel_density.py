@@ -44,18 +44,27 @@ class KernelDensity(Expert):
 
     .. math:: \log p(x) = \log \sum_i w_i \frac{1}{h^d} K(|x - x_i| / h)
 
-    ``points`` ``(n, d)``, ``bandwidth`` h, ``weights`` ``(n,)`` (alike if left out; they are made
-    to sum to 1); points that are an ``nn.Parameter`` stay one. ``kernel`` is one of ``"gaussian"``
-    exp(−r²/2), ``"exponential"`` exp(−r), and of those that are 0 beyond r = 1 ``"tophat"`` 1,
-    ``"epanechnikov"`` 1 − r², ``"linear"`` 1 − r, ``"cosine"`` cos(πr/2); distances are Euclidean.
-    Exact draws: a row, then a step from it. Raises ShapeError for points that are no table,
-    PoeError for other kernels, bandwidths or weights.
+    Exact draws: a row, then a step from it.
 
-    Source: Silverman 1986, "Density Estimation for Statistics and Data Analysis", section 4.2.
+    Args:
+        points: x_i, ``(n, d)``; an ``nn.Parameter`` stays one.
+        bandwidth: h, positive, in the units of x.
+        kernel: K, of the Euclidean distance r in bandwidths: ``"gaussian"`` exp(−r²/2),
+            ``"exponential"`` exp(−r), or of those that are 0 beyond r = 1 ``"tophat"`` 1,
+            ``"epanechnikov"`` 1 − r², ``"linear"`` 1 − r, ``"cosine"`` cos(πr/2).
+        weights: w, ``(n,)``, made to sum to 1; alike if left out.
 
-    >>> expert = KernelDensity([[0.0], [1.0]], bandwidth=0.5)
-    >>> expert.log_prob(torch.tensor([[0.0], [3.0]]))
-    tensor([-0.7920, -8.9189])
+    Raises:
+        ShapeError: For points that are no table, and weights of another number.
+        PoeError: For other kernels, bandwidths or weights.
+
+    References:
+        Silverman (1986), Density estimation for statistics and data analysis, section 4.2.
+
+    Example:
+        >>> expert = KernelDensity([[0.0], [1.0]], bandwidth=0.5)
+        >>> expert.log_prob(torch.tensor([[0.0], [3.0]]))
+        tensor([-0.7920, -8.9189])
     """
 
     points: Tensor
@@ -81,17 +90,40 @@ class KernelDensity(Expert):
         self.register_buffer("weights", _as_weights(weights, table))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         rows = x.reshape(-1, x.shape[-1])
         parts = [self._log_prob_of(chunk) for chunk in rows.split(_CHUNK_SIZE)]
         return torch.cat(parts).reshape(x.shape[:-1])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): ``(*batch, d) -> (*batch,)``; equals the log-density."""
+        """log p(x); equals the log-density.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, d)``."""
+        """Exact draws.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, d)``.
+        """
         generator = resolve(generator, self.points.device)
         row = torch.multinomial(self.weights, num_samples, True, generator=generator)
         center = self.points[row]
@@ -120,10 +152,18 @@ class KernelDensity(Expert):
 
 
 def log_volume(kernel: str, size: int) -> float:
-    """log ∫ K(|u|) du over vectors u of that size.
+    """log ∫ K(|u|) du.
 
-    >>> math.exp(log_volume("tophat", 2))  # the unit disc
-    3.14159...
+    Args:
+        kernel: As of ``KernelDensity``.
+        size: Of the vectors u.
+
+    Returns:
+        The logarithm.
+
+    Example:
+        >>> math.exp(log_volume("tophat", 2))  # the unit disc
+        3.14159...
     """
     ball = 0.5 * size * math.log(math.pi) - math.lgamma(0.5 * size + 1)
     match kernel:

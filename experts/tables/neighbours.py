@@ -18,7 +18,12 @@ ITSELF = 1e-3
 
 
 class Neighbourhood(NamedTuple):
-    """The k nearest stored rows: log-distances and row numbers, each ``(*batch, k)``."""
+    """The k nearest stored rows.
+
+    Args:
+        log_distance: Log-distances, ``(*batch, k)``.
+        row: Row numbers, ``(*batch, k)``.
+    """
 
     log_distance: Tensor
     row: Tensor
@@ -27,20 +32,36 @@ class Neighbourhood(NamedTuple):
 class Neighbours(Expert):
     """The k-nearest-neighbour energy: log p̃(x) = −d · mean over j ≤ k of log sqrt(δ_j² + r²).
 
-    δ_j is the distance from x to its j-th nearest row of ``points`` ``(n, d)``, a mean over the
-    coordinates: δ = (Σ |x_i − y_i|^p / d)^(1/p), p the ``norm``. With k = 1 and r = 0 it is the
-    nearest-neighbour density estimate up to a constant (Loftsgaarden and Quesenberry 1965; the
-    score of Ramaswamy et al. 2000); the ``resolution`` r bounds it where rows repeat. It falls as
-    |x|^−d and has no finite normaliser on its own. A row at x itself is not counted (one, where
-    there are several), so that stored rows are judged by the others and are not at distance 0: in
-    every dtype, one within a thousandth of the resolution.
+    δ_j is the distance from x to its j-th nearest row, a mean over the coordinates: δ = (Σ |x_i −
+    y_i|^p / d)^(1/p). With k = 1 and r = 0 it would be the nearest-neighbour density estimate up to
+    a constant, and the score of Ramaswamy et al.; r bounds it where rows repeat. It falls as |x|^−d
+    and has no finite normaliser on its own. A row at x itself is not counted (one, where there are
+    several), so that stored rows are judged by the others and are not at distance 0: in every
+    dtype, one within a thousandth of the resolution.
 
-    Coordinates should have one unit: see `experts.tables.Standardize`. Raises `ShapeError` for
-    points that are no table of at least k + 1 rows, `PoeError` for settings that are not positive.
+    Coordinates should have one unit: see `experts.tables.Standardize`.
 
-    >>> expert = Neighbours(torch.tensor([[0.0], [1.0], [5.0]]))
-    >>> expert(torch.tensor([[2.5], [9.0], [5.0]]))
-    tensor([-0.4057, -1.3863, -1.3863])
+    Args:
+        points: The rows y, ``(n, d)``, n > k; an ``nn.Parameter`` stays one.
+        num_neighbours: k.
+        norm: p, positive.
+        resolution: r, positive, in the units of x.
+
+    Raises:
+        ShapeError: For points that are no table of at least k + 1 rows.
+        PoeError: For settings that are not positive.
+
+    References:
+        Loftsgaarden & Quesenberry (1965), A nonparametric estimate of a multivariate density
+        function, The Annals of Mathematical Statistics 36.
+
+        Ramaswamy, Rastogi & Shim (2000), Efficient algorithms for mining outliers from large data
+        sets, SIGMOD, doi:10.1145/342009.335437.
+
+    Example:
+        >>> expert = Neighbours(torch.tensor([[0.0], [1.0], [5.0]]))
+        >>> expert(torch.tensor([[2.5], [9.0], [5.0]]))
+        tensor([-0.4057, -1.3863, -1.3863])
     """
 
     points: Tensor
@@ -67,6 +88,14 @@ class Neighbours(Expert):
         self.resolution = number("resolution", resolution, positive)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         return -x.shape[-1] * self._nearest(x).log_distance.mean(-1)
 
     def extra_repr(self) -> str:
@@ -95,13 +124,28 @@ class RelativeNeighbours(Neighbours):
     """How dense it is at x, against how dense it is at x's neighbours: log p̃(x) = ℓ(x) − mean ℓ(y).
 
     ℓ is `Neighbours`, and the mean is over the k rows y nearest to x, each judged by the others:
-    the simplified local outlier factor (Schubert, Zimek and Kriegel 2014, sec. 4.1), in logarithms.
-    Loose and tight clusters are equally normal. Arguments, shapes and errors as in `Neighbours`.
+    the simplified local outlier factor, in logarithms. Loose and tight clusters are equally normal.
 
-    >>> tight, loose = torch.arange(4.0) / 10, 5 + torch.arange(4.0)
-    >>> expert = RelativeNeighbours(torch.cat([tight, loose])[:, None], num_neighbours=2)
-    >>> expert(torch.tensor([[0.15], [1.0], [6.5]])).round(decimals=2)
-    tensor([ 0.5800, -1.8100,  0.6900])
+    Args:
+        points: The rows y, ``(n, d)``, n > k; an ``nn.Parameter`` stays one.
+        num_neighbours: k.
+        norm: p, positive, as of `Neighbours`.
+        resolution: r, positive, in the units of x, as of `Neighbours`.
+
+    Raises:
+        ShapeError: For points that are no table of at least k + 1 rows.
+        PoeError: For settings that are not positive.
+
+    References:
+        Schubert, Zimek & Kriegel (2014), Local outlier detection reconsidered: a generalized view
+        on locality with applications to spatial, video, and network outlier detection, section 4.1,
+        doi:10.1007/s10618-012-0300-z.
+
+    Example:
+        >>> tight, loose = torch.arange(4.0) / 10, 5 + torch.arange(4.0)
+        >>> expert = RelativeNeighbours(torch.cat([tight, loose])[:, None], num_neighbours=2)
+        >>> expert(torch.tensor([[0.15], [1.0], [6.5]])).round(decimals=2)
+        tensor([ 0.5800, -1.8100,  0.6900])
     """
 
     points_log_density: Tensor
@@ -118,6 +162,14 @@ class RelativeNeighbours(Neighbours):
         self.register_buffer("points_log_density", Neighbours.forward(self, self.points))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, unnormalised.
+
+        Args:
+            x: ``(*batch, d)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         log_distance, row = self._nearest(x)
         own = -x.shape[-1] * log_distance.mean(-1)
         return own - self.points_log_density[row].mean(-1)

@@ -16,12 +16,19 @@ def without_gradient(value: Tensor, x: Tensor, who: str) -> Tensor:
     A value that is merely detached counts as a constant, so that the score of a product would leave
     this expert out in silence.
 
-    Shapes: any. Raises GradientError in the backward pass, in the name of `who`.
+    Args:
+        value: What is returned, of any shape.
+        x: What it is a function of, of any shape.
+        who: In whose name the backward pass raises.
 
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> without_gradient(x.detach().round(), x, "Rounding").sum().backward()
-    Traceback (most recent call last):
-    poe.GradientError: Rounding has no gradient: sample with a kernel that asks for none, ...
+    Returns:
+        The value, of which differentiating in x raises GradientError.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> without_gradient(x.detach().round(), x, "Rounding").sum().backward()
+        Traceback (most recent call last):
+        poe.GradientError: Rounding has no gradient: sample with a kernel that asks for none, ...
     """
     if not (x.requires_grad and torch.is_grad_enabled()):
         return value

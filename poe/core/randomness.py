@@ -14,7 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def resolve(
     generator: torch.Generator | None, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """`generator` itself, or a fresh one on `device` seeded by the operating system."""
+    """The generator itself, or a fresh one seeded by the operating system.
+
+    Args:
+        generator: What the caller gave, or None.
+        device: Where a fresh one lives.
+
+    Returns:
+        The generator.
+    """
     if generator is not None:
         return generator
     fresh = torch.Generator(device=device)
@@ -41,6 +49,12 @@ def borrowed(generator: torch.Generator) -> Iterator[None]:
     """Lend `generator`'s randomness to code that knows only the global one, and put that one back.
 
     For libraries whose samplers take no generator (`torch.distributions`, nflows).
+
+    Args:
+        generator: What lends it: it moves on by one number, which seeds the global one meanwhile.
+
+    Yields:
+        Nothing: inside, the global generator is seeded.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     is_cuda = generator.device.type == "cuda"

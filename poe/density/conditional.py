@@ -118,8 +118,17 @@ def conditional_sampler(conditional: Conditional) -> Sampler | None:
 def one_for_each(condition: Tensor, count: int, ndim: int) -> Tensor:
     """A condition for each of `count` rows: one of `ndim` dimensions is repeated, a batch stays.
 
-    >>> one_for_each(torch.tensor([1.0, 2.0]), 3, 1).shape
-    torch.Size([3, 2])
+    Args:
+        condition: ``(*one)``, or ``(count, *one)``.
+        count: How many rows there are.
+        ndim: Dimensions of one condition.
+
+    Returns:
+        ``(count, *one)``.
+
+    Example:
+        >>> one_for_each(torch.tensor([1.0, 2.0]), 3, 1).shape
+        torch.Size([3, 2])
     """
     return condition.expand(count, *condition.shape) if condition.ndim == ndim else condition
 

@@ -223,7 +223,16 @@ def _slope(bijection: Parts | Opaque, space: Space) -> Tensor:
 
 
 def mask_outside(space: Space, x: Tensor, value: Tensor) -> Tensor:
-    """`value`, with -inf where x lies outside `space`; NaN in x stays the value's own affair."""
+    """The values, with -inf where x lies outside the space; NaN in x stays the value's own affair.
+
+    Args:
+        space: Where x should live.
+        x: ``(*batch, *event)``.
+        value: ``(*batch,)``.
+
+    Returns:
+        ``(*batch,)``.
+    """
     is_nan = space.as_vector(x.isnan()).any(-1)
     return value.masked_fill(~space.contains(x) & ~is_nan, -torch.inf)
 

@@ -164,9 +164,17 @@ def num_values(space: Space) -> int:
 
 
 def as_values(space: Space, x: Tensor) -> Tensor:
-    """Elements as indices in row-major order: ``(*batch, *event) -> (*batch, numel)``, int64.
+    """Elements as indices in row-major order; what is none is clamped to one, to index a table by.
 
-    What is none is clamped to one, so that a table can be asked.
+    Args:
+        space: Of finitely many values an element.
+        x: ``(*batch, *event)``.
+
+    Returns:
+        ``(*batch, numel)``, int64.
+
+    Raises:
+        PoeError: For a space of other elements.
     """
     batch_shape = space.batch_shape(x)
     flat = x.reshape(*batch_shape, num_places(space))

@@ -33,7 +33,15 @@ def training_layers(module: nn.Module, *others: type[nn.Module]) -> list[str]:
 
 
 def require_settled(model: nn.Module, *others: type[nn.Module]) -> None:
-    """Raise `AdaptationError` where a model has `training_layers`: it is no one density yet."""
+    """Raise `AdaptationError` where a model has `training_layers`: it is no one density yet.
+
+    Args:
+        model: What is to be adapted.
+        *others: As of `training_layers`, a library's own.
+
+    Raises:
+        AdaptationError: Where a layer is in training mode.
+    """
     if layers := training_layers(model, *others):
         raise AdaptationError(
             f"expected {type(model).__name__} in evaluation mode, since its {', '.join(layers)} "

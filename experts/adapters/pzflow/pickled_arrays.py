@@ -19,14 +19,24 @@ def read_arrays(content: bytes, known_names: Collection[str] = ()) -> Any:
     """What a pickle holds, if that is arrays, numbers, strings, tuples, lists and dicts.
 
     Nothing that the file names is imported or called: NumPy's arrays are put together here of their
-    shape, dtype and bytes, and a function among ``known_names`` (as "module.name") comes back as
-    its `Name`. Raises AdaptationError for a pickle that names anything else, and for a broken one.
+    shape, dtype and bytes.
 
-    >>> read_arrays(pickle.dumps({"x": (1, np.ones(2))}))
-    {'x': (1, array([1., 1.]))}
-    >>> read_arrays(pickle.dumps(print))
-    Traceback (most recent call last):
-    poe.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
+    Args:
+        content: The pickle.
+        known_names: Functions, as "module.name", that may be named, and come back as their `Name`.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        AdaptationError: For a pickle that names anything else, and for a broken one.
+
+    Example:
+        >>> read_arrays(pickle.dumps({"x": (1, np.ones(2))}))
+        {'x': (1, array([1., 1.]))}
+        >>> read_arrays(pickle.dumps(print))
+        Traceback (most recent call last):
+        poe.AdaptationError: expected a pickle of arrays, numbers and strings, got one that ...
     """
     try:
         found = _Reader(io.BytesIO(content), known_names).load()

@@ -18,16 +18,24 @@ class Splines(NamedTuple):
     .. math:: y = y_0 + \frac{h\,(s \xi^2 + d_0\, \xi (1 - \xi))}
        {s + (d_1 + d_0 - 2 s)\, \xi (1 - \xi)}
 
-    Shapes: ``widths`` and ``heights`` ``(*, K)``, each adding up to 2B; ``derivatives``
-    ``(*, K + 1)``, 1 at both ends. x, y and log |dy/dx| are ``(*,)``. Unlike those of nflows they
-    look at no value on the way, so that they compile, and run on the meta device.
+    Unlike those of nflows they look at no value on the way, so that they compile, and run on the
+    meta device.
 
-    Source: Durkan et al. 2019, "Neural spline flows", eq. 4, and appendix A.
+    Args:
+        widths: w, ``(*, K)``, adding up to 2B.
+        heights: h, ``(*, K)``, adding up to 2B.
+        derivatives: d, ``(*, K + 1)``, 1 at both ends.
+        bound: B.
 
-    >>> splines = splines_of(torch.zeros(3 * 4 - 1), num_bins=4, bound=5.0)
-    >>> y, log_slope = splines.forward(torch.tensor(1.0))
-    >>> round(splines.inverse(y).item(), 4)
-    1.0
+    References:
+        Durkan, Bekasov, Murray & Papamakarios (2019), Neural spline flows, eq. 4 and appendix A,
+        arXiv:1906.04032.
+
+    Example:
+        >>> splines = splines_of(torch.zeros(3 * 4 - 1), num_bins=4, bound=5.0)
+        >>> y, log_slope = splines.forward(torch.tensor(1.0))
+        >>> round(splines.inverse(y).item(), 4)
+        1.0
     """
 
     widths: Tensor
@@ -36,7 +44,14 @@ class Splines(NamedTuple):
     bound: float
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and log |dy/dx|."""
+        """y and log |dy/dx|.
+
+        Args:
+            x: ``(*,)``.
+
+        Returns:
+            Both, each ``(*,)``.
+        """
         is_inside = x.abs() < self.bound
         inside = torch.where(is_inside, x, torch.zeros_like(x))
         x0, y0, w, h, d0, d1 = self._bins(inside, self.widths)
@@ -48,7 +63,14 @@ class Splines(NamedTuple):
         return torch.where(is_inside, y, x), torch.where(is_inside, log_slope, 0 * log_slope)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """x, by the root of a quadratic equation that lies in the bin."""
+        """x, by the root of a quadratic equation that lies in the bin.
+
+        Args:
+            y: ``(*,)``.
+
+        Returns:
+            ``(*,)``.
+        """
         is_inside = y.abs() < self.bound
         inside = torch.where(is_inside, y, torch.zeros_like(y))
         x0, y0, w, h, d0, d1 = self._bins(inside, self.heights)
@@ -72,7 +94,16 @@ class Splines(NamedTuple):
 
 
 def splines_of(parameters: Tensor, num_bins: int, bound: float) -> Splines:
-    """Splines from free numbers ``(*, 3 K − 1)``: softmax for sizes, softplus for derivatives."""
+    """Splines from free numbers: softmax for sizes, softplus for derivatives.
+
+    Args:
+        parameters: ``(*, 3 K − 1)``.
+        num_bins: K.
+        bound: B.
+
+    Returns:
+        The splines.
+    """
     sizes = [num_bins, num_bins, num_bins - 1]
     widths, heights, derivatives = parameters.split(sizes, -1)
     return Splines(

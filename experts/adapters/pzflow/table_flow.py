@@ -30,14 +30,20 @@ class TableFlow(poe.Expert):
 
     .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
 
-    T is ``layers`` one after the other, p₀ is ``base``. Where p₀ is uniform on a box, so is the
-    support of p hard-edged: x outside has log-density −inf, though the space is Real, since each
-    column has bounds of its own. ``columns`` names the elements of x.
+    Where p₀ is uniform on a box, so is the support of p hard-edged: x outside has log-density −inf,
+    though the space is Real, since each column has bounds of its own.
 
     Shapes: x ``(*batch, len(columns))``.
 
-    Source: Crenshaw et al. 2024, "Probabilistic forward modeling of galaxy catalogs with
-    normalizing flows".
+    Args:
+        columns: Names of the elements of x.
+        base: p₀.
+        layers: T, one after the other: each takes x ``(n, d)`` to u and log |det du/dx|, and has an
+            ``inverse``.
+
+    References:
+        Crenshaw et al. (2024), Probabilistic forward modeling of galaxy catalogs with normalizing
+        flows, The Astronomical Journal, arXiv:2405.04740.
     """
 
     def __init__(self, columns: Sequence[str], base: poe.Expert, layers: Sequence[nn.Module]):
@@ -48,6 +54,14 @@ class TableFlow(poe.Expert):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The log-density, normalised.
+
+        Args:
+            x: ``(*batch, columns)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         u, log_slope = x.reshape(-1, len(self.columns)), x.new_zeros(())
         for layer in self.layers:
@@ -59,12 +73,27 @@ class TableFlow(poe.Expert):
         return value.masked_fill(value.isnan() & ~x.isnan().any(-1), -torch.inf)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), the log-density itself: ``(*batch, columns) -> (*batch,)``."""
+        """log p(x), the log-density itself.
+
+        Args:
+            x: ``(*batch, columns)``.
+
+        Returns:
+            ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, columns)``."""
+        """Exact draws.
+
+        Args:
+            num_samples: How many.
+            generator: Of the draws; a fresh one if left out.
+
+        Returns:
+            ``(num_samples, columns)``.
+        """
         device = next((tensor.device for tensor in self.buffers()), torch.device("cpu"))
         x: Tensor = self.base.sample(num_samples, generator=resolve(generator, device))
         for layer in reversed(self.layers):
@@ -73,7 +102,12 @@ class TableFlow(poe.Expert):
 
 
 class Affine(nn.Module):
-    """u = (x − shift) / scale, element by element: x ``(n, d)``, to u and log |det du/dx|."""
+    """u = (x − shift) / scale, element by element.
+
+    Args:
+        shift: ``(d,)``.
+        scale: ``(d,)``, not 0.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -84,14 +118,34 @@ class Affine(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u and log |det du/dx|.
+
+        Args:
+            x: ``(n, d)``.
+
+        Returns:
+            ``(n, d)`` and ``(n,)``.
+        """
         return (x - self.shift) / self.scale, -self.scale.abs().log().expand_as(x).sum(-1)
 
     def inverse(self, u: Tensor) -> Tensor:
+        """x.
+
+        Args:
+            u: ``(n, d)``.
+
+        Returns:
+            ``(n, d)``.
+        """
         return u * self.scale + self.shift
 
 
 class Permutation(nn.Module):
-    """The elements in another order: u_i = x_order(i); ``(n, d)``, log |det| = 0."""
+    """The elements in another order: u_i = x_order(i).
+
+    Args:
+        order: ``(d,)``.
+    """
 
     order: Tensor
 
@@ -100,16 +154,36 @@ class Permutation(nn.Module):
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u and log |det du/dx|.
+
+        Args:
+            x: ``(n, d)``.
+
+        Returns:
+            ``(n, d)``, and 0, ``()``.
+        """
         return x[:, self.order], x.new_zeros(())
 
     def inverse(self, u: Tensor) -> Tensor:
+        """x.
+
+        Args:
+            u: ``(n, d)``.
+
+        Returns:
+            ``(n, d)``.
+        """
         return u[:, self.order.argsort()]
 
 
 class SplineCoupling(nn.Module):
     """The last elements by splines that a network makes of the first ones, which stay.
 
-    Shapes: x ``(n, d)``; the net maps ``(n, d − moved)`` to ``(n, moved · (3 · num_bins − 1))``.
+    Args:
+        sizes: Of the network's layers, from d − moved to moved · (3 · num_bins − 1).
+        moved: How many elements the splines move.
+        num_bins: K of each spline.
+        bound: B: outside of [−B, B] each spline is the identity.
     """
 
     def __init__(self, sizes: Sequence[int], moved: int, num_bins: int, bound: float) -> None:
@@ -121,11 +195,27 @@ class SplineCoupling(nn.Module):
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u and log |det du/dx|.
+
+        Args:
+            x: ``(n, d)``.
+
+        Returns:
+            ``(n, d)`` and ``(n,)``.
+        """
         kept, moved = x[:, : -self.moved], x[:, -self.moved :]
         after, log_slope = self._splines(kept).forward(moved)
         return torch.cat([kept, after], -1), log_slope.sum(-1)
 
     def inverse(self, u: Tensor) -> Tensor:
+        """x.
+
+        Args:
+            u: ``(n, d)``.
+
+        Returns:
+            ``(n, d)``.
+        """
         kept, moved = u[:, : -self.moved], u[:, -self.moved :]
         return torch.cat([kept, self._splines(kept).inverse(moved)], -1)
 
@@ -137,8 +227,15 @@ class SplineCoupling(nn.Module):
 def read(path: str | os.PathLike[str]) -> TableFlow:
     """The flow in a file that ``pzflow.Flow.save`` wrote, as an expert; none of its code is run.
 
-    Raises AdaptationError for a pickle that holds anything but arrays, for a flow with conditional
-    columns, and for a bijector or a base density that is not among `BIJECTORS` and `BASES`.
+    Args:
+        path: The file.
+
+    Returns:
+        The expert.
+
+    Raises:
+        AdaptationError: For a pickle that holds anything but arrays, for a flow with conditional
+            columns, and for a bijector or a base density that is not among `BIJECTORS` and `BASES`.
     """
     return of_state(read_arrays(Path(path).read_bytes(), known_names=(ERROR_MODEL,)))
 
@@ -146,7 +243,11 @@ def read(path: str | os.PathLike[str]) -> TableFlow:
 def example() -> TableFlow:
     """The flow that pzflow ships: redshift and six magnitudes of 100,000 simulated galaxies.
 
-    Raises ImportError where pzflow is not installed; it is not imported.
+    Returns:
+        The expert; pzflow is not imported.
+
+    Raises:
+        ImportError: Where pzflow is not installed.
     """
     found = importlib.util.find_spec("pzflow")
     if found is None or not found.submodule_search_locations:
@@ -158,7 +259,17 @@ def example() -> TableFlow:
 
 
 def of_state(state: Any) -> TableFlow:
-    """The flow of a state, as pzflow pickles it: names, settings and arrays. Raises as `read`."""
+    """The flow of a state, as pzflow pickles it.
+
+    Args:
+        state: Names, settings and arrays.
+
+    Returns:
+        The expert.
+
+    Raises:
+        AdaptationError: As of `read`.
+    """
     if not isinstance(state, dict) or state.get("class") != "Flow":
         kind = state.get("class") if isinstance(state, dict) else type(state).__name__
         raise AdaptationError(f"expected the state of one pzflow Flow, got {kind}")
@@ -178,7 +289,19 @@ def of_state(state: Any) -> TableFlow:
 
 
 def layers_of(info: Any, params: Any, size: int) -> list[nn.Module]:
-    """The layers of a bijector, those of a chain one after the other."""
+    """The layers of a bijector, those of a chain one after the other.
+
+    Args:
+        info: Its name and settings.
+        params: Its arrays.
+        size: d, how many elements x has.
+
+    Returns:
+        The layers.
+
+    Raises:
+        AdaptationError: For a bijector that is not among `BIJECTORS`.
+    """
     name, settings = info
     if name == "Chain":
         pairs = zip(settings, params, strict=True)
