@@ -311,8 +311,8 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
         PoeError: Below two positions.
 
     References:
-        Seyboldt, Carlson & Carpenter (2024), Preconditioning Hamiltonian Monte Carlo by minimizing
-        Fisher divergence, section 3.
+        Seyboldt, Carlson & Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing
+        Fisher divergence, section 3, arXiv:2603.18845.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
