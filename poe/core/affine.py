@@ -29,7 +29,7 @@ class Affine(Protocol):
         """From the whitened coordinates to the target's: μ + L u.
 
         Args:
-            u: ``(*batch, *event)``.
+            u: ``(n, *event)``.
 
         Returns:
             x, of the same shape.
@@ -39,7 +39,7 @@ class Affine(Protocol):
         """From the target's coordinates to the whitened ones: L⁻¹ (x − μ).
 
         Args:
-            x: ``(*batch, *event)``.
+            x: ``(n, *event)``.
 
         Returns:
             u, of the same shape.
@@ -49,7 +49,7 @@ class Affine(Protocol):
         """The gradient in u of a function whose gradient in x is ``score``: Lᵀ ∇.
 
         Args:
-            score: The gradient in x, ``(*batch, *event)``.
+            score: The gradient in x, ``(n, *event)``.
 
         Returns:
             The gradient in u, of the same shape.
@@ -59,7 +59,7 @@ class Affine(Protocol):
         """The gradient in x of a function whose gradient in u is ``score``: L⁻ᵀ ∇.
 
         Args:
-            score: The gradient in u, ``(*batch, *event)``.
+            score: The gradient in u, ``(n, *event)``.
 
         Returns:
             The gradient in x, of the same shape.
