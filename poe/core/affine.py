@@ -26,16 +26,44 @@ class Affine(Protocol):
     """x = μ + L u, with |det L| > 0. Events are flattened to d numbers on the way."""
 
     def to_x(self, u: Tensor) -> Tensor:
-        """μ + L u: ``(*batch, *event)`` to the same shape."""
+        """From the whitened coordinates to the target's: μ + L u.
+
+        Args:
+            u: ``(n, *event)``.
+
+        Returns:
+            x, of the same shape.
+        """
 
     def to_u(self, x: Tensor) -> Tensor:
-        """L⁻¹ (x − μ): ``(*batch, *event)`` to the same shape."""
+        """From the target's coordinates to the whitened ones: L⁻¹ (x − μ).
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            u, of the same shape.
+        """
 
     def pull_score(self, score: Tensor) -> Tensor:
-        """The gradient in u of a function whose gradient in x is ``score``: Lᵀ ∇."""
+        """The gradient in u of a function whose gradient in x is ``score``: Lᵀ ∇.
+
+        Args:
+            score: The gradient in x, ``(n, *event)``.
+
+        Returns:
+            The gradient in u, of the same shape.
+        """
 
     def push_score(self, score: Tensor) -> Tensor:
-        """The gradient in x of a function whose gradient in u is ``score``: L⁻ᵀ ∇."""
+        """The gradient in x of a function whose gradient in u is ``score``: L⁻ᵀ ∇.
+
+        Args:
+            score: The gradient in u, ``(n, *event)``.
+
+        Returns:
+            The gradient in x, of the same shape.
+        """
 
     def log_abs_det(self) -> Tensor:
         """log |det L|: ()."""
@@ -43,70 +71,136 @@ class Affine(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
-    """x = μ + s ∘ u: each component on its own scale. ``loc``, ``scale`` ``(d,)``.
+    """x = μ + s ∘ u: each component on its own scale.
 
-    >>> affine = Diagonal(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 3.0]))
-    >>> affine.to_x(torch.tensor([[1.0, 1.0]]))
-    tensor([[3., 3.]])
+    Args:
+        loc: μ, ``(d,)``.
+        scale: s, ``(d,)``, positive.
+
+    Example:
+        >>> affine = Diagonal(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 3.0]))
+        >>> affine.to_x(torch.tensor([[1.0, 1.0]]))
+        tensor([[3., 3.]])
     """
 
     loc: Tensor
     scale: Tensor
 
     def to_x(self, u: Tensor) -> Tensor:
-        """μ + s ∘ u"""
+        """From the whitened coordinates to the target's: μ + s ∘ u.
+
+        Args:
+            u: ``(n, *event)``.
+
+        Returns:
+            x, of the same shape.
+        """
         return torch.addcmul(_like(self.loc, u), u, _like(self.scale, u))
 
     def to_u(self, x: Tensor) -> Tensor:
-        """(x − μ) / s"""
+        """From the target's coordinates to the whitened ones: (x − μ) / s.
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            u, of the same shape.
+        """
         return (x - _like(self.loc, x)) / _like(self.scale, x)
 
     def pull_score(self, score: Tensor) -> Tensor:
-        """s ∘ ∇"""
+        """The gradient in u of a function with this gradient in x: s ∘ ∇.
+
+        Args:
+            score: The gradient in x, ``(n, *event)``.
+
+        Returns:
+            The gradient in u, of the same shape.
+        """
         return score * _like(self.scale, score)
 
     def push_score(self, score: Tensor) -> Tensor:
-        """∇ / s"""
+        """The gradient in x of a function with this gradient in u: ∇ / s.
+
+        Args:
+            score: The gradient in u, ``(n, *event)``.
+
+        Returns:
+            The gradient in x, of the same shape.
+        """
         return score / _like(self.scale, score)
 
     def log_abs_det(self) -> Tensor:
-        """Σ log s"""
+        """Σ log s."""
         return self.scale.log().sum()
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """x = μ + L u with a lower-triangular L. ``loc`` ``(d,)``, ``factor`` L ``(d, d)``.
+    """x = μ + L u with a lower-triangular L.
 
-    >>> affine = Dense(torch.zeros(2), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
-    >>> affine.to_u(affine.to_x(torch.tensor([[1.0, 3.0]])))
-    tensor([[1., 3.]])
+    Args:
+        loc: μ, ``(d,)``.
+        factor: L, ``(d, d)``, lower-triangular with a positive diagonal.
+
+    Example:
+        >>> affine = Dense(torch.zeros(2), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        >>> affine.to_u(affine.to_x(torch.tensor([[1.0, 3.0]])))
+        tensor([[1., 3.]])
     """
 
     loc: Tensor
     factor: Tensor
 
     def to_x(self, u: Tensor) -> Tensor:
-        """μ + L u"""
+        """From the whitened coordinates to the target's: μ + L u.
+
+        Args:
+            u: ``(n, *event)``.
+
+        Returns:
+            x, of the same shape.
+        """
         return torch.addmm(self.loc, _flat(u), self.factor.mT).reshape(u.shape)
 
     def to_u(self, x: Tensor) -> Tensor:
-        """L⁻¹ (x − μ)"""
+        """From the target's coordinates to the whitened ones: L⁻¹ (x − μ).
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            u, of the same shape.
+        """
         centred = (_flat(x) - self.loc).mT
         u = torch.linalg.solve_triangular(self.factor, centred, upper=False)
         return u.mT.reshape(x.shape)
 
     def pull_score(self, score: Tensor) -> Tensor:
-        """Lᵀ ∇"""
+        """The gradient in u of a function with this gradient in x: Lᵀ ∇.
+
+        Args:
+            score: The gradient in x, ``(n, *event)``.
+
+        Returns:
+            The gradient in u, of the same shape.
+        """
         return (_flat(score) @ self.factor).reshape(score.shape)
 
     def push_score(self, score: Tensor) -> Tensor:
-        """L⁻ᵀ ∇"""
+        """The gradient in x of a function with this gradient in u: L⁻ᵀ ∇.
+
+        Args:
+            score: The gradient in u, ``(n, *event)``.
+
+        Returns:
+            The gradient in x, of the same shape.
+        """
         pushed = torch.linalg.solve_triangular(self.factor.mT, _flat(score).mT, upper=True)
         return pushed.mT.reshape(score.shape)
 
     def log_abs_det(self) -> Tensor:
-        """Σ log L_ii"""
+        """Σ log L_ii."""
         return self.factor.diagonal().log().sum()
 
 
@@ -114,13 +208,19 @@ class Dense:
 class LowRank:
     """x = μ + s ∘ (u + V (a − 1) Vᵀ u): a diagonal, stretched by aₖ along k orthonormal directions.
 
-    ``loc``, ``scale`` ``(d,)``, ``directions`` V ``(d, k)``, ``stretch`` a ``(k,)``. Costs d k,
-    where a dense map costs d².
+    Costs d k, where a dense map costs d².
 
-    >>> v = torch.tensor([[0.6], [0.8]])
-    >>> affine = LowRank(torch.zeros(2), torch.ones(2), v, torch.tensor([10.0]))
-    >>> affine.to_x(torch.tensor([[0.6, 0.8]]))
-    tensor([[6., 8.]])
+    Args:
+        loc: μ, ``(d,)``.
+        scale: s, ``(d,)``, positive.
+        directions: V, ``(d, k)``, of orthonormal columns.
+        stretch: a, ``(k,)``, positive.
+
+    Example:
+        >>> v = torch.tensor([[0.6], [0.8]])
+        >>> affine = LowRank(torch.zeros(2), torch.ones(2), v, torch.tensor([10.0]))
+        >>> affine.to_x(torch.tensor([[0.6, 0.8]]))
+        tensor([[6., 8.]])
     """
 
     loc: Tensor
@@ -129,25 +229,55 @@ class LowRank:
     stretch: Tensor
 
     def to_x(self, u: Tensor) -> Tensor:
-        """μ + s ∘ (u + V (a − 1) Vᵀ u)"""
+        """From the whitened coordinates to the target's: μ + s ∘ (u + V (a − 1) Vᵀ u).
+
+        Args:
+            u: ``(n, *event)``.
+
+        Returns:
+            x, of the same shape.
+        """
         stretched = self._stretched(_flat(u), self.stretch)
         return torch.addcmul(self.loc, stretched, self.scale).reshape(u.shape)
 
     def to_u(self, x: Tensor) -> Tensor:
-        """The inverse: stretched by 1 / a."""
+        """From the target's coordinates to the whitened ones, the inverse: stretched by 1 / a.
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            u, of the same shape.
+        """
         centred = (_flat(x) - self.loc) / self.scale
         return self._stretched(centred, 1.0 / self.stretch).reshape(x.shape)
 
     def pull_score(self, score: Tensor) -> Tensor:
-        """The transpose, which is the same stretch after the scale."""
+        """The gradient in u of a function with this gradient in x.
+
+        By the transpose, which is the same stretch after the scale.
+
+        Args:
+            score: The gradient in x, ``(n, *event)``.
+
+        Returns:
+            The gradient in u, of the same shape.
+        """
         return self._stretched(_flat(score) * self.scale, self.stretch).reshape(score.shape)
 
     def push_score(self, score: Tensor) -> Tensor:
-        """The inverse of the transpose."""
+        """The gradient in x of a function with this gradient in u, by the inverse of the transpose.
+
+        Args:
+            score: The gradient in u, ``(n, *event)``.
+
+        Returns:
+            The gradient in x, of the same shape.
+        """
         return (self._stretched(_flat(score), 1.0 / self.stretch) / self.scale).reshape(score.shape)
 
     def log_abs_det(self) -> Tensor:
-        """Σ log s + Σ log a"""
+        """Σ log s + Σ log a."""
         return self.scale.log().sum() + self.stretch.log().sum()
 
     def _stretched(self, u: Tensor, stretch: Tensor) -> Tensor:
@@ -166,20 +296,30 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
     or not. Dense up to 512 dimensions; above, or with fewer than 2 d positions, a diagonal with up
     to 32 directions corrected.
 
-    Without scores: the mean and covariance of the positions, or with fewer than 2 d of them their
-    variances.
+    Without scores: the mean and covariance of the positions, or above 512 dimensions, or with fewer
+    than 2 d of them, their variances.
 
-    Shapes: x and score ``(n, *event)``, n ≥ 2. Raises ShapeError where they differ, and PoeError
-    below two positions.
+    Args:
+        x: Positions, ``(n, *event)``, n >= 2.
+        score: ∇ log p̃ there, ``(n, *event)``; None to go by the positions alone.
 
-    Source: Seyboldt, Carlson & Carpenter 2024, "Preconditioning Hamiltonian Monte Carlo by
-    minimizing Fisher divergence", section 3.
+    Returns:
+        The map, of events flattened to d numbers, in the dtype of x.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = 5.0 + torch.randn(50, 2, generator=g)  # not draws of the target, N(1, 0.1²)
-    >>> affine = fit_affine(x, -(x - 1.0) / 0.01)
-    >>> affine.loc, (affine.factor @ affine.factor.T).diagonal()
-    (tensor([1.0000, 1.0000]), tensor([0.0100, 0.0100]))
+    Raises:
+        ShapeError: Where the shapes of x and of the score differ.
+        PoeError: Below two positions.
+
+    References:
+        Seyboldt, Carlson & Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing
+        Fisher divergence, section 3, arXiv:2603.18845.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = 5.0 + torch.randn(50, 2, generator=g)  # not draws of the target, N(1, 0.1²)
+        >>> affine = fit_affine(x, -(x - 1.0) / 0.01)
+        >>> affine.loc, (affine.factor @ affine.factor.T).diagonal()
+        (tensor([1.0000, 1.0000]), tensor([0.0100, 0.0100]))
     """
     if score is not None and x.shape != score.shape:
         raise ShapeError(

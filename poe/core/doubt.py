@@ -47,13 +47,15 @@ class Kind(Enum):
 class Doubt(NamedTuple):
     """Why a result is not to be trusted.
 
-    - ``kind``: what it is about, to decide by;
-    - ``text``: the doubt with its figures, and what to do about it, to read;
-    - ``chains``: the chains it is about, by number; empty where it is about all of them.
+    Args:
+        kind: What it is about, to decide by.
+        text: The doubt with its figures, and what to do about it, to read.
+        chains: The chains it is about, by number; empty where it is about all of them.
 
-    >>> doubt = Doubt(Kind.STUCK, "1 of 4 chains never moved", chains=(2,))
-    >>> doubt.kind is Kind.STUCK, str(doubt)
-    (True, '1 of 4 chains never moved')
+    Example:
+        >>> doubt = Doubt(Kind.STUCK, "1 of 4 chains never moved", chains=(2,))
+        >>> doubt.kind is Kind.STUCK, str(doubt)
+        (True, '1 of 4 chains never moved')
     """
 
     kind: Kind
@@ -63,8 +65,15 @@ class Doubt(NamedTuple):
     def about(self, what: str) -> Doubt:
         """The same, of one thing among several.
 
-        >>> Doubt(Kind.FEW, "too few draws").about("denominator").text
-        'denominator: too few draws'
+        Args:
+            what: The thing's name, which is put before the text.
+
+        Returns:
+            A doubt of the same kind and chains.
+
+        Example:
+            >>> Doubt(Kind.FEW, "too few draws").about("denominator").text
+            'denominator: too few draws'
         """
         return self._replace(text=f"{what}: {self.text}")
 

@@ -16,14 +16,20 @@ from poe.core.space import Real, Space
 class Joint(Space):
     """x = (x₁, x₂, …): the parts' elements one after the other in a vector of floats.
 
-    ``parts``: at least two spaces, each Real, or of finitely many values a site; the base measure
-    is the product of theirs. ``poe.samplers.Alternating`` moves there, part by part. Raises
-    PoeError for other parts.
+    The base measure is the product of the parts'. ``poe.samplers.Alternating`` moves there, part by
+    part.
 
-    >>> space = Joint((poe.Real(2), poe.Categorical((), 3)))
-    >>> value, label = space.split(torch.tensor([[0.5, -0.5, 2.0]]))
-    >>> value, label, str(space)
-    (tensor([[ 0.5000, -0.5000]]), tensor([2.]), 'Joint(Real(2), Categorical((), 3))')
+    Args:
+        parts: At least two spaces, each Real, or of finitely many values a site.
+
+    Raises:
+        PoeError: For other parts.
+
+    Example:
+        >>> space = Joint((poe.Real(2), poe.Categorical((), 3)))
+        >>> value, label = space.split(torch.tensor([[0.5, -0.5, 2.0]]))
+        >>> value, label, str(space)
+        (tensor([[ 0.5000, -0.5000]]), tensor([2.]), 'Joint(Real(2), Categorical((), 3))')
     """
 
     parts: tuple[Space, ...]
@@ -47,7 +53,14 @@ class Joint(Space):
         return f"Joint({', '.join(map(str, self.parts))})"
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The parts of x: ``(*batch, n) -> (*batch, *event)`` of each."""
+        """The parts of x.
+
+        Args:
+            x: ``(*batch, n)``.
+
+        Returns:
+            A tensor ``(*batch, *event)`` for each part, of its own event shape.
+        """
         pieces = x.split(self._sizes, -1)
         shapes = [part.event_shape for part in self.parts]
         batch = x.shape[:-1]
@@ -56,7 +69,14 @@ class Joint(Space):
     def join(self, *parts: Tensor) -> Tensor:
         """x of its parts, in the dtype of the first: the reverse of ``split``.
 
-        Raises ShapeError where there are more parts than spaces, or fewer.
+        Args:
+            *parts: A tensor ``(*batch, *event)`` for each part, of its own event shape.
+
+        Returns:
+            x, ``(*batch, n)``.
+
+        Raises:
+            ShapeError: Where there are more parts than spaces, or fewer.
         """
         if len(parts) != len(self.parts):
             raise ShapeError(f"expected {len(self.parts)} parts for {self}, got {len(parts)}")
@@ -64,7 +84,18 @@ class Joint(Space):
         return torch.cat([part.to(parts[0].dtype) for part in flat], -1)
 
     def batch_shape(self, x: Tensor) -> torch.Size:
-        """As of any space; raises DtypeError where x is not of floats."""
+        """The leading shape of x.
+
+        Args:
+            x: ``(*batch, n)``.
+
+        Returns:
+            The shape of the batch.
+
+        Raises:
+            ShapeError: Where x is of another length.
+            DtypeError: Where x is no tensor of floats.
+        """
         shape = super().batch_shape(x)
         if not x.is_floating_point():
             raise DtypeError(f"expected floating-point x in {self}, got {x.dtype}; use x.float()")
@@ -75,7 +106,18 @@ class Joint(Space):
         return [part.event_shape.numel() for part in self.parts]
 
     def contains(self, x: Tensor) -> Tensor:
-        """Whether each x lies in the space: ``(*batch, n) -> (*batch,)``."""
+        """Whether each x lies in the space.
+
+        Args:
+            x: ``(*batch, n)``.
+
+        Returns:
+            Booleans, ``(*batch,)``.
+
+        Raises:
+            ShapeError: Where x is of another length.
+            DtypeError: Where x is no tensor of floats.
+        """
         self.batch_shape(x)
         pairs = zip(self.parts, self.split(x), strict=True)
         return torch.stack([part.contains(piece) for part, piece in pairs]).all(0)

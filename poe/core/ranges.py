@@ -21,16 +21,25 @@ class Rescale(Transform):
 
     The borders go exactly to the borders, both ways. As a density,
     ``poe.Transformed(expert, Rescale(0, 1, -1, 1))`` moves an expert on [0, 1] to [−1, 1]; as a
-    feature, ``expert.at(Rescale(-1, 1, 0, 1))`` reads it there, without the Jacobian. Raises
-    PoeError where low >= high, or to_low >= to_high.
+    feature, ``expert.at(Rescale(-1, 1, 0, 1))`` reads it there, without the Jacobian.
 
-    >>> to_signs = Rescale(0, 255, -1, 1)
-    >>> to_signs(torch.tensor([0.0, 127.5, 255.0]))
-    tensor([-1.,  0.,  1.])
-    >>> beta = poe.as_expert(torch.distributions.Beta(2.0, 2.0))
-    >>> moved = poe.Transformed(beta, Rescale(0, 1, -1, 1))
-    >>> str(moved.space), beta(torch.tensor([0.5])).exp(), moved(torch.tensor([0.0])).exp()
-    ('Interval((), -1, 1)', tensor([1.5000]), tensor([0.7500]))
+    Args:
+        low: a, finite.
+        high: b, above a.
+        to_low: a', where a goes.
+        to_high: b', where b goes, above a'.
+
+    Raises:
+        PoeError: Where low >= high, or to_low >= to_high, or one is not finite.
+
+    Example:
+        >>> to_signs = Rescale(0, 255, -1, 1)
+        >>> to_signs(torch.tensor([0.0, 127.5, 255.0]))
+        tensor([-1.,  0.,  1.])
+        >>> beta = poe.as_expert(torch.distributions.Beta(2.0, 2.0))
+        >>> moved = poe.Transformed(beta, Rescale(0, 1, -1, 1))
+        >>> str(moved.space), beta(torch.tensor([0.5])).exp(), moved(torch.tensor([0.0])).exp()
+        ('Interval((), -1, 1)', tensor([1.5000]), tensor([0.7500]))
     """
 
     bijective = True
@@ -60,6 +69,15 @@ class Rescale(Transform):
         return _rescaled(y, to_low, to_high, low, high)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log-slope log (b' − a') / (b − a) of each element, the same everywhere.
+
+        Args:
+            x: Positions in [low, high], of any shape.
+            y: Where they go; not looked at.
+
+        Returns:
+            The log-slopes, of the shape of x.
+        """
         slope = (self.to_high - self.to_low) / (self.high - self.low)
         return torch.full_like(x, slope).log()
 
@@ -70,8 +88,19 @@ def logit(low: float = 0.0, high: float = 1.0) -> ComposeTransform:
     Its ``.inv`` comes back. An expert on logits, as flows of pictures often are, is brought to
     [0, 1] by ``poe.Transformed(expert, logit().inv)``.
 
-    >>> logit(0, 255)(torch.tensor([127.5]))
-    tensor([0.])
+    Args:
+        low: The border that goes to −∞.
+        high: The border that goes to +∞, above ``low``.
+
+    Returns:
+        The bijection.
+
+    Raises:
+        PoeError: Unless low < high, both finite.
+
+    Example:
+        >>> logit(0, 255)(torch.tensor([127.5]))
+        tensor([0.])
     """
     return ComposeTransform([Rescale(low, high, 0.0, 1.0), SigmoidTransform().inv])
 
@@ -80,11 +109,20 @@ class Resize(nn.Module):
     """Pictures of another size: ``(*batch, [channels,] h, w) -> (*batch, [channels,] *size)``.
 
     A feature map, as it is no bijection: ``expert.at(Resize((8, 8)), poe.Real((16, 16)))``.
-    ``mode``: "area" averages the pixels that fall into one, and is what shrinks pictures;
-    "nearest", "bilinear" and "bicubic" are torch's, the last two smoothed where they shrink.
 
-    >>> Resize((1, 2))(torch.tensor([[1.0, 3.0, 5.0, 7.0], [1.0, 3.0, 5.0, 7.0]]))
-    tensor([[2., 6.]])
+    Args:
+        size: The new height and width, in pixels.
+        mode: "area" averages the pixels that fall into one, and is what shrinks pictures;
+            "nearest", "bilinear" and "bicubic" are torch's, the last two smoothed where they
+            shrink.
+
+    Raises:
+        ShapeError: Where the size is no height and width of at least 1.
+        PoeError: For another mode.
+
+    Example:
+        >>> Resize((1, 2))(torch.tensor([[1.0, 3.0, 5.0, 7.0], [1.0, 3.0, 5.0, 7.0]]))
+        tensor([[2., 6.]])
     """
 
     def __init__(
@@ -103,6 +141,17 @@ class Resize(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The pictures in the new size.
+
+        Args:
+            x: Pictures, ``(*batch, [channels,] h, w)``, of floats.
+
+        Returns:
+            ``(*batch, [channels,] *size)``.
+
+        Raises:
+            DtypeError: Where x is not of floats.
+        """
         if not x.is_floating_point():
             raise DtypeError(f"expected pictures of floats to resize, got {x.dtype}; use x.float()")
         rows = x.reshape(-1, 1, *x.shape[-2:])  # each channel by itself
@@ -124,6 +173,14 @@ class Indices(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same values in int64.
+
+        Args:
+            x: Whole numbers, of any shape and dtype.
+
+        Returns:
+            The same shape.
+        """
         return x.long()
 
 
@@ -135,6 +192,14 @@ class Floats(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same values in the default floating dtype; floats stay as they are.
+
+        Args:
+            x: Numbers, of any shape and dtype.
+
+        Returns:
+            The same shape.
+        """
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 

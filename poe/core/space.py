@@ -35,24 +35,51 @@ class Space:
         return None
 
     def contains(self, x: Tensor) -> Tensor:
-        """Whether each x lies in the space: `(*batch, *event) -> (*batch,)`, boolean."""
+        """Whether each x lies in the space.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            Booleans, ``(*batch,)``.
+
+        Raises:
+            ShapeError: Where the trailing shape of x is not the event's.
+            DtypeError: Where x is no tensor, or of integers in a continuous space.
+        """
         self.batch_shape(x)
         inside = self._elements_inside(x)
         return self.as_vector(inside).all(-1) if inside.ndim == x.ndim else inside
 
     def as_vector(self, x: Tensor) -> Tensor:
-        """`(*batch, *event) -> (*batch, numel)`, for reductions over whole events."""
+        """Events as vectors, for reductions over whole events.
+
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            The same numbers, ``(*batch, numel)``.
+        """
         event_ndim = len(self.event_shape)
         return x.flatten(-event_ndim) if event_ndim else x.unsqueeze(-1)
 
     def require(self, x: Tensor) -> None:
-        """Raise `PoeError`, naming the first value that is not one, where x is not in the space.
+        """Do nothing where x lies in the space; else name the first value that does not.
 
         Looks at the values, which no step of a sampler may; on the meta device it cannot.
 
-        >>> Binary(2).require(torch.tensor([[1.0, -1.0]]))
-        Traceback (most recent call last):
-        poe.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
+        Args:
+            x: ``(*batch, *event)``.
+
+        Raises:
+            PoeError: Where an x is not in the space.
+            ShapeError: Where the trailing shape of x is not the event's.
+            DtypeError: Where x is no tensor, or of integers in a continuous space.
+
+        Example:
+            >>> Binary(2).require(torch.tensor([[1.0, -1.0]]))
+            Traceback (most recent call last):
+            poe.PoeError: expected x in Binary(2), got -1.0 in event 0: elements are 0 or 1; ...
         """
         is_inside = self.contains(x)
         if x.is_meta or bool(is_inside.all()):
@@ -65,10 +92,21 @@ class Space:
         raise PoeError(f"expected x in {self}, got {odd} in event {first}{remedy}")
 
     def batch_shape(self, x: Tensor) -> torch.Size:
-        """The leading shape of `x`; raises `ShapeError` unless its trailing shape is the event's.
+        """The leading shape of x.
 
-        >>> Real(2).batch_shape(torch.zeros(5, 2))
-        torch.Size([5])
+        Args:
+            x: ``(*batch, *event)``.
+
+        Returns:
+            The shape of the batch.
+
+        Raises:
+            ShapeError: Where the trailing shape of x is not the event's.
+            DtypeError: Where x is no tensor, or of integers in a continuous space.
+
+        Example:
+            >>> Real(2).batch_shape(torch.zeros(5, 2))
+            torch.Size([5])
         """
         if not isinstance(x, Tensor):
             raise DtypeError(
@@ -89,7 +127,14 @@ class Space:
         return x.shape[:split]
 
     def unconstrained(self) -> Space:
-        """The space of the unconstrained coordinates, always a `Real`."""
+        """The space of the unconstrained coordinates, always a ``Real``.
+
+        Returns:
+            The space.
+
+        Raises:
+            PoeError: Where this space is discrete.
+        """
         if self.is_discrete:
             raise PoeError(
                 f"{self} is discrete and has no unconstrained coordinates; use a discrete sampler"
@@ -135,8 +180,15 @@ class _Shaped(Space):
 class Real(_Shaped):
     """All real arrays of a shape, with Lebesgue measure.
 
-    >>> Real(2) == Real((2,))
-    True
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+
+    Raises:
+        ShapeError: Where a size is no integer, or negative.
+
+    Example:
+        >>> Real(2) == Real((2,))
+        True
     """
 
     def _from_unconstrained(self) -> Transform:
@@ -148,7 +200,21 @@ class Real(_Shaped):
 
 @dataclass(frozen=True)
 class Interval(_Shaped):
-    """Arrays whose every element lies in [low, high], with Lebesgue measure."""
+    """Arrays whose every element lies in [low, high], with Lebesgue measure.
+
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+        low: The lower border of every element.
+        high: The upper border of every element.
+
+    Raises:
+        PoeError: Unless low < high.
+        ShapeError: Where a size is no integer, or negative.
+
+    Example:
+        >>> Interval(2, 0, 1).contains(torch.tensor([[0.0, 1.0], [0.5, 1.5]]))
+        tensor([ True, False])
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -172,7 +238,18 @@ class Interval(_Shaped):
 
 @dataclass(frozen=True)
 class Positive(_Shaped):
-    """Arrays whose every element is positive, with Lebesgue measure."""
+    """Arrays whose every element is positive, with Lebesgue measure.
+
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+
+    Raises:
+        ShapeError: Where a size is no integer, or negative.
+
+    Example:
+        >>> Positive(2).contains(torch.tensor([[0.5, 3.0], [0.0, 1.0]]))
+        tensor([ True, False])
+    """
 
     def _from_unconstrained(self) -> Transform:
         return self._elementwise(constraints.positive)
@@ -183,7 +260,18 @@ class Positive(_Shaped):
 
 @dataclass(frozen=True)
 class Simplex(Space):
-    """Vectors of k non-negative numbers that sum to 1, with Lebesgue measure on the first k - 1."""
+    """Vectors of k non-negative numbers that sum to 1, with Lebesgue measure on the first k − 1.
+
+    Args:
+        k: The length of the vectors, at least 2.
+
+    Raises:
+        ShapeError: Where k is no integer, or below 2.
+
+    Example:
+        >>> Simplex(2).contains(torch.tensor([[0.25, 0.75], [0.5, 0.75]]))
+        tensor([ True, False])
+    """
 
     k: int
 
@@ -208,7 +296,18 @@ class Simplex(Space):
 
 @dataclass(frozen=True)
 class PositiveDefinite(Space):
-    """Symmetric positive definite k x k matrices, with Lebesgue measure on the lower triangle."""
+    """Symmetric positive definite k x k matrices, with Lebesgue measure on the lower triangle.
+
+    Args:
+        k: The number of rows, at least 1.
+
+    Raises:
+        ShapeError: Where k is no integer, or below 1.
+
+    Example:
+        >>> PositiveDefinite(2).contains(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        tensor(True)
+    """
 
     k: int
 
@@ -234,7 +333,18 @@ class PositiveDefinite(Space):
 
 @dataclass(frozen=True)
 class Binary(_Shaped):
-    """Arrays of zeros and ones, with counting measure."""
+    """Arrays of zeros and ones, with counting measure.
+
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+
+    Raises:
+        ShapeError: Where a size is no integer, or negative.
+
+    Example:
+        >>> Binary(2).contains(torch.tensor([[0.0, 1.0], [-1.0, 1.0]]))
+        tensor([ True, False])
+    """
 
     is_discrete: ClassVar[bool] = True
     _remedy: ClassVar[str] = "elements are 0 or 1; spins s are (s + 1) / 2, grey values x > 0.5"
@@ -249,7 +359,19 @@ class Binary(_Shaped):
 
 @dataclass(frozen=True)
 class Categorical(_Shaped):
-    """Arrays of class indices 0 .. k - 1, with counting measure."""
+    """Arrays of class indices 0 .. k − 1, with counting measure.
+
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+        k: The number of classes, at least 1.
+
+    Raises:
+        ShapeError: Where a size is no integer, or negative, or k is below 1.
+
+    Example:
+        >>> Categorical(2, 3).contains(torch.tensor([[0, 2], [1, 3]]))
+        tensor([ True, False])
+    """
 
     k: int = 2
     is_discrete: ClassVar[bool] = True
@@ -272,7 +394,18 @@ class Categorical(_Shaped):
 
 @dataclass(frozen=True)
 class Count(_Shaped):
-    """Arrays of non-negative integers, with counting measure."""
+    """Arrays of non-negative integers, with counting measure.
+
+    Args:
+        shape: Of one event; a number is that of a vector, ``()`` is a scalar.
+
+    Raises:
+        ShapeError: Where a size is no integer, or negative.
+
+    Example:
+        >>> Count(2).contains(torch.tensor([[0, 7], [-1, 3]]))
+        tensor([ True, False])
+    """
 
     is_discrete: ClassVar[bool] = True
 
@@ -282,7 +415,19 @@ class Count(_Shaped):
 
 @dataclass(frozen=True)
 class Sequence(Space):
-    """Sequences of `length` tokens 0 .. vocab_size - 1, with counting measure."""
+    """Sequences of ``length`` tokens 0 .. vocab_size − 1, with counting measure.
+
+    Args:
+        vocab_size: The number of different tokens, at least 1.
+        length: The number of tokens of an event, at least 1.
+
+    Raises:
+        ShapeError: Where one is no integer, or below 1.
+
+    Example:
+        >>> Sequence(vocab_size=5, length=2).contains(torch.tensor([[0, 4], [5, 0]]))
+        tensor([ True, False])
+    """
 
     vocab_size: int
     length: int
@@ -313,8 +458,15 @@ class Sequence(Space):
 class LogCholesky(Transform):
     """Vectors of length k(k+1)/2 to L L', where L is lower triangular with exp on its diagonal.
 
-    log |det| = k log 2 + sum_i (k - i + 2) log L_ii, i = 1 .. k: the Jacobian of L -> L L'
-    (Muirhead 1982, Theorem 2.1.9) times that of exp on the diagonal.
+    log |det| = k log 2 + Σ_i (k − i + 2) log L_ii, i = 1 .. k: the Jacobian of L -> L L' (theorem
+    2.1.9 of the reference) times that of exp on the diagonal.
+
+    Args:
+        k: The number of rows of the matrices.
+
+    References:
+        Muirhead (1982), Aspects of multivariate statistical theory,
+        doi:10.1002/9780470316559.
     """
 
     domain = constraints.real_vector
@@ -373,10 +525,21 @@ def _require_count(name: str, value: int, least: int) -> None:
 
 
 def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> Space:
-    """The space that matches a `torch.distributions` constraint, for events of `event_shape`.
+    """The space that matches a ``torch.distributions`` constraint.
 
-    >>> str(space_of(constraints.unit_interval, (2,)))
-    'Interval(2, 0, 1)'
+    Args:
+        support: The constraint, as ``distribution.support``.
+        event_shape: The shape of one event.
+
+    Returns:
+        The space.
+
+    Raises:
+        PoeError: Where no space of this package matches.
+
+    Example:
+        >>> str(space_of(constraints.unit_interval, (2,)))
+        'Interval(2, 0, 1)'
     """
     shape = tuple(event_shape)
     while hasattr(support, "base_constraint"):  # independent(...), or that of a mixture

@@ -52,7 +52,7 @@ def write(
 
 
 def packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """What `write` puts in the file, its arguments the same.
+    r"""What `write` puts in the file, its arguments the same.
 
     Args:
         facts: What JSON can hold.
@@ -61,8 +61,9 @@ def packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     Returns:
         The content of a safetensors file.
 
-    >>> packed({}, {"x": torch.zeros(1)})[-4:]
-    b'\\x00\\x00\\x00\\x00'
+    Example:
+        >>> packed({}, {"x": torch.zeros(1)})[-4:]
+        b'\x00\x00\x00\x00'
     """
     # Clones: the format refuses tensors that share memory.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

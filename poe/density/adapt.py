@@ -32,16 +32,26 @@ from poe.density.transformed import mask_outside
 
 @singledispatch
 def as_expert(source: object) -> Any:
-    """An expert with the same density as `source`; lossless adaptations only.
+    """An expert with the same density as ``source``; lossless adaptations only.
 
-    What is a density only given a condition becomes a `poe.Conditional`. Knows experts and
-    `torch.distributions`; other families register theirs (`as_expert.register(YourClass)`), and
-    `import experts` those of other libraries. Raises `AdaptationError` where something would have
-    to be guessed: a bare function or network says neither its sign nor its space.
+    What is a density only given a condition becomes a ``poe.Conditional``. Knows experts and
+    ``torch.distributions``; other families register theirs (``as_expert.register(YourClass)``), and
+    ``import experts`` those of other libraries.
 
-    >>> normal = as_expert(torch.distributions.Normal(0.0, 1.0))
-    >>> str(normal.space), normal.log_prob(torch.tensor([0.0]))
-    ('Real(())', tensor([-0.9189]))
+    Args:
+        source: What is to be adapted; an expert comes back as it is.
+
+    Returns:
+        An expert, or a ``poe.Conditional``.
+
+    Raises:
+        AdaptationError: Where something would have to be guessed: a bare function or network says
+            neither its sign nor its space.
+
+    Example:
+        >>> normal = as_expert(torch.distributions.Normal(0.0, 1.0))
+        >>> str(normal.space), normal.log_prob(torch.tensor([0.0]))
+        ('Real(())', tensor([-0.9189]))
     """
     refuse(source)
 
@@ -70,13 +80,20 @@ def _(source: Distribution) -> Expert:
 
 
 class FromLogDensity(Expert):
-    """An expert from a function: log p̃(x) = fn(x), `(*batch, *event) -> (*batch,)`.
+    """An expert from a function: log p̃(x) = fn(x).
 
-    Where `fn` is an `nn.Module` it becomes part of the expert, and moves and learns with it.
+    Args:
+        fn: ``(*batch, *event) -> (*batch,)``. An ``nn.Module`` becomes part of the expert, and
+            moves and learns with it.
+        space: Where x lives.
 
-    >>> quartic = FromLogDensity(lambda x: -(x**4).sum(-1), space=poe.Real(1))
-    >>> quartic.score(torch.ones(1, 1))
-    tensor([[-4.]])
+    Raises:
+        AdaptationError: Where ``fn`` is no function, or ``space`` no space.
+
+    Example:
+        >>> quartic = FromLogDensity(lambda x: -(x**4).sum(-1), space=poe.Real(1))
+        >>> quartic.score(torch.ones(1, 1))
+        tensor([[-4.]])
     """
 
     def __init__(self, fn: Callable[[Tensor], Tensor], *, space: Space) -> None:
@@ -85,14 +102,31 @@ class FromLogDensity(Expert):
         self.fn = _require_callable(fn)
 
     def forward(self, x: Tensor) -> Tensor:
+        """fn(x).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.fn(x)
 
 
 class FromEnergy(Expert):
-    """An expert from an energy: log p̃(x) = -fn(x), `(*batch, *event) -> (*batch,)`.
+    """An expert from an energy: log p̃(x) = −fn(x).
 
-    >>> FromEnergy(lambda x: x.square().sum(-1), space=poe.Real(1))(torch.ones(1, 1))
-    tensor([-1.])
+    Args:
+        fn: The energy, ``(*batch, *event) -> (*batch,)``. An ``nn.Module`` becomes part of the
+            expert, and moves and learns with it.
+        space: Where x lives.
+
+    Raises:
+        AdaptationError: Where ``fn`` is no function, or ``space`` no space.
+
+    Example:
+        >>> FromEnergy(lambda x: x.square().sum(-1), space=poe.Real(1))(torch.ones(1, 1))
+        tensor([-1.])
     """
 
     def __init__(self, fn: Callable[[Tensor], Tensor], *, space: Space) -> None:
@@ -101,17 +135,31 @@ class FromEnergy(Expert):
         self.fn = _require_callable(fn)
 
     def forward(self, x: Tensor) -> Tensor:
+        """−fn(x).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return -self.fn(x)
 
 
 class FromDistribution(Expert):
-    """A `torch.distributions` distribution: normalised, sampled exactly, -inf off its support.
+    """A ``torch.distributions`` distribution: normalised, sampled exactly, −inf off its support.
 
-    Its tensors that require a gradient become parameters and learn, others become buffers; `.to`
+    Its tensors that require a gradient become parameters and learn, others become buffers; ``.to``
     moves both. What was broadcast or computed from others learns as it came out. Its support is the
-    space: at the edge of `Positive`, at 0, the log-density is -inf. Raises `AdaptationError` for a
-    batch of distributions, which is no single density (wrap it in
-    `torch.distributions.Independent`), a support that is no space here, and an unknown constructor.
+    space: at the edge of ``Positive``, at 0, the log-density is −inf.
+
+    Args:
+        distribution: One distribution, of batch shape ``()``.
+
+    Raises:
+        AdaptationError: For a batch of distributions, which is no single density (wrap it in
+            ``torch.distributions.Independent``), a support that is no space here, and an unknown
+            constructor.
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -128,6 +176,14 @@ class FromDistribution(Expert):
         _require_rebuilt(self.parts, distribution)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The distribution's log-density, −inf off its support.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         floats = x if x.is_floating_point() else x.to(self._dtype())
         if isinstance(self.space, Categorical):  # what is no index cannot be looked up
             value = self.parts.build().log_prob(floats.clamp(0, self.space.k - 1))
@@ -136,11 +192,26 @@ class FromDistribution(Expert):
         return value if isinstance(self.space, Real) else mask_outside(self.space, floats, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): `(*batch, *event) -> (*batch,)`; equals `log_density`."""
+        """The distribution's log-density; equals ``log_density``.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self(x)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: `(num_samples, *event)`; the global generator is put back after."""
+        """Independent draws; the global generator is put back after.
+
+        Args:
+            num_samples: How many.
+            generator: The source of randomness; a fresh one by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         tensors = (*self.parameters(), *self.buffers())
         device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with borrowed(resolve(generator, device)):
@@ -213,16 +284,21 @@ def _refuse_function(fn: object) -> NoReturn:
 class FromOneHot(Expert):
     """An expert from a function of one-hot events: log p̃(x) = fn(z), z the encoding of x.
 
-    ``fn``: z ``(*batch, *event, k)`` to ``(*batch,)``; where it is an ``nn.Module`` it becomes part
-    of the expert. z has the dtype of the module's numbers, else the default one. Its gradient in z
-    is what kernels that follow a score go by.
+    z has the dtype of the module's numbers, else the default one. Its gradient in z is what kernels
+    that follow a score go by.
 
-    ``space``: Categorical or Sequence, with k values. Raises PoeError for another.
+    Args:
+        fn: z ``(*batch, *event, k)`` to ``(*batch,)``. An ``nn.Module`` becomes part of the expert.
+        space: Categorical or Sequence, with k values.
 
-    >>> first = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
-    >>> expert = FromOneHot(lambda z: (z * first).sum((-2, -1)), space=poe.Categorical((2,), 3))
-    >>> expert(torch.tensor([[0, 1]])), expert.score(torch.tensor([[0, 1]])).shape
-    (tensor([1.5000]), torch.Size([1, 2, 3]))
+    Raises:
+        PoeError: For another space.
+
+    Example:
+        >>> first = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
+        >>> expert = FromOneHot(lambda z: (z * first).sum((-2, -1)), space=poe.Categorical((2,), 3))
+        >>> expert(torch.tensor([[0, 1]])), expert.score(torch.tensor([[0, 1]])).shape
+        (tensor([1.5000]), torch.Size([1, 2, 3]))
     """
 
     def __init__(self, fn: OneHotLogDensity, *, space: Space) -> None:
@@ -236,9 +312,24 @@ class FromOneHot(Expert):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
+        """fn(z) of the one-hot encoding z of x.
+
+        Args:
+            x: Indices, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         assert self.space.num_values is not None
         return self.log_density_of_one_hot(one_hot(x, self.space.num_values, floats_of(self)))
 
     def log_density_of_one_hot(self, z: Tensor) -> Tensor:
-        """fn(z): ``(*batch, *event, k) -> (*batch,)``."""
+        """The function itself, fn(z).
+
+        Args:
+            z: One-hot vectors, or what lies between, ``(*batch, *event, k)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.fn(z)

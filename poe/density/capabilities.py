@@ -184,12 +184,12 @@ LogOdds = Callable[[Tensor], Tensor]
 class Conditionals(NamedTuple):
     """The conditional distributions of a binary event's elements, with hidden units if need be.
 
-    - ``edges`` ``(2, m)`` int64: pairs of flattened elements whose log-odds depend on each other,
-      in any order, repeated or not;
-    - ``num_hidden``: how many uniforms a chain ``given`` wants;
-    - ``given``: (x ``(chains, *event)``, uniforms ``(chains, num_hidden)``) to the log-odds of
-      every element, after hidden units, if any, were drawn given x. Elements that no edge joins may
-      then be drawn together.
+    Args:
+        edges: ``(2, m)`` int64, pairs of flattened elements whose log-odds depend on each other, in
+            any order, repeated or not. Elements that no edge joins may be drawn together.
+        num_hidden: How many uniforms a chain ``given`` wants.
+        given: (x ``(chains, *event)``, uniforms ``(chains, num_hidden)``) to the log-odds of every
+            element, after hidden units, if any, were drawn given x.
     """
 
     edges: Tensor
@@ -214,9 +214,12 @@ def conditionals(expert: Expert) -> Conditionals | None:
 class Pairs(NamedTuple):
     """Couplings of pairs of elements, and fields of single ones.
 
-    ``edges`` ``(2, m)`` int64: pairs of flattened elements, repeated or not; ``couplings``
-    ``(m,)``; ``fields`` ``(n, ...)``, element by element. `SpinPairs` and `LabelPairs` say what
-    they stand for.
+    ``SpinPairs`` and ``LabelPairs`` say what they stand for.
+
+    Args:
+        edges: ``(2, m)`` int64, pairs of flattened elements, repeated or not.
+        couplings: ``(m,)``.
+        fields: ``(n, ...)``, element by element.
     """
 
     edges: Tensor
@@ -248,8 +251,10 @@ class Pairs(NamedTuple):
 class SpinPairs(Pairs):
     """log p̃(x) = Σ Jᵢⱼ sᵢ sⱼ + Σ hᵢ sᵢ + constant, with spins s = 2x − 1 of a binary event.
 
-    - ``edges`` ``(2, m)`` int64: pairs of flattened elements, repeated or not;
-    - ``couplings`` ``(m,)`` and ``fields`` ``(n,)``.
+    Args:
+        edges: ``(2, m)`` int64, pairs of flattened elements, repeated or not.
+        couplings: J, ``(m,)``.
+        fields: h, ``(n,)``.
     """
 
     @property
@@ -277,8 +282,10 @@ def spin_pairs(expert: Expert) -> SpinPairs | None:
 class LabelPairs(Pairs):
     """log p̃(x) = Σ Jᵢⱼ [xᵢ = xⱼ] + Σ hᵢ(xᵢ) + constant, with x in {0, ..., k − 1}^n.
 
-    - ``edges`` ``(2, m)`` int64: pairs of flattened elements, repeated or not;
-    - ``couplings`` ``(m,)`` and ``fields`` ``(n, k)``.
+    Args:
+        edges: ``(2, m)`` int64, pairs of flattened elements, repeated or not.
+        couplings: J, ``(m,)``.
+        fields: h, ``(n, k)``.
     """
 
     @property

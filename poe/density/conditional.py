@@ -29,14 +29,14 @@ Condition = int | float | Tensor
 
 
 class Conditional(nn.Module):
-    """A family of densities p̃(x | y); `given(y)` binds y and returns an Expert.
+    """A family of densities p̃(x | y); ``given(y)`` binds y and returns an Expert.
 
-    Subclasses set `space` and implement `log_density(x, condition) -> (*batch,)`. The condition
-    is one for the whole batch, with `condition_ndim` dimensions (0, a label, unless a subclass says
-    that one condition is a vector), or a tensor whose first dimension is the batch. A subclass
-    whose log-density is normalised sets `is_normalized = True`, and may define
-    `sample(condition, num_samples, *, generator=None) -> (num_samples, *event)`. One that knows the
-    integral over its condition in closed form overrides `exact_marginal`.
+    Subclasses set ``space`` and implement ``log_density(x, condition) -> (*batch,)``. The condition
+    is one for the whole batch, with ``condition_ndim`` dimensions (0, a label, unless a subclass
+    says that one condition is a vector), or a tensor whose first dimension is the batch. A subclass
+    whose log-density is normalised sets ``is_normalized = True``, and may define
+    ``sample(condition, num_samples, *, generator=None) -> (num_samples, *event)``. One that knows
+    the integral over its condition in closed form overrides ``exact_marginal``.
     """
 
     space: Space
@@ -44,15 +44,37 @@ class Conditional(nn.Module):
     condition_ndim: int = 0
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        """log p̃(x | y): `(*batch, *event) -> (*batch,)`."""
+        """The log-density of x where y is known, log p̃(x | y).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+            condition: y, of ``condition_ndim`` dimensions, or ``(n, ...)`` for x ``(n, *event)``.
+
+        Returns:
+            log p̃(x | y), ``(*batch,)``.
+        """
         raise NotImplementedError
 
     def exact_marginal(self, prior: Expert) -> Expert | None:
-        """∫ p(y) p(x | y) dy, a normalised expert on x; None where it has no closed form."""
+        """The marginal ∫ p(y) p(x | y) dy, where it has a closed form.
+
+        Args:
+            prior: p(y), an expert on conditions.
+
+        Returns:
+            A normalised expert on x; None where the integral has no closed form.
+        """
         return None
 
     def given(self, condition: Condition) -> Given:
-        """The expert p̃(x | y = condition)."""
+        """The expert p̃(x | y = condition).
+
+        Args:
+            condition: y: a number, or a tensor with one condition or a batch of them.
+
+        Returns:
+            The expert on x, a ``poe.Given``.
+        """
         return Given(self, condition)
 
 
@@ -60,8 +82,17 @@ class Given(Expert):
     """A conditional with its condition bound: log-density log p̃(x | y).
 
     With one condition every x has the same density. With a batch of n conditions this is a batch of
-    n densities, one for each chain, and x must have the batch shape `(n,)`. Raises `ShapeError`
-    where a condition has too few dimensions.
+    n densities, one for each chain, and x must have the batch shape ``(n,)``.
+
+    Args:
+        conditional: The family p̃(x | y).
+        condition: y: a number, or a tensor of ``conditional.condition_ndim`` dimensions, or of one
+            more for a batch ``(n, ...)``. A tensor is detached.
+
+    Raises:
+        ShapeError: Where the condition has too few dimensions, and when called where x has another
+            batch shape than a batch of conditions.
+        DtypeError: Where the condition is neither a number nor a tensor.
     """
 
     condition: Tensor
@@ -78,6 +109,14 @@ class Given(Expert):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̃(x | y).
+
+        Args:
+            x: Positions, ``(*batch, *event)``; ``(n, *event)`` for a batch of n conditions.
+
+        Returns:
+            The log-density, ``(*batch,)``.
+        """
         self._check_batch(self.space.batch_shape(x))
         return self.conditional.log_density(x, self.condition)
 

@@ -81,7 +81,14 @@ class Expert(nn.Module):
         return value
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p̃(x): `(*batch, *event) -> (*batch,)`."""
+        """The unnormalised log-density.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         return self(x)
 
     @property
@@ -94,21 +101,44 @@ class Expert(nn.Module):
         return next((count for count in found if count is not None), None)
 
     def energy(self, x: Tensor) -> Tensor:
-        """E(x) = -log p̃(x): `(*batch, *event) -> (*batch,)`."""
+        """The energy E(x) = −log p̃(x).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            E(x), ``(*batch,)``.
+        """
         return -self(x)
 
     def score(self, x: Tensor) -> Tensor:
-        """The gradient of log p̃ at x, detached: `(*batch, *event) -> (*batch, *event)`.
+        """The gradient of log p̃ at x, detached.
 
         On Binary that of the expert's own formula, read at real numbers; on Categorical and
-        Sequence that in the one-hot encoding of x, `(*batch, *event, k)` (`poe.density.one_hot`).
+        Sequence that in the one-hot encoding of x (``poe.density.one_hot``).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            ∇ log p̃(x), ``(*batch, *event)``; on Categorical and Sequence ``(*batch, *event, k)``.
+
+        Raises:
+            PoeError: On a discrete space, where there is no gradient.
         """
         return self.log_density_and_score(x)[1]
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p̃(x) and its gradient by one forward and one backward pass, both detached.
 
-        Raises PoeError on a discrete space where there is no gradient.
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``, and the gradient, of the shape that ``score`` has.
+
+        Raises:
+            PoeError: On a discrete space, where there is no gradient.
         """
         batch_shape = self.space.batch_shape(x)  # before x is asked for a gradient
         function, place = self._differentiable(x)
@@ -135,7 +165,19 @@ class Expert(nn.Module):
         return self if function is None else function, place
 
     def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
-        """This expert read through `generator`, without a Jacobian: z -> log p̃(G(z))."""
+        """This expert read through a map G, without a Jacobian: z -> log p̃(G(z)).
+
+        Args:
+            generator: G, an ``nn.Module``, or a bijection that is read as a mere feature.
+            space: Where z lives; by default ``generator.space``, or what the bijection takes to
+                this expert's space.
+
+        Returns:
+            The expert on z, a ``poe.At``.
+
+        Raises:
+            PoeError: Where G is no module, or nothing says where z lives.
+        """
         return At(self, generator, space)
 
     def __mul__(self, other: object) -> Product:
@@ -211,8 +253,17 @@ class Expert(nn.Module):
 class Tempered(Expert):
     """p̃(x)^w: log-density w log p̃(x), where weight 0 means that the expert has no say.
 
-    `exponent` is a number, a 0-d tensor (kept as a buffer) or an `nn.Parameter` (learned). At
-    w = 0 the log-density is 0 even where log p̃(x) is infinite; NaN stays NaN.
+    At w = 0 the log-density is 0 even where log p̃(x) is infinite; NaN stays NaN.
+
+    Args:
+        expert: Of log-density log p̃.
+        exponent: w, a finite number, a 0-d tensor (kept as a buffer) or an ``nn.Parameter``
+            (learned).
+
+    Raises:
+        OperatorError: Where the exponent is neither a number nor a tensor, or ``expert`` no expert.
+        ShapeError: For a tensor that is not 0-d.
+        PoeError: Where the exponent is not finite.
     """
 
     exponent: Tensor
@@ -228,10 +279,25 @@ class Tempered(Expert):
             self.register_buffer("exponent", weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """w log p̃(x).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.weigh(self.expert(x))
 
     def weigh(self, value: Tensor) -> Tensor:
-        """w times the log-density `value`, 0 where w is 0 though the value is infinite."""
+        """w times a log-density, 0 where w is 0 though the value is infinite.
+
+        Args:
+            value: Log-densities of the expert, of any shape.
+
+        Returns:
+            w times these, of the same shape.
+        """
         exponent = self.exponent.to(value.dtype)
         has_no_say = (exponent == 0) & value.isinf()
         return exponent * value.masked_fill(has_no_say, 0)
@@ -256,13 +322,26 @@ class Tempered(Expert):
 
 
 class Product(Expert):
-    """The conjunction of experts: log p̃(x) = sum_i w_i log p̃_i(x) (Hinton 2002, eq. 1).
+    """The conjunction of experts: log p̃(x) = Σ_i w_i log p̃_i(x).
 
     Nested products flatten and powers of products distribute. A factor's name is its keyword, or
     its class; repeated names get a suffix. Nothing is evaluated at build time.
 
-    Where one factor excludes x (contribution -inf) the product is -inf, whatever the others say:
+    Where one factor excludes x (contribution −inf) the product is −inf, whatever the others say:
     in particular 0 / 0 is 0. A division by zero elsewhere is +inf, and NaN stays NaN.
+
+    Args:
+        *experts: Factors, named after their classes; all on one space.
+        **named: Factors by the names they are to have.
+
+    Raises:
+        PoeError: Where there is no factor.
+        OperatorError: Where one is no expert.
+        SpaceMismatchError: Where two live on different spaces.
+
+    References:
+        Hinton (2002), Training products of experts by minimizing contrastive divergence, eq. 1,
+        doi:10.1162/089976602760128018.
     """
 
     names: tuple[str, ...]
@@ -279,12 +358,26 @@ class Product(Expert):
         self.space = shared_space(self.names, [expert for _, expert in factors])
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of what the factors say, −inf where one of them excludes x.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p̃(x), ``(*batch,)``.
+        """
         return conjunction(torch.stack([expert(x) for expert in self.experts]))
 
     def contributions(self, x: Tensor) -> Tensor:
-        """What each factor says: `(*batch, n_experts)`, in the order of `names`; sums to `self(x)`.
+        """What each factor says, w_i log p̃_i(x); it sums to ``self(x)``.
 
         Where one factor excludes x, a division by zero in another counts as 0.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The contributions, ``(*batch, n_experts)``, in the order of ``names``.
         """
         self.space.batch_shape(x)
         values = torch.stack([expert(x) for expert in self.experts], -1)
@@ -306,16 +399,28 @@ class Product(Expert):
 
 
 class Mixture(Expert):
-    """The disjunction of experts: log sum_k w_k p_k(x), with weights that sum to 1.
+    """The disjunction of experts: log Σ_k w_k p_k(x), with weights that sum to 1.
 
-    Each component needs `log_prob`, or an estimate of its log partition in `log_partitions`
-    (None for the others): unnormalised densities have no common scale to be added on. Raises
-    `NormalizationError` otherwise; `poe.any_of` estimates what is missing. `log_prob` exists where
-    nothing was estimated, `sample` where every component has one.
+    Unnormalised densities have no common scale to be added on: each component needs ``log_prob``,
+    or an estimate of its log partition; ``poe.any_of`` estimates what is missing. ``log_prob``
+    exists where nothing was estimated, ``sample`` where every component has one.
 
-    >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
-    >>> m.log_prob(torch.zeros(1, 1))
-    tensor([-2.3042])
+    Args:
+        experts: The components p_k, on one space.
+        weights: w ``(n_experts,)``, not negative, of sum 1; by default all the same.
+        log_partitions: An estimate of log Z for each component, None for those with ``log_prob``;
+            by default none.
+
+    Raises:
+        NormalizationError: Where a component has neither ``log_prob`` nor an estimate.
+        SpaceMismatchError: Where two live on different spaces.
+        ShapeError: Where there are more or fewer weights or estimates than components.
+        PoeError: Without components, or where the weights are negative or do not sum to 1.
+
+    Example:
+        >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
+        >>> m.log_prob(torch.zeros(1, 1))
+        tensor([-2.3042])
     """
 
     weights: Tensor
@@ -344,10 +449,25 @@ class Mixture(Expert):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """log Σ_k w_k p_k(x), with estimated normalisers where they were given.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The log-density, ``(*batch,)``.
+        """
         return torch.logsumexp(self._weighted(x), -1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """w_k p_k(x) / p(x), 0 where p(x) is: `(*batch, *event) -> (n_experts, *batch)`."""
+        """Whose x may be: w_k p_k(x) / p(x), 0 where p(x) is.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            Probabilities of the components, ``(n_experts, *batch)``.
+        """
         values = self._weighted(x)
         is_outside = (values == -torch.inf).all(-1, keepdim=True)
         return values.softmax(-1).masked_fill(is_outside, 0).movedim(-1, 0)
@@ -379,14 +499,24 @@ class At(Expert):
     """A factor read through a map G, without a Jacobian: z -> log p̃(G(z)).
 
     This weighs z by what the expert says of G(z); it is no change of variables (for that use
-    `Transformed`). G is an `nn.Module`, or a bijection that is read as a mere feature. `space` is
-    where z lives; without it, `generator.space`, or what the bijection takes there, is used.
+    ``Transformed``).
 
-    >>> doubled = torch.nn.Linear(1, 1, bias=False)
-    >>> torch.nn.init.constant_(doubled.weight, 2.0).item()
-    2.0
-    >>> experts.Gaussian([2.0], 1.0).at(doubled, poe.Real(1))(torch.ones(1, 1)).detach()
-    tensor([-0.9189])
+    Args:
+        expert: Of log-density log p̃, on the space of G(z).
+        generator: G, an ``nn.Module``, or a bijection that is read as a mere feature.
+        space: Where z lives; by default ``generator.space``, or what the bijection takes to the
+            expert's space.
+
+    Raises:
+        OperatorError: Where ``expert`` is no expert.
+        PoeError: Where G is no module, or nothing says where z lives.
+
+    Example:
+        >>> doubled = torch.nn.Linear(1, 1, bias=False)
+        >>> torch.nn.init.constant_(doubled.weight, 2.0).item()
+        2.0
+        >>> experts.Gaussian([2.0], 1.0).at(doubled, poe.Real(1))(torch.ones(1, 1)).detach()
+        tensor([-0.9189])
     """
 
     def __init__(
@@ -403,6 +533,14 @@ class At(Expert):
         self.generator = generator
 
     def forward(self, z: Tensor) -> Tensor:
+        """log p̃(G(z)).
+
+        Args:
+            z: Positions, ``(*batch, *event)`` of the space of z.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.expert(self.generator(z))
 
 
@@ -418,20 +556,33 @@ def either(a: Expert, b: Expert) -> Mixture:
 def contrast(q: Expert, r: Expert, a: float) -> Product:
     """The contrast q(x)^(1 + a) / r(x)^a: what q says, more strongly where r does not say it.
 
-    At a = 0 this is q. It is "q AND NOT r" of Du, Li and Mordatch (2020, "Compositional visual
-    generation with energy based models"), whose NOT raises a density to a negative power, and it
-    keeps q whole where q = r. It need not be normalisable: for Gaussians it is so only where
-    (1 + a) times q's precision exceeds a times r's. Samplers refuse with `ImproperError` where
-    `poe.density.capabilities.check_proper` can tell: in one family, and else where the tails of all
-    experts are known and do not balance. Where it cannot (networks, flows), watch for chains that
-    escape.
+    At a = 0 this is q. It is "q AND NOT r" of Du, Li and Mordatch, whose NOT raises a density to a
+    negative power, and it keeps q whole where q = r. It need not be normalisable: for Gaussians it
+    is so only where (1 + a) times q's precision exceeds a times r's. Samplers refuse with
+    ``ImproperError`` where ``poe.density.capabilities.check_proper`` can tell: in one family, and
+    else where the tails of all experts are known and do not balance. Where it cannot (networks,
+    flows), watch for chains that escape.
 
-    Raises `PoeError` where a is negative or not finite, `SpaceMismatchError` where q and r live
-    on different spaces.
+    Args:
+        q: What is wanted.
+        r: What is not.
+        a: The strength, not negative.
 
-    >>> q, r = experts.Gaussian([1.0], scale=[1.0]), experts.Gaussian([0.0], scale=[2.0])
-    >>> poe.simplify(contrast(q, r, 1.0)).expert.loc
-    tensor([1.1429])
+    Returns:
+        The product of the two powers.
+
+    Raises:
+        PoeError: Where a is negative or not finite.
+        SpaceMismatchError: Where q and r live on different spaces.
+
+    References:
+        Du, Li & Mordatch (2020), Compositional visual generation with energy based models,
+        arXiv:2004.06030.
+
+    Example:
+        >>> q, r = experts.Gaussian([1.0], scale=[1.0]), experts.Gaussian([0.0], scale=[2.0])
+        >>> poe.simplify(contrast(q, r, 1.0)).expert.loc
+        tensor([1.1429])
     """
     if not (math.isfinite(a) and a >= 0):
         raise PoeError(
@@ -441,7 +592,12 @@ def contrast(q: Expert, r: Expert, a: float) -> Product:
 
 
 class Simplified(NamedTuple):
-    """An equal density in a simpler form: `original(x) == expert(x) + log_constant`."""
+    """An equal density in a simpler form: ``original(x) == expert(x) + log_constant``.
+
+    Args:
+        expert: The simpler form.
+        log_constant: What is missing, ``()``.
+    """
 
     expert: Expert
     log_constant: Tensor
@@ -454,16 +610,23 @@ def simplify(expert: Expert) -> Simplified:
     Experts of one family are merged, and mixtures multiplied out where all their products have a
     closed form. The value changes by rounding alone.
 
-    >>> g = experts.Gaussian([0.0], scale=[1.0])
-    >>> simplify(g * g).expert.scale
-    tensor([0.7071])
-    >>> simplify((g | g) * g).expert
-    Mixture(
-      2 components
-      (experts): ModuleList(
-        (0-1): 2 x Gaussian(Real(1), diagonal covariance)
-      )
-    )
+    Args:
+        expert: Any; one of which no simpler form is known comes back as it is.
+
+    Returns:
+        The simpler expert, and the constant by which its log-density differs.
+
+    Example:
+        >>> g = experts.Gaussian([0.0], scale=[1.0])
+        >>> simplify(g * g).expert.scale
+        tensor([0.7071])
+        >>> simplify((g | g) * g).expert
+        Mixture(
+          2 components
+          (experts): ModuleList(
+            (0-1): 2 x Gaussian(Real(1), diagonal covariance)
+          )
+        )
     """
     return Simplified(expert, torch.zeros(()))
 

@@ -35,17 +35,23 @@ from poe.density.questions import keeps_default
 class Chain(Expert):
     """The joint density of z = (x, y): log p̃(x) + log p(y | x), on the concatenated vectors.
 
-    ``prior`` is an expert on vectors x, ``conditional`` a ``poe.Conditional`` on vectors y whose
-    condition is the batch of x, ``(n, d_x)``. Both live on Real vectors, or both on Binary ones.
-    The density is differentiable in x through the condition too. ``log_prob`` exists where both are
-    normalised, ``sample`` (x first, then y given x: exact) where both have one.
+    Both live on Real vectors, or both on Binary ones. The density is differentiable in x through
+    the condition too. ``log_prob`` exists where both are normalised, ``sample`` (x first, then y
+    given x: exact) where both have one.
 
-    Raises PoeError for spaces not both Real or both Binary, or whose events are no vectors.
+    Args:
+        prior: p̃(x), an expert on vectors ``(d_x,)``.
+        conditional: p(y | x) on vectors ``(d_y,)``; its condition is the batch of x, ``(n, d_x)``.
 
-    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-    >>> chain = Chain(experts.Gaussian([0.0], scale=[1.0]), step)
-    >>> chain.log_prob(torch.tensor([[0.0, 1.0]]))  # N(0; 0, 1) N(1; 1, 0.5²)
-    tensor([-1.1447])
+    Raises:
+        PoeError: For spaces not both Real or both Binary, or whose events are no vectors, and for
+            what is no ``poe.Conditional``.
+
+    Example:
+        >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+        >>> chain = Chain(experts.Gaussian([0.0], scale=[1.0]), step)
+        >>> chain.log_prob(torch.tensor([[0.0, 1.0]]))  # N(0; 0, 1) N(1; 1, 0.5²)
+        tensor([-1.1447])
     """
 
     def __init__(self, prior: Expert, conditional: Conditional) -> None:
@@ -60,11 +66,26 @@ class Chain(Expert):
         self.conditional = conditional
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̃(x) + log p(y | x).
+
+        Args:
+            x: Both parts in one vector, ``(*batch, d_x + d_y)``.
+
+        Returns:
+            The log-density, ``(*batch,)``.
+        """
         first, second = self.split(x)
         return self.prior(first) + self._conditional_log_density(first, second)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z as its two parts: `(*batch, d_x + d_y) -> (*batch, d_x), (*batch, d_y)`."""
+        """The two parts of z = (x, y).
+
+        Args:
+            z: Both in one vector, ``(*batch, d_x + d_y)``.
+
+        Returns:
+            x ``(*batch, d_x)`` and y ``(*batch, d_y)``.
+        """
         size = self.prior.space.event_shape.numel()
         return z[..., :size], z[..., size:]
 
@@ -144,34 +165,43 @@ keeps_default(Chain, "on Real and Binary the score is that of its formula", log_
 
 
 class Marginal(Expert):
-    """The density p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws z_k of the prior, kept:
+    """The density p(x) = ∫ p(z) p(x | z) dz, as an expert by K draws z_k of the prior, kept.
 
-    log p̂(x) = log 1/K Σ_k p(x | z_k)
+        log p̂(x) = log 1/K Σ_k p(x | z_k)
 
     As an expert it **is** the mixture p̂: what a kernel sees, what ``sample`` draws from (the K
     draws of z, again and again), and what log Z of a product with it is the log Z of. p̂ is
     normalised, and differentiable in x and in the conditional's parameters. Over the choice of the
-    draws E p̂(x) = p(x) and E log p̂(x) ≤ log p(x), which rises with K (Burda, Grosse &
-    Salakhutdinov 2016, theorem 1, with the prior as the proposal). Where x says much of z, few
-    draws lie where it says so, and p̂ is far below p: the bounds tell how far.
+    draws E p̂(x) = p(x) and E log p̂(x) ≤ log p(x), which rises with K (theorem 1 of the reference,
+    with the prior as the proposal). Where x says much of z, few draws lie where it says so, and p̂
+    is far below p: the bounds tell how far.
 
     Of p itself there are bounds, ``poe.log_density_bounds(marginal, x)``, and exact draws,
     ``sample_joint``. There is no ``log_prob``, which would have to be exact: where the integral has
     a closed form ``conditional.exact_marginal(prior)`` is it, and where z and x are vectors
     ``poe.Chain(prior, conditional)`` is the exact density of both together.
 
-    ``prior`` is a normalised expert on z, ``conditional`` a normalised ``poe.Conditional`` on x,
-    ``draws`` are independent draws of the prior ``(K, *event of z)``. Raises PoeError for what is
-    no conditional, NormalizationError where one of the two is not normalised, ShapeError for draws
-    that are no batch.
+    Args:
+        prior: p(z), a normalised expert.
+        conditional: p(x | z), normalised.
+        draws: Independent draws of the prior, ``(K, *event of z)``, K at least 1.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> prior = experts.Gaussian([0.0], scale=[1.0])
-    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-    >>> marginal = Marginal(prior, step, prior.sample(4096, generator=g))
-    >>> x = torch.tensor([[0.0], [2.0]])
-    >>> marginal(x), step.exact_marginal(prior)(x)
-    (tensor([-1.7587, -1.7548]), tensor([-1.7600, -1.7600]))
+    Raises:
+        PoeError: For what is no conditional.
+        NormalizationError: Where one of the two is not normalised.
+        ShapeError: For draws that are no batch.
+
+    References:
+        Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> prior = experts.Gaussian([0.0], scale=[1.0])
+        >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+        >>> marginal = Marginal(prior, step, prior.sample(4096, generator=g))
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> marginal(x), step.exact_marginal(prior)(x)
+        (tensor([-1.7587, -1.7548]), tensor([-1.7600, -1.7600]))
     """
 
     draws: Tensor
@@ -197,6 +227,14 @@ class Marginal(Expert):
         self.register_buffer("draws", draws.detach())
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̂(x), by the draws of z that are kept.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The log-density, ``(*batch,)``.
+        """
         batch, count = self.space.batch_shape(x), len(self.draws)
         rows = x.reshape(-1, *self.space.event_shape)
         each_x = rows.repeat_interleave(count, 0)
@@ -205,24 +243,40 @@ class Marginal(Expert):
         return (values.reshape(-1, count).logsumexp(-1) - math.log(count)).reshape(batch)
 
     def posterior(self, x: Tensor) -> Posterior:
-        """The expert z -> log p(z) + log p(x | z) for one x `(*event,)`, whose log Z is log p(x).
+        """The expert z -> log p(z) + log p(x | z), whose log Z is log p(x).
 
-        Raises ShapeError for a batch of x.
+        Args:
+            x: One event, ``(*event,)``.
+
+        Returns:
+            The expert on z, not normalised.
+
+        Raises:
+            ShapeError: For a batch of x.
         """
         return Posterior(self.prior, self.conditional, x)
 
     def sample_joint(
         self, num_samples: int, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Exact draws of z ~ p(z) and x ~ p(x | z): `(num_samples, *event)` each; x is of p.
+        """Exact draws of z ~ p(z) and x ~ p(x | z); x is of p.
 
-        Raises NormalizationError where the prior or the conditional has no ``sample``.
+        Args:
+            num_samples: How many.
+            generator: The source of randomness; a fresh one by default.
 
-        >>> prior = experts.Gaussian([0.0], scale=[1.0])
-        >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
-        >>> z, x = Marginal(prior, step, torch.zeros(1, 1)).sample_joint(3)
-        >>> z.shape, x.shape
-        (torch.Size([3, 1]), torch.Size([3, 1]))
+        Returns:
+            z and x, each ``(num_samples, *event)``.
+
+        Raises:
+            NormalizationError: Where the prior or the conditional has no ``sample``.
+
+        Example:
+            >>> prior = experts.Gaussian([0.0], scale=[1.0])
+            >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+            >>> z, x = Marginal(prior, step, torch.zeros(1, 1)).sample_joint(3)
+            >>> z.shape, x.shape
+            (torch.Size([3, 1]), torch.Size([3, 1]))
         """
         if not can_sample_exactly(self.prior) or conditional_sampler(self.conditional) is None:
             raise NormalizationError(

@@ -25,9 +25,14 @@ Link = Callable[[Tensor], Tensor]
 
 
 class FromNetwork(Expert):
-    """log p̃(x) = log g(f(x)) for a network f and a link g >= 0: `(*batch, *event) -> (*batch,)`.
+    """log p̃(x) = log g(f(x)) for a network f and a link g >= 0.
 
-    `net` returns `(*batch,)`; build one with `exponential`, `square`, `absolute` or `softplus`.
+    Build one with ``exponential``, ``square``, ``absolute`` or ``softplus``.
+
+    Args:
+        net: f, ``(*batch, *event) -> (*batch,)``.
+        space: Where x lives.
+        log_link: log g, element by element.
     """
 
     def __init__(self, net: nn.Module, space: Space, log_link: Link) -> None:
@@ -37,6 +42,14 @@ class FromNetwork(Expert):
         self.log_link = log_link
 
     def forward(self, x: Tensor) -> Tensor:
+        """log g(f(x)).
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.log_link(self.net(x))
 
     def extra_repr(self) -> str:
@@ -46,17 +59,37 @@ class FromNetwork(Expert):
 def exponential(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = exp f(x).
 
-    >>> exponential(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[2.0]]))
-    tensor([2.])
+    Args:
+        net: f, ``(*batch, *event) -> (*batch,)``.
+        space: Where x lives.
+
+    Returns:
+        The expert.
+
+    Example:
+        >>> exponential(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[2.0]]))
+        tensor([2.])
     """
     return FromNetwork(net, space, log_exponential)
 
 
 def square(net: nn.Module, space: Space) -> FromNetwork:
-    """p̃(x) = f(x)^2, zero where f is (Loconte et al. 2024, "Subtractive mixture models").
+    """p̃(x) = f(x)², zero where f is.
 
-    >>> square(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0], [0.0]]))
-    tensor([0., -inf])
+    Args:
+        net: f, ``(*batch, *event) -> (*batch,)``.
+        space: Where x lives.
+
+    Returns:
+        The expert.
+
+    References:
+        Loconte et al. (2024), Subtractive mixture models via squaring: representation and learning,
+        arXiv:2310.00724.
+
+    Example:
+        >>> square(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0], [0.0]]))
+        tensor([0., -inf])
     """
     return FromNetwork(net, space, log_square)
 
@@ -64,8 +97,16 @@ def square(net: nn.Module, space: Space) -> FromNetwork:
 def absolute(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = |f(x)|.
 
-    >>> absolute(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0]]))
-    tensor([0.])
+    Args:
+        net: f, ``(*batch, *event) -> (*batch,)``.
+        space: Where x lives.
+
+    Returns:
+        The expert.
+
+    Example:
+        >>> absolute(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-1.0]]))
+        tensor([0.])
     """
     return FromNetwork(net, space, log_absolute)
 
@@ -73,29 +114,65 @@ def absolute(net: nn.Module, space: Space) -> FromNetwork:
 def softplus(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = log(1 + exp f(x)): like exp f where f is small, like f where it is large.
 
-    >>> softplus(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-200.0]]))
-    tensor([-200.])
+    Args:
+        net: f, ``(*batch, *event) -> (*batch,)``.
+        space: Where x lives.
+
+    Returns:
+        The expert.
+
+    Example:
+        >>> softplus(torch.nn.Flatten(0), poe.Real(1))(torch.tensor([[-200.0]]))
+        tensor([-200.])
     """
     return FromNetwork(net, space, log_softplus)
 
 
 def log_exponential(f: Tensor) -> Tensor:
-    """log exp f."""
+    """log exp f.
+
+    Args:
+        f: Values of a network, of any shape.
+
+    Returns:
+        f itself.
+    """
     return f
 
 
 def log_square(f: Tensor) -> Tensor:
-    """log f^2, without ever squaring."""
+    """log f², without ever squaring.
+
+    Args:
+        f: Values of a network, of any shape.
+
+    Returns:
+        2 log |f|, of the same shape; −inf where f is 0.
+    """
     return 2 * f.abs().log()
 
 
 def log_absolute(f: Tensor) -> Tensor:
-    """log |f|."""
+    """log |f|.
+
+    Args:
+        f: Values of a network, of any shape.
+
+    Returns:
+        log |f|, of the same shape; −inf where f is 0.
+    """
     return f.abs().log()
 
 
 def log_softplus(f: Tensor) -> Tensor:
-    """log log(1 + exp f), exact also where exp f underflows."""
+    """log log(1 + exp f), exact also where exp f underflows.
+
+    Args:
+        f: Values of a network, of any shape.
+
+    Returns:
+        The log of the softplus, of the same shape.
+    """
     # Below the switch softplus(f) = exp f (1 - exp f / 2 + ...); 1e-7 is lost at most.
     is_small = f < -15
     return torch.where(is_small, f - f.clamp(max=-15).exp() / 2, F.softplus(f.clamp(min=-15)).log())

@@ -22,17 +22,22 @@ from poe.density.one_hot import OneHotLogDensity
 class LogPartition(NamedTuple):
     """log Z with its uncertainty, and how it came about.
 
-    - ``value``, ``std_error`` ``()``: the estimate and its standard error, 0 for exact methods;
-    - ``lower``, ``upper`` ``()``: bounds on log Z that hold together with probability
-      ``confidence``; ``rests_on`` says in words what they assume;
-    - ``method``: what was done, in words;
-    - ``ess``: how many independent draws it is worth, infinite for exact methods;
-    - ``num_evaluations``: of the target's log-density, what it cost;
-    - ``doubts``: why it should not be believed; ``remarks`` are their words. None of them: it is
-      trusted.
+    Args:
+        value: The estimate, ``()``.
+        std_error: Its standard error, ``()``; 0 for exact methods.
+        lower: Lower bound on log Z, ``()``.
+        upper: Upper bound on log Z, ``()``.
+        method: What was done, in words.
+        ess: How many independent draws it is worth, infinite for exact methods.
+        num_evaluations: Of the target's log-density, what it cost.
+        confidence: The probability with which both bounds hold together.
+        rests_on: What the bounds assume, in words.
+        doubts: Why it should not be believed; ``remarks`` are their words. None of them: it is
+            trusted.
 
-    >>> exact(torch.tensor(0.5), "closed form").is_trusted
-    True
+    Example:
+        >>> exact(torch.tensor(0.5), "closed form").is_trusted
+        True
     """
 
     value: Tensor
@@ -73,13 +78,21 @@ class Normalized(Wrapper):
 
     Where log Z is an estimate, so is ``log_prob``: all of it is off by one and the same number, of
     standard error ``log_prob_error`` ``()``. Then the normaliser does not count as known: nothing
-    built from it claims a ``log_prob`` of its own. ``log_partition`` tells how log Z was found.
-    ``sample`` exists where the expert has one. Raises NonFiniteError where log Z is not finite.
+    built from it claims a ``log_prob`` of its own. ``sample`` exists where the expert has one.
 
-    >>> found = poe.log_partition(experts.Gaussian([0.0], scale=[1.0]) ** 2)
-    >>> p = Normalized(experts.Gaussian([0.0], scale=[1.0]) ** 2, found)
-    >>> p.log_prob(torch.zeros(1, 1)), p.log_prob_error
-    (tensor([-0.5724]), tensor(0.))
+    Args:
+        expert: Of log-density log p̃.
+        log_partition: log Z, and how it was found.
+
+    Raises:
+        NonFiniteError: Where log Z is not finite.
+        OperatorError: Where ``expert`` is no expert.
+
+    Example:
+        >>> found = poe.log_partition(experts.Gaussian([0.0], scale=[1.0]) ** 2)
+        >>> p = Normalized(experts.Gaussian([0.0], scale=[1.0]) ** 2, found)
+        >>> p.log_prob(torch.zeros(1, 1)), p.log_prob_error
+        (tensor([-0.5724]), tensor(0.))
     """
 
     value: Tensor
@@ -117,11 +130,26 @@ class Normalized(Wrapper):
         return self.expert
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̃(x) − log Z.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The log-density, ``(*batch,)``.
+        """
         value: Tensor = self.expert(x)
         return value - self.value.to(value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): `(*batch, *event) -> (*batch,)`; equals ``log_density``."""
+        """The log-density of the normalised expert; equals ``log_density``.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self(x)
 
     def extra_repr(self) -> str:

@@ -48,17 +48,27 @@ from poe.density.questions import keeps_default
 
 
 class Transformed(Expert):
-    """A density moved by a bijection T: log p̃(T^-1 y) + log |det dT^-1/dy|.
+    """A density moved by a bijection T: log p̃(T⁻¹ y) + log |det dT⁻¹/dy|.
 
-    `bijection` is a `torch.distributions` transform whose tensors become part of this module, or
-    one of `poe.ranges`. The log partition stays the same, and so `log_prob` and `sample` exist
-    where the expert has them. The new space is read off the bijection; give `space` where it cannot
-    be. Raises PoeError where the bijection is not defined on all of the expert's space.
+    The log partition stays the same, and so ``log_prob`` and ``sample`` exist where the expert has
+    them.
 
-    >>> from torch.distributions.transforms import ExpTransform
-    >>> log_normal = Transformed(experts.Gaussian([0.0], 1.0), ExpTransform())
-    >>> str(log_normal.space), log_normal.log_prob(torch.ones(1, 1))
-    ('Positive(1)', tensor([-0.9189]))
+    Args:
+        expert: Of log-density log p̃, on a continuous space.
+        bijection: T, a ``torch.distributions`` transform whose tensors become part of this module,
+            or one of ``poe.ranges``.
+        space: Where y lives; read off the bijection by default, to be given where it cannot be.
+
+    Raises:
+        PoeError: Where the expert's space is discrete, T is no bijection, or is not defined on all
+            of the expert's space.
+        ShapeError: Where the event shape of ``space`` is not that of T's values.
+
+    Example:
+        >>> from torch.distributions.transforms import ExpTransform
+        >>> log_normal = Transformed(experts.Gaussian([0.0], 1.0), ExpTransform())
+        >>> str(log_normal.space), log_normal.log_prob(torch.ones(1, 1))
+        ('Positive(1)', tensor([-0.9189]))
     """
 
     def __init__(self, expert: Expert, bijection: Transform, *, space: Space | None = None) -> None:
@@ -77,10 +87,26 @@ class Transformed(Expert):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̃(T⁻¹ x) + log |det dT⁻¹/dx|.
+
+        Args:
+            x: Positions in the new space, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.pull_back(x, self.expert)
 
     def pull_back(self, y: Tensor, density: Callable[[Tensor], Tensor]) -> Tensor:
-        """density(T^-1 y) + log |det dT^-1/dy|: `(*batch, *event) -> (*batch,)`."""
+        """Another density moved by the same bijection: density(T⁻¹ y) + log |det dT⁻¹/dy|.
+
+        Args:
+            y: Positions in the new space, ``(*batch, *event)``.
+            density: A log-density on the expert's space, ``(*batch, *event) -> (*batch,)``.
+
+        Returns:
+            Its log-density at y, ``(*batch,)``.
+        """
         transform = self.bijection.build()
         x = transform.inv(y)
         jacobian = transform.log_abs_det_jacobian(x, y)
@@ -106,12 +132,23 @@ class Dequantized(Expert):
     """A discrete expert on a continuous space, by uniform noise: log p̃(floor(y)).
 
     x in {0, .., k-1} becomes y = x + u with u uniform on [0, 1), so y lives on
-    `Interval(shape, 0, k)`, and of counts on `Positive(shape)`. Exact: the log partition stays the
-    same (Theis et al. 2016, sec. 3.1). The density is constant within a cell, so its score is zero.
+    ``Interval(shape, 0, k)``, and of counts on ``Positive(shape)``. Exact: the log partition stays
+    the same. The density is constant within a cell, so its score is zero.
 
-    >>> coin = poe.as_expert(torch.distributions.Bernoulli(0.25))
-    >>> str(Dequantized(coin).space), Dequantized(coin)(torch.tensor([0.3, 1.9])).exp()
-    ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
+    Args:
+        expert: On Binary, Categorical, Count or Sequence.
+
+    Raises:
+        PoeError: For an expert on another space.
+
+    References:
+        Theis, van den Oord & Bethge (2016), A note on the evaluation of generative models, section
+        3.1, arXiv:1511.01844.
+
+    Example:
+        >>> coin = poe.as_expert(torch.distributions.Bernoulli(0.25))
+        >>> str(Dequantized(coin).space), Dequantized(coin)(torch.tensor([0.3, 1.9])).exp()
+        ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
     """
 
     def __init__(self, expert: Expert) -> None:
@@ -120,6 +157,14 @@ class Dequantized(Expert):
         self.expert = expert
 
     def forward(self, x: Tensor) -> Tensor:
+        """log p̃(floor(x)), −inf outside the space.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return mask_outside(self.space, x, self.expert(self._cell(x)))
 
     def _cell(self, y: Tensor) -> Tensor:
@@ -142,6 +187,12 @@ class Relaxed(Expert):
 
     Biased: it agrees with the expert at the corners of the cube only, and its log partition is
     another one. For experts whose formula is smooth in x (RBM, Ising, neural energies).
+
+    Args:
+        expert: On Binary.
+
+    Raises:
+        PoeError: For an expert on another space.
     """
 
     def __init__(self, expert: Expert) -> None:
@@ -152,6 +203,14 @@ class Relaxed(Expert):
         self.expert = expert
 
     def forward(self, x: Tensor) -> Tensor:
+        """The expert's formula at real numbers, −inf outside the cube.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return mask_outside(self.space, x, self.expert(x))
 
 

@@ -46,14 +46,20 @@ class Chunked(Wrapper):
     The values and the score are the expert's own: rows do not depend on each other. Not for a batch
     of densities, where each row has its own.
 
-    Shapes: x ``(rows, *event)``. Raises PoeError for a chunk size below 1.
+    Args:
+        expert: The one that is evaluated.
+        chunk_size: The most rows at a time, at least 1.
 
-    >>> import poe
-    >>> expert = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
-    >>> Chunked(expert, 2).score(torch.ones(3, 2))
-    tensor([[-2., -2.],
-            [-2., -2.],
-            [-2., -2.]])
+    Raises:
+        PoeError: For a chunk size below 1.
+
+    Example:
+        >>> import poe
+        >>> expert = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+        >>> Chunked(expert, 2).score(torch.ones(3, 2))
+        tensor([[-2., -2.],
+                [-2., -2.],
+                [-2., -2.]])
     """
 
     def __init__(self, expert: Expert, chunk_size: int) -> None:
@@ -69,16 +75,39 @@ class Chunked(Wrapper):
         return self.expert
 
     def forward(self, x: Tensor) -> Tensor:
+        """The expert's log-density, chunk by chunk.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         return self.by_rows(self.expert, x)
 
     def by_rows(self, function: LogDensity, x: Tensor) -> Tensor:
-        """What a function says of events, of so many at a time: `(*batch, *event) -> (*batch,)`."""
+        """What a function says of events, of so many at a time.
+
+        Args:
+            function: ``(rows, *event) -> (rows,)``.
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            Its values, ``(*batch,)``.
+        """
         rows = x.reshape(-1, *self.space.event_shape)
         values = torch.cat([function(chunk) for chunk in rows.split(self.chunk_size)])
         return values.reshape(self.space.batch_shape(x))
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p̃(x) and its gradient, each chunk's graph freed before the next one's is built."""
+        """log p̃(x) and its gradient, each chunk's graph freed before the next one's is built.
+
+        Args:
+            x: Positions, ``(rows, *event)``; of more batch dimensions the first is split.
+
+        Returns:
+            The log-density, ``(*batch,)``, and its gradient, both detached.
+        """
         parts = [self.expert.log_density_and_score(chunk) for chunk in x.split(self.chunk_size)]
         log_density, score = zip(*parts, strict=True)
         return torch.cat(log_density), torch.cat(score)
@@ -102,13 +131,19 @@ class Autocast(Expert):
     its gradient, which costs acceptance. Give it to the experts that are networks, and not to a
     Gaussian or a flow, whose log-density is what the rounding hurts most.
 
-    ``dtype``: bfloat16 or float16.
+    Args:
+        expert: The one that is evaluated.
+        dtype: bfloat16 or float16.
 
-    >>> import poe
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Flatten(0))
-    >>> expert = poe.FromLogDensity(net, space=poe.Real(2))
-    >>> Autocast(expert)(torch.zeros(3, 2)).dtype
-    torch.float32
+    Raises:
+        DtypeError: For another dtype.
+
+    Example:
+        >>> import poe
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Flatten(0))
+        >>> expert = poe.FromLogDensity(net, space=poe.Real(2))
+        >>> Autocast(expert)(torch.zeros(3, 2)).dtype
+        torch.float32
     """
 
     def __init__(self, expert: Expert, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -120,10 +155,27 @@ class Autocast(Expert):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
+        """The expert's log-density, computed in half precision.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``, in x's dtype; in the expert's where x is of
+            integers.
+        """
         return self.rounded(self.expert, x)
 
     def rounded(self, function: LogDensity, x: Tensor) -> Tensor:
-        """What a function says in half precision, in x's own dtype."""
+        """What a function says in half precision, in x's own dtype.
+
+        Args:
+            function: ``(*batch, *event) -> (*batch,)``.
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            Its values, ``(*batch,)``, in x's dtype; in the expert's where x is of integers.
+        """
         with torch.autocast(x.device.type, dtype=self.dtype):
             value = function(x)
         return value.to(x.dtype if x.is_floating_point() else floats_of(self.expert))
@@ -241,15 +293,21 @@ class Together(Wrapper):
     Worth it for many small networks at few positions, where the calls cost more than the numbers.
     It is one factor of a larger product; who of its experts says what, ``product`` tells.
 
-    Raises PoeError where no two experts are of one architecture, and when called where they cannot
-    be vectorised, as where they branch on a value of a tensor.
+    Args:
+        product: The product, of which at least two experts are of one architecture.
 
-    >>> import poe
-    >>> nets = [torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)) for _ in range(3)]
-    >>> product = poe.Product(*(poe.FromEnergy(net, space=poe.Real(2)) for net in nets))
-    >>> x = torch.ones(4, 2)
-    >>> torch.allclose(poe.Together(product)(x), product(x))
-    True
+    Raises:
+        PoeError: Where no two experts are of one architecture, and when called where they cannot
+            be vectorised, as where they branch on a value of a tensor.
+
+    Example:
+        >>> import poe
+        >>> def net():
+        ...     return torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
+        >>> product = poe.Product(*(poe.FromEnergy(net(), space=poe.Real(2)) for _ in range(3)))
+        >>> x = torch.ones(4, 2)
+        >>> torch.allclose(poe.Together(product)(x), product(x))
+        True
     """
 
     def __init__(self, product: Product) -> None:
@@ -285,6 +343,14 @@ class Together(Wrapper):
         return self.product
 
     def forward(self, x: Tensor) -> Tensor:
+        """The product's log-density.
+
+        Args:
+            x: Positions, ``(*batch, *event)``.
+
+        Returns:
+            The unnormalised log-density, ``(*batch,)``.
+        """
         values = (g(x) if isinstance(g, Alike) else g(x)[None] for g in self.groups)
         return conjunction(torch.cat([*values]))
 

@@ -12,14 +12,27 @@ from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_o
 
 
 def r_hat(samples: Tensor) -> Tensor:
-    """Rank-normalised split R-hat: ``(chains, draws, *event) -> (*event,)``; 1 when chains agree.
+    """Rank-normalised split R-hat of each component; 1 when chains agree.
 
     The larger one of that of the values and that of their distances from the median, both by their
-    normal scores. NaN for a single chain. Source: Vehtari et al. 2021, sections 4.1 and 4.2.
+    normal scores.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> r_hat(torch.randn(4, 1000, 2, generator=g)).max().item() < 1.01
-    True
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        R-hat, ``(*event,)`` in float64. NaN for a single chain, for fewer than four draws a chain,
+        and where a component does not vary or is not finite.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC, sections 4.1 and 4.2,
+        doi:10.1214/20-BA1221.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> r_hat(torch.randn(4, 1000, 2, generator=g)).max().item() < 1.01
+        True
     """
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
@@ -28,23 +41,42 @@ def r_hat(samples: Tensor) -> Tensor:
 
 
 def mcse_mean(samples: Tensor) -> Tensor:
-    """Monte Carlo standard error of the mean: ``(chains, draws, *event) -> (*event,)``.
+    """Monte Carlo standard error of the mean of each component.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> round(mcse_mean(torch.randn(4, 1000, generator=g)).item(), 3)
-    0.016
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        The error, ``(*event,)`` in float64, in the units of x. NaN for fewer than four draws a
+        chain, and where a component does not vary or is not finite.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> round(mcse_mean(torch.randn(4, 1000, generator=g)).item(), 3)
+        0.016
     """
     return by_component(_mcse_mean, samples)
 
 
 def mcse_sd(samples: Tensor) -> Tensor:
-    """Monte Carlo standard error of the sd: ``(chains, draws, *event) -> (*event,)``.
+    """Monte Carlo standard error of the standard deviation of each component.
 
-    By the delta method from that of the variance. Source: Kenney & Keeping 1951, as in ArviZ.
+    By the delta method from that of the variance.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> round(mcse_sd(torch.randn(4, 1000, generator=g)).item(), 3)
-    0.012
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        The error, ``(*event,)`` in float64, in the units of x. NaN for fewer than four draws a
+        chain, and where a component does not vary or is not finite.
+
+    References:
+        Kenney & Keeping (1951), Mathematics of statistics, as in ArviZ.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> round(mcse_sd(torch.randn(4, 1000, generator=g)).item(), 3)
+        0.012
     """
     return by_component(_mcse_sd, samples)
 
@@ -101,11 +133,19 @@ NORMAL_DEVIATION = 1.1503
 
 
 def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
-    """The most consecutive draws that each chain spent in one place: ``(chains,)``, at least 1.
+    """The most consecutive draws that each chain spent in one place.
 
-    >>> x = torch.tensor([[1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]])[..., None]
-    >>> longest_stay(x, torch.zeros(2, 4))
-    tensor([3, 1])
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        log_density: The log-density at the draws, ``(chains, draws)``.
+
+    Returns:
+        The number of draws, ``(chains,)``, at least 1.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]])[..., None]
+        >>> longest_stay(x, torch.zeros(2, 4))
+        tensor([3, 1])
     """
     chains, draws = log_density.shape
     x = samples.reshape(chains, draws, -1)
@@ -116,7 +156,7 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
 
 
 def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
-    """How far each chain is from the others, in pooled robust sds: ``(chains,)``.
+    """How far each chain is from the others, in pooled robust sds.
 
     For each component, |median of the chain − median of the chains' medians| over a robust sd. A
     chain's own is the distance from that centre within which three quarters of its draws lie, over
@@ -125,13 +165,21 @@ def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
     dimension it is smaller, and skewed). The largest of these.
 
     So one chain of three that went astray cannot hide itself, and a mode that holds more than a
-    quarter of the chains is not called astray. Components of zero robust sd are left out. Infinite
-    where a chain has a NaN, or is mostly infinite; zero for fewer than three chains.
+    quarter of the chains is not called astray. Components of zero robust sd are left out.
 
-    >>> x = torch.randn(5, 100, 1, generator=torch.Generator().manual_seed(0))
-    >>> x[4] += 50
-    >>> distance_from_others(x, torch.zeros(5, 100)) > 10
-    tensor([False, False, False, False,  True])
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        log_density: The log-density at the draws, ``(chains, draws)``.
+
+    Returns:
+        The distance, ``(chains,)`` in float64. Infinite where a chain has a NaN, or is mostly
+        infinite; zero for fewer than three chains.
+
+    Example:
+        >>> x = torch.randn(5, 100, 1, generator=torch.Generator().manual_seed(0))
+        >>> x[4] += 50
+        >>> distance_from_others(x, torch.zeros(5, 100)) > 10
+        tensor([False, False, False, False,  True])
     """
     if len(samples) < MIN_CHAINS:
         return samples.new_zeros(len(samples), dtype=torch.float64)

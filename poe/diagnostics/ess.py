@@ -15,16 +15,28 @@ _SIGN = 2**31
 
 
 def normal_scores(x: Tensor, table: Tensor) -> Tensor:
-    """z = Φ⁻¹((r − 3/8) / (n + 1/4)), r the rank among the component's n values.
+    """Normal scores z = Φ⁻¹((r − 3/8) / (n + 1/4)), r the rank among the component's n values.
 
-    ``(components, chains, draws)`` to the same shape in float64; equal values share the average of
-    their ranks. ``table`` is ``scores_of_half_ranks(chains * draws)``.
+    Equal values share the average of their ranks.
 
-    Source: Blom 1958; Vehtari et al. 2021, eq. 14.
+    Args:
+        x: Values, ``(components, chains, draws)``.
+        table: ``scores_of_half_ranks(chains * draws)``.
 
-    >>> x = torch.tensor([[[10.0, 20.0, 20.0, 30.0]]])
-    >>> normal_scores(x, scores_of_half_ranks(4, x.device)).round(decimals=2)
-    tensor([[[-1.0500,  0.0000,  0.0000,  1.0500]]], dtype=torch.float64)
+    Returns:
+        Scores of the same shape, in float64.
+
+    References:
+        Blom (1958), Statistical estimates and transformed beta-variables.
+
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC, eq. 14,
+        doi:10.1214/20-BA1221.
+
+    Example:
+        >>> x = torch.tensor([[[10.0, 20.0, 20.0, 30.0]]])
+        >>> normal_scores(x, scores_of_half_ranks(4, x.device)).round(decimals=2)
+        tensor([[[-1.0500,  0.0000,  0.0000,  1.0500]]], dtype=torch.float64)
     """
     rows = x.flatten(1)
     order = argsort(rows)
@@ -93,51 +105,93 @@ RESOLUTION = 1e-15
 
 
 def ess_bulk(samples: Tensor) -> Tensor:
-    """Effective sample size of the bulk: ``(chains, draws, *event) -> (*event,)`` in float64.
+    """Effective sample size of the bulk of each component: that of the chains' normal scores.
 
-    That of the split chains' normal scores; NaN where a component does not vary or is not finite,
-    or the draws a chain are fewer than four. Source: Vehtari et al. 2021, section 4.
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> 3000 < ess_bulk(torch.randn(4, 1000, generator=g)).item() < 5000
-    True
+    Returns:
+        The size, ``(*event,)`` in float64. NaN where a component does not vary or is not finite, or
+        the draws a chain are fewer than four.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC, section 4,
+        doi:10.1214/20-BA1221.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> 3000 < ess_bulk(torch.randn(4, 1000, generator=g)).item() < 5000
+        True
     """
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
     return by_component(lambda x: effective_size(normal_scores(split(x), table)), samples)
 
 
 def ess_tail(samples: Tensor) -> Tensor:
-    """Effective sample size of the 5 and 95 % quantiles: ``(chains, draws, *event) -> (*event,)``.
+    """Effective sample size of the 5 and 95 % quantiles of each component.
 
-    The smaller one of the two indicators x <= quantile. Source: Vehtari et al. 2021, section 4.3.
+    The smaller one of those of the two indicators x <= quantile.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> 3000 < ess_tail(torch.randn(4, 1000, generator=g)).item() < 5000
-    True
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        The size, ``(*event,)`` in float64. NaN where a component does not vary or is not finite, or
+        the draws a chain are fewer than four.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC, section 4.3,
+        doi:10.1214/20-BA1221.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> 3000 < ess_tail(torch.randn(4, 1000, generator=g)).item() < 5000
+        True
     """
     return by_component(_ess_tail, samples)
 
 
 def ess_mean(samples: Tensor) -> Tensor:
-    """Effective sample size for the mean: ``(chains, draws, *event) -> (*event,)``.
+    """Effective sample size for the mean of each component.
 
     That of the split chains' own values, which need a finite variance.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> 3000 < ess_mean(torch.randn(4, 1000, generator=g)).item() < 5000
-    True
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        The size, ``(*event,)`` in float64. NaN where a component does not vary or is not finite, or
+        the draws a chain are fewer than four.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> 3000 < ess_mean(torch.randn(4, 1000, generator=g)).item() < 5000
+        True
     """
     return by_component(lambda x: effective_size(split(x.double())), samples)
 
 
 def effective_size(x: Tensor) -> Tensor:
-    """n / τ of chains, split or not: ``(components, chains, draws) -> (components,)``, float64.
+    """n / τ of each component's chains, split or not.
 
     τ = −1 + 2 Σ_t ρ_t, with ρ from the variance within and between the chains, summed in pairs
     P_k = ρ_2k + ρ_2k+1 for as long as they are positive (and made to decrease); at least 1 /
     log10(n), which bounds what antithetic chains may claim.
 
-    Source: Geyer 1992, section 3.3; Vehtari et al. 2021, eqs. 10-13, as ArviZ computes them.
+    Args:
+        x: Values, ``(components, chains, draws)``.
+
+    Returns:
+        The size, ``(components,)`` in float64.
+
+    References:
+        Geyer (1992), Practical Markov chain Monte Carlo, section 3.3, doi:10.1214/ss/1177011137.
+
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC, eqs. 10-13, as ArviZ
+        computes them, doi:10.1214/20-BA1221.
     """
     num_chains, n = x.shape[1:]
     size = num_chains * n
@@ -189,9 +243,20 @@ def _ess_tail(x: Tensor) -> Tensor:
 
 
 def quantiles(x: Tensor, levels: tuple[float, ...]) -> list[Tensor]:
-    """Quantiles of each component's values, each ``(components, 1, 1)`` in float64.
+    """Quantiles of each component's values.
 
-    Source: Hyndman & Fan 1996, type 7; the sum is written as in SciPy, since x is compared to it.
+    The sum is written as in SciPy, since x is compared to it.
+
+    Args:
+        x: Values, ``(components, chains, draws)``.
+        levels: In [0, 1].
+
+    Returns:
+        For each level ``(components, 1, 1)`` in float64.
+
+    References:
+        Hyndman & Fan (1996), Sample quantiles in statistical packages, type 7,
+        doi:10.1080/00031305.1996.10473566.
     """
     rows = x.flatten(1)
     order = argsort(rows)

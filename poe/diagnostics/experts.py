@@ -25,18 +25,22 @@ AGAINST = -0.5
 class ExpertReport:
     """What each of k experts does along draws; prints as a table with plain words below it.
 
-    With c_i(x) = expert i's contribution to the log-density, w_i log p̃_i(x), and s_i = ∇ c_i:
+    With c_i(x) = expert i's contribution to the log-density, w_i log p̃_i(x), and s_i = ∇ c_i.
 
-    - ``mean``, ``sd`` ``(k,)``: of c_i along the draws;
-    - ``share`` ``(k,)``: Cov(c_i, Σ c) / Var(Σ c); they sum to 1, and one is negative where the
-      expert is outvoted by the others;
-    - ``veto`` ``(k,)``: the fraction of proposals that this expert *alone* excludes (c_i = −∞);
-    - ``brake`` ``(k,)``: the fraction of proposals in which c_i falls, and falls most;
-    - ``score_norm`` ``(k,)``: root mean square of |s_i|; NaN on a discrete space;
-    - ``is_saturated`` ``(k,)``: next to no say on where the draws are: ``score_norm`` (on a
-      discrete space ``sd``) is below 1 % of the largest one of all experts, and it vetoes nothing;
-    - ``cosine`` ``(k, k)``: mean cosine between s_i and s_j over the draws where neither is zero:
-      1 they agree, 0 they mind different things, −1 they pull against each other.
+    Args:
+        names: The experts, in the order of all that follows.
+        mean: Of c_i along the draws, ``(k,)``.
+        sd: Of c_i along the draws, ``(k,)``.
+        share: Cov(c_i, Σ c) / Var(Σ c), ``(k,)``; they sum to 1, and one is negative where the
+            expert is outvoted by the others.
+        veto: The fraction of proposals that this expert *alone* excludes (c_i = −∞), ``(k,)``.
+        brake: The fraction of proposals in which c_i falls, and falls most, ``(k,)``.
+        score_norm: Root mean square of |s_i|, ``(k,)``; NaN on a discrete space.
+        is_saturated: Whether an expert has next to no say on where the draws are, ``(k,)``:
+            ``score_norm`` (on a discrete space ``sd``) is below 1 % of the largest one of all
+            experts, and it vetoes nothing.
+        cosine: Mean cosine between s_i and s_j over the draws where neither is zero, ``(k, k)``:
+            1 they agree, 0 they mind different things, −1 they pull against each other.
     """
 
     names: tuple[str, ...]
@@ -109,29 +113,41 @@ class ExpertReport:
 def expert_report(
     target: Expert, samples: Tensor, *, proposals: Tensor | None = None
 ) -> ExpertReport:
-    """What each expert of a product does along draws ``(chains, draws, *event)`` of it.
+    """What each expert of a product does along draws of it.
 
-    ``proposals`` (same shape): the positions that vetoes are counted at, each proposed from the
-    draw of the same index. By default those of differential evolution, x_i + 2.38 / √(2 d) (x_j −
-    x_k) in unconstrained coordinates, which have the spread of the draws themselves; on a discrete
-    space, the next chain's draws. At most 2000 positions, evenly thinned, are looked at.
+    By default proposals are those of differential evolution, x_i + 2.38 / √(2 d) (x_j − x_k) in
+    unconstrained coordinates, which have the spread of the draws themselves; on a discrete space,
+    the next chain's draws. At most 2000 positions, evenly thinned, are looked at.
 
-    Raises ShapeError where samples or proposals are not positions of the target's space, PoeError
-    where the log-density of an expert is not finite along the draws.
+    Args:
+        target: The product.
+        samples: Draws of it, ``(chains, draws, *event)``.
+        proposals: The positions that vetoes are counted at, of the same shape, each proposed from
+            the draw of the same index.
 
-    Source of the proposals: ter Braak 2006, eq. 2.
+    Returns:
+        The report.
 
-    >>> left = experts.Gaussian([-1.0], scale=[1.0])
-    >>> right = experts.Gaussian([1.0], scale=[1.0])
-    >>> x = 0.1 * torch.randn(4, 100, 1, generator=torch.Generator().manual_seed(0))
-    >>> print(expert_report(poe.Product(left=left, right=right), x))
-                      mean        sd   share    veto   brake   |score|
-    left  ...
-    right ...
-    cosine with    left   right
-    left           1.00   -1.00
-    right         -1.00    1.00
-    ! left and right pull against each other (mean cosine -1.00): the draws are their compromise.
+    Raises:
+        ShapeError: Where samples or proposals are not positions of the target's space.
+        PoeError: Where the log-density of an expert is not finite along the draws.
+
+    References:
+        Of the proposals: ter Braak (2006), A Markov chain Monte Carlo version of the genetic
+        algorithm differential evolution, eq. 2, doi:10.1007/s11222-006-8769-1.
+
+    Example:
+        >>> left = experts.Gaussian([-1.0], scale=[1.0])
+        >>> right = experts.Gaussian([1.0], scale=[1.0])
+        >>> x = 0.1 * torch.randn(4, 100, 1, generator=torch.Generator().manual_seed(0))
+        >>> print(expert_report(poe.Product(left=left, right=right), x))
+                          mean        sd   share    veto   brake   |score|
+        left  ...
+        right ...
+        cosine with    left   right
+        left           1.00   -1.00
+        right         -1.00    1.00
+        ! left and right pull against each other (mean cosine -1.00): the draws are their ...
     """
     _require_positions(target, samples, proposals)
     names, factors = zip(*target._factors(), strict=True)
@@ -160,14 +176,22 @@ def expert_report(
 
 
 def contributions_along(target: Expert, samples: Tensor) -> Tensor:
-    """What each of the k factors says along draws, in float64 and in bounded memory.
+    """What each of the k factors says along draws, w_i log p̃_i(x), in bounded memory.
 
-    w_i log p̃_i(x): ``(chains, draws, *event) -> (chains, draws, k)``, in the order of the names of
-    a product. Raises ShapeError where samples are not positions of the target's space.
+    Args:
+        target: A product; another expert is one factor.
+        samples: Positions, ``(chains, draws, *event)``.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
-    >>> contributions_along(poe.Product(a=a, b=b), torch.zeros(1, 2, 1)).shape
-    torch.Size([1, 2, 2])
+    Returns:
+        Contributions, ``(chains, draws, k)`` in float64, in the order of the names of a product.
+
+    Raises:
+        ShapeError: Where samples are not positions of the target's space.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+        >>> contributions_along(poe.Product(a=a, b=b), torch.zeros(1, 2, 1)).shape
+        torch.Size([1, 2, 2])
     """
     _require_positions(target, samples, None)
     factors = tuple(factor for _, factor in target._factors())
@@ -181,7 +205,14 @@ def names_of(target: Expert) -> tuple[str, ...]:
 
 
 def binds_chains(target: Expert) -> bool:
-    """Whether each chain has a condition of its own, so that all are evaluated together."""
+    """Whether each chain has a condition of its own, so that all are evaluated together.
+
+    Args:
+        target: Any expert.
+
+    Returns:
+        True where a part of it is bound to a batch of conditions.
+    """
     return target.num_densities is not None
 
 

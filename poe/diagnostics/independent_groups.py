@@ -57,10 +57,18 @@ def t_quantile(groups: int) -> float:
     P(|t| < √ν tan θ) is a finite sum for ν = groups − 1 degrees of freedom, solved for θ by
     bisection.
 
-    Source: Abramowitz & Stegun 1972, 26.7.3 and 26.7.4.
+    Args:
+        groups: How many, at least 2.
 
-    >>> [round(t_quantile(groups), 3) for groups in (2, 3, 4, 16)]
-    [12.706, 4.303, 3.182, 2.131]
+    Returns:
+        The quantile.
+
+    References:
+        Abramowitz & Stegun (1972), Handbook of mathematical functions, 26.7.3 and 26.7.4.
+
+    Example:
+        >>> [round(t_quantile(groups), 3) for groups in (2, 3, 4, 16)]
+        [12.706, 4.303, 3.182, 2.131]
     """
     df, low, high = groups - 1, 0.0, 0.5 * math.pi
     for _ in range(NUM_BISECTIONS):

@@ -16,7 +16,12 @@ NUMBERS_AT_ONCE = 2**21
 
 
 class SteinTest(NamedTuple):
-    """Whether draws may be the target's: n KSD² (a V-statistic) and its bootstrap p-value."""
+    """Whether draws may be the target's.
+
+    Args:
+        statistic: n KSD², a V-statistic, ``()`` in float64.
+        p_value: Its bootstrap p-value, ``()``.
+    """
 
     statistic: Tensor
     p_value: Tensor
@@ -33,21 +38,31 @@ def stein_discrepancy(
 
     which, unlike the Gaussian one, detects draws that fail to converge in any dimension.
 
-    - ``samples``, ``scores`` ``(chains, draws, *event)``: the draws, and the target's score there;
-    - ``log_weights`` ``(chains, draws)``: by default all draws weigh the same;
-    - ``length``: in the units of x; of the order of the target's own scale. A discrepancy is
-      comparable only with others of the same length.
-
     The diagonal i = j keeps it positive for a finite number of exact draws, as √(E k_p(x, x) / n):
     ``squared_stein_discrepancy`` has no such bias. Time is quadratic in the draws, memory linear.
 
-    Raises ShapeError, and PoeError where the length is not positive.
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        scores: The target's score there, of the same shape.
+        log_weights: ``(chains, draws)``; by default all draws weigh the same.
+        length: In the units of x; of the order of the target's own scale. A discrepancy is
+            comparable only with others of the same length.
 
-    Source: Gorham & Mackey 2017, eqs. 2 and 3, section 3.2.
+    Returns:
+        The discrepancy, ``()`` in float64.
 
-    >>> x = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
-    >>> stein_discrepancy(x, -x) < stein_discrepancy(x + 0.5, -(x + 0.5))  # a standard normal
-    tensor(True)
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where the length is not positive and finite.
+
+    References:
+        Gorham & Mackey (2017), Measuring sample quality with kernels, eqs. 2 and 3, section 3.2,
+        arXiv:1703.01717.
+
+    Example:
+        >>> x = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
+        >>> stein_discrepancy(x, -x) < stein_discrepancy(x + 0.5, -(x + 0.5))  # a standard normal
+        tensor(True)
     """
     weights = _weights(samples, log_weights)
     return _sum(samples, scores, weights, length)[0].clamp(min=0).sqrt()
@@ -58,12 +73,31 @@ def squared_stein_discrepancy(
 ) -> Tensor:
     """KSD² without bias: Σ_{i≠j} w_i w_j k_p(x_i, x_j) / (1 − Σ w_i²), a U-statistic.
 
-    Its expectation is zero at the target, so it may be negative. Arguments and errors as in
-    ``stein_discrepancy``. Source: Liu, Lee & Jordan 2016, eq. 14.
+    Its expectation is zero at the target, so it may be negative. k_p is that of
+    ``stein_discrepancy``.
 
-    >>> x = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
-    >>> abs(squared_stein_discrepancy(x, -x).item()) < 0.01
-    True
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        scores: The target's score there, of the same shape.
+        log_weights: ``(chains, draws)``; by default all draws weigh the same.
+        length: In the units of x; of the order of the target's own scale. A discrepancy is
+            comparable only with others of the same length.
+
+    Returns:
+        The squared discrepancy, ``()`` in float64.
+
+    Raises:
+        ShapeError: Where the shapes do not fit.
+        PoeError: Where the length is not positive and finite.
+
+    References:
+        Liu, Lee & Jordan (2016), A kernelized Stein discrepancy for goodness-of-fit tests, eq. 14,
+        arXiv:1602.03253.
+
+    Example:
+        >>> x = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
+        >>> abs(squared_stein_discrepancy(x, -x).item()) < 0.01
+        True
     """
     weights = _weights(samples, log_weights)
     total, diagonal = _sum(samples, scores, weights, length)
@@ -82,18 +116,39 @@ def stein_test(
     """The p-value of "these draws are the target's", by the wild bootstrap.
 
     n KSD² is compared with n⁻¹ Σ_ij ε_i ε_j k_p(x_i, x_j), where the signs ε are a Markov chain
-    along the draws of each chain that flips with ``flip_probability``: 1/2 for independent draws,
-    smaller for autocorrelated ones (about the inverse of the autocorrelation time), since then
-    neighbours err together. Better still, thin the draws first.
+    along the draws of each chain. k_p is that of ``stein_discrepancy``.
 
-    Raises PoeError where ``flip_probability`` is outside (0, 1/2] or ``num_resamples`` < 1.
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        scores: The target's score there, of the same shape.
+        length: In the units of x; of the order of the target's own scale.
+        num_resamples: How many draws of the signs, at least 1.
+        flip_probability: How often a sign flips from one draw to the next, in (0, 1/2]: 1/2 for
+            independent draws, smaller for autocorrelated ones (about the inverse of the
+            autocorrelation time), since then neighbours err together. Better still, thin the draws
+            first.
+        generator: The source of the signs; a fresh one by default.
 
-    Source: Chwialkowski, Strathmann & Gretton 2016, section 4; Liu, Lee & Jordan 2016.
+    Returns:
+        The statistic and its p-value.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = torch.randn(4, 100, 1, generator=g)
-    >>> stein_test(x, -x, generator=g).p_value > 0.05, stein_test(2 * x, -2 * x).p_value < 0.01
-    (tensor(True), tensor(True))
+    Raises:
+        PoeError: Where ``flip_probability`` is outside (0, 1/2], ``num_resamples`` < 1, or the
+            length is not positive and finite.
+        ShapeError: Where the shapes do not fit.
+
+    References:
+        Chwialkowski, Strathmann & Gretton (2016), A kernel test of goodness of fit, section 4,
+        arXiv:1602.02964.
+
+        Liu, Lee & Jordan (2016), A kernelized Stein discrepancy for goodness-of-fit tests,
+        arXiv:1602.03253.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(4, 100, 1, generator=g)
+        >>> stein_test(x, -x, generator=g).p_value > 0.05, stein_test(2 * x, -2 * x).p_value < 0.01
+        (tensor(True), tensor(True))
     """
     if not 0 < flip_probability <= 0.5 or num_resamples < 1:
         raise PoeError(

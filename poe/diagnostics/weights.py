@@ -13,7 +13,13 @@ ENOUGH_CHAINS = 16
 
 
 class Moments(NamedTuple):
-    """Of weighted draws, each of the event shape in float64."""
+    """Of weighted draws, each of the event shape in float64.
+
+    Args:
+        mean: The weighted mean.
+        sd: The weighted standard deviation.
+        mcse: The standard error of the mean.
+    """
 
     mean: Tensor
     sd: Tensor
@@ -21,21 +27,38 @@ class Moments(NamedTuple):
 
 
 def normalized_weights(log_weights: Tensor) -> Tensor:
-    """w_i = exp(log w_i) / Σ_j exp(log w_j) over all draws, in float64; the same shape.
+    """w_i = exp(log w_i) / Σ_j exp(log w_j) over all draws.
 
-    >>> normalized_weights(torch.tensor([[0.0, -torch.inf, 0.0]]))
-    tensor([[0.5000, 0.0000, 0.5000]], dtype=torch.float64)
+    Args:
+        log_weights: log w, of any shape.
+
+    Returns:
+        w of the same shape, in float64; it sums to 1.
+
+    Example:
+        >>> normalized_weights(torch.tensor([[0.0, -torch.inf, 0.0]]))
+        tensor([[0.5000, 0.0000, 0.5000]], dtype=torch.float64)
     """
     return log_weights.detach().double().flatten().softmax(0).reshape(log_weights.shape)
 
 
 def kish_ess(log_weights: Tensor) -> Tensor:
-    """1 / Σ w_i²: the equally weighted draws that are worth as much; a scalar. Source: Kish 1965.
+    """1 / Σ w_i²: the equally weighted draws that are worth as much.
 
     It sees the weights alone: neither that draws are copies of each other, nor what all miss.
 
-    >>> kish_ess(torch.tensor([[0.0, 0.0, 0.0, -100.0]]))
-    tensor(3., dtype=torch.float64)
+    Args:
+        log_weights: log w, of any shape.
+
+    Returns:
+        The number of draws, ``()`` in float64.
+
+    References:
+        Kish (1965), Survey sampling.
+
+    Example:
+        >>> kish_ess(torch.tensor([[0.0, 0.0, 0.0, -100.0]]))
+        tensor(3., dtype=torch.float64)
     """
     return 1 / normalized_weights(log_weights).square().sum()
 
@@ -44,13 +67,24 @@ def weighted_moments(samples: Tensor, log_weights: Tensor) -> Moments:
     """Mean, sd, and the mean's standard error √(Σ_j (Σ_i w_ji (x_ji − mean))²) for chains j.
 
     From 16 chains on, only these count as independent of each other, their draws not: chains may
-    be islands of particles. Of fewer chains the sum is Σ w_ji² (x_ji − mean)², as for independent
-    draws. ``samples`` ``(chains, draws, *event)``, ``log_weights`` ``(chains, draws)``. A draw of
-    weight zero has no say, whatever its value. Source: Owen 2013, section 9.2.
+    be islands of particles. The error is then times √(m / (m − 1)) for m chains. Of fewer chains
+    the sum is Σ w_ji² (x_ji − mean)², as for independent draws. A draw of weight zero has no say,
+    whatever its value.
 
-    >>> x = torch.tensor([[[1.0], [3.0], [torch.nan]]])
-    >>> weighted_moments(x, torch.tensor([[0.0, 0.0, -torch.inf]])).mean
-    tensor([2.], dtype=torch.float64)
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+        log_weights: log w, ``(chains, draws)``.
+
+    Returns:
+        The three, each ``(*event,)`` in float64.
+
+    References:
+        Owen (2013), Monte Carlo theory, methods and examples, section 9.2.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [3.0], [torch.nan]]])
+        >>> weighted_moments(x, torch.tensor([[0.0, 0.0, -torch.inf]])).mean
+        tensor([2.], dtype=torch.float64)
     """
     weights = normalized_weights(log_weights)
     weights = weights.reshape(*weights.shape, *([1] * (samples.ndim - 2)))
@@ -74,18 +108,28 @@ PRIOR_INDEX, PRIOR_DRAWS = 0.5, 10
 
 
 def tail_index(log_weights: Tensor) -> float:
-    """The index k of the generalised Pareto distribution fitted to the largest weights ``(n,)``.
+    """The index k of the generalised Pareto distribution fitted to the largest weights.
 
     Moments of order below 1 / k exist: beyond 0.5 the variance is infinite, beyond 0.7 the error of
-    a mean cannot be told from the draws. −inf where no weight differs. Infinite where less than two
-    weights are positive.
+    a mean cannot be told from the draws.
 
-    Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling",
-    sections 2 and 3; the fit: Zhang & Stephens 2009.
+    Args:
+        log_weights: log w, ``(n,)``.
 
-    >>> u = torch.rand(10_000, generator=torch.Generator().manual_seed(0))
-    >>> abs(tail_index(-0.9 * u.double().log()) - 0.9) < 0.1  # weights u^(−0.9)
-    True
+    Returns:
+        k: −inf where no weight differs, infinite where less than two weights are positive.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, sections
+        2 and 3, arXiv:1507.02646.
+
+        The fit: Zhang & Stephens (2009), A new and efficient estimation method for the generalized
+        Pareto distribution, doi:10.1198/tech.2009.08017.
+
+    Example:
+        >>> u = torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+        >>> abs(tail_index(-0.9 * u.double().log()) - 0.9) < 0.1  # weights u^(−0.9)
+        True
     """
     finite = log_weights[log_weights > -torch.inf].double()
     if len(finite) < 2:

@@ -18,30 +18,39 @@ from poe.draws.summary import Summary, summarize
 class Draws(Record):
     """What a sampler drew, and how.
 
-    - ``samples`` ``(chains, draws, *event)`` in the target's own space, or whatever ``collect``
-      kept of each draw; ``log_density`` ``(chains, draws)``, unnormalised, at the draws;
-    - ``log_weights``: None where the draws are unweighted, else ``(chains, draws)``;
-    - ``guarantee``: "exact", "asymptotically exact" or "biased", computed from what was done;
-    - ``kernel``: the kernel used with all its settings; None for exact draws;
-    - ``acceptance_rate``, ``num_outside``, ``num_undefined`` ``(chains,)``: the fraction of
-      accepted proposals, and the number of those with log-density −inf, and of those with NaN or
-      +inf, while sampling; None for exact draws;
-    - ``num_divergent`` ``(chains,)``: the steps while sampling whose discretisation broke down (log
-      acceptance ratio below −1000, or undefined); None where that was not counted;
-    - ``num_warmup``: steps before the first draw; ``seconds``: wall-clock time, warm-up included;
-    - ``warmup_gradients``, ``num_gradients``: how often a chain evaluated the target, in warm-up
-      and while sampling; ``warmup_seconds``, ``sampling_seconds``, ``compile_seconds``: what these
-      took, and what compiling took beside it;
-    - ``choice``: why this kernel, in words;
-    - ``seed``: the generator's initial seed;
-    - ``doubts``: what the run itself noticed that speaks against the draws, each a ``poe.Doubt`` of
-      a kind, a text and the chains it is about; ``remarks`` are the texts;
-    - ``log_partition``: log Z, where the run estimated it on its way.
+    Args:
+        samples: In the target's own space, ``(chains, draws, *event)``, or whatever ``collect``
+            kept of each draw.
+        log_density: Unnormalised, at the draws, ``(chains, draws)``.
+        guarantee: "exact", "asymptotically exact" or "biased", computed from what was done.
+        log_weights: ``(chains, draws)``; None where the draws are unweighted.
+        kernel: The kernel used, with all its settings; None for exact draws.
+        acceptance_rate: The fraction of accepted proposals while sampling, ``(chains,)``; None for
+            exact draws.
+        num_outside: The number of proposals while sampling with log-density −inf, ``(chains,)``;
+            None for exact draws.
+        num_undefined: The number of proposals while sampling with log-density NaN or +inf,
+            ``(chains,)``; None for exact draws.
+        num_divergent: The steps while sampling whose discretisation broke down (log acceptance
+            ratio below −1000, or undefined), ``(chains,)``; None where that was not counted.
+        num_warmup: Steps before the first draw.
+        seconds: Wall-clock time, warm-up included.
+        seed: The generator's initial seed.
+        warmup_gradients: How often a chain evaluated the target in warm-up.
+        num_gradients: How often a chain evaluated the target while sampling.
+        warmup_seconds: What warm-up took.
+        sampling_seconds: What sampling took.
+        compile_seconds: What compiling took beside these.
+        choice: Why this kernel, in words.
+        doubts: What the run itself noticed that speaks against the draws, each a ``poe.Doubt`` of a
+            kind, a text and the chains it is about; ``remarks`` are the texts.
+        log_partition: log Z, where the run estimated it on its way.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = torch.randn(4, 500, 2, generator=g)
-    >>> Draws(x, -0.5 * x.square().sum(-1), "exact")
-    Draws(4 chains x 500 draws of shape (2,), exact)
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(4, 500, 2, generator=g)
+        >>> Draws(x, -0.5 * x.square().sum(-1), "exact")
+        Draws(4 chains x 500 draws of shape (2,), exact)
     """
 
     def summary(self) -> Summary:
@@ -50,20 +59,32 @@ class Draws(Record):
         Of weighted draws the weighted mean and sd, with their standard error; R-hat and the chains'
         ESS are not defined for them (NaN), and Kish's ESS of the weights stands in the footer.
 
-        >>> g = torch.Generator().manual_seed(0)
-        >>> x = torch.randn(4, 500, 1, generator=g)
-        >>> print(Draws(x, -0.5 * x.square().sum(-1), "exact").summary())
-                mean      sd    mcse  ess_bulk  ess_tail  r_hat
-        x[0]  ...
-        exact; 4 chains x 500 draws
+        Returns:
+            The statistics, which print as a table.
+
+        Example:
+            >>> g = torch.Generator().manual_seed(0)
+            >>> x = torch.randn(4, 500, 1, generator=g)
+            >>> print(Draws(x, -0.5 * x.square().sum(-1), "exact").summary())
+                    mean      sd    mcse  ess_bulk  ess_tail  r_hat
+            x[0]  ...
+            exact; 4 chains x 500 draws
         """
         return summarize(self)
 
     def experts(self, target: Expert) -> ExpertReport:
         """What each expert of the target does along these draws: who vetoes, is saturated, pulls.
 
-        See ``poe.diagnostics.expert_report``. Raises PoeError for weighted draws, which must be
-        resampled first.
+        See ``poe.diagnostics.expert_report``.
+
+        Args:
+            target: The product that was drawn from.
+
+        Returns:
+            The report.
+
+        Raises:
+            PoeError: For weighted draws, which must be resampled first.
         """
         if self.log_weights is not None:
             raise PoeError(
@@ -77,7 +98,18 @@ class Draws(Record):
 
         ``posterior["x"]``, and ``sample_stats`` with ``lp``, log-weights, what each expert of the
         ``target`` says, where it is given, and the kernel's statistics; see ``poe.draws.export``.
-        Needs ArviZ (``pip install "product-of-experts[diagnostics]"``).
+        Needs ArviZ (``pip install "product-of-experts[diagnostics]"``). Warns (TrustWarning) of
+        weighted draws, which ArviZ takes alike.
+
+        Args:
+            target: The product that was drawn from; by default nothing is told of its experts.
+
+        Returns:
+            The draws, their floats in float64.
+
+        Raises:
+            ImportError: Where ArviZ is missing.
+            PoeError: For a target where ``collect=`` kept something else than positions.
         """
         return to_arviz(self, target)
 
@@ -86,9 +118,20 @@ class Draws(Record):
 
         Needs xarray (``pip install "product-of-experts[diagnostics]"``).
 
-        >>> x = torch.zeros(4, 5, 2)
-        >>> dict(Draws(x, x[..., 0], "exact").to_xarray().sizes)
-        {'chain': 4, 'draw': 5, 'x_dim_0': 2}
+        Args:
+            target: The product that was drawn from; by default nothing is told of its experts.
+
+        Returns:
+            The draws, their floats in float64.
+
+        Raises:
+            ImportError: Where xarray is missing.
+            PoeError: For a target where ``collect=`` kept something else than positions.
+
+        Example:
+            >>> x = torch.zeros(4, 5, 2)
+            >>> dict(Draws(x, x[..., 0], "exact").to_xarray().sizes)
+            {'chain': 4, 'draw': 5, 'x_dim_0': 2}
         """
         return to_xarray(self, target)
 
@@ -97,8 +140,19 @@ class Draws(Record):
 
         Needs pandas (``pip install "product-of-experts[diagnostics]"``).
 
-        >>> x = torch.zeros(4, 5, 2)
-        >>> list(Draws(x, x[..., 0], "exact").to_pandas())
-        ['chain', 'draw', 'x[0]', 'x[1]', 'log_density']
+        Args:
+            target: The product that was drawn from; by default nothing is told of its experts.
+
+        Returns:
+            The draws, their floats in float64.
+
+        Raises:
+            ImportError: Where pandas is missing.
+            PoeError: For a target where ``collect=`` kept something else than positions.
+
+        Example:
+            >>> x = torch.zeros(4, 5, 2)
+            >>> list(Draws(x, x[..., 0], "exact").to_pandas())
+            ['chain', 'draw', 'x[0]', 'x[1]', 'log_density']
         """
         return to_pandas(self, target)

@@ -34,9 +34,17 @@ MAX_ROWS = 20
 class Summary:
     """Statistics of each component (tensors of the event shape) that print as a table.
 
-    ``ess_weights``, a scalar, is Kish's ESS of weighted draws, whose ``ess_bulk``, ``ess_tail`` and
-    ``r_hat`` are NaN; None where the draws are unweighted. ``doubts`` say why the draws are not to
-    be trusted, and ``warnings`` are their words; empty where nothing was seen.
+    Args:
+        mean: Of the draws.
+        sd: Their standard deviation.
+        mcse: The standard error of the mean.
+        ess_bulk: Effective sample size of the bulk; NaN for weighted draws.
+        ess_tail: Effective sample size of the tails; NaN for weighted draws.
+        r_hat: Whether chains agree; NaN for weighted draws.
+        footer: Guarantee, numbers and kernel, in words.
+        doubts: Why the draws are not to be trusted; ``warnings`` are their words. Empty where
+            nothing was seen.
+        ess_weights: Kish's ESS of weighted draws, ``()``; None where the draws are unweighted.
     """
 
     mean: Tensor

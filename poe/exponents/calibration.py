@@ -19,14 +19,15 @@ _SILENCED = 0.05  # below this share of an equal one an expert hardly moves the 
 class Calibration:
     """What k experts, with their exponents, say at n common points in d dimensions.
 
-    - ``names``: the experts, in the order of all that follows;
-    - ``mean``, ``spread`` ``(k,)``: mean and standard deviation of w_i log p̃_i(x), nats per
-      dimension;
-    - ``share`` ``(k,)``: cov(w_i log p̃_i, log p̃) / var(log p̃), which sum to 1; a negative one
-      speaks against the rest; NaN where the experts cancel;
-    - ``correlation`` ``(k, k)``: between the experts' log-densities, NaN for a constant one;
-    - ``suggested`` ``(k,)``: factors of the present exponents that make the spreads equal, to
-      their geometric mean; 1 for a constant expert.
+    Args:
+        names: The experts, in the order of all that follows.
+        mean: Of w_i log p̃_i(x), nats per dimension, ``(k,)``.
+        spread: Standard deviation of w_i log p̃_i(x), nats per dimension, ``(k,)``.
+        share: cov(w_i log p̃_i, log p̃) / var(log p̃), ``(k,)``, which sum to 1; a negative one speaks
+            against the rest; NaN where the experts cancel.
+        correlation: Between the experts' log-densities, ``(k, k)``; NaN for a constant one.
+        suggested: Factors of the present exponents that make the spreads equal, to their geometric
+            mean, ``(k,)``; 1 for a constant expert.
     """
 
     names: tuple[str, ...]
@@ -37,7 +38,17 @@ class Calibration:
     suggested: Tensor
 
     def rescaled(self, product: Product) -> Product:
-        """A new product, each exponent of `product` times its `suggested` factor."""
+        """A new product, each exponent times its ``suggested`` factor.
+
+        Args:
+            product: The one that was calibrated.
+
+        Returns:
+            The product, under the same names.
+
+        Raises:
+            PoeError: For a product of other names.
+        """
         if product.names != self.names:
             raise PoeError(
                 f"expected the product of {list(self.names)}, got {list(product.names)}; "
@@ -78,19 +89,29 @@ class Calibration:
 
 
 def calibrate(product: Product, x: Tensor) -> Calibration:
-    """Compare the experts of `product` at the common points x `(n, *event)`; changes nothing.
+    """Compare the experts of a product at common points; changes nothing.
 
     Equal spreads are a suggestion, not a truth: an expert that knows more should speak louder.
-    Raises `ShapeError` where x holds fewer than two points, and `NonFiniteError` where an expert
-    is NaN or infinite at one of them.
 
-    >>> product = poe.Product(sharp=experts.Gaussian([0.0], scale=[0.1]),
-    ...                       broad=experts.Gaussian([0.0], scale=[1.0]))
-    >>> print(calibrate(product, torch.linspace(-1, 1, 101)[:, None]))
-    expert      mean    spread   share    exponent
-    sharp      -15.6      15.3   99.0%       x 0.1
-    broad      -1.09     0.153    1.0%        x 10
-    broad is silenced: 1.0% of the variance is its own
+    Args:
+        product: The product, whose exponents count.
+        x: Points, ``(n, *event)``, n >= 2.
+
+    Returns:
+        What each expert says there.
+
+    Raises:
+        ShapeError: Where x holds fewer than two points.
+        NonFiniteError: Where an expert is NaN or infinite at one of them.
+
+    Example:
+        >>> product = poe.Product(sharp=experts.Gaussian([0.0], scale=[0.1]),
+        ...                       broad=experts.Gaussian([0.0], scale=[1.0]))
+        >>> print(calibrate(product, torch.linspace(-1, 1, 101)[:, None]))
+        expert      mean    spread   share    exponent
+        sharp      -15.6      15.3   99.0%       x 0.1
+        broad      -1.09     0.153    1.0%        x 10
+        broad is silenced: 1.0% of the variance is its own
     """
     if len(product.space.batch_shape(x)) != 1 or len(x) < 2:
         raise ShapeError(f"expected x of shape (n, *event) with n >= 2, got {tuple(x.shape)}")

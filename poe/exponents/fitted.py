@@ -43,16 +43,18 @@ INFINITE = Loss(torch.inf, torch.inf, torch.inf)
 class FittedExponents:
     """Learned exponents of k experts, and how they did on the points held out.
 
-    - ``names``, ``weights`` ``(k,)``: the experts and their exponents, times the present ones;
-    - ``std_error`` ``(k,)``: of the weights, from the spread of the points that were fitted and,
-      where log Z is estimated, of the particles;
-    - ``product``: with these exponents; experts of weight 0 are left out;
-    - ``criterion``, ``loss``: what is minimised, in words, and its value for ``product`` on the
-      held-out points;
-    - ``alone`` ``(k,)``: the same for every expert by itself, infinite where it has no normaliser;
-    - ``is_learned``: False where the learned exponents lost and the best expert is returned.
-
     The choice is made on the held-out points, so ``loss`` flatters a little.
+
+    Args:
+        names: The experts.
+        weights: Their exponents, times the present ones, ``(k,)``.
+        std_error: Of the weights, ``(k,)``, from the spread of the points that were fitted and,
+            where log Z is estimated, of the particles.
+        product: With these exponents; experts of weight 0 are left out.
+        criterion: What is minimised, in words.
+        loss: Its value for ``product`` on the held-out points.
+        alone: The same for every expert by itself, ``(k,)``; infinite where it has no normaliser.
+        is_learned: False where the learned exponents lost and the best expert is returned.
     """
 
     names: tuple[str, ...]
@@ -114,11 +116,21 @@ def split(product: Product, x: Tensor, generator: torch.Generator) -> tuple[Tens
 
 
 def sandwich(hessian: Tensor, gradients: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-    """The standard errors ``(k,)`` of what makes the mean of n gradients ``(n, k)`` zero.
+    """The standard errors of what makes the mean of n gradients zero.
 
-    √diag(H⁺ (Cov(g) / n + N) H⁺), with the noise N ``(k, k)`` of what else was estimated; infinite
-    where there is one point only. Source: White 1982, "Maximum likelihood estimation of
-    misspecified models", theorem 3.2.
+    √diag(H⁺ (Cov(g) / n + N) H⁺), with the noise N of what else was estimated.
+
+    Args:
+        hessian: H, ``(k, k)``.
+        gradients: g, ``(n, k)``.
+        noise: N, ``(k, k)``, or a number.
+
+    Returns:
+        The standard errors, ``(k,)``; infinite where there is one point only.
+
+    References:
+        White (1982), Maximum likelihood estimation of misspecified models, theorem 3.2,
+        doi:10.2307/1912526.
     """
     n = len(gradients)
     if n < 2:

@@ -44,7 +44,7 @@ def fit_exponents_by_likelihood(
     generator: torch.Generator | None = None,
     progress: bool = True,
 ) -> FittedExponents:
-    """The w that maximise the likelihood w' mean l(x) − log Z(w) of points x ``(n, *event)``.
+    """The w that maximise the likelihood w' mean l(x) − log Z(w) of points x.
 
     l(x) ``(k,)`` is what the experts say. The gradient is mean l(x) − E_w l and the Hessian
     −Cov_w l, both taken from particles at the present product. They begin at the product as given,
@@ -52,25 +52,40 @@ def fit_exponents_by_likelihood(
     are draws of it at any speed of learning (persistent chains lag behind). Steps are cut to what
     half of the particles survive, and end where the gradient is as small as its error.
 
-    - ``num_particles``: at least so many; ``progress``: a bar on stderr.
-
     One point in five is held out. Where the learned product is not surely better there than the
-    best expert alone, by the bounds of `poe.log_partition` on both, or where its log Z is not to be
-    trusted, that expert's weights are returned with a `TrustWarning`.
+    best expert alone, by the bounds of ``poe.log_partition`` on both, or where its log Z is not to
+    be trusted, that expert's weights are returned with a ``TrustWarning``.
 
-    Raises `ShapeError` where n < 2, `NonFiniteError` where an expert is not finite at a point,
-    `ImproperError` where the product as given is known to be improper, `AdaptationError` where
-    the steps do not come to an end.
+    Args:
+        product: The product, whose exponents are the start.
+        x: Points, ``(n, *event)``, n >= 2.
+        num_particles: At least so many.
+        generator: The source of randomness; a fresh one by default.
+        progress: Whether to show a bar on stderr.
 
-    Source: the gradient: Hinton 2002, eq. 4; particles that follow a learner: Carbone et al. 2023,
-    "Efficient training of energy-based models using Jarzynski equality".
+    Returns:
+        The exponents, their errors, and how they did on the points held out.
 
-    >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
-    ...                       b=experts.Gaussian([4.0], scale=[1.0]))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
-    >>> fit_exponents_by_likelihood(product, x, generator=g).weights.round(decimals=1)
-    tensor([0.5000, 0.5000], dtype=torch.float64)
+    Raises:
+        ShapeError: Where n < 2.
+        NonFiniteError: Where an expert is not finite at a point.
+        ImproperError: Where the product as given is known to be improper.
+        AdaptationError: Where the steps do not come to an end.
+
+    References:
+        The gradient: Hinton (2002), Training products of experts by minimizing contrastive
+        divergence, eq. 4, doi:10.1162/089976602760128018.
+
+        Particles that follow a learner: Carbone, Hua, Coste & Vanden-Eijnden (2023), Efficient
+        training of energy-based models using Jarzynski equality, arXiv:2305.19414.
+
+    Example:
+        >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
+        ...                       b=experts.Gaussian([4.0], scale=[1.0]))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
+        >>> fit_exponents_by_likelihood(product, x, generator=g).weights.round(decimals=1)
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     check_proper(product)
     generator = resolve(generator, x.device)

@@ -55,26 +55,40 @@ def fit_exponents_by_log_score(
 
         w' mean l(x) − log Z(w) − λ/2 (w − 1)' Cov l(x) (w − 1)
 
-    over the points x ``(n, *event)``: maximum likelihood, shrunk towards the product as it is given
-    where few points would be overfitted. λ is the one of a few that gives the highest log score
-    in five-fold cross-validation. log Z is in closed form, a sum over at most 2^20 states, or a
-    quadrature in up to three dimensions.
+    over the points x: maximum likelihood, shrunk towards the product as it is given where few
+    points would be overfitted. λ is the one of a few that gives the highest log score in five-fold
+    cross-validation. log Z is in closed form, a sum over at most 2^20 states, or a quadrature in up
+    to three dimensions.
 
     One point in five is held out from all of this; where the learned product is not better there
-    than the best expert alone, that expert's weights are returned with a `TrustWarning`.
+    than the best expert alone, that expert's weights are returned with a ``TrustWarning``.
 
-    Raises `NormalizationError` where log Z is not at hand (`fit_exponents_by_likelihood` estimates
-    it), `ImproperError` where the product has none as given, `ShapeError` where n < 2,
-    `NonFiniteError` where an expert is not finite at a point.
+    Args:
+        product: The product, whose exponents count as 1.
+        x: Points, ``(n, *event)``, n >= 2.
+        generator: The source of randomness; a fresh one by default.
 
-    Source: the pool: Heskes 1998, "Selecting weighting factors in logarithmic opinion pools".
+    Returns:
+        The exponents, their errors, and how they did on the points held out.
 
-    >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
-    ...                       b=experts.Gaussian([4.0], scale=[1.0]))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
-    >>> fit_exponents_by_log_score(product, x, generator=g).weights.round(decimals=1)
-    tensor([0.5000, 0.5000], dtype=torch.float64)
+    Raises:
+        NormalizationError: Where log Z is not at hand (``fit_exponents_by_likelihood`` estimates
+            it).
+        ImproperError: Where the product has none as given.
+        ShapeError: Where n < 2.
+        NonFiniteError: Where an expert is not finite at a point.
+
+    References:
+        The pool: Heskes (1998), Selecting weighting factors in logarithmic opinion pools, Advances
+        in Neural Information Processing Systems 10.
+
+    Example:
+        >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
+        ...                       b=experts.Gaussian([4.0], scale=[1.0]))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
+        >>> fit_exponents_by_log_score(product, x, generator=g).weights.round(decimals=1)
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     generator = resolve(generator, x.device)
     fit, held_out = split(product, x, generator)

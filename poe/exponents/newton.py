@@ -19,12 +19,21 @@ ENOUGH = 1e-6
 def maximise(objective: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
     """argmax_w f(w) of a concave, twice differentiable f, by damped Newton steps from ``weights``.
 
-    Where f raises `ImproperError` it counts as −∞. Directions in which f is flat are left alone.
+    Where f raises ``ImproperError`` it counts as −∞. Directions in which f is flat are left alone.
 
-    Shapes: weights ``(k,)``. Source: Boyd & Vandenberghe 2004, algorithm 9.5.
+    Args:
+        objective: f, ``(k,) -> ()``.
+        weights: Where the steps begin, ``(k,)``.
 
-    >>> maximise(lambda w: -(w - 3).square().sum(), torch.zeros(2))
-    tensor([3., 3.])
+    Returns:
+        The maximiser, ``(k,)``.
+
+    References:
+        Boyd & Vandenberghe (2004), Convex optimization, algorithm 9.5.
+
+    Example:
+        >>> maximise(lambda w: -(w - 3).square().sum(), torch.zeros(2))
+        tensor([3., 3.])
     """
     for _ in range(MAX_STEPS):
         gradient, curvature = derivatives(objective, weights)

@@ -30,28 +30,42 @@ _NUM_PROBES = 32
 def fit_exponents_by_score_matching(
     product: Product, x: Tensor, *, generator: torch.Generator | None = None
 ) -> FittedExponents:
-    """The w that minimise J(w) = E[1/2 |sum_i w_i s_i|^2 + sum_i w_i div s_i] over x `(n, *event)`.
+    """The w that minimise J(w) = E[½ |Σ_i w_i s_i|² + Σ_i w_i div s_i] over points x.
 
-    s_i is the score of expert i, so J is quadratic in w and needs no normaliser (Hyvarinen 2005,
-    "Estimation of non-normalized statistical models by score matching", eq. 4 and section 4).
-    The divergence is exact up to 32 dimensions, by Hutchinson's probes beyond. One point in five
-    is held out; where the learned product is improper, or no better there than the best expert
-    alone, that expert's weights are returned with a `TrustWarning`.
+    s_i is the score of expert i, so J is quadratic in w and needs no normaliser. The divergence is
+    exact up to 32 dimensions, by Hutchinson's probes beyond. One point in five is held out; where
+    the learned product is improper, or no better there than the best expert alone, that expert's
+    weights are returned with a ``TrustWarning``.
 
     J looks at the points alone, where a product without a normaliser can do as well as any: one
-    that is known to be improper is refused, but where `poe.structure.proper.is_proper` cannot tell,
-    neither can this. Experts with kinks, such as −|x|, are not fitted well: J assumes two
+    that is known to be improper is refused, but where ``poe.structure.proper.is_proper`` cannot
+    tell, neither can this. Experts with kinks, such as −|x|, are not fitted well: J assumes two
     derivatives.
 
-    Raises `PoeError` off `Real` spaces, `ShapeError` where n < 2, `NonFiniteError` where a score
-    or a divergence is not finite.
+    Args:
+        product: The product, on a Real space; its exponents count as 1.
+        x: Points, ``(n, *event)``, n >= 2.
+        generator: The source of randomness; a fresh one by default.
 
-    >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
-    ...                       b=experts.Gaussian([4.0], scale=[1.0]))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
-    >>> fit_exponents_by_score_matching(product, x, generator=g).weights.round(decimals=1)
-    tensor([0.5000, 0.5000], dtype=torch.float64)
+    Returns:
+        The exponents, their errors, and how they did on the points held out.
+
+    Raises:
+        PoeError: Off ``Real`` spaces.
+        ShapeError: Where n < 2.
+        NonFiniteError: Where a score or a divergence is not finite.
+
+    References:
+        Hyvärinen (2005), Estimation of non-normalized statistical models by score matching, Journal
+        of Machine Learning Research 6, eq. 4 and section 4.
+
+    Example:
+        >>> product = poe.Product(a=experts.Gaussian([0.0], scale=[1.0]),
+        ...                       b=experts.Gaussian([4.0], scale=[1.0]))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = experts.Gaussian([2.0], scale=[1.0]).sample(4000, generator=g)
+        >>> fit_exponents_by_score_matching(product, x, generator=g).weights.round(decimals=1)
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     if not isinstance(product.space, Real):
         raise PoeError(

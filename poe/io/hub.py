@@ -55,15 +55,20 @@ class HubExpert(  # type: ignore[call-arg]
     of ``poe.save`` and a model card; ``HubExpert.from_pretrained(folder_or_name).expert`` is the
     expert again, bit for bit, on the CPU. Only classes registered here are ever built.
 
-    Raises StorageError where there is no expert, or its files were altered, or it holds a class
-    that nobody registered (as ``poe.save`` and ``poe.load`` do); from a hub also what
-    huggingface_hub raises.
+    Args:
+        expert: What is shared.
 
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> _ = HubExpert(experts.Gaussian([0.0], scale=[1.0]) ** 2).save_pretrained(folder)
-    >>> HubExpert.from_pretrained(folder).expert(torch.zeros(1, 1))
-    tensor([-1.8379])
+    Raises:
+        StorageError: Where there is no expert, or its files were altered, or it holds a class that
+            nobody registered (as ``poe.save`` and ``poe.load`` do); from a hub also what
+            huggingface_hub raises.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = HubExpert(experts.Gaussian([0.0], scale=[1.0]) ** 2).save_pretrained(folder)
+        >>> HubExpert.from_pretrained(folder).expert(torch.zeros(1, 1))
+        tensor([-1.8379])
     """
 
     def __init__(self, expert: nn.Module) -> None:
@@ -75,7 +80,16 @@ class HubExpert(  # type: ignore[call-arg]
         self.expert = expert
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card with the tree of the composition in it."""
+        """The card with the tree of the composition in it.
+
+        Args:
+            *args: Those of huggingface_hub's ``ModelHubMixin.generate_model_card``, which passes
+                them.
+            **kwargs: Those of the same, as values of the card's template.
+
+        Returns:
+            The card.
+        """
         space = getattr(self.expert, "space", None)
         return super().generate_model_card(*args, tree=self.expert, space=space, **kwargs)
 

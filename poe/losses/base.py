@@ -16,8 +16,9 @@ from poe.density.nonfinite import Rows
 class Loss(NamedTuple):
     """A number to minimise, and what it is made of.
 
-    - ``value`` ``()``: carries the gradient in the expert's parameters;
-    - ``parts``: scalars ``()`` by name, detached, on the loss's device, for a log.
+    Args:
+        value: ``()``; carries the gradient in the expert's parameters.
+        parts: Scalars ``()`` by name, detached, on the loss's device, for a log.
     """
 
     value: Tensor

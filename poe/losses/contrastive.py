@@ -24,24 +24,42 @@ def contrastive_divergence(
        + \lambda\, (E_\text{data} f^2 + E_\text{model} f^2), \qquad f = \log \tilde p
 
     so that its gradient is :math:`E_\text{model} \nabla f - E_\text{data} \nabla f`, exact for
-    exact draws. The *value* is no likelihood and need not fall. Where the draws come from decides
-    the method: k steps of a kernel from the data are CD-k (Hinton 2002, eq. 5), chains that go on
-    from update to update persistent CD (`ReplayBuffer`), k steps from noise short-run CD
-    (`short_run`); `advance` takes the steps. λ > 0 holds the energies near 0, where the gradient
-    leaves their height free (Du & Mordatch 2019, section 3.2).
+    exact draws and λ = 0. The *value* is no likelihood and need not fall. Where the draws come from
+    decides the method: k steps of a kernel from the data are CD-k (Hinton 2002, eq. 5), chains that
+    go on from update to update persistent CD (``ReplayBuffer``), k steps from noise short-run CD
+    (``short_run``); ``advance`` takes the steps. λ > 0 holds the energies near 0, where the
+    gradient leaves their height free (Du & Mordatch 2019, section 3.2).
 
-    - ``data`` ``(n, *event)``, ``model`` ``(m, *event)``: no gradient flows into ``model``;
-    - ``log_weights`` ``(m,)``: of weighted draws, as those of `smc`; normalised here;
-    - parts: ``on_data`` :math:`E_\text{data} f`, ``on_model``, ``regularizer``.
+    Parts: ``on_data`` :math:`E_\text{data} f`, ``on_model``, ``regularizer``.
 
-    Raises `NonFiniteError`, naming the expert and counting the rows, where f is not finite or
-    exceeds 10,000 nats for each element of an event (that check is one synchronisation with the
-    device); `ShapeError` for other shapes.
+    Args:
+        expert: The one that learns.
+        data: Rows of data, ``(n, *event)``.
+        model: Draws of the expert, ``(m, *event)``; no gradient flows into them.
+        regularization: λ.
+        log_weights: ``(m,)``, of weighted draws, as those of ``smc``; normalised here.
 
-    >>> expert = experts.Gaussian(torch.nn.Parameter(torch.zeros(1)), scale=[1.0])
-    >>> data, model = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0]])
-    >>> contrastive_divergence(expert, data, model).value
-    tensor(2.5000, grad_fn=<AddBackward0>)
+    Returns:
+        The loss.
+
+    Raises:
+        NonFiniteError: Naming the expert and counting the rows, where f is not finite or exceeds
+            10,000 nats for each element of an event (that check is one synchronisation with the
+            device).
+        ShapeError: For other shapes.
+
+    References:
+        Hinton (2002), Training products of experts by minimizing contrastive divergence,
+        doi:10.1162/089976602760128018.
+
+        Du & Mordatch (2019), Implicit generation and modeling with energy based models,
+        arXiv:1903.08689.
+
+    Example:
+        >>> expert = experts.Gaussian(torch.nn.Parameter(torch.zeros(1)), scale=[1.0])
+        >>> data, model = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0]])
+        >>> contrastive_divergence(expert, data, model).value
+        tensor(2.5000, grad_fn=<AddBackward0>)
     """
     require_rows(expert, "data", data)
     require_rows(expert, "model", model)

@@ -37,19 +37,37 @@ def denoising_score_matching(
     2011, eq. 9, whose objective this is times σ²). At one level the factor σ² changes nothing but
     the scale; over several it gives them equal weight (Song & Ermon 2019, eq. 6).
 
-    - ``data`` ``(n, *event)`` on a Real space; ``noise_level`` σ: a number, or ``(n,)`` for an
-      expert that is a batch of densities, one for each row;
-    - parts: ``denoising_error``, the mean square of an element of x̃ + σ² ∇log p̃(x̃) − x, by which
-      the expert denoises.
+    Parts: ``denoising_error``, the mean square of an element of x̃ + σ² ∇log p̃(x̃) − x, by which the
+    expert denoises.
 
-    Raises `NonFiniteError` where a score is not finite (one synchronisation with the device),
-    `PoeError` off Real spaces and for levels that are not positive, `ShapeError` for other shapes.
+    Args:
+        expert: The one that learns, on a Real space.
+        data: Rows of data, ``(n, *event)``.
+        noise_level: σ > 0: a number, or ``(n,)`` for an expert that is a batch of densities, one
+            for each row.
+        generator: The source of the noise; a fresh one by default.
 
-    >>> expert = experts.Gaussian([0.0], scale=[0.5])
-    >>> g = torch.Generator().manual_seed(0)
-    >>> loss = denoising_score_matching(expert, torch.zeros(20_000, 1), 0.5, generator=g)
-    >>> loss.value < 1e-10
-    tensor(True)
+    Returns:
+        The loss.
+
+    Raises:
+        NonFiniteError: Where a score is not finite (one synchronisation with the device).
+        PoeError: Off Real spaces and for levels that are not positive.
+        ShapeError: For other shapes.
+
+    References:
+        Vincent (2011), A connection between score matching and denoising autoencoders,
+        doi:10.1162/NECO_a_00142.
+
+        Song & Ermon (2019), Generative modeling by estimating gradients of the data distribution,
+        arXiv:1907.05600.
+
+    Example:
+        >>> expert = experts.Gaussian([0.0], scale=[0.5])
+        >>> g = torch.Generator().manual_seed(0)
+        >>> loss = denoising_score_matching(expert, torch.zeros(20_000, 1), 0.5, generator=g)
+        >>> loss.value < 1e-10
+        tensor(True)
     """
     require_real(expert)
     require_rows(expert, "data", data)
@@ -70,7 +88,7 @@ def multiscale_denoising_score_matching(
     *,
     generator: torch.Generator | None = None,
 ) -> Loss:
-    r"""`denoising_score_matching` of a family of experts, one for each level of a ladder.
+    r"""``denoising_score_matching`` of a family of experts, one for each level of a ladder.
 
     .. math:: \frac1k \sum_{i=1}^k \tfrac12\, E\, \lVert \sigma_i \nabla \log
        \tilde p_{\sigma_i}(x + \sigma_i z) + z \rVert^2
@@ -78,20 +96,38 @@ def multiscale_denoising_score_matching(
     Every row draws its level from the ladder, so that all are learned in one pass (Song & Ermon
     2019, eq. 6 with λ(σ) = σ²; for energies: Li, Chen & Sommer 2019).
 
-    - ``at_level``: from levels ``(n,)`` to an expert that is a batch of densities, one a row:
-      ``conditional.given`` where the level is the condition,
-      ``lambda level: conditional.at_noise_level(level).given(label)`` where it is not;
-    - ``data`` ``(n, *event)``, ``noise_levels`` ``(k,)``.
+    Args:
+        at_level: From levels ``(n,)`` to an expert that is a batch of densities, one a row:
+            ``conditional.given`` where the level is the condition,
+            ``lambda level: conditional.at_noise_level(level).given(label)`` where it is not.
+        data: Rows of data, ``(n, *event)``.
+        noise_levels: The ladder σ, ``(k,)``, positive.
+        generator: The source of levels and noise; a fresh one by default.
 
-    Raises as `denoising_score_matching`.
+    Returns:
+        The loss.
 
-    >>> at_level = lambda level: poe.FromEnergy(
-    ...     lambda x: x.square().sum(-1) / (2 * level.square()), space=poe.Real(1)
-    ... )
-    >>> g, levels = torch.Generator().manual_seed(0), torch.tensor([2.0, 0.5])
-    >>> loss = multiscale_denoising_score_matching(at_level, torch.zeros(9, 1), levels, generator=g)
-    >>> loss.value < 1e-10
-    tensor(True)
+    Raises:
+        NonFiniteError: Where a score is not finite (one synchronisation with the device).
+        PoeError: Off Real spaces and for levels that are not positive.
+        ShapeError: For other shapes.
+
+    References:
+        Song & Ermon (2019), Generative modeling by estimating gradients of the data distribution,
+        arXiv:1907.05600.
+
+        Li, Chen & Sommer (2019), Learning energy-based models in high-dimensional spaces with
+        multi-scale denoising score matching, arXiv:1910.07762.
+
+    Example:
+        >>> at_level = lambda level: poe.FromEnergy(
+        ...     lambda x: x.square().sum(-1) / (2 * level.square()), space=poe.Real(1)
+        ... )
+        >>> data, levels = torch.zeros(9, 1), torch.tensor([2.0, 0.5])
+        >>> g = torch.Generator().manual_seed(0)
+        >>> loss = multiscale_denoising_score_matching(at_level, data, levels, generator=g)
+        >>> loss.value < 1e-10
+        tensor(True)
     """
     if noise_levels.ndim != 1 or len(noise_levels) == 0:
         raise ShapeError(

@@ -27,17 +27,31 @@ def score_matching(expert: Expert, data: Tensor) -> Loss:
        + \operatorname{tr} \nabla^2 \log \tilde p\right]
 
     The trace is taken exactly, by one backward pass for each element of an event: for small
-    events. Experts with kinks are not fitted well, as two derivatives are assumed. Source:
-    Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", eq. 4.
+    events. Experts with kinks are not fitted well, as two derivatives are assumed.
 
-    - ``data`` ``(n, *event)`` on a Real space; parts: ``squared_score``, the first term, and
-      ``trace``.
+    Parts: ``squared_score``, the first term, and ``trace``.
 
-    Raises `NonFiniteError`, naming the expert, where a derivative is not finite (one
-    synchronisation with the device), `PoeError` off Real spaces, `ShapeError` for other shapes.
+    Args:
+        expert: The one that learns, on a Real space.
+        data: Rows of data, ``(n, *event)``.
 
-    >>> score_matching(experts.Gaussian([0.0, 0.0], scale=0.5), torch.zeros(3, 2)).parts["trace"]
-    tensor(-8.)
+    Returns:
+        The loss.
+
+    Raises:
+        NonFiniteError: Naming the expert, where a derivative is not finite (one synchronisation
+            with the device).
+        PoeError: Off Real spaces.
+        ShapeError: For other shapes.
+
+    References:
+        Hyvärinen (2005), Estimation of non-normalized statistical models by score matching, Journal
+        of Machine Learning Research 6, eq. 4.
+
+    Example:
+        >>> expert = experts.Gaussian([0.0, 0.0], scale=0.5)
+        >>> score_matching(expert, torch.zeros(3, 2)).parts["trace"]
+        tensor(-8.)
     """
     score = _score(expert, data)
     size = data[0].numel()
@@ -53,22 +67,38 @@ def sliced_score_matching(
     num_slices: int = 1,
     generator: torch.Generator | None = None,
 ) -> Loss:
-    r"""`score_matching` with the trace estimated along random directions, without bias.
+    r"""``score_matching`` with the trace estimated along random directions, without bias.
 
     .. math:: E_\text{data}\left[\tfrac12 \lVert \nabla \log \tilde p \rVert^2
        + E_v\, v^\top \nabla^2 \log \tilde p\; v\right], \qquad v \in \{-1, 1\}^d
 
-    Two backward passes, whatever the size of an event; the first term is exact, which is the
-    variance-reduced form. Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", eq. 8.
+    Two backward passes for one direction, whatever the size of an event; the first term is exact,
+    which is the variance-reduced form. Parts as of ``score_matching``.
 
-    - ``num_slices``: directions for each row; parts as of `score_matching`.
+    Args:
+        expert: The one that learns, on a Real space.
+        data: Rows of data, ``(n, *event)``.
+        num_slices: Directions for each row, at least 1.
+        generator: The source of the directions; a fresh one by default.
 
-    Raises as `score_matching`.
+    Returns:
+        The loss.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> expert = experts.Gaussian([0.0, 0.0], scale=0.5)
-    >>> sliced_score_matching(expert, torch.zeros(3, 2), generator=g).parts["trace"]
-    tensor(-8.)
+    Raises:
+        NonFiniteError: Naming the expert, where a derivative is not finite (one synchronisation
+            with the device).
+        PoeError: Off Real spaces, and for less than one slice.
+        ShapeError: For other shapes.
+
+    References:
+        Song, Garg, Shi & Ermon (2019), Sliced score matching: a scalable approach to density and
+        score estimation, eq. 8, arXiv:1905.07088.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> expert = experts.Gaussian([0.0, 0.0], scale=0.5)
+        >>> sliced_score_matching(expert, torch.zeros(3, 2), generator=g).parts["trace"]
+        tensor(-8.)
     """
     if num_slices < 1:
         raise PoeError(f"expected num_slices of at least 1, got {num_slices}")

@@ -16,13 +16,24 @@ def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:
 
     .. math:: -E_\text{data} \log p
 
-    - ``data`` ``(n, *event)``; parts: ``log_likelihood`` :math:`E_\text{data} \log p`.
+    Parts: ``log_likelihood`` :math:`E_\text{data} \log p`.
 
-    Raises `NormalizationError` for an expert without ``log_prob``, and `NonFiniteError`, naming the
-    expert and counting the rows, where a log p is not finite (one synchronisation with the device).
+    Args:
+        expert: The one that learns, with ``log_prob``.
+        data: Rows of data, ``(n, *event)``.
 
-    >>> negative_log_likelihood(experts.Gaussian([0.0], scale=[1.0]), torch.zeros(3, 1)).value
-    tensor(0.9189)
+    Returns:
+        The loss.
+
+    Raises:
+        NormalizationError: For an expert without ``log_prob``.
+        NonFiniteError: Naming the expert and counting the rows, where a log p is not finite (one
+            synchronisation with the device).
+        ShapeError: For other shapes.
+
+    Example:
+        >>> negative_log_likelihood(experts.Gaussian([0.0], scale=[1.0]), torch.zeros(3, 1)).value
+        tensor(0.9189)
     """
     require_rows(expert, "data", data)
     if log_prob_of(expert) is None:

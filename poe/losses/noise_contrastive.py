@@ -40,26 +40,42 @@ def noise_contrastive_estimation(
     with ζ the softplus. Its minimiser over expert and c has :math:`\tilde p e^{-c}` the density of
     the data and so c its log Z, which is learned with the expert: let c be an ``nn.Parameter`` of
     the optimiser. Of an expert that is known already, c alone estimates log Z from draws of it.
-    Source: Gutmann & Hyvarinen 2012, "Noise-contrastive estimation of unnormalized statistical
-    models", eq. 8 and 20.
 
-    - ``noise``: an expert with ``sample`` and ``log_prob``, such as a flow or an autoregressive
-      one, which is not trained here; best where it is near the data, and nowhere without mass
-      where they are;
-    - ``data`` ``(n, *event)``, on any space; ``log_partition`` c ``()``;
-    - ``noise_per_row`` ν: draws of the noise for each row of data;
-    - parts: ``on_data``, ``on_noise`` (both terms, the second with ν), and ``accuracy``, the share
-      of rows told right, data and noise alike: near 1 the noise is too far off to teach much.
+    Parts: ``on_data``, ``on_noise`` (both terms, the second with ν), and ``accuracy``, the share of
+    rows told right, data and noise alike: near 1 the noise is too far off to teach much.
 
-    Raises `NormalizationError` for noise without exact draws or ``log_prob``, `SpaceMismatchError`,
-    `ShapeError`, and `NonFiniteError`, naming the expert or the noise, where a log-density is not
-    finite or exceeds 10,000 nats for each element (one synchronisation with the device).
+    Args:
+        expert: The one that learns, on any space.
+        noise: An expert with ``sample`` and ``log_prob``, such as a flow or an autoregressive one,
+            which is not trained here; best where it is near the data, and nowhere without mass
+            where they are.
+        data: Rows of data, ``(n, *event)``.
+        log_partition: c, ``()``.
+        noise_per_row: ν, draws of the noise for each row of data, at least 1.
+        generator: The source of the noise; a fresh one by default.
 
-    >>> expert, noise = (experts.Gaussian([0.0], scale=[s]) for s in (1.0, 2.0))
-    >>> g, data = torch.Generator().manual_seed(0), torch.zeros(1000, 1)
-    >>> loss = noise_contrastive_estimation(expert, noise, data, torch.zeros(()), generator=g)
-    >>> loss.parts["on_data"]  # log(1 + 1/2): all data lie where the ratio is 2
-    tensor(0.4055)
+    Returns:
+        The loss.
+
+    Raises:
+        NormalizationError: For noise without exact draws or ``log_prob``.
+        SpaceMismatchError: Where the noise lives on another space.
+        ShapeError: For other shapes.
+        NonFiniteError: Naming the expert or the noise, where a log-density is not finite or exceeds
+            10,000 nats for each element (one synchronisation with the device).
+        PoeError: For less than one draw of the noise a row.
+
+    References:
+        Gutmann & Hyvärinen (2012), Noise-contrastive estimation of unnormalized statistical models,
+        with applications to natural image statistics, Journal of Machine Learning Research 13, eqs.
+        8 and 20.
+
+    Example:
+        >>> expert, noise = (experts.Gaussian([0.0], scale=[s]) for s in (1.0, 2.0))
+        >>> g, data = torch.Generator().manual_seed(0), torch.zeros(1000, 1)
+        >>> loss = noise_contrastive_estimation(expert, noise, data, torch.zeros(()), generator=g)
+        >>> loss.parts["on_data"]  # log(1 + 1/2): all data lie where the ratio is 2
+        tensor(0.4055)
     """
     _require_noise(expert, noise, data, log_partition, noise_per_row)
     generator = resolve(generator, data.device)

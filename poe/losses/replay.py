@@ -37,23 +37,33 @@ class ReplayBuffer(nn.Module):
         buffer.put(taken.slots, positions)
         loss = poe.losses.contrastive_divergence(expert, data, positions)
 
-    - ``start``: where chains begin, an expert that can be sampled exactly; one that is a module
-      belongs to this one, and moves and is saved with it;
-    - ``reseeded``: the probability with which a chain that is taken begins anew, each by itself.
-
     ``positions`` ``(num_chains, *event)`` is a buffer, on the device of the start and in
     ``state_dict``: with that and the generators' states a run resumes bit for bit.
 
-    Raises `PoeError` for counts and shares out of range, and where the start cannot be sampled.
+    Args:
+        start: Where chains begin, an expert that can be sampled exactly; one that is a module
+            belongs to this one, and moves and is saved with it.
+        num_chains: How many, at least 1.
+        reseeded: The probability with which a chain that is taken begins anew, each by itself.
+        generator: The source of the first positions; a fresh one by default.
 
-    Source: Tieleman 2008 (persistent chains); Du & Mordatch 2019, section 3.2 (reseeding).
+    Raises:
+        PoeError: For counts and shares out of range, and where the start cannot be sampled.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> buffer = ReplayBuffer(experts.Gaussian([0.0], scale=[1.0]), 100, generator=g)
-    >>> slots, positions = buffer.take(3, generator=g)
-    >>> buffer.put(slots, positions + 1.0)
-    >>> torch.equal(buffer.positions[slots], positions + 1.0)
-    True
+    References:
+        Persistent chains: Tieleman (2008), Training restricted Boltzmann machines using
+        approximations to the likelihood gradient, doi:10.1145/1390156.1390290.
+
+        Reseeding: Du & Mordatch (2019), Implicit generation and modeling with energy based models,
+        section 3.2, arXiv:1903.08689.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> buffer = ReplayBuffer(experts.Gaussian([0.0], scale=[1.0]), 100, generator=g)
+        >>> slots, positions = buffer.take(3, generator=g)
+        >>> buffer.put(slots, positions + 1.0)
+        >>> torch.equal(buffer.positions[slots], positions + 1.0)
+        True
     """
 
     positions: Tensor
@@ -86,10 +96,20 @@ class ReplayBuffer(nn.Module):
         return len(self.positions)
 
     def take(self, n: int, *, generator: torch.Generator | None = None) -> Taken:
-        """``n`` different chains at random, each begun anew with probability ``reseeded``.
+        """Different chains at random, each begun anew with probability ``reseeded``.
 
         The buffer stays as it is until they are put back. All n starts are drawn, and then kept or
         not: nothing waits for the device.
+
+        Args:
+            n: How many chains, 1 to ``num_chains``.
+            generator: The source of randomness; a fresh one by default.
+
+        Returns:
+            Their slots ``(n,)`` and positions ``(n, *event)``.
+
+        Raises:
+            PoeError: Where n is out of range.
         """
         if not 1 <= n <= self.num_chains:
             raise PoeError(
@@ -107,7 +127,15 @@ class ReplayBuffer(nn.Module):
 
     @torch.no_grad()
     def put(self, slots: Tensor, positions: Tensor) -> None:
-        """Write the chains ``positions`` ``(n, *event)`` into their own ``slots`` ``(n,)``."""
+        """Write chains back into their own slots.
+
+        Args:
+            slots: Those that ``take`` gave, ``(n,)``.
+            positions: Where the chains are now, ``(n, *event)``.
+
+        Raises:
+            ShapeError: Where there is not one position for each slot.
+        """
         expected = (*slots.shape, *self.positions.shape[1:])
         if slots.ndim != 1 or positions.shape != expected:
             raise ShapeError(

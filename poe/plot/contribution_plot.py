@@ -51,21 +51,33 @@ def contributions(
 ) -> Figure:
     """What each expert of a product says, c_i(x) = w_i log p̃_i(x), by name.
 
-    At up to 20 positions ``x`` ``(*batch, *event)``: bars set end to end, to the right where they
-    are positive, to the left where they are negative, and a mark at their sum, log p̃(x). With a
-    ``reference`` x′ ``(*event)``, c_i(x) − c_i(x′) and its sum, the log-ratio of x to x′.
+    At positions: bars set end to end, to the right where they are positive, to the left where they
+    are negative, and a mark at their sum, log p̃(x).
 
     Along draws: a row of points for each expert, and one for the product, c_i less its mean, with
     its standard deviation: the longer the row, the louder the expert is among these draws. Where
     each chain has a condition of its own the mean is that of the chain.
 
-    Raises ShapeError for x or x′ of another shape, PoeError for more positions, or a reference for
-    draws, NonFiniteError where a contribution is NaN or +inf, or −inf along draws.
+    Args:
+        product: The product; another expert is one factor.
+        x: Up to 20 positions, ``(*batch, *event)``, or draws.
+        reference: x′ ``(*event)``, for positions: with it, c_i(x) − c_i(x′) and its sum, the
+            log-ratio of x to x′.
+        axes: Where to draw; a new figure by default.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[0.5])
-    >>> figure = contributions(poe.Product(a=a, b=b), torch.tensor([[0.0], [1.0]]))
-    >>> [bars.get_label() for bars in figure.axes[0].containers]
-    ['a', 'b']
+    Returns:
+        The figure.
+
+    Raises:
+        ShapeError: For x or x′ of another shape.
+        PoeError: For more positions, or a reference for draws.
+        NonFiniteError: Where a contribution is NaN or +inf, or −inf along draws.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[0.5])
+        >>> figure = contributions(poe.Product(a=a, b=b), torch.tensor([[0.0], [1.0]]))
+        >>> [bars.get_label() for bars in figure.axes[0].containers]
+        ['a', 'b']
     """
     factors = factors_of(require_expert(product))
     if not isinstance(x, Draws):
@@ -169,8 +181,9 @@ def _along_draws(product: Expert, factors: list[Factor], draws: Draws, axes: Axe
 
 
 def _centred(product: Expert, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Contributions, and their sum where they are several, less their means: ``(n, rows)``, with
-    weights ``(n,)``.
+    """Contributions ``(n, rows)``, with their sum where they are several, and weights ``(n,)``.
+
+    All are less their means.
     """
     chains, length = draws.log_density.shape
     stride = max(1, -(-chains * length // EVALUATIONS))

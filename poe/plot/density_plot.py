@@ -68,19 +68,32 @@ def densities(
     of highest density that hold 20, 40, 60, 80 and 95 % of the window's mass. On a finite space of
     at most 32 states: bars at all of them. Experts that are divided by are dashed.
 
-    ``low`` and ``high``, a number or one for each element, may be left out on an Interval, on a
-    finite space, and where ``draws`` are given, which are shown beside the product. ``axes``: where
-    to draw what one axis is enough for.
+    ``low`` and ``high`` may be left out on an Interval, on a finite space, and where ``draws`` are
+    given.
 
-    Raises PoeError for other spaces, a window that is empty or not told, or draws of another
-    space; NonFiniteError where an expert has no density on the window.
+    Args:
+        product: The product; another expert is one factor.
+        low: The window's lower border, a number or one for each element.
+        high: The window's upper border, a number or one for each element.
+        draws: Of the product, shown beside it; by default none.
+        axes: Where to draw what one axis is enough for; a new figure by default.
 
-    Source of the regions: Hyndman 1996, section 2.
+    Returns:
+        The figure.
 
-    >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
-    >>> figure = densities(a * b, -4.0, 4.0)
-    >>> [line.get_label() for line in figure.axes[0].lines]
-    ['Gaussian', 'Gaussian_2', 'product']
+    Raises:
+        PoeError: For other spaces, a window that is empty or not told, or draws of another space.
+        NonFiniteError: Where an expert has no density on the window.
+
+    References:
+        Of the regions: Hyndman (1996), Computing and graphing highest density regions, section 2,
+        doi:10.1080/00031305.1996.10474359.
+
+    Example:
+        >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
+        >>> figure = densities(a * b, -4.0, 4.0)
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['Gaussian', 'Gaussian_2', 'product']
     """
     space = require_expert(product).space
     positions = None if draws is None else positions_in(space, draws)

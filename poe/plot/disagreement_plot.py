@@ -30,25 +30,37 @@ def disagreement(
 ) -> Figure:
     """How far a product's experts pull apart along one chain, and who of them objects.
 
-    gap_t = max_i z_i(x_t) − min_i z_i(x_t), where z_i is the contribution w_i log p̃_i less its mean
-    along the chain, in units of its standard deviation there. It is large where one expert likes x
-    much better than it usually does, and another much less. A bar has the colour of the expert of
-    the lowest z. The dashed line is the mean gap of as many independent standard normals, thus
-    about that of experts that mind different things: those that pull against each other lie above
-    it, those that agree below. An expert that says the same all along has z = 0.
+    gap_t = max_i z_i(x_t) − min_i z_i(x_t), where z_i is the contribution w_i log p̃_i less its
+    mean along the chain, in units of its standard deviation there. It is large where one expert
+    likes x much better than it usually does, and another much less. A bar has the colour of the
+    expert of the lowest z. The dashed line is the mean gap of as many independent standard normals,
+    thus about that of experts that mind different things: those that pull against each other lie
+    above it, those that agree below. An expert that says the same all along has z = 0.
 
-    Shapes: ``draws.samples`` ``(chains, draws, *event)``. Raises PoeError for less than two
-    experts, weighted draws, or a chain that does not exist; NonFiniteError where a contribution is
-    not finite.
+    Args:
+        product: Of two experts at least.
+        draws: Unweighted; ``draws.samples`` ``(chains, draws, *event)``.
+        chain: The chain's number.
+        axes: Where to draw; a new figure by default.
 
-    Source of the dashed line: Tippett 1925.
+    Returns:
+        The figure.
 
-    >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
-    >>> g = torch.Generator().manual_seed(0)
-    >>> draws = poe.sample(a * b, 400, num_chains=4, generator=g)
-    >>> figure = disagreement(a * b, draws)
-    >>> figure.axes[0].get_ylabel()
-    'gap between experts (sd)'
+    Raises:
+        PoeError: For less than two experts, weighted draws, or a chain that does not exist.
+        NonFiniteError: Where a contribution is not finite.
+
+    References:
+        Of the dashed line: Tippett (1925), On the extreme individuals and the range of samples
+        taken from a normal population, Biometrika 17.
+
+    Example:
+        >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+        >>> g = torch.Generator().manual_seed(0)
+        >>> draws = poe.sample(a * b, 400, num_chains=4, generator=g)
+        >>> figure = disagreement(a * b, draws)
+        >>> figure.axes[0].get_ylabel()
+        'gap between experts (sd)'
     """
     factors = factors_of(require_expert(product))
     require_order(draws, "disagreement along a chain")

@@ -45,13 +45,20 @@ def factors_of(target: Expert) -> list[Factor]:
 
 
 def colors(target: Expert) -> dict[str, str]:
-    """The colour that each expert of a product has in all plots: name to "#rrggbb".
+    """The colour that each expert of a product has in all plots.
 
     By its place in the product, so that it stays when further experts follow. After six the
     colours come again, lighter.
 
-    >>> colors(poe.Product(a=experts.Gaussian([0.0], scale=[1.0])))
-    {'a': '#4477AA'}
+    Args:
+        target: A product; another expert is one factor.
+
+    Returns:
+        "#rrggbb" by name.
+
+    Example:
+        >>> colors(poe.Product(a=experts.Gaussian([0.0], scale=[1.0])))
+        {'a': '#4477AA'}
     """
     return {factor.name: factor.color for factor in factors_of(target)}
 

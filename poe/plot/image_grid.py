@@ -32,18 +32,32 @@ def images(
     """Pictures in a grid, row by row, with grey values or colours from ``low`` to ``high``.
 
     The range is written below the grid, with the share of the values that lie beyond it, which are
-    shown as its ends. ``rows`` is by default the one that makes the grid about square; ``cmap`` is
-    one of matplotlib's ("gray_r" for ink on paper), and is for grey pictures alone.
+    shown as its ends.
 
-    Shapes: ``(n, h, w)`` or ``(n, 1, h, w)`` for grey pictures, ``(n, 3, h, w)`` for colours.
-    Raises ShapeError for others, NonFiniteError where a value is not finite, PoeError for rows or a
-    range that cannot be, or a number of ``row_labels`` that is not that of the rows.
+    Args:
+        images: ``(n, h, w)`` or ``(n, 1, h, w)`` for grey pictures, ``(n, 3, h, w)`` for colours.
+        rows: How many; by default what makes the grid about square.
+        low: The value at the lower end of the colours.
+        high: The value at the upper end, above ``low``.
+        cmap: One of matplotlib's colour maps ("gray_r" for ink on paper), for grey pictures alone.
+        row_labels: A text for each row, or none.
+        axes: Where to draw; a new figure by default.
 
-    >>> figure = images(torch.rand(6, 8, 8), rows=2)
-    >>> figure.axes[0].images[0].get_array().shape  # pictures a pixel apart
-    (17, 26)
-    >>> figure.axes[0].get_xlabel()
-    '0 to 1'
+    Returns:
+        The figure.
+
+    Raises:
+        ShapeError: For pictures of other shapes.
+        NonFiniteError: Where a value is not finite.
+        PoeError: For rows or a range that cannot be, or a number of ``row_labels`` that is not that
+            of the rows.
+
+    Example:
+        >>> figure = images(torch.rand(6, 8, 8), rows=2)
+        >>> figure.axes[0].images[0].get_array().shape  # pictures a pixel apart
+        (17, 26)
+        >>> figure.axes[0].get_xlabel()
+        '0 to 1'
     """
     pictures = _as_pictures(images)
     rows = _rows(len(pictures), rows, row_labels)

@@ -42,18 +42,25 @@ Element = int | Sequence[int]
 def pairs(draws: Draws, *, elements: Sequence[Element] | None = None) -> Figure:
     """Histograms of elements on the diagonal, of every two below it, correlations above.
 
-    All are weighted where the draws are. ``elements`` chooses at most 8: numbers in row-major
-    order, or indices into the event such as ``(3, 4)``. Elements of at most 24 whole numbers have a
-    bar for each.
+    All are weighted where the draws are. Elements of at most 24 whole numbers have a bar for each.
 
-    Shapes: ``draws.samples`` ``(chains, draws, *event)``. Raises PoeError for more elements, one
-    that does not exist, or draws none of which is finite.
+    Args:
+        draws: Of any target; ``draws.samples`` ``(chains, draws, *event)``.
+        elements: At most 8: numbers in row-major order, or indices into the event such as
+            ``(3, 4)``.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> draws = poe.sample(experts.Gaussian([0.0, 1.0], scale=[1.0, 2.0]), 500, generator=g)
-    >>> figure = pairs(draws)
-    >>> [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()]
-    ['x[0]', 'x[1]']
+    Returns:
+        The figure.
+
+    Raises:
+        PoeError: For more elements, one that does not exist, or draws none of which is finite.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> draws = poe.sample(experts.Gaussian([0.0, 1.0], scale=[1.0, 2.0]), 500, generator=g)
+        >>> figure = pairs(draws)
+        >>> [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()]
+        ['x[0]', 'x[1]']
     """
     positions = positions_of(draws)
     event = positions.x.shape[1:]

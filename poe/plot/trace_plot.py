@@ -36,13 +36,21 @@ def trace(draws: Draws, *, axes: Axes | None = None) -> Figure:
     named. Of more than 40 chains 40 are drawn, evenly chosen, and those. Energies that are not
     finite are gaps, and are counted.
 
-    Shapes: ``draws.log_density`` ``(chains, draws)``. Raises PoeError for weighted draws, which
-    have no order.
+    Args:
+        draws: Unweighted; ``draws.log_density`` ``(chains, draws)``.
+        axes: Where to draw; a new figure by default.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> draws = poe.sample(experts.Gaussian([0.0], scale=[1.0]), 40, num_chains=4, generator=g)
-    >>> len(trace(draws).axes[0].lines)
-    4
+    Returns:
+        The figure.
+
+    Raises:
+        PoeError: For weighted draws, which have no order.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> draws = poe.sample(experts.Gaussian([0.0], scale=[1.0]), 40, num_chains=4, generator=g)
+        >>> len(trace(draws).axes[0].lines)
+        4
     """
     require_order(draws, "a trace")
     axis = one_axis(axes, 6.4, 3.0)

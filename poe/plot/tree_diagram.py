@@ -57,19 +57,28 @@ class Node:
 
 
 def tree(product: Expert, *, axes: Axes | None = None) -> Figure:
-    """The tree of a composition: AND, OR and NOT, with exponents, weights and names.
+    r"""The tree of a composition: AND, OR and NOT, with exponents, weights and names.
 
     Products are ×, with the exponent w_i on the edge to each factor that has one; where it is
     negative the edge is dashed and says NOT. Mixtures are +, with their weights. Experts made of
     another one (``Transformed``, ``At``, ...) have it as their child. The factors of the outermost
     product have the colours that they have in the other plots.
 
-    Raises PoeError for compositions of more than 60 leaves, which ``print(product)`` shows.
+    Args:
+        product: Any composition.
+        axes: Where to draw; a new figure by default.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
-    >>> figure = tree(poe.Product(a=a, rest=a | b) / b ** 0.5)
-    >>> [text.get_text() for text in figure.axes[0].texts][:3]
-    ['AND  ×', 'a\\nGaussian', 'OR  +\\nrest']
+    Returns:
+        The figure.
+
+    Raises:
+        PoeError: For compositions of more than 60 leaves, which ``print(product)`` shows.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+        >>> figure = tree(poe.Product(a=a, rest=a | b) / b ** 0.5)
+        >>> [text.get_text() for text in figure.axes[0].texts][:3]
+        ['AND  ×', 'a\nGaussian', 'OR  +\nrest']
     """
     root = node_of(require_expert(product))
     if root.leaves > MAX_LEAVES:

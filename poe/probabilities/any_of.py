@@ -21,19 +21,32 @@ def any_of(
 ) -> Mixture:
     """The calibrated OR of any experts: Σ_k w_k p̃_k(x) / Z_k, with every Z_k found first.
 
-    ``a | b`` refuses experts without a known normaliser; this finds it, by ``estimator`` or by
-    ``poe.log_partition``. A component that was not normalised before is a ``poe.Normalized``, whose
-    ``log_partition`` and ``log_prob_error`` say how far its weight may be off (its logarithm by the
-    same number); ``poe.log_density_error(mixture, x)`` says what that comes to at x. ``log_prob``
-    exists where no Z_k is an estimate.
+    ``a | b`` refuses experts without a known normaliser; this finds it. A component that was not
+    normalised before is a ``poe.Normalized``, whose ``log_partition`` and ``log_prob_error`` say
+    how far its weight may be off (its logarithm by the same number);
+    ``poe.log_density_error(mixture, x)`` says what that comes to at x. ``log_prob`` exists where no
+    Z_k is an estimate. Raises what ``poe.log_partition`` raises, too.
 
-    ``weights``: >= 0, of sum 1; equal by default. Raises what ``poe.log_partition`` raises.
+    Args:
+        *experts: The components, on one space.
+        weights: w ``(n_experts,)``, not negative, of sum 1; equal by default.
+        estimator: How a Z_k is found, expert to ``poe.LogPartition``; by default
+            ``poe.log_partition``.
+        generator: The source of randomness of the default; a fresh one by default.
 
-    >>> narrow = poe.FromEnergy(lambda x: 8 * (x**2).sum(-1), space=poe.Real(1))
-    >>> wide = poe.FromEnergy(lambda x: (x**2).sum(-1) / 8, space=poe.Real(1))
-    >>> mixture = any_of(narrow, wide)
-    >>> mixture(torch.zeros(1, 1))  # log (1.5958 + 0.1995) / 2
-    tensor([-0.1080])
+    Returns:
+        The mixture.
+
+    Raises:
+        PoeError: Without experts, or where the weights are negative or do not sum to 1.
+        SpaceMismatchError: Where two live on different spaces.
+
+    Example:
+        >>> narrow = poe.FromEnergy(lambda x: 8 * (x**2).sum(-1), space=poe.Real(1))
+        >>> wide = poe.FromEnergy(lambda x: (x**2).sum(-1) / 8, space=poe.Real(1))
+        >>> mixture = any_of(narrow, wide)
+        >>> mixture(torch.zeros(1, 1))  # log (1.5958 + 0.1995) / 2
+        tensor([-0.1080])
     """
     find = estimator_or_default(estimator, generator)
     return Mixture([_normalized(expert, find) for expert in experts], weights)

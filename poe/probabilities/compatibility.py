@@ -26,18 +26,25 @@ CONTRADICTION = 0.01
 class Compatibility:
     """How far n normalised experts q_i agree; prints as tables with plain words below them.
 
-    - ``log_overlap``, ``log_overlap_error`` ``(n, n)``: log ∫ q_i q_j, with its standard error;
-    - ``divergence``, ``divergence_error`` ``(n, n)``: the Cauchy-Schwarz divergence
-      D(q, r) = −log( ∫ q r / √(∫ q² ∫ r²) ), minus the log of the cosine between the two: 0 where
-      they are equal, +inf where nowhere both are positive;
-    - ``mutual_log_overlap``, with error ``()``: log ∫ ∏ q_i;
-    - ``mutual_divergence``, with error ``()``: −log( ∫ ∏ q_i / ∏ (∫ q_i^n)^(1/n) ), >= 0 by
-      Hölder's inequality; for two experts D itself.
-
     Errors are 0 where all integrals are exact, and count those that were estimated as independent.
-    NaN is what could not be had: ``missing`` says why; ``doubts`` say which is not to be trusted,
-    and ``remarks`` are their words.
-    Divergences need no normaliser, and grow with the dimension, as do all differences in it.
+    NaN is what could not be had. Divergences need no normaliser, and grow with the dimension, as do
+    all differences in it.
+
+    Args:
+        names: The experts, in the order of all that follows.
+        log_overlap: log ∫ q_i q_j, ``(n, n)``.
+        log_overlap_error: Its standard error, ``(n, n)``.
+        divergence: The Cauchy-Schwarz divergence D(q, r) = −log( ∫ q r / √(∫ q² ∫ r²) ), minus the
+            log of the cosine between the two, ``(n, n)``: 0 where they are equal, +inf where
+            nowhere both are positive.
+        divergence_error: Its standard error, ``(n, n)``.
+        mutual_log_overlap: log ∫ ∏ q_i, ``()``.
+        mutual_log_overlap_error: Its standard error, ``()``.
+        mutual_divergence: −log( ∫ ∏ q_i / ∏ (∫ q_i^n)^(1/n) ), ``()``, >= 0 by Hölder's inequality;
+            for two experts D itself.
+        mutual_divergence_error: Its standard error, ``()``.
+        missing: Why something could not be had, in words.
+        doubts: Which integrals are not to be trusted; ``remarks`` are their words.
     """
 
     names: tuple[str, ...]
@@ -104,22 +111,37 @@ def compatibility(
 ) -> Compatibility:
     """How far experts agree, two by two and all together, before anything is sampled.
 
-    Takes two experts or more, or one product for its factors and their names. The integrals of n
-    experts, n (n + 1) / 2 of pairs and 2 n + 1 others, are found by ``estimator`` or by
-    ``poe.log_partition``; where that has no method, by exact draws of one expert. Warns
-    (TrustWarning) of those not to be trusted. An integral that is infinite or cannot be had is NaN,
-    and ``missing`` says why. Raises PoeError for fewer than two experts and for batches of
-    densities, SpaceMismatchError for experts on different spaces.
+    The integrals of n experts, n (n + 1) / 2 of pairs and 2 n + 1 others, are found by
+    ``estimator`` or by ``poe.log_partition``; where that has no method, by exact draws of one
+    expert. Warns (TrustWarning) of those not to be trusted. An integral that is infinite or cannot
+    be had is NaN, and ``missing`` says why.
 
-    Source: Jenssen et al. 2006, eq. 4 (the divergence of two).
+    Args:
+        *experts: Two or more, or one product for its factors and their names.
+        estimator: How the log of an integral is found, expert to ``poe.LogPartition``; by default
+            ``poe.log_partition``.
+        generator: The source of randomness of the default; a fresh one by default.
 
-    >>> def at(place):
-    ...     return experts.Gaussian([place], scale=[1.0])
-    >>> found = compatibility(poe.Product(left=at(-1.0), middle=at(0.0), right=at(6.0)))
-    >>> found.contradictions
-    (('left', 'right'), ('middle', 'right'))
-    >>> found.divergence[0]  # a quarter of the squared distance
-    tensor([ 0.0000,  0.2500, 12.2500], dtype=torch.float64)
+    Returns:
+        Overlaps and divergences, with their errors.
+
+    Raises:
+        PoeError: For fewer than two experts and for batches of densities.
+        SpaceMismatchError: For experts on different spaces.
+
+    References:
+        The divergence of two: Jenssen, Principe, Erdogmus & Eltoft (2006), The Cauchy-Schwarz
+        divergence and Parzen windowing: connections to graph theory and Mercer kernels, eq. 4,
+        Journal of the Franklin Institute 343.
+
+    Example:
+        >>> def at(place):
+        ...     return experts.Gaussian([place], scale=[1.0])
+        >>> found = compatibility(poe.Product(left=at(-1.0), middle=at(0.0), right=at(6.0)))
+        >>> found.contradictions
+        (('left', 'right'), ('middle', 'right'))
+        >>> found.divergence[0]  # a quarter of the squared distance
+        tensor([ 0.0000,  0.2500, 12.2500], dtype=torch.float64)
     """
     names, factors = _named(experts)
     indices = tuple(range(len(names)))

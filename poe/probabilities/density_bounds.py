@@ -41,11 +41,14 @@ SHOWN = 3
 class LogDensityBounds(NamedTuple):
     """Bounds on log p(x) at every x, and what is known of them.
 
-    - ``lower``, ``upper`` ``(*batch,)``: at each x by itself, not at all of them together, they
-      hold with probability ``confidence`` (1 where they are exact);
-    - ``rests_on``: in words, what they assume; empty where nothing is assumed;
-    - ``doubts``: why they should not be believed, with the number of the x in the flattened batch;
-      ``remarks`` are their words. None of them: they are trusted.
+    Args:
+        lower: Lower bounds, ``(*batch,)``.
+        upper: Upper bounds, ``(*batch,)``.
+        confidence: The probability with which both hold at each x by itself, not at all of them
+            together; 1 where they are exact.
+        rests_on: What they assume, in words; empty where nothing is assumed.
+        doubts: Why they should not be believed, with the number of the x in the flattened batch;
+            ``remarks`` are their words. None of them: they are trusted.
     """
 
     lower: Tensor
@@ -72,28 +75,46 @@ def log_density_bounds(
     method: Method | None = None,
     generator: torch.Generator | None = None,
 ) -> LogDensityBounds:
-    """Bounds on the log-density that ``expert`` stands for: `(*batch, *event) -> (*batch,)` each.
+    """Bounds on the log-density that ``expert`` stands for.
 
     Both equal ``expert(x)`` where that is exact. For a ``poe.Marginal`` they enclose log p(x) =
     log ∫ p(z) p(x | z) dz: that is log Z of the posterior of z, and so ``poe.log_partition`` bounds
-    it, once for every x, by ``method`` or by the one that fits. An estimate starts at the prior
-    where that has exact draws. Its lower bound needs no chain to have mixed; the upper one would
-    need exact draws of the posterior, and ``rests_on`` says what stands for them.
+    it, once for every x. An estimate starts at the prior where that has exact draws. Its lower
+    bound needs no chain to have mixed; the upper one would need exact draws of the posterior, and
+    ``rests_on`` says what stands for them.
 
     Through the algebra: powers scale bounds (and swap them below 0), products add them, mixtures
     add the densities; a normaliser that was estimated counts with its own bounds. All parts are to
     hold together, so their doubts add: 1 − Σ (1 − confidence), Bonferroni's inequality. The bounds
-    are detached from the graph. Warns (TrustWarning) where there are remarks. Raises PoeError where
-    bounds on a part say nothing of the whole, and what ``poe.log_partition`` raises.
+    are detached from the graph. Warns (TrustWarning) where there are remarks. Raises what
+    ``poe.log_partition`` raises, too.
 
-    Source: Grosse, Ghahramani & Adams 2015; for latent variables: Grosse, Ancha & Roy 2016.
+    Args:
+        expert: Any composition.
+        x: Positions, ``(*batch, *event)``.
+        method: How log Z of a posterior is bounded; by default the method that fits.
+        generator: The source of randomness; a fresh one by default.
 
-    >>> prior = experts.Gaussian([-2.0], scale=[1.0]) | experts.Gaussian([2.0], scale=[1.0])
-    >>> step = experts.LinearGaussian(weight=[[1.0]], bias=[0.0], scale=[0.5])
-    >>> marginal = poe.Marginal(prior, step, prior.sample(256))
-    >>> found = log_density_bounds(marginal, torch.zeros(1, 1))
-    >>> found.lower, found.upper, found.confidence
-    (tensor([-2.6305]), tensor([-2.6305]), 0.95)
+    Returns:
+        The bounds, ``(*batch,)`` each.
+
+    Raises:
+        PoeError: Where bounds on a part say nothing of the whole.
+
+    References:
+        Grosse, Ghahramani & Adams (2015), Sandwiching the marginal likelihood using bidirectional
+        Monte Carlo, arXiv:1511.02543.
+
+        For latent variables: Grosse, Ancha & Roy (2016), Measuring the reliability of MCMC
+        inference with bidirectional Monte Carlo, arXiv:1606.02275.
+
+    Example:
+        >>> prior = experts.Gaussian([-2.0], scale=[1.0]) | experts.Gaussian([2.0], scale=[1.0])
+        >>> step = experts.LinearGaussian(weight=[[1.0]], bias=[0.0], scale=[0.5])
+        >>> marginal = poe.Marginal(prior, step, prior.sample(256))
+        >>> found = log_density_bounds(marginal, torch.zeros(1, 1))
+        >>> found.lower, found.upper, found.confidence
+        (tensor([-2.6305]), tensor([-2.6305]), 0.95)
     """
     generator = resolve(generator, device_of(require_expert(expert), None))
 

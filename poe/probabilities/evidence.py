@@ -16,10 +16,14 @@ from poe.probabilities.normalize import Estimator, estimator_or_default
 class EvidenceRatio(NamedTuple):
     """log Z_numerator − log Z_denominator, and what is known of it.
 
-    - ``value``, ``std_error`` ``()``: the estimate and its standard error, 0 where both are exact;
-    - ``lower``, ``upper`` ``()``: bounds that hold together with probability ``confidence`` at
-      least, from those of the two;
-    - ``numerator``, ``denominator``: the two log partitions.
+    Args:
+        value: The estimate, ``()``.
+        std_error: Its standard error, ``()``; 0 where both are exact.
+        lower: Lower bound, ``()``, from those of the two.
+        upper: Upper bound, ``()``, from those of the two.
+        confidence: The probability with which both bounds hold together, at least.
+        numerator: The log partition above.
+        denominator: The log partition below.
     """
 
     value: Tensor
@@ -57,17 +61,33 @@ def evidence_ratio(
     """log Z_numerator − log Z_denominator of two whole compositions on one space.
 
     With normalised b and c, Z of a·b against Z of a·c says which of the two goes better with a: for
-    a likelihood a it is the Bayes factor of the priors b and c (Kass & Raftery 1995, eq. 1).
-    Unnormalised experts bring their own constants into it.
+    a likelihood a it is the Bayes factor of the priors b and c. Unnormalised experts bring their
+    own constants into it.
 
-    A log partition at hand may be given in place of its expert; the others are found one after the
-    other, so that their errors are independent, by ``estimator`` or by ``poe.log_partition``.
-    Raises what that raises, and SpaceMismatchError for experts on two spaces.
+    Log partitions are found one after the other, so that their errors are independent. Raises what
+    ``poe.log_partition`` raises, too.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
-    >>> c = experts.Gaussian([3.0], scale=[1.0])
-    >>> evidence_ratio(a * b, a * c).value
-    tensor(2.)
+    Args:
+        numerator: The composition above, or its log partition where that is at hand.
+        denominator: The composition below, or its log partition where that is at hand.
+        estimator: How log Z is found, expert to ``poe.LogPartition``; by default
+            ``poe.log_partition``.
+        generator: The source of randomness of the default; a fresh one by default.
+
+    Returns:
+        The log-ratio, with its error and bounds.
+
+    Raises:
+        SpaceMismatchError: For experts on two spaces.
+
+    References:
+        Kass & Raftery (1995), Bayes factors, eq. 1, doi:10.1080/01621459.1995.10476572.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[1.0])
+        >>> c = experts.Gaussian([3.0], scale=[1.0])
+        >>> evidence_ratio(a * b, a * c).value
+        tensor(2.)
     """
     if isinstance(numerator, Expert) and isinstance(denominator, Expert):
         shared_space(("numerator", "denominator"), [numerator, denominator], "ratio")

@@ -22,15 +22,28 @@ def normalize(
     *,
     generator: torch.Generator | None = None,
 ) -> Normalized:
-    """The expert divided by its Z: ``log_partition``, or what ``poe.log_partition`` finds.
+    """The expert divided by its Z.
 
     Warns (TrustWarning) where the ``log_partition`` that is given is not to be trusted. Raises what
-    ``poe.log_partition`` raises, and NonFiniteError where log Z is not finite.
+    ``poe.log_partition`` raises, too.
 
-    >>> quartic = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(1))
-    >>> p = normalize(quartic)
-    >>> p.log_prob(torch.zeros(1, 1, dtype=torch.float64))
-    tensor([-0.5949], dtype=torch.float64)
+    Args:
+        expert: Any that has a finite normaliser.
+        log_partition: log Z; by default what ``poe.log_partition`` finds.
+        generator: The source of randomness of the default; a fresh one by default.
+
+    Returns:
+        The normalised expert.
+
+    Raises:
+        NonFiniteError: Where log Z is not finite.
+        ImproperError: Where the expert is known to have no finite normaliser.
+
+    Example:
+        >>> quartic = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(1))
+        >>> p = normalize(quartic)
+        >>> p.log_prob(torch.zeros(1, 1, dtype=torch.float64))
+        tensor([-0.5949], dtype=torch.float64)
     """
     if log_partition is None:
         return Normalized(expert, estimate_log_partition(expert, generator=generator))

@@ -16,20 +16,30 @@ Sensitivities = dict[Normalized, Tensor]
 
 
 def log_density_error(expert: Expert, x: Tensor) -> Tensor:
-    """The standard error of log p(x) from normalisers: `(*batch, *event) -> (*batch,)`.
+    """The standard error of log p(x) that comes from normalisers.
 
     By the delta method: sd² = Σ_k (∂ log p(x) / ∂ log Z_k)² sd_k², the estimates of different
     normalisers being independent. In a mixture the derivative is minus the responsibility
-    w_k p_k(x) / p(x): where one component is alone, its own error counts in full. 0 where nothing
-    was estimated. Raises NormalizationError where an error is not known, as of the bare numbers in
-    ``Mixture(log_partitions=...)``, where estimates lie deeper than in mixtures, and where the
-    log-density is itself an estimate, as of a ``poe.Marginal``.
+    w_k p_k(x) / p(x): where one component is alone, its own error counts in full.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([9.0], scale=[1.0])
-    >>> rough = poe.log_partition(a)._replace(std_error=torch.tensor(0.1))
-    >>> either = poe.Mixture([a, poe.normalize(b, rough)])
-    >>> log_density_error(either, torch.tensor([[4.0], [4.5], [9.0]]))
-    tensor([0.0011, 0.0500, 0.1000])
+    Args:
+        expert: Any composition.
+        x: Positions, ``(*batch, *event)``.
+
+    Returns:
+        The error, ``(*batch,)``; 0 where nothing was estimated.
+
+    Raises:
+        NormalizationError: Where an error is not known, as of the bare numbers in
+            ``Mixture(log_partitions=...)``, where estimates lie deeper than in mixtures, and where
+            the log-density is itself an estimate, as of a ``poe.Marginal``.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([9.0], scale=[1.0])
+        >>> rough = poe.log_partition(a)._replace(std_error=torch.tensor(0.1))
+        >>> either = poe.Mixture([a, poe.normalize(b, rough)])
+        >>> log_density_error(either, torch.tensor([[4.0], [4.5], [9.0]]))
+        tensor([0.0011, 0.0500, 0.1000])
     """
     return combined_error(sensitivities(expert, x), expert(x))
 

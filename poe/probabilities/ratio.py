@@ -15,22 +15,37 @@ from poe.probabilities.normalizer_error import combined_error, sensitivities
 
 
 class LogRatio(NamedTuple):
-    """log p(x) − log q(x), with the standard error that their normalisers leave, ``(*batch,)``."""
+    """log p(x) − log q(x), with the error that their normalisers leave.
+
+    Args:
+        value: The log-ratio, ``(*batch,)``.
+        std_error: Its standard error, ``(*batch,)``.
+    """
 
     value: Tensor
     std_error: Tensor
 
 
 def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
-    """log p̃(x) - log p̃(x'): `(*batch, *event)` twice `-> (*batch,)`.
+    """The log-ratio of two points, log p̃(x) − log p̃(x'), where the normaliser cancels.
 
-    -inf where only x is excluded, +inf where only x' is. Raises `ShapeError` where the two shapes
-    differ, and `NonFiniteError` where a log-density is NaN or +inf, or both points are excluded:
-    there the ratio does not exist.
+    Args:
+        target: Any expert.
+        x: Positions, ``(*batch, *event)``.
+        x_prime: x', of the same shape.
 
-    >>> g = experts.Gaussian([0.0], scale=[1.0])
-    >>> log_ratio(g, torch.zeros(1, 1), torch.ones(1, 1))
-    tensor([0.5000])
+    Returns:
+        The ratio, ``(*batch,)``: −inf where only x is excluded, +inf where only x' is.
+
+    Raises:
+        ShapeError: Where the two shapes differ.
+        NonFiniteError: Where a log-density is NaN or +inf, or both points are excluded: there the
+            ratio does not exist.
+
+    Example:
+        >>> g = experts.Gaussian([0.0], scale=[1.0])
+        >>> log_ratio(g, torch.zeros(1, 1), torch.ones(1, 1))
+        tensor([0.5000])
     """
     _require_same_shape(x, x_prime)
     first, second = target(x), target(x_prime)
@@ -41,16 +56,29 @@ def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
 def log_ratio_contributions(
     product: Product, x: Tensor, x_prime: Tensor, *, rows_at_once: int | None = None
 ) -> Tensor:
-    """What each expert adds to the log-ratio: `(*batch, *event)` twice `-> (*batch, n_experts)`.
+    """What each expert adds to the log-ratio of two points.
 
-    c_i(x) − c_i(x') with c = ``product.contributions``, in the order of ``product.names``; they sum
-    to ``log_ratio(product, x, x_prime)``. ``rows_at_once`` bounds the memory: so many pairs are
-    evaluated together, by default all. Raises what ``log_ratio`` raises, and `PoeError` for what is
-    no product.
+    c_i(x) − c_i(x') with c = ``product.contributions``; they sum to
+    ``log_ratio(product, x, x_prime)``.
 
-    >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[0.5])
-    >>> log_ratio_contributions(poe.Product(a=a, b=b), torch.zeros(1, 1), torch.ones(1, 1))
-    tensor([[ 0.5000, -2.0000]])
+    Args:
+        product: The product.
+        x: Positions, ``(*batch, *event)``.
+        x_prime: x', of the same shape.
+        rows_at_once: So many pairs are evaluated together, which bounds the memory; by default all.
+
+    Returns:
+        Contributions, ``(*batch, n_experts)``, in the order of ``product.names``.
+
+    Raises:
+        PoeError: For what is no product, and for less than one row at once.
+        ShapeError: Where the two shapes differ.
+        NonFiniteError: Where a log-density is NaN or +inf, or both points are excluded.
+
+    Example:
+        >>> a, b = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([1.0], scale=[0.5])
+        >>> log_ratio_contributions(poe.Product(a=a, b=b), torch.zeros(1, 1), torch.ones(1, 1))
+        tensor([[ 0.5000, -2.0000]])
     """
     if not isinstance(product, Product):
         raise PoeError(f"expected a product of experts, got {type(product).__name__}")
@@ -70,16 +98,32 @@ def log_prob_ratio(
     estimator: Estimator | None = None,
     generator: torch.Generator | None = None,
 ) -> LogRatio:
-    """log p(x) − log q(x) between two normalised targets: `(*batch, *event) -> (*batch,)`.
+    """The log-ratio of two normalised targets at the same x, log p(x) − log q(x).
 
-    A target whose normaliser is not known is normalised first, by ``estimator`` or by
-    ``poe.log_partition``; give a ``poe.Normalized`` to do that once. The standard error is that of
-    all normalisers that were estimated (0 where none was); one that is part of both counts once,
-    by the difference. Raises what ``poe.log_partition`` and ``log_ratio`` raise.
+    A target whose normaliser is not known is normalised first; give a ``poe.Normalized`` to do that
+    once. The standard error is that of all normalisers that were estimated (0 where none was); one
+    that is part of both counts once, by the difference. Raises what ``poe.log_partition`` raises,
+    too.
 
-    >>> p, q = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([0.0], scale=[1.0]) ** 2
-    >>> log_prob_ratio(p, q, torch.zeros(1, 1))
-    LogRatio(value=tensor([-0.3466]), std_error=tensor([0.]))
+    Args:
+        p: The target above.
+        q: The target below, on the same space.
+        x: Positions, ``(*batch, *event)``.
+        estimator: How log Z is found, expert to ``poe.LogPartition``; by default
+            ``poe.log_partition``.
+        generator: The source of randomness of the default; a fresh one by default.
+
+    Returns:
+        The log-ratio and its standard error, ``(*batch,)`` each.
+
+    Raises:
+        SpaceMismatchError: Where the two live on different spaces.
+        NonFiniteError: Where a log-density is NaN or +inf, or both exclude an x.
+
+    Example:
+        >>> p, q = experts.Gaussian([0.0], scale=[1.0]), experts.Gaussian([0.0], scale=[1.0]) ** 2
+        >>> log_prob_ratio(p, q, torch.zeros(1, 1))
+        LogRatio(value=tensor([-0.3466]), std_error=tensor([0.]))
     """
     shared_space(("p", "q"), [p, q], "ratio")
     find = estimator_or_default(estimator, generator)

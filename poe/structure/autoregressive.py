@@ -31,32 +31,64 @@ class Autoregressive(Expert):
     proposals of ``poe.samplers.SuffixMetropolisHastings``. A network that sees all places in one
     pass overrides ``log_conditionals``.
 
-    >>> class Sticky(Autoregressive):
-    ...     space = poe.Binary(3)
-    ...     def begin(self, num_sequences):
-    ...         return PrefixState(torch.zeros(num_sequences, 1))
-    ...     def log_next(self, state, place):
-    ...         return torch.cat([state.values, -state.values], 1).log_softmax(1)
-    ...     def append(self, state, place, values):
-    ...         return PrefixState(1.0 - 2.0 * values[:, None])
-    >>> Sticky().log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).exp()
-    tensor([0.3879, 0.0071])
+    Example:
+        >>> class Sticky(Autoregressive):
+        ...     space = poe.Binary(3)
+        ...     def begin(self, num_sequences):
+        ...         return PrefixState(torch.zeros(num_sequences, 1))
+        ...     def log_next(self, state, place):
+        ...         return torch.cat([state.values, -state.values], 1).log_softmax(1)
+        ...     def append(self, state, place, values):
+        ...         return PrefixState(1.0 - 2.0 * values[:, None])
+        >>> Sticky().log_prob(torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).exp()
+        tensor([0.3879, 0.0071])
     """
 
     def begin(self, num_sequences: int) -> Any:
-        """The state of so many empty prefixes."""
+        """The state before the first element.
+
+        Args:
+            num_sequences: The number n of sequences, which are empty yet.
+
+        Returns:
+            A state of the subclass's own: tensors ``(n, ...)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement begin")
 
     def log_next(self, state: Any, place: int) -> Tensor:
-        """log p(v | prefix) of every value of the element at that place: ``(n, k)``."""
+        """log p(v | prefix) of every value v of the next element.
+
+        Args:
+            state: Of the prefixes.
+            place: The next element's number, from 0.
+
+        Returns:
+            Log-probabilities of the k values, ``(n, k)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement log_next")
 
     def append(self, state: Any, place: int, values: Tensor) -> Any:
-        """The state with the values ``(n,)`` at that place."""
+        """The state with one element more.
+
+        Args:
+            state: Of the prefixes.
+            place: The new element's number, from 0.
+            values: Its values, ``(n,)``, int64.
+
+        Returns:
+            The state of the longer prefixes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement append")
 
     def log_conditionals(self, x: Tensor) -> Tensor:
-        """log p(v | x₁ … xₜ₋₁) at every place: ``(*batch, *event) -> (*batch, numel, k)``."""
+        """log p(v | x₁ … xₜ₋₁) of every value v at every place.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            Log-probabilities, ``(*batch, numel, k)``, the places in row-major order.
+        """
         batch_shape = self.space.batch_shape(x)
         rows = as_values(self.space, x.reshape(-1, *self.space.event_shape))
         state, found = self.begin(len(rows)), []
@@ -67,14 +99,29 @@ class Autoregressive(Expert):
         return torch.stack(found, 1).reshape(*batch_shape, len(found), -1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Σₜ log p(xₜ | x₁ … xₜ₋₁), −inf outside the space.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         values = as_values(self.space, x)
         found = self.log_conditionals(x).gather(-1, values[..., None]).squeeze(-1).sum(-1)
         return mask_outside(self.space, x, found)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), the log-density: ``(*batch, *event) -> (*batch,)``.
+        """The log-density, of events that are in the space.
 
-        Raises PoeError where x is not in the space, whose density there is 0.
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+
+        Raises:
+            PoeError: Where x is not in the space, whose density there is 0.
         """
         if not torch.compiler.is_compiling():
             self.space.require(x)
@@ -82,7 +129,15 @@ class Autoregressive(Expert):
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws, element by element: ``(num_samples, *event)``. Exact."""
+        """Independent draws, element by element; exact.
+
+        Args:
+            num_samples: How many.
+            generator: The source of randomness; a fresh one by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         device = device_of(self)
         generator = resolve(generator, device)
         shape = (num_samples, num_places(self.space))

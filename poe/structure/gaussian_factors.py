@@ -50,10 +50,11 @@ class Weights(Protocol):
 class GaussianFactor(NamedTuple):
     """A factor p̃(x) = ∫ exp(−½ (A x − y)' W (A x − y)) dm(W): given W, x is Gaussian.
 
-    - ``operator``: A; ``target``: y ``(*out_shape)``, or what broadcasts to it;
-    - ``draw``: W ~ p(W | x), of the responses A x ``(n, *out_shape)`` and uniforms of the same
-      shape;
-    - ``is_fixed``: whether W is always the same, so that the factor itself is Gaussian.
+    Args:
+        operator: A.
+        target: y, ``(*out_shape)``, or what broadcasts to it.
+        draw: W ~ p(W | x), of the responses A x ``(n, *out_shape)`` and uniforms of the same shape.
+        is_fixed: Whether W is always the same, so that the factor itself is Gaussian.
     """
 
     operator: Linear
@@ -120,12 +121,24 @@ def gaussian_factors(expert: Expert) -> tuple[GaussianFactor, ...] | None:
 
     Families register here. Those of a product are those of all its experts.
 
-    Source: Andrews & Mallows 1974; of products of linear responses: Welling, Hinton & Osindero
-    2003; Schmidt, Gao & Roth 2010.
+    Args:
+        expert: Any.
 
-    >>> picture = experts.Gaussian(torch.zeros(2, 2), scale=1.0)
-    >>> len(gaussian_factors(picture * picture))
-    2
+    Returns:
+        A factor or more for each expert of a product; None where one of them has none.
+
+    References:
+        Andrews & Mallows (1974), Scale mixtures of normal distributions,
+        doi:10.1111/j.2517-6161.1974.tb00989.x.
+
+        Of products of linear responses: Welling, Hinton & Osindero (2003), Learning sparse
+        topographic representations with products of Student-t distributions; Schmidt, Gao & Roth
+        (2010), A generative perspective on MRFs in low-level vision.
+
+    Example:
+        >>> picture = experts.Gaussian(torch.zeros(2, 2), scale=1.0)
+        >>> len(gaussian_factors(picture * picture))
+        2
     """
     return None
 

@@ -27,19 +27,47 @@ class Twist(nn.Module):
     with ratios ψₜ / ψₜ₋₁ that need not sum to 1. The best one is the sum of p̃ over all
     continuations.
 
-    Source: twisted particle filters, Whiteley & Lee 2014; of language models, Zhao et al. 2024.
+    References:
+        Whiteley & Lee (2014), Twisted particle filters, doi:10.1214/13-AOS1167.
+
+        Zhao, Brekelmans, Makhzani & Grosse (2024), Probabilistic inference in language models via
+        twisted sequential Monte Carlo, arXiv:2404.17546.
     """
 
     def begin(self, num_sequences: int) -> Any:
-        """The state of so many empty prefixes."""
+        """The state before the first element.
+
+        Args:
+            num_sequences: The number n of sequences, which are empty yet.
+
+        Returns:
+            A state of the subclass's own: tensors ``(n, ...)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement begin")
 
     def log_next(self, state: Any, place: int) -> Tensor:
-        """log ψₜ₊₁(prefix, v) − log ψₜ(prefix) of every value v: ``(n, k)``."""
+        """log ψₜ₊₁(prefix, v) − log ψₜ(prefix) of every value v of the next element.
+
+        Args:
+            state: Of the prefixes.
+            place: The next element's number t, from 0.
+
+        Returns:
+            Log-ratios of the k values, ``(n, k)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement log_next")
 
     def append(self, state: Any, place: int, values: Tensor) -> Any:
-        """The state with the values ``(n,)`` at that place."""
+        """The state with one element more.
+
+        Args:
+            state: Of the prefixes.
+            place: The new element's number, from 0.
+            values: Its values, ``(n,)``, int64.
+
+        Returns:
+            The state of the longer prefixes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement append")
 
 
@@ -51,17 +79,26 @@ class Scored(NamedTuple):
 
 
 class OnPrefixes(Twist):
-    """A twist by a function of prefixes: ``(n, t)``, int64, to log ψₜ ``(n,)``, 1 ≤ t ≤ numel.
+    """A twist by a function of prefixes.
 
-    Every value that may follow is tried: k evaluations an element. With ``looks_ahead=False`` the
-    function is asked of what is there alone, one evaluation an element: for large vocabularies.
+    Every value that may follow is tried: k evaluations an element.
 
-    >>> at_most_one = OnPrefixes(
-    ...     lambda prefix: torch.where(prefix.sum(1) <= 1, 0.0, -torch.inf), poe.Binary(3)
-    ... )
-    >>> state = at_most_one.append(at_most_one.begin(1), 0, torch.tensor([1]))
-    >>> at_most_one.log_next(state, 1)
-    tensor([[0., -inf]])
+    Args:
+        fn: Prefixes ``(n, t)``, int64, to log ψₜ ``(n,)``, 1 ≤ t ≤ numel.
+        space: Of the events, with k values an element.
+        looks_ahead: Whether every value that may follow is tried. Where it is False the function
+            is asked of what is there alone, one evaluation an element: for large vocabularies.
+
+    Raises:
+        PoeError: Where an element may take infinitely many values.
+
+    Example:
+        >>> at_most_one = OnPrefixes(
+        ...     lambda prefix: torch.where(prefix.sum(1) <= 1, 0.0, -torch.inf), poe.Binary(3)
+        ... )
+        >>> state = at_most_one.append(at_most_one.begin(1), 0, torch.tensor([1]))
+        >>> at_most_one.log_next(state, 1)
+        tensor([[0., -inf]])
     """
 
     def __init__(
@@ -165,10 +202,18 @@ class LocalProduct(Autoregressive):
     one, and its weights mend it: ``poe.smc_over_positions``, ``SuffixMetropolisHastings``.
     Where no value is left, all are alike; without twists it is uniform.
 
-    >>> a, b = experts.MADE(3), experts.NADE(3, 4)
-    >>> naive = LocalProduct(a.space, [a, b])
-    >>> naive.sample(5, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([5, 3])
+    Args:
+        space: Of the events, with k values an element.
+        factors: The twists; any ``poe.Autoregressive`` is one, ``poe.twists(expert)`` finds others.
+
+    Raises:
+        PoeError: Where an element may take infinitely many values.
+
+    Example:
+        >>> a, b = experts.MADE(3), experts.NADE(3, 4)
+        >>> naive = LocalProduct(a.space, [a, b])
+        >>> naive.sample(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, space: Space, factors: Sequence[nn.Module]) -> None:
@@ -185,7 +230,15 @@ class LocalProduct(Autoregressive):
         return (self.even.new_zeros(num_sequences), *states)
 
     def log_ratios(self, state: tuple[Any, ...], place: int) -> Tensor:
-        """Σⱼ of the twists' ``log_next``, not normalised: ``(n, k)``."""
+        """Σⱼ of the twists' ``log_next``, not normalised.
+
+        Args:
+            state: Of the prefixes.
+            place: The next element's number, from 0.
+
+        Returns:
+            Log-weights of the k values, ``(n, k)``.
+        """
         found = self.even.expand(len(state[0]), -1)
         for twist, own in zip(self.twists, state[1:], strict=True):
             found = found + twist.log_next(own, place)  # type: ignore[operator]

@@ -28,13 +28,21 @@ Law = Callable[[Expert, Tensor], None]
 
 
 def check_expert(expert: Expert, x: Tensor) -> None:
-    """Check every law in `EXPERT_LAWS` at the events `x`, `(n, *event)` with n >= 2.
+    """Check every law in ``EXPERT_LAWS`` at some events.
 
-    Give x where the log-density is finite, away from kinks. Copies of the expert are moved to
-    float64, where rounding is out of the way, and to the meta device; the expert itself stays as
-    it is. Raises `LawError`, which names the law and says what was expected and what came.
+    Copies of the expert are moved to float64, where rounding is out of the way, and to the meta
+    device; the expert itself stays as it is.
 
-    >>> check_expert(experts.Gaussian([0.0, 1.0], scale=2.0), torch.randn(3, 2))
+    Args:
+        expert: The one that is to keep the laws.
+        x: Events, ``(n, *event)`` with n >= 2, where the log-density is finite, away from kinks.
+
+    Raises:
+        LawError: Naming the law, with what was expected and what came.
+        PoeError: Where x is of another shape.
+
+    Example:
+        >>> check_expert(experts.Gaussian([0.0, 1.0], scale=2.0), torch.randn(3, 2))
     """
     if len(expert.space.batch_shape(x)) != 1 or len(x) < 2:
         raise PoeError(f"expected x of shape (n, *event) with n >= 2, got {tuple(x.shape)}")

@@ -44,11 +44,21 @@ def is_ours(found: object) -> bool:
 
 
 def parameters(found: Callable[..., object]) -> list[str]:
+    if inspect.isclass(found) and inherits_its_constructor(found):
+        return []
     try:
         names = list(inspect.signature(found).parameters)
     except ValueError:  # a class without a constructor of its own
         return []
     return [name for name in names if name not in ("self", "cls") and not name.startswith("_")]
+
+
+def inherits_its_constructor(found: type) -> bool:
+    """Whether its constructor is a base class's of torch or typing, as of modules and protocols.
+
+    The signature of that, ``(*args, **kwargs)``, says nothing that a docstring could explain.
+    """
+    return getattr(found.__init__, "__module__", "").split(".")[0] in ("torch", "typing")
 
 
 def described(found: Callable[..., object]) -> set[str]:
@@ -87,6 +97,20 @@ def test_a_missing_parameter_is_noticed() -> None:
 
     assert described(half) == {"a"}
     assert parameters(functools.partial(half, 1)) == ["b"]
+
+
+def test_a_class_without_a_constructor_of_its_own_has_no_parameters() -> None:
+    class Bare(nn.Module):
+        """One that subclasses build."""
+
+    class Own(Bare):
+        """One of its own."""
+
+        def __init__(self, size: int) -> None:
+            super().__init__()
+
+    assert parameters(Bare) == []
+    assert parameters(Own) == ["size"]
 
 
 if __name__ == "__main__":
