@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for subprocesses
@@ -19,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 import numpy as np
 import pytest
 import torch
+
+from tests.seeds import seeded
 
 torch.set_num_threads(1)
 
@@ -41,6 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in SLOW):
             item.add_marker("slow")
+
+
+_elapsed = pytest.StashKey[Callable[[], float]]()
+_running = pytest.StashKey[pytest.Item]()
 
 
 # --- Global generators
@@ -82,13 +89,25 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report  # type: ignore[return-value]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+@contextmanager
+def generators_at_rest(what: str, item: pytest.Item) -> Iterator[None]:
+    """Fails where they move; examples and pages are users' code, for which they are put back."""
+    if any(item.get_closest_marker(name) for name in ("example", "page")):
+        with seeded():
+            yield
+        return
     before = GlobalGenerators.now()
-    value = yield
+    yield
     if text := before.moved():
-        pytest.fail(f"the fixture {fixturedef.argname} {text}", pytrace=False)
-    return value  # type: ignore[return-value]
+        pytest.fail(f"{what} {text}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    with generators_at_rest(f"the fixture {fixturedef.argname}", request.session.stash[_running]):
+        return (yield)
 
 
 # --- CPU seconds
@@ -101,27 +120,23 @@ def _cpu_seconds() -> float:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    before, start = GlobalGenerators.now(), _cpu_seconds()
-    value = yield
+    start = _cpu_seconds()
+    with generators_at_rest("the test", item):
+        value = yield
     seconds = _cpu_seconds() - start
     if item.get_closest_marker("slow") is None and seconds > REPORTED:
         item.user_properties.append(("unmarked seconds", seconds))
         if seconds > FAILED and os.environ.get("CI"):
             pytest.fail(_too_long(item.nodeid, seconds), pytrace=False)
-    if text := before.moved():
-        pytest.fail(f"the test {text}", pytrace=False)
     return value  # type: ignore[return-value]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """All of it, with setup and teardown, goes to the last report of the test."""
-    start = _cpu_seconds()
+    start, item.session.stash[_running] = _cpu_seconds(), item
     item.stash[_elapsed] = lambda: _cpu_seconds() - start
     return (yield)
-
-
-_elapsed = pytest.StashKey[Callable[[], float]]()
 
 
 @pytest.hookimpl(wrapper=True)

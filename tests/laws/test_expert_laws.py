@@ -503,7 +503,13 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=EXPERTS)
+CASES = [
+    pytest.param(name, marks=pytest.mark.law) if name in ("TableFlow", "NumPyro") else name
+    for name in EXPERTS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[str, poe.Expert, Tensor]:
     """Made here and not at import: its numbers are the same, whichever files are collected."""
     with seeded():

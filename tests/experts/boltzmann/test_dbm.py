@@ -241,6 +241,7 @@ def test_block_gibbs_is_as_near_the_truth_as_independent_draws(expert: DBM) -> N
     check_table(expert, sweeps(expert, zeros, 100, g))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("expert", FLOATS)
 def test_block_gibbs_leaves_the_density_invariant(expert: DBM) -> None:
     g = torch.Generator().manual_seed(2)

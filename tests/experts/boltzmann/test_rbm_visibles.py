@@ -119,6 +119,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("rbm", TARGETS.values(), ids=TARGETS.keys())
 def test_layer_gibbs_leaves_its_rbm_invariant(rbm: poe.Expert) -> None:
     g = torch.Generator().manual_seed(1)
@@ -128,6 +129,7 @@ def test_layer_gibbs_leaves_its_rbm_invariant(rbm: poe.Expert) -> None:
     close(state.log_density, rbm(state.position))
 
 
+@pytest.mark.law
 def test_layer_gibbs_of_another_rbm_is_caught() -> None:
     rbm, g = gaussian(), torch.Generator().manual_seed(1)
     other = GaussianRBM(rbm.W, rbm.b, rbm.c + 0.5, scale=rbm.scale)

@@ -111,7 +111,7 @@ STEPS = (70, 60, 50, 40, 30, 22, 15, 9, 4)
 def test_annealing_alone_ends_at_the_wrong_shares() -> None:
     """Unadjusted Langevin down the noised marginals: off by more than a half, and biased."""
     _, left = truth()
-    assert left == pytest.approx(0.14, abs=0.02)
+    assert left == pytest.approx(0.1427, abs=5e-5)  # by quadrature, to four digits
     ladder = (*(product(step, "energy") for step in STEPS),)
     variance = [1 - KEPT[step].item() + 0.04 for step in (*STEPS, 0)]
     kernel = poe.samplers.AnnealedLangevin(

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import experts
 import poe
 from experts import Bernoulli, Ising
 from experts.spins.transfer_matrix import best_order
@@ -419,7 +418,3 @@ def test_refusals(name: str) -> None:
     build, words = REFUSED[name]
     with pytest.raises(poe.PoeError, match=words):
         build()
-
-
-def test_is_exported() -> None:
-    assert "Ising" in experts.__all__

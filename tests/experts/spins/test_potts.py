@@ -105,6 +105,7 @@ def test_products_merge() -> None:
     torch.testing.assert_close(poe.log_partition(product).value, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.law
 def test_gibbs_leaves_it_invariant() -> None:
     model, g = Potts.grid((2, 3), 0.8, 3, [0.3, 0.0, -0.2], periodic=True), torch.Generator()
     x = states(model.space)

@@ -36,6 +36,7 @@ def test_what_is_summed_as_it_is_or_no_grid_stays_whole() -> None:
         assert in_tractable_parts(model) is model
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("coupling", [0.3, 0.4406868])
 def test_log_partition_is_within_its_error(coupling: float) -> None:
     """Of a torus that can just be summed, with a field: at its own start it is known anyhow."""

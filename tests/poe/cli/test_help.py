@@ -43,6 +43,7 @@ def _in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_in_a_copy")
 @pytest.mark.parametrize(
     "words",

@@ -41,6 +41,7 @@ def log_z(expert: poe.Expert) -> float:
 # As densities: the same Z, by quadrature that knows nothing of closed forms
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     ("bijection", "space"),
@@ -63,6 +64,7 @@ def test_a_moved_density_has_the_same_normaliser(
     assert log_z(there) == pytest.approx(log_z(unnormalised), abs=1e-6)
 
 
+@pytest.mark.law
 def test_an_expert_on_logits_comes_to_the_interval() -> None:
     gaussian = experts.Gaussian(torch.tensor([0.5, -1.0], dtype=F64), scale=[1.0, 2.0])
     pictures = poe.Transformed(gaussian, logit(0, 255).inv)

@@ -12,6 +12,7 @@ from torch import Tensor
 from poe.demo.attributes import Combination, measure
 from poe.demo.evaluate import COLUMNS, diversity, held, pairwise_distance, rates
 from poe.demo.judge import Judge
+from tests.seeds import seeded
 
 
 class Says(Judge):
@@ -33,6 +34,7 @@ def bars() -> Tensor:
     return torch.stack([thin, thick]).float()
 
 
+@seeded()
 def test_each_attribute_is_held_to_its_own_wish() -> None:
     images = bars()
     assert list(measure(images.numpy()).slant_index()) == [2, 0]

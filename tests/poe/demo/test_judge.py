@@ -7,6 +7,7 @@ import torch
 
 import experts
 from poe.demo.judge import Judge, load_facts, load_judge
+from tests.seeds import seeded
 
 
 def test_the_judge_knows_its_trade() -> None:
@@ -44,6 +45,7 @@ def test_the_shipped_judge_is_fixed() -> None:
     assert not any(parameter.requires_grad for parameter in judge.parameters())
 
 
+@seeded()
 def test_other_weights_do_not_fit() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         Judge(channels=3).load_state_dict(load_judge().state_dict())

@@ -335,7 +335,9 @@ def test_batch_of_distributions_is_refused() -> None:
         poe.as_expert(D.Normal(torch.zeros(3), 1.0))
 
 
-@pytest.mark.parametrize("source", [nn.Tanh(), lambda x: x, torch.sum], ids=str)
+@pytest.mark.parametrize(
+    "source", [nn.Tanh(), lambda x: x, torch.sum], ids=["module", "lambda", "built in"]
+)
 def test_functions_are_refused_with_the_remedy(source: object) -> None:
     with pytest.raises(poe.AdaptationError, match=r"poe.FromLogDensity.*poe.FromEnergy"):
         poe.as_expert(source)

@@ -189,6 +189,7 @@ def test_ratios_that_claim_an_error_are_refused() -> None:
             ask()
 
 
+@pytest.mark.law
 def test_poe_sample_draws_from_it_and_from_a_product_with_it() -> None:
     p = poe.Marginal(LINE, WIDE, LINE.sample(3, generator=seeded()))
     assert poe.sample(p, 100, generator=seeded()).guarantee == "exact"

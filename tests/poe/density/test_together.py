@@ -210,6 +210,7 @@ def test_runs_on_the_meta_device() -> None:
     assert built_there(X.to("meta")).is_meta
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled:UserWarning")
 @seeded()

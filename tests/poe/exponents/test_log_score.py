@@ -23,6 +23,7 @@ def black_box(expert: poe.Expert) -> poe.Expert:
     return poe.FromLogDensity(expert.forward, space=expert.space)
 
 
+@pytest.mark.law
 def test_by_quadrature_as_in_closed_form() -> None:
     experts = [Gaussian(torch.tensor([m, 0.0]).double(), scale=s) for m, s in ((-1, 1), (3, 2))]
     x = Gaussian(torch.tensor([0.5, 0.0]).double(), scale=0.8).sample(200, generator=seeded(0))
@@ -44,6 +45,7 @@ def test_the_gradient_is_zero_at_the_maximum() -> None:
     assert gradient.abs().max() < 1e-4 * said.std(0).max()
 
 
+@pytest.mark.law
 def test_shrinkage_helps_where_points_are_few() -> None:
     # Truly the product as given, by eight experts, from 16 points.
     g = seeded(0)

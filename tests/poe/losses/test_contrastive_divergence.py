@@ -67,6 +67,7 @@ def test_with_exact_draws_the_gradient_is_the_likelihoods_in_standard_errors() -
     assert (z.abs() < 4).all()
 
 
+@pytest.mark.law
 @seeded()
 def test_the_gradient_is_the_likelihoods_in_the_plane_by_quadrature() -> None:
     expert = NeuralEnergy(Net(), poe.Real(2)).double()

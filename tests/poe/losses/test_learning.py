@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +70,7 @@ def test_persistent_chains_find_the_maximum_of_the_likelihood() -> None:
     assert abs(z_score([fit(seed) for seed in range(10)], PRECISION * DATA.mean())) < 4
 
 
+@pytest.mark.law
 def test_short_runs_match_the_data_though_their_expert_does_not() -> None:
     # From x of mean 0, k steps of x ← x + ε (b − 2 x) + τ z end at a mean of (b / 2)(1 − ρᵏ) with
     # ρ = 1 − 2 ε. That is the data's where learning settles (Nijkamp et al. 2019, section 3.2), and

@@ -105,6 +105,7 @@ def untrained(make: Callable[[], poe.Expert]) -> poe.Expert:
         return make().double()
 
 
+@pytest.mark.law
 def test_an_autoregressive_expert_as_noise_on_bits() -> None:
     # log Z of an Ising model, from its draws and those of an untrained MADE.
     expert = Ising.grid((2, 3), coupling=0.3, field=0.1).double()

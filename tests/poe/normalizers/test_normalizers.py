@@ -103,6 +103,7 @@ def test_a_product_without_a_method_is_estimated_beyond_three_dimensions() -> No
     assert found.std_error < 0.01
 
 
+@pytest.mark.law
 def test_a_start_that_misses_a_mode_is_said() -> None:
     """Half of the mass: from one mode alone the weights are equal, and their error is nil."""
     d = 4

@@ -142,6 +142,7 @@ def test_enumeration_of_a_normalised_discrete_expert() -> None:
 PRECISION = torch.tensor([[2.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 0.5]], dtype=torch.float64)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize(
     ("expert", "truth"),
     [
@@ -164,6 +165,7 @@ def test_quadrature_in_three_dimensions(expert: poe.Expert, truth: float) -> Non
     assert abs(found.value.item() - truth) < 3 * found.std_error.item() + 1e-14
 
 
+@pytest.mark.law
 @pytest.mark.parametrize(("d", "scale"), [(1, 0.003), (2, 0.03), (3, 0.1)])
 def test_quadrature_loses_no_narrow_mode_beside_another(d: int, scale: float) -> None:
     """The nodes are wider apart: what one mode has nodes in must not hide the other."""

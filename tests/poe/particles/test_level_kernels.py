@@ -88,6 +88,7 @@ def test_weighted_draws_are_of_the_target(target: poe.Expert, kernel: type) -> N
         assert (mean - exact @ values).abs() < 4 * error
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("method", [normalizers.MBAR(512), normalizers.AIS(512)])
 def test_log_z_is_within_its_error(method: normalizers.Method) -> None:
     target = Ising.grid((4, 4), coupling=0.3, field=0.1)

@@ -140,6 +140,7 @@ def check_weighted_table(target: poe.Expert, draws: poe.Draws) -> None:
     assert z[gap.std(0) > 0].abs().max() < MAX_Z
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("name", TARGETS)
 def test_weighted_draws_come_to_the_enumerated_table(name: str) -> None:
     target = TARGETS[name]
@@ -181,6 +182,7 @@ def test_log_z_is_exact_where_the_twists_say_all() -> None:
     torch.testing.assert_close(found.value.float(), poe.log_partition(tables).value)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_moves_and_thresholds_leave_the_weights_right(threshold: float) -> None:
     target = TARGETS["MADE x RBM x constraint"]
@@ -248,6 +250,7 @@ def test_invariance_from_exact_draws(name: str, kernel: str) -> None:
     check_kernel(KERNELS[kernel](target), target, exact, num_steps=4, generator=g)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", WITH_MODEL)
 def test_every_state_is_reached_and_carries_its_numbers(name: str, kernel: str) -> None:
@@ -279,6 +282,7 @@ class OneUniform(SuffixMetropolisHastings):
         return super().transition(target, state, noise._replace(accept=shared))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("mistake", [ForgottenProposal, OneUniform])
 def test_the_law_goes_red_on_mistakes(mistake: type[SuffixMetropolisHastings]) -> None:
     target, g = TARGETS["transformer x classifier"], torch.Generator().manual_seed(0)

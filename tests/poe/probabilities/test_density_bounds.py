@@ -17,17 +17,18 @@ from poe.normalizers import AIS, MBAR, ImportanceSampling
 from poe.normalizers.problem import Method
 from poe.normalizers.sides import WIDE
 from poe.probabilities.density_bounds import has_exact_log_density
+from tests.seeds import seeded
 
 LINE, STEP = Gaussian([0.0], scale=[1.0]), LinearGaussian([[2.0]], bias=[1.0], scale=[1.0])
 OTHER = Gaussian([1.0], scale=[2.0])
 X = torch.tensor([[-3.0], [0.5], [2.0]])
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-MARGINAL = poe.Marginal(LINE, STEP, LINE.sample(8, generator=seeded()))
+MARGINAL = poe.Marginal(LINE, STEP, LINE.sample(8, generator=rng()))
 EXACT = Gaussian([1.0], scale=[math.sqrt(5.0)])
 
 
@@ -58,7 +59,7 @@ def assert_between(
 def test_both_are_the_log_density_where_that_is_exact(
     expert: poe.Expert, batch: tuple[int, ...]
 ) -> None:
-    x = torch.randn(*batch, 1, generator=seeded())
+    x = torch.randn(*batch, 1, generator=rng())
     found = poe.log_density_bounds(expert, x)
     assert found.lower.shape == batch
     torch.testing.assert_close(found.lower, expert(x))
@@ -70,7 +71,7 @@ def test_both_are_the_log_density_where_that_is_exact(
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2), (0,)])
 def test_closed_form_is_taken_where_there_is_one(batch: tuple[int, ...]) -> None:
-    x = torch.randn(*batch, 1, generator=seeded())
+    x = torch.randn(*batch, 1, generator=rng())
     found = poe.log_density_bounds(MARGINAL, x)
     torch.testing.assert_close(found.lower, EXACT(x))
     assert torch.equal(found.lower, found.upper)
@@ -86,13 +87,13 @@ def most_misses(n: int, confidence: float) -> float:
 @pytest.mark.parametrize("method", [MBAR(512), AIS(512)])
 def test_they_enclose_the_closed_form_as_often_as_they_say(method: Method) -> None:
     n = 12
-    weight = torch.randn(4, 2, generator=seeded(3))
+    weight = torch.randn(4, 2, generator=rng(3))
     prior, step = Gaussian(torch.zeros(2), 1.0), LinearGaussian(weight, [0.0] * 4, [0.5] * 4)
     p = poe.Marginal(prior, step, torch.zeros(1, 2))
-    x = p.sample_joint(n, generator=seeded())[1]
+    x = p.sample_joint(n, generator=rng())[1]
     exact = step.exact_marginal(prior)
     assert exact is not None
-    found = poe.log_density_bounds(p, x, method=method, generator=seeded())
+    found = poe.log_density_bounds(p, x, method=method, generator=rng())
     misses = (found.lower > exact(x)) | (found.upper < exact(x))
     assert found.confidence == 0.95
     assert int(misses.sum()) <= most_misses(n, 0.95)
@@ -130,8 +131,8 @@ def by_trapezoids(p: poe.Marginal, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("method", [MBAR(512), AIS(512)])
 def test_they_enclose_an_integral_without_closed_form(method: Method) -> None:
     n = 12
-    x = BENT.sample_joint(n, generator=seeded())[1]
-    found = poe.log_density_bounds(BENT, x, method=method, generator=seeded())
+    x = BENT.sample_joint(n, generator=rng())[1]
+    found = poe.log_density_bounds(BENT, x, method=method, generator=rng())
     exact = by_trapezoids(BENT, x)
     misses = (found.lower > exact) | (found.upper < exact)
     assert int(misses.sum()) <= most_misses(n, found.confidence)
@@ -139,7 +140,7 @@ def test_they_enclose_an_integral_without_closed_form(method: Method) -> None:
 
 
 def test_few_latent_dimensions_are_integrated_without_a_method() -> None:
-    x = BENT.sample_joint(100, generator=seeded())[1]
+    x = BENT.sample_joint(100, generator=rng())[1]
     found = poe.log_density_bounds(BENT, x)
     exact = by_trapezoids(BENT, x)
     slack = 1e-5 * (1 + exact.abs())  # rounding of float32
@@ -201,7 +202,7 @@ def test_mixtures_of_components_with_their_own_constants() -> None:
     """Components whose log-density is not normalised though log_prob is."""
     chain = poe.Chain(LINE**2, STEP)
     mixture = poe.Mixture([chain, Gaussian([0.0, 0.0], 1.0)])
-    x = torch.randn(4, 2, generator=seeded())
+    x = torch.randn(4, 2, generator=rng())
     torch.testing.assert_close(poe.log_density_bounds(mixture, x).lower, mixture(x))
 
 
@@ -222,16 +223,18 @@ def test_an_estimated_normaliser_counts_by_its_own_bounds() -> None:
     assert both[2:4] == (pytest.approx(0.9), "luck; a guess")
 
 
+@seeded()
 def test_maps_carry_them_along() -> None:
     moved = poe.Transformed(MARGINAL, AffineTransform(1.0, 4.0))
     assert_between(rough_bounds(moved), EXACT((X - 1) / 4) - math.log(4), 1, 2)
     layer = torch.nn.Linear(3, 1)
-    z = torch.randn(5, 3, generator=seeded())
+    z = torch.randn(5, 3, generator=rng())
     found = rough_bounds(MARGINAL.at(layer, poe.Real(3)), z)
     assert_between(found, EXACT(layer(z)).detach(), 1, 2)
     assert_between(rough_bounds(poe.Chunked(MARGINAL, 2)), EXACT(X), 1, 2)
 
 
+@seeded()
 def test_they_are_detached() -> None:
     found = poe.log_density_bounds(LINE.at(torch.nn.Linear(3, 1), poe.Real(3)), torch.zeros(2, 3))
     assert not found.lower.requires_grad
@@ -261,7 +264,7 @@ def test_where_they_say_nothing_of_the_whole_they_are_refused() -> None:
 def test_same_seed_same_bounds_and_no_global_generator() -> None:
     before = torch.get_rng_state()
     first, second, other = (
-        poe.log_density_bounds(MARGINAL, X[:1], method=MBAR(128), generator=seeded(k))
+        poe.log_density_bounds(MARGINAL, X[:1], method=MBAR(128), generator=rng(k))
         for k in (0, 0, 1)
     )
     assert torch.equal(first.lower, second.lower)
@@ -274,7 +277,7 @@ def test_doubts_name_the_x() -> None:
     sharp = poe.Marginal(LINE, LinearGaussian([[1.0]], [0.0], [1e-3]), torch.zeros(1, 1))
     x = torch.tensor([[0.0], [3.0]])
     with pytest.warns(poe.TrustWarning, match=r"x 0: .*; and \d+ more in `remarks`") as caught:
-        found = poe.log_density_bounds(sharp, x, method=ImportanceSampling(64), generator=seeded())
+        found = poe.log_density_bounds(sharp, x, method=ImportanceSampling(64), generator=rng())
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert not found.is_trusted

@@ -90,6 +90,7 @@ def g() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 def test_invariance_of_a_mixture_with_its_label(
     pair: tuple[Kernel, Kernel], g: torch.Generator
@@ -97,6 +98,7 @@ def test_invariance_of_a_mixture_with_its_label(
     check_kernel(Alternating(SPACE, pair), TARGET, exact_mixture(g), num_steps=10, generator=g)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("pair", SPIN_PAIRS.values(), ids=SPIN_PAIRS.keys())
 def test_invariance_of_spins_in_a_field_that_moves(
     pair: tuple[Kernel, Kernel], g: torch.Generator
@@ -104,6 +106,7 @@ def test_invariance_of_spins_in_a_field_that_moves(
     check_kernel(Alternating(SPINS, pair), SPIN_TARGET, exact_spins(g), num_steps=10, generator=g)
 
 
+@pytest.mark.law
 def test_chains_come_to_the_known_weights_and_moments(g: torch.Generator) -> None:
     """From one place and one label: weights, means and variances in standard errors."""
     kernel = Alternating(SPACE, (HMC(0.5, num_steps=4), Gibbs(LABEL)))
@@ -135,6 +138,7 @@ class FromTheOldState(Alternating):
         return self.state_at(target, self.space.join(*parts)), _together(infos)
 
 
+@pytest.mark.law
 def test_the_law_goes_red_on_a_mistake(g: torch.Generator) -> None:
     kernel = FromTheOldState(SPACE, PAIRS["MALA and Gibbs"])
     with pytest.raises(LawError, match="does not leave its target invariant"):

@@ -128,6 +128,7 @@ class SurrogateLeftBehind(DelayedAcceptance):
         return moved._replace(inner=stale), info
 
 
+@pytest.mark.law
 @pytest.mark.parametrize(
     "mistake", [ForgottenSurrogate, WrongSign, OneUniform, SurrogateLeftBehind]
 )

@@ -90,6 +90,7 @@ def test_it_is_what_its_formula_says(g: torch.Generator) -> None:
     torch.testing.assert_close(info.acceptance_probability, log_ratio.exp().clamp(max=1))
 
 
+@pytest.mark.law
 def test_a_target_without_a_gradient_stays_invariant(g: torch.Generator) -> None:
     surrogate = poe.FromLogDensity(lambda x: -(1 + x.square()).sqrt().sum(-1), space=poe.Real(1))
     kernel = SurrogateMALA(surrogate, 0.8)
@@ -134,6 +135,7 @@ class SurrogateDecides(SurrogateMALA):
         return super().transition(self.surrogate, state, noise)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("mistake", [ForgottenProposalDensity, StaleDrift, SurrogateDecides])
 def test_the_law_goes_red_on_mistakes(mistake: type[SurrogateMALA], g: torch.Generator) -> None:
     surrogate = poe.FromLogDensity(lambda x: -(1 + x.square()).sqrt().sum(-1), space=poe.Real(1))

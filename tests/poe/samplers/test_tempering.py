@@ -249,6 +249,7 @@ def test_round_trips_are_counted(g: torch.Generator) -> None:
     assert 50 < state.num_round_trips.sum() < state.tally.accepted[-1]
 
 
+@pytest.mark.law
 def test_both_modes_get_their_mass_from_a_start_in_the_smaller_one(g: torch.Generator) -> None:
     kernel = ParallelTempering(START, MALA(), EXPONENTS, step_size=(1.0, 0.9, 0.25, 0.1))
     state = run(kernel, 150, g, chains=4000)
@@ -394,6 +395,7 @@ def test_swap_rates(g: torch.Generator) -> None:
     assert ((swap_rates(state) - counted).abs() < 4 * error).all()
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("kernel", [MALA(), HMC(num_steps=5), MetropolisHastings()])
 def test_tuning_makes_swaps_and_acceptance_alike(kernel: Kernel, g: torch.Generator) -> None:
     x = torch.tensor([-3.0, 0.0]).repeat(200, 1)
@@ -413,6 +415,7 @@ def test_tuning_makes_swaps_and_acceptance_alike(kernel: Kernel, g: torch.Genera
     assert (acceptance - aim).abs().max() < 0.1
 
 
+@pytest.mark.law
 def test_tuning_finds_the_number_of_levels(g: torch.Generator) -> None:
     """A target like its start needs two levels; one far away needs more."""
     x = torch.zeros(200, 2)

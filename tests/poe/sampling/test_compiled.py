@@ -70,7 +70,6 @@ def same(draws: poe.Draws, others: poe.Draws) -> None:
     assert draws.num_gradients == others.num_gradients
 
 
-@pytest.mark.compiled
 def test_compiled_draws_are_the_eager_ones_to_rounding() -> None:
     compiled, eager = sample(expert(), 7, compile=True), sample(expert(), 7)
     same(compiled, eager)
@@ -143,7 +142,6 @@ def test_the_score_in_a_graph_is_autograds() -> None:
     assert not score.requires_grad
 
 
-@pytest.mark.compiled
 @pytest.mark.usefixtures("_without_a_code_generator")
 @pytest.mark.parametrize("at", [1, 4, 5, 8])
 def test_a_resumed_compiled_run_gives_the_same_bits(at: int, tmp_path: Path) -> None:
@@ -194,7 +192,6 @@ def test_a_model_that_cannot_be_captured_is_sampled_without_and_this_is_said() -
     assert "\n" not in remark
 
 
-@pytest.mark.compiled
 def test_without_a_compiler_it_is_sampled_without_and_this_is_said() -> None:
     import torch._inductor.config as inductor
 

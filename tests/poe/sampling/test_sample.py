@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -457,9 +458,14 @@ def test_chains_that_settle_apart_are_tempered() -> None:
     assert ((summary.mean - expected) / summary.mcse).abs().max() < 4
 
 
-@pytest.mark.law
-def test_what_led_to_tempering_counts_as_warm_up() -> None:
-    """The first run's warm-up, the ladder's tuning, and the burn-in: all evaluate the target."""
+class Tempered(NamedTuple):
+    """A run that is led to tempering, and how many rows of the target it asked for."""
+
+    draws: poe.Draws
+    num_rows: int
+
+
+def tempered_run(checkpoint: Path | None) -> Tempered:
     num_rows, modes = 0, _two_modes()
 
     def counted(x: Tensor) -> Tensor:
@@ -468,7 +474,19 @@ def test_what_led_to_tempering_counts_as_warm_up() -> None:
         return modes(x)
 
     target = poe.FromLogDensity(counted, space=poe.Real(2))
-    draws = quiet(target, 800, num_chains=8, warmup=200, generator=seeded())
+    draws = quiet(target, 800, num_chains=8, warmup=200, generator=seeded(), checkpoint=checkpoint)
+    return Tempered(draws, num_rows)
+
+
+@pytest.fixture(scope="module")
+def tempered() -> Tempered:
+    return tempered_run(None)
+
+
+@pytest.mark.law
+def test_what_led_to_tempering_counts_as_warm_up(tempered: Tempered) -> None:
+    """The first run's warm-up, the ladder's tuning, and the burn-in: all evaluate the target."""
+    draws, num_rows = tempered
     assert isinstance(draws.kernel, ParallelTempering)
     num_evaluations = draws.warmup_gradients + draws.num_gradients
     # Some few more: where the chains start, and where each level of the ladder does.
@@ -479,13 +497,8 @@ def test_what_led_to_tempering_counts_as_warm_up() -> None:
 
 
 @pytest.mark.law
-def test_a_tempered_run_resumes_with_the_same_bits(tmp_path: Path) -> None:
-    def run(checkpoint: Path | None) -> poe.Draws:
-        return quiet(
-            _two_modes(), 800, num_chains=8, warmup=200, generator=seeded(), checkpoint=checkpoint
-        )
-
-    whole = run(None)
-    assert torch.equal(run(tmp_path / "run").samples, whole.samples)
+def test_a_tempered_run_resumes_with_the_same_bits(tempered: Tempered, tmp_path: Path) -> None:
+    whole = tempered.draws.samples
+    assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)
     assert (tmp_path / "run.tempering").exists()
-    assert torch.equal(run(tmp_path / "run").samples, whole.samples)
+    assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)

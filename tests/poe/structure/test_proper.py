@@ -68,6 +68,7 @@ def growth_far_out(product: poe.Product) -> tuple[float, float]:
     return said.sum(-1).min().item(), said.abs().sum(-1).max().item()
 
 
+@pytest.mark.law
 def test_random_products_on_the_plane_are_decided_as_they_are() -> None:
     # The fan is π / 5000 fine, and a curvature changes by at most its size times that.
     margin, found = 2e-3, {True: 0, False: 0}

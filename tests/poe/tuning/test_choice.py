@@ -134,6 +134,7 @@ def test_many_elements_with_a_gradient_get_discrete_langevin() -> None:
     assert isinstance(choose(smooth, smooth, x).kernel, DMALA)
 
 
+@pytest.mark.law
 def test_a_long_default_run_on_bits_has_the_right_moments() -> None:
     """A chain of 80 bits with a field on its ends, whose means follow from transfer matrices."""
     g = torch.Generator().manual_seed(0)

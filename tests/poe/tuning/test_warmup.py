@@ -306,12 +306,13 @@ def test_warm_up_reaches_the_target_acceptance(per_chain: bool) -> None:
     for _ in range(1000):
         state, info = kernel.step(target, state, generator=g)
         total += info.acceptance_probability / 1000
-    assert abs(total.mean().item() - 0.574) < 0.05
-    if per_chain:
+    if per_chain:  # twenty runs, each tuned by itself
+        assert abs(total.mean() - 0.574) < 4 * total.std() / 20**0.5
         assert isinstance(kernel.step_size, Tensor)
         assert (total - 0.574).abs().max() < 0.1
         assert 3000 < kernel.step_size[-1] / kernel.step_size[0] < 30000  # (10 / 0.1)^2 = 10^4
     else:
+        assert abs(total.mean().item() - 0.574) < 0.05
         assert isinstance(kernel.step_size, float)
         assert (total - 0.574).abs().max() > 0.3
 

@@ -87,6 +87,7 @@ def test_total_variation_is_that_of_independent_draws(target: poe.Expert) -> Non
     torch.testing.assert_close(state.log_density, target(state.position))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_invariance(target: poe.Expert) -> None:
     g = torch.Generator().manual_seed(2)
@@ -94,6 +95,7 @@ def test_invariance(target: poe.Expert) -> None:
     check_kernel(block_gibbs(target), target, exact, num_steps=4, generator=g)
 
 
+@pytest.mark.law
 def test_a_kernel_of_other_conditionals_is_caught() -> None:
     """A missing factor, and a grid whose neighbours are drawn together."""
     g = torch.Generator().manual_seed(2)
@@ -237,6 +239,7 @@ def test_an_unknown_factor_goes_site_by_site() -> None:
     assert repr(at_the_end) == "BlockGibbs(11 hidden units, 1 set of elements)"
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_step_is_captured_in_one_graph(target: poe.Expert) -> None:

@@ -56,6 +56,7 @@ def exact_draws(target: poe.Expert, count: int, seed: int) -> Tensor:
     return exact_sample(simple, count, torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.law
 @each_target
 def test_invariance(name: str) -> None:
     target, g = TARGETS[name](), torch.Generator().manual_seed(2)
@@ -63,6 +64,7 @@ def test_invariance(name: str) -> None:
     check_kernel(checkerboard(target), target, exact, num_steps=4, generator=g)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("mistake", ["couplings", "fields"])
 def test_a_kernel_of_other_pairs_is_caught(mistake: str) -> None:
     target = TARGETS["repelling, rings"]()

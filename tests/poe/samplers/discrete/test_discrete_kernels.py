@@ -178,6 +178,7 @@ def test_a_discrete_langevin_step_draws_each_site_by_the_formula(g: torch.Genera
         assert ((found - truth).abs() <= 4 * (truth * (1 - truth) / CHAINS).sqrt()).all()
 
 
+@pytest.mark.law
 def test_small_steps_of_dula_are_less_biased(g: torch.Generator) -> None:
     """The guarantee is "biased", and the bias is seen at a large step and not at a small one."""
     target = experts.Ising.grid((2, 3), coupling=0.15, field=0.4)
@@ -250,6 +251,7 @@ MISTAKES: dict[str, tuple[Kernel, poe.Expert]] = {
 }
 
 
+@pytest.mark.law
 @pytest.mark.parametrize(("kernel", "target"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_the_law_goes_red_on_mistakes(
     kernel: Kernel, target: poe.Expert, g: torch.Generator
@@ -358,6 +360,7 @@ def test_settings_out_of_range_are_refused() -> None:
         kernel.step(target, state, generator=torch.Generator())
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("name", ["DMALA", "PathAuxiliary"])
 @pytest.mark.parametrize("rows", [6, 12])
 def test_warm_up_tunes_to_the_rate(name: str, rows: int) -> None:
@@ -389,6 +392,7 @@ def test_smc_gives_log_z(kernel: Callable[[poe.Space], Kernel], target: poe.Expe
     assert found.std_error < 0.05
 
 
+@pytest.mark.law
 def test_block_gibbs_moves_the_replicas_of_parallel_tempering(g: torch.Generator) -> None:
     """A magnet below its critical temperature, from one of its two states to both alike."""
     target = experts.Ising.grid((3, 3), coupling=0.9, field=0.02)
@@ -418,6 +422,7 @@ def test_block_gibbs_with_hidden_units_has_no_levels() -> None:
         ParallelTempering(unknown, BlockGibbs(conditionals(ising)), (0.1, 1.0))
 
 
+@pytest.mark.law
 def test_gibbs_of_many_values_moves_the_replicas(g: torch.Generator) -> None:
     """Each value is weighed at its own level: from one of two modes to both by their weights."""
     space = poe.Categorical((4,), 3)
@@ -434,6 +439,7 @@ def test_gibbs_of_many_values_moves_the_replicas(g: torch.Generator) -> None:
     assert ((found - truth).abs() <= 4 * error)[likely].all()
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("kernel", [DMALA, PathAuxiliary])
 def test_a_ladder_is_tuned_for_them(
     kernel: Callable[[poe.Space], Kernel], g: torch.Generator

@@ -102,6 +102,7 @@ def test_chains_come_to_the_enumerated_table(target: poe.Expert, g: torch.Genera
     assert 0.5 * (found - truth).abs().sum() < floor + 4 * spread
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_invariance_from_exact_draws(target: poe.Expert, g: torch.Generator) -> None:
     check_kernel(Gibbs(target.space), target, exact_draws(target, g), num_steps=10, generator=g)
@@ -134,6 +135,7 @@ class StaleDensity(Gibbs):
         return torch.where(found > -torch.inf, first, found)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("mistake", [AllAtOnce, StaleDensity])
 def test_the_law_goes_red_on_mistakes(mistake: type[Gibbs], g: torch.Generator) -> None:
     target = poe.FromLogDensity(coupled, space=poe.Binary(3))
@@ -258,6 +260,7 @@ def test_a_level_knows_its_parts_where_a_sweep_ends(target: poe.Expert, g: torch
     assert torch.equal(state.log_density, path.log_density(there, 0.5))
 
 
+@pytest.mark.law
 def test_it_moves_the_replicas_of_parallel_tempering(g: torch.Generator) -> None:
     """From one of two modes, which single sites do not leave, to both by their weights."""
     target = poe.FromLogDensity(

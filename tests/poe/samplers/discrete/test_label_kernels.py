@@ -60,6 +60,7 @@ def of(kind: type[ChromaticGibbs] | type[LabelClusters], target: poe.Expert) -> 
     return kind(found)
 
 
+@pytest.mark.law
 @each_case
 def test_invariance(
     kind: type[ChromaticGibbs] | type[LabelClusters], build: Callable[[], poe.Expert]
@@ -69,6 +70,7 @@ def test_invariance(
     check_kernel(of(kind, target), target, exact, num_steps=4, generator=g)
 
 
+@pytest.mark.law
 @each_case
 def test_every_state_is_reached_and_each_step_accepted(
     kind: type[ChromaticGibbs] | type[LabelClusters], build: Callable[[], poe.Expert]
@@ -82,6 +84,7 @@ def test_every_state_is_reached_and_each_step_accepted(
     torch.testing.assert_close(state.log_density, target(state.position))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("kind", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("mistake", ["couplings", "fields"])
 def test_a_kernel_of_other_pairs_is_caught(
@@ -144,6 +147,7 @@ def test_sample_chooses_clusters_where_they_move() -> None:
         assert draws.guarantee == "asymptotically exact"
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("name", ["a field", "x classes"])
 def test_log_z_by_either_is_within_its_error(name: str) -> None:
     target = TARGETS[name]()

@@ -47,6 +47,7 @@ def exact_draws(target: poe.Expert, count: int, seed: int) -> Tensor:
     return x[torch.multinomial(torch.softmax(target(x).double(), 0), count, True, generator=g)]
 
 
+@pytest.mark.law
 @each_target
 def test_invariance(name: str) -> None:
     target, g = TARGETS[name](), torch.Generator().manual_seed(2)
@@ -67,6 +68,7 @@ def test_total_variation_is_that_of_independent_draws(name: str) -> None:
     torch.testing.assert_close(state.log_density, target(state.position))
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("mistake", ["couplings", "fields"])
 def test_a_kernel_of_other_pairs_is_caught(mistake: str) -> None:
     target = TARGETS["attractive, a field"]()
