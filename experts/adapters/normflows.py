@@ -100,7 +100,7 @@ class NormflowsFlow(poe.Expert):
             ``(num_samples, *event)``.
         """
         with borrowed(resolve(generator, _like(self.flow).device)):
-            return _draw(self.flow, num_samples)
+            return _draw(self.flow, num_samples).detach()  # some take gradients to invert
 
 
 class NormflowsClassFlow(poe.Conditional):

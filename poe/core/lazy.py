@@ -34,7 +34,7 @@ def found_when_asked(
     """
     submodules, names, moved = frozenset(submodules), dict(names or {}), dict(moved or {})
 
-    def __getattr__(name: str) -> Any:
+    def ask(name: str) -> Any:
         if name in submodules:
             return importlib.import_module(f"{package}.{name}")
         if name in names:
@@ -49,4 +49,4 @@ def found_when_asked(
             return getattr(importlib.import_module(moved[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return __getattr__
+    return ask

@@ -77,4 +77,4 @@ def escape_doubts(target: Expert, run: Run, draws: Draws) -> list[Doubt]:
         "run): the product may be improper, or not yet converged. It has a negative exponent on "
         f"{blamed}."
     )
-    return [Doubt(Kind.GROWING, text)]
+    return [Doubt(Kind.STUCK if is_stuck else Kind.GROWING, text, tuple(draws.stuck_chains))]

@@ -33,6 +33,7 @@ from experts.parameters import (
     sizes,
     whole,
 )
+from tests.seeds import seeded
 
 Build = Callable[..., object]
 BITS, EYE, ROW = [[0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0], [1.0]]
@@ -248,6 +249,7 @@ CASES = [
 ]
 
 
+@seeded()
 def test_every_expert_has_a_build_here() -> None:
     public = {
         name
@@ -282,6 +284,7 @@ def test_what_is_no_number_is_refused(name: str, argument: str, wrong: Any) -> N
 @pytest.mark.parametrize(
     ("name", "argument"), [(n, a) for n, a in CASES if isinstance(BUILDS[n][1][a], list | float)]
 )
+@seeded()
 def test_whole_numbers_are_converted_or_refused(name: str, argument: str) -> None:
     """No expert keeps integers where it computes with floats."""
     build, arguments = BUILDS[name]

@@ -50,8 +50,13 @@ from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 from poe.testing import check_expert
 from poe.tuning import choice as choose
+from tests.seeds import seeded
 
 Question = Callable[..., Any]
+
+
+def normals(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 class Told(Wrapper):
@@ -94,7 +99,8 @@ step = experts.LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])
 shift = D.AffineTransform(torch.tensor([1.0, 0.0]), torch.tensor([2.0, -0.5]))
 quartic = poe.FromEnergy(lambda x: x.square().square().sum(-1), space=poe.Real(2))
 dense = Dense(torch.tensor([1.0, 2.0]), torch.tensor([[2.0, 0.0], [0.5, 0.3]]))
-made = experts.NADE(3, 4).requires_grad_(False)
+with seeded():
+    made = experts.NADE(3, 4).requires_grad_(False)
 for _weights in made.parameters():
     _weights.copy_(torch.arange(float(_weights.numel())).sin().reshape(_weights.shape))
 
@@ -494,8 +500,8 @@ def test_wrappers_obey_the_laws(expert: poe.Expert) -> None:
 
 STRUCTURED = [
     experts.Ising.grid((4, 4), coupling=0.3),
-    experts.Ising.grid((4, 4), coupling=0.3, field=torch.randn(4, 4)),
-    experts.RBM(torch.randn(6, 3), torch.zeros(6), torch.zeros(3)),
+    experts.Ising.grid((4, 4), coupling=0.3, field=normals(4, 4)),
+    experts.RBM(normals(6, 3), torch.zeros(6), torch.zeros(3)),
     experts.Potts.grid((3, 3), num_labels=3, coupling=0.4),
 ]
 

@@ -16,6 +16,7 @@ import torch
 import experts
 import poe
 from poe.core.doubt import Doubt, Kind, kinds, texts, together, warn
+from tests.seeds import seeded
 
 SHARP = poe.FromLogDensity(lambda x: -1e8 * x.square().sum(-1), space=poe.Real(2))
 
@@ -37,7 +38,8 @@ def of_smc() -> None:
 
 
 def of_smc_over_positions() -> None:
-    model = experts.MADE(4)
+    with seeded():
+        model = experts.MADE(4)
     odd = poe.FromLogDensity(
         lambda x: torch.where(x.sum(-1) == 4, torch.nan, 0.0), space=model.space
     )

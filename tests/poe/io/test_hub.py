@@ -210,4 +210,4 @@ def test_without_huggingface_hub_the_message_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ImportError, match=r'pip install "product-of-experts\[hub\]"'):
-        import_without("huggingface_hub", "poe.hub", monkeypatch)
+        import_without("huggingface_hub", "poe.io.hub", monkeypatch)

@@ -64,7 +64,8 @@ def test_a_saved_expert_says_what_it_said(folder: str) -> None:
     x = torch.tensor(told["x"], dtype=getattr(torch, told["dtype"]))
     expected = torch.tensor([float(value) for value in told["log_density"]], dtype=torch.float64)
     # onnxruntime computes in single precision, whatever it is given.
-    rtol = 1e-5 if folder.startswith("onnx") else 1e-10
+    # nflows kept the ½ d log 2π of an ImageFlow in single precision.
+    rtol = 1e-5 if folder.startswith("onnx") else 1e-8 if folder == "imageflow" else 1e-10
     torch.testing.assert_close(log_density(loaded(folder), x), expected, rtol=rtol, atol=rtol)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe import particles
+from poe.particles import islands, smc
 from poe.samplers import HMC, MALA, ULA, AdjustedMCLMC, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.path import Level
 
@@ -79,7 +78,7 @@ def test_z_is_unbiased_from_any_start_and_along_a_ladder(start: poe.Expert | Non
 def test_weights_after_the_move_go_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: particles moved by the new level's kernel, then weighted for that level."""
 
-    class WeightsAfterTheMove(particles.Particles):
+    class WeightsAfterTheMove(islands.Particles):
         def _move(self, path, temperature, parts, log_weights, kernel):  # type: ignore[no-untyped-def]
             moved = super()._move(path, temperature, parts, log_weights, kernel)
             before = torch.logsumexp(log_weights, 1)
@@ -91,7 +90,7 @@ def test_weights_after_the_move_go_red(monkeypatch: pytest.MonkeyPatch) -> None:
 
         last_temperature = 0.0
 
-    monkeypatch.setattr(sys.modules["poe.smc"], "Particles", WeightsAfterTheMove)
+    monkeypatch.setattr(smc, "Particles", WeightsAfterTheMove)
     assert abs(z_score(unbiased_run(MALA(0.05)), 1.0)) > 2 * MAX_Z
 
 
@@ -100,18 +99,18 @@ def test_a_kernel_of_the_start_at_a_tempered_level_goes_red(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The published mistake: the kernel leaves p₀ invariant, the level is another density."""
-    monkeypatch.setattr(particles, "Level", lambda path, t: Level(path, 0.0))
+    monkeypatch.setattr(islands, "Level", lambda path, t: Level(path, 0.0))
     assert abs(z_score(unbiased_run(MALA(2.0)), 1.0)) > 2 * MAX_Z
 
 
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
 def test_weights_forgotten_in_resampling_go_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    resample = particles.systematic_resample
+    resample = islands.systematic_resample
 
     def unweighted(log_weights: Tensor, num_chosen: int, **rest: Any) -> Tensor:
         return resample(torch.zeros_like(log_weights), num_chosen, **rest)
 
-    monkeypatch.setattr(particles, "systematic_resample", unweighted)
+    monkeypatch.setattr(islands, "systematic_resample", unweighted)
     assert abs(z_score(unbiased_run(MALA(0.05)), 1.0)) > 2 * MAX_Z
 
 

@@ -48,7 +48,9 @@ def test_the_cut_refuses_couplings_that_repel() -> None:
     with pytest.raises(poe.PoeError, match=words):
         graph_cut(frustrated)
     rbm = RBM(randn(6, 2, seed=0), randn(6, seed=1), randn(2, seed=2))
-    with pytest.raises(poe.PoeError, match=r"pairs and fields alone, got RBM: use poe\.modes"):
+    with pytest.raises(
+        poe.PoeError, match=r"pairs and fields alone, got RBM: use poe\.simulated_annealing"
+    ):
         graph_cut(rbm)
 
 

@@ -12,6 +12,7 @@ import experts
 import poe
 from poe.tuning.choice import num_conditions
 from poe.tuning.prepared import prepared, prepared_particles
+from tests import seeds
 
 NORMAL = experts.Gaussian([0.0, 0.0], scale=[1.0, 1.0])
 QUARTIC = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(2))
@@ -61,8 +62,10 @@ def test_a_log_density_that_is_random_is_refused(begin: Callable[[poe.Expert], o
 
 
 @pytest.mark.parametrize("begin", BEGIN.values(), ids=list(BEGIN))
+@seeds.seeded()  # a layer that drops draws from the global generator
 def test_a_layer_in_training_mode_is_refused(begin: Callable[[poe.Expert], object]) -> None:
-    net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5), torch.nn.Flatten(0))
+    layers = torch.nn.Linear(2, 1), torch.nn.Dropout(0.5), torch.nn.Flatten(0)
+    net = torch.nn.Sequential(*layers)
     with pytest.raises(poe.PoeError, match="evaluation mode"):
         begin(poe.FromLogDensity(net, space=poe.Real(2)) * NORMAL)
 
