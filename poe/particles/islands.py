@@ -17,6 +17,8 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.particles.mutation import (
     Tally,
+    followed,
+    is_as_wanted,
     kernel_at_scale,
     learn_scale,
     move_chains,
@@ -156,9 +158,7 @@ class Particles:
             kernel = filled(kernel, Learned(affine=affine))
         level, tally, generator = Level(path, temperature), self.tally, self.generator
         if Setting.SCALE in missing(kernel):
-            self.scale = learn_scale(
-                level, kernel, chosen, self.scale, tally=tally, generator=generator
-            )
+            self.scale = self._learned_scale(level, kernel, chosen)
             kernel = kernel_at_scale(kernel, self.scale)
         tally.start_level()
         moved = move_chains(
@@ -172,6 +172,17 @@ class Particles:
         )
         self.kernel = moved.kernel
         return moved.parts
+
+    def _learned_scale(self, level: Level, kernel: Kernel, chosen: Parts) -> float:
+        """What the level before, which is like this one, taught; else by moves thrown away."""
+        scale, before = self.scale, self.tally.acceptance
+        # Given temperatures may be far apart, and the last level's positions are the draws.
+        is_alike = self.schedule.temperatures is None and level.temperature != 1.0
+        if scale is not None and before and is_alike:
+            acceptance = torch.stack(before).mean().item()
+            if is_as_wanted(kernel, scale, acceptance):
+                return followed(kernel, scale, acceptance)
+        return learn_scale(level, kernel, chosen, scale, tally=self.tally, generator=self.generator)
 
     def _resample(self, parts: Parts, log_weights: Tensor) -> Tensor:
         """The rows of the chosen chains: ``(islands * chains,)``."""

@@ -21,8 +21,10 @@ from poe.samplers.questions import (
 
 MAX_TRIALS = 30
 """So many steps of a level may be spent on finding its step size."""
-CLOSE = 0.15
+CLOSE = 0.1
 """An acceptance rate so near to the one that is wanted needs no further search."""
+GAIN = 2.0
+"""How much a log-scale changes for a difference of acceptance rates."""
 PLATEAU = 1.5
 """Chains have mixed where twice the steps took them less than this much further."""
 
@@ -77,11 +79,11 @@ def learn_scale(
     """The scale at which the kernel accepts as often as it should at this level.
 
     It begins at ``scale``, that of the level before, and follows the acceptance a, pooled over all
-    chains, log h ← log h + a − a*, until a is close to a*, or the scale stays the largest there is.
-    All of these moves are thrown away.
+    chains, log h ← log h + 2 (a − a*), until a is close to a*, or the largest scale is accepted
+    more often. All of these moves are thrown away.
     """
-    wanted, largest = target_acceptance(kernel), max_scale(kernel)
     if scale is None:
+        largest = max_scale(kernel)
         scale = largest if math.isfinite(largest) else 1.0
     state = kernel_at_scale(kernel, scale).init(level.known(parts), parts.position)
     num_steps, is_found = 0, False
@@ -89,12 +91,24 @@ def learn_scale(
         tuned, before = kernel_at_scale(kernel, scale), scale
         state, info = tuned.step(level, state, generator=generator)
         acceptance = info.acceptance_probability.mean().item()
-        scale = min(scale * math.exp(acceptance - wanted), largest)
-        is_found = abs(acceptance - wanted) < CLOSE or before == scale == largest
+        scale = followed(kernel, scale, acceptance)
+        is_found = is_as_wanted(kernel, before, acceptance)
         num_steps += 1
     tally.num_steps += num_steps
     tally.num_evaluations += level.take_count() + _log_odds(kernel, parts, num_steps)
     return scale
+
+
+def is_as_wanted(kernel: Kernel, scale: float, acceptance: float) -> bool:
+    """Whether chains that accept so often at that scale need no other one."""
+    wanted, largest = target_acceptance(kernel), max_scale(kernel)
+    return abs(acceptance - wanted) < CLOSE or (scale == largest and acceptance > wanted)
+
+
+def followed(kernel: Kernel, scale: float, acceptance: float) -> float:
+    """The scale after one step towards the acceptance that is wanted."""
+    change = math.exp(GAIN * (acceptance - target_acceptance(kernel)))
+    return min(scale * change, max_scale(kernel))
 
 
 def kernel_at_scale(kernel: Kernel, scale: float) -> Kernel:

@@ -72,12 +72,12 @@ def smc(
       default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
       coordinates, on a discrete space all states alike; from there modes need not be known, but it
       must reach them.
-    - ``kernel``: its settings are kept; a step size left out is learned at each level, by moves
-      that are thrown away, for the kernel's target acceptance, pooled over all chains; an
-      ``affine`` left out of ``Preconditioned`` is fitted to the particles at each level. By
-      default ``Preconditioned(SplitHMC())``, a random walk where the target has no score, and on a
-      discrete space ``Gibbs``, or ``BlockGibbs`` by each level's own conditionals where all
-      factors know theirs.
+    - ``kernel``: its settings are kept; a step size left out is learned for the kernel's target
+      acceptance, pooled over all chains, by moves that are thrown away, wherever that of the
+      level before serves no longer; an ``affine`` left out of ``Preconditioned`` is fitted to the
+      particles at each level. By default ``Preconditioned(SplitHMC())``, a random walk where the
+      target has no score, and on a discrete space ``Gibbs``, or ``BlockGibbs`` by each level's
+      own conditionals where all factors know theirs.
     - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
     - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
     - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take

@@ -98,7 +98,7 @@ def sample(
     >>> import poe
     >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
     >>> g = torch.Generator().manual_seed(0)
-    >>> draws = sample(target, 1000, warmup=200, generator=g, progress=False)
+    >>> draws = sample(target, 1000, generator=g, progress=False)
     >>> draws.samples.shape, draws.guarantee
     (torch.Size([4, 250, 2]), 'asymptotically exact')
     """

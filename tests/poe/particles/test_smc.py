@@ -12,6 +12,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.particles import islands, smc
+from poe.particles.mutation import CLOSE
 from poe.samplers import HMC, MALA, ULA, AdjustedMCLMC, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.path import Level
 
@@ -318,10 +319,10 @@ def test_given_settings_are_kept_and_others_adapted(g: torch.Generator) -> None:
     assert kept.kernel == MALA(0.03)
     tuned = run(PRIOR * LIKELIHOOD, 4000, kernel=MALA(), generator=g)
     assert isinstance(tuned.kernel, MALA)
-    # A normal of variance v has the step size 1.2 v.
-    assert 0.5 < tuned.kernel.step_size / VARIANCE < 2.5  # type: ignore[operator]
+    # A normal of variance v has the step size 1.2 v, and 3 v is accepted nearly as often.
+    assert 0.5 < tuned.kernel.step_size / VARIANCE < 3.5  # type: ignore[operator]
     assert tuned.acceptance_rate is not None
-    assert 0.4 < tuned.acceptance_rate.mean() < 0.75
+    assert abs(tuned.acceptance_rate.mean() - tuned.kernel.target_acceptance) < CLOSE
 
 
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
