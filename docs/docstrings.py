@@ -21,6 +21,8 @@ ENTRY = re.compile(r"^( {4}\*{0,2}[\w.]+:)", re.MULTILINE)
 FIELDS = re.compile(r"^Args:$", re.MULTILINE)
 PROSE = re.compile(r"(Returns|Yields|References|Example|Examples):\n")
 TITLE = '<p><span class="doc-section-title">{}:</span></p>'
+PAPER = re.compile(r"\b(arXiv|doi):(\d[^\s,;()]*[^\s,;().])")
+SITES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 WORD = re.compile(r"[A-Za-z]{4,}")
 NAMES_OF_FUNCTIONS = {"logsumexp", "softmax", "sqrt", "trace"}
 
@@ -114,5 +116,10 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """No sign of it is to be taken for HTML or Markdown."""
-    return html.escape(text, quote=False).replace("*", r"\*")
+    """No sign of it is to be taken for HTML or Markdown; papers become links.
+
+    >>> _plain("a * b, arXiv:1903.08689.")
+    'a \\\\* b, [arXiv:1903.08689](https://arxiv.org/abs/1903.08689).'
+    """
+    text = html.escape(text, quote=False).replace("*", r"\*")
+    return PAPER.sub(lambda paper: f"[{paper[0]}]({SITES[paper[1]]}{paper[2]})", text)
