@@ -38,7 +38,7 @@ class AsMarkdown(griffe.Extension):
 
 
 def is_record(obj: griffe.Object) -> bool:
-    """Whether it is a named tuple, of which griffe sees the fields, but not that they are arguments."""
+    """Whether it is a named tuple: griffe sees its fields, but not that they are arguments."""
     return isinstance(obj, griffe.Class) and "NamedTuple" in map(str, obj.bases)
 
 
