@@ -37,9 +37,14 @@ class AsMarkdown(griffe.Extension):
         obj.docstring.value = FIELDS.sub("Attributes:", text) if is_record(obj) else text
 
 
-def is_record(obj: griffe.Object) -> bool:
+def is_record(obj: object) -> bool:
     """Whether it is a named tuple: griffe sees its fields, but not that they are arguments."""
-    return isinstance(obj, griffe.Class) and "NamedTuple" in map(str, obj.bases)
+    if not isinstance(obj, griffe.Class):
+        return False
+    siblings = {} if obj.parent is None else obj.parent.members
+    return any(
+        str(base) == "NamedTuple" or is_record(siblings.get(str(base))) for base in obj.bases
+    )
 
 
 def to_markdown(text: str) -> str:

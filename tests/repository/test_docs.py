@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import poe
+from tests.seeds import seeded
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -60,12 +61,18 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    with seeded():  # a page is a script of a user's, who may leave generators out
+        _run_blocks(page)
+
+
+def _run_blocks(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
     for number, (kind, text) in enumerate(BLOCK.findall(_text(page))):
         if kind.split(" ")[0] == "python":
+            file = f"{page.name}, block {number}"
             with contextlib.redirect_stdout(io.StringIO()) as stdout:
-                exec(compile(text, f"{page.name}, block {number}", "exec"), names)
+                exec(compile(text, file, "exec", dont_inherit=True), names)
             printed = stdout.getvalue()
         elif kind in ("output", ONE_RUN):
             assert _is_shown(text, printed, kind), f"shown:\n{text}\nprinted:\n{printed}"
