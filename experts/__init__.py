@@ -6,6 +6,8 @@ Models are here; their parts, trainings and functions are in the packages of the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from experts import adapters as adapters
 from experts import boltzmann as boltzmann
 from experts import families as families
@@ -64,6 +66,9 @@ from experts.pretrained import available, load
 from experts.spins import Ising, Potts
 from experts.tables import KernelDensity, Neighbours, RelativeNeighbours
 from poe.core.lazy import found_when_asked
+
+if TYPE_CHECKING:  # for readers of types and of this documentation: nflows is loaded when asked for
+    from experts.adapters.nflows import ContextFlow, Flow
 
 __all__ = [
     "DBM",

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from poe.core.lazy import found_when_asked
 
-__getattr__ = found_when_asked(__name__, moved=dict.fromkeys(["FAMILIES"], "experts.pretrained"))
+__getattr__ = found_when_asked(
+    __name__, moved=dict.fromkeys(["FAMILIES", "available", "load"], "experts.pretrained")
+)

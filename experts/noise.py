@@ -5,5 +5,5 @@ from __future__ import annotations
 from poe.core.lazy import found_when_asked
 
 __getattr__ = found_when_asked(
-    __name__, moved=dict.fromkeys(["ANY", "NoisyConditional"], "experts.noised")
+    __name__, moved=dict.fromkeys(["ANY", "DensityRatio", "NoisyConditional"], "experts.noised")
 )

@@ -21,6 +21,7 @@ FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
     "ImageFlow": ImageFlow,
     "ReconstructionEnergy": ReconstructionEnergy,
 }
+"""Families of noised data that descriptions name by their class; all else `poe.load` knows."""
 
 
 def folder() -> Traversable:

@@ -198,6 +198,7 @@ EXPERT_LAWS: tuple[Law, ...] = (
     normalization,
     sampling,
 )
+"""The laws that `check_expert` tries, in this order."""
 
 
 class _LogProb(Expert):
