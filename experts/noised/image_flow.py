@@ -62,7 +62,13 @@ class NoiseWhitening(nn.Module):
 class ContextBlock(nn.Module):
     """A residual block of two layers, gated by the context: (n, h), (n, c) -> (n, h).
 
-    Source: Durkan et al. 2019, "Neural spline flows", whose network this is.
+    Args:
+        hidden: h.
+        context: c.
+
+    References:
+        Durkan, Bekasov, Murray & Papamakarios (2019), Neural spline flows, whose network this is,
+        arXiv:1906.04032.
     """
 
     def __init__(self, hidden: int, context: int) -> None:
@@ -99,8 +105,17 @@ class AffineCoupling(nn.Module):
 
     .. math:: z_B = x_B\, e^{\tanh a(x_A, c)} + b(x_A, c), \qquad z_A = x_A
 
-    The scale lies in (1/e, e). ``flip`` says which half moves, 0: the odd features. Shapes: x
-    (n, d), context (n, c) -> z (n, d) and the log-determinant (n,). Source: Dinh et al. 2017.
+    The scale lies in (1/e, e). Shapes: x (n, d), context (n, c) -> z (n, d) and the log-determinant
+    (n,).
+
+    Args:
+        size: d.
+        context: c.
+        hidden: Width of the network.
+        flip: Which half moves, 0: the odd features.
+
+    References:
+        Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
 
     identity_features: Tensor

@@ -306,7 +306,6 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         return False
 
     def init(self, target: Density, x: Tensor) -> Any:
-        """Its state at ``x``. Raises NonFiniteError where its log-density is not finite."""
         state = self.kernel.init(target, x.detach())
         require_start(target, x, state.log_density)
         return state
@@ -320,7 +319,6 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         return generator
 
     def transition(self, target: Density, state: Any, noise: torch.Generator) -> tuple[Any, Info]:
-        """Its step."""
         return self.kernel.step(target, state, generator=noise)
 
 
