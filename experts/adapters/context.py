@@ -8,10 +8,20 @@ import poe
 
 
 def require_floats(context: Tensor) -> Tensor:
-    """The context of a flow, of any library. Raises ``poe.DtypeError`` for integers.
+    """The context of a flow, of any library.
 
-    >>> require_floats(torch.ones(2))
-    tensor([1., 1.])
+    Args:
+        context: y, of any shape.
+
+    Returns:
+        The same tensor.
+
+    Raises:
+        DtypeError: For integers.
+
+    Example:
+        >>> require_floats(torch.ones(2))
+        tensor([1., 1.])
     """
     if context.is_floating_point():
         return context

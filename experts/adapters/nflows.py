@@ -32,20 +32,27 @@ class Flow(poe.Expert):
 
     .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
 
-    Shapes: x ``(*batch, *event)``; ``sample`` is exact. ``poe.as_expert(flow)`` gives the same.
-    nflows 0.14 draws from the global generator and in float32 only; here the draw comes from the
-    generator, in the flow's own dtype, and the global state is left as it was. Raises
-    ``poe.AdaptationError`` for a flow that needs a context (``ContextFlow`` takes it), whose base
-    density has no shape or is discrete, that holds a ``NaiveLinear`` (its inverse calls a function
-    that torch no longer has), or that is in training mode with dropout or batch normalisation.
+    ``sample`` is exact. ``poe.as_expert(flow)`` gives the same. nflows 0.14 draws from the global
+    generator and in float32 only; here the draw comes from the generator, in the flow's own dtype,
+    and the global state is left as it was.
 
-    >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
-    >>> made = MaskedAffineAutoregressiveTransform(features=2, hidden_features=8)
-    >>> expert = Flow(NFlow(made, StandardNormal([2])))
-    >>> expert.log_prob(torch.zeros(3, 2)).shape
-    torch.Size([3])
-    >>> expert.sample(4, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([4, 2])
+    Args:
+        nflows_flow: The flow, of x ``(*batch, *event)``.
+
+    Raises:
+        AdaptationError: For what is no flow, or a flow that needs a context (``ContextFlow`` takes
+            it), whose base density has no shape or is discrete, that holds a ``NaiveLinear`` (its
+            inverse calls a function that torch no longer has), or that is in training mode with
+            dropout or batch normalisation.
+
+    Example:
+        >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
+        >>> made = MaskedAffineAutoregressiveTransform(features=2, hidden_features=8)
+        >>> expert = Flow(NFlow(made, StandardNormal([2])))
+        >>> expert.log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+        >>> expert.sample(4, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(self, nflows_flow: NFlow) -> None:
@@ -64,17 +71,40 @@ class Flow(poe.Expert):
         self.space = poe.Real(base_shape(nflows_flow))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised log-density.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         batch = self.space.batch_shape(x)
         value: Tensor = self.flow.log_prob(x.reshape(-1, *self.space.event_shape))
         return value.reshape(batch)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), the same as the log-density: ``(*batch, *event) -> (*batch,)``."""
+        """The normalised log-density, which equals ``log_density``.
+
+        Args:
+            x: Events, ``(*batch, *event)``.
+
+        Returns:
+            log p(x), ``(*batch,)``.
+        """
         return self(x)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws: ``(num_samples, *event)``."""
+        """Independent exact draws, without a gradient.
+
+        Args:
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         like = own_tensor(self.flow)
         generator = resolve(generator, like.device)
         noise = base_sample(self.flow._distribution, num_samples, like, generator)
@@ -82,7 +112,17 @@ class Flow(poe.Expert):
 
 
 def base_shape(flow: NFlow) -> torch.Size:
-    """Event shape of a flow's base density."""
+    """Event shape of a flow's base density.
+
+    Args:
+        flow: Any of nflows.
+
+    Returns:
+        Its shape.
+
+    Raises:
+        AdaptationError: Where the base density has none.
+    """
     base = flow._distribution
     shape = getattr(base, "_shape", None)
     if shape is None:
@@ -94,7 +134,15 @@ def base_shape(flow: NFlow) -> torch.Size:
 
 
 def require_usable(flow: NFlow) -> None:
-    """Refuse a flow that cannot be inverted, is no density, or is none yet."""
+    """Refuse a flow that cannot be inverted, is no density, or is none yet.
+
+    Args:
+        flow: Any of nflows.
+
+    Raises:
+        AdaptationError: For a ``NaiveLinear``, a discrete base, and dropout, batch or activation
+            normalisation in training mode.
+    """
     if any(isinstance(module, NaiveLinear) for module in flow.modules()):
         raise poe.AdaptationError(
             "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
@@ -109,7 +157,14 @@ def require_usable(flow: NFlow) -> None:
 
 
 def has_context(flow: NFlow) -> bool:
-    """Whether a flow is a density only given its context."""
+    """Whether a flow is a density only given its context.
+
+    Args:
+        flow: Any of nflows.
+
+    Returns:
+        True where its base, its networks or an embedding ask for one.
+    """
     conditional = (ConditionalDiagonalNormal, ConditionalIndependentBernoulli)
     return not isinstance(flow._embedding_net, nn.Identity) or any(
         # The networks of nflows keep a layer of this name where they were made with a context.
@@ -119,7 +174,14 @@ def has_context(flow: NFlow) -> bool:
 
 
 def own_tensor(flow: NFlow) -> Tensor:
-    """A tensor with the dtype and device of a flow; of the base only parameters tell the dtype."""
+    """A tensor with the dtype and device of a flow; of the base only parameters tell the dtype.
+
+    Args:
+        flow: Any of nflows.
+
+    Returns:
+        A parameter or buffer; one of torch's default dtype on the CPU where it has neither.
+    """
     tensors = (*flow.parameters(), *flow._transform.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
 
@@ -127,7 +189,17 @@ def own_tensor(flow: NFlow) -> Tensor:
 def base_sample(
     base: Distribution, num_samples: int, like: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Draws of a base density, ``(num_samples, *event)``, with the dtype and device of ``like``."""
+    """Draws of a base density.
+
+    Args:
+        base: Of nflows.
+        num_samples: How many.
+        like: A tensor of the dtype and on the device that is asked for.
+        generator: Of all that is drawn.
+
+    Returns:
+        Draws, ``(num_samples, *event)``.
+    """
     if isinstance(base, StandardNormal | DiagonalNormal):
         size = (num_samples, *base._shape)
         noise = torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
@@ -144,17 +216,25 @@ class ContextFlow(poe.Conditional):
 
     .. math:: \log p(x \mid y) = \log p_0(T(x; y) \mid y) + \log |\det \partial T / \partial x|
 
-    ``given(y)`` binds one context, ``(c,)``, or one for each chain, ``(n, c)``; where contexts are
-    arrays for an embedding net, ``condition_ndim`` says of how many dimensions.
-    ``poe.as_expert(flow)`` gives the same. ``sample`` is exact, and draws from its generator alone.
-    Raises ``poe.AdaptationError`` as ``Flow`` does, ``poe.DtypeError`` for contexts of integers.
+    ``given(y)`` binds one context, ``(c,)``, or one for each chain, ``(n, c)``; contexts of
+    integers raise ``poe.DtypeError``. ``poe.as_expert(flow)`` gives the same. ``sample`` is exact,
+    and draws from its generator alone.
 
-    >>> from nflows.distributions import StandardNormal
-    >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
-    >>> made = MaskedAffineAutoregressiveTransform(2, 8, context_features=3)
-    >>> expert = ContextFlow(NFlow(made, StandardNormal([2]))).given(torch.ones(3))
-    >>> expert.log_prob(torch.zeros(5, 2)).shape
-    torch.Size([5])
+    Args:
+        nflows_flow: The flow, of x ``(*batch, *event)`` and y.
+        condition_ndim: Of how many dimensions a context is: more than 1 where contexts are arrays
+            for an embedding net.
+
+    Raises:
+        AdaptationError: As ``Flow`` does, save for the context.
+
+    Example:
+        >>> from nflows.distributions import StandardNormal
+        >>> from nflows.transforms import MaskedAffineAutoregressiveTransform
+        >>> made = MaskedAffineAutoregressiveTransform(2, 8, context_features=3)
+        >>> expert = ContextFlow(NFlow(made, StandardNormal([2]))).given(torch.ones(3))
+        >>> expert.log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     is_normalized = True
@@ -176,7 +256,16 @@ class ContextFlow(poe.Conditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact draws, ``(num_samples, *event)``: the base's, through the inverse of T."""
+        """Independent exact draws, without a gradient: the base's, through the inverse of T.
+
+        Args:
+            condition: y, one for all draws, or one for each.
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         like = own_tensor(self.flow)
         generator = resolve(generator, like.device)
         context = self.flow._embedding_net(self._contexts(condition, num_samples))

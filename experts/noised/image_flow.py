@@ -62,7 +62,13 @@ class NoiseWhitening(nn.Module):
 class ContextBlock(nn.Module):
     """A residual block of two layers, gated by the context: (n, h), (n, c) -> (n, h).
 
-    Source: Durkan et al. 2019, "Neural spline flows", whose network this is.
+    Args:
+        hidden: h.
+        context: c.
+
+    References:
+        Durkan, Bekasov, Murray & Papamakarios (2019), Neural spline flows, whose network this is,
+        arXiv:1906.04032.
     """
 
     def __init__(self, hidden: int, context: int) -> None:
@@ -99,8 +105,17 @@ class AffineCoupling(nn.Module):
 
     .. math:: z_B = x_B\, e^{\tanh a(x_A, c)} + b(x_A, c), \qquad z_A = x_A
 
-    The scale lies in (1/e, e). ``flip`` says which half moves, 0: the odd features. Shapes: x
-    (n, d), context (n, c) -> z (n, d) and the log-determinant (n,). Source: Dinh et al. 2017.
+    The scale lies in (1/e, e). Shapes: x (n, d), context (n, c) -> z (n, d) and the log-determinant
+    (n,).
+
+    Args:
+        size: d.
+        context: c.
+        hidden: Width of the network.
+        flip: Which half moves, 0: the odd features.
+
+    References:
+        Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
 
     identity_features: Tensor
@@ -180,12 +195,12 @@ class ConditionalFlow(nn.Module):
         self._embedding_net = embedding
 
     def log_prob(self, x: Tensor, condition: Tensor) -> Tensor:
-        """``(n, *event), (n, k) -> (n,)``"""
+        """``(n, *event), (n, k) -> (n,)``."""
         z, log_det = self._transform(x, self._embedding_net(condition))
         return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
 
     def inverse(self, noise: Tensor, condition: Tensor) -> Tensor:
-        """``(n, d), (n, k) -> (n, *event)``"""
+        """``(n, d), (n, k) -> (n, *event)``."""
         return self._transform.inverse(noise, self._embedding_net(condition))[0]
 
 
@@ -212,15 +227,24 @@ class ImageFlow(NoisyConditional):
     T whitens along the principal axes of the data at noise level sigma and then applies
     ``layers`` affine couplings whose networks see the label and the noise level. Natively
     continuous; the base measure is Lebesgue measure on pixels. Exact ``log_prob`` and ``sample``.
-    Source: Dinh et al. 2017, "Density estimation using Real NVP".
 
-    Shapes: x ``(*batch, *event)``, label ``()`` or ``(batch,)``.
+    Args:
+        shape: Of an event, x ``(*batch, *shape)``.
+        labels: Names of the values of y; ``given`` takes a name, an index ``()``, or indices
+            ``(batch,)``.
+        noise_level: Sigma, in the units of x, positive: one number for all, or ``(batch,)``.
+        layers: Affine couplings, from 0.
+        hidden: Width of their networks.
 
-    >>> model = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
-    >>> expert = model.given("left")
-    >>> x = expert.sample(5, generator=torch.Generator().manual_seed(0))
-    >>> x.shape, expert.log_prob(x).shape
-    (torch.Size([5, 4, 4]), torch.Size([5]))
+    References:
+        Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803.
+
+    Example:
+        >>> model = ImageFlow((4, 4), ["left", "right"], noise_level=0.1, layers=2, hidden=8)
+        >>> expert = model.given("left")
+        >>> x = expert.sample(5, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, expert.log_prob(x).shape
+        (torch.Size([5, 4, 4]), torch.Size([5]))
     """
 
     is_normalized = True
@@ -260,7 +284,16 @@ class ImageFlow(NoisyConditional):
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Exact samples ``(num_samples, *event)``: normal noise through the inverse of T."""
+        """Independent exact draws, without a gradient: normal noise through the inverse of T.
+
+        Args:
+            condition: The number of a label, ``()`` or ``(num_samples,)``.
+            num_samples: How many.
+            generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+
+        Returns:
+            Draws, ``(num_samples, *event)``.
+        """
         level = self.noise_levels(torch.Size((num_samples,)))
         label = condition.expand(num_samples).to(level)
         condition = torch.stack([label, level], -1)

@@ -43,11 +43,21 @@ class AIS:
     where a sweep is not reversible, it is the mean of w upward. A small run of particles finds the
     ladder and the kernels, which are fixed before the chains begin.
 
-    - ``num_samples``: chains each way, at least; ``substeps``: temperatures for each that the
-      particles needed.
+    Args:
+        num_samples: Chains each way, at least.
+        substeps: Temperatures for each that the particles needed.
 
-    Source: Neal 2001; both ways: Grosse, Ghahramani & Adams 2015; Burda, Grosse & Salakhutdinov
-    2015; from both: Crooks 2000, Bennett 1976.
+    Raises:
+        PoeError: Where one of them is below 1.
+
+    References:
+        Neal (2001), Annealed importance sampling, arXiv:physics/9803008; Grosse, Ghahramani & Adams
+        (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo,
+        arXiv:1511.02543, and Burda, Grosse & Salakhutdinov (2015), Accurate and conservative
+        estimates of MRF log-likelihood using reverse annealing, arXiv:1412.8566 (both ways); Crooks
+        (2000), Path-ensemble averages in systems driven far from equilibrium,
+        doi:10.1103/PhysRevE.61.2361, and Bennett (1976), Efficient estimation of free energy
+        differences from Monte Carlo data, doi:10.1016/0021-9991(76)90078-4 (from both).
     """
 
     num_samples: int = 512

@@ -36,21 +36,31 @@ def log_partition(
     quadrature in up to three continuous dimensions; and beyond, the multistate Bennett acceptance
     ratio along a path of particles (``poe.normalizers.MBAR``), with its standard error and bounds.
 
-    - ``method``: one of ``poe.normalizers``, such as ``AIS()``;
-    - ``start``: where estimates begin, normalised and sampled exactly; without one, at a density
-      fitted to the target by a small run, on a discrete space at all states alike. That run also
-      checks what is found from a start given.
-    - ``generator``: for the estimates; ``progress``: a bar on stderr where levels are many.
-
     Where the result should not be believed, ``doubts`` say why, and a TrustWarning. What no
     particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
-    from all others. Raises
-    `ImproperError` where Z is known to be infinite, `NonFiniteError` where p̃ is NaN or +inf or zero
-    everywhere, and `NormalizationError` where a method does not apply.
+    from all others.
 
-    >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
-    >>> log_partition(a * b).value, log_partition(a * b).method
-    (tensor(-4.6305), 'closed form')
+    Args:
+        target: p̃.
+        method: One of ``poe.normalizers``, such as ``AIS()``.
+        start: Where estimates begin, normalised and sampled exactly; without one, at a density
+            fitted to the target by a small run, on a discrete space at all states alike. That run
+            also checks what is found from a start given.
+        generator: For the estimates; a fresh one, seeded by the system, by default.
+        progress: A bar on stderr where levels are many.
+
+    Returns:
+        The value, ``()``, with its error, bounds and doubts.
+
+    Raises:
+        ImproperError: Where Z is known to be infinite.
+        NonFiniteError: Where p̃ is NaN or +inf or zero everywhere.
+        NormalizationError: Where a method does not apply.
+
+    Example:
+        >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])
+        >>> log_partition(a * b).value, log_partition(a * b).method
+        (tensor(-4.6305), 'closed form')
     """
     result = find_log_partition(target, method, start, generator, progress)
     warn_of(result)

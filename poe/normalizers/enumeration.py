@@ -35,15 +35,23 @@ def num_states(space: Space) -> float:
 
 
 def states(space: Space) -> Tensor:
-    """All events of a small finite space, in lexicographic order: `(n_states, *event)`.
+    """All events of a small finite space, in lexicographic order.
 
-    Raises `NormalizationError` above 2^20 of them.
+    Args:
+        space: Of finitely many events.
 
-    >>> states(Binary(2))
-    tensor([[0., 0.],
-            [0., 1.],
-            [1., 0.],
-            [1., 1.]])
+    Returns:
+        Events, ``(n_states, *event)``.
+
+    Raises:
+        NormalizationError: Above 2^20 of them.
+
+    Example:
+        >>> states(Binary(2))
+        tensor([[0., 0.],
+                [0., 1.],
+                [1., 0.],
+                [1., 1.]])
     """
     count = num_states(space)
     if count > MAX_TABLE:
@@ -52,9 +60,16 @@ def states(space: Space) -> Tensor:
 
 
 def log_sum(target: Expert) -> Tensor:
-    """log of the sum of p̃ over all events of a finite space, in bounded memory: `()`.
+    """log of the sum of p̃ over all events of a finite space, in bounded memory.
 
-    Raises `NonFiniteError` where a log-density is NaN or +inf.
+    Args:
+        target: p̃.
+
+    Returns:
+        log Z, ``()``.
+
+    Raises:
+        NonFiniteError: Where a log-density is NaN or +inf.
     """
     total: Tensor | None = None
     with torch.no_grad():

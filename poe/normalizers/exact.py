@@ -18,7 +18,7 @@ from poe.normalizers.quadrature import can_integrate, integrate
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """What the families' own log partitions come to. Raises NormalizationError without one."""
+    """What the families' own log partitions come to; it raises NormalizationError without one."""
 
     def __call__(
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
@@ -35,7 +35,7 @@ class ClosedForm:
 
 @dataclass(frozen=True)
 class Enumeration:
-    """The sum over all states, in a stream, at most 2^25. Raises NormalizationError beyond."""
+    """The sum over all states, in a stream; it raises NormalizationError beyond 2^25 of them."""
 
     def __call__(
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
@@ -54,7 +54,7 @@ class Enumeration:
 class Quadrature:
     """Adaptive Gauss-Kronrod cells, in one to three continuous dimensions.
 
-    It may miss a needle on the slope of a much broader peak. Raises NormalizationError in more
+    It may miss a needle on the slope of a much broader peak. It raises NormalizationError in more
     dimensions, and where the cells do not converge.
     """
 

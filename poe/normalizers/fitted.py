@@ -122,9 +122,21 @@ def fit_density(
 def fit_mixture(
     x: Tensor, num_components: int, space: Space, generator: torch.Generator
 ) -> FittedMixture:
-    """Gaussians fitted by expectation-maximisation, from centres far apart. ``x`` ``(n, *event)``.
+    """Gaussians fitted by expectation-maximisation, from centres far apart.
 
-    Source: Dempster, Laird & Rubin 1977; the centres: Arthur & Vassilvitskii 2007.
+    Args:
+        x: Draws, ``(n, *event)``.
+        num_components: How many Gaussians.
+        space: Where x lives.
+        generator: For the centres.
+
+    Returns:
+        The mixture, on ``space``.
+
+    References:
+        Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM
+        algorithm; Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding (the
+        centres).
     """
     flat = space.as_vector(x).double()
     loc, scale = flat.mean(0), flat.std(0).clamp(min=1e-12)

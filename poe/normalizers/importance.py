@@ -30,9 +30,12 @@ class ImportanceSampling:
 
     The upper bound comes from draws of the target, of which the mean of q(x) / p̃(x) is 1 / Z.
 
-    - ``num_samples``: draws of the start, at least.
+    Args:
+        num_samples: Draws of the start, at least.
 
-    Source: Owen 2013, chapter 9; the tail of the weights: Vehtari et al. 2024.
+    References:
+        Owen (2013), Monte Carlo theory, methods and examples, chapter 9; Vehtari et al. (2024),
+        Pareto smoothed importance sampling, arXiv:1507.02646 (the tail of the weights).
     """
 
     num_samples: int = 16384
@@ -71,9 +74,13 @@ class Bridge:
     With two densities it is the bridge of Meng & Wong; with more, the multistate Bennett acceptance
     ratio. Draws of the product go there by particles from a density fitted to it.
 
-    - ``num_samples``: draws of each, at least.
+    Args:
+        num_samples: Draws of each, at least.
 
-    Source: Meng & Wong 1996, eq. 4.1; Shirts & Chodera 2008.
+    References:
+        Meng & Wong (1996), Simulating ratios of normalizing constants via a simple identity,
+        eq. 4.1; Shirts & Chodera (2008), Statistically optimal analysis of samples from multiple
+        equilibrium states, doi:10.1063/1.2978177.
     """
 
     num_samples: int = 4096

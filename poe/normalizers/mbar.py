@@ -22,8 +22,10 @@ HALVINGS = 40
 class Normalizers(NamedTuple):
     """The log normalisers relative to the first density, with what they came from.
 
-    Shapes, for K densities and groups of draws that are independent of each other: log_z ``(K,)``;
-    influence ``(groups, K)``, of which the sums over groups have the covariance of log_z.
+    Args:
+        log_z: Of K densities, ``(K,)``.
+        influence: ``(groups, K)``, groups of draws that are independent of each other; the sums
+            over groups have the covariance of log_z.
     """
 
     log_z: Tensor
@@ -44,19 +46,30 @@ def mbar(log_densities: Tensor, counts: Tensor) -> Normalizers:
     P(k | x) ∝ N_k γ_k(x) / Z_k: the maximum of a concave likelihood, found by Newton's method. The
     errors are those of an M-estimator with independent groups.
 
-    Shapes: ``log_densities`` log γ_k(x_n) ``(K, groups, n)``, where the draws of the K densities
-    lie one after the other along n: ``counts`` ``(K,)`` of them in each group. Raises
-    NormalizationError where draws of some densities say nothing of others.
+    Args:
+        log_densities: log γ_k(x_n), ``(K, groups, n)``, where the draws of the K densities lie one
+            after the other along n.
+        counts: How many of each there are in each group, ``(K,)``.
 
-    Source: Shirts & Chodera 2008, eq. 11; Geyer 1994.
+    Returns:
+        The log normalisers and their error.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = torch.randn(1, 40, 200, generator=g, dtype=torch.float64)
-    >>> y = 2.0 * torch.randn(1, 40, 200, generator=g, dtype=torch.float64)
-    >>> both = torch.cat([x, y], 2)
-    >>> found = mbar(torch.cat([-0.5 * both**2, -both**2 / 8]), torch.tensor([200, 200]))
-    >>> bool((found.log_z[1] - torch.tensor(2.0).log()).abs() < 3 * found.std_error)
-    True
+    Raises:
+        NormalizationError: Where draws of some densities say nothing of others.
+
+    References:
+        Shirts & Chodera (2008), Statistically optimal analysis of samples from multiple equilibrium
+        states, eq. 11, doi:10.1063/1.2978177; Geyer (1994), Estimating normalizing constants and
+        reweighting mixtures in Markov chain Monte Carlo.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(1, 40, 200, generator=g, dtype=torch.float64)
+        >>> y = 2.0 * torch.randn(1, 40, 200, generator=g, dtype=torch.float64)
+        >>> both = torch.cat([x, y], 2)
+        >>> found = mbar(torch.cat([-0.5 * both**2, -both**2 / 8]), torch.tensor([200, 200]))
+        >>> bool((found.log_z[1] - torch.tensor(2.0).log()).abs() < 3 * found.std_error)
+        True
     """
     values = log_densities.double()
     shares = (counts / counts.sum()).double().to(values.device)

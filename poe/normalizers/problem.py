@@ -35,7 +35,17 @@ class Method(Protocol):
     def __call__(
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
     ) -> LogPartition:
-        """log Z of the target, from ``start`` where the method has one and it was given."""
+        """log Z of the target.
+
+        Args:
+            target: p̃, one density.
+            start: Where to begin, where the method has a start; None leaves it to the method.
+            generator: Of all that is drawn.
+            report: Called with each level's temperature and acceptance rate.
+
+        Returns:
+            The value, with its error, bounds and doubts.
+        """
 
 
 class Problem(NamedTuple):

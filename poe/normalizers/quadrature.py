@@ -104,9 +104,16 @@ class Integral(NamedTuple):
 def integrate(target: Expert) -> Integral:
     """log of the integral of p̃.
 
-    Raises `ImproperError` where the mass does not die out towards infinity, `NonFiniteError`
-    where a log-density is NaN or +inf or all are -inf, `NormalizationError` where the space has
-    no chart or the cells run out.
+    Args:
+        target: p̃, in one to three continuous dimensions.
+
+    Returns:
+        The value, its error, and how often p̃ was evaluated.
+
+    Raises:
+        ImproperError: Where the mass does not die out towards infinity.
+        NonFiniteError: Where a log-density is NaN or +inf or all are -inf.
+        NormalizationError: Where the space has no chart or the cells run out.
     """
     chart, like = _chart(target.space), _reference(target)
     tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
@@ -124,12 +131,25 @@ class Nodes(NamedTuple):
 def nodes(target: Expert, tolerance: float) -> Nodes:
     """Nodes by which log Z is logsumexp(log_weights + log p̃(x)), to that relative error.
 
-    For densities near the target they serve as well. Raises what `integrate` raises.
+    For densities near the target they serve as well.
 
-    >>> x, log_weights = nodes(experts.Gaussian([0.0], scale=[1.0]), 1e-5)
-    >>> area = (log_weights - x[:, 0].double().square() / 2).exp().sum()
-    >>> bool((area - (2 * torch.pi) ** 0.5).abs() < 2e-5)
-    True
+    Args:
+        target: p̃, in one to three continuous dimensions.
+        tolerance: The relative error of Z.
+
+    Returns:
+        Points and the logs of their weights.
+
+    Raises:
+        ImproperError: Where the mass does not die out towards infinity.
+        NonFiniteError: Where a log-density is NaN or +inf or all are -inf.
+        NormalizationError: Where the space has no chart or the cells run out.
+
+    Example:
+        >>> x, log_weights = nodes(experts.Gaussian([0.0], scale=[1.0]), 1e-5)
+        >>> area = (log_weights - x[:, 0].double().square() / 2).exp().sum()
+        >>> bool((area - (2 * torch.pi) ** 0.5).abs() < 2e-5)
+        True
     """
     chart, like = _chart(target.space), _reference(target)
     cells, _ = _refined(target, chart, like, tolerance)

@@ -39,16 +39,21 @@ class MBAR:
     broad one finds the target first, and the path begins at a density fitted to that (on a
     discrete space at all states alike).
 
-    - ``num_samples``: particles a level, at least.
+    Args:
+        num_samples: Particles a level, at least.
 
-    Source: Shirts & Chodera 2008; the path: Del Moral, Doucet & Jasra 2006.
+    References:
+        Shirts & Chodera (2008), Statistically optimal analysis of samples from multiple equilibrium
+        states, doi:10.1063/1.2978177; Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo
+        samplers, doi:10.1111/j.1467-9868.2006.00553.x (the path).
 
-    >>> target = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(6))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> found = poe.log_partition(target, method=MBAR(), generator=g, progress=False)
-    >>> truth = 6 * (2 * torch.tensor(1.25).lgamma().exp()).log()
-    >>> bool((found.value - truth).abs() < 3 * found.std_error), found.is_trusted
-    (True, True)
+    Example:
+        >>> target = poe.FromEnergy(lambda x: (x**4).sum(-1), space=poe.Real(6))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> found = poe.log_partition(target, method=MBAR(), generator=g, progress=False)
+        >>> truth = 6 * (2 * torch.tensor(1.25).lgamma().exp()).log()
+        >>> bool((found.value - truth).abs() < 3 * found.std_error), found.is_trusted
+        (True, True)
     """
 
     num_samples: int = 2048
@@ -65,9 +70,14 @@ class MBAR:
 class SMC:
     """Sequential Monte Carlo: the product of the mean weights of all levels, forward.
 
-    - ``num_samples``: particles a level, at least.
+    See `poe.smc`, which gives draws beside.
 
-    Source: Del Moral, Doucet & Jasra 2006; see `poe.smc`, which gives draws beside.
+    Args:
+        num_samples: Particles a level, at least.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers,
+        doi:10.1111/j.1467-9868.2006.00553.x.
     """
 
     num_samples: int = 2048
@@ -85,12 +95,15 @@ class ThermodynamicIntegration:
     """log Z₁ − log Z₀ = ∫ E_t U dt, U = d/dt log γ_t, over the levels of a run of particles.
 
     By the trapezoidal rule, corrected by the derivatives Var_t U. The error of the rule is told by
-    leaving out every second level.
+    leaving out every second level. It raises NormalizationError where a part of the start is
+    outside the target's support: there the integrand is infinite.
 
-    - ``num_samples``: particles a level, at least. Raises NormalizationError where a part of the
-      start is outside the target's support: there the integrand is infinite.
+    Args:
+        num_samples: Particles a level, at least.
 
-    Source: Gelman & Meng 1998, section 2.1.
+    References:
+        Gelman & Meng (1998), Simulating normalizing constants: from importance sampling to bridge
+        sampling to path sampling, section 2.1, doi:10.1214/ss/1028905934.
     """
 
     num_samples: int = 2048

@@ -27,8 +27,15 @@ FAR = 5.0
 class Sides(NamedTuple):
     """log Ẑ of each group, by weights that average to Z and by others that average to 1 / Z.
 
-    E log Ẑ ≤ log Z of the first, by Jensen's inequality, and ≥ of the second. ``(groups,)`` each.
-    Source: Grosse, Ghahramani & Adams 2015, "Sandwiching the marginal likelihood", section 3.
+    E log Ẑ ≤ log Z of the first, by Jensen's inequality, and ≥ of the second.
+
+    Args:
+        below: By weights that average to Z, ``(groups,)``.
+        above: By weights that average to 1 / Z, ``(groups,)``.
+
+    References:
+        Grosse, Ghahramani & Adams (2015), Sandwiching the marginal likelihood using bidirectional
+        Monte Carlo, section 3, arXiv:1511.02543.
     """
 
     below: Tensor

@@ -85,9 +85,16 @@ class Particles:
         return self.coordinates.to_u(x), log_zs
 
     def follow(self, start: Expert, end: Expert, kernel: Kernel, report: Report) -> None:
-        """Take the particles from one density to the next, by moves of that kernel.
+        """Take the particles from one density to the next.
 
-        Raises PoeError for a kernel that cannot begin anew at each level.
+        Args:
+            start: Where they are, at t = 0.
+            end: Where they go, at t = 1.
+            kernel: What moves them.
+            report: Called with each level's temperature and acceptance rate.
+
+        Raises:
+            PoeError: For a kernel that cannot begin anew at each level.
         """
         for temperature, acceptance in self.levels(start, end, kernel):
             report(temperature, acceptance)
@@ -215,15 +222,26 @@ class Particles:
 def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:
     """The t' at which the conditional ESS of exp((t' − t) tilt), a fraction of n, is as given.
 
-    CESS = (Σ w)² / Σ w² for particles of equal weight, n those whose tilt is not −inf; 1 where even
-    the whole step keeps more. By bisection.
+    CESS = (Σ w)² / Σ w² for particles of equal weight, n those whose tilt is not −inf. By
+    bisection.
 
-    Source: Zhou, Johansen & Aston 2016, eq. 3.16.
+    Args:
+        tilt: d/dt log γ_t of the particles, of any shape.
+        temperature: t.
+        conditional_ess: Between 0 and 1.
 
-    >>> tilt = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).double()
-    >>> t = next_temperature(3.0 * tilt, 0.0, 0.8)  # exp(−(3 t)²) = 0.8
-    >>> abs(t - 0.157) < 0.01
-    True
+    Returns:
+        t'; 1 where even the whole step keeps more.
+
+    References:
+        Zhou, Johansen & Aston (2016), Towards automatic model comparison: an adaptive sequential
+        Monte Carlo approach, eq. 3.16, arXiv:1303.3123.
+
+    Example:
+        >>> tilt = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).double()
+        >>> t = next_temperature(3.0 * tilt, 0.0, 0.8)  # exp(−(3 t)²) = 0.8
+        >>> abs(t - 0.157) < 0.01
+        True
     """
     inside = tilt[tilt > -torch.inf].double()
     inside = inside - inside.max()

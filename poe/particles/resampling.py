@@ -13,19 +13,28 @@ NUM_ITERATIONS = 3
 def systematic_resample(
     log_weights: Tensor, num_chosen: int, *, generator: torch.Generator
 ) -> Tensor:
-    """Indices of the chosen particles, island by island: ``(islands, num_chosen)``.
+    """Indices of the chosen particles, island by island.
 
     Particle i of n is chosen ⌊m Wᵢ⌋ or ⌈m Wᵢ⌉ times, m Wᵢ on average: one uniform U for each
     island, and the particles at which the running sum of the weights passes (U + k) / m. The
     order of the particles decides how much noise that adds (``snake_order``).
 
-    Shapes: log_weights ``(islands, n)``; an island needs one that is finite.
+    Args:
+        log_weights: ``(islands, n)``; an island needs one that is finite.
+        num_chosen: m.
+        generator: For U.
 
-    Source: Kitagawa 1996, appendix A.
+    Returns:
+        Indices, ``(islands, num_chosen)``.
 
-    >>> g = torch.Generator().manual_seed(0)
-    >>> systematic_resample(torch.tensor([[0.0, -torch.inf, 0.0]]), 4, generator=g)
-    tensor([[0, 0, 2, 2]])
+    References:
+        Kitagawa (1996), Monte Carlo filter and smoother for non-Gaussian nonlinear state space
+        models, appendix A.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> systematic_resample(torch.tensor([[0.0, -torch.inf, 0.0]]), 4, generator=g)
+        tensor([[0, 0, 2, 2]])
     """
     sums = torch.softmax(log_weights.double(), 1).cumsum(1)
     sums = sums / sums[:, -1:]

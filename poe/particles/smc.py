@@ -1,38 +1,29 @@
 """``poe.smc``: tempered adaptive sequential Monte Carlo, which gives weighted draws and log Z."""
 
 from __future__ import annotations
-
 import sys
 import time
+import torch
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from poe.core.doubt import Doubt, Kind, warn
+from poe.core.doubt import (Doubt, Kind, warn)
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.expert import Expert, shared_space
+from poe.density.expert import (Expert, shared_space)
 from poe.density.normalized import LogPartition
-from poe.diagnostics.independent_groups import (
-    CONFIDENCE,
-    log_mean,
-    num_agreeing,
-    standard_error_of_log_mean,
-    t_quantile,
-)
+from poe.diagnostics.independent_groups import (CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile)
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
-from poe.particles.islands import Particles, Schedule
-from poe.samplers.kernel import Kernel, require_kernel
+from poe.particles.islands import (Particles, Schedule)
+from poe.samplers.kernel import (Kernel, require_kernel)
 from poe.samplers.questions import guarantee
 from poe.tuning.choice import Choice
-from poe.tuning.prepared import Prepared, prepared_particles
+from poe.tuning.prepared import (Prepared, prepared_particles)
 from poe.tuning.start import device_of
+from torch import Tensor
+from tqdm import tqdm
 
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
@@ -62,46 +53,69 @@ def smc(
     Ẑ = Z₀ ∏ mean(γ_t' / γ_t), in float64: with given temperatures and kernel settings unbiased,
     with adapted ones consistent.
 
-    - ``num_samples``: at least so many draws, ``num_islands`` × particles; each island has
-      num_samples / (num_islands · num_moves) chains. ``draws.log_weights`` are such that the
-      mean of exp(log_weights) f(x) estimates ∫ p̃ f: not normalised, float64.
-    - ``draws.log_partition``: log of the mean of the islands' Ẑ, with a standard error from their
-      spread, of ``num_islands`` − 1 degrees of freedom. Islands share temperatures and kernel:
-      where these are adapted it is up to a tenth too small (measured with 1000 chains).
-    - ``start``: any expert with exact draws and a known normaliser that covers the target. By
-      default the first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-      coordinates, on a discrete space all states alike; from there modes need not be known, but it
-      must reach them.
-    - ``kernel``: its settings are kept; a step size left out is learned for the kernel's target
-      acceptance, pooled over all chains, by moves that are thrown away, wherever that of the
-      level before serves no longer; an ``affine`` left out of ``Preconditioned`` is fitted to the
-      particles at each level. By default ``Preconditioned(SplitHMC())``, a random walk where the
-      target has no score, and on a discrete space ``Gibbs``, or ``BlockGibbs`` by each level's
-      own conditionals where all factors know theirs.
-    - ``path``: densities to pass through between start and target, each by its own t = 0 … 1.
-    - ``temperatures``: t₁ < … < 1 in place of adaptive ones.
-    - ``max_thinning``: chains go on for up to so many steps a move, until twice the steps take
-      those of the other islands no further: what is kept of an island owes nothing to its own way.
-
     A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
-    reported in ``num_undefined`` and in words. Raises NonFiniteError where no particle is inside
-    the support, NormalizationError for a start without sampler or normaliser, PoeError for settings
-    out of range, for spaces of infinitely many discrete values without a kernel and a start, for
-    log-densities that are random, and for batches of densities.
+    reported in ``num_undefined`` and in words.
 
-    Source: Del Moral, Doucet & Jasra 2006; temperatures: Zhou, Johansen & Aston 2016, section 3.3;
-    waste-free: Dau & Chopin 2022, algorithm 2; islands: Vergé et al. 2015.
+    Args:
+        target: p̃, one density.
+        num_samples: At least so many draws, ``num_islands`` × particles; each island has
+            num_samples / (num_islands · num_moves) chains.
+        start: p₀, any expert with exact draws and a known normaliser that covers the target. By
+            default the first factor of the target that can be sampled, else N(0, 10² I) in
+            unconstrained coordinates, on a discrete space all states alike; from there modes need
+            not be known, but it must reach them.
+        kernel: Its settings are kept; a step size left out is learned for the kernel's target
+            acceptance, pooled over all chains, by moves that are thrown away, wherever that of the
+            level before serves no longer; an ``affine`` left out of ``Preconditioned`` is fitted to
+            the particles at each level. By default ``Preconditioned(SplitHMC())``, a random walk
+            where the target has no score, and on a discrete space ``Gibbs``, or ``BlockGibbs`` by
+            each level's own conditionals where all factors know theirs.
+        path: Densities to pass through between start and target, each by its own t = 0 … 1.
+        temperatures: t₁ < … < 1 in place of adaptive ones.
+        num_islands: Groups of particles that resample among themselves, so that their spread tells
+            the error.
+        num_moves: Moves of every chain at each level.
+        max_thinning: Chains go on for up to so many steps a move, until twice the steps take
+            those of the other islands no further: what is kept of an island owes nothing to its own
+            way.
+        conditional_ess: Of the weights from one level to the next, a fraction of the particles.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+        progress: A line that says what was chosen and a progress bar, both on stderr.
 
-    >>> import poe
-    >>> prior = experts.Gaussian([0.0], scale=[3.0])
-    >>> likelihood = poe.FromLogDensity(lambda x: -8 * (x - 1).square().sum(-1), space=poe.Real(1))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> draws = poe.smc(prior * likelihood, 4000, generator=g, progress=False)
-    >>> draws.samples.shape, draws.guarantee  # (islands, particles, *event)
-    (torch.Size([16, 256, 1]), 'asymptotically exact')
-    >>> log_z, closed_form = draws.log_partition, -2.5435
-    >>> bool((log_z.value - closed_form).abs() < 4 * log_z.std_error)
-    True
+    Returns:
+        Draws, ``(num_islands, particles, *event)``, with ``log_weights`` such that the mean of
+        exp(log_weights) f(x) estimates ∫ p̃ f: not normalised, float64. Their ``log_partition`` is
+        the log of the mean of the islands' Ẑ, with a standard error from their spread, of
+        ``num_islands`` − 1 degrees of freedom. Islands share temperatures and kernel: where these
+        are adapted it is up to a tenth too small (measured with 1000 chains).
+
+    Raises:
+        NonFiniteError: Where no particle is inside the support.
+        NormalizationError: For a start without sampler or normaliser.
+        PoeError: For settings out of range, for spaces of infinitely many discrete values without a
+            kernel and a start, for log-densities that are random, and for batches of densities.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers,
+        doi:10.1111/j.1467-9868.2006.00553.x; Zhou, Johansen & Aston (2016), Towards automatic model
+        comparison: an adaptive sequential Monte Carlo approach, section 3.3, arXiv:1303.3123
+        (temperatures); Dau & Chopin (2022), Waste-free sequential Monte Carlo, algorithm 2,
+        arXiv:2011.02328; Vergé, Dubarry, Del Moral & Moulines (2015), On parallel implementation of
+        sequential Monte Carlo methods: the island particle model, arXiv:1306.3911.
+
+    Example:
+        >>> import poe
+        >>> prior = experts.Gaussian([0.0], scale=[3.0])
+        >>> likelihood = poe.FromLogDensity(
+        ...     lambda x: -8 * (x - 1).square().sum(-1), space=poe.Real(1)
+        ... )
+        >>> g = torch.Generator().manual_seed(0)
+        >>> draws = poe.smc(prior * likelihood, 4000, generator=g, progress=False)
+        >>> draws.samples.shape, draws.guarantee  # (islands, particles, *event)
+        (torch.Size([16, 256, 1]), 'asymptotically exact')
+        >>> log_z, closed_form = draws.log_partition, -2.5435
+        >>> bool((log_z.value - closed_form).abs() < 4 * log_z.std_error)
+        True
     """
     began = time.perf_counter()
     if num_samples < 1:

@@ -56,26 +56,43 @@ def smc_over_positions(
     its variance alone. (Their ψₜ may be 0 only where no continuation has a density.) Drawing from q
     without the weights is locally constrained decoding, whose distribution is another one.
 
-    - ``num_samples``: at least so many draws, ``(num_islands, particles, *event)``, weighted;
-    - ``log_partition``: log of the mean of the islands' Ẑ, its standard error by their spread: they
-      share nothing;
-    - ``num_moves``: steps of ``SuffixMetropolisHastings`` by q at the end, where islands of a low
-      ESS were resampled: copies are made different, and the weights stay right.
+    A NaN or +inf log-density counts as 0, and is reported.
 
-    A NaN or +inf log-density counts as 0, and is reported. Raises NonFiniteError where no particle
-    is inside the support, PoeError for settings out of range, for a space of infinitely many
-    values and for batches of densities.
+    Args:
+        target: p̃, one density on a space of finitely many values.
+        num_samples: At least so many draws.
+        twists: Modules that say more of where a prefix leads, beside the target's own.
+        num_islands: Groups of particles that resample among themselves, and share nothing.
+        ess_threshold: Below this fraction of its particles an island is resampled.
+        num_moves: Steps of ``SuffixMetropolisHastings`` by q at the end, where islands of a low
+            ESS were resampled: copies are made different, and the weights stay right.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+        progress: A line that says what was chosen and a progress bar, both on stderr.
 
-    Source: Del Moral, Doucet & Jasra 2006; twists: Whiteley & Lee 2014, Zhao et al. 2024.
+    Returns:
+        Draws, ``(num_islands, particles, *event)``, weighted; their ``log_partition`` is the log of
+        the mean of the islands' Ẑ, its standard error by their spread.
 
-    >>> model, liked = experts.MADE(6), experts.RBM(torch.ones(6, 2), [-1.0] * 6, [0.0, 0.0])
-    >>> target, g = model * liked * experts.graphs.parity(6), torch.Generator().manual_seed(0)
-    >>> draws = smc_over_positions(target, 2000, generator=g, progress=False)
-    >>> draws.samples.shape, draws.guarantee
-    (torch.Size([16, 125, 6]), 'asymptotically exact')
-    >>> found, truth = draws.log_partition, poe.log_partition(target)
-    >>> bool((found.value - truth.value).abs() < 4 * found.std_error)
-    True
+    Raises:
+        NonFiniteError: Where no particle is inside the support.
+        PoeError: For settings out of range, for a space of infinitely many values and for batches
+            of densities.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers,
+        doi:10.1111/j.1467-9868.2006.00553.x; Whiteley & Lee (2014), Twisted particle filters,
+        doi:10.1214/13-AOS1167; Zhao et al. (2024), Probabilistic inference in language models via
+        twisted sequential Monte Carlo, arXiv:2404.17546.
+
+    Example:
+        >>> model, liked = experts.MADE(6), experts.RBM(torch.ones(6, 2), [-1.0] * 6, [0.0, 0.0])
+        >>> target, g = model * liked * experts.graphs.parity(6), torch.Generator().manual_seed(0)
+        >>> draws = smc_over_positions(target, 2000, generator=g, progress=False)
+        >>> draws.samples.shape, draws.guarantee
+        (torch.Size([16, 125, 6]), 'asymptotically exact')
+        >>> found, truth = draws.log_partition, poe.log_partition(target)
+        >>> bool((found.value - truth.value).abs() < 4 * found.std_error)
+        True
     """
     began = time.perf_counter()
     _check(target, num_samples, num_islands, ess_threshold, num_moves)

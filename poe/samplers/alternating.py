@@ -72,32 +72,43 @@ class Part:
 
 @dataclass(frozen=True)
 class Alternating(OnDrawnNoise[MetropolisState]):
-    """One step moves x₁ by the first kernel given the other parts, then x₂ by the second, …
+    """One step moves x₁ by its kernel given the other parts, then x₂ by its own, and so on.
 
     A kernel of part i sees log p̃ as a function of xᵢ, which is log p(xᵢ | the others) up to a
     constant. Each leaves p invariant, and so does their composition. So a continuous part may move
     by MALA or HMC and a label by Gibbs.
 
-    - ``space``: a ``poe.Joint``, the target's;
-    - ``kernels``: one for each part, with its step size, without a memory (as MetropolisHastings,
-      MALA, HMC, Gibbs, DMALA are). On a Categorical or Sequence part a kernel without a gradient.
-
     Of ``Info``: accepted where any part was, the probability their mean, undefined, outside or
-    divergent where any was. Raises PoeError.
+    divergent where any was.
 
-    Source: Geman & Geman 1984; Metropolis within Gibbs: Tierney 1994, section 2.4.
+    Args:
+        space: A ``poe.Joint``, the target's.
+        kernels: One for each part, with its step size, without a memory (as MetropolisHastings,
+            MALA, HMC, Gibbs, DMALA are). On a Categorical or Sequence part a kernel without a
+            gradient.
 
-    >>> import poe
-    >>> space = poe.Joint((poe.Real(1), poe.Binary(1)))
-    >>> target = poe.FromLogDensity(  # x given its label is N(4 label, 1)
-    ...     lambda x: -0.5 * (x[:, 0] - 4 * x[:, 1]).square(), space=space
-    ... )
-    >>> kernels = poe.samplers.MALA(0.5), poe.samplers.Gibbs(poe.Binary(1))
-    >>> kernel = Alternating(space, kernels)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'asymptotically exact')
+    Raises:
+        PoeError: Where the space is no Joint with as many parts, or a kernel is none, leaves a
+            setting out, has a memory, is built for one density or on another space than its part.
+
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Tierney (1994), Markov chains for
+        exploring posterior distributions, section 2.4, doi:10.1214/aos/1176325750 (Metropolis
+        within Gibbs).
+
+    Example:
+        >>> import poe
+        >>> space = poe.Joint((poe.Real(1), poe.Binary(1)))
+        >>> target = poe.FromLogDensity(  # x given its label is N(4 label, 1)
+        ...     lambda x: -0.5 * (x[:, 0] - 4 * x[:, 1]).square(), space=space
+        ... )
+        >>> kernels = poe.samplers.MALA(0.5), poe.samplers.Gibbs(poe.Binary(1))
+        >>> kernel = Alternating(space, kernels)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'asymptotically exact')
     """
 
     space: Joint
@@ -141,7 +152,6 @@ class Alternating(OnDrawnNoise[MetropolisState]):
         return tuple(map(in_two_parts, self.kernels))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> AlternatingNoise:
-        """The random numbers of each part's kernel."""
         parts = zip(self._inner, self.space.split(position), strict=True)
         return AlternatingNoise(tuple(k.draw_noise(part, generator) for k, part in parts))
 

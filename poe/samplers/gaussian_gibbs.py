@@ -44,20 +44,26 @@ class GaussianGibbs(Corrected[MetropolisState]):
     however rough the solution is; where it is good, every step is accepted and x' is an independent
     draw given the weights.
 
-    - ``factors``: those of the very target that is sampled, ``poe.gaussian_factors(target)``;
-    - ``num_steps``: of conjugate gradients, preconditioned by the diagonal of Q.
+    Args:
+        factors: Those of the very target that is sampled, ``poe.gaussian_factors(target)``.
+        num_steps: Of conjugate gradients, preconditioned by the diagonal of Q.
 
-    Raises PoeError for no factors, and for fewer than one step.
+    Raises:
+        PoeError: For no factors, and for fewer than one step.
 
-    Source: Schmidt, Gao & Roth 2010, section 3; the accept step: Gilavert, Moussaoui & Idier 2015,
-    algorithm 2 (reversible jump perturbation optimization).
+    References:
+        Schmidt, Gao & Roth (2010), A generative perspective on MRFs in low-level vision, section 3;
+        Gilavert, Moussaoui & Idier (2015), Efficient Gaussian sampling for solving large-scale
+        inverse problems using MCMC, algorithm 2 (the accept step: reversible jump perturbation
+        optimization).
 
-    >>> target = experts.Gaussian([1.0], scale=2.0) * experts.Gaussian([0.0], scale=1.0)
-    >>> kernel = GaussianGibbs(poe.gaussian_factors(target), num_steps=2)
-    >>> state = kernel.init(target, torch.zeros(5, 1))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, bool(info.is_accepted.all())
-    (torch.Size([5, 1]), True)
+    Example:
+        >>> target = experts.Gaussian([1.0], scale=2.0) * experts.Gaussian([0.0], scale=1.0)
+        >>> kernel = GaussianGibbs(poe.gaussian_factors(target), num_steps=2)
+        >>> state = kernel.init(target, torch.zeros(5, 1))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, bool(info.is_accepted.all())
+        (torch.Size([5, 1]), True)
     """
 
     factors: tuple[GaussianFactor, ...]
@@ -86,7 +92,17 @@ class GaussianGibbs(Corrected[MetropolisState]):
         return self.num_steps + 2
 
     def at_level(self, level: Expert) -> GaussianGibbs:
-        """The same by the factors of that level. Raises PoeError where they are not known."""
+        """The same by the factors of that level.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it.
+
+        Raises:
+            PoeError: Where the level's factors are not known.
+        """
         found = gaussian_factors(level)
         if found is None:
             raise PoeError(
@@ -96,7 +112,6 @@ class GaussianGibbs(Corrected[MetropolisState]):
         return replace(self, factors=found)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> GibbsNoise:
-        """Uniforms and normals of the shapes of the responses."""
         shapes = [(len(position), *factor.operator.out_shape) for factor in self.factors]
         return GibbsNoise(
             tuple(uniforms(s, like=position, generator=generator) for s in shapes),

@@ -90,7 +90,6 @@ class Hamiltonian(CorrectedWithScore):
         )
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TrajectoryNoise:
-        """The momentum and the uniforms."""
         normal, uniform = draw_noise(position, generator)
         varies = self.jitter > 0
         variation = (
@@ -152,27 +151,33 @@ class HMC(Hamiltonian):
     p ← p + h/2 ∇log p̃(x);  x ← x + h p;  p ← p + h/2 ∇log p̃(x);  L times; accepted with
     min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)). One step costs L gradients. With L = 1 it
     is MALA of step size ε = h²/2; with more it goes on in one direction where MALA turns anew.
+    A trajectory that leaves the support anywhere is rejected.
 
-    - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
-      an acceptance rate of 0.65.
-    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = 1.65,
-      a little more than a quarter turn.
-    - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With
-      none, a direction of standard deviation s comes back to where it was after h L = 2π s.
+    Args:
+        step_size: h, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.65.
+        num_steps: L, the same for all chains; None is chosen in warm-up, to make h L = 1.65,
+            a little more than a quarter turn.
+        jitter: Each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With
+            none, a direction of standard deviation s comes back to where it was after
+            h L = 2π s.
 
-    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
-    jitter outside [0, 1).
+    Raises:
+        PoeError: For L < 1, a jitter outside [0, 1), and a step size that is not positive.
 
-    Source: Neal 2011, "MCMC using Hamiltonian dynamics", sections 3.2 and 4.2; optimal rate: Beskos
-    et al. 2013.
+    References:
+        Neal (2011), MCMC using Hamiltonian dynamics, sections 3.2 and 4.2, arXiv:1206.1901;
+        Beskos et al. (2013), Optimal tuning of the hybrid Monte Carlo algorithm, arXiv:1001.4460
+        (the rate).
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = HMC(step_size=0.5, num_steps=4)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, info.acceptance_probability.shape
-    (torch.Size([5, 2]), torch.Size([5]))
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = HMC(step_size=0.5, num_steps=4)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.acceptance_probability.shape
+        (torch.Size([5, 2]), torch.Size([5]))
     """
 
     jitter: float = 0.2
@@ -189,11 +194,17 @@ class HMC(Hamiltonian):
 
 
 def whole_turn(scale: Tensor) -> int:
-    """The number of steps of that scale, () or ``(chains,)``, that turn by 1.65 radians in whitened
-    coordinates.
+    """The number of steps of that scale that turn by 1.65 radians in whitened coordinates.
 
-    >>> whole_turn(torch.tensor(0.5))
-    3
+    Args:
+        scale: h, () or ``(chains,)``; of several the geometric mean.
+
+    Returns:
+        L, from 1 to 16.
+
+    Example:
+        >>> whole_turn(torch.tensor(0.5))
+        3
     """
     ratio = TURN / scale.log().mean().exp().item()
     return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
@@ -212,24 +223,30 @@ class SplitHMC(Hamiltonian):
     Where the target is N(0, I) every step is accepted, and the quarter turn h L = π/2 is an
     independent draw for one gradient. So give it whitened coordinates: in
     ``Preconditioned(SplitHMC())`` the Gaussian is N(μ, L Lᵀ), fitted to leave the smallest ∇φ over.
+    A trajectory that leaves the support anywhere is rejected.
 
-    - ``step_size`` h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
-      warm-up, to an acceptance rate of 0.8 but no further than h L = 1.65.
-    - ``num_steps`` L: the same for all chains; None is chosen in warm-up, to make h L = 1.65.
-    - ``jitter``: each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
+    Args:
+        step_size: h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
+            warm-up, to an acceptance rate of 0.8 but no further than h L = 1.65.
+        num_steps: L, the same for all chains; None is chosen in warm-up, to make h L = 1.65.
+        jitter: Each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
 
-    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a
-    jitter outside [0, 1).
+    Raises:
+        PoeError: For L < 1, a jitter outside [0, 1), and a step size that is not positive.
 
-    Source: Shahbaba, Lan, Johnson & Neal 2014, section 2; Beskos, Pinski, Sanz-Serna & Stuart 2011.
+    References:
+        Shahbaba, Lan, Johnson & Neal (2014), Split Hamiltonian Monte Carlo, section 2,
+        arXiv:1106.5941; Beskos, Pinski, Sanz-Serna & Stuart (2011), Hybrid Monte Carlo on Hilbert
+        spaces, doi:10.1016/j.spa.2011.06.003.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = SplitHMC(step_size=1.57)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, bool((info.acceptance_probability > 0.999).all())
-    (torch.Size([5, 2]), True)
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = SplitHMC(step_size=1.57)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, bool((info.acceptance_probability > 0.999).all())
+        (torch.Size([5, 2]), True)
     """
 
     num_steps: int | None = 1
@@ -274,26 +291,32 @@ class GeneralizedHMC(WithScale, WithMomentum, Corrected[MomentumState]):
     min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)), and on rejection (x, −p). The flip is what
     keeps the target invariant: leapfrog followed by a flip is its own inverse, leapfrog alone is
     not. One step costs L gradients. With L = 1 it is underdamped Langevin with the bias removed;
-    with α → 0 it is HMC.
+    with α → 0 it is HMC. A trajectory that leaves the support anywhere is rejected.
 
-    - ``step_size`` h: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
-      an acceptance rate of 0.8.
-    - ``num_steps`` L: the same for all chains.
-    - ``friction`` γ: α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is;
-      about 0.7 / s where s is the standard deviation of the widest direction. The default is that
-      of the unit scale.
+    Args:
+        step_size: h, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.8.
+        num_steps: L, the same for all chains.
+        friction: γ, in α = e^(−γhL), so that 1 / γ is how long the momentum lasts, whatever h is;
+            about 0.7 / s where s is the standard deviation of the widest direction. The default is
+            that of the unit scale.
 
-    A trajectory that leaves the support anywhere is rejected. Raises PoeError for L < 1.
+    Raises:
+        PoeError: For L < 1, and a step size or friction that is not positive.
 
-    Source: Horowitz 1991; Neal 2011, section 5.3.
+    References:
+        Horowitz (1991), A generalized guided Monte Carlo algorithm,
+        doi:10.1016/0370-2693(91)90812-5; Neal (2011), MCMC using Hamiltonian dynamics, section 5.3,
+        arXiv:1206.1901.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = GeneralizedHMC(step_size=0.5)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.momentum.shape, info.acceptance_probability.shape
-    (torch.Size([5, 2]), torch.Size([5]))
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = GeneralizedHMC(step_size=0.5)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.momentum.shape, info.acceptance_probability.shape
+        (torch.Size([5, 2]), torch.Size([5]))
     """
 
     step_size: Tensor | float | None = None

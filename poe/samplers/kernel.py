@@ -40,27 +40,46 @@ class Density(Protocol):
     """What a kernel asks of its target: every Expert has it."""
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p̃(x): ``(chains, *event) -> (chains,)``."""
+        """The unnormalised log-density.
+
+        Args:
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            log p̃(x), ``(chains,)``.
+        """
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p̃(x) and ∇ log p̃(x), detached: ``(chains,)`` and ``(chains, *event)``."""
+        """The log-density and its gradient, both detached.
+
+        Args:
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            log p̃(x), ``(chains,)``, and ∇ log p̃(x), ``(chains, *event)``.
+        """
 
 
 class Info(NamedTuple):
     """What happened in one step, for each chain; nothing the next step needs.
 
     Shapes: every field ``(chains,)``.
+
+    Args:
+        acceptance_probability: The probability with which the proposal was accepted.
+        is_accepted: Whether it was.
+        is_outside: The proposal has log-density −inf: outside the support, a legal value.
+        is_undefined: The proposal's log-density or score is NaN, or its log-density +inf: a fault
+            of the target or an exploded chain.
+        is_divergent: The log acceptance ratio is below −1000, or undefined: the discretisation
+            broke down.
     """
 
     acceptance_probability: Tensor
     is_accepted: Tensor
     is_outside: Tensor
-    """The proposal has log-density −inf: outside the support, a legal value."""
     is_undefined: Tensor
-    """The proposal's log-density or score is NaN, or its log-density +inf: a fault of the target
-    or an exploded chain."""
     is_divergent: Tensor
-    """The log acceptance ratio is below −1000, or undefined: the discretisation broke down."""
 
 
 class State(Protocol):
@@ -68,15 +87,20 @@ class State(Protocol):
 
     @property
     def position(self) -> Tensor:
-        """``(chains, *event)``"""
+        """``(chains, *event)``."""
 
     @property
     def log_density(self) -> Tensor:
-        """``(chains,)``"""
+        """``(chains,)``."""
 
 
 class MetropolisState(NamedTuple):
-    """Position ``(chains, *event)`` and its log-density ``(chains,)``."""
+    """The state of a kernel that needs no score.
+
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
+    """
 
     position: Tensor
     log_density: Tensor
@@ -92,10 +116,27 @@ class Kernel(Protocol):
     """
 
     def init(self, target: Density, x: Tensor) -> Any:
-        """State at the positions ``x`` of shape ``(chains, *event)``."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there, a NamedTuple with at least ``position`` and ``log_density``.
+        """
 
     def step(self, target: Density, state: Any, *, generator: torch.Generator) -> tuple[Any, Info]:
-        """One transition of every chain."""
+        """One transition of every chain.
+
+        Args:
+            target: The density to leave invariant.
+            state: Where the chains are.
+            generator: Of all that is drawn.
+
+        Returns:
+            The next state, and what happened, ``poe.samplers.Info``.
+        """
 
 
 @runtime_checkable
@@ -115,11 +156,23 @@ class TunableKernel(Kernel, Protocol):
         """The mean acceptance probability to tune for."""
 
     def with_scale(self, value: Tensor | float) -> Self:
-        """The same kernel with that setting."""
+        """The same kernel with that setting.
+
+        Args:
+            value: Positive, a number or a tensor of shape () or ``(chains,)``.
+
+        Returns:
+            A copy.
+        """
 
 
 class Noise(NamedTuple):
-    """The random numbers of one Metropolis step: ``(chains, *event)`` and ``(chains,)``."""
+    """The random numbers of one Metropolis step.
+
+    Args:
+        normal: Standard normals for the proposal, ``(chains, *event)``.
+        uniform: In [0, 1), to decide by, ``(chains,)``.
+    """
 
     normal: Tensor
     uniform: Tensor
@@ -159,9 +212,17 @@ class OnDrawnNoise(Generic[S]):
     """
 
     def init(self, target: Density, x: Tensor) -> S:
-        """State at the positions ``x`` of shape ``(chains, *event)``.
+        """The state from which a chain begins.
 
-        Raises NonFiniteError where its log-density, or a score that it holds, is not finite.
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            NonFiniteError: Where its log-density, or a score that it holds, is not finite.
         """
         x = x.detach()
         state = self.state_at(target, x)
@@ -170,11 +231,28 @@ class OnDrawnNoise(Generic[S]):
 
     @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> S:
-        """The same state, not checked: pure, as is ``transition``."""
+        """The same state as of ``init``, not checked: pure, as is ``transition``.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+        """
         return cast(S, MetropolisState(x, target.log_density(x)))
 
     def step(self, target: Density, state: S, *, generator: torch.Generator) -> tuple[S, Info]:
-        """One transition of every chain."""
+        """One transition of every chain.
+
+        Args:
+            target: The density to leave invariant.
+            state: Where the chains are.
+            generator: Of all that is drawn.
+
+        Returns:
+            The next state, and what happened.
+        """
         return self.transition(target, state, self.draw_noise(state.position, generator))
 
     @property
@@ -191,7 +269,15 @@ class OnDrawnNoise(Generic[S]):
         return 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
-        """All the random numbers of one step at positions like these, as a NamedTuple."""
+        """All the random numbers of one step.
+
+        Args:
+            position: Positions, ``(chains, *event)``, of which shape, dtype and device count.
+            generator: Of all that is drawn.
+
+        Returns:
+            A NamedTuple of tensors, for ``transition``.
+        """
         return draw_noise(position, generator)
 
     def transition(self, target: Density, state: S, noise: Any) -> tuple[S, Info]:
@@ -220,7 +306,6 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         return False
 
     def init(self, target: Density, x: Tensor) -> Any:
-        """Its state at ``x``. Raises NonFiniteError where its log-density is not finite."""
         state = self.kernel.init(target, x.detach())
         require_start(target, x, state.log_density)
         return state
@@ -234,7 +319,6 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         return generator
 
     def transition(self, target: Density, state: Any, noise: torch.Generator) -> tuple[Any, Info]:
-        """Its step."""
         return self.kernel.step(target, state, generator=noise)
 
 
@@ -244,7 +328,14 @@ def in_two_parts(kernel: Kernel) -> OnDrawnNoise[Any]:
 
 
 def require_kernel(kernel: object) -> None:
-    """Refuse what is no kernel. Raises PoeError."""
+    """Refuse what is no kernel.
+
+    Args:
+        kernel: Anything.
+
+    Raises:
+        PoeError: Where it has no ``init`` or ``step``, or is a class.
+    """
     absent = [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
     if isinstance(kernel, type) or absent:
         got = f"the class {kernel.__name__}" if isinstance(kernel, type) else repr(kernel)
@@ -255,7 +346,16 @@ def require_kernel(kernel: object) -> None:
 
 
 def require_rows(kernel: object, state: Any, num_rows: int) -> None:
-    """Refuse a state that cannot be put together row by row. Raises PoeError."""
+    """Refuse a state that cannot be put together row by row.
+
+    Args:
+        kernel: Whose state it is.
+        state: A NamedTuple of tensors, as it should be.
+        num_rows: How many rows each should have.
+
+    Raises:
+        PoeError: Where it is not so.
+    """
     if not _has_rows(state, num_rows):
         raise PoeError(
             f"expected {type(kernel).__name__} to have a state that is a NamedTuple of tensors, "
@@ -292,7 +392,14 @@ class WithScale:
         return value
 
     def with_scale(self, value: Tensor | float | None) -> Self:
-        """The same kernel with that scale."""
+        """The same kernel with that scale.
+
+        Args:
+            value: A number, or a tensor of shape () or ``(chains,)``; None leaves it to be tuned.
+
+        Returns:
+            A copy.
+        """
         return replace(self, **{self.scale_field: value})  # type: ignore[type-var]
 
 
@@ -301,10 +408,19 @@ def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:
 
     In the positions' dtype, which that of the target's log-density may exceed.
 
-    Raises PoeError where it was left out, or its shape is neither ``()`` nor ``(chains,)``.
+    Args:
+        value: A number, or a tensor of shape () or ``(chains,)``.
+        like: Positions, ``(chains, *event)``.
 
-    >>> per_chain(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 3)).shape
-    torch.Size([2, 1, 1])
+    Returns:
+        What broadcasts to positions.
+
+    Raises:
+        PoeError: Where it was left out, or its shape is neither ``()`` nor ``(chains,)``.
+
+    Example:
+        >>> per_chain(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 3)).shape
+        torch.Size([2, 1, 1])
     """
     if value is None:
         raise PoeError(
@@ -330,8 +446,10 @@ def require_positive(name: str, value: Tensor | float | None) -> None:
 
 
 def require_start(target: Density, x: Tensor, log_density: Tensor, *others: Tensor) -> None:
-    """Refuse a start where log-density or another part of the state, such as a score, is not
-    finite, naming the experts at fault."""
+    """Refuse a start where log-density or another part of the state is not finite.
+
+    Such as a score; it names the experts at fault.
+    """
     if x.is_meta:
         return
     bad = ~torch.isfinite(log_density)
@@ -365,11 +483,23 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
 
     A proposal whose log-density is −inf, +inf or NaN, or whose log_ratio is NaN, is rejected.
 
-    Source: Metropolis et al. 1953; Hastings 1970, eq. 6.
+    Args:
+        log_ratio: log p̃(y) q(x|y) − log p̃(x) q(y|x), ``(chains,)``.
+        log_density: log p̃(y), ``(chains,)``.
+        uniform: In [0, 1), ``(chains,)``.
 
-    >>> ratio, value = torch.tensor([0.0, float("nan")]), torch.tensor([-1.0, float("nan")])
-    >>> accept(ratio, value, torch.tensor([0.5, 0.5])).is_accepted
-    tensor([ True, False])
+    Returns:
+        What happened.
+
+    References:
+        Metropolis et al. (1953), Equation of state calculations by fast computing machines,
+        doi:10.1063/1.1699114; Hastings (1970), Monte Carlo sampling methods using Markov chains and
+        their applications, eq. 6, doi:10.1093/biomet/57.1.97.
+
+    Example:
+        >>> ratio, value = torch.tensor([0.0, float("nan")]), torch.tensor([-1.0, float("nan")])
+        >>> accept(ratio, value, torch.tensor([0.5, 0.5])).is_accepted
+        tensor([ True, False])
     """
     is_outside = log_density == -torch.inf
     is_undefined = (log_ratio.isnan() & ~is_outside) | (log_density == torch.inf)

@@ -27,14 +27,19 @@ from poe.samplers.questions import (
 
 
 class AnnealedState(NamedTuple):
-    """The inner kernel's state, and the number of steps taken (which tells the level)."""
+    """The state on a ladder of densities.
+
+    Args:
+        inner: The inner kernel's state.
+        num_steps: The number of steps taken, which tells the level.
+    """
 
     inner: Any
     num_steps: int
 
     @property
     def position(self) -> Tensor:
-        """``(chains, *event)``"""
+        """``(chains, *event)``."""
         return self.inner.position
 
     @property
@@ -51,33 +56,43 @@ class AnnealedLangevin:
     the one before ended; every later step is at the target. The walk down the ladder only finds a
     good start, so the guarantee is that of the kernel at the target.
 
-    - ``ladder``: tuple of Experts on the target's space; they may be batches of densities, one per
-      chain, like the target.
-    - ``kernel``: one kernel for all, or a tuple of L + 1 (one a level, and the target's).
-    - ``step_size``: None keeps the kernels' own; a tuple of L + 1 sets the step size at each level
-      (each a number or a tensor of shape () or (chains,)).
-
-    - ``noise_levels``: the noise σ of each level and of the target (L + 1 numbers), where these are
-      densities of data with Gaussian noise. Then a change of level from σ to σ' also takes out
-      the noise that is too much there: with u = x + σ² ∇log p_σ(x), the mean of the clean data
-      given x (Robbins 1956; Efron 2011, eq. 1.4), x moves to u + (σ'/σ) (x − u), which is a step of
-      Song et al. 2021a, eq. 12.
-
     A step size left out everywhere is tuned level by level in poe.sample's warm-up, or beforehand
     by ``poe.tune_ladder``, which returns this kernel with the tuned tuple: a kernel never re-tunes
     itself.
 
-    Source: Song & Ermon 2019, algorithm 1; corrected at each level as in Du et al. 2023.
+    Args:
+        ladder: Experts on the target's space; they may be batches of densities, one per chain,
+            like the target.
+        kernel: One kernel for all, or a tuple of L + 1 (one a level, and the target's).
+        steps_per_level: Steps at each level of the ladder, at least 1.
+        step_size: None keeps the kernels' own; a tuple of L + 1 sets the step size at each level
+            (each a number or a tensor of shape () or (chains,)).
+        noise_levels: The noise σ of each level and of the target (L + 1 numbers), where these are
+            densities of data with Gaussian noise. Then a change of level from σ to σ' also takes
+            out the noise that is too much there: with u = x + σ² ∇log p_σ(x), the mean of the clean
+            data given x, x moves to u + (σ'/σ) (x − u).
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -8.0 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = AnnealedLangevin((target ** 0.1, target ** 0.5), MALA(0.05), steps_per_level=3)
-    >>> g = torch.Generator().manual_seed(0)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> for _ in range(7):
-    ...     state, info = kernel.step(target, state, generator=g)
-    >>> kernel.level(state), kernel.num_ladder_steps
-    (2, 6)
+    Raises:
+        PoeError: For fewer than one step a level, and for tuples of another length than L + 1.
+
+    References:
+        Song & Ermon (2019), Generative modeling by estimating gradients of the data distribution,
+        algorithm 1, arXiv:1907.05600; Du et al. (2023), Reduce, reuse, recycle, arXiv:2302.11552
+        (corrected at each level); Robbins (1956), An empirical Bayes approach to statistics, and
+        Efron (2011), Tweedie's formula and selection bias, eq. 1.4, doi:10.1198/jasa.2011.tm11181
+        (the mean of the clean data); Song, Meng & Ermon (2021), Denoising diffusion implicit
+        models, eq. 12, arXiv:2010.02502 (the change of level).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -8.0 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = AnnealedLangevin((target ** 0.1, target ** 0.5), MALA(0.05), steps_per_level=3)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> for _ in range(7):
+        ...     state, info = kernel.step(target, state, generator=g)
+        >>> kernel.level(state), kernel.num_ladder_steps
+        (2, 6)
     """
 
     ladder: tuple[Expert, ...] = field(repr=False)
@@ -125,11 +140,26 @@ class AnnealedLangevin:
         return frozenset().union(*map(missing, self._kernels))
 
     def filled(self, learned: Learned) -> AnnealedLangevin:
-        """What the kernels of all levels leave out as learned, alike."""
+        """What the kernels of all levels leave out as learned, alike.
+
+        Args:
+            learned: What warm-up knows.
+
+        Returns:
+            A copy.
+        """
         return self.joined(tuple(filled(kernel, learned) for kernel in self._kernels))
 
     def legs(self, target: Expert, num_steps: int) -> tuple[Leg, ...]:
-        """The ladder's levels, ``steps_per_level`` steps each, and the target."""
+        """The ladder's levels, ``steps_per_level`` steps each, and the target.
+
+        Args:
+            target: The density at the end.
+            num_steps: Steps there.
+
+        Returns:
+            L + 1 legs.
+        """
         ladder = tuple(
             Leg(
                 density,
@@ -142,7 +172,14 @@ class AnnealedLangevin:
         return (*ladder, Leg(target, self.kernel_at(len(self.ladder)), num_steps))
 
     def joined(self, kernels: tuple[Kernel, ...]) -> AnnealedLangevin:
-        """These kernels at the levels: by their step sizes, where nothing else of them was open."""
+        """These kernels at the levels: by their step sizes, where nothing else of them was open.
+
+        Args:
+            kernels: L + 1 of them, the target's last.
+
+        Returns:
+            A copy.
+        """
         is_by_scale = all(map(is_tunable, kernels)) and self.missing <= {Setting.SCALE}
         if not is_by_scale:
             return replace(self, kernel=kernels, step_size=None)
@@ -150,7 +187,14 @@ class AnnealedLangevin:
         return replace(self, step_size=cast(tuple[Tensor | float, ...], scales))
 
     def warmup_steps(self, num_chains: int) -> int:
-        """At the target, as many as at each level."""
+        """At the target, as many as at each level.
+
+        Args:
+            num_chains: Of no account here.
+
+        Returns:
+            ``steps_per_level``.
+        """
         return self.steps_per_level
 
     @property
@@ -158,7 +202,14 @@ class AnnealedLangevin:
         return tuple(map(self.kernel_at, range(len(self.ladder) + 1)))
 
     def kernel_at(self, level: int) -> Kernel:
-        """The kernel of that level; level L is the target's."""
+        """The kernel of that level, with its step size.
+
+        Args:
+            level: 0 … L; level L is the target's.
+
+        Returns:
+            The kernel.
+        """
         kernel = self.kernel[level] if isinstance(self.kernel, tuple) else self.kernel
         if self.step_size is None:
             return kernel
@@ -167,13 +218,28 @@ class AnnealedLangevin:
         return replace(kernel, step_size=self.step_size[level])  # type: ignore[type-var]
 
     def level(self, state: AnnealedState) -> int:
-        """The level of the next step: 0 … L − 1 on the ladder, L at the target."""
+        """The level of the next step.
+
+        Args:
+            state: Where the chains are.
+
+        Returns:
+            0 … L − 1 on the ladder, L at the target.
+        """
         return min(state.num_steps // self.steps_per_level, len(self.ladder))
 
     def descend(self, inner: Any, level: int) -> Tensor:
-        """Where chains that leave ``level`` start the next one: ``(chains, *event)``.
+        """Where chains that leave a level start the next one.
 
-        Raises PoeError where the noise should be taken out, but the kernel keeps no score.
+        Args:
+            inner: The state of the kernel of the level that they leave.
+            level: Its number, 0 … L − 1.
+
+        Returns:
+            Positions, ``(chains, *event)``.
+
+        Raises:
+            PoeError: Where the noise should be taken out, but the kernel keeps no score.
         """
         position: Tensor = inner.position
         if self.noise_levels is None:
@@ -189,18 +255,49 @@ class AnnealedLangevin:
         return clean + then / now * (position - clean)
 
     def init(self, target: Density, x: Tensor) -> AnnealedState:
-        """State at ``x`` on the first level. Raises NonFiniteError at a non-finite start."""
+        """The state on the first level.
+
+        Args:
+            target: The density at the end of the ladder.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            NonFiniteError: Where the first level's log-density or score is not finite.
+        """
         return AnnealedState(self.kernel_at(0).init((*self.ladder, target)[0], x), 0)
 
     def init_at_target(self, target: Density, x: Tensor) -> AnnealedState:
-        """State at ``x`` with the ladder already behind it."""
+        """The state with the ladder already behind it.
+
+        Args:
+            target: The density at the end of the ladder.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            NonFiniteError: Where the target's log-density or score is not finite.
+        """
         inner = self.kernel_at(len(self.ladder)).init(target, x)
         return AnnealedState(inner, self.num_ladder_steps)
 
     def step(
         self, target: Density, state: AnnealedState, *, generator: torch.Generator
     ) -> tuple[AnnealedState, Info]:
-        """One transition of every chain at the current level."""
+        """One transition of every chain at the current level.
+
+        Args:
+            target: The density at the end of the ladder.
+            state: Where the chains are.
+            generator: Of all that is drawn.
+
+        Returns:
+            The next state, and what happened.
+        """
         level = self.level(state)
         density, kernel = (*self.ladder, target)[level], self.kernel_at(level)
         inner = state.inner

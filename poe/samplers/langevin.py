@@ -27,9 +27,12 @@ from poe.samplers.kernel import (
 
 
 class LangevinState(NamedTuple):
-    """Position ``(chains, *event)``, log-density ``(chains,)`` and score ``(chains, *event)``.
+    """Position, log-density and the score, kept so that a step costs one gradient, not two.
 
-    The score is kept so that a step costs one gradient, not two.
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
+        score: ∇ log p̃(x), ``(chains, *event)``.
     """
 
     position: Tensor
@@ -43,7 +46,6 @@ class WithScore(OnDrawnNoise[LangevinState]):
     needs_score: ClassVar[bool] = True
 
     def state_at(self, target: Density, x: Tensor) -> LangevinState:
-        """Position, log-density and score."""
         return LangevinState(x, *target.log_density_and_score(x))
 
 
@@ -69,7 +71,7 @@ def add_scaled(x: Tensor, y: Tensor, scale: Tensor | float, out: Tensor | None =
 
 
 def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) -> Tensor:
-    """y = x + ε ∇log p̃(x) + √(2ε) z"""
+    """y = x + ε ∇log p̃(x) + √(2ε) z."""
     drifted = add_scaled(state.position, state.score, step_size)
     return add_scaled(drifted, normal, _sqrt(2.0 * step_size), out=drifted)
 
@@ -78,19 +80,27 @@ def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) ->
 class ULA(WithScore):
     """Unadjusted Langevin: y = x + ε ∇log p̃(x) + √(2ε) z, z ~ N(0, I). Biased by O(ε).
 
-    ``step_size`` ε: a number, or a tensor of shape () or (chains,). Nothing is rejected, so there
-    is no acceptance rate to tune it on: it must be given. Too large a step makes the chains
-    explode, which is counted in ``Info.is_undefined``.
+    Too large a step makes the chains explode, which is counted in ``Info.is_undefined``.
 
-    Source: Roberts & Tweedie 1996, eq. 1.4 (with h = 2ε).
+    Args:
+        step_size: ε, a number, or a tensor of shape () or (chains,). Nothing is rejected, so there
+            is no acceptance rate to tune it on: it must be given.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = ULA(step_size=0.1)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.score.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'biased')
+    Raises:
+        PoeError: Where the step size is not positive.
+
+    References:
+        Roberts & Tweedie (1996), Exponential convergence of Langevin distributions and their
+        discrete approximations, eq. 1.4 (with h = 2ε), doi:10.2307/3318418.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = ULA(step_size=0.1)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.score.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'biased')
     """
 
     step_size: Tensor | float
@@ -130,18 +140,27 @@ class MALA(CorrectedWithScore):
     −|y − x − ε ∇log p̃(x)|² / 4ε up to a constant. One gradient a step: the score at the current
     position is in the state.
 
-    ``step_size`` ε: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
-    acceptance rate of 0.574.
+    Args:
+        step_size: ε, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.574.
 
-    Source: Roberts & Tweedie 1996, section 1.4; optimal rate: Roberts & Rosenthal 1998.
+    Raises:
+        PoeError: Where the step size is not positive.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = MALA(step_size=0.5)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, info.acceptance_probability.shape
-    (torch.Size([5, 2]), torch.Size([5]))
+    References:
+        Roberts & Tweedie (1996), Exponential convergence of Langevin distributions and their
+        discrete approximations, section 1.4, doi:10.2307/3318418; Roberts & Rosenthal (1998),
+        Optimal scaling of discrete approximations to Langevin diffusions,
+        doi:10.1111/1467-9868.00123 (the rate).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = MALA(step_size=0.5)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.acceptance_probability.shape
+        (torch.Size([5, 2]), torch.Size([5]))
     """
 
     target_acceptance: ClassVar[float] = 0.574

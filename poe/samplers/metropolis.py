@@ -27,18 +27,26 @@ from poe.samplers.kernel import (
 class MetropolisHastings(WithScale, Corrected[MetropolisState]):
     """Random-walk Metropolis: y = x + scale · z, z ~ N(0, I), accepted with min(1, p̃(y) / p̃(x)).
 
-    ``scale``: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
-    acceptance rate of 0.234.
+    Args:
+        scale: A number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an
+            acceptance rate of 0.234.
 
-    Source: Metropolis et al. 1953; optimal rate: Roberts, Gelman & Gilks 1997.
+    Raises:
+        PoeError: Where the scale is not positive.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = MetropolisHastings(scale=1.0)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, info.is_accepted.shape
-    (torch.Size([5, 2]), torch.Size([5]))
+    References:
+        Metropolis et al. (1953), Equation of state calculations by fast computing machines,
+        doi:10.1063/1.1699114; Roberts, Gelman & Gilks (1997), Weak convergence and optimal scaling
+        of random walk Metropolis algorithms, doi:10.1214/aoap/1034625254 (the rate).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = MetropolisHastings(scale=1.0)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.is_accepted.shape
+        (torch.Size([5, 2]), torch.Size([5]))
     """
 
     scale: Tensor | float | None = None

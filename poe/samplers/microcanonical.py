@@ -99,13 +99,23 @@ def turn(velocity: Tensor, score: Tensor, time: Tensor | float) -> tuple[Tensor,
     Both are computed from ζ = e^(−δ) and the parts a = (1 + c)/2, b = (1 − c)/2, so that nothing
     overflows and no two close numbers are subtracted: r = e^δ (a + b ζ²).
 
-    Shapes: velocity and score ``(chains, n)``; returns ``(chains, n)`` and ``(chains,)``.
+    Args:
+        velocity: u, ``(chains, n)``, of unit length.
+        score: ∇log p̃, ``(chains, n)``.
+        time: t, a number or ``(chains, 1)``.
 
-    Source: Ver Steeg & Galstyan 2021; Robnik, De Luca, Silverstein & Seljak 2023.
+    Returns:
+        u', ``(chains, n)``, and the change of the kinetic energy, ``(chains,)``.
 
-    >>> u, kinetic = turn(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), 500.0)
-    >>> u.tolist(), round(kinetic.item(), 3)  # 1000 − log 2
-    ([[0.0, 1.0]], 999.307)
+    References:
+        Ver Steeg & Galstyan (2021), Hamiltonian dynamics with non-Newtonian momentum for rapid
+        sampling, arXiv:2111.02434; Robnik, De Luca, Silverstein & Seljak (2023), Microcanonical
+        Hamiltonian Monte Carlo, arXiv:2212.08549.
+
+    Example:
+        >>> u, kinetic = turn(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), 500.0)
+        >>> u.tolist(), round(kinetic.item(), 3)  # 1000 − log 2
+        ([[0.0, 1.0]], 999.307)
     """
     norm = score.norm(dim=1, keepdim=True)
     direction = score / norm.clamp(min=torch.finfo(score.dtype).tiny)  # no score: no direction
@@ -203,24 +213,32 @@ class MCLMC(WithMomentum):
     ν² = (e^(2h/ℓ) − 1) / d, and follows du/dt = (1 − u uᵀ) ∇log p̃(x) / (d − 1) for a time h.
     Nothing is rejected: biased by O(h²).
 
-    - ``step_size`` h: a length in x, a number, or a tensor of shape () or (chains,). It must be
-      given: there is no acceptance rate to tune it on.
-    - ``decoherence_length`` ℓ: the way after which the velocity is forgotten; None is √d, the
-      radius of a target of unit scale.
-    - ``splitting``: ``MINIMAL_NORM`` (two gradients a step) or ``LEAPFROG`` (one) of
-      ``poe.samplers.microcanonical``.
-
     On a line (d = 1) the target is given a companion, see ``draw_isokinetic_noise``.
 
-    Source: Robnik, De Luca, Silverstein & Seljak 2023; Robnik & Seljak 2024.
+    Args:
+        step_size: h, a length in x, a number, or a tensor of shape () or (chains,). It must be
+            given: there is no acceptance rate to tune it on.
+        decoherence_length: ℓ, the way after which the velocity is forgotten; None is √d, the
+            radius of a target of unit scale.
+        splitting: ``MINIMAL_NORM`` (two gradients a step) or ``LEAPFROG`` (one) of
+            ``poe.samplers.microcanonical``.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(3))
-    >>> kernel = MCLMC(step_size=0.5)
-    >>> state = kernel.init(target, torch.ones(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.momentum.norm(dim=1), kernel.guarantee
-    (tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000]), 'biased')
+    Raises:
+        PoeError: Where a length is not positive, or the splitting is none.
+
+    References:
+        Robnik, De Luca, Silverstein & Seljak (2023), Microcanonical Hamiltonian Monte Carlo,
+        arXiv:2212.08549; Robnik & Seljak (2024), Fluctuation without dissipation: microcanonical
+        Langevin Monte Carlo, arXiv:2303.18221.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(3))
+        >>> kernel = MCLMC(step_size=0.5)
+        >>> state = kernel.init(target, torch.ones(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.momentum.norm(dim=1), kernel.guarantee
+        (tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000]), 'biased')
     """
 
     step_size: Tensor | float
@@ -245,12 +263,12 @@ class MCLMC(WithMomentum):
         return len(self.splitting) // 2
 
     def state_at(self, target: Density, x: Tensor) -> MomentumState:
-        """Position, log-density and score; the velocity ``(chains, n)`` is unset."""
+        # The velocity, (chains, n), is unset.
         state = super().state_at(target, x)
         return state._replace(momentum=x.new_zeros(len(x), max(x[0].numel(), 2)))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> IsokineticNoise:
-        """Normals for the velocity and the companion; the uniforms are not used."""
+        # The uniforms are not used.
         return draw_isokinetic_noise(position, generator)
 
     def transition(
@@ -282,25 +300,32 @@ class AdjustedMCLMC(CorrectedWithScore):
     for the turns of the velocity, whose Jacobian on the sphere is r^(1−d) each: exp(−ΔK), with
     ΔK = (d − 1) Σ log r, is their product.
 
-    - ``step_size`` h: a length in x, a number, or a tensor of shape () or (chains,); None is tuned
-      in warm-up, to an acceptance rate of 0.8.
-    - ``num_steps`` L: the same for all chains.
-    - ``jitter``: each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
-    - ``splitting``: ``LEAPFROG`` (one gradient a step) or ``MINIMAL_NORM`` (two).
-
     On a line (d = 1) the target is given a companion, see ``draw_isokinetic_noise``. A trajectory
-    that leaves the support anywhere is rejected. Raises PoeError for L < 1, and for a jitter
-    outside [0, 1).
+    that leaves the support anywhere is rejected.
 
-    Source: Robnik, Cohn-Gordon & Seljak 2025.
+    Args:
+        step_size: h, a length in x, a number, or a tensor of shape () or (chains,); None is tuned
+            in warm-up, to an acceptance rate of 0.8.
+        num_steps: L, the same for all chains.
+        jitter: Each chain's step size is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
+        splitting: ``LEAPFROG`` (one gradient a step) or ``MINIMAL_NORM`` (two).
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(3))
-    >>> kernel = AdjustedMCLMC(step_size=0.5, num_steps=4)
-    >>> state = kernel.init(target, torch.ones(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, info.acceptance_probability.shape
-    (torch.Size([5, 3]), torch.Size([5]))
+    Raises:
+        PoeError: For L < 1, a jitter outside [0, 1), a step size that is not positive, and what is
+            no splitting.
+
+    References:
+        Robnik, Cohn-Gordon & Seljak (2025), Metropolis adjusted microcanonical Hamiltonian Monte
+        Carlo, arXiv:2503.01707.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(3))
+        >>> kernel = AdjustedMCLMC(step_size=0.5, num_steps=4)
+        >>> state = kernel.init(target, torch.ones(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.acceptance_probability.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     num_steps: int = 2
@@ -328,7 +353,6 @@ class AdjustedMCLMC(CorrectedWithScore):
         return self.num_steps * (len(self.splitting) // 2)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> IsokineticNoise:
-        """Normals for the velocity and the companion, and one uniform for each chain."""
         return draw_isokinetic_noise(position, generator)
 
     def transition(

@@ -23,13 +23,23 @@ def geometric_ladder(
 ) -> tuple[Expert, ...]:
     """The experts start^(1 − β) target^β, one for each exponent β.
 
-    >>> import poe
-    >>> broad, sharp = (
-    ...     poe.FromLogDensity(lambda x, p=p: -p * x.square().sum(-1), space=poe.Real(1))
-    ...     for p in (1.0, 9.0)
-    ... )
-    >>> [level(torch.ones(1)).item() for level in geometric_ladder(sharp, broad, (0.0, 0.5, 1.0))]
-    [-1.0, -5.0, -9.0]
+    Args:
+        target: The density at β = 1.
+        start: The density at β = 0, on the same space.
+        exponents: β, in any order.
+
+    Returns:
+        As many experts.
+
+    Example:
+        >>> import poe
+        >>> broad, sharp = (
+        ...     poe.FromLogDensity(lambda x, p=p: -p * x.square().sum(-1), space=poe.Real(1))
+        ...     for p in (1.0, 9.0)
+        ... )
+        >>> ladder = geometric_ladder(sharp, broad, (0.0, 0.5, 1.0))
+        >>> [level(torch.ones(1)).item() for level in ladder]
+        [-1.0, -5.0, -9.0]
     """
     return tuple(start ** (1.0 - exponent) * target**exponent for exponent in exponents)
 
@@ -94,18 +104,25 @@ class GeometricPath:
     A density of 0 excludes x at every t where it has a say; with exponent 0 it has none, even where
     it is infinite or NaN. A temperature t is a number, or one for each row: ``(rows,)``.
 
-    - ``start`` p₀, ``rest`` r (None where p̃ is a power of p₀), ``exponent`` w.
+    Args:
+        start: p₀.
+        rest: r; None where p̃ is a power of p₀.
+        exponent: w.
 
-    Source: Gelman & Meng 1998, section 2.1; Neal 2001, eq. 3.
+    References:
+        Gelman & Meng (1998), Simulating normalizing constants, section 2.1,
+        doi:10.1214/ss/1028905934; Neal (2001), Annealed importance sampling, eq. 3,
+        arXiv:physics/9803008.
 
-    >>> import poe
-    >>> a, b = (
-    ...     poe.FromLogDensity(lambda x, c=c: -c * x.square().sum(-1), space=poe.Real(1))
-    ...     for c in (1.0, 9.0)
-    ... )
-    >>> path = geometric_path(a, a * b)
-    >>> path.exponent, path.log_density(path.evaluate(torch.ones(1, 1)), 0.5)
-    (1.0, tensor([-5.5000]))
+    Example:
+        >>> import poe
+        >>> a, b = (
+        ...     poe.FromLogDensity(lambda x, c=c: -c * x.square().sum(-1), space=poe.Real(1))
+        ...     for c in (1.0, 9.0)
+        ... )
+        >>> path = geometric_path(a, a * b)
+        >>> path.exponent, path.log_density(path.evaluate(torch.ones(1, 1)), 0.5)
+        (1.0, tensor([-5.5000]))
     """
 
     start: Density
@@ -194,9 +211,9 @@ def _unwrapped(factor: Expert) -> tuple[float, Expert]:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """γ_t at positions where the parts are at hand: a kernel that starts there evaluates nothing,
-    save for a score that nobody has asked for yet.
+    """γ_t at positions where the parts are at hand.
 
+    A kernel that starts there evaluates nothing, save for a score that nobody has asked for yet.
     It answers every question as one about the positions of ``parts``.
     """
 

@@ -57,7 +57,12 @@ class Whitened:
 
 
 class PreconditionedState(NamedTuple):
-    """The inner kernel's state, in coordinates u, and the position x ``(chains, *event)``."""
+    """The state in whitened coordinates, and the position in the target's own.
+
+    Args:
+        inner: The inner kernel's state, in coordinates u.
+        position: x = μ + L u, ``(chains, *event)``.
+    """
 
     inner: Any
     position: Tensor
@@ -75,22 +80,28 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     MALA in u is x' = x + ε L Lᵀ ∇log p̃(x) + √(2ε) L z, HMC in u has the mass matrix (L Lᵀ)⁻¹, and
     so for every kernel. The map is fixed while sampling, so the target is left invariant.
 
-    - ``kernel``: any that moves by the density it is handed, on continuous positions;
-    - ``affine``: ``Diagonal``, ``Dense`` or ``LowRank``; None is fitted in warm-up, to the
-      positions and scores of all chains together (``fit_affine``).
+    Args:
+        kernel: Any that moves by the density it is handed, on continuous positions.
+        affine: ``Diagonal``, ``Dense`` or ``LowRank``; None is fitted in warm-up, to the
+            positions and scores of all chains together (``fit_affine``).
 
-    Raises PoeError for what is no kernel, and for one that is built for a density in x.
+    Raises:
+        PoeError: For what is no kernel, and for one that is built for a density in x.
 
-    Source: Girolami & Calderhead 2011, section 2; Neal 2011, section 4.1.
+    References:
+        Girolami & Calderhead (2011), Riemann manifold Langevin and Hamiltonian Monte Carlo
+        methods, section 2, doi:10.1111/j.1467-9868.2010.00765.x; Neal (2011), MCMC using
+        Hamiltonian dynamics, section 4.1, arXiv:1206.1901.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -50.0 * x.square().sum(-1), space=poe.Real(2))
-    >>> affine = poe.samplers.Diagonal(torch.zeros(2), torch.full((2,), 0.1))
-    >>> kernel = Preconditioned(poe.samplers.MALA(0.5), affine)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'asymptotically exact')
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -50.0 * x.square().sum(-1), space=poe.Real(2))
+        >>> affine = poe.samplers.Diagonal(torch.zeros(2), torch.full((2,), 0.1))
+        >>> kernel = Preconditioned(poe.samplers.MALA(0.5), affine)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'asymptotically exact')
     """
 
     kernel: Kernel
@@ -155,7 +166,18 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         return max_scale(self.kernel)
 
     def with_scale(self, value: Tensor | float | None) -> Self:
-        """The same kernel with that scale."""
+        """The same kernel with that scale of the inner one.
+
+        Args:
+            value: A number, or a tensor of shape () or ``(chains,)``, in u; None leaves it to be
+                tuned.
+
+        Returns:
+            A copy.
+
+        Raises:
+            PoeError: Where the inner kernel has no scale.
+        """
         return replace(self, kernel=with_scale(self.kernel, value))
 
     @property
@@ -165,7 +187,14 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         return inner if self.affine is not None else inner | {Setting.AFFINE}
 
     def filled(self, learned: Learned) -> Self:
-        """The inner kernel, and the map, with what they leave out as learned."""
+        """The inner kernel, and the map, with what they leave out as learned.
+
+        Args:
+            learned: What warm-up knows.
+
+        Returns:
+            A copy.
+        """
         affine = learned.affine if self.affine is None else self.affine
         return replace(self, kernel=filled(self.kernel, learned), affine=affine)
 
@@ -175,17 +204,22 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         return replace(self, kernel=from_far(self.kernel))
 
     def warmup_steps(self, num_chains: int) -> int:
-        """Fewer with more chains, which know as much sooner."""
+        """Fewer with more chains, which know as much sooner.
+
+        Args:
+            num_chains: How many.
+
+        Returns:
+            16000 steps over the chains, between 200 and 1000.
+        """
         return max(200, min(1000, 16_000 // num_chains))
 
     def state_at(self, target: Density, x: Tensor) -> PreconditionedState:
-        """The inner kernel's state at u = L⁻¹ (x − μ), and x."""
         affine = self._affine()
         inner = in_two_parts(self.kernel).state_at(Whitened(target, affine), affine.to_u(x))
         return PreconditionedState(inner, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
-        """The inner kernel's random numbers."""
         return in_two_parts(self.kernel).draw_noise(position, generator)
 
     def transition(

@@ -63,8 +63,11 @@ OF_A_SCALE = ("scale_setting", "target_acceptance", "with_scale")
 class Learned(NamedTuple):
     """What warm-up knows of the settings that a kernel may leave out; None where nothing is known.
 
-    - ``scale``: () or ``(chains,)``; ``affine``: the preconditioner; ``num_steps`` of a trajectory;
-    - ``r_hat``: the largest of chains that no longer drift, over a fitted kernel's last stretch.
+    Args:
+        scale: The step size, () or ``(chains,)``.
+        affine: The preconditioner.
+        num_steps: Of a trajectory.
+        r_hat: The largest of chains that no longer drift, over a fitted kernel's last stretch.
     """
 
     scale: Tensor | float | None = None
@@ -76,7 +79,11 @@ class Learned(NamedTuple):
 class Leg(NamedTuple):
     """A stretch of the way that a kernel is warmed up on: one density, and what moves there.
 
-    ``descend`` says where the next leg starts, ``(chains, *event)``, from the kernel's last state.
+    Args:
+        density: Where it is warmed up.
+        kernel: What moves there.
+        num_steps: For how long.
+        descend: From the kernel's last state, where the next leg starts, ``(chains, *event)``.
     """
 
     density: Expert
@@ -89,10 +96,17 @@ class Leg(NamedTuple):
 
 
 def guarantee(kernel: Kernel) -> str:
-    """``"asymptotically exact"`` where the target is left invariant, else ``"biased"``.
+    """Whether the target is left invariant, in the words of a result.
 
-    >>> guarantee(poe.samplers.MALA(0.1)), guarantee(poe.samplers.ULA(0.1))
-    ('asymptotically exact', 'biased')
+    Args:
+        kernel: Any.
+
+    Returns:
+        ``"asymptotically exact"`` where it is, else ``"biased"``.
+
+    Example:
+        >>> guarantee(poe.samplers.MALA(0.1)), guarantee(poe.samplers.ULA(0.1))
+        ('asymptotically exact', 'biased')
     """
     return str(getattr(kernel, "guarantee", BIASED))
 
@@ -102,9 +116,17 @@ def is_reversible(kernel: Kernel) -> bool:
 
     More than invariance, which a sweep through the elements in order has, and this it has not.
 
-    >>> space = poe.Binary(3)
-    >>> is_reversible(poe.samplers.Gibbs(space)), is_reversible(poe.samplers.RandomScanGibbs(space))
-    (False, True)
+    Args:
+        kernel: Any.
+
+    Returns:
+        False where it does not say.
+
+    Example:
+        >>> space = poe.Binary(3)
+        >>> kernels = poe.samplers.Gibbs(space), poe.samplers.RandomScanGibbs(space)
+        >>> tuple(map(is_reversible, kernels))
+        (False, True)
     """
     return _claims(kernel, "is_reversible")
 
@@ -130,8 +152,10 @@ def log_odds_per_step(kernel: Kernel) -> int:
 
 
 def ends_where_it_asked(kernel: Kernel) -> bool:
-    """Whether a chain that accepted ends where the target was evaluated last, the others nowhere
-    new: then what the parts of a path say there is known, and need not be asked again."""
+    """Whether a chain that accepted ends where the target was evaluated last, others nowhere new.
+
+    Then what the parts of a path say there is known, and need not be asked again.
+    """
     return _claims(kernel, "ends_where_it_asked")
 
 
@@ -170,7 +194,15 @@ def is_of_one_density(kernel: Kernel) -> bool:
 def at_level(kernel: Kernel, level: Expert) -> Kernel:
     """The kernel for another density, on a path that leads to its own.
 
-    Raises PoeError for one that is of one density and does not say what it is at another.
+    Args:
+        kernel: Any.
+        level: That density.
+
+    Returns:
+        The kernel itself, where it moves by the density it is handed.
+
+    Raises:
+        PoeError: For one that is of one density and does not say what it is at another.
     """
     if hasattr(kernel, "at_level"):
         return cast(Kernel, kernel.at_level(level))
@@ -184,10 +216,17 @@ def at_level(kernel: Kernel, level: Expert) -> Kernel:
 
 
 def between(kernel: Kernel, start: Expert) -> Callable[[Tensor], Kernel] | None:
-    """The kernel of many levels at once: for rows at start^(1 − β) target^β, from β ``(rows,)``.
+    """The kernel of many levels at once: for rows at start^(1 − β) target^β.
 
-    None where it is the same at all of them. Raises PoeError for one that is of one density and
-    does not say what it is between two.
+    Args:
+        kernel: Any.
+        start: The density at β = 0.
+
+    Returns:
+        From β, ``(rows,)``, the kernel of that many rows; None where it is the same at all of them.
+
+    Raises:
+        PoeError: For one that is of one density and does not say what it is between two.
     """
     if hasattr(kernel, "between"):
         return cast(Callable[[Tensor], Kernel], kernel.between(start))
@@ -226,10 +265,18 @@ def missing(kernel: Kernel) -> frozenset[Setting]:
 def filled(kernel: Kernel, learned: Learned) -> Kernel:
     """The kernel with what it leaves out as learned, as far as that is known.
 
-    >>> filled(poe.samplers.MALA(), Learned(scale=0.3))
-    MALA(step_size=0.3)
-    >>> filled(poe.samplers.MALA(0.1), Learned(scale=0.3))
-    MALA(step_size=0.1)
+    Args:
+        kernel: Any.
+        learned: What warm-up knows.
+
+    Returns:
+        A copy, or the kernel itself where nothing is missing.
+
+    Example:
+        >>> filled(poe.samplers.MALA(), Learned(scale=0.3))
+        MALA(step_size=0.3)
+        >>> filled(poe.samplers.MALA(0.1), Learned(scale=0.3))
+        MALA(step_size=0.1)
     """
     left_out = missing(kernel)
     if left_out and hasattr(kernel, "filled"):
@@ -240,14 +287,35 @@ def filled(kernel: Kernel, learned: Learned) -> Kernel:
 
 
 def with_scale(kernel: Kernel, value: Tensor | float | None) -> Kernel:
-    """The kernel with another scale; None leaves it out. Raises PoeError where it has none."""
+    """The kernel with another scale.
+
+    Args:
+        kernel: One that has a scale.
+        value: A number, or a tensor of shape () or ``(chains,)``; None leaves it out.
+
+    Returns:
+        A copy.
+
+    Raises:
+        PoeError: Where it has none.
+    """
     if not is_tunable(kernel):
         raise PoeError(f"{type(kernel).__name__} has no step size to tune: give it with one")
     return kernel.with_scale(value)  # type: ignore[arg-type]
 
 
 def target_acceptance(kernel: Kernel) -> float:
-    """The mean acceptance probability to tune for. Raises PoeError where there is no scale."""
+    """The mean acceptance probability to tune for.
+
+    Args:
+        kernel: One that has a scale.
+
+    Returns:
+        Between 0 and 1.
+
+    Raises:
+        PoeError: Where it has none.
+    """
     if not is_tunable(kernel):
         raise PoeError(f"{type(kernel).__name__} has no step size to tune: give it with one")
     return kernel.target_acceptance
@@ -268,14 +336,31 @@ def from_far(kernel: Kernel) -> Kernel:
 
 
 def legs(kernel: Kernel, target: Expert, num_steps: int) -> tuple[Leg, ...]:
-    """The densities that it is warmed up at, the last of them the target, for so many steps."""
+    """The densities that it is warmed up at, the last of them the target.
+
+    Args:
+        kernel: Any.
+        target: The density to sample.
+        num_steps: How many steps at the target.
+
+    Returns:
+        One leg at least.
+    """
     if hasattr(kernel, "legs"):
         return cast(tuple[Leg, ...], kernel.legs(target, num_steps))
     return (Leg(target, kernel, num_steps),)
 
 
 def joined(kernel: Kernel, kernels: tuple[Kernel, ...]) -> Kernel:
-    """The kernel with those of its legs, warmed up, in their places."""
+    """The kernel with those of its legs, warmed up, in their places.
+
+    Args:
+        kernel: Any.
+        kernels: One for each of its legs.
+
+    Returns:
+        The last of them, where there is but one.
+    """
     if hasattr(kernel, "joined"):
         return cast(Kernel, kernel.joined(kernels))
     return kernels[-1]

@@ -33,9 +33,13 @@ from poe.samplers.questions import draws_beforehand, guarantee, is_reversible
 
 
 class SurrogateState(NamedTuple):
-    """Position ``(chains, *event)``, the target's log-density ``(chains,)``, the surrogate's score.
+    """The state of a chain whose drift comes from a surrogate.
 
-    The score depends on the position alone, and is kept so that a step costs one gradient.
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: The target's, ``(chains,)``.
+        surrogate_score: ∇ log s̃(x), ``(chains, *event)``: it depends on the position alone, and is
+            kept so that a step costs one gradient.
     """
 
     position: Tensor
@@ -53,23 +57,30 @@ class SurrogateMALA(WithScale, Corrected[SurrogateState]):
     gradient of the surrogate a step: for a target that cannot be differentiated (it rounds, counts
     or runs elsewhere), or whose gradient is dear. With the target as its own surrogate it is MALA.
 
-    - ``surrogate``: an expert on the target's space, in the coordinates that the chains move in. A
-      poor one costs acceptance, never correctness.
-    - ``step_size`` ε: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
-      an acceptance rate of 0.4, between random-walk Metropolis' 0.234 and MALA's 0.574.
+    Args:
+        surrogate: An expert on the target's space, in the coordinates that the chains move in. A
+            poor one costs acceptance, never correctness. A start raises SpaceMismatchError where it
+            lives on another space.
+        step_size: ε, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.4, between random-walk Metropolis' 0.234 and MALA's 0.574.
 
-    Raises SpaceMismatchError where the surrogate lives on another space.
+    Raises:
+        PoeError: Where the step size is not positive.
 
-    Source: Hastings 1970, eq. 6; a drift from another density: Christen & Fox 2005, section 2.
+    References:
+        Hastings (1970), Monte Carlo sampling methods using Markov chains and their applications,
+        eq. 6, doi:10.1093/biomet/57.1.97; Christen & Fox (2005), Markov chain Monte Carlo using an
+        approximation, section 2, doi:10.1198/106186005X76983 (a drift from another density).
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
-    >>> smooth = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = SurrogateMALA(smooth, step_size=0.5)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'asymptotically exact')
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
+        >>> smooth = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = SurrogateMALA(smooth, step_size=0.5)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'asymptotically exact')
     """
 
     surrogate: Expert = field(repr=False)
@@ -84,13 +95,24 @@ class SurrogateMALA(WithScale, Corrected[SurrogateState]):
         require_positive("step_size", self.step_size)
 
     def init(self, target: Density, x: Tensor) -> SurrogateState:
-        """State at ``x``. Raises NonFiniteError where log-density or drift is not finite."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            SpaceMismatchError: Where the surrogate lives on another space than the target.
+            NonFiniteError: Where log-density or drift is not finite.
+        """
         if isinstance(target, Expert):
             shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
         return super().init(target, x)
 
     def state_at(self, target: Density, x: Tensor) -> SurrogateState:
-        """Position, the target's log-density and the surrogate's score."""
         return SurrogateState(x, *AlongSurrogate(target, self.surrogate).log_density_and_score(x))
 
     def transition(
@@ -102,8 +124,10 @@ class SurrogateMALA(WithScale, Corrected[SurrogateState]):
 
 
 class AlongSurrogate:
-    """The target's log-density, and the surrogate's score for its own: what MALA is asked to move
-    by. Its decision is right for any drift."""
+    """The target's log-density, and the surrogate's score for its own: what MALA moves by.
+
+    Its decision is right for any drift.
+    """
 
     def __init__(self, target: Density, surrogate: Expert) -> None:
         self.target, self.surrogate = target, surrogate
@@ -125,14 +149,19 @@ REMEDY = (
 
 
 class DelayedState(NamedTuple):
-    """The kernel's state on the surrogate, and the target's log-density there ``(chains,)``."""
+    """The state of a chain that moves on the surrogate, and is decided on by the target.
+
+    Args:
+        inner: The kernel's state on the surrogate.
+        log_density: The target's there, ``(chains,)``.
+    """
 
     inner: Any
     log_density: Tensor
 
     @property
     def position(self) -> Tensor:
-        """``(chains, *event)``"""
+        """``(chains, *event)``."""
         position: Tensor = self.inner.position
         return position
 
@@ -154,28 +183,36 @@ class DelayedAcceptance(Corrected[DelayedState]):
     What it saves: the target is evaluated once in K steps, and never differentiated; a bad proposal
     is turned down by the surrogate before the target sees it. It pays where the target costs much
     more than the surrogate and log p̃ − log s̃ varies by no more than about 1 over the draws: what
-    is rejected at the end has cost all K steps. For a drift alone see SurrogateMALA.
-
-    - ``kernel``: with its step size, corrected and reversible, as are MetropolisHastings, MALA and
-      HMC, on discrete spaces RandomScanGibbs, DMALA and SwendsenWang. One that carries a momentum
-      from step to step is not, nor is a sweep through the elements in order (Gibbs, and BlockGibbs
-      of several sets): those are refused. To tune it, warm it up on the surrogate.
-    - ``surrogate``: an expert on the target's space, in the coordinates that the chains move in.
-    - ``num_steps`` K ≥ 1.
-
-    Raises PoeError, and SpaceMismatchError where the surrogate lives on another space. ``Info`` is
+    is rejected at the end has cost all K steps. For a drift alone see SurrogateMALA. ``Info`` is
     that of the last decision; it counts as accepted where the chain has moved.
 
-    Source: Christen & Fox 2005, section 2; K steps: Liu 2001, section 9.4.3.
+    Args:
+        kernel: With its step size, corrected and reversible, as are MetropolisHastings, MALA and
+            HMC, on discrete spaces RandomScanGibbs, DMALA and SwendsenWang. One that carries a
+            momentum from step to step is not, nor is a sweep through the elements in order (Gibbs,
+            and BlockGibbs of several sets): those are refused. To tune it, warm it up on the
+            surrogate.
+        surrogate: An expert on the target's space, in the coordinates that the chains move in. A
+            start raises SpaceMismatchError where it lives on another space.
+        num_steps: K, at least 1.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
-    >>> smooth = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
-    >>> kernel = DelayedAcceptance(poe.samplers.MALA(0.5), smooth, num_steps=3)
-    >>> state = kernel.init(target, torch.ones(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'asymptotically exact')
+    Raises:
+        PoeError: For K < 1, and for what is no corrected and reversible kernel.
+
+    References:
+        Christen & Fox (2005), Markov chain Monte Carlo using an approximation, section 2,
+        doi:10.1198/106186005X76983; Liu (2001), Monte Carlo strategies in scientific computing,
+        section 9.4.3 (K steps).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
+        >>> smooth = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
+        >>> kernel = DelayedAcceptance(poe.samplers.MALA(0.5), smooth, num_steps=3)
+        >>> state = kernel.init(target, torch.ones(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'asymptotically exact')
     """
 
     kernel: Kernel
@@ -210,13 +247,24 @@ class DelayedAcceptance(Corrected[DelayedState]):
         return draws_beforehand(self.kernel)
 
     def init(self, target: Density, x: Tensor) -> DelayedState:
-        """State at ``x``. Raises NonFiniteError where either density is not finite there."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            SpaceMismatchError: Where the surrogate lives on another space than the target.
+            NonFiniteError: Where either density is not finite.
+        """
         if isinstance(target, Expert):
             shared_space(("target", "surrogate"), [target, self.surrogate], kind="kernel")
         return super().init(target, x)
 
     def state_at(self, target: Density, x: Tensor) -> DelayedState:
-        """The kernel's state on the surrogate, and the target's log-density."""
         with torch.no_grad():
             log_density = target.log_density(x)
         inner = in_two_parts(self.kernel).state_at(self.surrogate, x)
@@ -224,7 +272,6 @@ class DelayedAcceptance(Corrected[DelayedState]):
         return DelayedState(inner, log_density)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> DelayedNoise:
-        """The noise of the K steps, and one uniform for each chain."""
         kernel = in_two_parts(self.kernel)
         inner = tuple(kernel.draw_noise(position, generator) for _ in range(self.num_steps))
         uniform = floats_like(position, len(position)).uniform_(generator=generator)
@@ -249,6 +296,6 @@ class DelayedAcceptance(Corrected[DelayedState]):
         return kept, info._replace(is_accepted=info.is_accepted & has_moved)
 
     def _log_ratio(self, state: DelayedState, inner: Any, log_density: Tensor) -> Tensor:
-        """log p̃(y) − log p̃(x) + log s̃(x) − log s̃(y)"""
+        """log p̃(y) − log p̃(x) + log s̃(x) − log s̃(y)."""
         surrogate_difference = state.inner.log_density - inner.log_density
         return log_density - state.log_density + surrogate_difference

@@ -61,20 +61,25 @@ class SwapTally(NamedTuple):
 
 
 class TemperingState(NamedTuple):
-    """Every replica, in rows: row l · chains + c is chain c at level l, the target's level last."""
+    """Every replica, in rows: row l · chains + c is chain c at level l, the target's level last.
+
+    Args:
+        replicas: The kernel's state, at ``levels * chains`` rows.
+        parts: What start and target say at each row, position by position.
+        num_steps: Steps taken, (): its parity says which pairs are tried.
+        tally: How often swaps of each adjacent pair were tried and accepted.
+        came_from_start: ``(levels * chains,)``: whether the row's position was at the start since
+            it last was at the target.
+        num_round_trips: ``(chains,)``: how often a position came to the target all the way from the
+            start.
+    """
 
     replicas: Any
-    """The kernel's state, at ``levels * chains`` rows."""
     parts: Parts
-    """What start and target say at each row, position by position."""
     num_steps: Tensor
-    """Steps taken, (): its parity says which pairs are tried."""
     tally: SwapTally
     came_from_start: Tensor
-    """``(levels * chains,)``: whether the row's position was at the start since it last was at the
-    target."""
     num_round_trips: Tensor
-    """``(chains,)``: how often a position came to the target all the way from the start."""
 
     @property
     def num_chains(self) -> int:
@@ -95,7 +100,14 @@ class TemperingState(NamedTuple):
 
 
 def swap_rates(state: TemperingState) -> Tensor:
-    """The mean acceptance probability of swaps, for each adjacent pair: ``(levels - 1,)``."""
+    """The mean acceptance probability of swaps, for each adjacent pair of levels.
+
+    Args:
+        state: Of ``ParallelTempering``, after at least two steps.
+
+    Returns:
+        Means over all chains and steps, ``(levels - 1,)``; NaN for a pair that was never tried.
+    """
     return state.tally.probability / state.tally.tried
 
 
@@ -131,32 +143,44 @@ class ParallelTempering(Corrected[TemperingState]):
     What start and target say is kept apart, so that a swap costs no evaluation of either: a kernel
     goes on from a position that was swapped as from a new start, with a fresh momentum.
 
-    - ``start``: a broad expert on the target's space, in the coordinates that the chains move in,
-      that is one density (not a batch), as is the target. Where it can be sampled exactly and
-      β_1 = 0, level 1 is drawn afresh in each step, which brings the target ever new modes.
-    - ``kernel``: any local kernel, also in ``Preconditioned`` with its map given. A surrogate's is
-      evaluated once more in each step, at the positions swapped; the target is for one that may
-      end elsewhere than where it asked last.
-    - ``exponents``: β, increasing; ``poe.tune_tempering`` finds them, and the step sizes.
-    - ``step_size``: one for each level, or None to keep the kernel's own.
-
     Position and log-density of the state, and ``Info``, are the target's; ``swap_rates(state)``
     and ``state.num_round_trips`` tell how well positions travel. In many dimensions a mode that is
     narrower than another has next to no mass at the warmer levels, and is found as slowly as if
-    there were none (Woodard, Schmidler & Huber 2009). Raises PoeError.
+    there were none.
 
-    Source: Geyer 1991; Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, algorithm 1.
+    Args:
+        start: A broad expert on the target's space, in the coordinates that the chains move in,
+            that is one density (not a batch), as is the target. Where it can be sampled exactly and
+            β_1 = 0, level 1 is drawn afresh in each step, which brings the target ever new modes.
+        kernel: Any local kernel, also in ``Preconditioned`` with its map given. A surrogate's is
+            evaluated once more in each step, at the positions swapped; the target is for one that
+            may end elsewhere than where it asked last.
+        exponents: β, increasing; ``poe.tune_tempering`` finds them, and the step sizes.
+        step_size: One for each level, or None to keep the kernel's own.
 
-    >>> import poe, experts
-    >>> modes = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
-    >>> broad = experts.Gaussian([0.0], scale=[3.0])
-    >>> kernel = ParallelTempering(broad, poe.samplers.MALA(0.1), exponents=(0.0, 0.2, 1.0))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> state = kernel.init(modes, torch.full((100, 1), 3.0))  # all in one mode
-    >>> for _ in range(100):
-    ...     state, info = kernel.step(modes, state, generator=g)
-    >>> state.position.shape, 40 < (state.position > 0).sum() < 60
-    (torch.Size([100, 1]), tensor(True))
+    Raises:
+        PoeError: For exponents that do not increase from [0, 1] to 1, step sizes of another number
+            or of a kernel that has none, and a kernel that is none or cannot begin anew.
+
+    References:
+        Geyer (1991), Markov chain Monte Carlo maximum likelihood; Syed, Bouchard-Côté,
+        Deligiannidis & Doucet (2022), Non-reversible parallel tempering: a scalable highly parallel
+        MCMC scheme, algorithm 1, arXiv:1905.02939; Woodard, Schmidler & Huber (2009), Sufficient
+        conditions for torpid mixing of parallel and simulated tempering (narrow modes).
+
+    Example:
+        >>> import poe, experts
+        >>> modes = poe.FromLogDensity(
+        ...     lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1)
+        ... )
+        >>> broad = experts.Gaussian([0.0], scale=[3.0])
+        >>> kernel = ParallelTempering(broad, poe.samplers.MALA(0.1), exponents=(0.0, 0.2, 1.0))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state = kernel.init(modes, torch.full((100, 1), 3.0))  # all in one mode
+        >>> for _ in range(100):
+        ...     state, info = kernel.step(modes, state, generator=g)
+        >>> state.position.shape, 40 < (state.position > 0).sum() < 60
+        (torch.Size([100, 1]), tensor(True))
     """
 
     start: Expert = field(repr=False)
@@ -222,14 +246,35 @@ class ParallelTempering(Corrected[TemperingState]):
         return each * (len(self.exponents) - exact) + exact
 
     def init(self, target: Density, x: Tensor) -> TemperingState:
-        """State at ``x`` ``(chains, *event)``; each level starts a chain where another one does."""
+        """The state from which chains begin; each level starts a chain where another one does.
+
+        Args:
+            target: The density of the last level.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state of all replicas.
+
+        Raises:
+            NonFiniteError: Where a start is outside the support of its level.
+        """
         starts = [x.roll(level, 0) for level in reversed(range(len(self.exponents)))]
         return self.init_replicas(target, torch.stack(starts))
 
     def init_replicas(self, target: Density, x: Tensor) -> TemperingState:
-        """State with a start for each replica: x ``(levels, chains, *event)``, the target's last.
+        """The state with a start for each replica.
 
-        Raises NonFiniteError where a start is outside the support of its level.
+        Args:
+            target: The density of the last level.
+            x: Positions, ``(levels, chains, *event)``, the target's last.
+
+        Returns:
+            The state of all replicas.
+
+        Raises:
+            NonFiniteError: Where a start is outside the support of its level.
+            ShapeError: Where x has another number of levels.
+            SpaceMismatchError: Where the start lives on another space than the target.
         """
         if x.ndim < 2 or len(x) != len(self.exponents):
             raise ShapeError(
@@ -254,7 +299,6 @@ class ParallelTempering(Corrected[TemperingState]):
         )
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> TemperingNoise:
-        """The kernel's noise for every row it moves, a uniform for each pair, and exact draws."""
         levels, chains = len(self.exponents), len(position)
         moved = levels - 1 if self.has_exact_start else levels
         like = position.new_empty((moved * chains, *position.shape[1:]))
@@ -272,7 +316,16 @@ class ParallelTempering(Corrected[TemperingState]):
     def transition_of_all(
         self, target: Density, state: TemperingState, noise: TemperingNoise
     ) -> tuple[TemperingState, Info]:
-        """One step, with the Info of every row that the kernel moved."""
+        """One step, with the Info of every row that the kernel moved.
+
+        Args:
+            target: The density of the last level.
+            state: Where the replicas are.
+            noise: What ``draw_noise`` drew.
+
+        Returns:
+            The next state, and what happened at every row, those of the target last.
+        """
         moved, info = self._move(target, state, noise)
         return self._swap(target, moved, noise.uniform), info
 
@@ -362,8 +415,10 @@ class ParallelTempering(Corrected[TemperingState]):
 
 
 def _of_rows(values: tuple[float, ...], chains: int, like: Tensor) -> Tensor:
-    """One value a level to one a row, ``(levels * chains,)``; filled in place, with no copy from
-    the host, which would have to wait for it."""
+    """One value a level to one a row, ``(levels * chains,)``.
+
+    Filled in place, with no copy from the host, which would have to wait for it.
+    """
     return torch.cat([floats_like(like, chains).fill_(value) for value in values])
 
 

@@ -25,9 +25,15 @@ from poe.samplers.langevin import add_scaled
 class MomentumState(NamedTuple):
     """Position, log-density, score, and the momentum that the next step goes on with.
 
-    Shapes: position, score and momentum ``(chains, *event)``; log_density and has_momentum
-    ``(chains,)``. ``init`` has no random numbers: it leaves the momentum unset, and the first step
-    draws it afresh, so that a chain that starts at an exact draw stays at exact draws.
+    ``init`` has no random numbers: it leaves the momentum unset, and the first step draws it
+    afresh, so that a chain that starts at an exact draw stays at exact draws.
+
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
+        score: ∇ log p̃(x), ``(chains, *event)``.
+        momentum: p, ``(chains, *event)``.
+        has_momentum: Whether it is set, ``(chains,)``.
     """
 
     position: Tensor
@@ -44,7 +50,6 @@ class WithMomentum(OnDrawnNoise[MomentumState]):
     has_memory: ClassVar[bool] = True
 
     def state_at(self, target: Density, x: Tensor) -> MomentumState:
-        """Position, log-density and score; the momentum is unset."""
         log_density, score = target.log_density_and_score(x)
         unset = torch.zeros_like(log_density, dtype=torch.bool)
         return MomentumState(x, log_density, score, torch.zeros_like(x), unset)
@@ -64,12 +69,23 @@ def where_set(state: MomentumState, momentum: Tensor, fresh: Tensor) -> Tensor:
 def refresh(momentum: Tensor, normal: Tensor, time: Tensor | float) -> Tensor:
     """e^(−t) p + √(1 − e^(−2t)) z: an Ornstein-Uhlenbeck process for the time t = friction · h.
 
-    It leaves N(0, I) invariant. ``time`` is a number or a tensor that broadcasts to the momentum.
+    It leaves N(0, I) invariant.
 
-    Source: Horowitz 1991.
+    Args:
+        momentum: p, ``(chains, *event)``.
+        normal: z, of the same shape.
+        time: t, a number or a tensor that broadcasts to the momentum.
 
-    >>> refresh(torch.ones(1, 2), torch.zeros(1, 2), math.log(2.0))
-    tensor([[0.5000, 0.5000]])
+    Returns:
+        The momentum after that time.
+
+    References:
+        Horowitz (1991), A generalized guided Monte Carlo algorithm,
+        doi:10.1016/0370-2693(91)90812-5.
+
+    Example:
+        >>> refresh(torch.ones(1, 2), torch.zeros(1, 2), math.log(2.0))
+        tensor([[0.5000, 0.5000]])
     """
     if isinstance(time, Tensor):
         return torch.exp(-time) * momentum + torch.sqrt(-torch.expm1(-2.0 * time)) * normal
@@ -96,25 +112,32 @@ class UnderdampedLangevin(WithMomentum):
     B: p ← p + h/2 ∇log p̃(x);  A: x ← x + h/2 p;  O: p ← e^(−γh) p + √(1 − e^(−2γh)) z;  A;  B.
     One gradient a step: the last B and the next first one share theirs. Biased by O(h²) in x, where
     ULA is by O(ε); on a Gaussian the bias of x is zero at any stable h, and that of Var(p) is
-    −h²ω²/4 in a direction of standard deviation 1/ω.
+    −h²ω²/4 in a direction of standard deviation 1/ω. Too large a step makes the chains explode,
+    which ``Info.is_undefined`` counts.
 
-    - ``step_size`` h: a number, or a tensor of shape () or (chains,), below 2 standard deviations
-      of the narrowest direction. Nothing is rejected, so there is no acceptance rate to tune it on:
-      it must be given. Too large a step makes the chains explode, which ``Info.is_undefined``
-      counts.
-    - ``friction`` γ: 1 / γ is how long the momentum lasts. In a direction of standard deviation s,
-      x decorrelates in a time γs² and x² in (γ²s² + 1) / 2γ: at γ = 1/s, the best for x², both are
-      s. The default is that of the unit scale.
+    Args:
+        step_size: h, a number, or a tensor of shape () or (chains,), below 2 standard deviations
+            of the narrowest direction. Nothing is rejected, so there is no acceptance rate to tune
+            it on: it must be given.
+        friction: γ; 1 / γ is how long the momentum lasts. In a direction of standard deviation s,
+            x decorrelates in a time γs² and x² in (γ²s² + 1) / 2γ: at γ = 1/s, the best for x²,
+            both are s. The default is that of the unit scale.
 
-    Source: Leimkuhler & Matthews 2013.
+    Raises:
+        PoeError: Where step size or friction is not positive.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> kernel = UnderdampedLangevin(step_size=0.5)
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.momentum.shape, kernel.guarantee
-    (torch.Size([5, 2]), 'biased')
+    References:
+        Leimkuhler & Matthews (2013), Rational construction of stochastic numerical methods for
+        molecular sampling, arXiv:1203.5428.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> kernel = UnderdampedLangevin(step_size=0.5)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.momentum.shape, kernel.guarantee
+        (torch.Size([5, 2]), 'biased')
     """
 
     step_size: Tensor | float

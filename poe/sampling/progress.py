@@ -15,14 +15,19 @@ REPORTS = 100
 class Progress(NamedTuple):
     """Where a run stands; numbers only.
 
-    - ``step``, ``total_steps``: steps done and planned, warm-up included; ``is_sampling``: whether
-      the warm-up is over;
-    - ``log_density``, ``acceptance``: the chains' mean log-density, in the coordinates in which
-      they move (of the level, on a ladder's warm-up), and the mean acceptance probability of the
-      last step; NaN before one;
-    - ``num_outside``, ``num_undefined``, ``num_divergent``: how often, while sampling, a proposal
-      of any chain was so (as in ``poe.Draws``);
-    - ``num_gradients``: how often each chain evaluated the target; ``seconds``: the time it took.
+    Args:
+        step: Steps done, warm-up included.
+        total_steps: Steps planned, warm-up included.
+        is_sampling: Whether the warm-up is over.
+        log_density: The chains' mean log-density, in the coordinates in which they move (of the
+            level, on a ladder's warm-up).
+        acceptance: The mean acceptance probability of the last step; NaN before one.
+        num_outside: How often, while sampling, a proposal of any chain was outside the support, as
+            in ``poe.Draws``.
+        num_undefined: How often one was undefined.
+        num_divergent: How often one was divergent.
+        num_gradients: How often each chain evaluated the target.
+        seconds: The time it took.
     """
 
     step: int

@@ -260,9 +260,17 @@ def is_done(run: Run) -> bool:
 
 
 def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
-    """What is kept of the draws x ``(chains, *event)``: by default they themselves.
+    """What is kept of the draws: by default they themselves.
 
-    Raises PoeError where ``collect`` does not return one tensor with a row for each of them.
+    Args:
+        collect: What makes it of draws; None keeps them.
+        x: Draws, ``(chains, *event)``.
+
+    Returns:
+        One tensor, ``(chains, ...)``.
+
+    Raises:
+        PoeError: Where ``collect`` does not return one tensor with a row for each of them.
     """
     if collect is None:
         return x

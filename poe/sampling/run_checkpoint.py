@@ -52,7 +52,16 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
 def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
     """The run at the moment that a checkpoint holds; the generator is put back too.
 
-    Raises StorageError where the target says another log-density there than it did.
+    Args:
+        plan: What is to be run.
+        facts: The checkpoint's facts.
+        tensors: The checkpoint's tensors.
+
+    Returns:
+        The run, to go on with.
+
+    Raises:
+        StorageError: Where the target says another log-density there than it did.
     """
     generator_state = tensors.pop("generator_state")
     tensors = {name: tensor.to(plan.generator.device) for name, tensor in tensors.items()}

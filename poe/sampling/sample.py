@@ -1,35 +1,32 @@
 """``poe.sample``: choose a sampler, warm it up, run it, and say what was done."""
 
 from __future__ import annotations
-
 import os
 import time
+import torch
 from collections.abc import Callable
 from dataclasses import replace
-
-import torch
-from torch import Tensor
-
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.capabilities import can_sample_exactly, check_proper, simplify
+from poe.density.capabilities import (can_sample_exactly, check_proper, simplify)
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.samplers.kernel import Kernel, require_kernel
+from poe.samplers.kernel import (Kernel, require_kernel)
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import guarantee, warmup_steps
-from poe.sampling.driver import Job, say
-from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
+from poe.samplers.questions import (guarantee, warmup_steps)
+from poe.sampling.driver import (Job, say)
+from poe.sampling.multimodality import (Look, Modes, look_around, look_nowhere, tempered)
 from poe.sampling.progress import Callback
-from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
-from poe.sampling.run import Plan, Run, collected, is_done, is_warm
+from poe.sampling.remarks import (chain_doubts, compile_doubts, escape_doubts, negative_factors)
+from poe.sampling.run import (Plan, Run, collected, is_done, is_warm)
 from poe.structure.proper import is_proper
-from poe.tuning.choice import Choice, is_batch
-from poe.tuning.prepared import Prepared, number_of_chains, prepared
+from poe.tuning.choice import (Choice, is_batch)
+from poe.tuning.prepared import (Prepared, number_of_chains, prepared)
 from poe.tuning.start import device_of
-from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
+from poe.tuning.warmup import (Stage, Warmup, needs_fit, needs_tuning, rejoin, stages)
+from torch import Tensor
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -64,43 +61,53 @@ def sample(
     unconstrained coordinates (Jacobian included; step sizes refer to those), and the draws come
     back in the target's space.
 
-    - ``kernel``: its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
-      ``draws.kernel`` shows what was used.
-    - ``num_chains``: by default 4 to 64, one for each 1000 samples (long enough for R-hat to
-      mean something); more is cheaper a draw where the target is costly. A batch of densities (one
-      condition per chain) has as many chains as conditions.
-    - ``warmup``: number of steps, or a ``Warmup``. By default 1000; to fit a preconditioner fewer
-      with more chains, down to 200; with an annealed kernel the steps at the target after the
-      ladder, by default ``steps_per_level``.
-    - ``initial`` ``(chains, *event)``: where the chains start. By default draws of the first expert
-      of the product that can be sampled exactly, else standard normals in unconstrained
-      coordinates, on a discrete space any state alike; drawn again, up to 100 times, where the
-      target's log-density is −inf.
-    - ``progress``: a line that says what was chosen and a progress bar, both on stderr.
-    - ``checkpoint``: a file that an interrupted run is written to, and resumed from by the same
-      call; the resumed run gives the same bits.
-    - ``callback``: called with a ``poe.Progress`` about a hundred times, always at the same steps:
-      ``print``, ``poe.TensorBoard(folder)``, or any function. What it raises ends the run, which
-      ``checkpoint`` keeps. Exact draws take no steps, and tell nothing.
-    - ``collect``: what to keep of each draw, a function of x ``(chains, *event)`` that returns one
-      tensor ``(chains, ...)``; by default x.
-    - ``chains_at_once``: evaluate the target on no more chains than this at a time, which bounds
-      the memory (``poe.Chunked``); by default on all.
-    - ``compile``: sample in blocks of steps compiled in one graph. That takes seconds, once a run
-      (``draws.compile_seconds``), and pays where steps are many; a model that cannot be captured is
-      sampled without, and this is said.
+    Args:
+        target: p̃, one density, or a batch of them, one for each chain.
+        num_samples: At least so many, of all chains together.
+        kernel: Its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
+            ``draws.kernel`` shows what was used.
+        num_chains: By default 4 to 64, one for each 1000 samples (long enough for R-hat to
+            mean something); more is cheaper a draw where the target is costly. A batch of densities
+            (one condition per chain) has as many chains as conditions.
+        warmup: Number of steps, or a ``Warmup``. By default 1000; to fit a preconditioner fewer
+            with more chains, down to 200; with an annealed kernel the steps at the target after the
+            ladder, by default ``steps_per_level``.
+        initial: Where the chains start, ``(chains, *event)``. By default draws of the first expert
+            of the product that can be sampled exactly, else standard normals in unconstrained
+            coordinates, on a discrete space any state alike; drawn again, up to 100 times, where
+            the target's log-density is −inf.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
+        progress: A line that says what was chosen and a progress bar, both on stderr.
+        checkpoint: A file that an interrupted run is written to, and resumed from by the same
+            call; the resumed run gives the same bits.
+        callback: Called with a ``poe.Progress`` about a hundred times, always at the same steps:
+            ``print``, ``poe.TensorBoard(folder)``, or any function. What it raises ends the run,
+            which ``checkpoint`` keeps. Exact draws take no steps, and tell nothing.
+        collect: What to keep of each draw, a function of x ``(chains, *event)`` that returns one
+            tensor ``(chains, ...)``; by default x.
+        chains_at_once: Evaluate the target on no more chains than this at a time, which bounds
+            the memory (``poe.Chunked``); by default on all.
+        compile: Sample in blocks of steps compiled in one graph. That takes seconds, once a run
+            (``draws.compile_seconds``), and pays where steps are many; a model that cannot be
+            captured is sampled without, and this is said.
 
-    Raises ImproperError, NonFiniteError (a start outside the support), PoeError (counts without
-    a kernel; a corrected kernel on a log-density that is random, or of a module in training mode
-    with dropout or batch normalisation), StorageError (a checkpoint of another run, or an altered
-    one).
+    Returns:
+        The draws, with what is known of them.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> draws = sample(target, 1000, generator=g, progress=False)
-    >>> draws.samples.shape, draws.guarantee
-    (torch.Size([4, 250, 2]), 'asymptotically exact')
+    Raises:
+        ImproperError: Where Z is known to be infinite.
+        NonFiniteError: For a start outside the support.
+        PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
+            random, or of a module in training mode with dropout or batch normalisation.
+        StorageError: For a checkpoint of another run, or an altered one.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> draws = sample(target, 1000, generator=g, progress=False)
+        >>> draws.samples.shape, draws.guarantee
+        (torch.Size([4, 250, 2]), 'asymptotically exact')
     """
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")

@@ -34,20 +34,34 @@ def short_run(
 
     The steps are too few to forget the start, so the draws are those of the *generator* that start,
     steps and expert make together, and not of the expert: ``guarantee`` is ``"biased"``, whatever
-    ε. Trained with contrastive divergence on its own draws it matches the data all the same
-    (Nijkamp, Hill, Zhu & Wu 2019, section 3), if it is run as it was trained.
+    ε. Trained with contrastive divergence on its own draws it matches the data all the same, if it
+    is run as it was trained. On a constrained space the steps are taken in its unconstrained
+    coordinates.
 
-    - ``start`` ``(n, *event)``: where the chains begin, the generator's latent variable;
-    - ``step_size`` ε, and ``noise`` τ, the Langevin √(2ε) where it is left out. Another τ > 0 is
-      Langevin at temperature τ²/2ε, of ``expert ** (2 ε / τ²)`` by steps of τ²/2.
+    Args:
+        expert: p̃.
+        start: Where the chains begin, the generator's latent variable, ``(n, *event)``.
+        num_steps: At least 1.
+        step_size: ε, positive.
+        noise: τ, positive; the Langevin √(2ε) where it is left out. Another is Langevin at
+            temperature τ²/2ε, of ``expert ** (2 ε / τ²)`` by steps of τ²/2.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
 
-    ``samples`` ``(n, 1, *event)`` and ``log_density`` ``(n, 1)`` of the expert itself. On a
-    constrained space the steps are taken in its unconstrained coordinates. Raises `PoeError` for a
-    step size or noise that is not positive, `NonFiniteError` where chains explode (`advance`).
+    Returns:
+        Draws ``(n, 1, *event)``, with ``log_density`` ``(n, 1)`` of the expert itself.
 
-    >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
-    >>> short_run(expert, torch.full((5, 1), 3.0), 10, 0.1, generator=g)
-    Draws(5 chains x 1 draws of shape (1,), biased, ULA(step_size=0.1))
+    Raises:
+        PoeError: For a step size or noise that is not positive.
+        NonFiniteError: Where chains explode, as in `advance`.
+
+    References:
+        Nijkamp, Hill, Zhu & Wu (2019), Learning non-convergent non-persistent short-run MCMC toward
+        energy-based model, section 3, arXiv:1904.09770.
+
+    Example:
+        >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
+        >>> short_run(expert, torch.full((5, 1), 3.0), 10, 0.1, generator=g)
+        Draws(5 chains x 1 draws of shape (1,), biased, ULA(step_size=0.1))
     """
     if not 0.0 < step_size < float("inf") or (noise is not None and not 0.0 < noise < float("inf")):
         raise PoeError(
@@ -81,9 +95,10 @@ def short_run(
 class Advanced(NamedTuple):
     """Where chains are after some steps, and what befell them on the way.
 
-    - ``positions`` ``(chains, *event)``, detached, in the expert's own space;
-    - ``log_density`` ``(chains,)``: log p̃ there;
-    - ``tally``: for each chain how many proposals were accepted, outside, undefined, divergent.
+    Args:
+        positions: Detached, in the expert's own space, ``(chains, *event)``.
+        log_density: log p̃ there, ``(chains,)``.
+        tally: For each chain how many proposals were accepted, outside, undefined, divergent.
     """
 
     positions: Tensor
@@ -99,22 +114,35 @@ def advance(
     *,
     generator: torch.Generator | None = None,
 ) -> Advanced:
-    """The chains at ``x`` ``(chains, *event)`` after ``num_steps`` steps of the kernel, as it is.
+    """The chains at ``x`` after ``num_steps`` steps of the kernel, as it is.
 
     No warm-up, and no claim: draws of the expert if the chains began at such and the kernel is
     exact. From data they are what CD-k needs, from a `ReplayBuffer` what persistent CD needs. On a
     constrained space the chains move in its unconstrained coordinates, as in `poe.sample`, and a
-    step size is one there.
+    step size is one there. Start and end are checked to be finite; these two checks are the only
+    synchronisations with the device.
 
-    Raises `NonFiniteError`, naming the experts, where a chain starts at a log-density or a score
-    that is not finite, or ends so: it exploded, or left the support unadjusted. These two checks
-    are the only synchronisations with the device. Raises `ShapeError` for x of no or several batch
-    dimensions, `PoeError` for fewer than one step.
+    Args:
+        expert: p̃.
+        kernel: With its settings.
+        x: Where the chains begin, ``(chains, *event)``.
+        num_steps: At least 1.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
 
-    >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
-    >>> kernel = poe.samplers.ULA(0.1)
-    >>> advance(expert, kernel, torch.full((5, 1), 3.0), 40, generator=g).positions.shape
-    torch.Size([5, 1])
+    Returns:
+        Where the chains ended, and what befell them.
+
+    Raises:
+        NonFiniteError: Where a chain starts at a log-density or a score that is not finite, or ends
+            so: it exploded, or left the support unadjusted. It names the experts.
+        ShapeError: For x of no or several batch dimensions.
+        PoeError: For fewer than one step.
+
+    Example:
+        >>> expert, g = experts.Gaussian([0.0], scale=[1.0]), torch.Generator().manual_seed(0)
+        >>> kernel = poe.samplers.ULA(0.1)
+        >>> advance(expert, kernel, torch.full((5, 1), 3.0), 40, generator=g).positions.shape
+        torch.Size([5, 1])
     """
     if num_steps < 1:
         raise PoeError(f"expected at least one step, got {num_steps}")

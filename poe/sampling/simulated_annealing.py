@@ -28,14 +28,25 @@ def iterated_conditional_modes(target: Expert, x: Tensor) -> Tensor:
     Sets of elements that do not depend on each other change at once, and one whose values are
     alike stays. It ends where no change of one element raises p̃: seldom the highest summit.
 
-    Shapes: x ``(*batch, *event)``, the same returned. Raises PoeError for a target that is not
-    binary, or whose conditionals are not known without hidden units.
+    Args:
+        target: p̃, on a binary space.
+        x: Where to begin, ``(*batch, *event)``.
 
-    Source: Besag 1986, "On the statistical analysis of dirty pictures".
+    Returns:
+        Where the climbs end, of the same shape.
 
-    >>> pull = experts.Ising([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.0])
-    >>> iterated_conditional_modes(pull, torch.tensor([[0.0, 1.0]]))
-    tensor([[1., 1.]])
+    Raises:
+        PoeError: For a target that is not binary, or whose conditionals are not known without
+            hidden units.
+
+    References:
+        Besag (1986), On the statistical analysis of dirty pictures,
+        doi:10.1111/j.2517-6161.1986.tb01412.x.
+
+    Example:
+        >>> pull = experts.Ising([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.0])
+        >>> iterated_conditional_modes(pull, torch.tensor([[0.0, 1.0]]))
+        tensor([[1., 1.]])
     """
     found = _without_hidden(target)
     event = target.space.event_shape
@@ -66,14 +77,27 @@ def simulated_annealing(
     (``iterated_conditional_modes``). The result is a state of high probability, with no promise
     that there is none higher; where couplings are attractive ``experts.spins.graph_cut`` has one.
 
-    Shapes: ``(*event)`` returned. Raises PoeError for a schedule that is empty or goes down, and
-    as ``iterated_conditional_modes``.
+    Args:
+        target: p̃, on a binary space, with conditionals that are known without hidden units.
+        num_chains: How many cool down side by side.
+        schedule: β, positive, that never go down; 200 from 0.1 to 10 by default.
+        generator: Of all that is drawn; a fresh one, seeded by the system, by default.
 
-    Source: Kirkpatrick, Gelatt & Vecchi 1983; Geman & Geman 1984.
+    Returns:
+        One state, ``(*event)``.
 
-    >>> apart = experts.Ising([[0.0, -1.0], [-1.0, 0.0]], [0.5, 0.0])
-    >>> simulated_annealing(apart, generator=torch.Generator().manual_seed(0))
-    tensor([1., 0.])
+    Raises:
+        PoeError: For a schedule that is empty or goes down, and as ``iterated_conditional_modes``.
+
+    References:
+        Kirkpatrick, Gelatt & Vecchi (1983), Optimization by simulated annealing,
+        doi:10.1126/science.220.4598.671; Geman & Geman (1984), Stochastic relaxation, Gibbs
+        distributions, and the Bayesian restoration of images, doi:10.1109/TPAMI.1984.4767596.
+
+    Example:
+        >>> apart = experts.Ising([[0.0, -1.0], [-1.0, 0.0]], [0.5, 0.0])
+        >>> simulated_annealing(apart, generator=torch.Generator().manual_seed(0))
+        tensor([1., 0.])
     """
     _check_schedule(schedule)
     _without_hidden(target)

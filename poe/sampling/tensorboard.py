@@ -12,19 +12,23 @@ from poe.sampling.progress import Progress
 
 
 class TensorBoard:
-    """Writes to ``folder`` what a run or a training tells; needs the extra ``tensorboard``.
+    """Writes what a run or a training tells to TensorBoard; needs the extra ``tensorboard``.
 
     ``poe.sample(..., callback=TensorBoard(folder))`` writes the fields of `poe.Progress` under
     ``sample/``; ``report(step, scalars)`` any named numbers of a training loop. A number that is
     not known yet (NaN) is left out. Every report is flushed, so that a run can be watched.
 
-    Raises ImportError with the remedy where TensorBoard is missing, PoeError for a scalar that is
-    no number.
+    Args:
+        folder: Where the file of events goes.
 
-    >>> import tempfile
-    >>> board = TensorBoard(tempfile.mkdtemp())
-    >>> board.report(10, {"loss": 0.5})
-    >>> board.close()
+    Raises:
+        ImportError: Where TensorBoard is missing, with the remedy.
+
+    Example:
+        >>> import tempfile
+        >>> board = TensorBoard(tempfile.mkdtemp())
+        >>> board.report(10, {"loss": 0.5})
+        >>> board.close()
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -39,7 +43,15 @@ class TensorBoard:
         self.report(step, {n: v for n, v in scalars.items() if not math.isnan(v)})
 
     def report(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Write named numbers, or tensors of one number, of a training's step."""
+        """Write named numbers of a training's step.
+
+        Args:
+            step: Its number.
+            scalars: Numbers, or tensors of one number, by name.
+
+        Raises:
+            PoeError: For a scalar that is no number.
+        """
         for name, value in scalars.items():
             self._writer.add_scalar(name, _number(name, value), step)
         self._writer.flush()

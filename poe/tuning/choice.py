@@ -44,15 +44,23 @@ class Choice(NamedTuple):
 def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     """The kernel for a target whose density in the chains' coordinates is known at their start.
 
-    Raises PoeError for a discrete space of infinitely many values, where no kernel here moves by
-    itself, and for a batch of densities on one of more than two.
+    Args:
+        target: In its own space.
+        density: In the chains' coordinates.
+        u: Where they start, ``(chains, *event)``.
 
-    Shapes: u ``(chains, *event)``.
+    Returns:
+        The kernel, and in words why this one.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
-    >>> choose(target, target, torch.randn(8, 2)).why
-    'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
+    Raises:
+        PoeError: For a discrete space of infinitely many values, where no kernel here moves by
+            itself, and for a batch of densities on one of more than two.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+        >>> choose(target, target, torch.randn(8, 2)).why
+        'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if target.space.is_discrete:
         found = by_structure(target) or along_gradient(target, density, u)
@@ -72,9 +80,18 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
 
 
 def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
-    """The kernel for particles at ``u`` ``(particles, *event)``, of the same kinds as for chains.
+    """The kernel for particles, of the same kinds as for chains.
 
-    Raises PoeError as ``choose`` does.
+    Args:
+        target: In its own space.
+        density: In the particles' coordinates.
+        u: Where they are, ``(particles, *event)``.
+
+    Returns:
+        The kernel, and in words why this one.
+
+    Raises:
+        PoeError: As ``choose`` does.
     """
     if target.space.is_discrete:
         return among_discrete(target)
@@ -88,7 +105,14 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
 def among_discrete(target: Expert) -> Choice:
     """By the target's structure where it has one that is known, else site by site.
 
-    Raises PoeError as ``on_discrete`` does.
+    Args:
+        target: On a discrete space.
+
+    Returns:
+        The kernel, and in words why this one.
+
+    Raises:
+        PoeError: As ``on_discrete`` does.
     """
     return by_structure(target) or on_discrete(target)
 
@@ -199,7 +223,17 @@ def is_foretold(density: Density, u: Tensor, num_values: int) -> bool:
 
 
 def on_discrete(target: Expert) -> Choice:
-    """Gibbs, site by site, of finitely many values each. Raises PoeError where they are not."""
+    """Gibbs, site by site, of finitely many values each.
+
+    Args:
+        target: On a discrete space.
+
+    Returns:
+        The kernel, and in words why this one.
+
+    Raises:
+        PoeError: For infinitely many values, and for a batch of densities of more than two.
+    """
     space = target.space
     if space.num_values is None:
         raise PoeError(
@@ -224,7 +258,14 @@ def is_batch(target: Expert) -> bool:
 def num_conditions(target: Expert) -> int | None:
     """How many densities a batch of them has; None for one density.
 
-    Raises ShapeError where experts of the target have different numbers of conditions.
+    Args:
+        target: Any.
+
+    Returns:
+        One for each chain, or None.
+
+    Raises:
+        ShapeError: Where experts of the target have different numbers of conditions.
     """
     found = (m.num_densities for m in target.modules() if isinstance(m, Expert))
     counts = sorted({count for count in found if count is not None})

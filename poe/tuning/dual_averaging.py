@@ -33,13 +33,24 @@ def update_averaging(
     H̄ₜ = (1 − 1/(t + t₀)) H̄ₜ₋₁ + (δ − αₜ)/(t + t₀);  log εₜ = μ − √t/γ H̄ₜ;
     log ε̄ₜ = t^−κ log εₜ + (1 − t^−κ) log ε̄ₜ₋₁, with γ = 0.05, t₀ = 10, κ = 0.75.
 
-    Source: Hoffman & Gelman 2014, eq. 6 and section 3.2.
+    Args:
+        state: Of the last update.
+        acceptance: αₜ, () or ``(chains,)``.
+        target: δ.
+        max_scale: The largest εₜ.
 
-    >>> state = start_averaging(torch.tensor(1.0))
-    >>> for _ in range(500):  # a chain that accepts with probability exp(-scale)
-    ...     state = update_averaging(state, torch.exp(-state.log_scale.exp()), 0.5)
-    >>> round(float(state.log_scale_average.exp()), 1)  # exp(-0.7) = 0.5
-    0.7
+    Returns:
+        The next state.
+
+    References:
+        Hoffman & Gelman (2014), The No-U-Turn sampler, eq. 6 and section 3.2, arXiv:1111.4246.
+
+    Example:
+        >>> state = start_averaging(torch.tensor(1.0))
+        >>> for _ in range(500):  # a chain that accepts with probability exp(-scale)
+        ...     state = update_averaging(state, torch.exp(-state.log_scale.exp()), 0.5)
+        >>> round(float(state.log_scale_average.exp()), 1)  # exp(-0.7) = 0.5
+        0.7
     """
     t = state.num_updates + 1.0
     weight = 1.0 / (t + 10.0)

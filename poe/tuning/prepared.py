@@ -57,7 +57,15 @@ class Prepared(NamedTuple):
 
 
 def require_one(target: Expert, remedy: str) -> None:
-    """Refuse a batch of densities, one a condition, with what to do instead. Raises PoeError."""
+    """Refuse a batch of densities, one a condition, with what to do instead.
+
+    Args:
+        target: Any.
+        remedy: What to do, in words.
+
+    Raises:
+        PoeError: Where it is a batch.
+    """
     if num_conditions(target) is not None:
         raise PoeError(
             f"expected one density, got a batch of them (a condition for each chain): {remedy}"
@@ -69,7 +77,17 @@ def number_of_chains(
 ) -> int:
     """The number of chains, on which all who have a say must agree; by default 4 to 64.
 
-    Raises ShapeError where they do not agree, or ``initial`` is not ``(chains, *event)``.
+    Args:
+        target: With its number of conditions, if it is a batch.
+        num_samples: By which the default goes, one chain for each 1000.
+        num_chains: As asked for, or None.
+        initial: Starts, ``(chains, *event)``, or None.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        ShapeError: Where they do not agree, or ``initial`` is not ``(chains, *event)``.
     """
     said: dict[str, int] = {}
     if num_chains is not None:

@@ -79,8 +79,17 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
 
     The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-    coordinates, in the dtype and on the device of ``like``; on a discrete space the uniform
-    distribution. Raises PoeError where that does not exist.
+    coordinates; on a discrete space the uniform distribution.
+
+    Args:
+        target: p̃.
+        like: A tensor of the dtype and on the device that is asked for.
+
+    Returns:
+        What it is, in words, and the expert.
+
+    Raises:
+        PoeError: Where no such start exists.
     """
     factor = samplable_factor(target)
     if factor is not None:

@@ -26,13 +26,17 @@ LEAST_REJECTION = 1e-3
 
 
 class TunedTempering(NamedTuple):
-    """What tuning found, and what it cost."""
+    """What tuning found, and what it cost.
+
+    Args:
+        kernel: With its exponents and step sizes.
+        replicas: Where they ended, the target's last: ``(levels, chains, *event)``.
+        num_gradients: How often a chain, all its replicas together, evaluated the target.
+    """
 
     kernel: ParallelTempering
     replicas: Tensor
-    """Where they ended, the target's last: ``(levels, chains, *event)``."""
     num_gradients: int
-    """How often a chain, all its replicas together, evaluated the target."""
 
 
 def tune_tempering(
@@ -52,22 +56,37 @@ def tune_tempering(
     into equal parts, which makes the next round's swaps equally likely. A step size that the kernel
     leaves out is tuned for each level to the kernel's target acceptance.
 
-    - ``num_levels``: None takes ⌈2Λ⌉ + 1, where swaps are accepted about every second time.
-    - ``num_steps``: in all rounds together, at least 100.
+    Args:
+        target: The density at β = 1.
+        start: The density at β = 0, broad, on the same space.
+        kernel: What moves at every level.
+        x: Where each level starts, ``(chains, *event)``.
+        num_steps: In all rounds together, at least 100.
+        num_levels: None takes ⌈2Λ⌉ + 1, where swaps are accepted about every second time.
+        generator: Of all that is drawn.
 
-    Shapes: x ``(chains, *event)``, where each level starts; the replicas come back as
-    ``(levels, chains, *event)``, the target's last, to go on from by ``kernel.init_replicas``.
+    Returns:
+        The kernel; and the replicas ``(levels, chains, *event)``, the target's last, to go on from
+        by ``kernel.init_replicas``.
 
-    Source: Syed, Bouchard-Côté, Deligiannidis & Doucet 2022, section 5 and algorithm 4.
+    Raises:
+        PoeError: For too few steps.
+        ShapeError: For x of no or several batch dimensions.
 
-    >>> import poe, experts
-    >>> target = experts.Gaussian([5.0], scale=[0.1])
-    >>> start = experts.Gaussian([0.0], scale=[3.0])
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = torch.full((100, 1), 5.0)
-    >>> tuned = tune_tempering(target, start, poe.samplers.MALA(), x, num_steps=300, generator=g)
-    >>> len(tuned.kernel.exponents), tuned.replicas.shape
-    (7, torch.Size([7, 100, 1]))
+    References:
+        Syed, Bouchard-Côté, Deligiannidis & Doucet (2022), Non-reversible parallel tempering: a
+        scalable highly parallel MCMC scheme, section 5 and algorithm 4, arXiv:1905.02939.
+
+    Example:
+        >>> import poe, experts
+        >>> target = experts.Gaussian([5.0], scale=[0.1])
+        >>> start = experts.Gaussian([0.0], scale=[3.0])
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x = torch.full((100, 1), 5.0)
+        >>> kernel = poe.samplers.MALA()
+        >>> tuned = tune_tempering(target, start, kernel, x, num_steps=300, generator=g)
+        >>> len(tuned.kernel.exponents), tuned.replicas.shape
+        (7, torch.Size([7, 100, 1]))
     """
     if num_steps < MIN_STEPS:
         raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")

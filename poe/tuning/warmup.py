@@ -52,15 +52,19 @@ MAX_NUMBERS = 2**24
 class Warmup:
     """How to warm up.
 
-    - ``num_steps``: the steps before sampling; with a ladder, the steps at the target after it.
-    - ``per_chain``: tune one step size for each chain, on its own acceptance, in place of one step
-      size for all on the mean acceptance. For a batch of densities, where each chain has its own
-      target; it is noisier, so it needs more steps.
-
     A step size for all is tuned in the second half of the steps. In the first half each chain has
     its own, so that one that starts where only small steps are accepted finds its way out. A
     preconditioner is fitted after a tenth, a fifth, two fifths and three fifths of the steps; what
     is left tunes the step size on the last one.
+
+    Args:
+        num_steps: The steps before sampling; with a ladder, the steps at the target after it.
+        per_chain: Tune one step size for each chain, on its own acceptance, in place of one step
+            size for all on the mean acceptance. For a batch of densities, where each chain has its
+            own target; it is noisier, so it needs more steps.
+
+    Raises:
+        PoeError: For a negative number of steps.
     """
 
     num_steps: int = 1000
@@ -282,17 +286,29 @@ def warm_up(
     scores of all chains, a number of steps that makes a little more than a quarter turn; level by
     level where there is a ladder.
 
-    Shapes: x ``(chains, *event)``, else ShapeError. Raises PoeError where something must be learned
-    in no steps.
+    Args:
+        target: The density to sample.
+        kernel: With its settings, or without some.
+        x: Where the chains begin, ``(chains, *event)``.
+        warmup: For how long.
+        generator: Of all that is drawn.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    >>> g = torch.Generator().manual_seed(0)
-    >>> kernel, x = warm_up(
-    ...     target, poe.samplers.MALA(), torch.zeros(50, 2), Warmup(300), generator=g
-    ... )
-    >>> 0.5 < kernel.step_size < 2.0
-    True
+    Returns:
+        The kernel, and where the chains ended, ``(chains, *event)``.
+
+    Raises:
+        ShapeError: For x of no or several batch dimensions.
+        PoeError: Where something must be learned in no steps.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> kernel, x = warm_up(
+        ...     target, poe.samplers.MALA(), torch.zeros(50, 2), Warmup(300), generator=g
+        ... )
+        >>> 0.5 < kernel.step_size < 2.0
+        True
     """
     require_chains(target.space, x, "x")
     plan = stages(target, kernel, warmup)
@@ -318,20 +334,32 @@ def tune_ladder(
     """Tune an annealed kernel's step size at each level, in ``num_steps`` steps a level.
 
     Every step size left out is tuned to its kernel's target acceptance at its own level, beginning
-    with the one tuned for the level before; the kernel that comes back holds them in ``step_size``
-    (L + 1 numbers, or with ``per_chain`` tensors of shape ``(chains,)``) and keeps its own
-    ``steps_per_level``.
+    with the one tuned for the level before.
 
-    Shapes: x ``(chains, *event)``, positions on the first level.
+    Args:
+        target: The density at the end of the ladder.
+        kernel: The annealed kernel.
+        x: Positions on the first level, ``(chains, *event)``.
+        num_steps: At each level, and at the target.
+        per_chain: Whether each chain has a step size of its own.
+        generator: Of all that is drawn.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: -50.0 * x.square().sum(-1), space=poe.Real(2))
-    >>> ladder = poe.samplers.AnnealedLangevin((target ** 0.01,), steps_per_level=5)
-    >>> g = torch.Generator().manual_seed(0)
-    >>> tuned = tune_ladder(target, ladder, torch.zeros(50, 2), num_steps=200, generator=g)
-    >>> broad, sharp = tuned.step_size
-    >>> tuned.steps_per_level, broad > 10 * sharp
-    (5, True)
+    Returns:
+        The kernel that holds them in ``step_size`` (L + 1 numbers, or with ``per_chain`` tensors of
+        shape ``(chains,)``) and keeps its own ``steps_per_level``.
+
+    Raises:
+        ShapeError: For x of no or several batch dimensions.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: -50.0 * x.square().sum(-1), space=poe.Real(2))
+        >>> ladder = poe.samplers.AnnealedLangevin((target ** 0.01,), steps_per_level=5)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> tuned = tune_ladder(target, ladder, torch.zeros(50, 2), num_steps=200, generator=g)
+        >>> broad, sharp = tuned.step_size
+        >>> tuned.steps_per_level, broad > 10 * sharp
+        (5, True)
     """
     longer = replace(kernel, steps_per_level=num_steps)
     tuned, _ = warm_up(target, longer, x, Warmup(num_steps, per_chain), generator=generator)

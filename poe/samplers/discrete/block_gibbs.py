@@ -38,23 +38,30 @@ class BlockGibbs(Corrected[MetropolisState]):
     all elements are one set, for a grid of nearest neighbours there are two. Each draw leaves the
     target invariant, and so does their composition.
 
-    ``conditionals``: those of the very target that is sampled, as
-    ``poe.density.capabilities.conditionals`` gives them.
-
     Of ``Info``: there is no proposal to reject, so a step counts as accepted unless some log-odds
-    were NaN: then ``is_undefined``, and that chain's set keeps its values.
+    were NaN: then ``is_undefined``, and that chain's set keeps its values. A step raises ShapeError
+    where positions have fewer elements than the edges join.
 
-    Raises PoeError for anything but Conditionals, and ShapeError where positions have fewer
-    elements than the edges join.
+    Args:
+        conditionals: Those of the very target that is sampled, as
+            ``poe.density.capabilities.conditionals`` gives them.
 
-    Source: Geman & Geman 1984; of products of RBMs: Hinton 2002, section 2.
+    Raises:
+        PoeError: For anything but Conditionals.
 
-    >>> target = experts.Bernoulli([2.0, 0.0]) * experts.Bernoulli([-1.0, 3.0])
-    >>> kernel = BlockGibbs(poe.density.capabilities.conditionals(target))
-    >>> state = kernel.init(target, torch.zeros(5, 2))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.gradients_per_step
-    (torch.Size([5, 2]), 2)
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Hinton (2002), Training products of
+        experts by minimizing contrastive divergence, section 2, doi:10.1162/089976602760128018
+        (of products of RBMs).
+
+    Example:
+        >>> target = experts.Bernoulli([2.0, 0.0]) * experts.Bernoulli([-1.0, 3.0])
+        >>> kernel = BlockGibbs(poe.density.capabilities.conditionals(target))
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.gradients_per_step
+        (torch.Size([5, 2]), 2)
     """
 
     conditionals: Conditionals
@@ -80,14 +87,28 @@ class BlockGibbs(Corrected[MetropolisState]):
         return f"BlockGibbs({f'{hidden} hidden units, ' if hidden else ''}{sets})"
 
     def at_level(self, level: Expert) -> Kernel:
-        """Block Gibbs by the conditionals of that level, or site by site where it has none."""
+        """Block Gibbs by the conditionals of that level, or site by site where it has none.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it.
+        """
         return gibbs_of(level)
 
     def between(self, start: Expert) -> Callable[[Tensor], Kernel]:
         """Block Gibbs by (1 − β) the log-odds of the start + β those of the target, row by row.
 
-        Raises PoeError for hidden units: p̃^β of an RBM is none, as its units are summed out before
-        the power is taken.
+        Args:
+            start: The density at β = 0.
+
+        Returns:
+            From β, ``(rows,)``, the kernel of that many rows.
+
+        Raises:
+            PoeError: Where the start's conditionals are not known, and for hidden units: p̃^β of an
+                RBM is none, as its units are summed out before the power is taken.
         """
         found = conditionals(start)
         if found is None or found.num_hidden or self.conditionals.num_hidden:
@@ -102,7 +123,15 @@ class BlockGibbs(Corrected[MetropolisState]):
         return lambda exponents: kernel.with_given(_mixed(found.given, own.given, exponents))
 
     def with_given(self, given: LogOddsGiven) -> BlockGibbs:
-        """The same sets of elements, drawn by other log-odds."""
+        """The same sets of elements, drawn by other log-odds.
+
+        Args:
+            given: From x and the uniforms of hidden units, the log-odds as a function of x
+                (``Conditionals.given``).
+
+        Returns:
+            A copy.
+        """
         other = copy(self)  # not built anew: to colour the graph takes time
         object.__setattr__(other, "conditionals", self.conditionals._replace(given=given))
         return other
@@ -128,7 +157,6 @@ class BlockGibbs(Corrected[MetropolisState]):
         return self.num_sets + 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> BlockNoise:
-        """A uniform for each chain's hidden units, and for each of its elements."""
         is_float = position.is_floating_point()
         like = position if is_float else position.new_empty(0, dtype=torch.get_default_dtype())
         shapes = (len(position), self.conditionals.num_hidden), position.shape

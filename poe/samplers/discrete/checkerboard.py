@@ -118,9 +118,13 @@ IN_CACHE = 2**20
 
 
 class CheckerboardState(NamedTuple):
-    """Both halves of the grid, 0 or 1: ``(chains, rows, cols / 2)`` uint8.
+    """Both halves of the grid, 0 or 1, and the log-density.
 
-    ``log_density``, and the ``constant`` in it beside couplings and fields: ``(chains,)``.
+    Args:
+        even: The sites of even row + column, ``(chains, rows, cols / 2)`` uint8.
+        odd: The others, of the same shape.
+        log_density: log p̃(x), ``(chains,)``.
+        constant: What is in it beside couplings and fields, ``(chains,)``.
     """
 
     even: Tensor
@@ -154,21 +158,29 @@ class Checkerboard(Corrected[CheckerboardState]):
     With k of its deg neighbours at 1, a site's log-odds are 2 (J (2k − deg) + h): one of five for
     each kind of site. Spins are held as bytes, and 32 random bits are compared with ⌊2³² p⌉, the
     nearest whole number: no probability is off by more than 2⁻³². Fields may differ from site
-    to site; the faster, the fewer values they have.
+    to site; the faster, the fewer values they have. Positions come in the dtype of the log-density.
 
-    ``pairs``: those of the very target that is sampled, as
-    ``poe.density.capabilities.spin_pairs`` gives them, on a grid ``shape`` of even
-    sides, free or periodic. Positions come in the dtype of the log-density. Raises PoeError for
-    anything else: use ``BlockGibbs``.
+    Args:
+        pairs: Those of the very target that is sampled, as
+            ``poe.density.capabilities.spin_pairs`` gives them.
+        shape: Rows and columns of the grid, even and at least 4, free or periodic.
 
-    Source: Geman & Geman 1984; thresholds for whole random words: Preis et al. 2009.
+    Raises:
+        PoeError: For anything else: use ``BlockGibbs``.
 
-    >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
-    >>> kernel = Checkerboard(poe.density.capabilities.spin_pairs(target), (16, 16))
-    >>> state = kernel.init(target, torch.zeros(5, 16, 16))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel
-    (torch.Size([5, 16, 16]), Checkerboard(16 x 16))
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Preis et al. (2009), GPU accelerated
+        Monte Carlo simulation of the 2D and 3D Ising model, doi:10.1016/j.jcp.2009.03.018
+        (thresholds for whole random words).
+
+    Example:
+        >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
+        >>> kernel = Checkerboard(poe.density.capabilities.spin_pairs(target), (16, 16))
+        >>> state = kernel.init(target, torch.zeros(5, 16, 16))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel
+        (torch.Size([5, 16, 16]), Checkerboard(16 x 16))
     """
 
     pairs: SpinPairs
@@ -209,14 +221,21 @@ class Checkerboard(Corrected[CheckerboardState]):
         return f"Checkerboard({self.shape[0]} x {self.shape[1]})"
 
     def at_level(self, level: Expert) -> Kernel:
-        """The same by the pairs of that level, or (block) Gibbs where they are no such grid."""
+        """The same by the pairs of that level, or (block) Gibbs where they are no such grid.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it.
+        """
         found = spin_pairs(level)
         if found is None or lattice(found, torch.Size(self.shape)) is None:
             return gibbs_of(level)
         return Checkerboard(found, self.shape)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> RandomBits:
-        """Whole random words, two sites a word of 64 bits."""
+        # Two sites a word of 64 bits.
         chains, (rows, cols) = len(position), self.shape
         words = torch.empty(chains * rows * cols // 2, dtype=torch.int64, device=position.device)
         words.random_(-(2**63), None, generator=generator)
@@ -225,7 +244,16 @@ class Checkerboard(Corrected[CheckerboardState]):
     def step(
         self, target: Density, state: CheckerboardState, *, generator: torch.Generator
     ) -> tuple[CheckerboardState, Info]:
-        """One sweep of every chain, of so many at a time that their numbers stay in the cache."""
+        """One sweep of every chain, of so many at a time that their numbers stay in the cache.
+
+        Args:
+            target: The density to leave invariant.
+            state: Where the chains are.
+            generator: Of all that is drawn.
+
+        Returns:
+            The next state, and what happened.
+        """
         num_chains = max(1, IN_CACHE // (self.shape[0] * self.shape[1]))
         swept = []
         for part in zip(*(tensor.split(num_chains) for tensor in state), strict=True):
@@ -236,7 +264,6 @@ class Checkerboard(Corrected[CheckerboardState]):
 
     @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> CheckerboardState:
-        """The halves of x, with its log-density."""
         even, odd = halves(x.to(torch.uint8))
         log_density = target.log_density(x)
         own = self._log_density(even, odd, self._grid.counts(even, False), log_density)

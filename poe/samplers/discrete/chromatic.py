@@ -48,18 +48,28 @@ class ChromaticGibbs(Corrected[MetropolisState]):
     board. Each draw leaves the target invariant, whatever the signs of couplings, and so does their
     composition.
 
-    ``pairs``: those of the very target that is sampled, as
-    ``poe.density.capabilities.label_pairs`` gives them. Of ``Info``: every step is accepted.
+    Of ``Info``: every step is accepted. A step raises ShapeError where positions have another
+    number of elements than the pairs.
 
-    Raises PoeError for anything but LabelPairs, and ShapeError where positions have another number
-    of elements. Source: Geman & Geman 1984; the name: Gonzalez et al. 2011.
+    Args:
+        pairs: Those of the very target that is sampled, as
+            ``poe.density.capabilities.label_pairs`` gives them.
 
-    >>> target = experts.Potts.grid((8, 8), coupling=0.5, num_labels=3)
-    >>> kernel = ChromaticGibbs(poe.density.capabilities.label_pairs(target))
-    >>> state = kernel.init(target, torch.zeros(5, 8, 8))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel
-    (torch.Size([5, 8, 8]), ChromaticGibbs(2 colours))
+    Raises:
+        PoeError: For anything but LabelPairs.
+
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Gonzalez, Low, Gretton & Guestrin
+        (2011), Parallel Gibbs sampling: from colored fields to thin junction trees (the name).
+
+    Example:
+        >>> target = experts.Potts.grid((8, 8), coupling=0.5, num_labels=3)
+        >>> kernel = ChromaticGibbs(poe.density.capabilities.label_pairs(target))
+        >>> state = kernel.init(target, torch.zeros(5, 8, 8))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel
+        (torch.Size([5, 8, 8]), ChromaticGibbs(2 colours))
     """
 
     pairs: LabelPairs
@@ -83,12 +93,26 @@ class ChromaticGibbs(Corrected[MetropolisState]):
         return len(self._colours)
 
     def at_level(self, level: Expert) -> Kernel:
-        """The same by the pairs of that level, or Gibbs site by site where they are not known."""
+        """The same by the pairs of that level, or Gibbs site by site where they are not known.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it.
+        """
         found = label_pairs(level)
         return Gibbs(level.space) if found is None else self.with_pairs(found)
 
     def with_pairs(self, pairs: LabelPairs) -> ChromaticGibbs:
-        """The same colours, drawn by other couplings and fields of the same edges."""
+        """The same colours, drawn by other couplings and fields of the same edges.
+
+        Args:
+            pairs: The other ones; of other edges, they are coloured anew.
+
+        Returns:
+            A copy.
+        """
         if not torch.equal(pairs.edges, self.pairs.edges):
             return ChromaticGibbs(pairs)
         other = copy(self)  # not built anew: to colour the graph takes time
@@ -106,7 +130,6 @@ class ChromaticGibbs(Corrected[MetropolisState]):
         return 2
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> SitesNoise:
-        """A uniform for each site of each chain."""
         fields = self.pairs.fields
         shape = (len(position), len(fields))
         return SitesNoise(uniforms(shape, like=fields, generator=generator))
@@ -140,7 +163,14 @@ def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def require_pairs(pairs: object) -> None:
-    """Refuse anything but LabelPairs. Raises PoeError."""
+    """Refuse anything but LabelPairs.
+
+    Args:
+        pairs: Anything.
+
+    Raises:
+        PoeError: Where it is not so.
+    """
     if not isinstance(pairs, LabelPairs):
         raise PoeError(
             f"expected LabelPairs, got {type(pairs).__name__}: give those that "
@@ -150,7 +180,15 @@ def require_pairs(pairs: object) -> None:
 
 
 def require_elements(position: Tensor, pairs: LabelPairs) -> None:
-    """Refuse positions of another number of elements than the pairs have. Raises ShapeError."""
+    """Refuse positions of another number of elements than the pairs have.
+
+    Args:
+        position: ``(chains, *event)``.
+        pairs: Of n elements.
+
+    Raises:
+        ShapeError: Where they differ.
+    """
     if position.shape[1:].numel() != len(pairs.fields):
         raise ShapeError(
             f"expected positions (chains, *event) of {len(pairs.fields)} elements, as the pairs' "

@@ -24,15 +24,24 @@ def components(edges: Tensor, is_joined: Tensor, num_sites: int) -> Tensor:
     Every root is hooked to the lowest root that an edge leads to, labels are followed to their
     roots, and edges within a component are dropped: a few rounds, each on fewer edges.
 
-    Shapes: edges ``(2, m)``, is_joined ``(chains, m)``; ``(chains, num_sites)`` int64, the labels
-    of chain c in c · num_sites ... (c + 1) · num_sites − 1.
+    Args:
+        edges: The two sites of each, ``(2, m)``.
+        is_joined: Which edges count, ``(chains, m)``.
+        num_sites: Sites of a chain.
 
-    Source: Shiloach & Vishkin 1982.
+    Returns:
+        Labels, ``(chains, num_sites)`` int64, of chain c in
+        c · num_sites ... (c + 1) · num_sites − 1.
 
-    >>> path = torch.tensor([[0, 1, 2], [1, 2, 3]])
-    >>> components(path, torch.tensor([[True, False, True], [False, True, True]]), 4)
-    tensor([[0, 0, 2, 2],
-            [4, 5, 5, 5]])
+    References:
+        Shiloach & Vishkin (1982), An O(log n) parallel connectivity algorithm,
+        doi:10.1016/0196-6774(82)90008-6.
+
+    Example:
+        >>> path = torch.tensor([[0, 1, 2], [1, 2, 3]])
+        >>> components(path, torch.tensor([[True, False, True], [False, True, True]]), 4)
+        tensor([[0, 0, 2, 2],
+                [4, 5, 5, 5]])
     """
     num_chains = len(is_joined)
     label = torch.arange(num_chains * num_sites, device=is_joined.device)
@@ -76,18 +85,29 @@ class SwendsenWang(Corrected[MetropolisState]):
     critical temperature of attractive couplings it mixes far faster than sites one by one; where
     signs are mixed a cluster may span everything, and little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.spin_pairs``
-    gives them. Of ``Info``: every step is accepted.
+    Of ``Info``: every step is accepted. A step raises ShapeError where positions have another
+    number of elements than the pairs.
 
-    Raises PoeError for anything but SpinPairs, and ShapeError where positions have another number
-    of elements. Source: Swendsen & Wang 1987; with fields: Edwards & Sokal 1988.
+    Args:
+        pairs: Those of the very target that is sampled, as
+            ``poe.density.capabilities.spin_pairs`` gives them.
 
-    >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
-    >>> kernel = SwendsenWang(poe.density.capabilities.spin_pairs(target))
-    >>> state = kernel.init(target, torch.zeros(5, 16, 16))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel
-    (torch.Size([5, 16, 16]), SwendsenWang(480 pairs))
+    Raises:
+        PoeError: For anything but SpinPairs.
+
+    References:
+        Swendsen & Wang (1987), Nonuniversal critical dynamics in Monte Carlo simulations,
+        doi:10.1103/PhysRevLett.58.86; Edwards & Sokal (1988), Generalization of the
+        Fortuin-Kasteleyn-Swendsen-Wang representation and Monte Carlo algorithm,
+        doi:10.1103/PhysRevD.38.2009 (with fields).
+
+    Example:
+        >>> target = experts.Ising.grid((16, 16), coupling=0.44, field=0.01)
+        >>> kernel = SwendsenWang(poe.density.capabilities.spin_pairs(target))
+        >>> state = kernel.init(target, torch.zeros(5, 16, 16))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel
+        (torch.Size([5, 16, 16]), SwendsenWang(480 pairs))
     """
 
     pairs: SpinPairs
@@ -109,12 +129,18 @@ class SwendsenWang(Corrected[MetropolisState]):
         return f"SwendsenWang({len(self.pairs.couplings)} pairs)"
 
     def at_level(self, level: Expert) -> Kernel:
-        """The same by the pairs of that level, or (block) Gibbs where they are not known."""
+        """The same by the pairs of that level, or (block) Gibbs where they are not known.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it.
+        """
         found = spin_pairs(level)
         return gibbs_of(level) if found is None else SwendsenWang(found)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> ClusterNoise:
-        """A uniform for each chain's pairs, and for each of its sites."""
         like = self.pairs.couplings
         sizes = (len(like), len(self.pairs.fields))
         noise = (like.new_empty((len(position), n)).uniform_(generator=generator) for n in sizes)
@@ -167,19 +193,29 @@ class LabelClusters(Corrected[MetropolisState]):
     couplings it mixes far faster than sites one by one; where fields tell apart the sites of large
     clusters, little moves.
 
-    ``pairs``: those of the very target that is sampled, as ``poe.density.capabilities.label_pairs``
-    gives them. Of ``Info``: every step is accepted.
+    Of ``Info``: every step is accepted. A step raises ShapeError where positions have another
+    number of elements than the pairs.
 
-    Raises PoeError for anything but LabelPairs, and for negative couplings, which no bond stands
-    for, and ShapeError where positions have another number of elements. Source: Swendsen & Wang
-    1987; with fields: Edwards & Sokal 1988.
+    Args:
+        pairs: Those of the very target that is sampled, as
+            ``poe.density.capabilities.label_pairs`` gives them.
 
-    >>> target = experts.Potts.grid((8, 8), coupling=1.0, num_labels=3)
-    >>> kernel = LabelClusters(poe.density.capabilities.label_pairs(target))
-    >>> state = kernel.init(target, torch.zeros(5, 8, 8))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel
-    (torch.Size([5, 8, 8]), LabelClusters(112 pairs))
+    Raises:
+        PoeError: For anything but LabelPairs, and for negative couplings, which no bond stands for.
+
+    References:
+        Swendsen & Wang (1987), Nonuniversal critical dynamics in Monte Carlo simulations,
+        doi:10.1103/PhysRevLett.58.86; Edwards & Sokal (1988), Generalization of the
+        Fortuin-Kasteleyn-Swendsen-Wang representation and Monte Carlo algorithm,
+        doi:10.1103/PhysRevD.38.2009 (with fields).
+
+    Example:
+        >>> target = experts.Potts.grid((8, 8), coupling=1.0, num_labels=3)
+        >>> kernel = LabelClusters(poe.density.capabilities.label_pairs(target))
+        >>> state = kernel.init(target, torch.zeros(5, 8, 8))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel
+        (torch.Size([5, 8, 8]), LabelClusters(112 pairs))
     """
 
     pairs: LabelPairs
@@ -201,15 +237,21 @@ class LabelClusters(Corrected[MetropolisState]):
         return f"LabelClusters({len(self.pairs.couplings)} pairs)"
 
     def at_level(self, level: Expert) -> Kernel:
-        """The same by the pairs of that level; colour by colour where some are pushed apart, and
-        Gibbs site by site where the pairs are not known."""
+        """The same by the pairs of that level, or what moves there.
+
+        Args:
+            level: A density on the path to the target.
+
+        Returns:
+            The kernel for it: colour by colour where some pairs are pushed apart, and Gibbs site by
+            site where the pairs are not known.
+        """
         found = label_pairs(level)
         if found is None:
             return Gibbs(level.space)
         return LabelClusters(found) if found.is_attractive else ChromaticGibbs(found)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> LabelClusterNoise:
-        """A uniform for each chain's pairs, and for each of its sites."""
         like = self.pairs.fields
         shapes = ((len(position), n) for n in (len(self.pairs.couplings), len(like)))
         return LabelClusterNoise(*(uniforms(s, like=like, generator=generator) for s in shapes))

@@ -57,7 +57,6 @@ class DiscreteLangevin(OnFiniteSpace):
     preconditioner: Tensor | None
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> LangevinNoise:
-        """A uniform for each site, and one for each chain."""
         is_float = position.is_floating_point()
         dtype = position.dtype if is_float else torch.get_default_dtype()
         num_sites = self.space.event_shape.numel()
@@ -103,21 +102,31 @@ class DULA(DiscreteLangevin):
     d = ∇ᵢ log p̃ (v − xᵢ) on {0, 1}; between one-hot vectors its square distance is 2, counted as 1
     here, so that ε means the same on all spaces.
 
-    - ``step_size`` ε: a number, or a tensor of shape () or (chains,). There is nothing to tune it
-      on: it must be given.
-    - ``preconditioner`` g, ``(*event)``: positive, None is 1.
-
     As ε goes to 0 the bias vanishes where log p̃ is linear in x, or nearly so. A position outside
     the support is counted in ``Info.is_outside``, and the chain goes on from there.
 
-    Source: Zhang, Liu & Liu 2022, eqs. 4 to 6; g: section 5.
+    Args:
+        space: Where x lives, Binary, Categorical or Sequence. Starts raise PoeError where x is not
+            in it, or the target has no gradient in it.
+        step_size: ε, a number, or a tensor of shape () or (chains,). There is nothing to tune it
+            on: it must be given.
+        preconditioner: g, ``(*event)``: positive, None is 1.
 
-    >>> target = experts.Ising.grid((3, 3), coupling=0.3)
-    >>> kernel = DULA(target.space, step_size=0.1)
-    >>> state = kernel.init(target, torch.zeros(5, 3, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 3, 3]), 'biased')
+    Raises:
+        PoeError: For another space, and a step size that is not positive.
+        ShapeError: For a preconditioner that is not of the event's shape.
+
+    References:
+        Zhang, Liu & Liu (2022), A Langevin-like sampler for discrete distributions, eqs. 4 to 6,
+        and section 5 for g, arXiv:2206.09914.
+
+    Example:
+        >>> target = experts.Ising.grid((3, 3), coupling=0.3)
+        >>> kernel = DULA(target.space, step_size=0.1)
+        >>> state = kernel.init(target, torch.zeros(5, 3, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 3, 3]), 'biased')
     """
 
     step_size: Tensor | float
@@ -148,24 +157,35 @@ class DULA(DiscreteLangevin):
 
 @dataclass(frozen=True, eq=False)
 class DMALA(WithScale, DiscreteLangevin, CorrectedOnFiniteSpace):
-    """Discrete Metropolis-adjusted Langevin: propose as ``DULA``, accept with
+    """Discrete Metropolis-adjusted Langevin: propose as ``DULA``, and accept or stay.
 
-    min(1, p̃(y) q(x|y) / p̃(x) q(y|x)). One gradient a step.
+    Accepted with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)). One gradient a step.
 
-    - ``step_size`` ε: a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
-      an acceptance rate of 0.574.
-    - ``preconditioner`` g, ``(*event)``: positive; None is 1. It is not fitted in warm-up: none of
-      the variances of elements, of their scores, or their ratios did better than 1 throughout.
+    Args:
+        space: Where x lives, Binary, Categorical or Sequence. Starts raise PoeError where x is not
+            in it, or the target has no gradient in it.
+        step_size: ε, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.574.
+        preconditioner: g, ``(*event)``: positive; None is 1. It is not fitted in warm-up: none of
+            the variances of elements, of their scores, or their ratios did better than 1
+            throughout.
 
-    Source: Zhang, Liu & Liu 2022, section 4; rate: Sun et al. 2022, "Optimal scaling for locally
-    balanced proposals in discrete spaces".
+    Raises:
+        PoeError: For another space, and a step size that is not positive.
+        ShapeError: For a preconditioner that is not of the event's shape.
 
-    >>> target = experts.Ising.grid((3, 3), coupling=0.3)
-    >>> kernel = DMALA(target.space, step_size=0.3)
-    >>> state = kernel.init(target, torch.zeros(5, 3, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.guarantee
-    (torch.Size([5, 3, 3]), 'asymptotically exact')
+    References:
+        Zhang, Liu & Liu (2022), A Langevin-like sampler for discrete distributions, section 4,
+        arXiv:2206.09914; Sun et al. (2022), Optimal scaling for locally balanced proposals in
+        discrete spaces, arXiv:2209.08183 (the rate).
+
+    Example:
+        >>> target = experts.Ising.grid((3, 3), coupling=0.3)
+        >>> kernel = DMALA(target.space, step_size=0.3)
+        >>> state = kernel.init(target, torch.zeros(5, 3, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.guarantee
+        (torch.Size([5, 3, 3]), 'asymptotically exact')
     """
 
     step_size: Tensor | float | None = None

@@ -95,12 +95,23 @@ class OnFiniteSpace(OnDrawnNoise[LangevinState]):
         return self.space.num_values
 
     def init(self, target: Density, x: Tensor) -> LangevinState:
-        """State at ``x`` ``(chains, *event)``. Raises PoeError where x is not in the space."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            PoeError: Where x is not in the space, or the target has no gradient in it.
+            NonFiniteError: Where log-density or score is not finite.
+        """
         require_inside(self.space, x)
         return super().init(target, x)
 
     def state_at(self, target: Density, x: Tensor) -> LangevinState:
-        """Position, log-density and score."""
         return LangevinState(x, *target.log_density_and_score(x))
 
     def _changes(self, state: LangevinState) -> Tensor:

@@ -44,25 +44,34 @@ class Gibbs(Corrected[MetropolisState]):
     sweep: each draw leaves the target invariant, and so does their composition (a sweep is not
     reversible, which invariance does not need).
 
-    ``space``: where x lives, Binary, Categorical or Sequence.
-
     A value whose log-density is −inf, +inf or NaN is not drawn; a chain whose values all are stays.
     Of ``Info``: there is no proposal to reject, so a sweep counts as accepted, whether or not a
     value changed, unless no site had a second value of positive density: such a chain is stuck.
     ``is_outside`` and ``is_undefined`` say whether any value tried was so.
 
     A batch of densities, one for each chain, needs k = 2: the chains then keep their order in every
-    call. Raises PoeError for a space without finitely many values, and for a start not in it.
+    call.
 
-    Source: Geman & Geman 1984; the draw: Gumbel 1954.
+    Args:
+        space: Where x lives, Binary, Categorical or Sequence. A start that is not in it raises
+            PoeError.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
-    >>> kernel = Gibbs(target.space)
-    >>> state = kernel.init(target, torch.zeros(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.gradients_per_step
-    (torch.Size([5, 3]), 4)
+    Raises:
+        PoeError: For a space without finitely many values.
+
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Gumbel (1954), Statistical theory of
+        extreme values and some practical applications (the draw).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
+        >>> kernel = Gibbs(target.space)
+        >>> state = kernel.init(target, torch.zeros(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.gradients_per_step
+        (torch.Size([5, 3]), 4)
     """
 
     space: Space
@@ -75,7 +84,19 @@ class Gibbs(Corrected[MetropolisState]):
         require_finite(self.space, self)
 
     def init(self, target: Density, x: Tensor) -> MetropolisState:
-        """State at ``x`` ``(chains, *event)``. Raises PoeError where x is not in the space."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            PoeError: Where x is not in the space.
+            NonFiniteError: Where the log-density is not finite.
+        """
         require_inside(self.space, x)
         return super().init(target, x)
 
@@ -96,7 +117,6 @@ class Gibbs(Corrected[MetropolisState]):
         return self.space.event_shape.numel() * (self.num_values - 1) + 1
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
-        """A Gumbel variable for each chain, site and value."""
         is_float = position.is_floating_point()
         dtype = position.dtype if is_float else torch.get_default_dtype()
         shape = (len(position), self.space.event_shape.numel(), self.num_values)
@@ -159,17 +179,25 @@ class RandomScanGibbs(Gibbs):
     Each draw is from p(xᵢ | the other sites), as in ``Gibbs``, whose sweep visits every site once
     and mostly mixes faster; random scan is reversible, draw by draw.
 
-    ``space`` and errors are as for ``Gibbs``.
+    Args:
+        space: Where x lives, as for ``Gibbs``.
 
-    Source: Geman & Geman 1984; Liu, Wong & Kong 1995.
+    Raises:
+        PoeError: For a space without finitely many values.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
-    >>> kernel = RandomScanGibbs(target.space)
-    >>> state = kernel.init(target, torch.zeros(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.gradients_per_step
-    (torch.Size([5, 3]), 4)
+    References:
+        Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
+        restoration of images, doi:10.1109/TPAMI.1984.4767596; Liu, Wong & Kong (1995), Covariance
+        structure and convergence rate of the Gibbs sampler with various scans.
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
+        >>> kernel = RandomScanGibbs(target.space)
+        >>> state = kernel.init(target, torch.zeros(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.gradients_per_step
+        (torch.Size([5, 3]), 4)
     """
 
     @property
@@ -178,7 +206,6 @@ class RandomScanGibbs(Gibbs):
         return True
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
-        """A site for each chain and draw, and a Gumbel variable for each of its values."""
         gumbel = super().draw_noise(position, generator).gumbel
         sites, device = gumbel.shape[1], position.device
         site = torch.randint(sites, gumbel.shape[:2], generator=generator, device=device)
@@ -202,18 +229,26 @@ class SingleSiteMetropolis(Corrected[MetropolisState]):
 
     The proposal is symmetric, so y is accepted with min(1, p̃(y) / p̃(x)): one evaluation a step.
 
-    ``space``: where x lives, Binary, Categorical or Sequence. Raises PoeError for another, and for
-    a start that is not in it.
+    Args:
+        space: Where x lives, Binary, Categorical or Sequence. A start that is not in it raises
+            PoeError.
 
-    Source: Metropolis et al. 1953; of spins: Newman & Barkema 1999, section 3.1.
+    Raises:
+        PoeError: For another space.
 
-    >>> import poe
-    >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
-    >>> kernel = SingleSiteMetropolis(target.space)
-    >>> state = kernel.init(target, torch.zeros(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.sum(-1)  # each flip of a 0 is accepted
-    tensor([1., 1., 1., 1., 1.])
+    References:
+        Metropolis et al. (1953), Equation of state calculations by fast computing machines,
+        doi:10.1063/1.1699114; Newman & Barkema (1999), Monte Carlo methods in statistical physics,
+        section 3.1 (of spins).
+
+    Example:
+        >>> import poe
+        >>> target = poe.FromLogDensity(lambda x: 2.0 * x.sum(-1), space=poe.Binary(3))
+        >>> kernel = SingleSiteMetropolis(target.space)
+        >>> state = kernel.init(target, torch.zeros(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.sum(-1)  # each flip of a 0 is accepted
+        tensor([1., 1., 1., 1., 1.])
     """
 
     space: Space
@@ -226,12 +261,23 @@ class SingleSiteMetropolis(Corrected[MetropolisState]):
         require_finite(self.space, self)
 
     def init(self, target: Density, x: Tensor) -> MetropolisState:
-        """State at ``x`` ``(chains, *event)``. Raises PoeError where x is not in the space."""
+        """The state from which a chain begins.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            PoeError: Where x is not in the space.
+            NonFiniteError: Where the log-density is not finite.
+        """
         require_inside(self.space, x)
         return super().init(target, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> SiteNoise:
-        """A site, a shift and a uniform for each chain."""
         assert self.space.num_values is not None
         chains, device = len(position), position.device
         num_sites = self.space.event_shape.numel()

@@ -42,32 +42,40 @@ def draw_move_noise(position: Tensor, num_moves: int, generator: torch.Generator
 
 @dataclass(frozen=True)
 class GibbsWithGradients(CorrectedOnFiniteSpace):
-    """Gibbs-with-gradients: y differs from x in one element i, now of value v, with probability
+    """Gibbs-with-gradients: one element changes at a time, chosen by the gradient.
+
+    y differs from x in one element i, now of value v, with probability
 
     q(y|x) ∝ exp(d(i, v; x) / 2),  d ≈ log p̃(y) − log p̃(x),
 
     and is accepted with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)). The changes d of all n (k − 1) moves are
     estimated to first order from one score, exactly where log p̃ is linear in each element.
 
-    ``space``: where x lives, Binary, Categorical or Sequence. On the last two the target offers a
-    gradient in the one-hot encoding (``poe.density.one_hot``). Raises PoeError where it does not,
-    for another space, and for a start that is not in it.
+    Args:
+        space: Where x lives, Binary, Categorical or Sequence. On the last two the target offers a
+            gradient in the one-hot encoding (``poe.density.one_hot``); a start raises PoeError
+            where it does not, and where x is not in the space.
 
-    Source: Grathwohl, Swersky, Hashemi, Duvenaud & Maddison 2021, eqs. 3 to 6, algorithm 1.
+    Raises:
+        PoeError: For another space.
 
-    >>> target = experts.Ising.grid((3, 3), coupling=0.3)
-    >>> kernel = GibbsWithGradients(target.space)
-    >>> state = kernel.init(target, torch.zeros(5, 3, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.gradients_per_step
-    (torch.Size([5, 3, 3]), 1)
+    References:
+        Grathwohl, Swersky, Hashemi, Duvenaud & Maddison (2021), Oops I took a gradient: scalable
+        sampling for discrete distributions, eqs. 3 to 6, algorithm 1, arXiv:2102.04509.
+
+    Example:
+        >>> target = experts.Ising.grid((3, 3), coupling=0.3)
+        >>> kernel = GibbsWithGradients(target.space)
+        >>> state = kernel.init(target, torch.zeros(5, 3, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.gradients_per_step
+        (torch.Size([5, 3, 3]), 1)
     """
 
     is_reversible: ClassVar[bool] = True
     ends_where_it_asked: ClassVar[bool] = True
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> MoveNoise:
-        """A Gumbel variable for each move, and a uniform."""
         num_moves = self.space.event_shape.numel() * (self.num_values - 1)
         return draw_move_noise(position, num_moves, generator)
 
@@ -113,7 +121,7 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True)
 class PathAuxiliary(WithScale, CorrectedOnFiniteSpace):
-    """L different elements change one after the other, each chosen by the estimated changes d at x:
+    """L different elements change one after the other, each chosen by the estimated changes d at x.
 
     q(path|x) = ∏ₗ exp(d(iₗ, vₗ; x) / 2) / Σ_{i not yet changed, v} exp(d(i, v; x) / 2).
 
@@ -122,21 +130,27 @@ class PathAuxiliary(WithScale, CorrectedOnFiniteSpace):
     is no sum over the paths from x to y. One gradient a step, whatever L; with L = 1 it is
     ``GibbsWithGradients``.
 
-    ``mean_length`` U: L is uniform on 1 … min(2U − 1, n), drawn anew for each chain. A number, or a
-    tensor of shape () or (chains,); None is tuned in warm-up, to an acceptance rate of 0.574. Where
-    2U is no integer the longest path is rarer.
+    Args:
+        space: Where x lives, as for ``GibbsWithGradients``.
+        mean_length: U, where L is uniform on 1 … min(2U − 1, n), drawn anew for each chain. A
+            number, or a tensor of shape () or (chains,); None is tuned in warm-up, to an acceptance
+            rate of 0.574. Where 2U is no integer the longest path is rarer.
 
-    ``space`` and errors are as for ``GibbsWithGradients``.
+    Raises:
+        PoeError: For another space, and a mean length that is not positive.
 
-    Source: Sun, Dai, Xia & Ramamurthy 2022, "Path auxiliary proposal for MCMC in discrete space",
-    algorithm 2 (PAFS); rate: Sun et al. 2022, "Optimal scaling for locally balanced proposals".
+    References:
+        Sun, Dai, Xia & Ramamurthy (2022), Path auxiliary proposal for MCMC in discrete space,
+        algorithm 2 (PAFS); Sun et al. (2022), Optimal scaling for locally balanced proposals in
+        discrete spaces, arXiv:2209.08183 (the rate).
 
-    >>> target = experts.Ising.grid((5, 5), coupling=0.2)
-    >>> kernel = PathAuxiliary(target.space, mean_length=3)
-    >>> state = kernel.init(target, torch.zeros(5, 5, 5))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, kernel.gradients_per_step
-    (torch.Size([5, 5, 5]), 1)
+    Example:
+        >>> target = experts.Ising.grid((5, 5), coupling=0.2)
+        >>> kernel = PathAuxiliary(target.space, mean_length=3)
+        >>> state = kernel.init(target, torch.zeros(5, 5, 5))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, kernel.gradients_per_step
+        (torch.Size([5, 5, 5]), 1)
     """
 
     mean_length: Tensor | float | None = None
@@ -164,7 +178,6 @@ class PathAuxiliary(WithScale, CorrectedOnFiniteSpace):
         return min(num_sites, max(1, math.ceil(2 * self.mean_length - 1)))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> PathNoise:
-        """A Gumbel variable for each move, and two uniforms."""
         num_moves = self.space.event_shape.numel() * (self.num_values - 1)
         gumbel, length = draw_move_noise(position, num_moves, generator)
         return PathNoise(gumbel, length, torch.empty_like(length).uniform_(generator=generator))

@@ -21,7 +21,13 @@ from poe.structure.autoregressive import (
 
 
 class SuffixState(NamedTuple):
-    """Position ``(chains, *event)``, its log-density and the model's log q ``(chains,)``."""
+    """The state of a chain whose suffixes a model writes anew.
+
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
+        log_proposal: The model's log q(x), ``(chains,)``.
+    """
 
     position: Tensor
     log_density: Tensor
@@ -47,21 +53,26 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
 
     where p̃ = q r, by the ratio of the other experts r alone. Reversible for each c.
 
-    ``model``: any ``poe.Autoregressive`` on the target's space that has a density wherever the
-    target has one; one that knows of the other experts, such as ``poe.LocalProduct``, is accepted
-    more often.
+    Args:
+        model: Any ``poe.Autoregressive`` on the target's space that has a density wherever the
+            target has one; one that knows of the other experts, such as ``poe.LocalProduct``, is
+            accepted more often. Positions of another shape raise SpaceMismatchError.
 
-    Raises PoeError for a model that is not autoregressive, and SpaceMismatchError for positions of
-    another shape.
+    Raises:
+        PoeError: For a model that is not autoregressive.
 
-    Source: Hastings 1970; independence chains: Tierney 1994, section 2.3.
+    References:
+        Hastings (1970), Monte Carlo sampling methods using Markov chains and their applications,
+        doi:10.1093/biomet/57.1.97; Tierney (1994), Markov chains for exploring posterior
+        distributions, section 2.3, doi:10.1214/aos/1176325750 (independence chains).
 
-    >>> model, liked = experts.MADE(3), experts.Bernoulli([0.0, 2.0, 1.0])
-    >>> kernel, target = SuffixMetropolisHastings(model), model * liked
-    >>> state = kernel.init(target, torch.zeros(5, 3))
-    >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
-    >>> state.position.shape, info.is_accepted.shape
-    (torch.Size([5, 3]), torch.Size([5]))
+    Example:
+        >>> model, liked = experts.MADE(3), experts.Bernoulli([0.0, 2.0, 1.0])
+        >>> kernel, target = SuffixMetropolisHastings(model), model * liked
+        >>> state = kernel.init(target, torch.zeros(5, 3))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.is_accepted.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     model: Autoregressive
@@ -79,7 +90,7 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
             )
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> SuffixNoise:
-        """All uniforms, in float64."""
+        # All in float64.
         n, size = len(position), num_places(self.model.space)
         found = torch.empty((n, size + 2), dtype=torch.float64, device=position.device)
         found.uniform_(generator=generator)
@@ -87,7 +98,6 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
 
     @torch.no_grad()
     def state_at(self, target: Density, x: Tensor) -> SuffixState:
-        """Position, log-density and log q."""
         if x.shape[1:] != self.model.space.event_shape:
             raise SpaceMismatchError(
                 f"expected positions (chains, *event) in {self.model.space}, where the model "
