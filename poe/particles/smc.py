@@ -1,29 +1,38 @@
 """``poe.smc``: tempered adaptive sequential Monte Carlo, which gives weighted draws and log Z."""
 
 from __future__ import annotations
+
 import sys
 import time
-import torch
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from poe.core.doubt import (Doubt, Kind, warn)
-from poe.core.errors import PoeError
-from poe.core.randomness import resolve
-from poe.density.expert import (Expert, shared_space)
-from poe.density.normalized import LogPartition
-from poe.diagnostics.independent_groups import (CONFIDENCE, log_mean, num_agreeing, standard_error_of_log_mean, t_quantile)
-from poe.diagnostics.weights import kish_ess
-from poe.draws import Draws
-from poe.particles.islands import (Particles, Schedule)
-from poe.samplers.kernel import (Kernel, require_kernel)
-from poe.samplers.questions import guarantee
-from poe.tuning.choice import Choice
-from poe.tuning.prepared import (Prepared, prepared_particles)
-from poe.tuning.start import device_of
+
+import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from poe.core.doubt import Doubt, Kind, warn
+from poe.core.errors import PoeError
+from poe.core.randomness import resolve
+from poe.density.expert import Expert, shared_space
+from poe.density.normalized import LogPartition
+from poe.diagnostics.independent_groups import (
+    CONFIDENCE,
+    log_mean,
+    num_agreeing,
+    standard_error_of_log_mean,
+    t_quantile,
+)
+from poe.diagnostics.weights import kish_ess
+from poe.draws import Draws
+from poe.particles.islands import Particles, Schedule
+from poe.samplers.kernel import Kernel, require_kernel
+from poe.samplers.questions import guarantee
+from poe.tuning.choice import Choice
+from poe.tuning.prepared import Prepared, prepared_particles
+from poe.tuning.start import device_of
 
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 

@@ -1,32 +1,35 @@
 """``poe.sample``: choose a sampler, warm it up, run it, and say what was done."""
 
 from __future__ import annotations
+
 import os
 import time
-import torch
 from collections.abc import Callable
 from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.capabilities import (can_sample_exactly, check_proper, simplify)
+from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.samplers.kernel import (Kernel, require_kernel)
+from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import (guarantee, warmup_steps)
-from poe.sampling.driver import (Job, say)
-from poe.sampling.multimodality import (Look, Modes, look_around, look_nowhere, tempered)
+from poe.samplers.questions import guarantee, warmup_steps
+from poe.sampling.driver import Job, say
+from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.remarks import (chain_doubts, compile_doubts, escape_doubts, negative_factors)
-from poe.sampling.run import (Plan, Run, collected, is_done, is_warm)
+from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
+from poe.sampling.run import Plan, Run, collected, is_done, is_warm
 from poe.structure.proper import is_proper
-from poe.tuning.choice import (Choice, is_batch)
-from poe.tuning.prepared import (Prepared, number_of_chains, prepared)
+from poe.tuning.choice import Choice, is_batch
+from poe.tuning.prepared import Prepared, number_of_chains, prepared
 from poe.tuning.start import device_of
-from poe.tuning.warmup import (Stage, Warmup, needs_fit, needs_tuning, rejoin, stages)
-from torch import Tensor
+from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
