@@ -5,9 +5,12 @@
 
 The calls that are handed the parameter, or what was made of it, in the order in which the code is
 written, each followed into the function that is called (once per set of parameters). A call climbs
-where its function lies in a package higher in the import order than the function called before it:
-a reader who follows the parameter goes back up there. Whatever the source alone does not tell (a
-method that several classes have, a function held in a variable) is not followed.
+where it hands the parameter to a function in a package higher in the import order than its own: as
+imports run downward, to an answer that a higher package registered to a question of a lower one.
+Beside it stands how often the reader's own way goes up: how often a call's package is higher than
+that of the call before it, wherever it was made. Whatever the source alone does not tell (a method
+that several classes have, a function held in a variable) is not followed, and errors that are
+raised are no stops.
 """
 
 from __future__ import annotations
@@ -33,19 +36,37 @@ class Place(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """A call that is handed the parameter: the function called, and how deep the call is nested."""
+    """A call that is handed the parameter: what is called, how deep, by whom.
+
+    ``answers``: the packages whose rules may answer, where a question is called.
+    """
 
     place: Place
     depth: int
+    caller: Place | None
+    answers: frozenset[str] = frozenset()
 
 
 def follow(module: str, name: str, parameter: str) -> Iterator[Stop]:
     """The calls that are handed the parameter of a function, in the order of the code."""
-    yield Stop(Place(module, name), 0)
+    yield Stop(Place(module, name), 0, None)
     yield from _Walk().enter(Place(module, name), frozenset({parameter}), 1)
 
 
-def num_climbs(stops: list[Stop]) -> int:
+def climbs(stops: list[Stop]) -> list[Stop]:
+    """The calls that hand the parameter to a package higher than the caller's, each once."""
+    return list({(s.caller, s.place): s for s in stops if _climbs(s)}.values())
+
+
+def _climbs(stop: Stop) -> bool:
+    if stop.caller is None:
+        return False
+    here = layer_of(stop.caller.module)
+    reached = {stop.place.module, *stop.answers}
+    return any(layer_of(module) > here for module in reached)
+
+
+def turns_up(stops: list[Stop]) -> int:
     """How often a call's package lies higher than that of the call before it."""
     layers = [layer_of(stop.place.module) for stop in stops]
     return sum(low < high for low, high in pairwise(layers))
@@ -66,6 +87,8 @@ class _Walk:
         self, body: list[ast.stmt], place: Place, held: set[str], depth: int
     ) -> Iterator[Stop]:
         for statement in body:
+            if isinstance(statement, ast.Raise):
+                continue
             for part in _own_expressions(statement):
                 yield from self._calls(part, place, held, depth)
             _hold(statement, held)
@@ -88,7 +111,7 @@ class _Walk:
         callee = _callee(call.func, place) if handed else None
         if callee is None:
             return
-        yield Stop(callee, depth)
+        yield Stop(callee, depth, place, _answers(callee))
         entered = _entered(callee)
         if entered is not None:
             yield from self.enter(entered, _parameters(call, entered, held), depth + 1)
@@ -260,8 +283,23 @@ def _method(module: str, owner: str, name: str) -> Place | None:
 
 
 @cache
+def _answers(question: Place) -> frozenset[str]:
+    """The modules of `poe` that register an answer: ``@question.register`` above a function."""
+    found = set()
+    for module in FILES:
+        if module.startswith("poe") and _resolved(module, question.name) == question:
+            for node in _tree(module).body:
+                for decorator in getattr(node, "decorator_list", ()):
+                    if ast.unparse(decorator).startswith(f"{question.name}.register"):
+                        found.add(module)
+    return frozenset(found)
+
+
+@cache
 def _only_method(name: str) -> Place | None:
-    """The method of that name, where one class alone has it."""
+    """The method of that name, where one class alone has it; tensors and lists have some too."""
+    if any(hasattr(kind, name) for kind in (list, dict, set, str, tuple)) or name in OF_TENSORS:
+        return None
     found = [
         Place(module, place)
         for module in FILES
@@ -273,15 +311,20 @@ def _only_method(name: str) -> Place | None:
 
 
 FILES = source_files(ROOT)
+OF_TENSORS = frozenset(
+    {"all", "any", "cumsum", "max", "mean", "min", "prod", "std", "sum", "to", "where", "write"}
+)
+"""Methods of tensors and files, too: none of them is ours alone."""
 
 
 if __name__ == "__main__":
     asked = sys.argv[1:] or ["poe.sampling.sample", "sample", "target"]
     route = list(follow(*asked))
-    before = None
+    up = climbs(route)
     for stop in route:
-        layer = layer_of(stop.place.module)
-        climbs = "up" if before is not None and before < layer else ""
-        print(f"{climbs:>2} {'  ' * stop.depth}{stop.place.module}.{stop.place.name}")
-        before = layer
-    print(f"{len(route)} calls, {num_climbs(route)} climbs")
+        mark = "up" if stop in up else ""
+        print(f"{mark:>2} {'  ' * stop.depth}{stop.place.module}.{stop.place.name}")
+    print(f"{len(route)} calls, {len(up)} climbs; the way turns up {turns_up(route)} times")
+    for stop in up:
+        assert stop.caller is not None
+        print(f"  {stop.caller.module}.{stop.caller.name} -> {stop.place.name}")

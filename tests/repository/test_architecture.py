@@ -31,6 +31,7 @@ OPTIONAL = (
 )  # fmt: skip
 LINES_OF_A_FACE = 40
 FILES_OF_A_PACKAGE = 17
+MOST_CLIMBS = 12
 SAME_NAME_ANOTHER_THING = {
     "Categorical",  # experts.families.Categorical is a density, poe.Categorical a space
     "load",  # a shipped expert by its name; a saved one by its folder
@@ -92,6 +93,13 @@ def test_poe_knows_no_concrete_model() -> None:
         if not importer.startswith(COMMAND_LINE)
     ]
     assert not offenders
+
+
+def test_sample_hands_its_target_down_the_house() -> None:
+    walk = _script("follow_parameter")
+    route = list(walk.follow("poe.sampling.sample", "sample", "target"))
+    assert len(route) > 200
+    assert len(walk.climbs(route)) <= MOST_CLIMBS
 
 
 def test_only_faces_lie_at_the_roots() -> None:
