@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from experts.boltzmann.training.contrastive_divergence import CD, PCD, TemperedPCD, contrast
 from experts.boltzmann.training.dbm import fit_dbm
 from experts.boltzmann.training.growth import grow_dbm
 from experts.boltzmann.training.layerwise import pretrain_dbm
 from experts.boltzmann.training.rbm import fit_rbm
-from experts.boltzmann.training.rbm_features import RBMFeatures
+from poe.core.lazy import found_when_asked
+
+if TYPE_CHECKING:  # scikit-learn is loaded when the features are asked for
+    from experts.boltzmann.training.rbm_features import RBMFeatures
 
 __all__ = [
     "CD",
@@ -20,3 +25,7 @@ __all__ = [
     "grow_dbm",
     "pretrain_dbm",
 ]
+
+__getattr__ = found_when_asked(
+    __name__, names={"RBMFeatures": "experts.boltzmann.training.rbm_features"}
+)
