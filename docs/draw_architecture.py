@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class Import(NamedTuple):
     imported: str
 
 
+@cache
 def source_files(root: Path = ROOT) -> dict[str, Path]:
     """Dotted module name to file, for both packages."""
     files = {}
@@ -76,6 +78,7 @@ def source_files(root: Path = ROOT) -> dict[str, Path]:
     return files
 
 
+@cache
 def imports(root: Path = ROOT) -> list[Import]:
     """Every import between our own modules, those in functions and for type checkers too."""
     files = source_files(root)

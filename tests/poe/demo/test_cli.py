@@ -122,6 +122,7 @@ def _still_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "FAST", tiny)
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_still_smaller")
 def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(tmp_path: Path) -> None:
     first, second = (run_fast(tmp_path / name) for name in ("a", "b"))
@@ -131,6 +132,7 @@ def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(tmp_path: Pat
     assert second["figures"][rate] == first["figures"][rate]
 
 
+@pytest.mark.example
 @pytest.mark.usefixtures("_still_smaller")
 def test_one_combination_alone(tmp_path: Path) -> None:
     report = run_fast(tmp_path, *ONE, "--seed", "1", "--prior-exponent", "1.5")

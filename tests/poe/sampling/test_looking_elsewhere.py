@@ -51,6 +51,7 @@ def test_an_error_far_out_is_said(error: Exception) -> None:
     assert doubt.text in draws.summary().warnings
 
 
+@pytest.mark.law
 def test_what_does_not_fail_is_found() -> None:
     draws = sampled(two_modes())
     assert Kind.NOT_LOOKED not in kinds(draws.doubts)
@@ -65,6 +66,7 @@ def test_what_takes_too_long_is_said() -> None:
     assert Kind.NOT_LOOKED in kinds(draws.doubts)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("error", [None, ValueError("no such place")], ids=["found", "failed"])
 def test_who_watches_changes_nothing(error: Exception | None) -> None:
     target = two_modes(error)
@@ -74,6 +76,7 @@ def test_who_watches_changes_nothing(error: Exception | None) -> None:
     assert quiet.num_gradients == watched.num_gradients
 
 
+@pytest.mark.law
 def test_a_run_taken_up_again_says_what_was_said_before(tmp_path: Path) -> None:
     target, path = two_modes(ValueError("no such place")), tmp_path / "run.safetensors"
     whole = sampled(target)

@@ -30,6 +30,7 @@ def is_accused(target: poe.Expert, seed: int, **options: object) -> bool:
     return Kind.GROWING in kinds(draws.doubts)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("num_chains", [1, 4])
 @pytest.mark.parametrize("dimension", [1, 5])
 @pytest.mark.parametrize("kernel", [WALK(3.0), WALK(), MALA()], ids=["rejects", "walk", "mala"])
@@ -54,6 +55,7 @@ def test_chains_that_begin_closer_together_than_they_settle_are_not_accused() ->
     [(poe.samplers.ULA(0.1), 50), (MALA(0.1), 50), (poe.samplers.ULA(0.1), 4000)],
     ids=["exploding", "driven", "long gone"],
 )
+@pytest.mark.law
 def test_chains_that_run_off_are_accused(
     kernel: poe.samplers.Kernel, warmup: int, num_chains: int
 ) -> None:
