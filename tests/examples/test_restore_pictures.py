@@ -22,7 +22,7 @@ def test_pictures_are_restored_with_intervals_that_cover(run: Run) -> None:
         # A small picture is few independent pixels; the mean over five ways is held to the issue's.
         assert 0.7 < float(covered) < 0.9, task
     assert 0.75 < np.mean([float(rest[2]) for rest in found.values()]) < 0.85
-    # On so few pixels two ways are as good as alike in one task; the full run has ours ahead in all.
+    # On so few pixels two ways may be as good as alike in a task; the full run is ahead in each.
     assert np.mean([float(rest[1]) for rest in found.values()]) > np.mean(best)
     assert len(ran.images()) == 25  # five ways; seen, product, width, peer, truth
     for title, image in zip(ran.titles(), ran.images(), strict=True):
