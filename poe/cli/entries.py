@@ -158,7 +158,9 @@ def _density_ratio(entry: Table, conditional: Conditional) -> Conditional:
 
 
 def _given(entry: Table, conditional: Conditional) -> Expert:
-    labels = getattr(conditional, "labels", ())
+    labels: tuple[str, ...] = ()
+    if isinstance(conditional, NoisyConditional | experts.DensityRatio):
+        labels = conditional.labels
     wanted = f"one of the labels {', '.join(labels)}" if labels else "a number"
     if "given" not in entry.values:
         raise entry.error("given", f"this expert is conditional: expected {wanted}, got nothing")
