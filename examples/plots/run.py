@@ -23,8 +23,7 @@ from examples.common import options
 from examples.compose_2d.run import Ring, bar
 from poe import plot
 from poe.demo.attributes import Combination
-from poe.demo.conjunction import ATTRIBUTES, Schedule, load_experts
-from poe.demo.conjunction import sample as sample_digits
+from poe.demo.conjunction import ATTRIBUTES, Schedule, load_experts, sample as sample_digits
 
 # Thick digits that lean to the right, one class a chain; no expert saw such a 7.
 COMBINATIONS = [Combination(digit, 2, 2) for digit in (1, 3, 4, 7, 8, 9)]

@@ -10,8 +10,7 @@ from pathlib import Path
 import poe
 from poe.cli import entries as pretrained
 from poe.cli.entries import written_down
-from poe.cli.toml_table import CompositionError as CompositionError
-from poe.cli.toml_table import Table
+from poe.cli.toml_table import CompositionError as CompositionError, Table
 from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert, Product, shared_space
 

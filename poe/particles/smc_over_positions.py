@@ -24,8 +24,7 @@ from poe.particles.smc import disagreement, doubted, partition_of_islands
 from poe.samplers.discrete.suffix import SuffixMetropolisHastings
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.structure.autoregressive import as_events, at_rows, draw_value, num_places
-from poe.structure.twists import LocalProduct, normalized
-from poe.structure.twists import twists as own_twists
+from poe.structure.twists import LocalProduct, normalized, twists as own_twists
 from poe.tuning.prepared import require_one
 
 REMEDY = (
