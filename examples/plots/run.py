@@ -1,6 +1,6 @@
 """Every plot of `poe.plot`, of real compositions, on one sheet.
 
-Three densities on a line with one that is divided by; the ring and the bar of compose_2d.py and a
+Three densities on a line with one that is divided by; the ring and the bar of compose_2d and a
 blob that is not wanted; bits under a field and couplings; and the shipped experts of handwritten
 digits, each of which knows one attribute. The table says what is drawn of what.
 
