@@ -139,6 +139,7 @@ __all__ = [
 
 __getattr__ = found_when_asked(
     __name__,
+    submodules=["anomaly", "library", "noise", "rbm_features"],
     names={"Flow": "experts.adapters.nflows", "ContextFlow": "experts.adapters.nflows"},
     moved={
         "BaseRateAIS": "experts.boltzmann",
