@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from experts import adapters as adapters
-from experts import boltzmann as boltzmann
-from experts import families as families
-from experts import graphs as graphs
-from experts import images as images
-from experts import language as language
-from experts import neural as neural
-from experts import noised as noised
-from experts import pretrained as pretrained
-from experts import spins as spins
-from experts import tables as tables
+from experts import (
+    adapters as adapters,
+    boltzmann as boltzmann,
+    families as families,
+    graphs as graphs,
+    images as images,
+    language as language,
+    neural as neural,
+    noised as noised,
+    pretrained as pretrained,
+    spins as spins,
+    tables as tables,
+)
 from experts.boltzmann import DBM, RBM, GaussianRBM, PottsRBM, VisibleDBM
 from experts.families import (
     Bernoulli,
@@ -137,6 +139,7 @@ __all__ = [
 
 __getattr__ = found_when_asked(
     __name__,
+    submodules=["anomaly", "library", "noise", "rbm_features"],
     names={"Flow": "experts.adapters.nflows", "ContextFlow": "experts.adapters.nflows"},
     moved={
         "BaseRateAIS": "experts.boltzmann",

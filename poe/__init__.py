@@ -79,10 +79,12 @@ from poe.sampling.sample import sample
 from poe.sampling.short_run import Advanced, advance, short_run
 from poe.sampling.simulated_annealing import simulated_annealing
 from poe.sampling.tensorboard import TensorBoard
-from poe.structure import conditionals as conditionals
-from poe.structure import distribution_tails as distribution_tails
-from poe.structure import pairs as pairs
-from poe.structure import tails as tails
+from poe.structure import (
+    conditionals as conditionals,
+    distribution_tails as distribution_tails,
+    pairs as pairs,
+    tails as tails,
+)
 from poe.structure.autoregressive import Autoregressive
 from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
 from poe.structure.twists import (

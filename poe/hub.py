@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from poe.io.hub import (
     CARD as CARD,
-)
-from poe.io.hub import (
     FILES as FILES,
-)
-from poe.io.hub import (
     HubExpert as HubExpert,
 )

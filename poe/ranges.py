@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from poe.core.ranges import (
     Floats as Floats,
-)
-from poe.core.ranges import (
     Indices as Indices,
-)
-from poe.core.ranges import (
     Rescale as Rescale,
-)
-from poe.core.ranges import (
     Resize as Resize,
-)
-from poe.core.ranges import (
     logit as logit,
 )

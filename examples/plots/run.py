@@ -1,6 +1,6 @@
 """Every plot of `poe.plot`, of real compositions, on one sheet.
 
-Three densities on a line with one that is divided by; the ring and the bar of compose_2d.py and a
+Three densities on a line with one that is divided by; the ring and the bar of compose_2d and a
 blob that is not wanted; bits under a field and couplings; and the shipped experts of handwritten
 digits, each of which knows one attribute. The table says what is drawn of what.
 
@@ -23,8 +23,7 @@ from examples.common import options
 from examples.compose_2d.run import Ring, bar
 from poe import plot
 from poe.demo.attributes import Combination
-from poe.demo.conjunction import ATTRIBUTES, Schedule, load_experts
-from poe.demo.conjunction import sample as sample_digits
+from poe.demo.conjunction import ATTRIBUTES, Schedule, load_experts, sample as sample_digits
 
 # Thick digits that lean to the right, one class a chain; no expert saw such a 7.
 COMBINATIONS = [Combination(digit, 2, 2) for digit in (1, 3, 4, 7, 8, 9)]

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from experts.pretrained import FAMILIES, Card
-from experts.pretrained import write as write_expert
+from experts.pretrained import FAMILIES, Card, write as write_expert
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"

@@ -80,6 +80,7 @@ def adapters_of(kind: type) -> Iterator[str]:
 __getattr__ = found_when_asked(
     __name__,
     submodules=[
+        "diffusion",
         "huggingface",
         "jax",
         "nflows",

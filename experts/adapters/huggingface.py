@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from experts.language.next_token import require_eval
 from experts.language.vocabulary import Vocabulary, require_integers, require_tokens
-from poe import AdaptationError, Expert, PoeError, as_expert
-from poe import Sequence as Tokens
+from poe import AdaptationError, Expert, PoeError, Sequence as Tokens, as_expert
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, as_values
 

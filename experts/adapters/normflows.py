@@ -17,9 +17,14 @@ from poe.density.transformed import mask_outside
 from poe.tuning.deterministic import require_settled
 
 try:
-    from normflows import ClassCondFlow, ConditionalNormalizingFlow, MultiscaleFlow, NormalizingFlow
-    from normflows import distributions as bases
-    from normflows import flows as layers
+    from normflows import (
+        ClassCondFlow,
+        ConditionalNormalizingFlow,
+        MultiscaleFlow,
+        NormalizingFlow,
+        distributions as bases,
+        flows as layers,
+    )
     from normflows.transforms import Logit
 except ImportError as error:
     raise missing("normflows", "normflows") from error

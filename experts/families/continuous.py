@@ -6,8 +6,7 @@ import math
 from collections.abc import Set
 
 import torch
-from torch import Tensor
-from torch import distributions as D
+from torch import Tensor, distributions as D
 
 import poe
 from experts.families.discrete import Bernoulli, Categorical, Poisson

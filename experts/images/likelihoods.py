@@ -9,8 +9,7 @@ from torch import Tensor
 
 from experts.families.gaussian import Gaussian
 from experts.images.operators import Identity, LinearOperator
-from experts.parameters import ArrayLike, keep, positive, real
-from experts.parameters import probability as between
+from experts.parameters import ArrayLike, keep, positive, probability as between, real
 from poe import Expert, Real, ShapeError
 from poe.io import register
 from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian_factors

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import poe
-import poe.io.tree
 
 
 class NeuralEnergy(poe.Expert):

@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-import poe.io.tree
+import poe
 from experts.neural.spectral_norm import hold, normalize_spectrally
 from experts.parameters import number, positive, sizes
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import poe.io.tree
+import poe
 from experts.neural.perceptron import reference
 from experts.neural.spectral_norm import hold, normalize_spectrally
 from experts.parameters import number, positive, sizes, whole

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import poe
-import poe.io.tree
 from experts.parameters import ArrayLike, floats
 
 ANY = "any"

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-import poe.io.tree
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.embedding import LabelAndNoise
 from experts.parameters import whole

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-import poe.io.tree
 from experts.neural.perceptron import reference
 from experts.neural.residual_network import require_halvable
 from experts.noised.conditional import NoisyConditional, constructor_arguments

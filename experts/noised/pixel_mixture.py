@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import poe
-import poe.io.tree
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.pixel_cnn import PixelCNN
 from experts.parameters import whole

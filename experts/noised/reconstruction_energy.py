@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-import poe.io.tree
 from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
 from experts.noised.embedding import NoiseEmbedding, with_border
 from experts.parameters import number, positive, sizes, whole

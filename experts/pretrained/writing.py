@@ -22,8 +22,7 @@ from experts.noised.conditional import NoisyConditional
 from experts.pretrained.loading import folder
 from poe.core.errors import StorageError
 from poe.core.tensor_file import write_bytes
-from poe.io import packed
-from poe.io import write as write_described
+from poe.io import packed, write as write_described
 
 LIBRARY = "product-of-experts"
 

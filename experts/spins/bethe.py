@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,10 +10,9 @@ from torch import Tensor
 from experts.parameters import number, positive, whole
 from experts.spins.ising import Ising
 from experts.spins.potts import Potts
-from poe import Expert, PoeError, TrustWarning
+from poe import Expert, PoeError
+from poe.core.doubt import Doubt, Kind, warn
 from poe.density.capabilities import simplify
-
-_CALLER = 4  # whose line a warning names: beyond ``torch.no_grad``'s own frame, too
 
 
 class Beliefs(NamedTuple):
@@ -98,7 +96,7 @@ def belief_propagation(
         change = (found - messages).abs().amax().item() if messages.numel() else 0.0
         num_steps, messages = num_steps + 1, found
     if not change < tolerance:
-        _warn(change, num_steps)
+        warn([_not_settled(change, num_steps)])
     beliefs = _gathered(graph, messages).log_softmax(-1)
     log_partition = _bethe(graph, messages, beliefs)
     marginals = beliefs.exp().reshape(*event_shape, -1)
@@ -112,14 +110,13 @@ def _require_settings(damping: float, max_steps: int, tolerance: float) -> None:
     number("tolerance", tolerance, positive)
 
 
-def _warn(change: float, num_steps: int) -> None:
-    warnings.warn(
+def _not_settled(change: float, num_steps: int) -> Doubt:
+    text = (
         f"the messages have not settled: a log-message still changed by {change:.2g} in step "
         f"{num_steps}, so that neither marginals nor log Z are to be believed; raise damping= or "
-        "max_steps=, or use draws of poe.sample",
-        TrustWarning,
-        stacklevel=_CALLER,
+        "max_steps=, or use draws of poe.sample"
     )
+    return Doubt(Kind.NOT_SETTLED, text)
 
 
 def _gathered(graph: _Graph, messages: Tensor) -> Tensor:

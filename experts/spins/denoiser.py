@@ -16,6 +16,11 @@ from poe.core.randomness import resolve
 from poe.density.capabilities import simplify
 from poe.tuning.choice import in_blocks, on_checkerboard
 
+NEWTON_STEPS = 20
+SWEEPS = 5
+"""Of the chains, between two steps of the learning."""
+MAX_COUPLING = 2.0
+
 
 def binary_channel(noisy: Tensor, flip_probability: float) -> Bernoulli:
     """p(y | x) as an expert on the clean x, for a noisy y whose bits were flipped independently.
@@ -47,14 +52,6 @@ def binary_channel(noisy: Tensor, flip_probability: float) -> Bernoulli:
             f"{y.max().item():g}: compare a grey one with a threshold first"
         )
     return Bernoulli((2 * y - 1) * math.log((1 - flip_probability) / flip_probability))
-
-
-NEWTON_STEPS = 20
-
-SWEEPS = 5
-"""Of the chains, between two steps of the learning."""
-
-MAX_COUPLING = 2.0
 
 
 class LearnedDenoiser(NamedTuple):

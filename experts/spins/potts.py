@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
-from poe import Categorical as CategoricalSpace
-from poe import Expert
+from poe import Categorical as CategoricalSpace, Expert
 from poe.density.capabilities import LabelPairs, Simplified, Term, combine, label_pairs
 from poe.io import Fields, register
 

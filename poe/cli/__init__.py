@@ -2,6 +2,5 @@
 
 from __future__ import annotations
 
-from poe.cli.command_line import main as main
-from poe.cli.command_line import parser as parser
+from poe.cli.command_line import main as main, parser as parser
 from poe.cli.demo import chosen as chosen

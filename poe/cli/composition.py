@@ -10,8 +10,7 @@ from pathlib import Path
 import poe
 from poe.cli import entries as pretrained
 from poe.cli.entries import written_down
-from poe.cli.toml_table import CompositionError as CompositionError
-from poe.cli.toml_table import Table
+from poe.cli.toml_table import CompositionError as CompositionError, Table
 from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert, Product, shared_space
 
@@ -40,7 +39,7 @@ class Composition:
 
 
 def read(path: str | os.PathLike[str]) -> Composition:
-    """The composition in a file, with its experts loaded.
+    r"""The composition in a file, with its experts loaded.
 
     The file has one table ``[experts.NAME]`` for each expert, with an ``exponent`` (1 where it is
     left out; negative for NOT) and one of
@@ -59,7 +58,7 @@ def read(path: str | os.PathLike[str]) -> Composition:
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
-    >>> text = '[experts.a]\\nkind = "Gaussian"\\nloc = [0.0]\\nscale = [1.0]\\nexponent = 2'
+    >>> text = '[experts.a]\nkind = "Gaussian"\nloc = [0.0]\nscale = [1.0]\nexponent = 2'
     >>> _ = Path(folder, "toy.toml").write_text(text)
     >>> read(Path(folder, "toy.toml")).exponents
     {'a': 2.0}

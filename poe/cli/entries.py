@@ -35,6 +35,10 @@ FAMILIES: tuple[type[Expert], ...] = (
 
 OF_OTHERS = ("Independent", "MixtureSameFamily", "TransformedDistribution", "ExponentialFamily")
 """Distributions that are made of distributions, or are no class of their own."""
+PLUMBING = "validate_args"
+"""Torch's own switch, which is no parameter of a density."""
+KEYS = ("given", "noise_level", "density_ratio")
+"""What may be said of either, beside its name."""
 
 
 def kinds() -> dict[str, Callable[..., Expert]]:
@@ -89,10 +93,6 @@ def written_down(entry: Table, parameters: Mapping[str, Any]) -> Expert:
         return build(**parameters)
 
 
-PLUMBING = "validate_args"
-"""Torch's own switch, which is no parameter of a density."""
-
-
 def _tensor(value: object) -> object:
     """Lists as tensors; whole numbers alone stay so, since some parameters are counts."""
     return torch.tensor(value, dtype=torch.get_default_dtype()) if is_array(value) else value
@@ -101,10 +101,6 @@ def _tensor(value: object) -> object:
 def is_array(value: object) -> bool:
     """Whether it is a list, or a number with a point."""
     return isinstance(value, list | float)
-
-
-KEYS = ("given", "noise_level", "density_ratio")
-"""What may be said of either, beside its name."""
 
 
 def shipped(entry: Table) -> Expert:
@@ -162,7 +158,9 @@ def _density_ratio(entry: Table, conditional: Conditional) -> Conditional:
 
 
 def _given(entry: Table, conditional: Conditional) -> Expert:
-    labels = getattr(conditional, "labels", ())
+    labels: tuple[str, ...] = ()
+    if isinstance(conditional, NoisyConditional | experts.DensityRatio):
+        labels = conditional.labels
     wanted = f"one of the labels {', '.join(labels)}" if labels else "a number"
     if "given" not in entry.values:
         raise entry.error("given", f"this expert is conditional: expected {wanted}, got nothing")

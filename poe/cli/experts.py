@@ -63,9 +63,9 @@ def about(name: str) -> dict[str, Any]:
 
 
 def first_sentence(card: str) -> str:
-    """Of the first paragraph under the title.
+    r"""Of the first paragraph under the title.
 
-    >>> first_sentence("# name\\n\\nA model\\nof digits. And more.\\n")
+    >>> first_sentence("# name\n\nA model\nof digits. And more.\n")
     'A model of digits.'
     """
     paragraph = " ".join(card.split("\n\n")[1].split())

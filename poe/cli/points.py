@@ -23,6 +23,9 @@ from poe.draws import Draws
 
 SAMPLES = "samples"
 """The name under which a file of draws has them."""
+MAX_PICTURES = 64
+SMALLEST_SIDE = 4
+PIP = 'pip install "product-of-experts[plots]"'
 
 
 def read_rows(path: Path, space: Space, dtype: torch.dtype) -> Tensor:
@@ -108,13 +111,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-MAX_PICTURES = 64
-
-SMALLEST_SIDE = 4
-
-PIP = 'pip install "product-of-experts[plots]"'
 
 
 def require_pictures(space: Space) -> None:

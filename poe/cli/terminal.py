@@ -14,6 +14,15 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 
+MEANING = """\
+exit codes: 0 done; 1 refused or failed (an improper product, a log-density that is NaN); 2 wrong
+usage, or a file that cannot be read; 3 done, and there is a reason not to trust the result, which
+is named in it; 130 interrupted by Ctrl-C."""
+"""As the help of each command has it."""
+NON_FINITE = """\
+In JSON a number that is not finite is null (NaN) or one of the strings "inf" and "-inf"."""
+COMPOSITION = "a TOML file that names experts and their exponents"
+
 
 class ExitCode(IntEnum):
     """One for each way that a command can end."""
@@ -25,19 +34,8 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-MEANING = """\
-exit codes: 0 done; 1 refused or failed (an improper product, a log-density that is NaN); 2 wrong
-usage, or a file that cannot be read; 3 done, and there is a reason not to trust the result, which
-is named in it; 130 interrupted by Ctrl-C."""
-"""As the help of each command has it."""
-
-
 class BadInput(PoeError):
     """An argument, or a file that it names, is not understood; exit code 2."""
-
-
-NON_FINITE = """\
-In JSON a number that is not finite is null (NaN) or one of the strings "inf" and "-inf"."""
 
 
 def print_json(facts: dict[str, Any]) -> None:
@@ -83,9 +81,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         cells = [f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-COMPOSITION = "a TOML file that names experts and their exponents"
 
 
 def new_command(commands: Any, name: str, line: str, description: str) -> argparse.ArgumentParser:

@@ -27,6 +27,7 @@ class Kind(Enum):
     ESCAPED = "chains are far from the others"
     GROWING = "chains were still moving outward, so the target may be improper"
     NOT_CONVERGED = "chains disagree with each other"
+    NOT_SETTLED = "what is repeated until it settles has not"
     NOT_COMPARED = "nothing shows whether chains have converged"
     FEW = "the draws are worth few independent ones"
     COLLAPSED = "a few weights outweigh all others"

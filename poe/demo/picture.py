@@ -54,8 +54,10 @@ def draw_strip(axes: Sequence[Any], row: Strip) -> None:
 def draw(
     path: Path, combinations: Sequence[Combination], rows: Sequence[Strip], panel: Sequence[Strip]
 ) -> None:
-    """Write the picture: ``rows`` under the combination each column asks for, then the panel
-    of what was held out, where there is any.
+    """Write the picture.
+
+    ``rows`` under the combination each column asks for, then the panel of what was held out, where
+    there is any.
     """
     import matplotlib
 

@@ -56,6 +56,8 @@ __all__ = [
     "tails",
     "widen",
 ]  # fmt: skip
+MAX_ELEMENTS = 1024
+"""Tails of events of more elements than these are not worked out."""
 
 
 class Term(NamedTuple):
@@ -131,10 +133,6 @@ def check_proper(expert: Expert) -> None:
     Where nothing can be decided this returns in silence; samplers then watch for escape. How it is
     decided: ``poe.structure.proper.is_proper``.
     """
-
-
-MAX_ELEMENTS = 1024
-"""Tails of events of more elements than these are not worked out."""
 
 
 @question

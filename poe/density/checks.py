@@ -67,6 +67,11 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in _tensors(module)), torch.get_default_device())
 
 
+def number_like(module: nn.Module) -> Tensor:
+    """An empty tensor where the module's numbers are, in the dtype of its arrays."""
+    return torch.empty(0, dtype=floats_of(module), device=device_of(module))
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()

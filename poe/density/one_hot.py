@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError
+from poe.core.errors import GradientError
 from poe.core.joint_space import Joint
 from poe.core.space import Binary, Space
 
@@ -40,16 +40,16 @@ def smooth_place(
     ``floats``, the dtype of its numbers; ``own``, its log-density of one-hot events, if it has one;
     ``without``, the factors that have none.
 
-    Raises PoeError for spaces of infinitely many values, and where the expert offers no function of
-    the one-hot encoding.
+    Raises GradientError for spaces of infinitely many values, and where the expert offers no
+    function of the one-hot encoding.
     """
     if isinstance(space, Binary | Joint):
         return None, x if x.is_floating_point() else x.to(floats())
     if space.num_values is None:
-        raise PoeError(f"expected a continuous or finite space for a score, got {space}")
+        raise GradientError(f"expected a continuous or finite space for a score, got {space}")
     found = own()
     if found is None:
-        raise PoeError(
+        raise GradientError(
             f"expected an expert with a gradient in the one-hot encoding of x on {space}, got "
             f"{without()}, which has none: build it as poe.FromOneHot(fn, space=...), give it a "
             "method log_density_of_one_hot(z), or use poe.samplers.Gibbs(space), which needs no "

@@ -26,10 +26,10 @@ from poe.core.space import (
     Interval,
     Positive,
     Real,
+    Sequence as Tokens,
     Space,
     space_of,
 )
-from poe.core.space import Sequence as Tokens
 from poe.density.capabilities import (
     can_sample_exactly,
     check_proper,

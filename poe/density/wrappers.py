@@ -202,6 +202,18 @@ def _(expert: Autocast) -> OneHotLogDensity | None:
     return None if inner is None else lambda z: expert.rounded(inner, z)
 
 
+keeps_default(
+    Autocast,
+    "by rounding it is another density, and one that goes by the expert's would be off",
+    log_prob_of,
+    sampler_of,
+    exact_log_partition,
+    conditionals,
+    spin_pairs,
+    label_pairs,
+)
+
+
 class Merged(Product):
     """A product of which the experts of one family are evaluated as the one that they make.
 
@@ -267,18 +279,6 @@ def without_constant(target: Expert) -> tuple[Expert, float]:
 def in_chunks(expert: Expert, chunk_size: int | None) -> Expert:
     """The expert evaluated on so many rows at a time; None is all."""
     return expert if chunk_size is None else Chunked(expert, chunk_size)
-
-
-keeps_default(
-    Autocast,
-    "by rounding it is another density, and one that goes by the expert's would be off",
-    log_prob_of,
-    sampler_of,
-    exact_log_partition,
-    conditionals,
-    spin_pairs,
-    label_pairs,
-)
 
 
 class Together(Wrapper):

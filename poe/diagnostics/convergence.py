@@ -10,6 +10,15 @@ from torch import Tensor
 from poe.diagnostics.components import by_component, split
 from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
+MAX_DISTANCE = 10.0
+"""In robust sds: a chain's median is within one of them where chains mix, and within about five
+where they do not, so that ten is no accident of slow mixing or of many components."""
+MIN_CHAINS = 3
+"""Of two chains that disagree, neither is the one that is far away."""
+QUARTER = 0.75
+NORMAL_DEVIATION = 1.1503
+"""Three quarters of a normal law lie within this many sds of its median."""
+
 
 def r_hat(samples: Tensor) -> Tensor:
     """Rank-normalised split R-hat of each component; 1 when chains agree.
@@ -117,19 +126,6 @@ def _mcse_sd(x: Tensor) -> Tensor:
     variance = squares.mean((1, 2))
     spread = squares.square().mean((1, 2)) - variance.square()
     return (spread / effective_size(split(squares)) / variance / 4).sqrt()
-
-
-MAX_DISTANCE = 10.0
-"""In robust sds: a chain's median is within one of them where chains mix, and within about five
-where they do not, so that ten is no accident of slow mixing or of many components."""
-
-MIN_CHAINS = 3
-"""Of two chains that disagree, neither is the one that is far away."""
-
-QUARTER = 0.75
-
-NORMAL_DEVIATION = 1.1503
-"""Three quarters of a normal law lie within this many sds of its median."""
 
 
 def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from poe.diagnostics.components import by_component, extremes, split
 _LOW_BITS = 2**32 - 1
 
 _SIGN = 2**31
+RESOLUTION = 1e-15
+"""Values within this of each other count as one: their ESS is their number, as in ArviZ."""
 
 
 def normal_scores(x: Tensor, table: Tensor) -> Tensor:
@@ -98,10 +100,6 @@ def _twice_average_ranks(values: Tensor) -> Tensor:
     ranks.flatten()[first] = average
     ranks.flatten()[later] = average[run]
     return ranks
-
-
-RESOLUTION = 1e-15
-"""Values within this of each other count as one: their ESS is their number, as in ArviZ."""
 
 
 def ess_bulk(samples: Tensor) -> Tensor:

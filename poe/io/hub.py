@@ -14,6 +14,8 @@ from torch import nn
 from poe import io
 from poe.core.errors import StorageError
 from poe.core.tensor_file import write_bytes
+from poe.density.conditional import Conditional
+from poe.density.expert import Expert
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, constants, snapshot_download
@@ -90,7 +92,7 @@ class HubExpert(  # type: ignore[call-arg]
         Returns:
             The card.
         """
-        space = getattr(self.expert, "space", None)
+        space = self.expert.space if isinstance(self.expert, Expert | Conditional) else None
         return super().generate_model_card(*args, tree=self.expert, space=space, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -32,10 +32,10 @@ from poe.core.space import (
     Positive,
     PositiveDefinite,
     Real,
+    Sequence as TokenSequence,
     Simplex,
     Space,
 )
-from poe.core.space import Sequence as TokenSequence
 from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
 
 FORMAT = "product-of-experts"

@@ -25,6 +25,13 @@ from poe.particles.islands import next_temperature
 
 FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""
+SCOUTED_NUMBERS = 2**19
+"""Enough of what the scouts say to know log Z roughly."""
+STEP_ESS = 0.8
+HEAVY, LITTLE = 0.8, 0.25
+"""Weights whose tail is that heavy, and which are worth so few of the scouts, have none to trust:
+0.75 and 0.4 are the limits of light tails in ``benchmarks/log_z_trust.py``, 0.03 with 0.61 in
+``log_z_coverage.py``."""
 
 
 class Evidence(NamedTuple):
@@ -99,17 +106,6 @@ def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[Doubt]:
         *unseen_doubts(problem, found.seen),
         *summit_doubts(problem, found.levels, found.value, found.std_error),
     ]
-
-
-SCOUTED_NUMBERS = 2**19
-"""Enough of what the scouts say to know log Z roughly."""
-
-STEP_ESS = 0.8
-
-HEAVY, LITTLE = 0.8, 0.25
-"""Weights whose tail is that heavy, and which are worth so few of the scouts, have none to trust:
-0.75 and 0.4 are the limits of light tails in ``benchmarks/log_z_trust.py``, 0.03 with 0.61 in
-``log_z_coverage.py``."""
 
 
 def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[Doubt]:

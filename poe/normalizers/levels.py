@@ -23,6 +23,8 @@ NUM_ISLANDS = 16
 NUM_MOVES = 8
 
 Report = Callable[[float, float], None]
+MAX_NUMBERS = 2**24
+"""Of log-densities that are held at once; beyond, draws of each level are left out evenly."""
 
 
 class Levels(NamedTuple):
@@ -76,10 +78,6 @@ def walk(
         particles.tally.num_evaluations,
         int(torch.as_tensor(particles.tally.undefined).sum()),
     )
-
-
-MAX_NUMBERS = 2**24
-"""Of log-densities that are held at once; beyond, draws of each level are left out evenly."""
 
 
 def sides(levels: Levels) -> Sides:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from poe.core.errors import StorageError
 from poe.core.tensor_file import fingerprint, read
-from poe.sampling import run_checkpoint as resume
 from poe.sampling.progress import Callback, Reporter
 from poe.sampling.run import Plan, Run
+from poe.sampling.run_checkpoint import restore, save
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -52,7 +52,7 @@ class Job:
                 "target, kernel, seed or settings: call with the same arguments and a generator of "
                 "the same seed, or delete it to start afresh"
             )
-        run = resume.restore(self.plan, facts, tensors)
+        run = restore(self.plan, facts, tensors)
         say(self.progress, f"resumed from {self.checkpoint} after {run.moment.num_steps} steps")
         return Following(self, run, began - facts["seconds_in_all"])
 
@@ -110,7 +110,7 @@ class Following:
             return
         settings = fingerprint(self.job.settings)
         facts = {"settings": settings, "seconds_in_all": self.seconds}
-        resume.save(self.run, self.job.checkpoint, facts)
+        save(self.run, self.job.checkpoint, facts)
 
 
 def say(progress: bool, text: str) -> None:

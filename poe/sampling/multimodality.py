@@ -38,6 +38,12 @@ FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""
 
 STEPS, STEPS_OF_A_WALK = 30, 120
+SHARE = 0.5
+"""Of a run's evaluations, what looking around for other modes may take."""
+BREADTH = 2.0
+"""The standard deviation of the broad start, in units of all chains' own."""
+TUNING_STEPS = 620
+BURN_IN = 200
 
 
 @dataclass(frozen=True)
@@ -193,17 +199,6 @@ def r_hat_moved_on(
     means = position.mean(0).flatten(1)
     distance = ((means - means.median(0).values) / means.std(0)).abs().amax(1)
     return r_hat_of_settled(position[:, distance < distance.max()])
-
-
-SHARE = 0.5
-"""Of a run's evaluations, what looking around for other modes may take."""
-
-BREADTH = 2.0
-"""The standard deviation of the broad start, in units of all chains' own."""
-
-TUNING_STEPS = 620
-
-BURN_IN = 200
 
 
 class Watched(NamedTuple):

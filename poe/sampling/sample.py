@@ -14,6 +14,7 @@ from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
+from poe.density.checks import device_of
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.draws import Draws
@@ -28,7 +29,6 @@ from poe.sampling.run import Plan, Run, collected, is_done, is_warm
 from poe.structure.proper import is_proper
 from poe.tuning.choice import Choice, is_batch
 from poe.tuning.prepared import Prepared, number_of_chains, prepared
-from poe.tuning.start import device_of
 from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
@@ -118,7 +118,7 @@ def sample(
         require_kernel(kernel)
     check_proper(target)
     seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, device_of(target, initial))
+    generator = resolve(generator, device_of(target) if initial is None else initial.device)
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
     if kernel is None and can_sample_exactly(simple):

@@ -6,12 +6,12 @@ import itertools
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Binary, Space
-from poe.density.checks import dtype_of
+from poe.density.checks import device_of, dtype_of
 from poe.density.expert import Expert
 from poe.density.transformed import mask_outside
 
@@ -249,9 +249,3 @@ def has_numbers(expert: Expert) -> bool:
     """Whether any tensor of an expert is of a floating dtype."""
     tensors = itertools.chain(expert.parameters(), expert.buffers())
     return any(tensor.is_floating_point() for tensor in tensors)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's tensors are."""
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -6,8 +6,7 @@ import copy
 from functools import singledispatch
 
 import torch
-from torch import Tensor
-from torch import distributions as D
+from torch import Tensor, distributions as D
 
 from poe.core.space import Real
 from poe.density.adapt import FromDistribution

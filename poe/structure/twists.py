@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from poe.core.space import Space
+from poe.density.checks import device_of
 from poe.density.conditional import Given
 from poe.density.expert import At, Expert, Mixture, Product, Tempered, experts_in
 from poe.density.latent import Chain, Marginal, Posterior
 from poe.density.questions import keeps_default, question
 from poe.density.transformed import Dequantized, Relaxed, Transformed
 from poe.density.wrappers import Autocast
-from poe.structure.autoregressive import Autoregressive, device_of, num_values
+from poe.structure.autoregressive import Autoregressive, num_values
 
 
 class Twist(nn.Module):

@@ -15,7 +15,7 @@ from poe.density.capabilities import (
     log_density_of_one_hot,
     log_prob_of,
 )
-from poe.density.checks import floats_of
+from poe.density.checks import floats_of, own_method
 from poe.density.expert import Expert
 from poe.density.normalized import Normalized
 from poe.density.one_hot import one_hot
@@ -181,8 +181,8 @@ def sampling(expert: Expert, x: Tensor) -> None:
     _require(first.shape == x.shape, f"draws of shape {tuple(x.shape)}, got {tuple(first.shape)}")
     _require(bool(expert.space.contains(first).all()), f"draws in {expert.space}")
     _require(not first.requires_grad, "draws without a gradient, which are for rsample")
-    if hasattr(expert, "rsample"):
-        again = expert.rsample(count, generator=torch.Generator(x.device).manual_seed(1))
+    if (differentiable := own_method(expert, "rsample")) is not None:
+        again = differentiable(count, generator=torch.Generator(x.device).manual_seed(1))
         _require(torch.equal(first, again.detach()), "the same draws from rsample")
     value = expert(first)
     _require(bool(value.isfinite().all()), f"draws of finite log-density, got {value.tolist()}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
+from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert, shared_space
@@ -24,12 +25,7 @@ from poe.tuning.choice import (
     num_conditions,
 )
 from poe.tuning.deterministic import require_deterministic
-from poe.tuning.start import (
-    broad_start,
-    device_of,
-    dtype_of,
-    start,
-)
+from poe.tuning.start import broad_start, start
 
 
 class Prepared(NamedTuple):
@@ -186,7 +182,7 @@ def prepared_particles(
     if source is None:
         target, log_constant = without_constant(target)
         target = in_tractable_parts(target)
-        like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+        like = number_like(target)
         started_at, source = broad_start(target, like)
     shared_space(("start", "target"), [source, target], "path")
     check_proper(source)

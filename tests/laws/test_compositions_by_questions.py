@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch import distributions as D
+from torch import Tensor, distributions as D
 
 import experts
 import poe

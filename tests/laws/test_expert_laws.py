@@ -12,8 +12,7 @@ import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow as NFlow
 from nflows.transforms import MaskedAffineAutoregressiveTransform
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 
 import experts
 import poe
@@ -31,8 +30,7 @@ from experts.adapters.jax import JaxLogDensity
 from experts.adapters.onnx import OnnxClassifier
 from experts.noised.score_model import ScoreModel
 from poe.density.capabilities import can_sample_exactly
-from poe.testing import EXPERT_LAWS, LawError, check_expert
-from poe.testing import expert_laws as laws
+from poe.testing import EXPERT_LAWS, LawError, check_expert, expert_laws as laws
 from tests.seeds import seeded
 
 

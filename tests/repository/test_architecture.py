@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from graphlib import TopologicalSorter
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -172,6 +173,22 @@ def test_a_name_that_moved_still_works_and_says_where_it_is(name: str) -> None:
         found = getattr(experts, name)
     assert found.__name__ == name
     assert caught[0].filename == __file__
+
+
+FORMER_MODULES = {
+    "anomaly": "ProductDetector",
+    "library": "load",
+    "noise": "DensityRatio",
+    "rbm_features": "RBMFeatures",
+    "adapters.diffusion": "ScoreModel",
+}
+
+
+@pytest.mark.parametrize(("module", "name"), FORMER_MODULES.items())
+def test_a_module_that_moved_is_reached_as_before_without_an_import(module: str, name: str) -> None:
+    face = attrgetter(module)(experts)
+    with pytest.warns(DeprecationWarning, match=rf"experts\.{module}\.{name} is now experts\.\w+"):
+        getattr(face, name)
 
 
 def test_a_name_that_never_was_is_refused() -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 
 import poe
 from experts.adapters.pzflow.pickled_arrays import read_arrays

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import zuko
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 
 import experts
 import poe

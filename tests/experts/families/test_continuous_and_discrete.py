@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 
 import experts
 import poe

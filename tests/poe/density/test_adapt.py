@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 import poe

@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch import distributions as D
+from torch import Tensor, distributions as D, nn
 
 import experts
 import poe

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.diagnostics import components
-from poe.diagnostics import ess as ranks
+from poe.diagnostics import components, ess as ranks
 
 FUNCTIONS = [
     diagnostics.ess_bulk, diagnostics.ess_tail, diagnostics.ess_mean, diagnostics.r_hat,

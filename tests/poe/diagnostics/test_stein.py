@@ -11,10 +11,10 @@ from torch import Tensor
 import poe
 from poe.diagnostics import (
     squared_stein_discrepancy,
+    stein as module,
     stein_discrepancy,
     stein_test,
 )
-from poe.diagnostics import stein as module
 
 
 def generator(seed: int = 0) -> torch.Generator:

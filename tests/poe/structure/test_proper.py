@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-from torch import distributions as D
+from torch import Tensor, distributions as D
 
 import experts
 import poe

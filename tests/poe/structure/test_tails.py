@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch import distributions as D
+from torch import Tensor, distributions as D
 
 import experts
 import poe

@@ -134,6 +134,15 @@ def test_many_elements_with_a_gradient_get_discrete_langevin() -> None:
     assert isinstance(choose(smooth, smooth, x).kernel, DMALA)
 
 
+def test_an_error_of_the_target_is_not_taken_for_a_missing_gradient() -> None:
+    def broken(z: Tensor) -> Tensor:
+        raise poe.PoeError("expected the file of weights, got none")
+
+    target = poe.FromOneHot(broken, space=poe.Categorical((40,), 3))
+    with pytest.raises(poe.PoeError, match="expected the file of weights"):
+        choose(target, target, torch.zeros(4, 40, dtype=torch.long))
+
+
 @pytest.mark.law
 def test_a_long_default_run_on_bits_has_the_right_moments() -> None:
     """A chain of 80 bits with a field on its ends, whose means follow from transfer matrices."""
