@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
+from poe.core.tensor_file import read
 from tests.poe.studio.browser import CHROMIUM, Browser, chromium, find
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install "product-of-experts[studio]"')
@@ -77,7 +76,7 @@ def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def draws_of(browser: Browser, folder: Path) -> tuple[dict[str, object], torch.Tensor]:
-    """The header and the samples of what a press on the button downloads."""
+    """What is said of the draws that a press on the button downloads, and their samples."""
     path = folder / "draws.safetensors"
     path.unlink(missing_ok=True)
     browser.download_to(folder)
@@ -86,10 +85,9 @@ def draws_of(browser: Browser, folder: Path) -> tuple[dict[str, object], torch.T
     while not path.exists():
         assert time.monotonic() < end, "no file was downloaded within 120 s"
         time.sleep(0.1)
-    with safe_open(path, framework="pt") as file:
-        header = {name: json.loads(value) for name, value in file.metadata().items()}
-        assert file.get_tensor("log_density").shape == file.get_tensor("samples").shape[:2]
-        return header, file.get_tensor("samples")
+    facts, tensors = read(path)
+    assert tensors["log_density"].shape == tensors["samples"].shape[:2]
+    return {**facts["draws"], **facts["about"]}, tensors["samples"]
 
 
 def sample(browser: Browser) -> None:
