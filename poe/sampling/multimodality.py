@@ -32,7 +32,7 @@ from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
-from poe.tuning.warmup import Stage, needs_fit
+from poe.tuning.warmup import Window, needs_fit
 
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""
@@ -237,7 +237,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
     planned = run.moment.num_gradients[0] + run.plan.num_draws * gradients_per_step(kernel)
     seen = look_elsewhere(
         begin.target,
-        run.sampling.target,
+        run.sampling.density,
         kernel,
         u,
         budget=round(SHARE * planned * len(u)),
@@ -283,7 +283,7 @@ def tempered(
         run.moment.num_gradients[0] + spent.num_gradients + num_gradients,
         run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
-    burn_in = (Stage(density, kernel, BURN_IN),)
+    burn_in = (Window(density, kernel, BURN_IN),)
     new_job = replace(
         job,
         plan=replace(plan, stages=burn_in, coordinates=scaled, before=before),

@@ -7,7 +7,7 @@ consistent one behind, and a run resumed from it gives the same bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,18 +18,19 @@ from torch import Tensor
 from poe.core.doubt import Doubt
 from poe.core.errors import PoeError
 from poe.density.coordinates import Coordinates
+from poe.samplers.kernel import Info
 from poe.samplers.questions import Learned, gradients_per_step
 from poe.sampling.compiled import Block
 from poe.sampling.tally import Spread, Tally
 from poe.tuning.warmup import (
-    Stage,
-    StageState,
-    begin_stage,
-    end_stage,
+    Window,
+    WindowState,
+    begin_window,
+    end_window,
     fill,
     first_learned,
+    run_window,
     shaped,
-    stage_step,
 )
 
 
@@ -46,7 +47,7 @@ class Moment(NamedTuple):
     """How often each chain evaluated the target, in warm-up and in sampling."""
     seconds: tuple[float, float]
     """The time these took."""
-    state: StageState
+    state: WindowState
     learned: tuple[Learned, ...]
     """What was known at the start, and after each stage."""
     tally: Tally
@@ -72,7 +73,7 @@ NOTHING_SPENT = Spent()
 class Plan:
     """What a run does: warm-up stages, then ``num_draws`` draws; all in coordinates u."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Window, ...]
     num_draws: int
     coordinates: Coordinates
     generator: torch.Generator
@@ -100,6 +101,7 @@ class Run:
         self.log_density: Tensor | None = None
         self.acceptance_probability: Tensor | None = None
         self.block: Block | None = None
+        self._steps: Iterator[tuple[WindowState, Info]] | None = None
 
     @classmethod
     def start(cls, plan: Plan, u: Tensor) -> Run:
@@ -113,7 +115,7 @@ class Run:
             num_steps=0,
             num_gradients=(1 + (learned.affine is not None), 0),
             seconds=(0.0, 0.0),
-            state=begin_stage(first, u, learned),
+            state=begin_window(first, u, learned),
             learned=(learned,),
             tally=Tally.none(len(u), u.device),
             spread=Spread.around(u) if plan.is_watched else None,
@@ -163,19 +165,22 @@ class Run:
         """What compiling took, here and not before an interruption."""
         return 0.0 if self.block is None else self.block.compile_seconds
 
-    def _stage(self) -> Stage:
+    def _stage(self) -> Window:
         return self.sampling if self.is_sampling else self.plan.stages[self.moment.phase]
 
     @cached_property
-    def sampling(self) -> Stage:
+    def sampling(self) -> Window:
         """What follows the warm-up: filled in once, since a number leaves the device for it."""
         last = self.plan.stages[-1]
-        return Stage(last.target, fill(last, self.moment.learned[-1]), self.plan.num_draws)
+        return Window(last.density, fill(last, self.moment.learned[-1]), self.plan.num_draws)
 
-    def _stepped(self, stage: Stage) -> Moment:
+    def _stepped(self, stage: Window) -> Moment:
         moment = self.moment
         learned = moment.learned[-1]
-        state, info = stage_step(stage, moment.state, moment.step, learned, self.plan.generator)
+        if self._steps is None:  # begun, or taken up again from a moment
+            generator = self.plan.generator
+            self._steps = run_window(stage, moment.state, learned, generator, moment.step)
+        state, info = next(self._steps)
         visited = state.inner.position[None]
         if self.is_sampling:
             self._record(visited, state.inner.log_density[None])
@@ -186,15 +191,16 @@ class Run:
             spread=moment.spread and moment.spread.plus(visited, moment.num_steps),
         )
 
-    def _block(self, stage: Stage) -> Block | None:
+    def _block(self, stage: Window) -> Block | None:
         """The compiled steps, where they can be compiled and that many are left."""
         if self.block is None:
-            self.block = Block(stage.kernel, stage.target)
+            self.block = Block(stage.kernel, stage.density)
         has_room = self.block.num_steps <= stage.num_steps - self.moment.step
         return self.block if has_room and not self.block.failure else None
 
-    def _stepped_in_block(self, stage: Stage) -> Moment:
+    def _stepped_in_block(self, stage: Window) -> Moment:
         assert self.block is not None
+        self._steps = None
         moment, inner = self.moment, self.moment.state.inner
         noises = self.block.draw_noise(inner.position, self.plan.generator)
         inner, visits = self.block(inner, noises)
@@ -202,7 +208,7 @@ class Run:
         self.acceptance_probability = visits.acceptance_probability
         num_gradients = gradients_per_step(stage.kernel)
         return self._after(self.block.num_steps, num_gradients)._replace(
-            state=StageState(inner, None),
+            state=WindowState(inner, None),
             tally=moment.tally.plus(visits.tally),
             spread=moment.spread and moment.spread.plus(visits.position, moment.num_steps),
         )
@@ -221,16 +227,17 @@ class Run:
             generator_state=self.plan.generator.get_state(),
         )
 
-    def _next_phase(self, stage: Stage) -> Moment:
+    def _next_phase(self, stage: Window) -> Moment:
         moment, phase = self.moment, self.moment.phase + 1
-        learned = end_stage(stage, moment.state, moment.learned[-1])
+        self._steps = None
+        learned = end_window(stage, moment.state, moment.learned[-1])
         moment = moment._replace(phase=phase, step=0, learned=(*moment.learned, learned))
         if phase == len(self.plan.stages):  # sampling goes on from the very state
-            return moment._replace(state=StageState(moment.state.inner, None))
+            return moment._replace(state=WindowState(moment.state.inner, None))
         warmup, sampling = moment.num_gradients
         x = stage.descend(moment.state.inner)
         return moment._replace(
-            state=begin_stage(self.plan.stages[phase], x, learned),
+            state=begin_window(self.plan.stages[phase], x, learned),
             num_gradients=(warmup + 1, sampling),
         )
 

@@ -18,7 +18,7 @@ from poe.samplers.questions import Learned
 from poe.sampling.run import Moment, Plan, Run
 from poe.sampling.tally import Spread, Tally
 from poe.tuning.dual_averaging import DualAveraging
-from poe.tuning.warmup import StageState, fill, shaped
+from poe.tuning.warmup import WindowState, fill, shaped
 
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
 
@@ -90,12 +90,12 @@ def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Ru
 
 def _state(
     plan: Plan, phase: int, learned: tuple[Learned, ...], tensors: dict[str, Tensor]
-) -> StageState:
+) -> WindowState:
     """The state of the stage that a run is at."""
     stage = plan.stages[min(phase, len(plan.stages) - 1)]
     is_sampling = phase == len(plan.stages)
     kernel = fill(stage, learned[-1]) if is_sampling else shaped(stage.kernel, learned[-1])
-    template = kernel.init(stage.target, tensors["position"])
+    template = kernel.init(stage.density, tensors["position"])
     inner = _filled(template, _unnamed("state", tensors))
     if not torch.allclose(template.log_density, inner.log_density, rtol=1e-4, atol=1e-4):
         raise StorageError(
@@ -104,7 +104,7 @@ def _state(
         )
     averaging = _unnamed("averaging", tensors)
     visited = zip(*(stacked.unbind(0) for stacked in _unnamed("visited", tensors)), strict=True)
-    return StageState(inner, DualAveraging(*averaging) if averaging else None, tuple(visited))
+    return WindowState(inner, DualAveraging(*averaging) if averaging else None, tuple(visited))
 
 
 def _describe(learned: Learned) -> dict[str, Any]:

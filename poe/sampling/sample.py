@@ -29,7 +29,7 @@ from poe.sampling.run import Plan, Run, collected, is_done, is_warm
 from poe.structure.proper import is_proper
 from poe.tuning.choice import Choice, is_batch
 from poe.tuning.prepared import Prepared, number_of_chains, prepared
-from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
+from poe.tuning.warmup import Warmup, Window, needs_fit, needs_tuning, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -168,11 +168,11 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
         return begin, again.run, seconds + again.seconds
 
 
-def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Stage, ...]:
+def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Window, ...]:
     """The warm-up's stages, in the chains' coordinates, some chains at a time."""
     kernel = begin.choice.kernel
-    plan = stages(begin.target, kernel, _warmup(kernel, warmup, len(begin.u)))
-    return tuple(stage._replace(target=begin.pull(stage.target)) for stage in plan)
+    plan = windows(begin.target, kernel, _warmup(kernel, warmup, len(begin.u)))
+    return tuple(window._replace(density=begin.pull(window.density)) for window in plan)
 
 
 def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> Warmup:

@@ -7,7 +7,7 @@ positions and scores of all of them, one trajectory length from both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -75,70 +75,85 @@ class Warmup:
             raise PoeError(f"expected num_steps >= 0, got {self.num_steps}")
 
 
-class Stage(NamedTuple):
-    """A stretch of warm-up: that many steps of a kernel at a density."""
+class Window(NamedTuple):
+    """That many steps of a kernel at a density, and the settings that are learned in them."""
 
-    target: Expert
+    density: Expert
     kernel: Kernel
     num_steps: int
+    learns: frozenset[Setting] = frozenset()
+    """Learned step by step (its scale) or at its end (its preconditioner)."""
     per_chain: bool = False
     """Whether a step size left out is tuned for each chain apart."""
-    fits: bool = False
-    """Whether a preconditioner is fitted at its end."""
-    is_compared: bool = False
-    """Whether its chains are compared at its end."""
     is_last: bool = True
     """Whether the level's settings are those learned here."""
     descend: Callable[[Any], Tensor] = attrgetter("position")
-    """Where the next stage starts, from the state of this stage's kernel."""
+    """Where the next window starts, from the state of this window's kernel."""
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether its chains are compared at its end: once a preconditioner is known."""
+        return self.is_last and needs_fit(self.kernel)
+
+    @property
+    def keeps_visits(self) -> bool:
+        """Whether positions are kept, to fit to or to compare."""
+        return self.is_compared or Setting.AFFINE in self.learns
 
 
-def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
-    """The warm-up of a kernel: the stages of each of its legs."""
+def windows(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Window, ...]:
+    """The warm-up of a kernel: the windows of each of its legs."""
     return tuple(
         window
         for leg in legs(kernel, target, warmup.num_steps)
         for window in _windows(
-            Stage(leg.density, leg.kernel, leg.num_steps, warmup.per_chain, descend=leg.descend)
+            Window(
+                leg.density,
+                leg.kernel,
+                leg.num_steps,
+                missing(leg.kernel) & {Setting.SCALE},
+                warmup.per_chain,
+                descend=leg.descend,
+            )
         )
     )
 
 
-def _windows(stage: Stage) -> tuple[Stage, ...]:
-    """The stretches of one level's warm-up, each beginning with what the one before learned."""
-    if not (needs_tuning(stage.kernel) or needs_fit(stage.kernel)):
-        return (stage,)
-    if stage.num_steps == 0:
+def _windows(whole: Window) -> tuple[Window, ...]:
+    """One level's warm-up, window by window, each beginning with what the one before learned."""
+    if not (needs_tuning(whole.kernel) or needs_fit(whole.kernel)):
+        return (whole,)
+    if whole.num_steps == 0:
         raise PoeError(
-            f"expected warm-up steps to tune what {type(stage.kernel).__name__} leaves out, got 0: "
+            f"expected warm-up steps to tune what {type(whole.kernel).__name__} leaves out, got 0: "
             "give the step size and the preconditioner, or a warm-up"
         )
-    window = stage._replace(is_last=False, descend=attrgetter("position"))
-    if not needs_fit(stage.kernel):
-        first = 0 if stage.per_chain else stage.num_steps // 2
+    window = whole._replace(is_last=False, descend=attrgetter("position"))
+    if not needs_fit(whole.kernel):
+        first = 0 if whole.per_chain else whole.num_steps // 2
         before = [window._replace(num_steps=first)] if first else []
     else:
-        lengths = [int(share * stage.num_steps) for share in WINDOWS]
+        lengths = [int(share * whole.num_steps) for share in WINDOWS]
         # A scale that was given is meant for the last map, not for those before.
-        open_kernel = with_scale(stage.kernel, None) if is_tunable(stage.kernel) else stage.kernel
-        fitting = window._replace(kernel=open_kernel, fits=True)
+        open_kernel = with_scale(whole.kernel, None) if is_tunable(whole.kernel) else whole.kernel
+        learns = missing(open_kernel) & {Setting.SCALE, Setting.AFFINE}
+        fitting = window._replace(kernel=open_kernel, learns=learns)
         before = [fitting._replace(num_steps=length) for length in lengths]
         before[0] = before[0]._replace(kernel=from_far(fitting.kernel))
-        before.append(window._replace(num_steps=int(SCALING * stage.num_steps)))
+        before.append(window._replace(num_steps=int(SCALING * whole.num_steps)))
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
-    left = stage.num_steps - sum(window.num_steps for window in before)
-    last = stage._replace(num_steps=left, is_compared=needs_fit(stage.kernel))
-    return (*apart, *before[1:], last)
+    left = whole.num_steps - sum(window.num_steps for window in before)
+    return (*apart, *before[1:], whole._replace(num_steps=left))
 
 
-def fill(stage: Stage, learned: Learned) -> Kernel:
-    """The stage's kernel with what it leaves out as learned at its end."""
-    if learned.scale is None or not needs_tuning(stage.kernel):
-        return filled(stage.kernel, learned)
+def fill(window: Window, learned: Learned) -> Kernel:
+    """The window's kernel with what it leaves out as learned at its end."""
+    if learned.scale is None or Setting.SCALE not in window.learns:
+        return filled(window.kernel, learned)
     scale = torch.as_tensor(learned.scale)
-    scale = scale if stage.per_chain else _common(scale)
-    return filled(stage.kernel, learned._replace(scale=scale if scale.ndim else scale.item()))
+    scale = scale if window.per_chain else _common(scale)
+    return filled(window.kernel, learned._replace(scale=scale if scale.ndim else scale.item()))
 
 
 def shaped(kernel: Kernel, learned: Learned) -> Kernel:
@@ -146,10 +161,10 @@ def shaped(kernel: Kernel, learned: Learned) -> Kernel:
     return filled(kernel, learned._replace(scale=None))
 
 
-def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]) -> Kernel:
-    """The kernel with the tuned kernels of its stages in their places."""
+def rejoin(kernel: Kernel, plan: tuple[Window, ...], learned: tuple[Learned, ...]) -> Kernel:
+    """The kernel with the tuned kernels of its windows in their places."""
     tuned = tuple(
-        fill(stage, known) for stage, known in zip(plan, learned, strict=True) if stage.is_last
+        fill(window, known) for window, known in zip(plan, learned, strict=True) if window.is_last
     )
     return joined(kernel, tuned)
 
@@ -164,22 +179,22 @@ def needs_fit(kernel: Kernel) -> bool:
     return Setting.AFFINE in missing(kernel)
 
 
-def first_learned(stage: Stage, x: Tensor) -> Learned:
+def first_learned(window: Window, x: Tensor) -> Learned:
     """Where tuning begins: scale d^(−1/2), and where one is needed a map fitted to the start."""
     dimension = max(1, x[0].numel())
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     scale = torch.full(x.shape[:1], dimension**-0.5, dtype=dtype, device=x.device)
     learned = Learned(scale, num_steps=1)
-    if not needs_fit(stage.kernel):
+    if not needs_fit(window.kernel):
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
-    start = shaped(stage.kernel, learned).init(stage.target, x)
+    start = shaped(window.kernel, learned).init(window.density, x)
     return learned._replace(affine=_fitted((_visit(start),), learned))
 
 
-class StageState(NamedTuple):
-    """Where a stage stands."""
+class WindowState(NamedTuple):
+    """Where a window stands."""
 
     inner: Any
     """The kernel's state."""
@@ -189,32 +204,45 @@ class StageState(NamedTuple):
     """Positions, and scores where the kernel keeps them, to fit the preconditioner to."""
 
 
-def begin_stage(stage: Stage, x: Tensor, learned: Learned) -> StageState:
-    """Start a stage at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
-    kernel = shaped(stage.kernel, learned)
-    inner = kernel.init(stage.target, x)
-    if not needs_tuning(kernel):
-        return StageState(inner, None)
+def begin_window(window: Window, x: Tensor, learned: Learned) -> WindowState:
+    """Start a window at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
+    kernel = shaped(window.kernel, learned)
+    inner = kernel.init(window.density, x)
+    if Setting.SCALE not in window.learns:
+        return WindowState(inner, None)
     first = torch.as_tensor(learned.scale)
-    return StageState(inner, start_averaging(first if stage.per_chain else _common(first)))
+    return WindowState(inner, start_averaging(first if window.per_chain else _common(first)))
 
 
-def stage_step(
-    stage: Stage, state: StageState, step: int, learned: Learned, generator: torch.Generator
-) -> tuple[StageState, Info]:
-    """One step of a stage's kernel, its ``step``-th, and one update of what is tuned."""
-    averaging, kernel = state.averaging, shaped(stage.kernel, learned)
+def run_window(
+    window: Window,
+    state: WindowState,
+    learned: Learned,
+    generator: torch.Generator,
+    begun: int = 0,
+) -> Iterator[tuple[WindowState, Info]]:
+    """The one loop of warm-up and sampling: a window's steps from the ``begun``-th on."""
+    for step in range(begun, window.num_steps):
+        state, info = window_step(window, state, step, learned, generator)
+        yield state, info
+
+
+def window_step(
+    window: Window, state: WindowState, step: int, learned: Learned, generator: torch.Generator
+) -> tuple[WindowState, Info]:
+    """One step of a window's kernel, its ``step``-th, and one update of what is tuned."""
+    averaging, kernel = state.averaging, shaped(window.kernel, learned)
     if averaging is not None:
         kernel = filled(kernel, Learned(scale=averaging.log_scale.exp()))
-    inner, info = kernel.step(stage.target, state.inner, generator=generator)
+    inner, info = kernel.step(window.density, state.inner, generator=generator)
     if averaging is not None:
         # While the number of steps is not settled, one may go as far as all of them will.
-        largest = max_scale(kernel if stage.is_last else stage.kernel)
+        largest = max_scale(kernel if window.is_last else window.kernel)
         averaging = _averaged(averaging, info, target_acceptance(kernel), largest)
     visited = state.visited
-    if (stage.fits or stage.is_compared) and _is_kept(stage, step, inner.position):
+    if window.keeps_visits and _is_kept(window, step, inner.position):
         visited = (*visited, _visit(inner))
-    return StageState(inner, averaging, visited), info
+    return WindowState(inner, averaging, visited), info
 
 
 def _averaged(averaging: DualAveraging, info: Info, goal: float, largest: float) -> DualAveraging:
@@ -223,9 +251,9 @@ def _averaged(averaging: DualAveraging, info: Info, goal: float, largest: float)
     return update_averaging(averaging, acceptance, goal, largest)
 
 
-def _is_kept(stage: Stage, step: int, position: Tensor) -> bool:
-    every = math.ceil(position.numel() * stage.num_steps / MAX_NUMBERS)
-    return step >= SETTLING * stage.num_steps and step % every == 0
+def _is_kept(window: Window, step: int, position: Tensor) -> bool:
+    every = math.ceil(position.numel() * window.num_steps / MAX_NUMBERS)
+    return step >= SETTLING * window.num_steps and step % every == 0
 
 
 def _visit(inner: Any) -> tuple[Tensor, ...]:
@@ -233,18 +261,18 @@ def _visit(inner: Any) -> tuple[Tensor, ...]:
     return (inner.position,) if score is None else (inner.position, score)
 
 
-def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
-    """What is known after a stage."""
+def end_window(window: Window, state: WindowState, learned: Learned) -> Learned:
+    """What is known after a window."""
     averaging = state.averaging
-    if averaging is not None and stage.num_steps > 0:
+    if averaging is not None and window.num_steps > 0:
         scale = averaging.log_scale_average.exp().expand(len(state.inner.position))
         learned = learned._replace(scale=scale)
-    if stage.is_compared and len(state.visited) > 1:
+    if window.is_compared and len(state.visited) > 1:
         visited = torch.stack([visit[0] for visit in state.visited])
         learned = learned._replace(r_hat=r_hat_of_settled(visited))
-    elif stage.fits and state.visited:
+    elif Setting.AFFINE in window.learns and state.visited:
         learned = learned._replace(affine=_fitted(state.visited, learned))
-    if stage.fits or needs_tuning(stage.kernel):
+    if Setting.AFFINE in window.learns or Setting.SCALE in window.learns:
         learned = learned._replace(num_steps=whole_turn(torch.as_tensor(learned.scale)))
     return learned
 
@@ -311,14 +339,14 @@ def warm_up(
         True
     """
     require_chains(target.space, x, "x")
-    plan = stages(target, kernel, warmup)
+    plan = windows(target, kernel, warmup)
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
-    for stage in plan:
-        state = begin_stage(stage, x, learned[-1])
-        for step in range(stage.num_steps):
-            state, _ = stage_step(stage, state, step, learned[-1], generator)
-        learned = (*learned, end_stage(stage, state, learned[-1]))
-        x = stage.descend(state.inner)
+    for window in plan:
+        state = begin_window(window, x, learned[-1])
+        for after, _ in run_window(window, state, learned[-1], generator):
+            state = after
+        learned = (*learned, end_window(window, state, learned[-1]))
+        x = window.descend(state.inner)
     return rejoin(kernel, plan, learned[1:]), x
 
 
