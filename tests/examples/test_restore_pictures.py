@@ -18,7 +18,7 @@ def test_pictures_are_restored_with_intervals_that_cover(run: Run) -> None:
     for task, (seen, ours, covered, peers) in found.items():
         others = [float(value.split(" (")[0].split(" ")[-1]) for value in peers.split("), ")]
         assert float(ours) > max(float(seen), *others), task
-        # A small picture is few independent pixels; the mean over five ways is held to the issue's.
+        # A small picture is few independent pixels: the mean over five ways is held more closely.
         assert 0.7 < float(covered) < 0.9, task
     assert 0.75 < np.mean([float(rest[2]) for rest in found.values()]) < 0.85
     assert len(ran.images()) == 25  # five ways; seen, product, width, peer, truth
