@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("poe.probabilities", "poe.exponents", "poe.testing", "poe.plot"),
     ),
     ("the public names", ("poe",)),
-    ("arguments, and languages", ("experts.parameters", "experts.language")),
+    ("how an argument becomes a tensor", ("experts.parameters",)),
+    ("languages", ("experts.language",)),
     ("exponential families", ("experts.families",)),
     (
         "models by family",

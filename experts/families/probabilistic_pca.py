@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts.parameters import ArrayLike, keep, positive, real
+from experts.parameters import ArrayLike, keep, positive, real, whole
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.io import register
@@ -103,6 +103,7 @@ class ProbabilisticPCA(poe.Expert):
                 f"expected rows of shape (n, *event), at least 2, got {tuple(rows.shape)}"
             )
         event, size = rows.shape[1:], rows[0].numel()
+        num_components = whole("num_components", num_components, None)
         if not 1 <= num_components < size:
             raise PoeError(f"expected 1 to {size - 1} components, got {num_components}")
         flat = rows.reshape(len(rows), size).double()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -205,8 +207,9 @@ class FilterBank(LinearOperator):
         keep(self, "filters", filters)
         count, height, width = filters.shape
         self.in_shape = torch.Size(shape)
-        down, right = (stride, stride) if isinstance(stride, int) else stride
-        if min(down, right) < 1 or (shape[0] - height) % down or (shape[1] - width) % right:
+        both = stride if isinstance(stride, Iterable) else (stride, stride)
+        down, right = pair("stride", both)
+        if (shape[0] - height) % down or (shape[1] - width) % right:
             raise ShapeError(
                 f"expected a stride that divides {shape[0] - height} and {shape[1] - width}, so "
                 f"that no pixel is left out, got {stride}: crop the picture"

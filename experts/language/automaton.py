@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 import poe
-from poe import Expert, PoeError
+from experts.parameters import indices
+from poe import Expert, PoeError, ShapeError
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
 from poe.structure.autoregressive import as_values
-from poe.structure.twists import (
-    LocalProduct,
-    Twist,
-    ratio,
-    twists,
-)
+from poe.structure.twists import LocalProduct, Twist, ratio, twists
 
 MAX_STATES = 20_000
 
@@ -42,7 +38,9 @@ class Automaton(Expert):
         length: How many tokens a sequence has.
 
     Raises:
-        PoeError: Where no sequence is accepted.
+        DtypeError: For what are no whole numbers.
+        ShapeError: Where there is not one row of transitions for each state.
+        PoeError: For states and classes that are none, and where no sequence is accepted.
 
     Example:
         >>> # An even number of the tokens 1 and 2:
@@ -66,10 +64,11 @@ class Automaton(Expert):
         length: int,
     ) -> None:
         super().__init__()
-        found = torch.as_tensor(transitions, dtype=torch.long)
+        found, kinds = indices("transitions", transitions), indices("classes", classes)
+        is_accepting = indices("accepting", accepting) != 0
+        _require_states(found, kinds, is_accepting)
         self.register_buffer("transitions", found)
-        self.register_buffer("classes", torch.as_tensor(classes, dtype=torch.long))
-        is_accepting = torch.as_tensor(accepting, dtype=torch.bool)
+        self.register_buffer("classes", kinds)
         zero = torch.zeros(is_accepting.shape, device=is_accepting.device)
         self.register_buffer("log_accept", zero.masked_fill(~is_accepting, -torch.inf))
         self.space: poe.Sequence = poe.Sequence(len(self.classes), length)
@@ -128,6 +127,25 @@ class Automaton(Expert):
 
     def extra_repr(self) -> str:
         return f"{self.space}, {len(self.transitions)} states"
+
+
+def _require_states(transitions: Tensor, classes: Tensor, is_accepting: Tensor) -> None:
+    if transitions.ndim != 2 or classes.ndim != 1 or is_accepting.shape != transitions.shape[:1]:
+        raise ShapeError(
+            "expected transitions (states, classes), classes (k,) and accepting (states,), got "
+            f"{tuple(transitions.shape)}, {tuple(classes.shape)} and {tuple(is_accepting.shape)}"
+        )
+    ranges = {
+        "transitions": (transitions, transitions.shape[0], "states"),
+        "classes": (classes, transitions.shape[1], "classes"),
+    }
+    for name, (values, count, what) in ranges.items():
+        is_none = (values < 0) | (values >= count)
+        if not values.is_meta and bool(is_none.any()):
+            raise PoeError(
+                f"expected {name} among the {what} 0 ... {count - 1}, got "
+                f"{values[is_none][0].item()}: number them from 0"
+            )
 
 
 def log_sums(automaton: Automaton, log_weights: Tensor) -> Tensor:

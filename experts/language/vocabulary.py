@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from experts.parameters import sizes, whole
 from poe import PoeError
 from poe.core.errors import DtypeError
 from poe.io import register
@@ -43,7 +44,8 @@ class Vocabulary(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = tuple(t.encode() if isinstance(t, str) else bytes(t) for t in tokens)
-        size = len(self.tokens)
+        size, ends = len(self.tokens), sizes("ends", ends, None)
+        padding = None if padding is None else whole("padding", padding, None)
         own = [*ends, *([] if padding is None else [padding])]
         if not size or not all(0 <= token < size for token in own):
             raise PoeError(f"expected ends and padding among tokens 0 ... {size - 1}, got {own}")

@@ -110,6 +110,8 @@ def test_rows_that_are_not_finite_or_whole_numbers() -> None:
 def test_no_more_components_than_dimensions() -> None:
     with pytest.raises(poe.PoeError, match="expected 1 to 2 components, got 3"):
         experts.ProbabilisticPCA.fit(torch.randn(9, 3), 3)
+    with pytest.raises(poe.PoeError, match="num_components must be a whole number"):
+        experts.ProbabilisticPCA.fit(torch.randn(9, 3), 1.5)  # type: ignore[arg-type]
 
 
 def test_rows_without_noise_are_refused() -> None:

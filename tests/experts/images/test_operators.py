@@ -88,6 +88,9 @@ def test_what_does_not_fit_is_refused() -> None:
         Mask(torch.tensor([0.5]))
     with pytest.raises(poe.ShapeError, match="no larger than the picture"):
         FilterBank(torch.ones(1, 3, 3), (2, 4))
+    for stride in (1.5, 0, (1, 0.5)):
+        with pytest.raises(poe.PoeError, match=r"stride\[.\] must be a whole number"):
+            FilterBank(torch.ones(1, 2, 2), (5, 5), stride)  # type: ignore[arg-type]
     with pytest.raises(poe.ShapeError, match="odd sides"):
         Blur(torch.ones(2, 3), (6, 8))
     with pytest.raises(poe.PoeError, match="cut, periodic"):

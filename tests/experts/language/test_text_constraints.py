@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,3 +287,38 @@ def test_a_net_that_went_back_to_training_is_found_out() -> None:
     expert.train()
     with pytest.raises(poe.AdaptationError, match="in evaluation mode"):
         expert(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("transitions", "classes", "accepting", "words"),
+    [
+        ([[0.0, 1.5], [1.0, 0.0]], [0, 1], [True, False], "transitions must be whole numbers"),
+        (
+            [[0, 1], [1, 0]],
+            torch.tensor([0.2, 1.0]),
+            [True, False],
+            "classes must be whole numbers",
+        ),
+        ([[0, 1], [1, 0]], [0, 1], [0.3, 0.0], "accepting must be whole numbers"),
+        ([[0, 2], [1, 0]], [0, 1], [True, False], "transitions among the states 0 ... 1, got 2"),
+        ([[0, -1], [1, 0]], [0, 1], [True, False], "transitions among the states 0 ... 1, got -1"),
+        ([[0, 1], [1, 0]], [0, 2], [True, False], "classes among the classes 0 ... 1, got 2"),
+        (
+            [[0, 1], [1, 0]],
+            [0, 1],
+            [True],
+            r"accepting \(states,\), got \(2, 2\), \(2,\) and \(1,\)",
+        ),
+    ],
+)
+def test_an_automaton_refuses_states_that_are_none(
+    transitions: Any, classes: Any, accepting: Any, words: str
+) -> None:
+    with pytest.raises(poe.PoeError, match=words):
+        Automaton(transitions, classes, accepting, length=3)
+
+
+@pytest.mark.parametrize("wrong", [{"ends": [0.5]}, {"ends": [0], "padding": 0.5}])
+def test_a_vocabulary_refuses_tokens_that_are_no_whole_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(poe.PoeError, match=r"must be a whole number, got 0\.5"):
+        Vocabulary(["", "a"], **wrong)

@@ -172,3 +172,12 @@ def test_space_of_a_support(support: constraints.Constraint, space: poe.Space) -
 def test_support_without_a_space_is_refused(support: constraints.Constraint) -> None:
     with pytest.raises(poe.PoeError, match="expected"):
         space_of(support, (2,))
+
+
+@pytest.mark.parametrize("shape", [2.5, (2, 1.5), True, "ab", -1, None])
+@pytest.mark.parametrize("space", [poe.Real, poe.Binary, poe.Count])
+def test_a_shape_of_anything_but_whole_numbers_is_refused(
+    space: type[poe.Space], shape: object
+) -> None:
+    with pytest.raises(poe.ShapeError, match="expected a shape of non-negative integers, got"):
+        space(shape)
