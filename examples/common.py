@@ -35,11 +35,17 @@ def options(doc: str | None, *, fast: str, output: str | None = None) -> argpars
     >>> options("What it shows.", fast="fewer draws", output="a.png").parse_args(["--fast"])
     Namespace(fast=True, output=PosixPath('a.png'))
     """
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog=typed(), description=(doc or "").split("\n")[0])
     parser.add_argument("--fast", action="store_true", help=fast)
     if output is not None:
         parser.add_argument("--output", type=Path, default=Path(output), help="the picture")
     return parser
+
+
+def typed() -> str | None:
+    """What was typed, as "python -m examples.many_modes"; None where no module is run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import experts
+from examples.common import typed
 from examples.restoration.train_patches import SIDE, Mixture, cosines
 from examples.restoration.train_vae import new_vae
 from experts.pretrained import Card, write
@@ -27,7 +28,9 @@ def ship(expert: nn.Module, name: str) -> None:
 
 def main() -> None:
     """Both priors."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog=typed(), description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("patches", type=Path)
     parser.add_argument("vae", type=Path)
     arguments = parser.parse_args()

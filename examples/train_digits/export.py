@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from examples.common import typed
 from experts.pretrained import FAMILIES, Card, write as write_expert
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES
 
@@ -48,7 +49,7 @@ def write(name: str, entry: dict[str, Any], runs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog=typed(), description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     runs = parser.parse_args().work
     for name, entry in EXPERTS.items():

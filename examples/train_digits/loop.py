@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
+from examples.common import typed
+
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
 
 AVERAGING = 0.999
@@ -111,7 +113,7 @@ def resume(
 
 def arguments(description: str | None, steps: int) -> argparse.Namespace:
     """The command line that all training scripts share."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(prog=typed(), description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"updates (default {steps})")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of checkpoints")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")

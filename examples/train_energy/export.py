@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import poe
+from examples.common import typed
 from experts.pretrained import Card, write
 
 FOLDER = Path(__file__).parents[2] / "experts" / "pretrained"
@@ -13,7 +14,7 @@ NAME = "fashion-energy"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog=typed(), description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of train.py")
     energy = poe.load(parser.parse_args().work / "persistent")
     write(energy, NAME, Card.of_file(FOLDER / f"{NAME}.md"))

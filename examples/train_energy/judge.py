@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from examples.common import seeded
+from examples.common import seeded, typed
 from examples.train_energy.data import NOISE, Pictures, pictures
 
 FEATURES = 64
@@ -83,7 +83,9 @@ def load_or_train(path: Path, rows: Pictures, steps: int) -> Judge:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog=typed(), description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="where it is put")
     parser.add_argument("--threads", type=int, default=2)

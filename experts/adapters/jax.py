@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 import poe
-from experts.adapters.optional_imports import require
 from poe.core.errors import AdaptationError
 from poe.core.no_gradient import without_gradient
+from poe.core.optional_imports import require
 
 
 class JaxLogDensity(poe.Expert):

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from numpyro.distributions import Distribution, constraints
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.jax import JaxLogDensity
-from experts.adapters.optional_imports import require
 from poe.core.errors import AdaptationError
+from poe.core.optional_imports import missing, require
 from poe.core.randomness import resolve
 from poe.density.transformed import mask_outside
+
+try:
+    from numpyro.distributions import Distribution, constraints
+except ImportError as error:
+    raise missing("numpyro", "numpyro") from error
 
 SPACES: dict[type, Any] = {
     type(constraints.real): poe.Real,

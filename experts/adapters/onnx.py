@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.adapters.optional_imports import require
 from experts.neural.classifier import Classifier
 from poe.core.errors import AdaptationError, ShapeError
 from poe.core.no_gradient import without_gradient
+from poe.core.optional_imports import require
 from poe.io import register
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import poe
-from experts.adapters.optional_imports import missing
 from experts.families.gaussian import Gaussian
 from experts.tables.kernel_density import KernelDensity
+from poe.core.optional_imports import missing
 
 try:
     from sklearn.base import BaseEstimator

@@ -19,7 +19,7 @@ from torch.distributions import (
 
 import poe
 from experts.adapters.context import require_floats
-from experts.adapters.optional_imports import missing
+from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
 from poe.density.transformed import mask_outside

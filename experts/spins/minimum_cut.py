@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from poe import Expert, PoeError
+from poe.core.optional_imports import missing
 from poe.density.capabilities import SpinPairs, spin_pairs
 
 
@@ -27,8 +28,9 @@ def graph_cut(target: Expert) -> Tensor:
         The state x, ``(*event)``, in the dtype of the fields.
 
     Raises:
-        PoeError: For other targets, for couplings that are not attractive, whose problem is
-            NP-hard, and where PyMaxflow is missing.
+        PoeError: For other targets, and for couplings that are not attractive, whose problem is
+            NP-hard.
+        ImportError: Where PyMaxflow is missing.
 
     References:
         Greig, Porteous & Seheult (1989), Exact maximum a posteriori estimation for binary images,
@@ -68,10 +70,7 @@ def _smallest_cut(pairs: SpinPairs) -> np.ndarray:
     try:
         import maxflow
     except ImportError as error:
-        raise PoeError(
-            "expected PyMaxflow for a graph cut, got none: pip install "
-            "'product-of-experts[graphcut]'"
-        ) from error
+        raise missing("PyMaxflow", "graphcut") from error
     first, second = pairs.edges.cpu().numpy()
     weights = 2 * pairs.couplings.double().cpu().numpy()
     fields = 2 * pairs.fields.double().cpu().numpy()

@@ -10,17 +10,22 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.cluster import KMeans
-from sklearn.covariance import ledoit_wolf
-from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 import poe
 from experts.families.gaussian import Gaussian
 from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
+from poe.core.optional_imports import missing
+
+try:
+    from sklearn.base import BaseEstimator, OutlierMixin
+    from sklearn.cluster import KMeans
+    from sklearn.covariance import ledoit_wolf
+    from sklearn.utils import check_random_state, check_scalar
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise missing("scikit-learn", "anomaly") from error
 
 _MIN_ROWS = 8
 _ROWS_A_CLUSTER = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -55,11 +56,21 @@ def chosen(options: argparse.Namespace, top: argparse.ArgumentParser) -> Combina
     )
 
 
+def require_libraries() -> None:
+    """Exit with the remedy where one is missing that is needed only after minutes."""
+    for library in ("matplotlib", "scipy", "skimage"):
+        if importlib.util.find_spec(library) is None:
+            raise SystemExit(
+                f'python -m poe demo needs {library}: pip install "product-of-experts[demo]"'
+            )
+
+
 def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
     """Make the picture and the table."""
     # Imports took processor time before this clock was first read: count them too.
     began = time.perf_counter() - time.process_time()
     combination = chosen(options, top)
+    require_libraries()
 
     # Only now, so that help and refusals come without loading a model.
     from poe.demo.plan import FAST, Plan

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from poe.core.optional_imports import require
+
 Array = NDArray[np.floating]
 
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -61,8 +63,7 @@ TRAINING_COMBINATIONS = tuple(c for c in ALL_COMBINATIONS if c not in HELD_OUT)
 
 def ink_mask(images: Array) -> NDArray[np.bool_]:
     """Where there is ink, on a grid four times as fine: (n, h, w) -> (n, 4h, 4w)."""
-    from scipy import ndimage
-
+    ndimage = require("scipy.ndimage", "demo")
     blurred = ndimage.gaussian_filter(np.asarray(images, dtype=np.float64), (0, BLUR, BLUR))
     fine = ndimage.zoom(
         blurred, (1, UPSAMPLING, UPSAMPLING), order=1, grid_mode=True, mode="nearest"
@@ -91,8 +92,7 @@ def thickness(mask: NDArray[np.bool_]) -> Array:
 
     Shapes: (n, h, w) -> (n,). An image without ink has thickness 0.
     """
-    from skimage.morphology import skeletonize
-
+    skeletonize = require("skimage.morphology", "demo").skeletonize
     length = np.array([skeletonize(one).sum() for one in mask])
     return np.asarray(mask.sum((1, 2)) / np.maximum(length, 1) / UPSAMPLING)
 

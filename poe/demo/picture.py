@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from poe.core.optional_imports import require
 from poe.core.tensor_file import replacing
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
@@ -59,11 +60,8 @@ def draw(
     ``rows`` under the combination each column asks for, then the panel of what was held out, where
     there is any.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    require("matplotlib", "demo").use("Agg")
+    plt = require("matplotlib.pyplot", "demo")
     parts = [strips for strips in (rows, panel) if strips]
     height = 1.3 + 0.8 * (len(rows) + len(panel))
     figure: Any = plt.figure(figsize=(2.6 + 0.78 * len(combinations), height))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pzflow import Flow
-
 import poe
 from experts.adapters.pzflow.table_flow import TableFlow, of_state
+from poe.core.optional_imports import missing
+
+try:
+    from pzflow import Flow
+except ImportError as error:
+    raise missing("pzflow", "pzflow") from error
 
 
 @poe.as_expert.register

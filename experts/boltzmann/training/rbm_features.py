@@ -12,10 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state, check_scalar, gen_even_slices
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +19,15 @@ from experts.boltzmann.block_gibbs import draw_bits, sweep
 from experts.boltzmann.rbm import RBM
 from experts.boltzmann.training.contrastive_divergence import Centre, difference
 from experts.boltzmann.training.rbm import WEIGHT_SCALE
+from poe.core.optional_imports import missing
+
+try:
+    from scipy.sparse import issparse
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils import check_random_state, check_scalar, gen_even_slices
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise missing("scikit-learn", "anomaly") from error
 
 _DTYPES = (np.float64, np.float32)
 
