@@ -21,7 +21,7 @@ from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn
-from poe.samplers.kernel import Info, Kernel
+from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
 from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
@@ -174,7 +174,7 @@ def first_learned(stage: Stage, x: Tensor) -> Learned:
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
-    start = shaped(stage.kernel, learned).init(stage.target, x)
+    start = started(shaped(stage.kernel, learned), stage.target, x)
     return learned._replace(affine=_fitted((_visit(start),), learned))
 
 
@@ -192,7 +192,7 @@ class StageState(NamedTuple):
 def begin_stage(stage: Stage, x: Tensor, learned: Learned) -> StageState:
     """Start a stage at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
     kernel = shaped(stage.kernel, learned)
-    inner = kernel.init(stage.target, x)
+    inner = started(kernel, stage.target, x)
     if not needs_tuning(kernel):
         return StageState(inner, None)
     first = torch.as_tensor(learned.scale)
@@ -206,7 +206,7 @@ def stage_step(
     averaging, kernel = state.averaging, shaped(stage.kernel, learned)
     if averaging is not None:
         kernel = filled(kernel, Learned(scale=averaging.log_scale.exp()))
-    inner, info = kernel.step(stage.target, state.inner, generator=generator)
+    inner, info = stepped(kernel, stage.target, state.inner, generator=generator)
     if averaging is not None:
         # While the number of steps is not settled, one may go as far as all of them will.
         largest = max_scale(kernel if stage.is_last else stage.kernel)
@@ -235,6 +235,7 @@ def _visit(inner: Any) -> tuple[Tensor, ...]:
 
 def end_stage(stage: Stage, state: StageState, learned: Learned) -> Learned:
     """What is known after a stage."""
+    require_inside(stage.kernel, stage.target.space, state.inner.position)
     averaging = state.averaging
     if averaging is not None and stage.num_steps > 0:
         scale = averaging.log_scale_average.exp().expand(len(state.inner.position))
