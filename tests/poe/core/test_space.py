@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -172,3 +175,10 @@ def test_space_of_a_support(support: constraints.Constraint, space: poe.Space) -
 def test_support_without_a_space_is_refused(support: constraints.Constraint) -> None:
     with pytest.raises(poe.PoeError, match="expected"):
         space_of(support, (2,))
+
+
+@pytest.mark.parametrize("shape", [None, 2.5, math.nan, torch.tensor(2), object(), True, "ab", -1])
+@pytest.mark.parametrize("kind", [poe.Real, poe.Binary, poe.Positive])
+def test_what_is_no_shape_is_refused_in_words(kind: Any, shape: Any) -> None:
+    with pytest.raises(poe.ShapeError, match="expected a shape of non-negative integers, got"):
+        kind(shape)
