@@ -208,6 +208,28 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
     return float(tensor)
 
 
+def several(name: str, values: Iterable[ArrayLike]) -> list[ArrayLike]:
+    """One entry for each layer, as a list.
+
+    Args:
+        name: What the argument is called, for the error.
+        values: A sequence, or a tensor of at least one dimension.
+
+    Returns:
+        Its entries.
+
+    Raises:
+        poe.PoeError: Where it has none, being a number or the like.
+
+    Example:
+        >>> several("weights", ([[1.0]], [[2.0]]))
+        [[[1.0]], [[2.0]]]
+    """
+    if not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0):
+        raise PoeError(f"{name} must be a sequence, one for each layer, got {values!r}")
+    return list(values)
+
+
 def whole(name: str, value: SupportsIndex, at_least: int | None = 1) -> int:
     """A whole number, at least so large; of any size where ``at_least`` is None.
 
@@ -404,8 +426,8 @@ def _tensor(
     if isinstance(value, Tensor) and value.is_meta:
         device = value.device
     try:
-        tensor = torch.as_tensor(value, dtype=dtype, device=device)
-        is_complex = tensor.is_complex() or torch.as_tensor(value).is_complex()
+        is_complex = torch.as_tensor(value).is_complex()  # asked first: torch only warns of a cast
+        tensor = torch.as_tensor(value, dtype=None if is_complex else dtype, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DtypeError(
             f"{name} must be numbers, got {type(value).__name__} ({error}): give a tensor, a "
@@ -413,6 +435,8 @@ def _tensor(
         ) from error
     if is_complex:
         raise DtypeError(f"{name} must be real, got complex numbers: give their .real")
+    if tensor.layout is not torch.strided:
+        raise DtypeError(f"{name} must be dense, got {tensor.layout}: give its .to_dense()")
     return tensor
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experts.boltzmann.rbm import RBM
-from experts.parameters import ArrayLike, keep, real
+from experts.parameters import ArrayLike, keep, real, several
 from poe import Binary, Expert, PoeError, ShapeError
 from poe.density.capabilities import (
     Conditionals,
@@ -69,9 +69,12 @@ class DBM(Expert):
 
     def __init__(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike]) -> None:
         super().__init__()
-        matrices = [real(f"weights[{k}]", value) for k, value in enumerate(weights)]
+        matrices = [
+            real(f"weights[{k}]", value) for k, value in enumerate(several("weights", weights))
+        ]
         like = matrices[0] if matrices else None
-        vectors = [real(f"biases[{k}]", value, like=like) for k, value in enumerate(biases)]
+        given = enumerate(several("biases", biases))
+        vectors = [real(f"biases[{k}]", value, like=like) for k, value in given]
         _require_chain(matrices, vectors)
         self.depth = len(matrices)
         for k, matrix in enumerate(matrices):

@@ -509,7 +509,10 @@ class LogCholesky(Transform):
 
 
 def _as_shape(shape: Shape) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    try:
+        sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    except TypeError as error:
+        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}") from error
     if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
         raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}")
     return sizes

@@ -193,7 +193,8 @@ def fingerprint(value: object) -> str:
 
     Values of different types differ, also where they are equal (1, 1.0 and True; a list and a
     tuple), and so do values that are put together otherwise. The order of a mapping's or a set's
-    items makes no difference. What is of no such kind is told by its ``repr``, without addresses.
+    items makes no difference. What is of no such kind is told by its ``repr``, without addresses;
+    without a ``repr`` of its own, by its attributes.
 
     Args:
         value: Anything; of a module its ``repr`` and its ``state_dict`` count.
@@ -235,6 +236,8 @@ def _feed(digest: Any, value: object) -> None:
             _feed(digest, item)
     elif is_dataclass(value) and not isinstance(value, type):
         _feed(digest, {entry.name: getattr(value, entry.name) for entry in fields(value)})
+    elif type(value).__repr__ is object.__repr__ and hasattr(value, "__dict__"):
+        _feed(digest, vars(value))  # its repr says nothing of what it holds
     else:
         _tell(digest, _words(value))
 

@@ -24,7 +24,7 @@ from poe.particles.mutation import (
     move_chains,
 )
 from poe.particles.resampling import num_strips, snake_order, systematic_resample
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import Kernel, require_inside
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
 from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, missing
 
@@ -177,6 +177,7 @@ class Particles:
             tally=tally,
             generator=generator,
         )
+        require_inside(kernel, path.at(temperature).space, moved.parts.position)
         self.kernel = moved.kernel
         return moved.parts
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.samplers.kernel import Info, Kernel
+from poe.samplers.kernel import Info, Kernel, started, stepped
 from poe.samplers.path import Level, Parts, stack_parts
 from poe.samplers.questions import (
     Learned,
@@ -85,11 +85,11 @@ def learn_scale(
     if scale is None:
         largest = max_scale(kernel)
         scale = largest if math.isfinite(largest) else 1.0
-    state = kernel_at_scale(kernel, scale).init(level.known(parts), parts.position)
+    state = started(kernel_at_scale(kernel, scale), level.known(parts), parts.position)
     num_steps, is_found = 0, False
     while not is_found and num_steps < MAX_TRIALS:
         tuned, before = kernel_at_scale(kernel, scale), scale
-        state, info = tuned.step(level, state, generator=generator)
+        state, info = stepped(tuned, level, state, generator=generator)
         acceptance = info.acceptance_probability.mean().item()
         scale = followed(kernel, scale, acceptance)
         is_found = is_as_wanted(kernel, before, acceptance)
@@ -133,13 +133,13 @@ def move_chains(
     to where its own chains went, and its weights stay unbiased.
     """
     began, num_islands = parts.position, tally.num_islands
-    state = kernel.init(level.known(parts), began)
+    state = started(kernel, level.known(parts), began)
     moved: list[Parts] = []
     thinning = torch.full((num_islands,), max_thinning, device=began.device)
     is_settled, every = torch.zeros_like(thinning, dtype=torch.bool), 1
     while True:
         while len(moved) < num_moves * every:
-            state, info = kernel.step(level, state, generator=generator)
+            state, info = stepped(kernel, level, state, generator=generator)
             parts = level.follow_or_evaluate(parts, info.is_accepted, state.position)
             tally.count(info)
             moved.append(parts)

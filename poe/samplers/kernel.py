@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from poe.core.errors import NonFiniteError, PoeError
+from poe.core.space import Space
 from poe.density.expert import Product
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
@@ -306,20 +307,20 @@ class DrawnAsItGoes(OnDrawnNoise[Any]):
         return False
 
     def init(self, target: Density, x: Tensor) -> Any:
-        state = self.kernel.init(target, x.detach())
+        state = started(self.kernel, target, x.detach())
         require_start(target, x, state.log_density)
         return state
 
     def state_at(self, target: Density, x: Tensor) -> Any:
         """The same, checked as it likes."""
-        return self.kernel.init(target, x)
+        return started(self.kernel, target, x)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> torch.Generator:
         """The generator, from which the step draws what it needs."""
         return generator
 
     def transition(self, target: Density, state: Any, noise: torch.Generator) -> tuple[Any, Info]:
-        return self.kernel.step(target, state, generator=noise)
+        return stepped(self.kernel, target, state, generator=noise)
 
 
 def in_two_parts(kernel: Kernel) -> OnDrawnNoise[Any]:
@@ -334,7 +335,8 @@ def require_kernel(kernel: object) -> None:
         kernel: Anything.
 
     Raises:
-        PoeError: Where it has no ``init`` or ``step``, or is a class.
+        PoeError: Where it has no ``init`` or ``step``, is a class, or claims a guarantee that there
+            is not.
     """
     absent = [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
     if isinstance(kernel, type) or absent:
@@ -343,6 +345,97 @@ def require_kernel(kernel: object) -> None:
             "expected a kernel, with `init(target, x)` and `step(target, state, *, generator)`, "
             f"got {got}{f', without {absent[0]}' if absent else ': make one, with its settings'}"
         )
+    if (claimed := getattr(kernel, "guarantee", BIASED)) not in (ASYMPTOTICALLY_EXACT, BIASED):
+        raise PoeError(
+            f"expected {type(kernel).__name__}.guarantee to be {ASYMPTOTICALLY_EXACT!r} or "
+            f"{BIASED!r}, got {claimed!r}: set it to one of them, as an attribute or a property"
+        )
+
+
+def started(kernel: Kernel, target: Density, x: Tensor) -> Any:
+    """The state from which a chain begins, as ``kernel.init`` gives it.
+
+    Args:
+        kernel: Any.
+        target: The density to leave invariant.
+        x: Positions, ``(chains, *event)``.
+
+    Returns:
+        The state there.
+
+    Raises:
+        PoeError: Where it has no position and log-density of every chain.
+    """
+    state = kernel.init(target, x)
+    _require_state(kernel, "init", state, x.shape)
+    return state
+
+
+def stepped(
+    kernel: Kernel, target: Density, state: Any, *, generator: torch.Generator
+) -> tuple[Any, Info]:
+    """One transition of every chain, as ``kernel.step`` makes it.
+
+    Args:
+        kernel: Any.
+        target: The density to leave invariant.
+        state: Where the chains are.
+        generator: Of all that is drawn.
+
+    Returns:
+        The next state, and what happened.
+
+    Raises:
+        PoeError: Where these are not what came, or the state not of as many chains as before.
+    """
+    came = kernel.step(target, state, generator=generator)
+    if not (isinstance(came, tuple) and len(came) == 2 and hasattr(came[1], "is_accepted")):
+        raise PoeError(
+            f"expected {type(kernel).__name__}.step to return the next state and an Info "
+            f"(poe.samplers.Info), got {_types(came)}"
+        )
+    _require_state(kernel, "step", came[0], state.position.shape)
+    return came
+
+
+def require_inside(kernel: Kernel | None, space: Space, positions: Tensor) -> None:
+    """Refuse a kernel whose steps left a discrete space, which no acceptance rate would tell.
+
+    Args:
+        kernel: What made the steps.
+        space: Where they should have stayed; on a continuous one chains move in coordinates.
+        positions: Where they ended, ``(chains, *event)``.
+
+    Raises:
+        PoeError: Where one of them is elsewhere.
+    """
+    if space.is_discrete and not bool(space.contains(positions).all()):
+        raise PoeError(
+            f"expected a kernel that stays in {space}, got {type(kernel).__name__}, whose steps "
+            "leave it, so that its draws are none of the target: use one for discrete spaces, such "
+            "as Gibbs(space) or DMALA(space), and Alternating for a Joint"
+        )
+
+
+def _require_state(kernel: object, method: str, state: object, shape: torch.Size) -> None:
+    got = {
+        name: getattr(getattr(state, name, None), "shape", None)
+        for name in ("position", "log_density")
+    }
+    if got != {"position": shape, "log_density": shape[:1]}:
+        told = ", ".join(f"{name} {tuple(s)}" for name, s in got.items() if s is not None)
+        raise PoeError(
+            f"expected {type(kernel).__name__}.{method} to return a state with position "
+            f"{tuple(shape)} and log_density {tuple(shape[:1])}, got {_types(state)}"
+            f"{' with ' + told if told else ''}: make it a NamedTuple of tensors, such as "
+            "poe.samplers.MetropolisState"
+        )
+
+
+def _types(came: object) -> str:
+    if type(came) is tuple:
+        return f"({', '.join(type(part).__name__ for part in came)})"
+    return type(came).__name__
 
 
 def require_rows(kernel: object, state: Any, num_rows: int) -> None:

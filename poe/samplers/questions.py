@@ -133,7 +133,7 @@ def is_reversible(kernel: Kernel) -> bool:
 
 def needs_score(kernel: Kernel) -> bool:
     """Whether it asks for the target's score, and not for log-densities alone."""
-    return bool(getattr(kernel, "needs_score", True))
+    return _yes_or_no(kernel, "needs_score") if hasattr(kernel, "needs_score") else True
 
 
 def says_whether_it_needs_score(kernel: Kernel) -> bool:
@@ -165,17 +165,17 @@ def can_restart(kernel: Kernel) -> bool:
     So it is for every kernel that ``poe.testing.check_kernel`` passes from its own ``init``; not
     for one that begins far from the target.
     """
-    return bool(getattr(kernel, "can_restart", True))
+    return _yes_or_no(kernel, "can_restart") if hasattr(kernel, "can_restart") else True
 
 
 def draws_beforehand(kernel: Kernel) -> bool:
     """Whether its random numbers are drawn before a step, which then compiles in one graph."""
-    return bool(getattr(kernel, "draws_beforehand", False))
+    return _yes_or_no(kernel, "draws_beforehand") if hasattr(kernel, "draws_beforehand") else False
 
 
 def has_memory(kernel: Kernel) -> bool:
     """Whether a state holds what does not follow from its position, such as a momentum."""
-    return bool(getattr(kernel, "has_memory", False))
+    return _yes_or_no(kernel, "has_memory") if hasattr(kernel, "has_memory") else False
 
 
 # Where it moves
@@ -188,7 +188,9 @@ def space_of(kernel: Kernel) -> Space | None:
 
 def is_of_one_density(kernel: Kernel) -> bool:
     """Whether it is built from the parts of one density, and leaves that one invariant."""
-    return bool(getattr(kernel, "is_of_one_density", False))
+    return (
+        _yes_or_no(kernel, "is_of_one_density") if hasattr(kernel, "is_of_one_density") else False
+    )
 
 
 def at_level(kernel: Kernel, level: Expert) -> Kernel:
@@ -384,10 +386,21 @@ def _claims(kernel: Kernel, name: str) -> bool:
     A claim about a step does not pass on to another step: a subclass that makes its own says anew.
     """
     if name in getattr(kernel, "__dict__", {}):
-        return bool(getattr(kernel, name))
+        return _yes_or_no(kernel, name)
     for kind in type(kernel).__mro__:
         if name in vars(kind):
-            return bool(getattr(kernel, name))
+            return _yes_or_no(kernel, name)
         if "transition" in vars(kind) or "step" in vars(kind):
             return False
     return False
+
+
+def _yes_or_no(kernel: Kernel, name: str) -> bool:
+    """What the attribute says: a method in its place would be true whatever it returned."""
+    said = getattr(kernel, name)
+    if not isinstance(said, bool):
+        raise PoeError(
+            f"expected {type(kernel).__name__}.{name} to be True or False, got {said!r}: make it "
+            "an attribute or a property"
+        )
+    return said

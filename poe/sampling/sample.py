@@ -18,7 +18,7 @@ from poe.density.checks import device_of
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.draws import Draws
-from poe.samplers.kernel import Kernel, require_kernel
+from poe.samplers.kernel import Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, warmup_steps
 from poe.sampling.driver import Job, say
@@ -222,6 +222,7 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     assert run.samples is not None
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
+    require_inside(used, target.space, run.moment.state.inner.position)
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     before = run.plan.before
     draws = Draws(

@@ -14,7 +14,7 @@ from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.draws import Draws
-from poe.samplers.kernel import BIASED, Kernel, require_kernel
+from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
 from poe.sampling.tally import Tally
 
@@ -151,12 +151,13 @@ def advance(
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)
-    state = kernel.init(target, coordinates.to_u(x.detach()))
+    state = started(kernel, target, coordinates.to_u(x.detach()))
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
-        state, info = kernel.step(target, state, generator=generator)
+        state, info = stepped(kernel, target, state, generator=generator)
         flags = Tally(info.is_accepted, info.is_outside, info.is_undefined, info.is_divergent)
         tally = tally.plus(flags)
+    require_inside(kernel, expert.space, state.position)
     positions = coordinates.to_x(state.position)
     log_density = coordinates.log_density_of_x(state.position, positions, state.log_density)
     is_at_a_point = positions.reshape(len(positions), -1).isfinite().all(1)

@@ -21,7 +21,7 @@ from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn
-from poe.samplers.kernel import Info, Kernel
+from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
 from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
@@ -189,7 +189,7 @@ def first_learned(window: Window, x: Tensor) -> Learned:
         return learned
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
-    start = shaped(window.kernel, learned).init(window.density, x)
+    start = started(shaped(window.kernel, learned), window.density, x)
     return learned._replace(affine=_fitted((_visit(start),), learned))
 
 
@@ -207,7 +207,7 @@ class WindowState(NamedTuple):
 def begin_window(window: Window, x: Tensor, learned: Learned) -> WindowState:
     """Start a window at ``x``; tuning begins at the chains' scales, or at their geometric mean."""
     kernel = shaped(window.kernel, learned)
-    inner = kernel.init(window.density, x)
+    inner = started(kernel, window.density, x)
     if Setting.SCALE not in window.learns:
         return WindowState(inner, None)
     first = torch.as_tensor(learned.scale)
@@ -234,7 +234,7 @@ def window_step(
     averaging, kernel = state.averaging, shaped(window.kernel, learned)
     if averaging is not None:
         kernel = filled(kernel, Learned(scale=averaging.log_scale.exp()))
-    inner, info = kernel.step(window.density, state.inner, generator=generator)
+    inner, info = stepped(kernel, window.density, state.inner, generator=generator)
     if averaging is not None:
         # While the number of steps is not settled, one may go as far as all of them will.
         largest = max_scale(kernel if window.is_last else window.kernel)
@@ -263,6 +263,7 @@ def _visit(inner: Any) -> tuple[Tensor, ...]:
 
 def end_window(window: Window, state: WindowState, learned: Learned) -> Learned:
     """What is known after a window."""
+    require_inside(window.kernel, window.density.space, state.inner.position)
     averaging = state.averaging
     if averaging is not None and window.num_steps > 0:
         scale = averaging.log_scale_average.exp().expand(len(state.inner.position))

@@ -306,8 +306,6 @@ def test_other_shapes_are_refused_in_words_or_taken(
     name: str, argument: str, shape: tuple[int, ...]
 ) -> None:
     build, arguments = BUILDS[name]
-    if name == "DBM":
-        pytest.skip("takes a list of tensors")
     with contextlib.suppress(poe.PoeError):
         build(**{**arguments, argument: torch.ones(shape)})
 
@@ -452,3 +450,23 @@ def test_the_module_is_the_only_door() -> None:
         if "torch.as_tensor(" in path.read_text() and path.name not in allowed
     ]
     assert not offenders
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_sparse_tensors_are_refused_in_words(check: Callable[..., Tensor]) -> None:
+    with pytest.raises(poe.DtypeError, match=r"spin must be dense, got torch\.sparse_coo"):
+        check("spin", torch.eye(2).to_sparse())
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_numbers_are_refused_before_they_are_cast() -> None:
+    with pytest.raises(poe.DtypeError, match="scale must be real"):
+        experts.Gaussian([0.0], scale=torch.ones(1) * 1j)
+
+
+@pytest.mark.parametrize("wrong", [1, 1.5, None, torch.tensor(1.0)])
+def test_layers_of_a_dbm_are_a_sequence(wrong: Any) -> None:
+    with pytest.raises(poe.PoeError, match="weights must be a sequence"):
+        experts.DBM(wrong, [[0.0], [0.0]])
+    with pytest.raises(poe.PoeError, match="biases must be a sequence"):
+        experts.DBM([[[1.0]]], wrong)

@@ -16,6 +16,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.no_gradient import without_gradient
+from poe.core.tensor_file import fingerprint
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
@@ -539,3 +540,91 @@ def test_a_bare_kernel_in_two_parts_is_its_step(g: torch.Generator) -> None:
     expected, _ = kernel.step(TARGET, kernel.init(TARGET, x), generator=same)
     found, _ = DrawnAsItGoes(kernel).step(TARGET, kernel.init(TARGET, x), generator=g)
     assert all(map(torch.equal, found, expected))
+
+
+class WithoutLogDensity(Walk):
+    """A state that is the position alone."""
+
+    def init(self, target: Any, x: Tensor) -> Any:
+        return x
+
+
+class WithoutInfo(Walk):
+    def step(self, target: Any, state: Any, *, generator: torch.Generator) -> Any:
+        return super().step(target, state, generator=generator)[0]
+
+
+class OfOneChain(Walk):
+    """A step that gives back the first chain alone."""
+
+    def step(self, target: Any, state: Any, *, generator: torch.Generator) -> Any:
+        state, info = super().step(target, state, generator=generator)
+        return type(state)(*(part[:1] for part in state)), info
+
+
+@pytest.mark.parametrize("wrong", [WithoutLogDensity, WithoutInfo, OfOneChain])
+@pytest.mark.parametrize("use", ["sample", "smc", "advance", "warm_up", "preconditioned"])
+def test_what_comes_from_a_users_kernel_is_checked(
+    wrong: type[Walk], use: str, g: torch.Generator
+) -> None:
+    kernel, x = wrong(), torch.zeros(4, 2)
+    affine = poe.samplers.Diagonal(torch.zeros(2), torch.ones(2))
+    uses = {
+        "sample": lambda: poe.sample(TARGET, 40, kernel=kernel, generator=g, progress=False),
+        "smc": lambda: poe.smc(
+            TARGET, 64, kernel=kernel, num_islands=4, generator=g, progress=False
+        ),
+        "advance": lambda: poe.advance(TARGET, kernel, x, 2, generator=g),
+        "warm_up": lambda: poe.warm_up(TARGET, kernel, x, poe.Warmup(2), generator=g),
+        "preconditioned": lambda: poe.advance(
+            TARGET, Preconditioned(kernel, affine), x, 2, generator=g
+        ),
+    }
+    with pytest.raises(poe.PoeError, match=rf"expected {wrong.__name__}\.(init|step) to return"):
+        uses[use]()
+
+
+def test_answers_that_are_none_are_refused(g: torch.Generator) -> None:
+    class Asked(Walk):
+        guarantee = EXACT
+
+        def is_reversible(self) -> bool:  # a method is true, whatever it returns
+            return False
+
+    class Claims(Walk):
+        guarantee = "exact"
+
+    with pytest.raises(poe.PoeError, match=r"Asked\.is_reversible to be True or False"):
+        is_reversible(Asked())
+    with pytest.raises(poe.PoeError, match=r"Claims\.guarantee to be 'asymptotically exact' or"):
+        poe.sample(TARGET, 10, kernel=Claims(), generator=g, progress=False)
+
+
+@pytest.mark.parametrize("kernel", [MALA(0.5), Preconditioned(HMC(0.5)), MetropolisHastings(0.5)])
+@pytest.mark.parametrize("use", ["sample", "smc", "advance"])
+def test_kernels_that_leave_a_discrete_space_are_refused(
+    kernel: Any, use: str, g: torch.Generator
+) -> None:
+    ising = experts.Ising([[0.0, 0.5], [0.5, 0.0]], [0.1, 0.2])
+    if use == "advance":
+        kernel = MALA(0.5)
+    uses = {
+        "sample": lambda: poe.sample(
+            ising, 40, kernel=kernel, warmup=20, generator=g, progress=False
+        ),
+        "smc": lambda: poe.smc(
+            ising, 64, kernel=kernel, num_islands=4, generator=g, progress=False
+        ),
+        "advance": lambda: poe.advance(ising, kernel, torch.zeros(4, 2), 5, generator=g),
+    }
+    with pytest.raises(poe.PoeError, match=r"expected a kernel that stays in Binary\(2\)"):
+        uses[use]()
+
+
+def test_a_users_kernel_of_other_settings_is_another_run() -> None:
+    class Plain:
+        def __init__(self, scale: float) -> None:
+            self.scale = scale
+
+    assert fingerprint(Plain(0.1)) != fingerprint(Plain(0.2))
+    assert fingerprint(Plain(0.1)) == fingerprint(Plain(0.1))
