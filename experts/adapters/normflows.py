@@ -14,7 +14,7 @@ from experts.adapters.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.transformed import mask_outside
-from poe.tuning.deterministic import require_settled
+from poe.structure.deterministic import require_settled
 
 try:
     from normflows import ClassCondFlow, ConditionalNormalizingFlow, MultiscaleFlow, NormalizingFlow

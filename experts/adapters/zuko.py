@@ -23,7 +23,7 @@ from experts.adapters.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
 from poe.density.transformed import mask_outside
-from poe.tuning.deterministic import require_settled
+from poe.structure.deterministic import require_settled
 
 try:
     import zuko.distributions

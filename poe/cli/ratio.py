@@ -76,9 +76,9 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 def pairs(options: argparse.Namespace, product: Product) -> tuple[Tensor, Tensor]:
     """The points of both files, as many of each."""
     from poe.cli.points import read_rows
-    from poe.tuning.start import dtype_of
+    from poe.density.checks import floats_of
 
-    dtype = dtype_of(product)
+    dtype = floats_of(product)
     x, x_prime = (read_rows(path, product.space, dtype) for path in (options.x, options.x_prime))
     if len(x) != len(x_prime) and 1 not in (len(x), len(x_prime)):
         raise BadInput(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
-from poe.core.errors import ShapeError
 from poe.core.space import Real, Space
 from poe.density.capabilities import (
     check_proper,
@@ -116,8 +115,11 @@ class Coordinates:
 
     def pull(self, expert: Expert) -> Expert:
         """The density of u, Jacobian included."""
-        if not self.is_unbounded:
-            expert = Transformed(expert, self.space.to_unconstrained)
+        return self._rescaled(
+            expert if self.is_unbounded else Transformed(expert, self.space.to_unconstrained)
+        )
+
+    def _rescaled(self, expert: Expert) -> Expert:
         return expert if self.affine is None else Rescaled(expert, self.affine)
 
     def to_u(self, x: Tensor) -> Tensor:
@@ -149,14 +151,3 @@ keeps_default(
     label_pairs,
     log_density_of_one_hot,
 )
-
-
-def require_chains(space: Space, x: Tensor, name: str) -> None:
-    """Refuse positions that are not ``(chains, *event)``. Raises ShapeError."""
-    batch = space.batch_shape(x)
-    if len(batch) != 1:
-        event = tuple(space.event_shape)
-        raise ShapeError(
-            f"expected {name} of shape (chains, *event) with event shape {event}, got "
-            f"{tuple(x.shape)}: one batch dimension, the chains; reshape it to (-1, *event)"
-        )

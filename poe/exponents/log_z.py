@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from poe.density.capabilities import exact_log_partition
+from poe.density.checks import device_of
 from poe.density.expert import Product, experts_in
 from poe.exponents.fitted import weighted
 from poe.normalizers.enumeration import MAX_TABLE, num_states, states
 from poe.normalizers.quadrature import Nodes, can_integrate, nodes
-from poe.tuning.start import device_of
 
 LogZ = Callable[[Tensor], Tensor]
 """Of the weights ``(k,)``, in float64; can be differentiated twice."""
@@ -55,7 +55,7 @@ def _closed_form(product: Product, weights: Tensor) -> Tensor | None:
 
 def _nodes(product: Product, weights: Tensor) -> Nodes | None:
     if num_states(product.space) <= MAX_TABLE:
-        x = states(product.space).to(device_of(product, None))
+        x = states(product.space).to(device_of(product))
         return Nodes(x, torch.zeros(len(x), dtype=torch.float64))
     if can_integrate(product.space):
         return nodes(weighted(product, weights), TOLERANCE)

@@ -11,6 +11,7 @@ from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper
+from poe.density.checks import device_of
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.normalizers.doubts import warn_of
@@ -19,7 +20,6 @@ from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
-from poe.tuning.start import device_of
 
 
 def log_partition(
@@ -86,7 +86,7 @@ def find_log_partition(
     if known is not None:
         return known
     chosen = _choose(target) if method is None else method
-    generator = resolve(generator, device_of(target, None))
+    generator = resolve(generator, device_of(target))
     with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
 
         def report(temperature: float, acceptance: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.density.capabilities import is_normalized
+from poe.density.checks import device_of, floats_of
 from poe.density.expert import Expert, Mixture
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
@@ -19,7 +20,7 @@ from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.path import geometric_path
 from poe.tuning.prepared import prepared_particles
-from poe.tuning.start import broad_start, device_of, dtype_of
+from poe.tuning.start import broad_start
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""
@@ -102,7 +103,7 @@ def pose(
     remedy = "ask for log Z once for each condition"
     posed, _ = prepared_particles(target, start, remedy=remedy, generator=generator)
     target, coordinates = posed.density, posed.coordinates
-    like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+    like = torch.empty(0, dtype=floats_of(target), device=device_of(target))
     name, broad = broad_start(target, like)
     scouts, summits = _scouted(target, broad, generator, report)
     # On a discrete space a density of independent elements may favour one mode so much that

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
+from poe.density.checks import device_of
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import (
@@ -32,7 +33,6 @@ from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared_particles
-from poe.tuning.start import device_of
 
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
@@ -135,7 +135,7 @@ def smc(
         num_samples, num_islands, num_moves, max_thinning, conditional_ess, temperatures
     )
     shared_space(*_named((*path, target)), kind="path")
-    generator = resolve(generator, device_of(target, None))
+    generator = resolve(generator, device_of(target))
     begin, source = prepared_particles(
         target, start, kernel=kernel, remedy=ONE_AT_A_TIME, generator=generator
     )

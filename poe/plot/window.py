@@ -17,10 +17,10 @@ from poe.core.space import (
     Positive,
     Space,
 )
+from poe.density.checks import device_of, floats_of
 from poe.density.expert import Expert
 from poe.normalizers.enumeration import states
 from poe.plot.positions import Positions
-from poe.tuning.start import device_of, dtype_of
 
 Bound = float | Sequence[float] | None
 ROWS_AT_ONCE = 2**14
@@ -83,8 +83,8 @@ def normalized(expert: Expert, name: str, on: Window) -> Tensor:
     p̃(x_i) / (v Σ_j p̃(x_j)), where v is a cell's volume. Raises NonFiniteError where a log-density
     is NaN or +inf, or all are −inf; warns where the density is too narrow for the cells.
     """
-    x = on.x.to(device_of(expert, None))
-    x = x.to(dtype_of(expert)) if on.x.is_floating_point() else x
+    x = on.x.to(device_of(expert))
+    x = x.to(floats_of(expert)) if on.x.is_floating_point() else x
     with torch.no_grad():
         values = torch.cat([expert(rows).double().cpu() for rows in x.split(ROWS_AT_ONCE)])
     _require_density(values, name)

@@ -12,7 +12,7 @@ from poe.core.doubt import Doubt, texts, together, warn
 from poe.core.errors import NormalizationError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import exact_log_partition
-from poe.density.checks import dtype_of
+from poe.density.checks import device_of, dtype_of
 from poe.density.closed_forms import is_source
 from poe.density.expert import (
     At,
@@ -30,7 +30,6 @@ from poe.density.questions import keeps_default, own_question, question
 from poe.density.transformed import Transformed
 from poe.normalizers.choose import find_log_partition
 from poe.normalizers.problem import Method
-from poe.tuning.start import device_of
 
 Find = Callable[[Expert, Expert | None], LogPartition]
 """log Z of a posterior, from a start where there is one."""
@@ -116,7 +115,7 @@ def log_density_bounds(
         >>> found.lower, found.upper, found.confidence
         (tensor([-2.6305]), tensor([-2.6305]), 0.95)
     """
-    generator = resolve(generator, device_of(require_expert(expert), None))
+    generator = resolve(generator, device_of(require_expert(expert)))
 
     def find(posterior: Expert, start: Expert | None) -> LogPartition:
         return find_log_partition(posterior, method, start, generator, progress=False)

@@ -14,6 +14,8 @@ from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
+from poe.density.chains import is_batch, number_of_chains
+from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.draws import Draws
@@ -23,12 +25,11 @@ from poe.samplers.questions import guarantee, warmup_steps
 from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
-from poe.sampling.run import Plan, Run, collected, is_done, is_warm
-from poe.structure.proper import is_proper
-from poe.tuning.choice import Choice, is_batch
-from poe.tuning.prepared import Prepared, number_of_chains, prepared
-from poe.tuning.start import device_of
+from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
+from poe.sampling.run import Plan, Run, is_done, is_warm
+from poe.structure.proper import suspects
+from poe.tuning.choice import Choice
+from poe.tuning.prepared import Prepared, prepared
 from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
@@ -118,7 +119,7 @@ def sample(
         require_kernel(kernel)
     check_proper(target)
     seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, device_of(target, initial))
+    generator = resolve(generator, device_of(target) if initial is None else initial.device)
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
     if kernel is None and can_sample_exactly(simple):
@@ -139,7 +140,7 @@ def sample(
         coordinates=begin.coordinates,
         generator=generator,
         collect=collect,
-        is_watched=bool(negative_factors(target)) and not is_proper(target),
+        suspects=suspects(target),
         compile=compile,
     )
     settings = (begin.target, kernel, counts, initial, collect, seed)
@@ -218,7 +219,7 @@ def _split(x: Tensor, num_chains: int) -> Tensor:
 
 def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     """The draws of a finished run, and a warning for each thing it noticed."""
-    target, choice = begin.target, begin.choice
+    choice = begin.choice
     assert run.samples is not None
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
@@ -246,7 +247,7 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     doubts = [
         *run.moment.doubts,
         *chain_doubts(draws),
-        *escape_doubts(target, run, draws),
+        *escape_doubts(run, draws),
         *compile_doubts(run),
     ]
     warn(doubts)

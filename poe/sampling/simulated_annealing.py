@@ -11,11 +11,11 @@ from torch import Tensor
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Conditionals, conditionals, simplify
+from poe.density.checks import device_of, floats_of
 from poe.density.expert import Expert
 from poe.structure.conditionals import colours
 from poe.structure.uniform import Uniform
 from poe.tuning.choice import in_blocks, on_checkerboard
-from poe.tuning.start import device_of, dtype_of
 
 GEOMETRIC = tuple(0.1 * 100 ** (k / 199) for k in range(200))
 """Inverse temperatures from 0.1 to 10: a sweep at each."""
@@ -101,7 +101,7 @@ def simulated_annealing(
     """
     _check_schedule(schedule)
     _without_hidden(target)
-    like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+    like = torch.empty(0, dtype=floats_of(target), device=device_of(target))
     generator = resolve(generator, like.device)
     x = Uniform(target.space, like).sample(num_chains, generator=generator)
     simple = simplify(target).expert

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION
-from poe.core.errors import GradientError, PoeError, ShapeError
+from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.density.chains import is_batch
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
@@ -248,32 +249,6 @@ def on_discrete(target: Expert) -> Choice:
         )
     why = f"a discrete space: each element in turn from its {space.num_values} values, all weighed"
     return Choice(Gibbs(space), why)
-
-
-def is_batch(target: Expert) -> bool:
-    """Whether the target is a batch of densities, one for each chain."""
-    return num_conditions(target) is not None
-
-
-def num_conditions(target: Expert) -> int | None:
-    """How many densities a batch of them has; None for one density.
-
-    Args:
-        target: Any.
-
-    Returns:
-        One for each chain, or None.
-
-    Raises:
-        ShapeError: Where experts of the target have different numbers of conditions.
-    """
-    found = (m.num_densities for m in target.modules() if isinstance(m, Expert))
-    counts = sorted({count for count in found if count is not None})
-    if len(counts) > 1:
-        raise ShapeError(
-            f"expected experts with one number of conditions, got {counts}: bind as many to each"
-        )
-    return counts[0] if counts else None
 
 
 def has_score(density: Density, u: Tensor) -> bool:

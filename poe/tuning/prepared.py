@@ -7,27 +7,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
+from poe.density.chains import require_one
+from poe.density.checks import device_of, floats_of
 from poe.density.closed_forms import exact_sample, require_source
-from poe.density.coordinates import Coordinates, require_chains
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, shared_space
 from poe.density.wrappers import in_chunks, merged, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
+from poe.structure.deterministic import require_deterministic
 from poe.tuning.choice import (
     FEW_POSITIONS,
     Choice,
     choose,
     choose_for_particles,
-    num_conditions,
 )
-from poe.tuning.deterministic import require_deterministic
 from poe.tuning.start import (
     broad_start,
-    device_of,
-    dtype_of,
     start,
 )
 
@@ -54,53 +52,6 @@ class Prepared(NamedTuple):
     def pull(self, density: Expert) -> Expert:
         """Another density on the target's space, as the chains see it."""
         return in_chunks(self.coordinates.pull(density), self.chains_at_once)
-
-
-def require_one(target: Expert, remedy: str) -> None:
-    """Refuse a batch of densities, one a condition, with what to do instead.
-
-    Args:
-        target: Any.
-        remedy: What to do, in words.
-
-    Raises:
-        PoeError: Where it is a batch.
-    """
-    if num_conditions(target) is not None:
-        raise PoeError(
-            f"expected one density, got a batch of them (a condition for each chain): {remedy}"
-        )
-
-
-def number_of_chains(
-    target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
-) -> int:
-    """The number of chains, on which all who have a say must agree; by default 4 to 64.
-
-    Args:
-        target: With its number of conditions, if it is a batch.
-        num_samples: By which the default goes, one chain for each 1000.
-        num_chains: As asked for, or None.
-        initial: Starts, ``(chains, *event)``, or None.
-
-    Returns:
-        At least 1.
-
-    Raises:
-        ShapeError: Where they do not agree, or ``initial`` is not ``(chains, *event)``.
-    """
-    said: dict[str, int] = {}
-    if num_chains is not None:
-        said["num_chains"] = num_chains
-    if initial is not None:
-        require_chains(target.space, initial, "`initial`")
-        said["initial.shape[0]"] = len(initial)
-    if (conditions := num_conditions(target)) is not None:
-        said["the target's number of conditions"] = conditions
-    if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
-        text = ", ".join(f"{who} = {count}" for who, count in said.items())
-        raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
-    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
 
 
 def prepared(
@@ -186,7 +137,7 @@ def prepared_particles(
     if source is None:
         target, log_constant = without_constant(target)
         target = in_tractable_parts(target)
-        like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+        like = torch.empty(0, dtype=floats_of(target), device=device_of(target))
         started_at, source = broad_start(target, like)
     shared_space(("start", "target"), [source, target], "path")
     check_proper(source)

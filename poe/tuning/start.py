@@ -1,4 +1,4 @@
-"""Where chains start, and on what device and in what dtype a target lives."""
+"""Where chains start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from poe.density.adapt import as_expert
+from poe.density.chains import require_chains
+from poe.density.checks import device_of, floats_of
 from poe.density.closed_forms import exact_sample, samplable_factor
-from poe.density.coordinates import Coordinates, require_chains
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.transformed import Transformed
 from poe.samplers.kernel import require_start
@@ -33,7 +35,7 @@ def start(
         require_chains(target.space, initial, "`initial`")
         _require_usable(target, initial)
         return initial.detach(), "`initial`"
-    like = torch.empty(0, dtype=dtype_of(target), device=device_of(target, None))
+    like = torch.empty(0, dtype=floats_of(target), device=device_of(target))
     where, source = _source(target, like)
 
     def draw() -> Tensor:
@@ -102,15 +104,3 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     if not coordinates.is_identity:
         broad = Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
     return "a broad Gaussian", broad
-
-
-def dtype_of(target: Expert) -> torch.dtype:
-    """The dtype of the target's own arrays; a lone number, such as an exponent, has no say."""
-    tensors = [*target.parameters(), *target.buffers()]
-    floats = (t.dtype for t in tensors if t.is_floating_point() and t.ndim)
-    return next(floats, torch.get_default_dtype())
-
-
-def device_of(target: Expert, initial: Tensor | None) -> torch.device:
-    tensors = [initial] if initial is not None else [*target.parameters(), *target.buffers()]
-    return next((t.device for t in tensors), torch.get_default_device())

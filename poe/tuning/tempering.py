@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError
-from poe.density.coordinates import require_chains
+from poe.density.chains import require_chains
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
-from poe.density.coordinates import require_chains
+from poe.density.chains import require_chains
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn

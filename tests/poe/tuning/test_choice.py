@@ -11,9 +11,10 @@ from torch import Tensor
 
 import poe
 from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.density.chains import is_batch
 from poe.density.coordinates import Coordinates
 from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
-from poe.tuning.choice import choose, has_score, is_batch
+from poe.tuning.choice import choose, has_score
 
 
 def normal(x: Tensor) -> Tensor:

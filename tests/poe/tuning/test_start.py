@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 import poe
+from poe.density.checks import floats_of
 from poe.density.coordinates import Coordinates
-from poe.tuning.start import dtype_of, start
+from poe.tuning.start import start
 
 
 class Wide(poe.Expert):
@@ -23,9 +24,9 @@ class Wide(poe.Expert):
 
 
 def test_an_exponent_has_no_say_in_the_dtype() -> None:
-    assert dtype_of(Wide()) == torch.float64
-    assert dtype_of(Wide() ** torch.tensor(0.5)) == torch.float64
-    assert dtype_of(poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Real(2)) ** 0.5) == (
+    assert floats_of(Wide()) == torch.float64
+    assert floats_of(Wide() ** torch.tensor(0.5)) == torch.float64
+    assert floats_of(poe.FromLogDensity(lambda x: x.sum(-1), space=poe.Real(2)) ** 0.5) == (
         torch.get_default_dtype()
     )
 
