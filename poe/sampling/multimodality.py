@@ -25,14 +25,14 @@ from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import gradients_per_step, needs_score
+from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
 from poe.sampling.driver import Job, say
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
-from poe.tuning.warmup import Stage, needs_fit
+from poe.tuning.warmup import Stage
 
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""

@@ -21,7 +21,7 @@ from poe.density.expert import Expert
 from poe.draws import Draws
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import guarantee, warmup_steps
+from poe.samplers.questions import guarantee, needs_fit, needs_tuning, warmup_steps
 from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
@@ -30,7 +30,7 @@ from poe.sampling.run import Plan, Run, is_done, is_warm
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
-from poe.tuning.warmup import Stage, Warmup, needs_fit, needs_tuning, rejoin, stages
+from poe.tuning.warmup import Stage, Warmup, rejoin, stages
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -118,11 +118,13 @@ def sample(
     if kernel is not None:
         require_kernel(kernel)
     check_proper(target)
-    seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, device_of(target) if initial is None else initial.device)
-    num_chains = number_of_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
-    if kernel is None and can_sample_exactly(simple):
+    is_exact = kernel is None and can_sample_exactly(simple)
+    device = device_of(target) if initial is None else initial.device
+    num_chains = number_of_chains(target, num_samples, num_chains, initial)
+    seed = None if generator is None else generator.initial_seed()
+    generator = resolve(generator, device)
+    if is_exact:
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
     begin = prepared(
@@ -172,16 +174,10 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Stage, ...]:
     """The warm-up's stages, in the chains' coordinates, some chains at a time."""
     kernel = begin.choice.kernel
-    plan = stages(begin.target, kernel, _warmup(kernel, warmup, len(begin.u)))
+    if warmup is None:
+        warmup = warmup_steps(kernel, len(begin.u))
+    plan = stages(begin.target, kernel, Warmup(warmup) if isinstance(warmup, int) else warmup)
     return tuple(stage._replace(target=begin.pull(stage.target)) for stage in plan)
-
-
-def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> Warmup:
-    if isinstance(warmup, Warmup):
-        return warmup
-    if warmup is not None:
-        return Warmup(warmup)
-    return Warmup(warmup_steps(kernel, num_chains))
 
 
 def _sample_exactly(

@@ -14,6 +14,7 @@ from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.checks import device_of, floats_of
 from poe.density.expert import Expert
 from poe.structure.conditionals import colours
+from poe.structure.discrete import structure_of
 from poe.structure.uniform import Uniform
 from poe.tuning.choice import in_blocks, on_checkerboard
 
@@ -107,7 +108,8 @@ def simulated_annealing(
     simple = simplify(target).expert
     for beta in schedule:
         level = simplify(simple**beta).expert
-        choice = on_checkerboard(level) or in_blocks(level)
+        known = structure_of(level)
+        choice = on_checkerboard(known) or in_blocks(known)
         assert choice is not None
         state = choice.kernel.init(level, x)
         state, _ = choice.kernel.step(level, state, generator=generator)

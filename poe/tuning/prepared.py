@@ -18,6 +18,7 @@ from poe.density.wrappers import in_chunks, merged, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.deterministic import require_deterministic
+from poe.structure.discrete import structure_of
 from poe.tuning.choice import (
     FEW_POSITIONS,
     Choice,
@@ -95,7 +96,7 @@ def prepared(
     x, started_at = start(target, num_chains, initial, coordinates, generator)
     u = coordinates.to_u(x)
     density = in_chunks(coordinates.pull(target), chains_at_once)
-    choice = _given(kernel) or choose(target, density, u)
+    choice = _given(kernel) or choose(structure_of(target), density, u)
     if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
         require_deterministic(target, density, u, x)
     return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
@@ -146,7 +147,7 @@ def prepared_particles(
     density = coordinates.pull(target)
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     u = coordinates.to_u(x)
-    choice = _given(kernel) or choose_for_particles(target, density, u)
+    choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
     require_deterministic(target, density, u, x)  # their weights compare its values
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
     return begin, source

@@ -31,10 +31,19 @@ def start(
     generator: torch.Generator,
 ) -> tuple[Tensor, str]:
     """Start positions in the target's space, and where they come from in words."""
-    if initial is not None:
+    if initial is None:
+        x, where = _drawn(target, num_chains, coordinates, generator)
+    else:
         require_chains(target.space, initial, "`initial`")
-        _require_usable(target, initial)
-        return initial.detach(), "`initial`"
+        x, where = initial.detach(), "`initial`"
+    with torch.no_grad():
+        require_start(target, x, target(x))
+    return x, where
+
+
+def _drawn(
+    target: Expert, num_chains: int, coordinates: Coordinates, generator: torch.Generator
+) -> tuple[Tensor, str]:
     like = torch.empty(0, dtype=floats_of(target), device=device_of(target))
     where, source = _source(target, like)
 
@@ -45,9 +54,7 @@ def start(
         u = like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
         return coordinates.to_x(u)
 
-    x = _inside(target, draw)
-    _require_usable(target, x)
-    return x, where
+    return _inside(target, draw), where
 
 
 def _source(target: Expert, like: Tensor) -> tuple[str, Expert | None]:
@@ -70,11 +77,6 @@ def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
             break
         x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), draw(), x)
     return x
-
-
-def _require_usable(target: Expert, x: Tensor) -> None:
-    with torch.no_grad():
-        require_start(target, x, target(x))
 
 
 def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:

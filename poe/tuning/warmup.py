@@ -25,14 +25,14 @@ from poe.samplers.kernel import Info, Kernel
 from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
-    Setting,
     filled,
     from_far,
     is_tunable,
     joined,
     legs,
     max_scale,
-    missing,
+    needs_fit,
+    needs_tuning,
     target_acceptance,
     with_scale,
 )
@@ -152,16 +152,6 @@ def rejoin(kernel: Kernel, plan: tuple[Stage, ...], learned: tuple[Learned, ...]
         fill(stage, known) for stage, known in zip(plan, learned, strict=True) if stage.is_last
     )
     return joined(kernel, tuned)
-
-
-def needs_tuning(kernel: Kernel) -> bool:
-    """Whether the kernel's scale was left out."""
-    return Setting.SCALE in missing(kernel)
-
-
-def needs_fit(kernel: Kernel) -> bool:
-    """Whether the kernel's preconditioner was left out."""
-    return Setting.AFFINE in missing(kernel)
 
 
 def first_learned(stage: Stage, x: Tensor) -> Learned:
