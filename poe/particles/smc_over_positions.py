@@ -15,7 +15,7 @@ from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
-from poe.density.chains import require_one
+from poe.density.conditional import require_one
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws

@@ -16,6 +16,7 @@ from torch import Tensor
 from poe.core.errors import PoeError, ShapeError
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert, shared_space
 from poe.samplers.kernel import (
     Corrected,
@@ -327,6 +328,7 @@ class ParallelTempering(Corrected[TemperingState]):
                 f"got {tuple(x.shape)}"
             )
         if isinstance(target, Expert):
+            require_chains(target.space, x[-1], "x at each level")
             shared_space(("target", "start"), [target, self.start], kind="path")
         chains, rows = x.shape[1], x.flatten(0, 1).detach()
         level = self._level(target, chains, rows)

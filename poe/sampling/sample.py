@@ -14,14 +14,15 @@ from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-from poe.density.chains import is_batch, number_of_chains
 from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
+from poe.density.conditional import is_batch
+from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
 from poe.draws import Draws
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import guarantee, needs_fit, needs_tuning, warmup_steps
+from poe.samplers.questions import guarantee, needs_fit, needs_tuning
 from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
@@ -147,7 +148,9 @@ def sample(
     )
     settings = (begin.target, kernel, counts, initial, collect, seed)
     job = Job(plan, settings, progress, checkpoint, callback)
-    return _gather(*_followed(begin, job, look_around if kernel is None else look_nowhere))
+    look = look_around if kernel is None else look_nowhere
+    followed = _followed(begin, job, look)
+    return _gather(*followed)
 
 
 def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, float]:
@@ -173,10 +176,8 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
 
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Stage, ...]:
     """The warm-up's stages, in the chains' coordinates, some chains at a time."""
-    kernel = begin.choice.kernel
-    if warmup is None:
-        warmup = warmup_steps(kernel, len(begin.u))
-    plan = stages(begin.target, kernel, Warmup(warmup) if isinstance(warmup, int) else warmup)
+    asked = Warmup(warmup) if isinstance(warmup, int) else warmup
+    plan = stages(begin.target, begin.choice.kernel, asked, len(begin.u))
     return tuple(stage._replace(target=begin.pull(stage.target)) for stage in plan)
 
 

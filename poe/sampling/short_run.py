@@ -10,8 +10,7 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
-from poe.density.chains import require_chains
-from poe.density.coordinates import Coordinates
+from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.draws import Draws

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
+from poe.density.adapt import Uniform
 from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.checks import device_of, floats_of
 from poe.density.expert import Expert
 from poe.structure.conditionals import colours
 from poe.structure.discrete import structure_of
-from poe.structure.uniform import Uniform
 from poe.tuning.choice import in_blocks, on_checkerboard
 
 GEOMETRIC = tuple(0.1 * 100 ** (k / 199) for k in range(200))

@@ -7,13 +7,14 @@ from typing import NamedTuple
 from poe.core.space import Space
 from poe.density.capabilities import (
     Conditionals,
+    Grid,
     LabelPairs,
     SpinPairs,
     conditionals,
     label_pairs,
     spin_pairs,
 )
-from poe.density.chains import is_batch
+from poe.density.conditional import is_batch
 from poe.density.expert import Expert
 
 
@@ -22,12 +23,14 @@ class Structure(NamedTuple):
 
     - ``is_batch``: whether it is a batch of densities, one for each chain;
     - ``spins``, ``labels``: its couplings and fields, where it has nothing else;
+    - ``grid``: what the spins lie on, all of one coupling;
     - ``conditionals``: how the elements of a binary event go together.
     """
 
     space: Space
     is_batch: bool
     spins: SpinPairs | None = None
+    grid: Grid | None = None
     labels: LabelPairs | None = None
     conditionals: Conditionals | None = None
 
@@ -42,6 +45,10 @@ def structure_of(target: Expert) -> Structure:
     known = Structure(target.space, is_batch(target))
     if not target.space.is_discrete:
         return known
+    spins = spin_pairs(target)
     return known._replace(
-        spins=spin_pairs(target), labels=label_pairs(target), conditionals=conditionals(target)
+        spins=spins,
+        grid=None if spins is None else spins.grid(target.space.event_shape),
+        labels=label_pairs(target),
+        conditionals=conditionals(target),
     )

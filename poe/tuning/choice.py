@@ -12,7 +12,7 @@ from poe.core.errors import PoeError
 from poe.density.coordinates import Rescaled
 from poe.density.questions import keeps_default
 from poe.samplers.discrete.block_gibbs import BlockGibbs
-from poe.samplers.discrete.checkerboard import Checkerboard, lattice
+from poe.samplers.discrete.checkerboard import Checkerboard
 from poe.samplers.discrete.chromatic import ChromaticGibbs
 from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
 from poe.samplers.discrete.discrete_langevin import DMALA
@@ -124,11 +124,10 @@ def in_clusters(known: Structure) -> Choice | None:
 
 def on_checkerboard(known: Structure) -> Choice | None:
     """Block Gibbs in whole numbers, where a binary target is a grid of one coupling and fields."""
-    found = known.spins
-    shape = known.space.event_shape
-    if found is None or lattice(found, shape) is None:
+    if known.spins is None or known.grid is None:
         return None
-    return Choice(Checkerboard(found, (shape[0], shape[1])), "a grid of spins: in two halves")
+    rows, columns = known.space.event_shape
+    return Choice(Checkerboard(known.spins, (rows, columns)), "a grid of spins: in two halves")
 
 
 def in_blocks(known: Structure) -> Choice | None:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
-from poe.density.chains import require_one
 from poe.density.checks import device_of, floats_of
 from poe.density.closed_forms import exact_sample, require_source
+from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
+from poe.density.deterministic import require_deterministic
 from poe.density.expert import Expert, shared_space
 from poe.density.wrappers import in_chunks, merged, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
-from poe.structure.deterministic import require_deterministic
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import (
     FEW_POSITIONS,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError
-from poe.density.chains import require_chains
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
@@ -86,11 +85,12 @@ def tune_tempering(
     """
     if num_steps < MIN_STEPS:
         raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")
-    require_chains(target.space, x, "x")
     levels = FIRST_LEVELS if num_levels is None else num_levels
     # Densities change fastest at the start, so that is where the first levels are closest.
     exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())
-    tempering = ParallelTempering(start, kernel, exponents, _first_step_sizes(kernel, levels, x))
+    tempering = ParallelTempering(
+        start, kernel, exponents, _first_step_sizes(kernel, levels, target)
+    )
     replicas, num_gradients = x.expand(levels, *x.shape), 0
     for length in _lengths(num_steps):
         num_gradients += len(replicas) + length * tempering.gradients_per_step
@@ -105,10 +105,10 @@ def _lengths(num_steps: int) -> list[int]:
     return [*shares, num_steps - sum(shares)]
 
 
-def _first_step_sizes(kernel: Kernel, levels: int, x: Tensor) -> tuple[float, ...] | None:
+def _first_step_sizes(kernel: Kernel, levels: int, target: Expert) -> tuple[float, ...] | None:
     if Setting.SCALE not in missing(kernel):
         return None
-    return (max(1, x[0].numel()) ** -0.5,) * levels
+    return (max(1, target.space.event_shape.numel()) ** -0.5,) * levels
 
 
 def _run(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
-from poe.density.chains import require_chains
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn
@@ -25,6 +25,7 @@ from poe.samplers.kernel import Info, Kernel
 from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
+    Leg,
     filled,
     from_far,
     is_tunable,
@@ -34,6 +35,7 @@ from poe.samplers.questions import (
     needs_fit,
     needs_tuning,
     target_acceptance,
+    warmup_steps,
     with_scale,
 )
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
@@ -93,13 +95,23 @@ class Stage(NamedTuple):
     """Where the next stage starts, from the state of this stage's kernel."""
 
 
-def stages(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Stage, ...]:
-    """The warm-up of a kernel: the stages of each of its legs."""
+def stages(
+    target: Expert, kernel: Kernel, warmup: Warmup | None, num_chains: int
+) -> tuple[Stage, ...]:
+    """The warm-up of a kernel, its own where None is asked for: the stages of each of its legs."""
+    num_steps = None if warmup is None else warmup.num_steps
+    return _in_windows(
+        legs(kernel, target, warmup_steps(kernel, num_chains) if num_steps is None else num_steps),
+        per_chain=warmup is not None and warmup.per_chain,
+    )
+
+
+def _in_windows(way: tuple[Leg, ...], per_chain: bool) -> tuple[Stage, ...]:
     return tuple(
         window
-        for leg in legs(kernel, target, warmup.num_steps)
+        for leg in way
         for window in _windows(
-            Stage(leg.density, leg.kernel, leg.num_steps, warmup.per_chain, descend=leg.descend)
+            Stage(leg.density, leg.kernel, leg.num_steps, per_chain, descend=leg.descend)
         )
     )
 
@@ -301,7 +313,7 @@ def warm_up(
         True
     """
     require_chains(target.space, x, "x")
-    plan = stages(target, kernel, warmup)
+    plan = stages(target, kernel, warmup, len(x))
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
     for stage in plan:
         state = begin_stage(stage, x, learned[-1])

@@ -16,6 +16,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.no_gradient import without_gradient
+from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
@@ -59,7 +60,6 @@ from poe.samplers.questions import (
     missing,
     needs_score,
 )
-from poe.structure.uniform import Uniform
 from poe.testing import check_kernel
 
 CHAINS = 40_000

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import poe
 from poe.core.affine import MAX_DENSE_DIMENSION
-from poe.density.chains import is_batch
+from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
 from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.kernel import has_score
