@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.affine import Affine
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
 from poe.density.checks import device_of, floats_of
@@ -53,6 +54,11 @@ class Prepared(NamedTuple):
     def pull(self, density: Expert) -> Expert:
         """Another density on the target's space, as the chains see it."""
         return in_chunks(self.coordinates.pull(density), self.chains_at_once)
+
+    def rescaled(self, affine: Affine) -> Prepared:
+        """The same target where chains move in other coordinates: those of an affine map."""
+        again = self._replace(coordinates=Coordinates(self.target.space, affine))
+        return again._replace(density=again.pull(self.target))
 
 
 def prepared(
