@@ -32,6 +32,7 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals, label_pairs
 from poe.density.expert import Expert
 from poe.normalizers.enumeration import states
@@ -49,7 +50,6 @@ from poe.samplers import (
     SingleSiteMetropolis,
 )
 from poe.samplers.kernel import Kernel
-from poe.structure.uniform import Uniform
 from poe.tuning.warmup import needs_tuning
 
 SCORE = 3

@@ -14,6 +14,7 @@ from experts.spins.ising import Ising
 from poe import Expert, PoeError, Product, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import simplify
+from poe.structure.discrete import structure_of
 from poe.tuning.choice import in_blocks, on_checkerboard
 
 NEWTON_STEPS = 20
@@ -227,7 +228,8 @@ def _neighbour_sums(s: Tensor) -> Tensor:
 
 def _swept(target: Expert, x: Tensor, generator: torch.Generator) -> Tensor:
     simple = simplify(target).expert
-    choice = on_checkerboard(simple) or in_blocks(simple)
+    known = structure_of(simple)
+    choice = on_checkerboard(known) or in_blocks(known)
     assert choice is not None
     state = choice.kernel.init(simple, x)
     for _ in range(SWEEPS):

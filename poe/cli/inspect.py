@@ -109,8 +109,9 @@ def sampler_of(product: Product, seed: int) -> Sampler:
 
     from poe.core.errors import PoeError
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
+    from poe.density.coordinates import number_of_chains
     from poe.samplers.questions import guarantee
-    from poe.tuning.prepared import number_of_chains, prepared
+    from poe.tuning.prepared import prepared
 
     try:
         check_proper(product)

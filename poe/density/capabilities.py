@@ -246,6 +246,16 @@ class Pairs(NamedTuple):
         return cls(torch.cat(edges, 1), torch.cat(couplings), torch.stack(fields).sum(0))
 
 
+class Grid(NamedTuple):
+    """Nearest neighbours on a grid, all of one coupling.
+
+    - ``coupling``; ``wraps``: whether the last row is joined to the first, and the last column.
+    """
+
+    coupling: float
+    wraps: tuple[bool, bool]
+
+
 class SpinPairs(Pairs):
     """log p̃(x) = Σ Jᵢⱼ sᵢ sⱼ + Σ hᵢ sᵢ + constant, with spins s = 2x − 1 of a binary event.
 
@@ -260,6 +270,37 @@ class SpinPairs(Pairs):
         """Whether, beside, no two fields pull in different directions."""
         h = self.fields
         return self.is_attractive and bool((h >= 0).all() | (h <= 0).all())
+
+    def grid(self, shape: torch.Size) -> Grid | None:
+        """The grid of even sides and one coupling that the pairs are, or None.
+
+        >>> pairs = spin_pairs(experts.Ising.grid((4, 6), coupling=0.25))
+        >>> pairs.grid(torch.Size((4, 6)))
+        Grid(coupling=0.25, wraps=(False, False))
+        """
+        if len(shape) != 2 or any(side % 2 or side < 4 for side in shape) or self.edges.is_meta:
+            return None
+        low, high = self.edges.sort(0).values
+        numbers, where = (low * shape.numel() + high).unique(return_inverse=True)
+        sums = self.couplings.new_zeros(len(numbers)).index_add(0, where, self.couplings)
+        if len(sums) == 0 or bool((sums != sums[0]).any()):
+            return None
+        for wraps in ((False, False), (True, False), (False, True), (True, True)):
+            if torch.equal(numbers, _neighbours(shape, wraps).to(numbers.device)):
+                return Grid(sums[0].item(), wraps)
+        return None
+
+
+def _neighbours(shape: torch.Size, wraps: tuple[bool, bool]) -> Tensor:
+    """Which pairs of sites are neighbours, each by one number, ascending."""
+    sites = torch.arange(shape.numel()).reshape(shape)
+    numbers = []
+    for axis in (0, 1):
+        kept = shape[axis] if wraps[axis] else shape[axis] - 1
+        ends = torch.stack([sites, sites.roll(-1, axis)]).narrow(axis + 1, 0, kept).flatten(1)
+        low, high = ends.sort(0).values
+        numbers.append(low * shape.numel() + high)
+    return torch.cat(numbers).sort().values
 
 
 @question

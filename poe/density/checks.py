@@ -1,4 +1,4 @@
-"""What is checked of an expert's output, and read off its tensors; names no expert."""
+"""What is checked of the output of experts and callers, and read off tensors; names no expert."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from poe.core.errors import DtypeError, OperatorError, ShapeError
+from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
 
 
@@ -114,3 +114,28 @@ def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
         return found
     bound: Callable[..., Any] | None = found.__get__(module, type(module))
     return bound
+
+
+def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
+    """What is kept of the draws: by default they themselves.
+
+    Args:
+        collect: What makes it of draws; None keeps them.
+        x: Draws, ``(chains, *event)``.
+
+    Returns:
+        One tensor, ``(chains, ...)``.
+
+    Raises:
+        PoeError: Where ``collect`` does not return one tensor with a row for each of them.
+    """
+    if collect is None:
+        return x
+    kept: object = collect(x)
+    if isinstance(kept, Tensor) and kept.shape[:1] == x.shape[:1]:
+        return kept
+    got = f"shape {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
+    raise PoeError(
+        f"expected collect= to return one tensor with a row for each of {len(x)} draws, got {got}: "
+        "flatten several parts and join them by torch.cat(parts, -1)"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from poe.core.errors import DtypeError, ShapeError
+from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.space import Real, Space
 from poe.density.capabilities import (
     check_proper,
@@ -231,3 +231,45 @@ keeps_default(
     spin_pairs,
     label_pairs,
 )
+
+
+def is_batch(target: Expert) -> bool:
+    """Whether the target is a batch of densities, one for each chain."""
+    return num_conditions(target) is not None
+
+
+def num_conditions(target: Expert) -> int | None:
+    """How many densities a batch of them has; None for one density.
+
+    Args:
+        target: Any.
+
+    Returns:
+        One for each chain, or None.
+
+    Raises:
+        ShapeError: Where experts of the target have different numbers of conditions.
+    """
+    found = (m.num_densities for m in target.modules() if isinstance(m, Expert))
+    counts = sorted({count for count in found if count is not None})
+    if len(counts) > 1:
+        raise ShapeError(
+            f"expected experts with one number of conditions, got {counts}: bind as many to each"
+        )
+    return counts[0] if counts else None
+
+
+def require_one(target: Expert, remedy: str) -> None:
+    """Refuse a batch of densities, one a condition, with what to do instead.
+
+    Args:
+        target: Any.
+        remedy: What to do, in words.
+
+    Raises:
+        PoeError: Where it is a batch.
+    """
+    if num_conditions(target) is not None:
+        raise PoeError(
+            f"expected one density, got a batch of them (a condition for each chain): {remedy}"
+        )

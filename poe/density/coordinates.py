@@ -21,6 +21,7 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
+from poe.density.conditional import num_conditions
 from poe.density.expert import Expert, LogDensity, Sampler
 from poe.density.questions import keeps_default
 from poe.density.transformed import Transformed
@@ -116,8 +117,11 @@ class Coordinates:
 
     def pull(self, expert: Expert) -> Expert:
         """The density of u, Jacobian included."""
-        if not self.is_unbounded:
-            expert = Transformed(expert, self.space.to_unconstrained)
+        return self._rescaled(
+            expert if self.is_unbounded else Transformed(expert, self.space.to_unconstrained)
+        )
+
+    def _rescaled(self, expert: Expert) -> Expert:
         return expert if self.affine is None else Rescaled(expert, self.affine)
 
     def to_u(self, x: Tensor) -> Tensor:
@@ -149,6 +153,37 @@ keeps_default(
     label_pairs,
     log_density_of_one_hot,
 )
+
+
+def number_of_chains(
+    target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
+) -> int:
+    """The number of chains, on which all who have a say must agree; by default 4 to 64.
+
+    Args:
+        target: With its number of conditions, if it is a batch.
+        num_samples: By which the default goes, one chain for each 1000.
+        num_chains: As asked for, or None.
+        initial: Starts, ``(chains, *event)``, or None.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        ShapeError: Where they do not agree, or ``initial`` is not ``(chains, *event)``.
+    """
+    conditions, said = num_conditions(target), dict[str, int]()
+    if num_chains is not None:
+        said["num_chains"] = num_chains
+    if initial is not None:
+        require_chains(target.space, initial, "`initial`")
+        said["initial.shape[0]"] = len(initial)
+    if conditions is not None:
+        said["the target's number of conditions"] = conditions
+    if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
+        text = ", ".join(f"{who} = {count}" for who, count in said.items())
+        raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
+    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
 
 
 def require_chains(space: Space, x: Tensor, name: str) -> None:

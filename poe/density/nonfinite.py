@@ -123,3 +123,36 @@ def _culprits(part: Rows) -> str:
     if at_fault:
         return f"expert{'s' * (len(at_fault) > 1)} {', '.join(at_fault)}"
     return f"{type(part.expert).__name__} ({', '.join(factors.names)}), no factor by itself"
+
+
+def require_start(target: object, x: Tensor, log_density: Tensor, *others: Tensor) -> None:
+    """Refuse a start where log-density or another part of the state is not finite.
+
+    Such as a score; it names the experts at fault.
+    """
+    if x.is_meta:
+        return
+    bad = ~torch.isfinite(log_density)
+    for part in others:
+        bad = bad | ~torch.isfinite(part).reshape(len(x), -1).all(dim=1)
+    if not bad.any():
+        return
+    chains = bad.nonzero().flatten().tolist()
+    first = chains[0]
+    raise NonFiniteError(
+        f"expected a finite log-density and score at the start of every chain, got others at "
+        f"{len(chains)} of {len(x)}: chain {first} has log-density "
+        f"{log_density[first].item()}{_factors_at_fault(target, x, first)}. Start inside the "
+        "support of every expert, by `initial=` in poe.sample."
+    )
+
+
+def _factors_at_fault(target: object, x: Tensor, chain: int) -> str:
+    """Which experts of a product are not finite at that chain, in words."""
+    if not isinstance(target, Product):
+        return ""
+    with torch.no_grad():
+        row = target.contributions(x)[chain].tolist()
+    values = dict(zip(target.names, row, strict=True))
+    at_fault = {name: v for name, v in values.items() if not abs(v) < float("inf")}
+    return f" ({', '.join(f'expert {n!r}: {v}' for n, v in at_fault.items())})" if at_fault else ""

@@ -15,6 +15,7 @@ from poe.diagnostics.weights import kish_ess
 from poe.normalizers.mbar import Normalizers, mbar
 from poe.normalizers.sides import Sides
 from poe.particles.islands import Particles, Passed, Schedule
+from poe.structure.discrete import structure_of
 from poe.tuning.choice import choose_for_particles
 
 NUM_ISLANDS = 16
@@ -66,7 +67,7 @@ def walk(
     """Particles from ``start`` to ``target`` by the default kernel for what the target offers."""
     particles = Particles(target, start, schedule, generator)
     log_start = particles.log_z[0].item()
-    choice = choose_for_particles(target, target, particles.position)
+    choice = choose_for_particles(structure_of(target), target, particles.position)
     particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position

@@ -16,6 +16,7 @@ from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.checks import device_of
+from poe.density.conditional import require_one
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws
@@ -25,7 +26,6 @@ from poe.samplers.discrete.suffix import SuffixMetropolisHastings
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.structure.autoregressive import as_events, at_rows, draw_value, num_places
 from poe.structure.twists import LocalProduct, normalized, twists as own_twists
-from poe.tuning.prepared import require_one
 
 REMEDY = (
     "Draw more, or give a twist that sees earlier where a prefix leads, by `twists=` "

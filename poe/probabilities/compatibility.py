@@ -13,10 +13,10 @@ from torch import Tensor
 from poe.core.doubt import Doubt, texts, together, warn
 from poe.core.errors import PoeError
 from poe.density.checks import unique_names
+from poe.density.conditional import require_one
 from poe.density.expert import Expert, Product, experts_in, require_expert, shared_space
 from poe.probabilities.normalize import Estimator, estimator_or_default
 from poe.probabilities.overlap import find_integrals
-from poe.tuning.prepared import require_one
 
 CONTRADICTION = 0.01
 """Densities contradict each other where the cosine between them is below this."""

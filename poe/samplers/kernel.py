@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from poe.core.errors import NonFiniteError, PoeError
+from poe.core.errors import GradientError, PoeError
 from poe.core.space import Space
-from poe.density.expert import Product
+from poe.density.nonfinite import require_start
 
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"
@@ -538,37 +538,18 @@ def require_positive(name: str, value: Tensor | float | None) -> None:
         raise PoeError(f"expected a positive finite {name}, got {value}")
 
 
-def require_start(target: Density, x: Tensor, log_density: Tensor, *others: Tensor) -> None:
-    """Refuse a start where log-density or another part of the state is not finite.
+def has_score(density: Density, u: Tensor) -> bool:
+    """Whether there is a gradient to follow: none is a log-density that varies, its score all zero.
 
-    Such as a score; it names the experts at fault.
+    Only at starts where it varies can this be told; a flat density has nothing to follow either.
+    An expert that says it has none (`GradientError`) speaks for every composition it is in.
     """
-    if x.is_meta:
-        return
-    bad = ~torch.isfinite(log_density)
-    for part in others:
-        bad = bad | ~torch.isfinite(part).reshape(len(x), -1).all(dim=1)
-    if not bad.any():
-        return
-    chains = bad.nonzero().flatten().tolist()
-    first = chains[0]
-    raise NonFiniteError(
-        f"expected a finite log-density and score at the start of every chain, got others at "
-        f"{len(chains)} of {len(x)}: chain {first} has log-density "
-        f"{log_density[first].item()}{_culprits(target, x, first)}. Start inside the support of "
-        "every expert, by `initial=` in poe.sample."
-    )
-
-
-def _culprits(target: Density, x: Tensor, chain: int) -> str:
-    """Which experts of a product are not finite at that chain, in words."""
-    if not isinstance(target, Product):
-        return ""
-    with torch.no_grad():
-        row = target.contributions(x)[chain].tolist()
-    values = dict(zip(target.names, row, strict=True))
-    at_fault = {name: v for name, v in values.items() if not abs(v) < float("inf")}
-    return f" ({', '.join(f'expert {n!r}: {v}' for n, v in at_fault.items())})" if at_fault else ""
+    try:
+        log_density, score = density.log_density_and_score(u)
+    except GradientError:
+        return False
+    is_flat = bool((log_density == log_density[0]).all())
+    return is_flat or bool(torch.any(score != 0))
 
 
 def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:

@@ -264,6 +264,16 @@ def missing(kernel: Kernel) -> frozenset[Setting]:
     return ITS_SCALE if is_tunable(kernel) and kernel.scale_setting is None else NOTHING
 
 
+def needs_tuning(kernel: Kernel) -> bool:
+    """Whether the kernel's scale was left out."""
+    return Setting.SCALE in missing(kernel)
+
+
+def needs_fit(kernel: Kernel) -> bool:
+    """Whether the kernel's preconditioner was left out."""
+    return Setting.AFFINE in missing(kernel)
+
+
 def filled(kernel: Kernel, learned: Learned) -> Kernel:
     """The kernel with what it leaves out as learned, as far as that is known.
 

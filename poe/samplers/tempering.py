@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError, ShapeError
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert, shared_space
 from poe.samplers.kernel import (
     Corrected,
@@ -99,6 +102,10 @@ class TemperingState(NamedTuple):
         return log_density
 
 
+LEAST_REJECTION = 1e-3
+"""A pair that never rejects still takes some room, so that the exponents stay apart."""
+
+
 def swap_rates(state: TemperingState) -> Tensor:
     """The mean acceptance probability of swaps, for each adjacent pair of levels.
 
@@ -109,6 +116,45 @@ def swap_rates(state: TemperingState) -> Tensor:
         Means over all chains and steps, ``(levels - 1,)``; NaN for a pair that was never tried.
     """
     return state.tally.probability / state.tally.tried
+
+
+def respaced(
+    tempering: ParallelTempering, state: TemperingState, num_levels: int | None
+) -> tuple[ParallelTempering, Tensor]:
+    """The ladder that cuts the barrier into equal parts, and replicas for it.
+
+    A new level takes the replicas of the next colder old one, whose support it shares.
+    """
+    old, rates = tempering.exponents, swap_rates(state).tolist()
+    levels = _num_levels(rates) if num_levels is None else num_levels
+    new = equal_barriers(old, rates, levels)
+    step_size = tempering.step_size
+    if step_size is not None:
+        log_scales = np.interp(new, old, np.log(step_size))
+        step_size = tuple(np.exp(log_scales).tolist())
+    colder = torch.from_numpy(np.searchsorted(old, new)).to(state.position.device)
+    replicas = state.replicas.position.reshape(len(old), -1, *state.position.shape[1:])
+    return replace(tempering, exponents=new, step_size=step_size), replicas[colder]
+
+
+def _num_levels(rates: list[float]) -> int:
+    """⌈2Λ⌉ + 1, at most twice as many as there were."""
+    barrier = sum(1.0 - rate for rate in rates)
+    return min(math.ceil(2.0 * barrier) + 1, 2 * (len(rates) + 1))
+
+
+def equal_barriers(
+    exponents: tuple[float, ...], rates: list[float], num_levels: int
+) -> tuple[float, ...]:
+    """The exponents between which swaps would be accepted equally often, from the rates so far.
+
+    >>> equal_barriers((0.0, 0.5, 1.0), [0.1, 0.7], 3)
+    (0.0, 0.333..., 1.0)
+    """
+    rejections = np.maximum(1.0 - np.asarray(rates), LEAST_REJECTION)
+    barrier = np.concatenate([[0.0], rejections.cumsum()])
+    new = np.interp(np.linspace(0.0, barrier[-1], num_levels), barrier, exponents)
+    return (exponents[0], *new[1:-1].tolist(), exponents[-1])
 
 
 def exchange(is_swapped: Tensor) -> Tensor:
@@ -282,6 +328,7 @@ class ParallelTempering(Corrected[TemperingState]):
                 f"got {tuple(x.shape)}"
             )
         if isinstance(target, Expert):
+            require_chains(target.space, x[-1], "x at each level")
             shared_space(("target", "start"), [target, self.start], kind="path")
         chains, rows = x.shape[1], x.flatten(0, 1).detach()
         level = self._level(target, chains, rows)

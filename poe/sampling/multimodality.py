@@ -15,7 +15,6 @@ from poe.core.affine import fit_moments
 from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
 from poe.density.adapt import FromDistribution
-from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
@@ -25,14 +24,14 @@ from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import gradients_per_step, needs_score
+from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
 from poe.sampling.driver import Job, say
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
-from poe.tuning.warmup import Window, needs_fit
+from poe.tuning.warmup import Window
 
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""
@@ -263,16 +262,15 @@ def tempered(
     """
     began = time.perf_counter()
     plan, num_chains = job.plan, len(begin.u)
-    scaled = Coordinates(begin.target.space, fit_moments(modes.position))
-    assert scaled.affine is not None
+    begin = begin.rescaled(fit_moments(modes.position))
+    assert begin.coordinates.affine is not None
     rows = torch.arange(num_chains, device=modes.position.device) % len(modes.position)
-    u = scaled.affine.to_u(modes.position[rows])
-    density = in_chunks(scaled.pull(begin.target), begin.chains_at_once)
+    u = begin.coordinates.affine.to_u(modes.position[rows])
     say(job.progress, f"{modes.said}: a tempering ladder is tuned")
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
-        density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=plan.generator
+        begin.density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=plan.generator
     )
     why = (
         f"{modes.said}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "
@@ -283,14 +281,11 @@ def tempered(
         run.moment.num_gradients[0] + spent.num_gradients + num_gradients,
         run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
-    burn_in = (Window(density, kernel, BURN_IN),)
+    burn_in = (Window(begin.density, kernel, BURN_IN),)
     new_job = replace(
         job,
-        plan=replace(plan, stages=burn_in, coordinates=scaled, before=before),
+        plan=replace(plan, stages=burn_in, coordinates=begin.coordinates, before=before),
         settings=(*job.settings, kernel),
         checkpoint=None if job.checkpoint is None else f"{job.checkpoint}.tempering",
     )
-    again = begin._replace(
-        density=density, coordinates=scaled, u=replicas[-1], choice=Choice(kernel, why)
-    )
-    return again, new_job
+    return begin._replace(u=replicas[-1], choice=Choice(kernel, why)), new_job

@@ -5,20 +5,10 @@ from __future__ import annotations
 import torch
 
 from poe.core.doubt import Doubt, Kind
-from poe.density.expert import Expert, Tempered
 from poe.draws import Draws
 from poe.samplers.kernel import BIASED
 from poe.samplers.questions import way_out
 from poe.sampling.run import Run
-
-
-def negative_factors(target: Expert) -> list[str]:
-    """The factors whose exponent is negative: they can make a product improper."""
-    return [
-        name
-        for name, factor in target._factors()
-        if any(isinstance(m, Tempered) and m.exponent.item() < 0 for m in factor.modules())
-    ]
 
 
 def chain_doubts(draws: Draws) -> list[Doubt]:
@@ -59,7 +49,7 @@ def compile_doubts(run: Run) -> list[Doubt]:
     return [Doubt(Kind.NOT_COMPILED, text)]
 
 
-def escape_doubts(target: Expert, run: Run, draws: Draws) -> list[Doubt]:
+def escape_doubts(run: Run, draws: Draws) -> list[Doubt]:
     """Whether the chains of a possibly improper target were on their way to infinity."""
     spread = run.moment.spread
     if spread is None:
@@ -70,7 +60,7 @@ def escape_doubts(target: Expert, run: Run, draws: Draws) -> list[Doubt]:
         return []
     means = spread.means(num_steps)[-3:].tolist()
     distances = ", ".join(f"{mean**0.5:.3g}" for mean in means)
-    blamed = ", ".join(repr(name) for name in negative_factors(target))
+    blamed = ", ".join(repr(name) for name in run.plan.suspects)
     text = (
         f"the chains {'got stuck' if is_stuck else 'were still moving outward at the end'} "
         f"(root-mean-square distance from the start {distances} over successive doublings of the "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt
-from poe.core.errors import PoeError
+from poe.density.checks import collected
 from poe.density.coordinates import Coordinates
 from poe.samplers.kernel import Info
 from poe.samplers.questions import Learned, gradients_per_step
@@ -78,12 +78,17 @@ class Plan:
     coordinates: Coordinates
     generator: torch.Generator
     collect: Callable[[Tensor], Tensor] | None
-    is_watched: bool
-    """Whether to watch for escape."""
+    suspects: tuple[str, ...] = ()
+    """The factors that may send chains to infinity, for which they are watched."""
     compile: bool = False
     """Whether to sample in compiled blocks of steps."""
     before: Spent = NOTHING_SPENT
     """What other runs took that led to this plan: it counts as warm-up."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether to watch for escape."""
+        return bool(self.suspects)
 
     @property
     def num_warmup(self) -> int:
@@ -108,6 +113,8 @@ class Run:
         """The run at its beginning, with the chains at ``u``."""
         began = time.perf_counter()
         first = plan.stages[0]
+        tally = Tally.none(len(u), u.device)
+        spread = Spread.around(u) if plan.is_watched else None
         learned = first_learned(first, u)
         moment = Moment(
             phase=0,
@@ -117,8 +124,8 @@ class Run:
             seconds=(0.0, 0.0),
             state=begin_window(first, u, learned),
             learned=(learned,),
-            tally=Tally.none(len(u), u.device),
-            spread=Spread.around(u) if plan.is_watched else None,
+            tally=tally,
+            spread=spread,
             generator_state=plan.generator.get_state(),
         )
         return cls(plan, moment._replace(seconds=(time.perf_counter() - began, 0.0)))
@@ -264,31 +271,6 @@ def is_warm(run: Run) -> bool:
 def is_done(run: Run) -> bool:
     """Whether every draw was made."""
     return run.is_done
-
-
-def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
-    """What is kept of the draws: by default they themselves.
-
-    Args:
-        collect: What makes it of draws; None keeps them.
-        x: Draws, ``(chains, *event)``.
-
-    Returns:
-        One tensor, ``(chains, ...)``.
-
-    Raises:
-        PoeError: Where ``collect`` does not return one tensor with a row for each of them.
-    """
-    if collect is None:
-        return x
-    kept: object = collect(x)
-    if isinstance(kept, Tensor) and kept.shape[:1] == x.shape[:1]:
-        return kept
-    got = f"shape {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
-    raise PoeError(
-        f"expected collect= to return one tensor with a row for each of {len(x)} draws, got {got}: "
-        "flatten several parts and join them by torch.cat(parts, -1)"
-    )
 
 
 def _room(first: Tensor, num_draws: int) -> Tensor:

@@ -14,22 +14,24 @@ from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-from poe.density.checks import device_of
+from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
+from poe.density.conditional import is_batch
+from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
 from poe.draws import Draws
 from poe.samplers.kernel import Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import guarantee, warmup_steps
+from poe.samplers.questions import guarantee, needs_fit, needs_tuning
 from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts, negative_factors
-from poe.sampling.run import Plan, Run, collected, is_done, is_warm
-from poe.structure.proper import is_proper
-from poe.tuning.choice import Choice, is_batch
-from poe.tuning.prepared import Prepared, number_of_chains, prepared
-from poe.tuning.warmup import Warmup, Window, needs_fit, needs_tuning, rejoin, windows
+from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
+from poe.sampling.run import Plan, Run, is_done, is_warm
+from poe.structure.proper import suspects
+from poe.tuning.choice import Choice
+from poe.tuning.prepared import Prepared, prepared
+from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
@@ -117,11 +119,13 @@ def sample(
     if kernel is not None:
         require_kernel(kernel)
     check_proper(target)
-    seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, device_of(target) if initial is None else initial.device)
-    num_chains = number_of_chains(target, num_samples, num_chains, initial)
     simple = simplify(target).expert
-    if kernel is None and can_sample_exactly(simple):
+    is_exact = kernel is None and can_sample_exactly(simple)
+    device = device_of(target) if initial is None else initial.device
+    num_chains = number_of_chains(target, num_samples, num_chains, initial)
+    seed = None if generator is None else generator.initial_seed()
+    generator = resolve(generator, device)
+    if is_exact:
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
     begin = prepared(
@@ -139,12 +143,14 @@ def sample(
         coordinates=begin.coordinates,
         generator=generator,
         collect=collect,
-        is_watched=bool(negative_factors(target)) and not is_proper(target),
+        suspects=suspects(target),
         compile=compile,
     )
     settings = (begin.target, kernel, counts, initial, collect, seed)
     job = Job(plan, settings, progress, checkpoint, callback)
-    return _gather(*_followed(begin, job, look_around if kernel is None else look_nowhere))
+    look = look_around if kernel is None else look_nowhere
+    followed = _followed(begin, job, look)
+    return _gather(*followed)
 
 
 def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, float]:
@@ -170,17 +176,9 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
 
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Window, ...]:
     """The warm-up's stages, in the chains' coordinates, some chains at a time."""
-    kernel = begin.choice.kernel
-    plan = windows(begin.target, kernel, _warmup(kernel, warmup, len(begin.u)))
+    asked = Warmup(warmup) if isinstance(warmup, int) else warmup
+    plan = windows(begin.target, begin.choice.kernel, asked, len(begin.u))
     return tuple(window._replace(density=begin.pull(window.density)) for window in plan)
-
-
-def _warmup(kernel: Kernel, warmup: int | Warmup | None, num_chains: int) -> Warmup:
-    if isinstance(warmup, Warmup):
-        return warmup
-    if warmup is not None:
-        return Warmup(warmup)
-    return Warmup(warmup_steps(kernel, num_chains))
 
 
 def _sample_exactly(
@@ -218,11 +216,11 @@ def _split(x: Tensor, num_chains: int) -> Tensor:
 
 def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     """The draws of a finished run, and a warning for each thing it noticed."""
-    target, choice = begin.target, begin.choice
+    choice = begin.choice
     assert run.samples is not None
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
-    require_inside(used, target.space, run.moment.state.inner.position)
+    require_inside(used, begin.target.space, run.moment.state.inner.position)
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     before = run.plan.before
     draws = Draws(
@@ -247,7 +245,7 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     doubts = [
         *run.moment.doubts,
         *chain_doubts(draws),
-        *escape_doubts(target, run, draws),
+        *escape_doubts(run, draws),
         *compile_doubts(run),
     ]
     warn(doubts)

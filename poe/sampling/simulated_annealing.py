@@ -10,11 +10,12 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
+from poe.density.adapt import Uniform
 from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.checks import number_like
 from poe.density.expert import Expert
 from poe.structure.conditionals import colours
-from poe.structure.uniform import Uniform
+from poe.structure.discrete import structure_of
 from poe.tuning.choice import in_blocks, on_checkerboard
 
 GEOMETRIC = tuple(0.1 * 100 ** (k / 199) for k in range(200))
@@ -107,7 +108,8 @@ def simulated_annealing(
     simple = simplify(target).expert
     for beta in schedule:
         level = simplify(simple**beta).expert
-        choice = on_checkerboard(level) or in_blocks(level)
+        known = structure_of(level)
+        choice = on_checkerboard(known) or in_blocks(known)
         assert choice is not None
         state = choice.kernel.init(level, x)
         state, _ = choice.kernel.step(level, state, generator=generator)

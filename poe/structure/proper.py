@@ -55,6 +55,21 @@ def is_proper(expert: Expert) -> bool | None:
     return True if is_normalized(expert) else None
 
 
+def suspects(target: Expert) -> tuple[str, ...]:
+    """The factors that may leave infinite mass: those of negative exponent, where none is proven.
+
+    >>> sharp, broad = (experts.Gaussian([0.0], scale=[s]) for s in (1.0, 2.0))
+    >>> suspects(sharp / broad), suspects(sharp / poe.FromLogDensity(abs, space=poe.Real(1)))
+    ((), ('FromLogDensity',))
+    """
+    names = [
+        name
+        for name, factor in target._factors()
+        if any(isinstance(m, Tempered) and m.exponent.item() < 0 for m in factor.modules())
+    ]
+    return () if not names or is_proper(target) else tuple(names)
+
+
 @check_proper.register(Tempered)
 @check_proper.register(Product)
 def _(expert: Tempered | Product) -> None:
@@ -73,7 +88,7 @@ def _is_proven(expert: Tempered | Product) -> bool:
         if is_one_family and combine(terms[0].expert, terms) is not None:
             return True
         _refuse_inverses(expert.space, terms)
-        return _is_proven_by_tails(expert.space, terms)
+        return _is_proven_by_tails(expert.space, _shares(terms))
 
 
 def _refuse_inverses(space: Space, terms: Sequence[Term]) -> None:
@@ -109,8 +124,7 @@ class _Share(NamedTuple):
         return float(values.amin() if self.is_least else values.amax())
 
 
-def _is_proven_by_tails(space: Space, terms: Sequence[Term]) -> bool:
-    shares = _shares(terms)
+def _is_proven_by_tails(space: Space, shares: list[_Share]) -> bool:
     if not shares:
         return False
     none = torch.zeros_like(shares[0].growth[:1])

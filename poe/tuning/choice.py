@@ -8,23 +8,22 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION
-from poe.core.errors import GradientError, PoeError, ShapeError
-from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.core.errors import GradientError, PoeError
 from poe.density.coordinates import Rescaled
-from poe.density.expert import Expert
 from poe.density.questions import keeps_default
 from poe.samplers.discrete.block_gibbs import BlockGibbs
-from poe.samplers.discrete.checkerboard import Checkerboard, lattice
+from poe.samplers.discrete.checkerboard import Checkerboard
 from poe.samplers.discrete.chromatic import ChromaticGibbs
 from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
 from poe.samplers.discrete.discrete_langevin import DMALA
 from poe.samplers.discrete.finite import estimated_changes, moved
 from poe.samplers.discrete.gibbs import Gibbs
 from poe.samplers.hmc import SplitHMC
-from poe.samplers.kernel import Density, Kernel
+from poe.samplers.kernel import Density, Kernel, has_score
 from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
+from poe.structure.discrete import Structure
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 
@@ -41,11 +40,11 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(target: Expert, density: Density, u: Tensor) -> Choice:
+def choose(known: Structure, density: Density, u: Tensor) -> Choice:
     """The kernel for a target whose density in the chains' coordinates is known at their start.
 
     Args:
-        target: In its own space.
+        known: Of the target, in its own space.
         density: In the chains' coordinates.
         u: Where they start, ``(chains, *event)``.
 
@@ -59,13 +58,12 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     Example:
         >>> import poe
         >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
-        >>> choose(target, target, torch.randn(8, 2)).why
+        >>> choose(structure_of(target), target, torch.randn(8, 2)).why
         'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
-    if target.space.is_discrete:
-        found = by_structure(target) or along_gradient(target, density, u)
-        return found or on_discrete(target)
-    if is_batch(target):
+    if known.space.is_discrete:
+        return by_structure(known) or by_elements(known, density, u)
+    if known.is_batch:
         kernel = MALA() if has_score(density, u) else MetropolisHastings()
         why = f"a density of its own for each chain: {type(kernel).__name__} fits nothing to all"
         return Choice(kernel, why)
@@ -79,11 +77,11 @@ def choose(target: Expert, density: Density, u: Tensor) -> Choice:
     return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
 
 
-def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
+def choose_for_particles(known: Structure, density: Density, u: Tensor) -> Choice:
     """The kernel for particles, of the same kinds as for chains.
 
     Args:
-        target: In its own space.
+        known: Of the target, in its own space.
         density: In the particles' coordinates.
         u: Where they are, ``(particles, *event)``.
 
@@ -93,8 +91,8 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     Raises:
         PoeError: As ``choose`` does.
     """
-    if target.space.is_discrete:
-        return among_discrete(target)
+    if known.space.is_discrete:
+        return by_structure(known) or on_discrete(known)
     if has_score(density, u[:FEW_POSITIONS]):
         why = "a score: HMC around a Gaussian fitted to the particles of each level"
         return Choice(Preconditioned(SplitHMC()), why)
@@ -102,55 +100,39 @@ def choose_for_particles(target: Expert, density: Density, u: Tensor) -> Choice:
     return Choice(Preconditioned(MetropolisHastings()), why)
 
 
-def among_discrete(target: Expert) -> Choice:
-    """By the target's structure where it has one that is known, else site by site.
-
-    Args:
-        target: On a discrete space.
-
-    Returns:
-        The kernel, and in words why this one.
-
-    Raises:
-        PoeError: As ``on_discrete`` does.
-    """
-    return by_structure(target) or on_discrete(target)
-
-
-def by_structure(target: Expert) -> Choice | None:
+def by_structure(known: Structure) -> Choice | None:
     """The first that applies of clusters, the two halves of a grid, blocks, and colours."""
     return (
-        in_clusters(target)
-        or on_checkerboard(target)
-        or in_blocks(target)
-        or in_label_clusters(target)
-        or by_colours(target)
+        in_clusters(known)
+        or on_checkerboard(known)
+        or in_blocks(known)
+        or in_label_clusters(known)
+        or by_colours(known)
     )
 
 
-def in_clusters(target: Expert) -> Choice | None:
+def in_clusters(known: Structure) -> Choice | None:
     """Swendsen-Wang, where a binary target has only couplings, none negative, and aligned fields.
 
     Where fields pull against each other, or couplings are of both signs, clusters hardly move.
     """
-    found = spin_pairs(target)
+    found = known.spins
     if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
         return None
     return Choice(SwendsenWang(found), "attractive couplings: clusters of spins flipped at once")
 
 
-def on_checkerboard(target: Expert) -> Choice | None:
+def on_checkerboard(known: Structure) -> Choice | None:
     """Block Gibbs in whole numbers, where a binary target is a grid of one coupling and fields."""
-    found = spin_pairs(target)
-    shape = target.space.event_shape
-    if found is None or lattice(found, shape) is None:
+    if known.spins is None or known.grid is None:
         return None
-    return Choice(Checkerboard(found, (shape[0], shape[1])), "a grid of spins: in two halves")
+    rows, columns = known.space.event_shape
+    return Choice(Checkerboard(known.spins, (rows, columns)), "a grid of spins: in two halves")
 
 
-def in_blocks(target: Expert) -> Choice | None:
+def in_blocks(known: Structure) -> Choice | None:
     """Block Gibbs, where every factor of a binary target says how its elements go together."""
-    found = conditionals(target)
+    found = known.conditionals
     if found is None:
         return None
     kernel = BlockGibbs(found)
@@ -159,17 +141,17 @@ def in_blocks(target: Expert) -> Choice | None:
     return Choice(kernel, f"known conditionals: {hidden}all elements {sets}")
 
 
-def in_label_clusters(target: Expert) -> Choice | None:
+def in_label_clusters(known: Structure) -> Choice | None:
     """Swendsen-Wang for labels, where they are only pulled together, and to the same label."""
-    found = label_pairs(target)
+    found = known.labels
     if found is None or found.couplings.numel() == 0 or not found.is_attractive_and_aligned:
         return None
     return Choice(LabelClusters(found), "attractive couplings: clusters take a label at once")
 
 
-def by_colours(target: Expert) -> Choice | None:
+def by_colours(known: Structure) -> Choice | None:
     """Chromatic Gibbs, where a target on labels has only couplings and fields."""
-    found = label_pairs(target)
+    found = known.labels
     if found is None:
         return None
     kernel = ChromaticGibbs(found)
@@ -177,10 +159,16 @@ def by_colours(target: Expert) -> Choice | None:
     return Choice(kernel, why)
 
 
-def along_gradient(target: Expert, density: Density, u: Tensor) -> Choice | None:
+def by_elements(known: Structure, density: Density, u: Tensor) -> Choice:
+    """Where nothing is known of how elements go together: all by a gradient, or each in turn."""
+    in_turn = on_discrete(known)
+    return along_gradient(known, density, u) or in_turn
+
+
+def along_gradient(known: Structure, density: Density, u: Tensor) -> Choice | None:
     """Discrete Langevin where a sweep of Gibbs is long and the gradient foretells what it finds."""
-    space = target.space
-    if space.num_values is None or is_batch(target):
+    space = known.space
+    if space.num_values is None or known.is_batch:
         return None
     num_moves = space.event_shape.numel() * (space.num_values - 1)
     if num_moves <= SHORT_SWEEP or not is_foretold(density, u, space.num_values):
@@ -222,11 +210,11 @@ def is_foretold(density: Density, u: Tensor, num_values: int) -> bool:
     return bool(missed < 0.5 * change[is_known].square().sum())
 
 
-def on_discrete(target: Expert) -> Choice:
+def on_discrete(known: Structure) -> Choice:
     """Gibbs, site by site, of finitely many values each.
 
     Args:
-        target: On a discrete space.
+        known: Of the target, on a discrete space.
 
     Returns:
         The kernel, and in words why this one.
@@ -234,60 +222,20 @@ def on_discrete(target: Expert) -> Choice:
     Raises:
         PoeError: For infinitely many values, and for a batch of densities of more than two.
     """
-    space = target.space
+    space = known.space
     if space.num_values is None:
         raise PoeError(
             f"expected a kernel for the discrete space {space}, whose elements have infinitely "
             "many values: those chosen here move on continuous or finite ones. Give one that moves "
             "on that space, by `kernel=`."
         )
-    if is_batch(target) and space.num_values > 2:
+    if known.is_batch and space.num_values > 2:
         raise PoeError(
             f"expected one density on {space}, got a batch of them: Gibbs asks for a chain's "
             f"{space.num_values - 1} other values in one call, so sample one condition at a time"
         )
     why = f"a discrete space: each element in turn from its {space.num_values} values, all weighed"
     return Choice(Gibbs(space), why)
-
-
-def is_batch(target: Expert) -> bool:
-    """Whether the target is a batch of densities, one for each chain."""
-    return num_conditions(target) is not None
-
-
-def num_conditions(target: Expert) -> int | None:
-    """How many densities a batch of them has; None for one density.
-
-    Args:
-        target: Any.
-
-    Returns:
-        One for each chain, or None.
-
-    Raises:
-        ShapeError: Where experts of the target have different numbers of conditions.
-    """
-    found = (m.num_densities for m in target.modules() if isinstance(m, Expert))
-    counts = sorted({count for count in found if count is not None})
-    if len(counts) > 1:
-        raise ShapeError(
-            f"expected experts with one number of conditions, got {counts}: bind as many to each"
-        )
-    return counts[0] if counts else None
-
-
-def has_score(density: Density, u: Tensor) -> bool:
-    """Whether there is a gradient to follow: none is a log-density that varies, its score all zero.
-
-    Only at starts where it varies can this be told; a flat density has nothing to follow either.
-    An expert that says it has none (`GradientError`) speaks for every composition it is in.
-    """
-    try:
-        log_density, score = density.log_density_and_score(u)
-    except GradientError:
-        return False
-    is_flat = bool((log_density == log_density[0]).all())
-    return is_flat or bool(torch.any(score != 0))
 
 
 keeps_default(

@@ -7,24 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, ShapeError
+from poe.core.affine import Affine
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, require_source
-from poe.density.coordinates import Coordinates, require_chains
+from poe.density.conditional import require_one
+from poe.density.coordinates import Coordinates
+from poe.density.deterministic import require_deterministic
 from poe.density.expert import Expert, shared_space
 from poe.density.wrappers import in_chunks, merged, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
-from poe.tuning.choice import (
-    FEW_POSITIONS,
-    Choice,
-    choose,
-    choose_for_particles,
-    num_conditions,
-)
-from poe.tuning.deterministic import require_deterministic
+from poe.structure.discrete import structure_of
+from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
 from poe.tuning.start import broad_start, start
 
 
@@ -51,52 +47,10 @@ class Prepared(NamedTuple):
         """Another density on the target's space, as the chains see it."""
         return in_chunks(self.coordinates.pull(density), self.chains_at_once)
 
-
-def require_one(target: Expert, remedy: str) -> None:
-    """Refuse a batch of densities, one a condition, with what to do instead.
-
-    Args:
-        target: Any.
-        remedy: What to do, in words.
-
-    Raises:
-        PoeError: Where it is a batch.
-    """
-    if num_conditions(target) is not None:
-        raise PoeError(
-            f"expected one density, got a batch of them (a condition for each chain): {remedy}"
-        )
-
-
-def number_of_chains(
-    target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
-) -> int:
-    """The number of chains, on which all who have a say must agree; by default 4 to 64.
-
-    Args:
-        target: With its number of conditions, if it is a batch.
-        num_samples: By which the default goes, one chain for each 1000.
-        num_chains: As asked for, or None.
-        initial: Starts, ``(chains, *event)``, or None.
-
-    Returns:
-        At least 1.
-
-    Raises:
-        ShapeError: Where they do not agree, or ``initial`` is not ``(chains, *event)``.
-    """
-    said: dict[str, int] = {}
-    if num_chains is not None:
-        said["num_chains"] = num_chains
-    if initial is not None:
-        require_chains(target.space, initial, "`initial`")
-        said["initial.shape[0]"] = len(initial)
-    if (conditions := num_conditions(target)) is not None:
-        said["the target's number of conditions"] = conditions
-    if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
-        text = ", ".join(f"{who} = {count}" for who, count in said.items())
-        raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
-    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
+    def rescaled(self, affine: Affine) -> Prepared:
+        """The same target where chains move in other coordinates: those of an affine map."""
+        again = self._replace(coordinates=Coordinates(self.target.space, affine))
+        return again._replace(density=again.pull(self.target))
 
 
 def prepared(
@@ -140,7 +94,7 @@ def prepared(
     x, started_at = start(target, num_chains, initial, coordinates, generator)
     u = coordinates.to_u(x)
     density = in_chunks(coordinates.pull(target), chains_at_once)
-    choice = _given(kernel) or choose(target, density, u)
+    choice = _given(kernel) or choose(structure_of(target), density, u)
     if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
         require_deterministic(target, density, u, x)
     return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
@@ -191,7 +145,7 @@ def prepared_particles(
     density = coordinates.pull(target)
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     u = coordinates.to_u(x)
-    choice = _given(kernel) or choose_for_particles(target, density, u)
+    choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
     require_deterministic(target, density, u, x)  # their weights compare its values
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
     return begin, source

@@ -1,21 +1,20 @@
-"""Where chains and particles start."""
+"""Where chains start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.density.adapt import as_expert
+from poe.density.adapt import Uniform, as_expert
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
 from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
+from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
-from poe.samplers.kernel import require_start
-from poe.structure.uniform import Uniform
 
 MAX_START_ATTEMPTS = 100
 BROAD = 10.0
@@ -30,50 +29,56 @@ def start(
     generator: torch.Generator,
 ) -> tuple[Tensor, str]:
     """Start positions in the target's space, and where they come from in words."""
-    if initial is not None:
+    if initial is None:
+        source = _source(target, coordinates)
+        x, where = _drawn_inside(target, source, num_chains, generator)
+    else:
         require_chains(target.space, initial, "`initial`")
-        _require_usable(target, initial)
-        return initial.detach(), "`initial`"
-    like = number_like(target)
-    where, source = _source(target, like)
-
-    def draw() -> Tensor:
-        if source is not None:
-            return exact_sample(source, num_chains, generator)
-        event_shape = coordinates.u_space.event_shape
-        u = like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
-        return coordinates.to_x(u)
-
-    x = _inside(target, draw)
-    _require_usable(target, x)
+        x, where = initial.detach(), "`initial`"
+    with torch.no_grad():
+        require_start(target, x, target(x))
     return x, where
 
 
-def _source(target: Expert, like: Tensor) -> tuple[str, Expert | None]:
-    """What to draw starts from, in words and as an expert, if it is one."""
+class _Source(NamedTuple):
+    """What starts are drawn from: in words, and as an expert; standard normals where it is None."""
+
+    said: str
+    expert: Expert | None
+    like: Tensor
+    coordinates: Coordinates
+
+    def draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
+        if self.expert is not None:
+            return exact_sample(self.expert, num_chains, generator)
+        event_shape = self.coordinates.u_space.event_shape
+        u = self.like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
+        return self.coordinates.to_x(u)
+
+
+def _source(target: Expert, coordinates: Coordinates) -> _Source:
+    like = number_like(target)
     factor = samplable_factor(target)
     if factor is not None:
-        return f"draws of expert {factor[0]!r}", factor[1]
+        return _Source(f"draws of expert {factor[0]!r}", factor[1], like, coordinates)
     if target.space.is_discrete:
-        return "any state alike", Uniform(target.space, like)
-    return "standard normals", None
+        return _Source("any state alike", Uniform(target.space, like), like, coordinates)
+    return _Source("standard normals", None, like, coordinates)
 
 
 @torch.no_grad()
-def _inside(target: Expert, draw: Callable[[], Tensor]) -> Tensor:
-    """Draws, repeated for the chains where the target's log-density is −inf."""
-    x = draw()
+def _drawn_inside(
+    target: Expert, source: _Source, num_chains: int, generator: torch.Generator
+) -> tuple[Tensor, str]:
+    """Draws, repeated for the chains where the target's log-density is −inf, and what they are."""
+    x = source.draw(num_chains, generator)
     for _ in range(MAX_START_ATTEMPTS):
         is_outside = target(x) == -torch.inf
         if not is_outside.any():
             break
-        x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), draw(), x)
-    return x
-
-
-def _require_usable(target: Expert, x: Tensor) -> None:
-    with torch.no_grad():
-        require_start(target, x, target(x))
+        again = source.draw(num_chains, generator)
+        x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), again, x)
+    return x, source.said
 
 
 def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:

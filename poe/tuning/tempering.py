@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError
-from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Setting, max_scale, missing, target_acceptance
-from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
+from poe.samplers.tempering import ParallelTempering, TemperingState, respaced
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
 
 NUM_ROUNDS = 5
 MIN_STEPS = 100
 FIRST_LEVELS = 12
-LEAST_REJECTION = 1e-3
-"""A pair that never rejects still takes some room, so that the exponents stay apart."""
 
 
 class TunedTempering(NamedTuple):
@@ -90,16 +85,17 @@ def tune_tempering(
     """
     if num_steps < MIN_STEPS:
         raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")
-    require_chains(target.space, x, "x")
     levels = FIRST_LEVELS if num_levels is None else num_levels
     # Densities change fastest at the start, so that is where the first levels are closest.
     exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())
-    tempering = ParallelTempering(start, kernel, exponents, _first_step_sizes(kernel, levels, x))
+    tempering = ParallelTempering(
+        start, kernel, exponents, _first_step_sizes(kernel, levels, target)
+    )
     replicas, num_gradients = x.expand(levels, *x.shape), 0
     for length in _lengths(num_steps):
         num_gradients += len(replicas) + length * tempering.gradients_per_step
         state, tempering = _run(target, tempering, replicas, length, generator)
-        tempering, replicas = _respaced(tempering, state, num_levels)
+        tempering, replicas = respaced(tempering, state, num_levels)
     return TunedTempering(tempering, replicas, num_gradients)
 
 
@@ -109,10 +105,10 @@ def _lengths(num_steps: int) -> list[int]:
     return [*shares, num_steps - sum(shares)]
 
 
-def _first_step_sizes(kernel: Kernel, levels: int, x: Tensor) -> tuple[float, ...] | None:
+def _first_step_sizes(kernel: Kernel, levels: int, target: Expert) -> tuple[float, ...] | None:
     if Setting.SCALE not in missing(kernel):
         return None
-    return (max(1, x[0].numel()) ** -0.5,) * levels
+    return (max(1, target.space.event_shape.numel()) ** -0.5,) * levels
 
 
 def _run(
@@ -153,42 +149,3 @@ def _with_step_sizes(tempering: ParallelTempering, log_scale: Tensor) -> Paralle
     if tempering.has_exact_start:  # its step size is never used, so nothing tunes it
         log_scale = torch.cat([log_scale[1:2], log_scale[1:]])
     return replace(tempering, step_size=tuple(log_scale.exp().tolist()))
-
-
-def _respaced(
-    tempering: ParallelTempering, state: TemperingState, num_levels: int | None
-) -> tuple[ParallelTempering, Tensor]:
-    """The ladder that cuts the barrier into equal parts, and replicas for it.
-
-    A new level takes the replicas of the next colder old one, whose support it shares.
-    """
-    old, rates = tempering.exponents, swap_rates(state).tolist()
-    levels = _num_levels(rates) if num_levels is None else num_levels
-    new = equal_barriers(old, rates, levels)
-    step_size = tempering.step_size
-    if step_size is not None:
-        log_scales = np.interp(new, old, np.log(step_size))
-        step_size = tuple(np.exp(log_scales).tolist())
-    colder = torch.from_numpy(np.searchsorted(old, new)).to(state.position.device)
-    replicas = state.replicas.position.reshape(len(old), -1, *state.position.shape[1:])
-    return replace(tempering, exponents=new, step_size=step_size), replicas[colder]
-
-
-def _num_levels(rates: list[float]) -> int:
-    """⌈2Λ⌉ + 1, at most twice as many as there were."""
-    barrier = sum(1.0 - rate for rate in rates)
-    return min(math.ceil(2.0 * barrier) + 1, 2 * (len(rates) + 1))
-
-
-def equal_barriers(
-    exponents: tuple[float, ...], rates: list[float], num_levels: int
-) -> tuple[float, ...]:
-    """The exponents between which swaps would be accepted equally often, from the rates so far.
-
-    >>> equal_barriers((0.0, 0.5, 1.0), [0.1, 0.7], 3)
-    (0.0, 0.333..., 1.0)
-    """
-    rejections = np.maximum(1.0 - np.asarray(rates), LEAST_REJECTION)
-    barrier = np.concatenate([[0.0], rejections.cumsum()])
-    new = np.interp(np.linspace(0.0, barrier[-1], num_levels), barrier, exponents)
-    return (exponents[0], *new[1:-1].tolist(), exponents[-1])

@@ -25,6 +25,7 @@ from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
 from poe.samplers.ladder import AnnealedLangevin
 from poe.samplers.questions import (
     Learned,
+    Leg,
     Setting,
     filled,
     from_far,
@@ -33,7 +34,10 @@ from poe.samplers.questions import (
     legs,
     max_scale,
     missing,
+    needs_fit,
+    needs_tuning,
     target_acceptance,
+    warmup_steps,
     with_scale,
 )
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
@@ -101,18 +105,28 @@ class Window(NamedTuple):
         return self.is_compared or Setting.AFFINE in self.learns
 
 
-def windows(target: Expert, kernel: Kernel, warmup: Warmup) -> tuple[Window, ...]:
-    """The warm-up of a kernel: the windows of each of its legs."""
+def windows(
+    target: Expert, kernel: Kernel, warmup: Warmup | None, num_chains: int
+) -> tuple[Window, ...]:
+    """The warm-up of a kernel, its own where None is asked for: the windows of each of its legs."""
+    num_steps = None if warmup is None else warmup.num_steps
+    return _in_windows(
+        legs(kernel, target, warmup_steps(kernel, num_chains) if num_steps is None else num_steps),
+        per_chain=warmup is not None and warmup.per_chain,
+    )
+
+
+def _in_windows(way: tuple[Leg, ...], per_chain: bool) -> tuple[Window, ...]:
     return tuple(
         window
-        for leg in legs(kernel, target, warmup.num_steps)
+        for leg in way
         for window in _windows(
             Window(
                 leg.density,
                 leg.kernel,
                 leg.num_steps,
                 missing(leg.kernel) & {Setting.SCALE},
-                warmup.per_chain,
+                per_chain,
                 descend=leg.descend,
             )
         )
@@ -167,16 +181,6 @@ def rejoin(kernel: Kernel, plan: tuple[Window, ...], learned: tuple[Learned, ...
         fill(window, known) for window, known in zip(plan, learned, strict=True) if window.is_last
     )
     return joined(kernel, tuned)
-
-
-def needs_tuning(kernel: Kernel) -> bool:
-    """Whether the kernel's scale was left out."""
-    return Setting.SCALE in missing(kernel)
-
-
-def needs_fit(kernel: Kernel) -> bool:
-    """Whether the kernel's preconditioner was left out."""
-    return Setting.AFFINE in missing(kernel)
 
 
 def first_learned(window: Window, x: Tensor) -> Learned:
@@ -340,7 +344,7 @@ def warm_up(
         True
     """
     require_chains(target.space, x, "x")
-    plan = windows(target, kernel, warmup)
+    plan = windows(target, kernel, warmup, len(x))
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
     for window in plan:
         state = begin_window(window, x, learned[-1])

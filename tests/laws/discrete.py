@@ -10,6 +10,7 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.adapt import Uniform
 from poe.density.expert import Expert
 from poe.normalizers.enumeration import num_states, states
 from poe.samplers import (
@@ -22,7 +23,6 @@ from poe.samplers import (
     RandomScanGibbs,
     SingleSiteMetropolis,
 )
-from poe.structure.uniform import Uniform
 
 CHAINS = 40_000
 """For moments from exact draws."""

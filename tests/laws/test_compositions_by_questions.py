@@ -45,10 +45,11 @@ from poe.density.wrappers import Merged, merged
 from poe.normalizers.enumeration import states
 from poe.probabilities.density_bounds import bounds, has_exact_log_density, log_density_bounds
 from poe.probabilities.normalizer_error import sensitivities
+from poe.structure.discrete import structure_of
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 from poe.testing import check_expert
-from poe.tuning import choice as choose
+from poe.tuning.choice import Choice, by_structure, on_discrete
 from tests.seeds import seeded
 
 Question = Callable[..., Any]
@@ -505,6 +506,11 @@ STRUCTURED = [
 ]
 
 
+def _chosen(expert: poe.Expert) -> Choice:
+    known = structure_of(expert)
+    return by_structure(known) or on_discrete(known)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -519,7 +525,7 @@ STRUCTURED = [
 def test_a_wrapped_expert_gets_the_same_kernel(
     expert: poe.Expert, wrap: Callable[[poe.Expert], poe.Expert]
 ) -> None:
-    plain, wrapped = choose.among_discrete(expert), choose.among_discrete(wrap(expert))
+    plain, wrapped = _chosen(expert), _chosen(wrap(expert))
     assert type(wrapped.kernel) is type(plain.kernel)
     assert wrapped.why == plain.why
 

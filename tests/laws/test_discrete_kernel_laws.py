@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import poe
+from poe.density.adapt import Uniform
 from poe.density.expert import Expert
 from poe.samplers import LangevinState
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import Level, geometric_path
-from poe.structure.uniform import Uniform
 from poe.testing import LawError
 from tests.laws.discrete import CHAINS, KERNELS, TARGETS, exact_draws, table_of
 from tests.laws.kernels import COPIES, check_kernel, check_reaches_all

@@ -60,17 +60,8 @@ def lattice(pairs: SpinPairs, shape: torch.Size) -> Lattice | None:
     >>> lattice(spin_pairs(experts.Ising.grid((4, 6), coupling=0.25)), torch.Size((4, 6)))
     Lattice(coupling=0.25, wraps=(False, False))
     """
-    if len(shape) != 2 or any(side % 2 or side < 4 for side in shape) or pairs.edges.is_meta:
-        return None
-    low, high = pairs.edges.sort(0).values
-    numbers, where = (low * shape.numel() + high).unique(return_inverse=True)
-    sums = pairs.couplings.new_zeros(len(numbers)).index_add(0, where, pairs.couplings)
-    if len(sums) == 0 or bool((sums != sums[0]).any()):
-        return None
-    for wraps in ((False, False), (True, False), (False, True), (True, True)):
-        if torch.equal(numbers, _numbers(shape, wraps).to(numbers.device)):
-            return Lattice(sums[0].item(), wraps)
-    return None
+    found = pairs.grid(shape)
+    return None if found is None else Lattice(*found)
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,18 +90,6 @@ def whole(even: Tensor, odd: Tensor) -> Tensor:
 
 def _row_pairs(half: Tensor) -> Tensor:
     return half.unflatten(1, (-1, 2))[:, :, :, None]
-
-
-def _numbers(shape: torch.Size, wraps: tuple[bool, bool]) -> Tensor:
-    """Which pairs of sites are neighbours, each by one number, ascending."""
-    sites = torch.arange(shape.numel()).reshape(shape)
-    numbers = []
-    for axis in (0, 1):
-        kept = shape[axis] if wraps[axis] else shape[axis] - 1
-        ends = torch.stack([sites, sites.roll(-1, axis)]).narrow(axis + 1, 0, kept).flatten(1)
-        low, high = ends.sort(0).values
-        numbers.append(low * shape.numel() + high)
-    return torch.cat(numbers).sort().values
 
 
 IN_CACHE = 2**20

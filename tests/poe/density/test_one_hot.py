@@ -10,9 +10,9 @@ from torch import nn
 
 import experts
 import poe
+from poe.density.adapt import Uniform
 from poe.density.capabilities import log_density_of_one_hot
 from poe.density.one_hot import one_hot
-from poe.structure.uniform import Uniform
 from tests.seeds import seeded
 
 SPACE = poe.Categorical((2, 2), 3)

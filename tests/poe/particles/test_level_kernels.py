@@ -8,12 +8,12 @@ import torch
 import poe
 from experts import RBM, Bernoulli, Ising
 from poe import normalizers
+from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals
 from poe.normalizers.enumeration import states
 from poe.samplers import MALA, BlockGibbs, Gibbs, SwendsenWang
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import at_level
-from poe.structure.uniform import Uniform
 
 GRID = Ising.grid((3, 3), coupling=0.7, field=0.2)
 MIXED = Ising.grid((3, 3), 0.7, 0.3 * torch.tensor([1.0, -1.0, 1.0]).expand(3, 3))

@@ -17,6 +17,7 @@ import experts
 import poe
 from poe.core.no_gradient import without_gradient
 from poe.core.tensor_file import fingerprint
+from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
@@ -60,7 +61,6 @@ from poe.samplers.questions import (
     missing,
     needs_score,
 )
-from poe.structure.uniform import Uniform
 from poe.testing import check_kernel
 
 CHAINS = 40_000

@@ -33,8 +33,7 @@ from poe.samplers import (
     swap_rates,
 )
 from poe.samplers.kernel import Kernel, Noise, leaves
-from poe.samplers.tempering import TemperingNoise
-from poe.tuning.tempering import equal_barriers
+from poe.samplers.tempering import TemperingNoise, equal_barriers
 from tests.seeds import seeded
 from tests.tuned import check_tuned_rate
 

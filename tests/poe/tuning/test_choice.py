@@ -11,9 +11,12 @@ from torch import Tensor
 
 import poe
 from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
 from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
-from poe.tuning.choice import choose, has_score, is_batch
+from poe.samplers.kernel import has_score
+from poe.structure.discrete import structure_of
+from poe.tuning.choice import choose
 
 
 def normal(x: Tensor) -> Tensor:
@@ -24,7 +27,7 @@ def chosen(target: poe.Expert, chains: int = 8) -> tuple[object, str]:
     coordinates = Coordinates(target.space)
     g = torch.Generator().manual_seed(0)
     u = torch.randn(chains, *coordinates.u_space.event_shape, generator=g)
-    return choose(target, coordinates.pull(target), u)
+    return choose(structure_of(target), coordinates.pull(target), u)
 
 
 def test_with_a_score_it_is_split_hmc_around_a_dense_gaussian() -> None:
@@ -104,7 +107,7 @@ def test_a_batch_of_densities_gets_mala() -> None:
 )
 def test_a_finite_space_gets_gibbs(space: poe.Space) -> None:
     target = poe.FromLogDensity(lambda x: x.flatten(1).sum(-1), space=space)
-    kernel, why = choose(target, target, torch.zeros(4, *space.event_shape))
+    kernel, why = choose(structure_of(target), target, torch.zeros(4, *space.event_shape))
     assert kernel == Gibbs(space)
     assert why.startswith("a discrete space: each element in turn")
 
@@ -115,7 +118,7 @@ def test_many_elements_with_a_gradient_get_discrete_langevin() -> None:
     def on(log_density: Callable[[Tensor], Tensor], size: int) -> tuple[Kernel, str]:
         target = poe.FromLogDensity(log_density, space=poe.Binary(size))
         x = (torch.rand(8, size, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-        return choose(target, target, x)
+        return choose(structure_of(target), target, x)
 
     def coupled(x: Tensor) -> Tensor:
         return (x[:, 1:] * x[:, :-1]).sum(1) - 0.3 * x.sum(1)
@@ -129,9 +132,9 @@ def test_many_elements_with_a_gradient_get_discrete_langevin() -> None:
     space = poe.Categorical((40,), 3)
     x = torch.arange(160).reshape(4, 40) % 3
     plain = poe.FromLogDensity(lambda x: (x == 1).sum(1).float(), space=space)
-    assert isinstance(choose(plain, plain, x).kernel, Gibbs)
+    assert isinstance(choose(structure_of(plain), plain, x).kernel, Gibbs)
     smooth = poe.FromOneHot(lambda z: z[..., 1].sum(-1), space=space)
-    assert isinstance(choose(smooth, smooth, x).kernel, DMALA)
+    assert isinstance(choose(structure_of(smooth), smooth, x).kernel, DMALA)
 
 
 def test_an_error_of_the_target_is_not_taken_for_a_missing_gradient() -> None:
@@ -140,7 +143,7 @@ def test_an_error_of_the_target_is_not_taken_for_a_missing_gradient() -> None:
 
     target = poe.FromOneHot(broken, space=poe.Categorical((40,), 3))
     with pytest.raises(poe.PoeError, match="expected the file of weights"):
-        choose(target, target, torch.zeros(4, 40, dtype=torch.long))
+        choose(structure_of(target), target, torch.zeros(4, 40, dtype=torch.long))
 
 
 @pytest.mark.law
@@ -173,7 +176,7 @@ def test_a_long_default_run_on_bits_has_the_right_moments() -> None:
 def test_counts_are_refused() -> None:
     target = poe.FromLogDensity(lambda x: -x.sum(-1), space=poe.Count(3))
     with pytest.raises(poe.PoeError, match=r"discrete space Count.*by `kernel="):
-        choose(target, target, torch.zeros(4, 3))
+        choose(structure_of(target), target, torch.zeros(4, 3))
 
 
 class Biased(poe.Conditional):
@@ -196,7 +199,7 @@ def test_a_batch_of_densities_needs_binary_elements() -> None:
 
 
 def chosen_on(target: poe.Expert) -> Kernel:
-    return choose(target, target, torch.zeros(8, 2)).kernel
+    return choose(structure_of(target), target, torch.zeros(8, 2)).kernel
 
 
 def test_what_was_chosen_is_said_and_kept(capsys: pytest.CaptureFixture[str]) -> None:

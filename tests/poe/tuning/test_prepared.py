@@ -10,7 +10,7 @@ from torch import Tensor
 
 import experts
 import poe
-from poe.tuning.choice import num_conditions
+from poe.density.conditional import num_conditions
 from poe.tuning.prepared import prepared, prepared_particles
 from tests import seeds
 

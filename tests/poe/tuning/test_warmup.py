@@ -26,13 +26,7 @@ from poe.samplers import (
 from poe.samplers.hmc import MAX_STEPS, TURN
 from poe.samplers.questions import Learned
 from poe.tuning.dual_averaging import start_averaging, update_averaging
-from poe.tuning.warmup import (
-    fill,
-    first_learned,
-    rejoin,
-    shaped,
-    windows,
-)
+from poe.tuning.warmup import fill, first_learned, rejoin, shaped, windows
 from tests.tuned import check_tuned_rate, tuned_rate_error
 
 F64 = torch.float64
@@ -176,7 +170,7 @@ def test_few_chains_are_enough(num_chains: int, kernel: Preconditioned) -> None:
     ids=["split", "mala", "walk", "hmc"],
 )
 def test_a_warm_up_of_few_steps_has_no_others(kernel: Any, num_chains: int, num_steps: int) -> None:
-    plan = windows(standard(), kernel, poe.Warmup(num_steps))
+    plan = windows(standard(), kernel, poe.Warmup(num_steps), 4)
     assert sum(stage.num_steps for stage in plan) == num_steps
     assert all(stage.num_steps >= 0 for stage in plan)
     x = torch.randn(num_chains, 2, generator=seeded())
@@ -216,7 +210,7 @@ def test_a_map_that_was_given_is_kept() -> None:
 def test_the_map_is_settled_before_the_last_steps_are_tuned_on_it() -> None:
     """In two steps there is no window to fit to: what the start told is kept."""
     target, x = standard(), torch.randn(8, 2, generator=seeded())
-    [first, *_] = windows(target, Preconditioned(MALA()), poe.Warmup(2))
+    [first, *_] = windows(target, Preconditioned(MALA()), poe.Warmup(2), 4)
     kernel, _ = warm_up(target, Preconditioned(MALA()), x, 2)
     expected = first_learned(first, x).affine
     assert all(map(torch.equal, vars(kernel.affine).values(), vars(expected).values()))
@@ -405,7 +399,7 @@ def test_what_was_learned_is_put_in_its_places() -> None:
     learned = Learned(torch.tensor([0.1, 0.4]), affine, 3)
     assert shaped(SPLIT, learned) == Preconditioned(SplitHMC(num_steps=3), affine)
     assert shaped(MALA(), learned) == MALA()
-    [*_, last] = plan = windows(standard(), SPLIT, poe.Warmup(100))
+    [*_, last] = plan = windows(standard(), SPLIT, poe.Warmup(100), 4)
     filled = fill(last, learned)
     assert filled == Preconditioned(SplitHMC(filled.kernel.step_size, num_steps=3), affine)
     assert filled.kernel.step_size == pytest.approx(0.2)  # the geometric mean

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals
 from poe.samplers import (
     DMALA,
@@ -28,7 +29,6 @@ from poe.samplers import (
 )
 from poe.samplers.discrete.finite import estimated_changes
 from poe.samplers.kernel import OnDrawnNoise, map_leaves
-from poe.structure.uniform import Uniform
 from poe.testing import LawError
 from tests.laws.discrete import (
     CHAINS,

@@ -13,12 +13,12 @@ from torch import Tensor
 
 import experts
 import poe
+from poe.density.adapt import Uniform
 from poe.normalizers.enumeration import states
 from poe.samplers import Gibbs, Info, MetropolisState, ParallelTempering
 from poe.samplers.discrete.gibbs import SweepNoise
 from poe.samplers.kernel import Density
 from poe.samplers.path import Level, geometric_path
-from poe.structure.uniform import Uniform
 from poe.testing import LawError
 from tests.laws.kernels import check_kernel
 

@@ -11,6 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from experts import Categorical, Potts
+from poe.density.adapt import Uniform
 from poe.density.capabilities import LabelPairs, label_pairs
 from poe.normalizers.enumeration import states
 from poe.samplers import ChromaticGibbs, Gibbs, LabelClusters, ParallelTempering
@@ -19,7 +20,6 @@ from poe.samplers.discrete.clusters import LabelClusterNoise
 from poe.samplers.kernel import Kernel
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import at_level
-from poe.structure.uniform import Uniform
 from poe.testing import LawError
 from tests.laws.discrete import exact_draws
 from tests.laws.kernels import check_kernel, check_reaches_all

@@ -15,7 +15,6 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from poe.core.errors import AdaptationError, PoeError
 from poe.density.expert import Expert, Tempered
-from poe.samplers.kernel import Density
 
 
 def training_layers(module: nn.Module, *others: type[nn.Module]) -> list[str]:
@@ -72,7 +71,7 @@ def require_evaluation_mode(target: Expert) -> None:
 
 
 @torch.no_grad()
-def require_deterministic(target: Expert, density: Density, u: Tensor, x: Tensor) -> None:
+def require_deterministic(target: Expert, density: Expert, u: Tensor, x: Tensor) -> None:
     """Raise `PoeError`, naming the experts at fault, where two calls give two log-densities.
 
     `density` is the target in the chains' coordinates u, and x the same positions in its space.
@@ -81,22 +80,17 @@ def require_deterministic(target: Expert, density: Density, u: Tensor, x: Tensor
     require_evaluation_mode(target)
     if u.is_meta:
         return
-    gap = _gap(density.log_density(u), density.log_density(u))
+    gap = _gap(density, u)
     if gap is None:
         return
-    blamed = ", ".join(f"expert {name!r}" for name in _varying(target, x)) or "the target"
+    varying = [name for name, factor in _named(target) if _gap(factor, x) is not None]
+    blamed = ", ".join(f"expert {name!r}" for name in varying) or "the target"
     raise PoeError(
         "expected the same log-density from two calls at the same positions, which a corrected "
         f"kernel needs; {blamed} gave values that differ by up to {gap:.3g}. Use an exact trace in "
         "place of Hutchinson's estimate, or an uncorrected kernel such as poe.samplers.ULA, whose "
         "draws are biased"
     )
-
-
-def _varying(target: Expert, x: Tensor) -> Iterator[str]:
-    for name, factor in _named(target):
-        if _gap(factor(x), factor(x)) is not None:
-            yield name
 
 
 def _named(target: Expert) -> Iterator[tuple[str, Expert]]:
@@ -106,8 +100,9 @@ def _named(target: Expert) -> Iterator[tuple[str, Expert]]:
         yield name, factor
 
 
-def _gap(first: Tensor, second: Tensor) -> float | None:
-    """The largest difference, where it is more than rounding; infinities must be the same."""
+def _gap(expert: Expert, x: Tensor) -> float | None:
+    """The largest difference of two calls, if more than rounding; infinities must be the same."""
+    first, second = expert(x), expert(x)
     is_same = (first == second) | (first.isnan() & second.isnan())
     difference = (first - second).abs()
     tolerance = torch.finfo(first.dtype).eps ** 0.5 * (1 + torch.minimum(first.abs(), second.abs()))
