@@ -362,8 +362,8 @@ class Alike(nn.Module):
         super().__init__()
         self.first = (experts[0],)  # in a tuple: its tensors are not ours
         self.num_experts = len(experts)
-        self.keys = list(_tensors(experts[0]))
-        tensors = [_tensors(expert) for expert in experts]
+        self.keys = list(_all_tensors(experts[0]))
+        tensors = [_all_tensors(expert) for expert in experts]
         for index, key in enumerate(self.keys):
             stacked = torch.stack([found[key].detach() for found in tensors])
             self.register_buffer(f"stacked_{index}", stacked)
@@ -382,7 +382,9 @@ class Alike(nn.Module):
         """What each says: ``(*batch, *event) -> (experts, *batch)``."""
         first = self.first[0]
         try:
-            values: Tensor = vmap(lambda one: functional_call(first, one, (x,)))(self.stacked)
+            values: Tensor = vmap(lambda one: functional_call(first, one, (x,), tie_weights=False))(
+                self.stacked
+            )
         except RuntimeError as error:
             self._expert(0)(x)  # raises what is the expert's own fault
             raise PoeError(
@@ -397,7 +399,7 @@ class Alike(nn.Module):
 
     def _expert(self, index: int) -> Expert:
         expert = copy.deepcopy(self.first[0])
-        tensors = _tensors(expert)
+        tensors = _all_tensors(expert)
         for key, stacked in self.stacked.items():
             tensors[key].data = stacked[index].clone()
         return expert
@@ -431,6 +433,21 @@ def _is_alike(one: Expert, other: Expert) -> bool:
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _all_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The same, with a tensor that two modules share under both names; a shared module counts once.
+
+    torch ties what is shared by names, and then puts back of a shared module what it had put there.
+    """
+    inner = list(module.named_modules())
+    return {
+        f"{path}.{name}" if path else name: tensor
+        for kind in ("_parameters", "_buffers")
+        for path, part in inner
+        for name, tensor in getattr(part, kind).items()
+        if tensor is not None
+    }
 
 
 def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:

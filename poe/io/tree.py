@@ -40,6 +40,8 @@ from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
 
 FORMAT = "product-of-experts"
 DESCRIPTION = "expert.json"
+OF_A_SAVE = f"weights-{'[0-9a-f]' * 16}.safetensors"
+"""The weights that `save` wrote: a user's own, of another name, are left alone."""
 
 Module = TypeVar("Module", bound=nn.Module)
 Fields = dict[str, Any]
@@ -237,7 +239,7 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"weights-{description['weights_sha256'][:16]}.safetensors"
     write(folder / DESCRIPTION, description | {"weights": name}, weights)
-    for old in folder.glob("weights-*.safetensors"):
+    for old in folder.glob(OF_A_SAVE):
         if old.name != name:
             old.unlink(missing_ok=True)
 

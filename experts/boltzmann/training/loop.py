@@ -298,7 +298,7 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
         num_visible: How many columns there have to be; None for any number but 0.
 
     Raises:
-        PoeError: Where data are no tensor.
+        PoeError: Where data are no tensor, or one that holds no numbers.
         ShapeError: Where there is no row or no column, or there are others than expected.
 
     Example:
@@ -306,6 +306,8 @@ def require_rows(data: Tensor, num_visible: int | None = None) -> None:
     """
     if not isinstance(data, Tensor):
         raise PoeError(f"expected a tensor, got {type(data).__name__}: give torch.as_tensor(data)")
+    if data.is_meta:
+        raise PoeError("expected data that hold numbers, got a tensor on the meta device")
     is_wrong = num_visible is not None and data.shape[1:] != (num_visible,)
     if data.ndim != 2 or 0 in data.shape or is_wrong:
         size = "visible" if num_visible is None else num_visible

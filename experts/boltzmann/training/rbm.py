@@ -29,6 +29,7 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from experts.families.discrete import data_log_odds
+from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 
 PERSISTENT = PCD()
@@ -114,6 +115,11 @@ def fit_rbm(
     require_rows(data)
     require_bits(data)
     require_counts(num_hidden=num_hidden)
+    if isinstance(particles, type) or not hasattr(particles, "init"):
+        raise PoeError(
+            f"expected particles such as CD(), PCD() or TemperedPCD(), got {particles!r}: make "
+            "them, with their settings"
+        )
     schedule = Schedule(num_epochs, batch_size, learning_rate, momentum, weight_decay, averaged)
     generator = resolve(generator, data.device)
     file = checkpoint_at(checkpoint, "fit_rbm", data, num_hidden, particles, schedule, augment)

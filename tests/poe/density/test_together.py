@@ -226,3 +226,22 @@ def test_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
         state, _ = kernel.transition(together, state, noise)
     torch.testing.assert_close(found, state)
     torch._dynamo.reset()
+
+
+def test_a_module_or_a_tensor_shared_within_an_expert_stays_the_users() -> None:
+    def shared(rate: float, power: float) -> poe.Expert:
+        inner, exponent = (
+            experts.Gaussian([rate], scale=[1.0]),
+            torch.nn.Parameter(torch.tensor(power)),
+        )
+        mixture = poe.Mixture([inner, inner], [0.3, 0.7])
+        return mixture**exponent * experts.Gaussian([1.0], scale=[2.0]) ** exponent
+
+    one, other = shared(0.5, 0.4), shared(2.0, 0.9)
+    product, x = poe.Product(one, other), torch.linspace(-2, 2, 5)[:, None]
+    expected = product(x)
+    together = poe.Together(product)
+    torch.testing.assert_close(together(x), expected)
+    torch.testing.assert_close(product(x), expected)  # the user's own experts are as they were
+    copies = [copied for group in together.groups for copied in group.experts]
+    torch.testing.assert_close(sum(copied(x) for copied in copies), expected)

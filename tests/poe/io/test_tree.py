@@ -417,3 +417,13 @@ def test_registered_class_round_trips_by_its_own_functions(tmp_path: Path) -> No
     loaded = poe.load(saved(Constant(poe.Real(2), 1 / 3), tmp_path))
     assert loaded.value == 1 / 3
     assert {key: seen[key] for key in extra} == extra
+
+
+def test_files_of_the_users_own_stay_in_the_folder(tmp_path: Path) -> None:
+    names = ["notes.txt", "weights-final.safetensors", "weights-0123.safetensors"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    for exponent in (1.0, 2.0):
+        poe.save(Gaussian([0.0], scale=[1.0]) ** exponent, tmp_path)
+    assert [(tmp_path / name).read_text() for name in names] == ["mine"] * 3
+    assert len(list(tmp_path.iterdir())) == 5  # and the description, and its weights alone

@@ -371,3 +371,20 @@ def test_models_do_not_import_trainers(model: Any) -> None:
 
 def test_numpy_numbers_are_numbers() -> None:
     Schedule(np.int64(3), np.int32(2), np.float32(0.5), np.float64(0.5), 0, 1)
+
+
+@pytest.mark.parametrize("wrong", [None, training.CD, 3])
+def test_what_are_no_particles_is_refused_in_words(wrong: Any) -> None:
+    with pytest.raises(poe.PoeError, match="expected particles such as CD"):
+        fit_rbm(torch.zeros(4, 2), 2, particles=wrong, num_epochs=1, progress=False)
+
+
+def test_data_without_numbers_are_refused_in_words() -> None:
+    data = torch.zeros(4, 2, device="meta")
+    for train in (
+        lambda: fit_rbm(data, 2, progress=False),
+        lambda: pretrain_dbm(data, [2, 2, 2], progress=False),
+        lambda: fit_dbm(DBM([[[1.0], [0.0]]], [[0.0, 0.0], [0.0]]), data, progress=False),
+    ):
+        with pytest.raises(poe.PoeError, match="expected data that hold numbers"):
+            train()
