@@ -58,7 +58,8 @@ def choose(known: Structure, density: Density, u: Tensor) -> Choice:
     Example:
         >>> import poe
         >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
-        >>> choose(structure_of(target), target, torch.randn(8, 2)).why
+        >>> known = Structure(target.space, is_batch=False)
+        >>> choose(known, target, torch.randn(8, 2)).why
         'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
     if known.space.is_discrete:
