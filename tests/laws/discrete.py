@@ -176,3 +176,24 @@ def excess_total_variation(found: Tensor, truth: Tensor, count: int) -> tuple[fl
     spread = 0.5 * (p * (1 - p) / n - mean.square()).clamp(min=0).sum().sqrt()
     distance = 0.5 * (found - truth).abs().sum()
     return (distance - 0.5 * mean.sum()).item(), spread.item()
+
+
+def check_islands(by_island: Tensor, truth: Tensor, generator: torch.Generator) -> None:
+    """Whether what weighted islands say together is the truth: total variation, but for noise.
+
+    Were each island's error as likely of the other sign, signs drawn anew would show how far off
+    the sum may be: within four spreads of these distances. Independent islands share one mean,
+    which takes one of them: the factor √(n / (n − 1)).
+
+    Args:
+        by_island: Each island's part of the frequencies, ``(islands, states)``; the sum is all.
+        truth: ``(states,)``.
+        generator: Of the signs.
+    """
+    found, num_islands = by_island.sum(0), len(by_island)
+    residual = by_island - by_island.sum(1, keepdim=True) * found
+    signs = torch.randint(2, (400, num_islands), generator=generator).double() * 2 - 1
+    noise = (
+        0.5 * (signs @ residual.double()).abs().sum(1) * (num_islands / (num_islands - 1)) ** 0.5
+    )
+    assert 0.5 * (found - truth).abs().sum() < noise.mean() + 4 * noise.std()

@@ -11,6 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from poe.particles.mutation import (
+    CLOSE,
     Tally,
     kernel_at_scale,
     learn_scale,
@@ -100,7 +101,10 @@ def test_the_scale_is_learned_on_moves_that_are_thrown_away() -> None:
         scale = learn_scale(level, kernel, parts, first, tally=tally, generator=g)
         state = kernel_at_scale(kernel, scale).init(FLAT, parts.position)
         _, info = kernel_at_scale(kernel, scale).step(FLAT, state, generator=g)
-        assert abs(info.acceptance_probability.mean() - kernel.target_acceptance) < 0.2
+        # Close enough is found by the mean of 4000 chains, and seen by another.
+        error = (2 * info.acceptance_probability.var() / 4000) ** 0.5
+        miss = abs(info.acceptance_probability.mean() - kernel.target_acceptance)
+        assert miss < CLOSE + 4 * error
     assert tally.acceptance == []
     assert tally.num_evaluations == tally.num_steps * 4000
 

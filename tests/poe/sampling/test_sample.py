@@ -302,11 +302,13 @@ def test_a_batch_of_densities_has_a_chain_for_each_condition() -> None:
     target = Shifted().given(labels)
     draws = quiet(target, 900, initial=labels[:, None], generator=seeded())
     assert draws.samples.shape == (3, 300, 1)
-    assert (draws.samples.mean((1, 2)) - labels).abs().max() < 0.5
+    for chain, label in zip(draws.samples, labels, strict=True):
+        assert abs(chain.mean() - label) < 4 * poe.diagnostics.mcse_mean(chain[None])
     ladder = AnnealedLangevin((target**0.2,), steps_per_level=50)
     warmup = poe.Warmup(50, per_chain=True)
     draws = quiet(target, 900, kernel=ladder, warmup=warmup, generator=seeded())
-    assert (draws.samples.mean((1, 2)) - labels).abs().max() < 0.5
+    for chain, label in zip(draws.samples, labels, strict=True):
+        assert abs(chain.mean() - label) < 4 * poe.diagnostics.mcse_mean(chain[None])
     assert isinstance(draws.kernel, AnnealedLangevin)
     assert draws.kernel.step_size is not None
     assert draws.kernel.step_size[1].shape == (3,)  # type: ignore[union-attr]

@@ -147,7 +147,8 @@ def test_training_comes_near_to_the_source(particles: Particles) -> None:
     model = fitted(x).double().log_softmax(0)
     independent = experts.Bernoulli(data_log_odds(data))(x).double()
     divergence = (source.exp() * (source - model)).sum()
-    assert divergence < 0.02  # of 2000 rows alone: about 20 parameters / 4000
+    # Of 2000 rows alone: of the likeliest model 2 n KL is chi-squared, of 27 parameters at most.
+    assert divergence < (27 + 4 * (2 * 27) ** 0.5) / 4000
     assert (source.exp() * (source - independent)).sum() > 1.0
 
 
