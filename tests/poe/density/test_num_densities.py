@@ -11,7 +11,7 @@ from torch import Tensor
 import experts
 import poe
 from poe import diagnostics
-from poe.tuning import choice as choose
+from poe.density.conditional import is_batch
 
 
 class Located(poe.Conditional):
@@ -43,7 +43,7 @@ def test_a_composition_is_a_batch_where_a_part_is(
     for expert, count in ((one, None), (three, 3)):
         composed = compose(expert)
         assert composed.num_densities == count
-        assert choose.is_batch(composed) == diagnostics.binds_chains(composed) == (count == 3)
+        assert is_batch(composed) == diagnostics.binds_chains(composed) == (count == 3)
 
 
 def test_a_users_own_batch_says_so() -> None:
