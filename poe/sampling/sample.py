@@ -220,13 +220,14 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     assert run.samples is not None
     assert run.log_density is not None
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
+    known = guarantee(used)
     require_inside(used, begin.target.space, run.moment.state.inner.position)
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     before = run.plan.before
     draws = Draws(
         samples=run.samples.transpose(0, 1),
         log_density=run.log_density.transpose(0, 1),
-        guarantee=guarantee(used),
+        guarantee=known,
         kernel=used,
         choice=choice.why,
         acceptance_rate=tally.accepted / run.plan.num_draws,
