@@ -56,6 +56,7 @@ def test_trained_logit_corrects_the_generator_to_the_data() -> None:
     assert ((found.mean(0) - truth).abs() < 4 * found.std(0) / 16**0.5).all()
 
 
+@pytest.mark.law
 @seeded()
 def test_draws_are_of_the_corrected_generator() -> None:
     g = torch.Generator().manual_seed(1)

@@ -329,6 +329,7 @@ def test_composition_moves_and_prints_as_a_tree(a: Gaussian, b: Gaussian) -> Non
     assert "learned" in repr(a ** nn.Parameter(torch.tensor(1.0)))
 
 
+@pytest.mark.compiled
 def test_product_compiles_in_one_graph(a: Gaussian, b: Gaussian) -> None:
     product = a * b**0.5
     compiled = torch.compile(product, backend="eager", fullgraph=True)

@@ -147,6 +147,7 @@ def test_bad_input_is_refused(fit: Fit) -> None:
         fit(two_gaussians(), torch.full((10, 2), torch.nan))
 
 
+@pytest.mark.law
 def test_the_same_seed_gives_the_same_bits() -> None:
     x = torch.randn(50, 2, generator=seeded(0))
     for fit in METHODS:

@@ -81,6 +81,7 @@ class Scale(nn.Module):
         return bump(x * (-self.log_scale).exp())
 
 
+@pytest.mark.law
 def test_the_expert_is_learned_with_its_log_z() -> None:
     # From the wrong scale: data of 1.6, that is log 2, whose log Z is larger by log 2 too.
     def fit(seed: int) -> Tensor:
