@@ -75,6 +75,7 @@ def test_kernels_leave_it_as_it_is(kernel: poe.samplers.Kernel) -> None:
     assert bool((z.abs() < 4).all()), z
 
 
+@pytest.mark.law
 def test_poe_sample_follows_its_score() -> None:
     target = JaxLogDensity(correlated, space=poe.Real(2)) * experts.Gaussian([1.0, 0.0], scale=1.0)
     closed = poe.simplify(

@@ -229,6 +229,7 @@ def kernel_of(expert: poe.Expert) -> BlockGibbs:
 FLOATS = [dbm(4, 3, 2, dtype=torch.float32), dbm(3, 2, 3, 2, seed=3, dtype=torch.float32)]
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("expert", FLOATS)
 def test_block_gibbs_is_as_near_the_truth_as_independent_draws(expert: DBM) -> None:
     g = torch.Generator().manual_seed(0)

@@ -94,6 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
+@pytest.mark.example
 def test_a_run_writes_its_picture_and_a_table_of_everything_asked(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["demo.json", "demo.png"]
     assert (folder / "demo.png").stat().st_size > 20_000
@@ -124,7 +125,6 @@ def _still_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.example
 @pytest.mark.usefixtures("_still_smaller")
-@pytest.mark.example
 def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(tmp_path: Path) -> None:
     first, second = (run_fast(tmp_path / name) for name in ("a", "b"))
     assert second["rows"] == first["rows"]
@@ -135,7 +135,6 @@ def test_the_same_seed_gives_the_same_report_up_to_time_and_memory(tmp_path: Pat
 
 @pytest.mark.example
 @pytest.mark.usefixtures("_still_smaller")
-@pytest.mark.example
 def test_one_combination_alone(tmp_path: Path) -> None:
     report = run_fast(tmp_path, *ONE, "--seed", "1", "--prior-exponent", "1.5")
     assert Combination(7, 2, 2) in HELD_OUT

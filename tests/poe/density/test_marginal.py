@@ -69,6 +69,7 @@ def test_latent_numbers_of_any_shape_condition() -> None:
     assert p.posterior(x[0])(prior.sample(3)).shape == (3,)
 
 
+@pytest.mark.law
 def test_mean_of_the_estimate_is_the_integral() -> None:
     count = 20_000
     p = poe.Marginal(LINE, WIDE, LINE.sample(count, generator=seeded()))

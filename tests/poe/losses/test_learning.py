@@ -53,6 +53,7 @@ def z_score(found: list[Tensor], truth: Tensor | float) -> float:
     return float((values.mean() - truth) / error)
 
 
+@pytest.mark.law
 def test_persistent_chains_find_the_maximum_of_the_likelihood() -> None:
     def fit(seed: int) -> Tensor:
         g = seeded(seed)

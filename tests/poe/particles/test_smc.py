@@ -115,6 +115,7 @@ def test_weights_forgotten_in_resampling_go_red(monkeypatch: pytest.MonkeyPatch)
     assert abs(z_score(unbiased_run(MALA(0.05)), 1.0)) > 2 * MAX_Z
 
 
+@pytest.mark.law
 def test_the_standard_errors_are_calibrated() -> None:
     """(estimate − truth) / standard error is Student's t with 15 degrees of freedom."""
     scores = []

@@ -41,6 +41,7 @@ def sampled(target: poe.Expert, progress: bool = False, **options: object) -> po
     )
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_far_out_is_said(error: Exception) -> None:
     with pytest.warns(poe.TrustWarning, match=type(error).__name__):

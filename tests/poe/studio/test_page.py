@@ -106,6 +106,7 @@ def choose_ring_and_bar(browser: Browser) -> None:
     browser.wait(f"{find('formula')}.innerText === 'p(x) \u221d ring \u00b7 bar\u00b9\u00b7\u2075'")
 
 
+@pytest.mark.process
 def test_from_a_choice_to_the_draws(browser: Browser, tmp_path: Path) -> None:
     choose_ring_and_bar(browser)
     browser.type_into("num-draws", "15")
@@ -134,6 +135,7 @@ def test_from_a_choice_to_the_draws(browser: Browser, tmp_path: Path) -> None:
     assert not torch.equal(other, first)
 
 
+@pytest.mark.process
 def test_two_spaces_are_refused_on_the_page(browser: Browser) -> None:
     browser.click("box-fashion-energy")
     browser.wait(f"{find('formula')}.innerText.includes('fashion')")
@@ -146,6 +148,7 @@ def test_two_spaces_are_refused_on_the_page(browser: Browser) -> None:
     browser.click("box-fashion-energy")
 
 
+@pytest.mark.process
 def test_infinite_mass_is_refused_on_the_page(browser: Browser) -> None:
     browser.click("slider-bar", across=0.05)
     browser.wait(f"{find('formula')}.innerText.startsWith('p(x) \u221d ring / bar')")
@@ -155,6 +158,7 @@ def test_infinite_mass_is_refused_on_the_page(browser: Browser) -> None:
     browser.click("slider-bar", across=0.75)
 
 
+@pytest.mark.process
 def test_a_run_can_be_stopped_and_its_draws_kept(browser: Browser, tmp_path: Path) -> None:
     browser.type_into("num-draws", "100000")
     browser.click("sample")

@@ -85,6 +85,7 @@ def g() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_chains_come_to_the_enumerated_table(target: poe.Expert, g: torch.Generator) -> None:
     """From one state: by their total variation, and state by state in standard errors."""
