@@ -19,7 +19,7 @@ def test_pictures_are_restored_with_intervals_that_cover(run: Run) -> None:
     for task, (seen, ours, covered, peers) in found.items():
         best.append(max(float(p.split(" (")[0].split(" ")[-1]) for p in peers.split("), ")))
         assert float(ours) > float(seen), task
-        # A small picture is few independent pixels; the mean over five ways is held to the issue's.
+        # A small picture is few independent pixels; the mean over five ways is held closer.
         assert 0.7 < float(covered) < 0.9, task
     assert 0.75 < np.mean([float(rest[2]) for rest in found.values()]) < 0.85
     # On so few pixels two ways may be as good as alike in a task; the full run is ahead in each.
