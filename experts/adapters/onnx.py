@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import poe
-from experts.neural.classifier import Classifier
+from experts.neural.classifier import Classifier, are_probabilities, few_events
 from poe.core.errors import AdaptationError, ShapeError
 from poe.core.no_gradient import without_gradient
 from poe.core.optional_imports import require
 from poe.io import register
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
-SUM_TOLERANCE = 1e-3
-"""How far from 1 the sum of probabilities in single or half precision may be."""
 
 
 class OnnxNetwork(nn.Module):
@@ -115,7 +113,8 @@ class OnnxClassifier(poe.Expert):
 
     Args:
         source: The file's path, or its bytes.
-        label: The class y, an index, or ``(batch,)``, one for each chain.
+        label: The class y, an index, or ``(batch,)``, one for each chain; 0 or 1 of a file with one
+            output, which speaks of class 1.
         space: Where x lives; by default Real, in the shape that the file states.
         output: The name of the output with the classes, where there are several.
         probabilities: Whether that holds p(y | x), in place of logits.
@@ -147,7 +146,7 @@ class OnnxClassifier(poe.Expert):
         self.probabilities = probabilities
         _require_kind(self.network, probabilities)
         self.space = poe.Real(tuple(self.network.port.event_shape)) if space is None else space
-        net = nn.Sequential(self.network, Log()) if probabilities else self.network
+        net = nn.Sequential(self.network, ToLogits()) if probabilities else self.network
         self.likes = Classifier(net, self.space).given(label)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,19 +161,19 @@ class OnnxClassifier(poe.Expert):
         return self.likes(x)
 
 
-class Log(nn.Module):
-    """The logarithm, elementwise."""
+class ToLogits(nn.Module):
+    """Logits of the probabilities of classes: log p, and of one class log p − log(1 − p)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """log x.
+        """The logits.
 
         Args:
-            x: Of any shape.
+            x: Probabilities, ``(n, classes)``, or ``(n, 1)``.
 
         Returns:
             Of the same shape.
         """
-        return x.log()
+        return x.logit() if x.shape[-1] == 1 else x.log()
 
 
 class Port(NamedTuple):
@@ -256,15 +255,14 @@ def _batches(rows: Tensor, size: int | None) -> Iterator[Tensor]:
 
 
 def _require_kind(network: OnnxNetwork, probabilities: bool) -> None:
-    """Refuse logits that are probabilities, and the other way, by what two x are told."""
-    x = torch.stack([torch.zeros(network.port.event_shape), torch.ones(network.port.event_shape)])
-    value = network(x)
-    sums_to_one = bool(((value.sum(-1) - 1).abs() < SUM_TOLERANCE).all() and (value >= 0).all())
-    if sums_to_one != probabilities:
-        found = "are not negative and sum to 1" if sums_to_one else "do not sum to 1"
+    """Refuse logits that are probabilities, and the other way, by what a few x are told."""
+    value = network(few_events(poe.Real(tuple(network.port.event_shape))))
+    if value.ndim == 2 and are_probabilities(value) != probabilities:
+        told = "lie between 0 and 1" if value.shape[1] == 1 else "are not negative and sum to 1"
         raise AdaptationError(
-            f"expected {'probabilities' if probabilities else 'logits'}, got values that {found}: "
-            f"use probabilities={sums_to_one}"
+            f"expected probabilities, which {told}, got other values: use probabilities=False"
+            if probabilities
+            else f"expected logits, got values that {told}: use probabilities=True"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from experts.neural.classifier import require_logits
 from poe import Expert, ShapeError, Space
 from poe.io import register
 
@@ -24,6 +25,7 @@ class Discriminator(Expert):
         space: Where x lives.
 
     Raises:
+        AdaptationError: For a net that ends in a sigmoid.
         ShapeError: When called, where the net makes another shape.
 
     References:
@@ -43,6 +45,7 @@ class Discriminator(Expert):
 
     def __init__(self, net: nn.Module, space: Space) -> None:
         super().__init__()
+        require_logits(net)
         self.net = net
         self.space = space
 

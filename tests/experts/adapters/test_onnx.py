@@ -69,6 +69,24 @@ def test_logits_and_probabilities_say_the_same_as_torch(tmp_path: Path) -> None:
     torch.testing.assert_close(by_logits(batch), log_likelihood(batch))
 
 
+@pytest.mark.parametrize("as_probability", [False, True], ids=["logit", "sigmoid"])
+def test_one_output_tells_two_classes_apart(as_probability: bool) -> None:
+    first_less_last = helper.make_tensor("v", TensorProto.FLOAT, (3, 1), [1.0, 0.0, -1.0])
+    nodes = [
+        helper.make_node("Constant", [], ["v"], value=first_less_last),
+        helper.make_node("MatMul", ["logits", "v"], ["s"]),
+        helper.make_node("Sigmoid" if as_probability else "Identity", ["s"], ["y"]),
+    ]
+    file = model(MATMUL, *nodes, outputs=[("y", 1, ["n", 1])])
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    logit = 2 * (x[:, 0] - x[:, 1])
+    for label, sign in ((0, -1.0), (1, 1.0)):
+        found = OnnxClassifier(file, label=label, probabilities=as_probability)(x)
+        torch.testing.assert_close(found, nn.functional.logsigmoid(sign * logit))
+    with pytest.raises(poe.AdaptationError, match=f"use probabilities={as_probability}"):
+        OnnxClassifier(file, label=0, probabilities=not as_probability)
+
+
 def test_a_fixed_batch_size_takes_any_batch() -> None:
     file = model(inputs=[("x", 1, [2, 2])], outputs=[("y", 1, [2, 3])])
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -246,7 +264,7 @@ REFUSED = {
     "logits as probabilities": (
         model(),
         {"probabilities": True},
-        "expected probabilities, got values that do not sum to 1: use probabilities=False",
+        "expected probabilities, which are not negative and sum to 1, got other values: use prob",
     ),
 }
 

@@ -28,6 +28,50 @@ def test_it_says_how_probable_the_class_is() -> None:
     assert classifier.given(1)(x.reshape(4, 16, 3)).shape == (4, 16)
 
 
+def test_one_output_is_the_logit_of_the_second_class() -> None:
+    with seeded():
+        net = nn.Linear(2, 1).double()
+    x = torch.tensor([[0.3, -2.0], [50.0, 1.0]], dtype=torch.float64)
+    classifier, logit = experts.Classifier(net, poe.Real(2)), net(x)[:, 0]
+    for label, sign in ((0, -1), (1, 1)):
+        truth = nn.functional.logsigmoid(sign * logit)
+        torch.testing.assert_close(classifier.given(label)(x), truth)
+    with pytest.raises(poe.PoeError, match="no class 2 of 2"):
+        classifier.given(2)
+
+
+class Squashed(nn.Module):
+    """Probabilities by functions, where no layer tells."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = self.net(x)
+        return values.softmax(1) if values.shape[1] > 1 else values.sigmoid()
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_probabilities_in_place_of_logits_are_refused(num_outputs: int) -> None:
+    with seeded():
+        net = nn.Linear(2, num_outputs)
+    for last in (nn.Softmax(1), nn.Sigmoid(), nn.Sequential(nn.Sigmoid())):
+        with pytest.raises(poe.AdaptationError, match="ends in (Softmax|Sigmoid)"):
+            experts.Classifier(nn.Sequential(net, last), poe.Real(2))
+    with pytest.raises(poe.AdaptationError, match="got probabilities"):
+        experts.Classifier(Squashed(net), poe.Real(2)).given(0)
+    experts.Classifier(nn.Sequential(net, nn.LogSoftmax(1)), poe.Real(2)).given(0)
+
+
+def test_logits_that_look_like_probabilities_near_zero_are_taken() -> None:
+    net = nn.Linear(2, 1)
+    with torch.no_grad():
+        net.weight.fill_(0.1)
+        net.bias.fill_(0.5)
+    assert experts.Classifier(net, poe.Real(2)).given(1)(torch.zeros(1, 2)).shape == (1,)
+
+
 def test_a_label_for_each_chain() -> None:
     labels, x = torch.tensor([0, 2, 1]), states(SPACE)[7:10]
     found = experts.Classifier(NET, SPACE).given(labels)(x)
