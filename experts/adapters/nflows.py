@@ -25,6 +25,7 @@ except ImportError as error:
     raise ImportError(
         'expected nflows to be installed, got none: pip install "nflows>=0.14"'
     ) from error
+from experts.adapters.nflows_support import on_support, support
 
 
 class Flow(poe.Expert):
@@ -32,6 +33,7 @@ class Flow(poe.Expert):
 
     .. math:: \log p(x) = \log p_0(T(x)) + \log |\det \partial T / \partial x|
 
+    The space is ``Real``, or the interval that the layers map to the reals, as ``Logit`` does.
     ``sample`` is exact. ``poe.as_expert(flow)`` gives the same. nflows 0.14 draws from the global
     generator and in float32 only; here the draw comes from the generator, in the flow's own dtype,
     and the global state is left as it was.
@@ -41,7 +43,8 @@ class Flow(poe.Expert):
 
     Raises:
         AdaptationError: For what is no flow, or a flow that needs a context (``ContextFlow`` takes
-            it), whose base density has no shape or is discrete, that holds a ``NaiveLinear`` (its
+            it), whose base density has no shape or is discrete, whose layers do not map the data's
+            space to all of the reals (splines without tails), that holds a ``NaiveLinear`` (its
             inverse calls a function that torch no longer has), or that is in training mode with
             dropout or batch normalisation.
 
@@ -68,7 +71,7 @@ class Flow(poe.Expert):
             )
         require_usable(nflows_flow)
         self.flow = nflows_flow
-        self.space = poe.Real(base_shape(nflows_flow))
+        self.space = support(nflows_flow, base_shape(nflows_flow))
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised log-density.
@@ -79,9 +82,7 @@ class Flow(poe.Expert):
         Returns:
             log p(x), ``(*batch,)``.
         """
-        batch = self.space.batch_shape(x)
-        value: Tensor = self.flow.log_prob(x.reshape(-1, *self.space.event_shape))
-        return value.reshape(batch)
+        return on_support(self.space, x, self.flow.log_prob)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The normalised log-density, which equals ``log_density``.
@@ -244,13 +245,13 @@ class ContextFlow(poe.Conditional):
         require_usable(nflows_flow)
         self.flow = nflows_flow
         self.condition_ndim = condition_ndim
-        self.space = poe.Real(base_shape(nflows_flow))
+        self.space = support(nflows_flow, base_shape(nflows_flow))
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        batch = self.space.batch_shape(x)
-        rows = x.reshape(-1, *self.space.event_shape)
-        value: Tensor = self.flow.log_prob(rows, context=self._contexts(condition, len(rows)))
-        return value.reshape(batch)
+        def of_rows(rows: Tensor) -> Tensor:
+            return self.flow.log_prob(rows, context=self._contexts(condition, len(rows)))
+
+        return on_support(self.space, x, of_rows)
 
     @torch.no_grad()
     def sample(

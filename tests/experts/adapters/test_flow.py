@@ -21,12 +21,23 @@ from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
     AffineCouplingTransform,
     BatchNorm,
+    CompositeCDFTransform,
     CompositeTransform,
+    InverseTransform,
+    Logit,
+    LogTanh,
     LULinear,
     MaskedAffineAutoregressiveTransform,
+    MaskedPiecewiseQuadraticAutoregressiveTransform,
     NaiveLinear,
+    PiecewiseLinearCDF,
+    PiecewiseRationalQuadraticCDF,
+    PiecewiseRationalQuadraticCouplingTransform,
     PointwiseAffineTransform,
     ReversePermutation,
+    Sigmoid,
+    Tanh,
+    Transform,
 )
 from torch import Tensor, nn
 
@@ -83,6 +94,94 @@ def test_log_prob_is_that_of_nflows() -> None:
     torch.testing.assert_close(expert(x.reshape(2, 3, 2)), flow.log_prob(x).reshape(2, 3))
     assert expert.space == poe.Real(2)
     assert poe.density.capabilities.is_normalized(expert)
+
+
+def coupled(tails: str | None = None) -> Transform:
+    def net(num_in: int, num_out: int) -> nn.Module:
+        return ResidualNet(num_in, num_out, hidden_features=4, num_blocks=1)
+
+    mask = torch.tensor([1, 0])
+    return PiecewiseRationalQuadraticCouplingTransform(mask, net, num_bins=4, tails=tails)
+
+
+def shifted(shift: float | Tensor, scale: float | Tensor) -> Transform:
+    return PointwiseAffineTransform(torch.as_tensor(shift), torch.as_tensor(scale))
+
+
+SPACES: dict[str, tuple[Callable[[], list[Transform]], poe.Space]] = {
+    "logit": (lambda: [Logit(), masked()], poe.Interval(2, 0, 1)),
+    "a spline on the unit square": (lambda: [coupled(), Logit(), masked()], poe.Interval(2, 0, 1)),
+    "permuted first": (
+        lambda: [ReversePermutation(2), PiecewiseLinearCDF([2]), Logit()],
+        poe.Interval(2, 0, 1),
+    ),
+    "inverse of tanh": (lambda: [InverseTransform(Tanh()), masked()], poe.Interval(2, -1, 1)),
+    "grey values": (lambda: [shifted(0.0, 1 / 256), Logit(), masked()], poe.Interval(2, 0, 256)),
+    "inverted as one": (
+        lambda: [InverseTransform(CompositeTransform([Sigmoid(), shifted(1.0, 4.0)])), masked()],
+        poe.Interval(2, 1, 5),
+    ),
+    "squashed and back": (
+        lambda: [CompositeCDFTransform(Sigmoid(), PiecewiseRationalQuadraticCDF([2]))],
+        poe.Real(2),
+    ),
+    "tails": (lambda: [coupled("linear"), LogTanh(), shifted(1.0, 2.0)], poe.Real(2)),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+@seeded()
+def test_the_space_is_what_the_layers_map_to_the_reals(name: str) -> None:
+    layers, space = SPACES[name]
+    expert = poe.as_expert(NFlow(CompositeTransform(layers()), StandardNormal([2])).double())
+    assert expert.space == space
+    x = draws_of(expert, 100)
+    assert space.contains(x).all()
+    torch.testing.assert_close(expert(x), expert.flow.log_prob(x))
+    if isinstance(space, poe.Interval):
+        side = space.low + (torch.arange(300).double() + 0.5) / 300 * (space.high - space.low)
+        values = expert.log_prob(torch.cartesian_prod(side, side)).exp()
+        mass = values.mean() * (space.high - space.low) ** 2
+        assert 0.97 < mass < 1.01  # of the midpoint rule: some of it is at the edges
+        outside = x.clone()
+        outside[0, 1], outside[1, 0], outside[2, 0] = space.high + 0.1, space.low - 5, torch.nan
+        assert (expert(outside)[:2] == -torch.inf).all()
+        assert expert(outside)[2].isnan()
+        torch.testing.assert_close(expert(outside)[3:], expert(x)[3:])
+        assert not expert.score(outside)[:2].any()
+
+
+NO_DENSITIES: dict[str, Callable[[], list[Transform]]] = {
+    "a spline without tails": lambda: [coupled()],
+    "without tails, autoregressive": lambda: [
+        MaskedPiecewiseQuadraticAutoregressiveTransform(2, 4)
+    ],
+    "a sigmoid last": lambda: [masked(), Sigmoid()],
+    "a sigmoid and an affine layer": lambda: [Sigmoid(), masked()],
+    "logit after a coupling of the reals": lambda: [masked(), Logit()],
+    "tanh": lambda: [Tanh()],
+    "an interval for each element": lambda: [shifted(0.0, torch.tensor([1.0, 2.0])), Logit()],
+    "tanh before a spline of the unit square": lambda: [Tanh(), coupled(), Logit()],
+}
+
+
+@pytest.mark.parametrize("name", NO_DENSITIES)
+@pytest.mark.parametrize("context", [None, 1])
+@seeded()
+def test_layers_that_make_no_density_are_refused(name: str, context: int | None) -> None:
+    last = [masked(context)] if context else []
+    flow = NFlow(CompositeTransform([*NO_DENSITIES[name](), *last]), StandardNormal([2]))
+    with pytest.raises(poe.AdaptationError, match="no density of integral 1"):
+        poe.as_expert(flow)
+
+
+@seeded()
+def test_a_bounded_flow_multiplies_and_is_sampled() -> None:
+    flow = experts.Flow(NFlow(CompositeTransform([Logit(), masked()]), StandardNormal([2])))
+    other = experts.Gaussian([1.0, 0.5], 0.3).at(nn.Identity(), flow.space)
+    g = torch.Generator().manual_seed(0)
+    draws = poe.sample(flow * other, 200, warmup=50, generator=g, progress=False)
+    assert flow.space.contains(draws.samples).all()
 
 
 @seeded()

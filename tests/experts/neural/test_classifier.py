@@ -57,7 +57,7 @@ def test_probabilities_in_place_of_logits_are_refused(num_outputs: int) -> None:
     with seeded():
         net = nn.Linear(2, num_outputs)
     for last in (nn.Softmax(1), nn.Sigmoid(), nn.Sequential(nn.Sigmoid())):
-        with pytest.raises(poe.AdaptationError, match="ends in (Softmax|Sigmoid)"):
+        with pytest.raises(poe.AdaptationError, match=r"ends in (Softmax|Sigmoid)"):
             experts.Classifier(nn.Sequential(net, last), poe.Real(2))
     with pytest.raises(poe.AdaptationError, match="got probabilities"):
         experts.Classifier(Squashed(net), poe.Real(2)).given(0)
@@ -65,10 +65,10 @@ def test_probabilities_in_place_of_logits_are_refused(num_outputs: int) -> None:
 
 
 def test_logits_that_look_like_probabilities_near_zero_are_taken() -> None:
-    net = nn.Linear(2, 1)
-    with torch.no_grad():
-        net.weight.fill_(0.1)
-        net.bias.fill_(0.5)
+    with seeded():
+        net = nn.Linear(2, 1)
+    nn.init.constant_(net.weight, 0.1)
+    nn.init.constant_(net.bias, 0.5)
     assert experts.Classifier(net, poe.Real(2)).given(1)(torch.zeros(1, 2)).shape == (1,)
 
 
