@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import (
     Distribution,
+    GeneralizedPareto,
     Independent,
     MixtureSameFamily,
     TransformedDistribution,
@@ -104,7 +105,7 @@ class Parts(nn.Module):
             return OnSupport(**arguments, validate_args=False)
         if issubclass(self.kind, Distribution):
             arguments["validate_args"] = False
-        return self.kind(**arguments)
+        return _MENDED.get(self.kind, self.kind)(**arguments)
 
     def extra_repr(self) -> str:
         return self.kind.__name__
@@ -134,6 +135,31 @@ class OnSupport(TransformedDistribution):
         event = tuple(range(-len(self.event_shape), 0))
         is_nan = value.isnan().any(event) if event else value.isnan()
         return log_prob.masked_fill(~support.check(z) & ~is_nan, -torch.inf)
+
+
+class AnyPrecisionGeneralizedPareto(GeneralizedPareto):
+    """A generalised Pareto distribution in any dtype, on any device.
+
+    That of torch 2.13 compares its concentration with a number of the default dtype on the CPU.
+
+    >>> one = torch.ones((), dtype=torch.float64)
+    >>> AnyPrecisionGeneralizedPareto(0 * one, one, 0 * one).log_prob(2 * one)
+    tensor(-2., dtype=torch.float64)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x), e^(−z) where the concentration is 0: `(*batch,) -> (*batch,)`."""
+        z = (value - self.loc) / self.scale
+        shape = self.concentration
+        is_exponential = torch.isclose(shape, torch.zeros_like(shape))
+        divisor = shape.masked_fill(is_exponential, 1)
+        power = 1 / divisor + torch.ones_like(z)
+        of_power = torch.where(power == 0, power, power * torch.log1p(divisor * z))
+        return -self.scale.log() - torch.where(is_exponential, z, of_power)
+
+
+# What is built in place of classes whose own log-density fails.
+_MENDED: dict[type, type] = {GeneralizedPareto: AnyPrecisionGeneralizedPareto}
 
 
 def _is_real(support: constraints.Constraint) -> bool:
@@ -179,8 +205,17 @@ def parts_of(source: Distribution | Transform) -> Parts | Opaque:
         table = _TRANSFORM_ARGUMENTS[type(source)]
     else:
         return Opaque(source)
-    kind = TransformedDistribution if isinstance(source, OnSupport) else type(source)
-    return Parts(kind, {name: _taken_apart(getattr(source, key)) for name, key in table.items()})
+    return Parts(
+        _own_kind(source), {name: _taken_apart(getattr(source, key)) for name, key in table.items()}
+    )
+
+
+def _own_kind(source: Distribution | Transform) -> type:
+    """Its class as torch names it, of what was built here too."""
+    if isinstance(source, OnSupport):
+        return TransformedDistribution
+    names = {mended: kind for kind, mended in _MENDED.items()}
+    return names.get(type(source), type(source))
 
 
 def _stored_arguments(distribution: Distribution) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,32 @@ def test_distribution_is_adapted_without_loss(name: str) -> None:
     assert known.any()
     with borrowed(rng()):
         assert torch.equal(x, distribution.sample((20,)))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.filterwarnings("ignore:Singular sample")
+def test_in_double_precision_after_it_was_moved_there(name: str) -> None:
+    single = poe.as_expert(ALL[name][0])
+    double = copy.deepcopy(single).to(torch.float64)
+    x = double.sample(20, generator=rng())
+    value = double.log_prob(x)
+    assert value.dtype == torch.float64
+    assert x.dtype in (torch.float64, torch.int64)
+    known = value.isfinite()
+    assert known.any()
+    rounded = single.log_prob(x.float() if x.is_floating_point() else x)
+    torch.testing.assert_close(rounded[known].double(), value[known], rtol=1e-4, atol=1e-4)
+    if not single.space.is_discrete:
+        assert double.score(x).dtype == torch.float64
+
+
+def test_generalised_pareto_in_double_precision() -> None:
+    one = torch.ones((), dtype=torch.float64)
+    expert = poe.as_expert(D.GeneralizedPareto(0 * one, 2 * one, t(0.3, dtype=torch.float64)))
+    # -log 2 - (1 + 1 / 0.3) log(1 + 0.3 / 2)
+    assert expert.log_prob(one).item() == pytest.approx(-1.2987822641856326, rel=1e-14)
+    exponential = poe.as_expert(D.GeneralizedPareto(0 * one, 2 * one, 0 * one))
+    assert exponential.log_prob(one).item() == pytest.approx(-math.log(2) - 0.5, rel=1e-14)
 
 
 @pytest.mark.parametrize("name", [n for n, (_, space) in ALL.items() if outside(space)])
