@@ -189,6 +189,9 @@ class Pretrained(NamedTuple):
     def given(self, prompt: str, length: int) -> LanguageModel:
         """The expert of texts that follow a prompt in words.
 
+        What the tokeniser's template puts before a text, such as a start token, is put there; what
+        it puts after one, such as an end token, is not, since the prompt is not the whole text.
+
         Args:
             prompt: The words; none for the model's own start token.
             length: Tokens of a text at most.
@@ -199,8 +202,22 @@ class Pretrained(NamedTuple):
         Raises:
             PoeError: For a prompt that leaves too little room.
         """
-        ids = self.tokenizer(prompt).input_ids
+        ids = _opened(self.tokenizer, prompt)
         return LanguageModel(self.model, self.vocabulary, length, prompt=ids or None)
+
+
+def _opened(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that goes on: with what a template puts before it, not after it."""
+    tried = text or "a"  # an empty one would not tell the template's two sides apart
+    own: list[int] = tokenizer(tried, add_special_tokens=False).input_ids
+    whole: list[int] = tokenizer(tried).input_ids
+    for first in range(len(whole) - len(own) + 1):
+        if whole[first : first + len(own)] == own:
+            return whole[: first + len(own)] if text else whole[:first]
+    raise AdaptationError(
+        f"expected a template that leaves the tokens of {text!r} as they are, {own}, got {whole}: "
+        "give LanguageModel the token ids of the prompt, prompt=[...]"
+    )
 
 
 def load(
@@ -249,6 +266,8 @@ def vocabulary_of(
 ) -> Vocabulary:
     """What the tokens of a byte-level or SentencePiece tokeniser are written as.
 
+    Padding is the tokeniser's own, where it has one.
+
     Args:
         tokenizer: Of transformers.
         size: The model's number of tokens, which may be more: those write nothing. The tokeniser's
@@ -281,8 +300,9 @@ def vocabulary_of(
                 "give experts.language.Vocabulary the bytes of each token"
             )
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ends = own if ends is None else ends
     padded = [*tokens, *[b""] * ((size or count) - count)]
-    return Vocabulary(padded, ends=own if ends is None else ends)
+    return Vocabulary(padded, ends=ends, padding=tokenizer.pad_token_id if ends else None)
 
 
 def _decoder(tokenizer: Any) -> Any:

@@ -179,6 +179,40 @@ def test_from_a_local_folder(tmp_path: Path) -> None:
     torch.testing.assert_close(expert(x), same(x))
 
 
+def _in_a_template() -> Any:
+    """Texts as ``<s> text </s>``, padded by a token of its own."""
+    from tokenizers import processors
+
+    tokenizer = _byte_level()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    template = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
+
+
+def test_a_prompt_is_opened_and_not_ended_and_texts_are_padded_as_the_tokeniser_does(
+    tmp_path: Path,
+) -> None:
+    tokenizer = _in_a_template()
+    start, end, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("<s>", "</s>", "<pad>"))
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=16, n_embd=4, n_layer=1, n_head=1
+    )
+    with borrowed(torch.Generator().manual_seed(0)):
+        net = transformers.GPT2LMHeadModel(config).eval()
+    net.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    plain = tokenizer("a cat", add_special_tokens=False).input_ids
+    assert tokenizer("a cat").input_ids == [start, *plain, end]
+    assert loaded.given("a cat", 2).prompt.tolist() == [start, *plain]
+    assert loaded.given("", 2).prompt.tolist() == [start]
+    text = [257, 5, end]
+    found = loaded.given("a cat", 5).log_prob(torch.tensor([[*text, pad, pad]])).item()
+    assert found == pytest.approx(log_prob_by_hand(net, [start, *plain], text), abs=1e-4)
+
+
 def _words() -> Any:
     from tokenizers import Tokenizer, decoders, models
 
