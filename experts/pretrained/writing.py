@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experts.noised.conditional import NoisyConditional
 from experts.pretrained.loading import folder
 from poe.core.errors import StorageError
-from poe.core.tensor_file import write_bytes
+from poe.files.atomic import write_bytes
 from poe.io import packed, write as write_described
 
 LIBRARY = "product-of-experts"

@@ -18,7 +18,7 @@ from torch import Tensor
 from poe.cli.terminal import BadInput
 from poe.core.errors import PoeError
 from poe.core.space import Space
-from poe.core.tensor_file import replacing
+from poe.files.atomic import replacing
 from poe.draws import Draws
 
 SAMPLES = "samples"

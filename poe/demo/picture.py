@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from poe.core.optional_imports import require
-from poe.core.tensor_file import replacing
+from poe.files.atomic import replacing
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
 

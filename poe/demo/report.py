@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poe.core.tensor_file import write_bytes
+from poe.files.atomic import write_bytes
 from poe.demo.evaluate import COLUMNS
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
-from poe.core.tensor_file import packed, read, write_bytes
+from poe.files.atomic import write_bytes
+from poe.files.tensor_file import packed, read
 from poe.density.normalized import LogPartition
 from poe.draws.draws import Draws
 from poe.samplers.kernel import Kernel

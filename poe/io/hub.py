@@ -13,7 +13,7 @@ from torch import nn
 
 from poe import io
 from poe.core.errors import StorageError
-from poe.core.tensor_file import write_bytes
+from poe.files.atomic import write_bytes
 from poe.density.conditional import Conditional
 from poe.density.expert import Expert
 

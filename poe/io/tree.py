@@ -36,7 +36,8 @@ from poe.core.space import (
     Simplex,
     Space,
 )
-from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
+from poe.files.atomic import write_bytes
+from poe.files.tensor_file import FORMAT_VERSION, sha256
 
 FORMAT = "product-of-experts"
 DESCRIPTION = "expert.json"

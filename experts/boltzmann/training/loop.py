@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.core.errors import PoeError, ShapeError, StorageError
-from poe.core.tensor_file import fingerprint, read, write
+from poe.files.fingerprint import fingerprint
+from poe.files.tensor_file import read, write
 
 UPDATES_A_LOOK = 10
 """The mean of the parameters, and an RBM's centre, see every tenth update."""

@@ -15,7 +15,8 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.doubt import Doubt, Kind
-from poe.core.tensor_file import fingerprint, read, write
+from poe.files.fingerprint import fingerprint
+from poe.files.tensor_file import read, write
 from poe.samplers import MALA, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
 
@@ -123,8 +124,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", {}, {})
     with pytest.raises(poe.StorageError, match=r"expected draws that poe\.save_draws wrote"):
         poe.load_draws(tmp_path / "checkpoint")
-    save_file({}, tmp_path / "newer", metadata={"format_version": "3"})
-    with pytest.raises(poe.StorageError, match=r"format_version 2 or before .* got 3: read it"):
+    save_file({}, tmp_path / "newer", metadata={"format_version": "4"})
+    with pytest.raises(poe.StorageError, match=r"format_version 3 or before .* got 4: read it"):
         poe.load_draws(tmp_path / "newer")
 
 

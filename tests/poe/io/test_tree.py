@@ -282,8 +282,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda f: (f / DESCRIPTION).write_text("{}"), "is not a saved expert"),
     "a list": (lambda f: (f / DESCRIPTION).write_text("[]"), "is not a saved expert"),
     "newer version": (
-        lambda f: edit(f, lambda d: d.update(format_version=3)),
-        "version 2 or before, got 3",
+        lambda f: edit(f, lambda d: d.update(format_version=4)),
+        "version 3 or before, got 4",
     ),
     "tree altered": (
         lambda f: edit(f, lambda d: d.update(tree=None)),
