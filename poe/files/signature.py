@@ -93,6 +93,8 @@ class Signature:
             StorageError: Where it is of another, and where it is finished and the call, without a
                 generator, asks for a new run.
         """
+        if not isinstance(is_finished, bool):
+            raise ValueError(f"is_finished is {is_finished}")
         start = Start(**facts["start"])
         differ = [name for name, one in facts["parts"].items() if self._is_other(name, one)]
         if self.start.is_given and self.start.state != start.state:
@@ -129,6 +131,7 @@ class Signature:
         if points is None or points.shape != self.points.shape or points.dtype != self.points.dtype:
             raise _is_of_another(path, ["where its functions were tried"])
         for name, function in functions.items():
+            points = points.to(self.points.device)
             is_known = (name in before) == (name in self.said)
             if not is_known or (name in before and not is_same(function(points.clone()), before[name])):
                 raise _is_of_another(path, [f"what {name} says at the recorded points"])
