@@ -11,6 +11,7 @@ from torch import Tensor
 
 from poe.core.optional_imports import require
 from poe.files.atomic import replacing
+from poe.files.own import PICTURE
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
 
@@ -80,5 +81,5 @@ def draw(
             part.suptitle(HELD_OUT_TITLE, fontsize=10, y=0.99)
             part.subplots_adjust(top=0.9)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=PICTURE)
     plt.close(figure)
