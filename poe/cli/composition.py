@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from poe.files.atomic import content_of
 
 LARGEST = 16_000_000
 """Bytes of a composition: far more than anybody writes."""
+DEEPEST = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){60}""")
+"""Keys of sixty parts, over which a reader of TOML takes the square of the time."""
 WAYS = ("shipped", "saved", "kind", "and", "or")
 """How an entry may say what its expert is: exactly one of these."""
 
@@ -162,7 +165,10 @@ def _parsed(path: Path) -> Table:
         content = content_of(path)
         if len(content) > LARGEST:
             raise ValueError(f"it has {len(content):,} bytes, and at most {LARGEST:,} are read")
-        return Table(path, "", tomllib.loads(content.decode()))
+        text = content.decode()
+        if DEEPEST.search(text):
+            raise ValueError("it has a key of sixty parts or more")
+        return Table(path, "", tomllib.loads(text))
     except OSError as error:
         raise CompositionError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8, or without end

@@ -59,7 +59,9 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the report as JSON, over one of its kind alone; it is complete or absent."""
         require_own_report(path, FORMAT)
-        text = json.dumps({"format": FORMAT, **plain(asdict(self))}, indent=2, allow_nan=False) + "\n"
+        text = (
+            json.dumps({"format": FORMAT, **plain(asdict(self))}, indent=2, allow_nan=False) + "\n"
+        )
         write_bytes(path, text.encode())
 
 

@@ -171,7 +171,9 @@ def _require_consistent(draws: Draws) -> None:
         is_number = plain in (int, float) and isinstance(value, int | float)
         is_tensor = "Tensor" in str(field.type) and isinstance(value, Tensor)
         is_absent = value is None and field.default is None
-        if not (is_number or is_tensor or is_absent or isinstance(value, KINDS.get(field.name, ()))):
+        if not (
+            is_number or is_tensor or is_absent or isinstance(value, KINDS.get(field.name, ()))
+        ):
             raise ValueError(f"{field.name} is {value!r}")
     chains_and_draws = draws.samples.shape[:2]
     per_draw = {"log_density": draws.log_density, "log_weights": draws.log_weights}

@@ -135,7 +135,9 @@ def said(value: object) -> Said:
     own = _name_of(kind)
     if isinstance(value, PLAIN):
         return Said(_plainly(value))
-    if any(kind.__module__ == name or kind.__module__.startswith(f"{name}.") for name in TELL_NOTHING):
+    if any(
+        kind.__module__ == name or kind.__module__.startswith(f"{name}.") for name in TELL_NOTHING
+    ):
         return Said(own)
     if hasattr(kind, "__array__"):
         return Said(own, [("array", np.asarray(value))])
@@ -208,8 +210,9 @@ def _(value: tuple[Any, ...] | list[Any]) -> Said:
 
 @said.register
 def _(value: types.FunctionType) -> Said:
-    if _is_installed(value.__module__) and "<" not in value.__qualname__:
-        return Said(f"{value.__module__}.{value.__qualname__}".encode())
+    module, name = value.__globals__.get("__name__"), value.__code__.co_qualname
+    if _is_installed(module) and "<" not in name:  # what it says of itself, a decorator may set
+        return Said(f"{module}.{name}".encode())
     closure = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     parts = [
         *((name, _content(cell)) for name, cell in closure),

@@ -133,7 +133,9 @@ class Signature:
         for name, function in functions.items():
             points = points.to(self.points.device)
             is_known = (name in before) == (name in self.said)
-            if not is_known or (name in before and not is_same(function(points.clone()), before[name])):
+            if not is_known or (
+                name in before and not is_same(function(points.clone()), before[name])
+            ):
                 raise _is_of_another(path, [f"what {name} says at the recorded points"])
 
     def _is_other(self, path: str, digest: str) -> bool:

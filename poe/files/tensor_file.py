@@ -196,8 +196,10 @@ def require_own(path: str | os.PathLike[str], form: str) -> None:
         return
     found = format_of(path)
     if found != form:
-        what = f"another file of this package ({found or 'of no name'})" if found is not None else (
-            "a file that this package did not write, or not to the end"
+        what = (
+            f"another file of this package ({found or 'of no name'})"
+            if found is not None
+            else ("a file that this package did not write, or not to the end")
         )
         raise StorageError(
             f"expected nothing at {path} or a {form or 'file of this package'} to write over, got "

@@ -490,10 +490,16 @@ def test_a_training_that_is_sealed_anew_and_says_nonsense_is_refused(tmp_path: P
     path = tmp_path / "state"
     fitted("fit_rbm", path, generator=seeded())
     facts, tensors = tensor_file.read(path)
-    wrong = [(facts, {k: v for k, v in tensors.items() if k != name}) for name in tensors if "signature" not in name]
+    wrong = [
+        (facts, {k: v for k, v in tensors.items() if k != name})
+        for name in tensors
+        if "signature" not in name
+    ]
     wrong += [({k: v for k, v in facts.items() if k != name}, tensors) for name in facts]
     wrong += [({**facts, name: None}, tensors) for name in facts]
-    wrong += [(facts, {**tensors, name: torch.zeros(7)}) for name in tensors if "signature" not in name]
+    wrong += [
+        (facts, {**tensors, name: torch.zeros(7)}) for name in tensors if "signature" not in name
+    ]
     for told, held in wrong:
         path.write_bytes(tensor_file.packed(told, held))
         with pytest.raises(poe.StorageError, match="state"):
