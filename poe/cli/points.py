@@ -18,9 +18,9 @@ from torch import Tensor
 from poe.cli.terminal import BadInput
 from poe.core.errors import PoeError
 from poe.core.space import Space
+from poe.draws import Draws
 from poe.files.atomic import replacing
 from poe.files.own import PICTURE
-from poe.draws import Draws
 
 SAMPLES = "samples"
 """The name under which a file of draws has them."""

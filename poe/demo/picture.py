@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from poe.core.optional_imports import require
-from poe.files.atomic import replacing
-from poe.files.own import PICTURE
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
+from poe.files.atomic import replacing
+from poe.files.own import PICTURE
 
 RIGHT, WRONG = "#2a9d5c", "#c1442e"
 HELD_OUT_TITLE = "held out: no expert saw a digit of these combinations in training"

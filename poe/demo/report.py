@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poe.files.atomic import write_bytes
 from poe.demo.evaluate import COLUMNS
+from poe.files.atomic import write_bytes
 from poe.files.own import require_own_report
-
 
 FORMAT = "product-of-experts demo"
 

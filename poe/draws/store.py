@@ -12,10 +12,10 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
-from poe.files.atomic import require_room, write_bytes
-from poe.files.tensor_file import packed, read, require_own, understanding
 from poe.density.normalized import LogPartition
 from poe.draws.draws import Draws
+from poe.files.atomic import write_bytes
+from poe.files.tensor_file import packed, read, require_own, understanding
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"

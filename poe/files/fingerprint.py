@@ -364,7 +364,7 @@ def _reduced(value: object) -> list[tuple[str, object]]:
 def _is_installed(module: str | None) -> bool:
     """Whether a module comes with Python, with this package or with a library."""
     top = (module or "").partition(".")[0]
-    if top in OF_THE_PACKAGE or top in sys.stdlib_module_names and top != "__main__":
+    if top in OF_THE_PACKAGE or (top in sys.stdlib_module_names and top != "__main__"):
         return True
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file

@@ -174,7 +174,7 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size <= LONGEST_HEADER else None
+            header = json.loads(file.read(size if size <= LONGEST_HEADER else 0))
         told = header["__metadata__"]
         facts = json.loads(told["facts"])
         return str(facts.get("format", "")) if "format_version" in told else None

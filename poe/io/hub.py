@@ -13,9 +13,9 @@ from torch import nn
 
 from poe import io
 from poe.core.errors import StorageError
-from poe.files.atomic import write_bytes
 from poe.density.conditional import Conditional
 from poe.density.expert import Expert
+from poe.files.atomic import write_bytes
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, constants, snapshot_download
@@ -115,8 +115,8 @@ class HubExpert(  # type: ignore[call-arg]
             As that: None, or where it was pushed to.
 
         Raises:
-            StorageError: As ``poe.save``, and where the folder has another program's ``config.json``,
-                which huggingface_hub would remove.
+            StorageError: As ``poe.save``, and where the folder has another program's
+                ``config.json``, which huggingface_hub would remove.
         """
         config = Path(save_directory) / constants.CONFIG_NAME
         if config.exists() and not _is_own(config):

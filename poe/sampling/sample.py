@@ -159,7 +159,7 @@ def sample(
         suspects=suspects(target),
         compile=compile,
     )
-    called_with = {
+    called_with: dict[str, object] = {
         "target": begin.target,
         "kernel": kernel,
         "num_samples, num_chains, warmup": counts,

@@ -26,8 +26,8 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from poe.core.errors import PoeError
-from poe.files.tensor_file import understanding
 from poe.core.randomness import resolve
+from poe.files.tensor_file import understanding
 
 WEIGHT_SCALE = 0.01
 """The standard deviation of the first weights."""

@@ -270,9 +270,9 @@ class Checkpoint:
             )
         with understanding(self.path, KIND, REMEDY):
             self.training.require(self.path, facts, is_finished=facts["is_finished"])
-            counts = [int(facts[name]) for name in ("stage", "updates", "terms")]
+            stage, updates, terms = (int(facts[name]) for name in ("stage", "updates", "terms"))
         self.training.require_said(self.path, tensors, self.functions)
-        return Saved(*counts, tensors)
+        return Saved(stage, updates, terms, tensors)
 
     def restore(self, state: State, generator: torch.Generator) -> None:
         """Put state and generator to where the file was written, if that was at this stage."""

@@ -431,12 +431,12 @@ def test_a_truncated_checkpoint_is_refused(keep: int, tmp_path: Path) -> None:
 def test_another_file_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_bytes(content)
-    with pytest.raises(poe.StorageError, match="thesis.txt"):
+    with pytest.raises(poe.StorageError, match=r"thesis\.txt"):
         _resume(path)
     assert path.read_bytes() == content
     beside = tmp_path / "run.tempering"
     beside.write_bytes(b"precious")
-    with pytest.raises(poe.StorageError, match="run.tempering"):
+    with pytest.raises(poe.StorageError, match=r"run\.tempering"):
         _resume(tmp_path / "run")
     assert beside.read_bytes() == b"precious"
 
@@ -509,9 +509,11 @@ def test_an_interrupt_is_not_hidden_by_a_checkpoint_that_fails(
         monkeypatch.setattr(tensor_file, "write_bytes", _fails(OSError))
         raise KeyboardInterrupt
 
-    with pytest.warns(poe.TrustWarning, match="could not be written"):
-        with pytest.raises(KeyboardInterrupt):
-            _resume(tmp_path / "run", callback=interrupt)
+    with (
+        pytest.warns(poe.TrustWarning, match="could not be written"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        _resume(tmp_path / "run", callback=interrupt)
 
 
 def test_a_target_with_a_broadcast_buffer_is_kept(tmp_path: Path) -> None:
@@ -546,21 +548,17 @@ def test_a_checkpoint_that_is_sealed_anew_and_says_nonsense_is_refused(tmp_path:
         for value in (None, -1, "no", {}, [None, None], [[]]):
             if (name, value) not in (("num_steps", -1), ("parts", {})):
                 write(path, {**facts, name: value}, tensors)
-                _refuses(path, name, value)
+                _refuses(path)
         write(path, {k: v for k, v in facts.items() if k != name}, tensors)
-        _refuses(path, name, "left out")
+        _refuses(path)
     for name in tensors:
         for other in (torch.zeros(7), torch.zeros(0), torch.zeros(2, 2, 2, dtype=torch.int64)):
             write(path, facts, {**tensors, name: other})
-            _refuses(path, name, other)
+            _refuses(path)
         write(path, facts, {k: v for k, v in tensors.items() if k != name})
-        _refuses(path, name, "left out")
+        _refuses(path)
 
 
-def _refuses(path: Path, name: str, value: object) -> None:
-    try:
+def _refuses(path: Path) -> None:
+    with pytest.raises(poe.StorageError, match=str(path)):
         _resume(path)
-    except poe.StorageError as error:
-        assert str(path) in str(error)
-    else:
-        raise AssertionError(f"{name} = {value} was taken")

@@ -462,7 +462,7 @@ def test_a_finished_training_is_not_handed_back_as_a_new_one(trainer: str, tmp_p
 def test_another_file_is_refused_and_left_alone(trainer: str, tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("precious")
-    with pytest.raises(poe.StorageError, match="thesis.txt"):
+    with pytest.raises(poe.StorageError, match=r"thesis\.txt"):
         fitted(trainer, path)
     assert path.read_text() == "precious"
     poe.save_draws(poe.Draws(torch.zeros(2, 3, 1), torch.zeros(2, 3), "exact"), tmp_path / "draws")
