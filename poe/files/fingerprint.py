@@ -38,6 +38,8 @@ TELL_NOTHING = (
     "torch.utils.tensorboard", "_weakref", "weakref",
 )  # fmt: skip
 """Modules whose instances tell of a run, or guard it, and have no say in it."""
+COMPILED, COMPILED_MODULE = "_torchdynamo_orig_callable", "_orig_mod"
+"""Where ``torch.compile`` keeps what it was given."""
 DEEPEST = 60
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 UNSAID = frozenset(
@@ -170,6 +172,8 @@ def _(value: torch.Generator) -> Said:
 @said.register
 def _(value: nn.Module) -> Said:
     parts = dict(value.named_children())
+    if COMPILED_MODULE in parts:
+        return Said(b"compiled", [("module", parts[COMPILED_MODULE])])
     tensors = {
         name: tensor
         for group in (value._parameters, value._buffers)
@@ -177,11 +181,25 @@ def _(value: nn.Module) -> Said:
         if tensor is not None
     }
     hooks = [*value._forward_hooks.values(), *value._forward_pre_hooks.values()]
-    more = {name: held for name, held in vars(value).items() if name not in OF_EVERY_MODULE}
+    # Some say which of their attributes are made of the others, and cannot be copied.
+    kept = value.__getstate__()
+    held_by_it = kept if isinstance(kept, dict) else vars(value)
+    more = {name: held for name, held in held_by_it.items() if name not in OF_EVERY_MODULE}
     names = [*parts, "", *value._parameters, str(value.training)]
     own = _joined(_name_of(type(value)), *map(str.encode, names))
     own_code = [("class", type(value)), *((f"hook {k}", hook) for k, hook in enumerate(hooks))]
     return Said(own, [*parts.items(), *tensors.items(), *own_code, *sorted(more.items())])
+
+
+@said.register(torch.jit.ScriptModule)
+def _(value: Any) -> Said:
+    own = _joined(b"script", *(str(part.code).encode() for part in value.modules()))
+    return Said(own, list(value.state_dict().items()))
+
+
+@said.register(torch.jit.ScriptFunction)
+def _(value: Any) -> Said:
+    return Said(_joined(b"script", str(value.code).encode()))
 
 
 @said.register(Mapping)
@@ -213,6 +231,8 @@ def _(value: types.FunctionType) -> Said:
     module, name = value.__globals__.get("__name__"), value.__code__.co_qualname
     if _is_installed(module) and "<" not in name:  # what it says of itself, a decorator may set
         return Said(f"{module}.{name}".encode())
+    if COMPILED in vars(value):
+        return Said(b"compiled", [("function", vars(value)[COMPILED])])
     closure = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     parts = [
         *((name, _content(cell)) for name, cell in closure),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from poe.core.errors import StorageError
 from poe.files.fingerprint import fingerprint, fingerprints
+from poe.files.tensor_file import facts_of
 
 SHOWN = 3
 """So many parts that differ are named."""
@@ -65,6 +66,10 @@ class Signature:
         """The signature of a run that is called with more, the rest the same."""
         return replace(self, parts={**self.parts, **fingerprints(more)})
 
+    def since(self, facts: Mapping[str, Any]) -> Signature:
+        """The signature of the run that a checkpoint holds, which began where that says."""
+        return replace(self, start=Start(**facts["start"]))
+
     def facts(self) -> dict[str, Any]:
         """As a checkpoint has them."""
         settled = {path: one for path, one in self.parts.items() if path not in self.moving}
@@ -108,6 +113,22 @@ class Signature:
                 f"expected a checkpoint of a run to go on with at {path}, got one that is finished:"
                 " for its result give generator=torch.Generator(device)"
                 f".manual_seed({start.seed}); for a new run delete it, or give another path"
+            )
+
+    def require_alone(self, path: str | os.PathLike[str]) -> None:
+        """See that no other run has come to keep itself at ``path`` since this one began.
+
+        Args:
+            path: The checkpoint, which need not be there.
+
+        Raises:
+            StorageError: Where another run's is there.
+        """
+        found = facts_of(path) or {}
+        if "start" in found and found["start"] != vars(self.start):
+            raise StorageError(
+                f"expected at {path} the checkpoint of this run alone, got that of another, which "
+                "was begun beside it: give each run a path of its own"
             )
 
     def require_said(

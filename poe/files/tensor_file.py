@@ -171,13 +171,28 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     Returns:
         The ``format`` among its facts, empty where there is none.
     """
+    facts = facts_of(path)
+    return None if facts is None else str(facts.get("format", ""))
+
+
+def facts_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a file of this package says, by its header alone; None for any other file.
+
+    Nothing shows yet that it is as it was written: for that there is `read`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its facts.
+    """
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size if size <= LONGEST_HEADER else 0))
         told = header["__metadata__"]
         facts = json.loads(told["facts"])
-        return str(facts.get("format", "")) if "format_version" in told else None
+        return facts if "format_version" in told and isinstance(facts, dict) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # whatever else a file may be
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -45,10 +45,10 @@ class Job:
             following = Following(self, Run.start(self.plan, u), began)
             following.keep()  # what cannot be kept had better be known now
             return following
-        run, seconds = self.checkpoint.read(self.plan)
+        run, seconds, checkpoint = self.checkpoint.read(self.plan)
         steps = run.moment.num_steps
         say(self.progress, f"resumed from {self.checkpoint.path} after {steps} steps")
-        return Following(self, run, began - seconds)
+        return Following(replace(self, checkpoint=checkpoint), run, began - seconds)
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,11 @@ class Checkpoint:
     signature: Signature
     functions: Functions
 
-    def read(self, plan: Plan) -> tuple[Run, float]:
-        """The run that the file holds, and the seconds that it took; raises StorageError."""
-        return restore(plan, self.path, self.signature, self.functions)
+    def read(self, plan: Plan) -> tuple[Run, float, Checkpoint]:
+        """The run that the file holds, its seconds, and its checkpoint; raises StorageError."""
+        run, facts = restore(plan, self.path, self.signature, self.functions)
+        own = replace(self, signature=self.signature.since(facts))
+        return run, facts["seconds_in_all"], own
 
     def write(self, run: Run, seconds: float) -> None:
         """Put the run into the file, in the place of what was there."""

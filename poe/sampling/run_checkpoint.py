@@ -67,12 +67,13 @@ def save(run: Run, path: Path, signature: Signature, seconds: float) -> None:
         "learned": known,
         "doubts": as_facts(doubts),
     }
+    signature.require_alone(path)
     write(path, {**signature.facts(), **counts, **told}, tensors)
 
 
 def restore(
     plan: Plan, path: Path, signature: Signature, functions: Functions
-) -> tuple[Run, float]:
+) -> tuple[Run, dict[str, Any]]:
     """The run at the moment that a checkpoint holds; the generator is put back too.
 
     Args:
@@ -82,7 +83,7 @@ def restore(
         functions: Those that are tried at the signature's points.
 
     Returns:
-        The run, to go on with, and the seconds that it took so far.
+        The run, to go on with, and what the checkpoint says of it.
 
     Raises:
         StorageError: Where it is no checkpoint, or one of another run, or where a function says
@@ -96,7 +97,7 @@ def restore(
     with understanding(path, KIND, REMEDY):
         signature.require(path, facts, is_finished=facts["is_finished"])
         _require_facts(plan, facts, tensors)
-        seconds, generator_state = float(facts["seconds_in_all"]), tensors.pop("generator_state")
+        generator_state = tensors.pop("generator_state")
         tensors = {name: tensor.to(plan.generator.device) for name, tensor in tensors.items()}
         learned = tuple(_learned(k, told, tensors) for k, told in enumerate(facts["learned"]))
     signature.require_said(path, tensors, functions)
@@ -109,7 +110,7 @@ def restore(
             run.log_density = _refilled(tensors["log_density"], plan.num_draws)
     if run.samples is not None and plan.collect is None:
         _require_same_at_draws(functions["target"], tensors, path)
-    return run, seconds
+    return run, facts
 
 
 def _moment(

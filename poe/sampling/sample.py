@@ -20,6 +20,7 @@ from poe.density.closed_forms import exact_sample
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
+from poe.density.wrappers import in_chunks
 from poe.draws import Draws
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
@@ -96,7 +97,12 @@ def sample(
         generator: Of all that is drawn; a fresh one, seeded by the system, by default.
         progress: A line that says what was chosen and a progress bar, both on stderr.
         checkpoint: A file that an interrupted run is written to, and resumed from by the same
-            call; the resumed run gives the same bits.
+            call; the resumed run gives the same bits. The same call has the same target and
+            functions (by their code, what they close over, the globals that they read, and what
+            they say at recorded points) and a generator in the same state; ``progress``,
+            ``callback``, ``chains_at_once`` and ``compile`` have no say. Any other is refused, and
+            so is a file that is no checkpoint. Where the file cannot be written later on, the run
+            goes on, and this is said in the end.
         callback: Called with a ``poe.Progress`` about a hundred times, always at the same steps:
             ``print``, ``poe.TensorBoard(folder)``, or any function. What it raises ends the run,
             which ``checkpoint`` keeps. Exact draws take no steps, and tell nothing.
@@ -116,7 +122,8 @@ def sample(
         NonFiniteError: For a start outside the support.
         PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
             random, or of a module in training mode with dropout or batch normalisation.
-        StorageError: For a checkpoint of another run, or an altered one.
+        StorageError: For a checkpoint of another run, or an altered one; for a finished one where
+            no generator is given; where no file can be written there.
 
     Example:
         >>> import poe
@@ -196,7 +203,9 @@ def _checkpoint(
     collect: Collect | None,
 ) -> Checkpoint:
     """The run's file, for which target and ``collect`` are tried where the chains start."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {"target": begin.target}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "target": in_chunks(begin.target, begin.chains_at_once)
+    }
     if collect is not None:
         functions["collect"] = lambda x: collected(collect, x)
     x = begin.coordinates.to_x(begin.u)
@@ -217,7 +226,7 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
             following.until(is_done)
             return begin, run, following.seconds
     began = time.perf_counter()
-    begin, job = tempered(begin, job, run, seen, spent)
+    begin, job = tempered(begin, following.job, run, seen, spent)
     seconds = following.seconds + time.perf_counter() - began
     with job.begin(begin.u, _chosen(begin.choice, job.plan, len(begin.u))) as again:
         again.until(is_done)

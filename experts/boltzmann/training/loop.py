@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -227,6 +227,7 @@ class Saved(NamedTuple):
     num_updates: int
     num_terms: int
     tensors: dict[str, Tensor]
+    training: Signature
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class Checkpoint:
             self.training.require(self.path, facts, is_finished=facts["is_finished"])
             stage, updates, terms = (int(facts[name]) for name in ("stage", "updates", "terms"))
         self.training.require_said(self.path, tensors, self.functions)
-        return Saved(stage, updates, terms, tensors)
+        return Saved(stage, updates, terms, tensors, self.training.since(facts))
 
     def restore(self, state: State, generator: torch.Generator) -> None:
         """Put state and generator to where the file was written, if that was at this stage."""
@@ -305,6 +306,7 @@ class Checkpoint:
         }
         kept = {f"kept.{name}": value for name, value in state.kept.items()}
         tensors = {"generator": generator.get_state(), **kept, **dict(_named(state))}
+        self.training.require_alone(self.path)
         write(self.path, facts, tensors | self.training.tensors())
 
 
@@ -378,7 +380,9 @@ def checkpoint_at(
         functions["augment"] = lambda batch: _augmented(augment, batch, _apart(batch))
     known = {**called_with, "data": data, "augment": augment}
     start = Start.of(generator, is_given=is_given)
-    return Checkpoint(path, sign(start, known, functions, rows), functions=functions)
+    own = Checkpoint(path, sign(start, known, functions, rows), functions=functions)
+    saved = own.read()
+    return own if saved is None else replace(own, training=saved.training)
 
 
 def _require_shape(name: str, found: torch.Size, expected: torch.Size) -> None:

@@ -188,6 +188,32 @@ def reads_it(x: Any) -> Any:
     return FACTOR * x
 
 
+def compiled(source: Any) -> Any:
+    return torch.compile(source, backend="eager")
+
+
+def test_what_was_compiled_is_what_it_was_compiled_of() -> None:
+    for make in (scaled_by, Net):
+        one, again, other = (compiled(make(factor)) for factor in (2.0, 2.0, 2.5))
+        one(torch.ones(1))
+        assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_was_scripted_is_told_by_its_code_and_its_numbers() -> None:
+    def traced(factor: float) -> Any:
+        return torch.jit.trace(lambda x: factor * x, torch.ones(2))
+
+    def module(weight: float) -> Any:
+        net = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(net.weight, weight)
+        return torch.jit.trace(net, torch.ones(1, 1))
+
+    with lent():
+        for make in (traced, module):
+            assert fingerprint(make(2.0)) == fingerprint(make(2.0)) != fingerprint(make(2.5))
+
+
 def test_what_only_tells_of_a_run_has_no_say() -> None:
     def with_instruments(name: str) -> Callable[[Any], Any]:
         log, lock = logging.getLogger(name), threading.Lock()

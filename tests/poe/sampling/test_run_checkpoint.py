@@ -347,6 +347,33 @@ def test_a_finished_run_without_a_generator_is_not_handed_back_as_a_new_one(
     assert torch.equal(first.samples, again.samples)
 
 
+def test_a_run_without_a_generator_keeps_the_seed_that_it_began_with(tmp_path: Path) -> None:
+    _stopped(tmp_path / "run", Interrupted(None), generator=None)
+    _stopped(tmp_path / "run", Interrupted(None), generator=None)
+    resumed = _resume(tmp_path / "run", generator=None)
+    facts, _ = read(tmp_path / "run")
+    seed = facts["start"]["seed"]
+    whole = _resume(tmp_path / "other", generator=seeded(seed))
+    assert torch.equal(resumed.samples, whole.samples)
+    with pytest.raises(poe.StorageError, match=rf"is finished: .*manual_seed\({seed}\)"):
+        _resume(tmp_path / "run", generator=None)
+
+
+def test_two_runs_on_one_path_are_not_mixed(tmp_path: Path) -> None:
+    """The second begins while the first is on its way, and keeps itself there too."""
+    path, inner = tmp_path / "run", []
+
+    def begin_another(progress: poe.Progress) -> None:
+        if not inner:
+            path.unlink()  # it looked before the first had written
+            inner.append(_resume(path, generator=seeded(1)))
+
+    with pytest.warns(poe.TrustWarning, match="was begun beside it"):
+        first = _resume(path, callback=begin_another)
+    assert torch.equal(first.samples, _resume(tmp_path / "other").samples)
+    assert torch.equal(_resume(path, generator=seeded(1)).samples, inner[0].samples)
+
+
 def test_what_a_function_changes_itself_tells_nothing(tmp_path: Path) -> None:
     """Counters and caches: a run goes on in the same session, where they stand elsewhere."""
     seen: dict[str, int] = {}
