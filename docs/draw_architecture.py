@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up: a package imports from layers beneath its own, never from its own or above.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what everything stands on", ("poe.core",)),
+    ("what lies on disk", ("poe.files",)),
     ("experts and their algebra", ("poe.density",)),
     ("what is known without sampling", ("poe.structure",)),
     ("stored, learned, judged", ("poe.io", "poe.losses", "poe.diagnostics")),

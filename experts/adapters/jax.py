@@ -25,6 +25,9 @@ class JaxLogDensity(poe.Expert):
 
     Shapes: x ``(*batch, *event)``.
 
+    It can be copied and pickled as its function can: one at the top level of a module, which is
+    then imported where it is read.
+
     Args:
         fn: From one event ``(*event)`` to a number. What it closes over is constant: it does not
             learn here.
@@ -66,6 +69,14 @@ class JaxLogDensity(poe.Expert):
             return x.new_empty(batch)
         rows = x.reshape(-1, *self.space.event_shape)
         return _ThroughDLPack.apply(rows, self._of_rows).reshape(batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what JAX compiled, which is compiled again where it is needed."""
+        return {**self.__dict__, "_of_rows": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._of_rows = _compiled(self.fn, self.space)
 
     def extra_repr(self) -> str:
         return f"{self.space}, {getattr(self.fn, '__qualname__', type(self.fn).__name__)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,7 +58,7 @@ class FromNumPyro(JaxLogDensity):
                 f"expected one distribution, got a batch of shape {distribution.batch_shape}; use "
                 f"distribution.to_event({len(distribution.batch_shape)}) for their product"
             )
-        super().__init__(_log_prob(distribution), space=_space(distribution))
+        super().__init__(LogProb(distribution), space=_space(distribution))
         self.distribution = distribution
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,18 +103,32 @@ class FromNumPyro(JaxLogDensity):
         return f"{self.space}, {type(self.distribution).__name__}"
 
 
-def _log_prob(distribution: Distribution) -> Callable[[Any], Any]:
-    """Its log-density, with the parameters in the dtype of x."""
-    jax = require("jax", "jax")
+class LogProb:
+    """The log-density of a distribution, with its parameters in the dtype of x.
 
-    def log_prob(x: Any) -> Any:
+    Args:
+        distribution: NumPyro's.
+    """
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+
+    def __call__(self, x: Any) -> Any:
+        """log p(x), of JAX.
+
+        Args:
+            x: ``(*event)``.
+
+        Returns:
+            A number.
+        """
+        jax = require("jax", "jax")
+
         def as_x(parameter: Any) -> Any:
             array = jax.numpy.asarray(parameter)
             return array.astype(x.dtype) if array.dtype.kind == "f" else array
 
-        return jax.tree_util.tree_map(as_x, distribution).log_prob(x)
-
-    return log_prob
+        return jax.tree_util.tree_map(as_x, self.distribution).log_prob(x)
 
 
 def _space(distribution: Distribution) -> poe.Space:

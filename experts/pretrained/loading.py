@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,6 +13,8 @@ from experts.noised.conditional import NoisyConditional
 from experts.noised.image_flow import ImageFlow
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
+from poe.files.atomic import content_of
+from poe.files.tensor_file import loads
 from poe.io import read
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
@@ -72,11 +73,13 @@ def load(name: str) -> Any:
         )
     file = Path(str(folder())) / f"{name}.json"
     try:
-        description = json.loads(file.read_bytes())
-    except ValueError as error:
+        description = loads(content_of(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise poe.StorageError(
             f"{file} was altered ({error}): install the package again"
         ) from error
+    if not isinstance(description, dict):
+        raise poe.StorageError(f"{file} was altered (it is no object): install the package again")
     return prior(description) if "prior_of" in description else read(file)
 
 

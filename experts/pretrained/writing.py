@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experts.noised.conditional import NoisyConditional
 from experts.pretrained.loading import folder
 from poe.core.errors import StorageError
-from poe.core.tensor_file import write_bytes
+from poe.files.atomic import write_bytes
 from poe.io import packed, write as write_described
 
 LIBRARY = "product-of-experts"
@@ -129,13 +129,15 @@ def write(expert: nn.Module, name: str, card: Card, *, into: Path | None = None)
         The file of the description.
 
     Raises:
-        StorageError: As `poe.save`, and for a parameter that half precision does not hold.
+        StorageError: As `poe.save`, for a parameter that half precision does not hold, and where
+            another file has the name of the card.
     """
     into = Path(str(folder())) if into is None else into
     description, weights = packed(expert.eval().requires_grad_(False), halved)
     told = card.noise() | about(expert) | {"licence": card.licence, "card": f"{name}.md"}
     description |= told | {"weights": f"{name}.safetensors"}
     into.mkdir(parents=True, exist_ok=True)
+    _require_own_card(into / f"{name}.md")
     write_described(into / f"{name}.json", description, weights)
     facts = {
         "num_parameters": sum(parameter.numel() for parameter in expert.parameters()),
@@ -144,6 +146,15 @@ def write(expert: nn.Module, name: str, card: Card, *, into: Path | None = None)
     }
     write_bytes(into / f"{name}.md", card.markdown(name, facts).encode())
     return into / f"{name}.json"
+
+
+def _require_own_card(file: Path) -> None:
+    """Nobody's notes of that name are written over."""
+    if file.exists() and f"library_name: {LIBRARY}\n" not in file.read_text(errors="replace"):
+        raise StorageError(
+            f"expected nothing at {file} or the card of an expert to write over, got another file: "
+            "give another name, or another folder"
+        )
 
 
 def halved(tensor: Tensor) -> Tensor:

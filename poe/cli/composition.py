@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,12 @@ from poe.cli.entries import written_down
 from poe.cli.toml_table import CompositionError as CompositionError, Table
 from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert, Product, shared_space
+from poe.files.atomic import content_of
 
+LARGEST = 16_000_000
+"""Bytes of a composition: far more than anybody writes."""
+DEEPEST = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){60}""")
+"""Keys of sixty parts, over which a reader of TOML takes the square of the time."""
 WAYS = ("shipped", "saved", "kind", "and", "or")
 """How an entry may say what its expert is: exactly one of these."""
 
@@ -156,8 +162,14 @@ def _require_one_space(table: Table, key: str, found: dict[str, Expert], kind: s
 
 def _parsed(path: Path) -> Table:
     try:
-        return Table(path, "", tomllib.loads(path.read_text(encoding="utf-8")))
+        content = content_of(path)
+        if len(content) > LARGEST:
+            raise ValueError(f"it has {len(content):,} bytes, and at most {LARGEST:,} are read")
+        text = content.decode()
+        if DEEPEST.search(text):
+            raise ValueError("it has a key of sixty parts or more")
+        return Table(path, "", tomllib.loads(text))
     except OSError as error:
-        raise CompositionError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not TOML, or not UTF-8
+        raise CompositionError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8, or without end
         raise CompositionError(f"{path}: is no TOML file: {error}") from error

@@ -18,8 +18,9 @@ from torch import Tensor
 from poe.cli.terminal import BadInput
 from poe.core.errors import PoeError
 from poe.core.space import Space
-from poe.core.tensor_file import replacing
 from poe.draws import Draws
+from poe.files.atomic import replacing
+from poe.files.own import PICTURE
 
 SAMPLES = "samples"
 """The name under which a file of draws has them."""
@@ -43,8 +44,10 @@ def read_rows(path: Path, space: Space, dtype: torch.dtype) -> Tensor:
     if path.suffix not in readers:
         raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path}: expected a file, got a folder, a device or a pipe")
         found = readers[path.suffix](path)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, csv.Error) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: cannot be read: {error}") from error
@@ -83,7 +86,10 @@ def _from_safetensors(path: Path) -> Tensor:
 
 
 def _from_npy(path: Path) -> Tensor:
-    array = np.load(path, allow_pickle=False)
+    # Mapped, so that a header that tells of more numbers than there are takes no memory.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise BadInput(f"{path}: expected one array, got an archive of several")
     if array.dtype.kind not in "fiub":
         raise BadInput(f"{path}: expected an array of numbers, got one of {array.dtype}")
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
@@ -152,5 +158,5 @@ def write(draws: Draws, path: Path) -> None:
             axis.imshow(images[index].float().numpy(), cmap="gray_r", vmin=low, vmax=high)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.05, hspace=0.05)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=80)
+        figure.savefig(temporary, dpi=80, metadata=PICTURE)
     plt.close(figure)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +25,16 @@ from poe.cli.terminal import (
     positive,
     print_json,
 )
-from poe.core.errors import PoeError
+from poe.core.errors import PoeError, StorageError
 from poe.draws import Draws
+from poe.draws.store import FORMAT as DRAWS
 from poe.draws.summary import Summary
+from poe.files.atomic import require_room
+from poe.files.own import require_own_picture
+from poe.files.tensor_file import require_own, sha256
+from poe.sampling.driver import beside
+from poe.sampling.multimodality import TEMPERING
+from poe.sampling.run_checkpoint import FORMAT
 
 if TYPE_CHECKING:
     from poe.core.space import Space
@@ -38,13 +49,14 @@ def default_checkpoint(options: argparse.Namespace) -> Path:
     if options.output:
         first: Path = options.output[0]
         return first.with_name(f"{first.name}.checkpoint")
-    return Path(f"{options.composition.stem}.seed{options.seed}.checkpoint")
+    place = sha256(os.path.realpath(options.composition).encode())[:8]
+    return Path(f"{options.composition.stem}-{place}.seed{options.seed}.checkpoint")
 
 
-def how_to_go_on(options: argparse.Namespace, checkpoint: Path) -> str:
+def how_to_go_on(options: argparse.Namespace, checkpoint: Path | None) -> str:
     """What to do after an interruption."""
     command = shlex.join(["python", "-m", "poe", *options.arguments])
-    if not checkpoint.exists():
+    if checkpoint is None or not checkpoint.exists():
         return f"interrupted, with nothing to go on from. To start afresh:\n\n    {command}\n"
     return (
         f"interrupted; what was done is in {checkpoint}. To go on from there, to the same bits:\n\n"
@@ -52,10 +64,54 @@ def how_to_go_on(options: argparse.Namespace, checkpoint: Path) -> str:
     )
 
 
-def forget(checkpoint: Path) -> None:
-    """Remove the checkpoint of a run that is done, and that of its tempering."""
-    for path in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.tempering")):
-        path.unlink(missing_ok=True)
+def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
+    """Where the run is kept; None, with a note, where nobody named a place and there is none.
+
+    Raises BadInput where a file that is no checkpoint is there.
+    """
+    checkpoint: Path = options.checkpoint or default_checkpoint(options)
+    try:
+        require_room(checkpoint)
+    except StorageError as error:
+        if options.checkpoint is not None:
+            raise BadInput(f"{checkpoint}: {error}") from error
+        note("sample", f"goes without a checkpoint: {error}")
+        return None
+    for path in kept(checkpoint):
+        with as_bad_input(path):
+            require_own(path, FORMAT)
+    return checkpoint
+
+
+def kept(checkpoint: Path | None) -> tuple[Path, ...]:
+    """The checkpoint of a run, and that of its tempering."""
+    return () if checkpoint is None else (checkpoint, beside(checkpoint, TEMPERING))
+
+
+def stamps(checkpoint: Path | None) -> dict[Path, tuple[int, int] | None]:
+    """What tells whether a file was written since."""
+    return {path: stamp(path) for path in kept(checkpoint)}
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """The file's number and its time; None where there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def forget(before: dict[Path, tuple[int, int] | None]) -> None:
+    """Remove the checkpoints of a run that is done: those that it wrote."""
+    for path, known in before.items():
+        if stamp(path) != known:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def as_bad_input(path: Path) -> Iterator[None]:
+    """A file that cannot be written, or is another's, was named by an argument."""
+    try:
+        yield
+    except StorageError as error:
+        raise BadInput(f"{path}: {error}") from error
 
 
 def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
@@ -162,20 +218,21 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
     product = read(options.composition).product()
     require_writable(options.output, product.space)
+    checkpoint = chosen_checkpoint(options)
+    require_distinct(options.composition, *options.output, *kept(checkpoint))
     kernel = None
     if options.kernel is not None:
         kernel = named(options.kernel, classes(poe.samplers, "step"), product.space)
     if options.noise_ladder is not None:
         kernel = down_the_ladder(product, kernel, options)
-    checkpoint = options.checkpoint or default_checkpoint(options)
-    require_folder(checkpoint)
+    before = stamps(checkpoint)
     try:
         draws = draw(product, kernel, options, checkpoint)
         write(draws, options.output, options.quiet)
     except KeyboardInterrupt:
         note("sample", how_to_go_on(options, checkpoint))
         return ExitCode.INTERRUPTED
-    forget(checkpoint)
+    forget(before)
     return report(draws, options.output, options.json)
 
 
@@ -199,7 +256,10 @@ def down_the_ladder(
 
 
 def draw(
-    product: Product, kernel: Kernel | None, options: argparse.Namespace, checkpoint: Path
+    product: Product,
+    kernel: Kernel | None,
+    options: argparse.Namespace,
+    checkpoint: Path | None,
 ) -> Draws:
     """What ``poe.sample`` gives; what it warns of is in the summary as well."""
     import torch
@@ -227,15 +287,23 @@ def require_writable(outputs: list[Path], space: Space) -> None:
     for path in outputs:
         if path.suffix not in SUFFIXES:
             raise BadInput(f"{path}: expected an output that ends in {' or '.join(SUFFIXES)}")
-        require_folder(path)
         if path.suffix == ".png":
             require_pictures(space)
+        with as_bad_input(path):
+            require_room(path)
+            require_own_picture(path) if path.suffix == ".png" else require_own(path, DRAWS)
 
 
-def require_folder(path: Path) -> None:
-    """Raise BadInput unless a file can lie there."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise BadInput(f"{path}: expected a file in a folder that exists")
+def require_distinct(*paths: Path) -> None:
+    """Raise BadInput where two of the files are one: by links, or but for upper and lower case."""
+    for one, other in itertools.combinations(paths, 2):
+        names = [os.path.realpath(path).casefold() for path in (one, other)]
+        is_linked = one.exists() and other.exists() and one.samefile(other)
+        if names[0] == names[1] or is_linked:
+            raise BadInput(
+                f"expected a file each for composition, outputs and checkpoint, got {one} and "
+                f"{other}, which are one: give another name"
+            )
 
 
 def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
@@ -244,6 +312,9 @@ def write(draws: Draws, outputs: list[Path], quiet: bool) -> None:
     from poe.draws.store import save_draws
 
     for path in outputs:
-        (picture.write if path.suffix == ".png" else save_draws)(draws, path)
+        try:
+            (picture.write if path.suffix == ".png" else save_draws)(draws, path)
+        except OSError as error:
+            raise StorageError(f"{path}: expected to write there, got {error}") from error
         if not quiet:
             note("sample", f"wrote {path}")

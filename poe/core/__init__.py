@@ -1,1 +1,1 @@
-"""What everything stands on: errors, randomness, spaces, tensor files, doubts."""
+"""What everything stands on: errors, randomness, spaces, doubts."""

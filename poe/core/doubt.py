@@ -37,6 +37,7 @@ class Kind(Enum):
     LIGHT_TAILS = "what draws come from has lighter tails than the target"
     NOT_LOOKED = "other modes were not looked for to the end"
     NOT_COMPILED = "steps were to be compiled, and could not be"
+    NOT_KEPT = "a checkpoint could not be written, and the run went on without"
     UNEQUAL_WEIGHTS = "weighted draws are handed to what takes all draws alike"
     NOT_BETTER = "what was learned is not surely better than what was there"
     TOO_COARSE = "a grid is too coarse for what is drawn on it"

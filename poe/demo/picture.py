@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from poe.core.optional_imports import require
-from poe.core.tensor_file import replacing
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
+from poe.files.atomic import replacing
+from poe.files.own import PICTURE
 
 RIGHT, WRONG = "#2a9d5c", "#c1442e"
 HELD_OUT_TITLE = "held out: no expert saw a digit of these combinations in training"
@@ -80,5 +81,5 @@ def draw(
             part.suptitle(HELD_OUT_TITLE, fontsize=10, y=0.99)
             part.subplots_adjust(top=0.9)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=PICTURE)
     plt.close(figure)

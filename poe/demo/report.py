@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poe.core.tensor_file import write_bytes
 from poe.demo.evaluate import COLUMNS
+from poe.files.atomic import write_bytes
+from poe.files.own import require_own_report
+
+FORMAT = "product-of-experts demo"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ class Report:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON; the file is complete or absent."""
-        text = json.dumps(plain(asdict(self)), indent=2, allow_nan=False) + "\n"
+        """Write the report as JSON, over one of its kind alone; it is complete or absent."""
+        require_own_report(path, FORMAT)
+        text = (
+            json.dumps({"format": FORMAT, **plain(asdict(self))}, indent=2, allow_nan=False) + "\n"
+        )
         write_bytes(path, text.encode())
 
 

@@ -20,7 +20,8 @@ from poe.demo.evaluate import diversity, held, rates
 from poe.demo.judge import load_facts, load_judge
 from poe.demo.plan import Plan
 from poe.demo.rejection import best_of, draw_pool, resample
-from poe.demo.report import Report, Row
+from poe.demo.report import FORMAT, Report, Row
+from poe.files.own import require_own_picture, require_own_report
 
 Combinations = Sequence[Combination]
 PAIRS = (("digit", "slant"), ("digit", "thickness"), ("slant", "thickness"))
@@ -75,12 +76,24 @@ class Demo:
         return found
 
 
+def require_place(folder: Path) -> None:
+    """Make the folder, and see that nobody else's files are where report and picture will be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise poe.StorageError(
+            f"expected a folder to write to at {folder}, got {error}: give another --output"
+        ) from error
+    require_own_picture(folder / "demo.png")
+    require_own_report(folder / "demo.json", FORMAT)
+
+
 def run(plan: Plan, folder: Path, began: float) -> Report:
     """Make everything the plan asks for; print the report and write report and picture.
 
     ``began`` is when the process started, on the clock of ``time.perf_counter``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    require_place(folder)
     demo = Demo(plan)
     seen, new, side = plan.chains_seen(), plan.chains_held_out(), plan.chains_on_the_side()
     sides = demo.sides()

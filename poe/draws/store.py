@@ -12,12 +12,14 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
-from poe.core.tensor_file import packed, read, write_bytes
 from poe.density.normalized import LogPartition
 from poe.draws.draws import Draws
+from poe.files.atomic import write_bytes
+from poe.files.tensor_file import packed, read, require_own, understanding
 from poe.samplers.kernel import Kernel
 
 FORMAT = "product-of-experts draws"
+KIND, REMEDY = "file of draws", "write it again with poe.save_draws"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Described:
         self.init(target, Tensor())
 
 
+GUARANTEES = ("exact", "asymptotically exact", "biased")
+KINDS: dict[str, type] = {
+    "guarantee": str, "choice": str, "doubts": tuple, "seed": int, "kernel": Described,
+    "log_partition": LogPartition,
+}  # fmt: skip
+"""Of the figures that are neither numbers nor tensors."""
+
+
 def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
 
@@ -49,10 +59,10 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
 
     Args:
         draws: What a sampler gave.
-        path: The file; what was there is replaced.
+        path: The file; draws that were there are replaced.
 
     Raises:
-        StorageError: Where ``samples`` are no tensor.
+        StorageError: Where ``samples`` are no tensor, where another file is there, or none can be.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "draws.safetensors"
@@ -62,8 +72,14 @@ def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     Draws(4 chains x 5 draws of shape (2,), exact)
     """
     content = packed_draws(draws)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content)
+    require_own(path, FORMAT)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        raise StorageError(
+            f"expected to write draws to {path}, got {error}: give another path, they are not lost"
+        ) from error
 
 
 def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
@@ -116,23 +132,54 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
         StorageError: Where the file is missing, truncated, altered, of another kind, or of a newer
             version.
     """
-    facts, tensors = read(
-        path, kind="file of draws", remedy="write it again with poe.save_draws", oldest=1
-    )
+    facts, tensors = read(path, kind=KIND, remedy=REMEDY, oldest=1)
     if facts.get("format") != FORMAT:
         raise StorageError(
             f"expected draws that poe.save_draws wrote at {path}, got another file of this package"
         )
+    with understanding(path, KIND, REMEDY):
+        draws = _draws_of(facts, tensors)
+        _require_consistent(draws)
+    return draws
+
+
+def _draws_of(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Draws:
     known: dict[str, Any] = facts["draws"]
     known["doubts"] = _doubts(known)
     if known["kernel"] is not None:
-        known["kernel"] = Described(known["kernel"], known["guarantee"])
+        known["kernel"] = Described(_words(known["kernel"]), known["guarantee"])
     if (found := known["log_partition"]) is not None:
         found["doubts"] = _doubts(found)
         names = [name for name in tensors if name.startswith("log_partition.")]
         found |= {name.removeprefix("log_partition."): tensors.pop(name) for name in names}
         known["log_partition"] = LogPartition(**found)
     return Draws(**(known | tensors))
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"words are {value!r}")
+    return value
+
+
+def _require_consistent(draws: Draws) -> None:
+    """Raise ValueError where the figures cannot be those of one run."""
+    if draws.guarantee not in GUARANTEES:
+        raise ValueError(f"a guarantee of {draws.guarantee!r}")
+    for field in fields(draws):
+        value, plain = getattr(draws, field.name), type(field.default)
+        is_number = plain in (int, float) and isinstance(value, int | float)
+        is_tensor = "Tensor" in str(field.type) and isinstance(value, Tensor)
+        is_absent = value is None and field.default is None
+        if not (
+            is_number or is_tensor or is_absent or isinstance(value, KINDS.get(field.name, ()))
+        ):
+            raise ValueError(f"{field.name} is {value!r}")
+    chains_and_draws = draws.samples.shape[:2]
+    per_draw = {"log_density": draws.log_density, "log_weights": draws.log_weights}
+    for name, values in per_draw.items():
+        if values is not None and (len(chains_and_draws) < 2 or values.shape != chains_and_draws):
+            raise ValueError(f"{name} {tuple(values.shape)} of {tuple(draws.samples.shape)}")
 
 
 def _doubts(facts: dict[str, Any]) -> tuple[Doubt, ...]:

@@ -13,9 +13,9 @@ from torch import nn
 
 from poe import io
 from poe.core.errors import StorageError
-from poe.core.tensor_file import write_bytes
 from poe.density.conditional import Conditional
 from poe.density.expert import Expert
+from poe.files.atomic import write_bytes
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, constants, snapshot_download
@@ -24,6 +24,7 @@ except ImportError as error:
         'poe.hub needs huggingface_hub: pip install "product-of-experts[hub]"'
     ) from error
 
+LIBRARY = "product-of-experts"
 FILES = (io.DESCRIPTION, "weights-*.safetensors")
 CARD = """---
 {{ card_data }}
@@ -45,9 +46,17 @@ expert = HubExpert.from_pretrained("<this repository>").expert
 """
 
 
+def _is_own(config: Path) -> bool:
+    try:
+        told = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("library_name") == LIBRARY
+
+
 class HubExpert(  # type: ignore[call-arg]
     ModelHubMixin,
-    library_name="product-of-experts",
+    library_name=LIBRARY,
     tags=["product-of-experts", "energy-based-model"],
     model_card_template=CARD,
 ):
@@ -95,10 +104,33 @@ class HubExpert(  # type: ignore[call-arg]
         space = self.expert.space if isinstance(self.expert, Expert | Conditional) else None
         return super().generate_model_card(*args, tree=self.expert, space=space, **kwargs)
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write the files of ``poe.save`` and a model card into a folder.
+
+        Args:
+            save_directory: The folder; an expert that was saved there is replaced.
+            **kwargs: Those of huggingface_hub's ``ModelHubMixin.save_pretrained``.
+
+        Returns:
+            As that: None, or where it was pushed to.
+
+        Raises:
+            StorageError: As ``poe.save``, and where the folder has another program's
+                ``config.json``, which huggingface_hub would remove.
+        """
+        config = Path(save_directory) / constants.CONFIG_NAME
+        if config.exists() and not _is_own(config):
+            raise StorageError(
+                f"expected nothing at {config} or that of an expert, got another model's: give "
+                "another folder"
+            )
+        pushed: str | None = super().save_pretrained(save_directory, **kwargs)
+        return pushed
+
     def _save_pretrained(self, save_directory: Path) -> None:
         io.save(self.expert, save_directory)
         # The mixin looks for this file first, and the hub counts downloads by it.
-        config = json.dumps({"library_name": "product-of-experts"})
+        config = json.dumps({"library_name": LIBRARY})
         write_bytes(save_directory / constants.CONFIG_NAME, config.encode())
 
     @classmethod

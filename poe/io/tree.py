@@ -3,7 +3,9 @@
 A saved expert is a directory with `expert.json` (the tree, and the hashes of everything) and one
 `weights-<hash>.safetensors`. Only classes that were registered are ever built, so a file can run
 no code. Writing is atomic: the JSON is moved into place last, in one step, and the weights that
-it names were complete before.
+it names were complete before; those of before are removed once nothing names them. Who reads beside
+who writes sees one expert or the other. The JSON has a hash of every byte of itself, and of the
+weights.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,12 +40,20 @@ from poe.core.space import (
     Simplex,
     Space,
 )
-from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
+from poe.files.atomic import alone_in, content_of, require_room, write_bytes
+from poe.files.tensor_file import FORMAT_VERSION, NO_HASH, is_sealed, loads, sealed, sha256
+from poe.io.bounds import Allowance
 
 FORMAT = "product-of-experts"
 DESCRIPTION = "expert.json"
-OF_A_SAVE = f"weights-{'[0-9a-f]' * 16}.safetensors"
+OF_A_SAVE = re.compile("weights-[0-9a-f]{16}\\.safetensors")
 """The weights that `save` wrote: a user's own, of another name, are left alone."""
+ATTEMPTS = 100
+"""So often a reader begins again where the description has changed beneath it."""
+MOST_PARTS = 1_000_000
+"""Of a tree, those that are shared counted wherever they stand."""
+ROOM, ROOM_OF_WEIGHTS = 2**30, 16
+"""Bytes that building may take: so many, and so many times those of the weights."""
 
 Module = TypeVar("Module", bound=nn.Module)
 Fields = dict[str, Any]
@@ -236,12 +248,10 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"expected a directory to save into, got the file {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
+    with _storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     name = f"weights-{description['weights_sha256'][:16]}.safetensors"
     write(folder / DESCRIPTION, description | {"weights": name}, weights)
-    for old in folder.glob(OF_A_SAVE):
-        if old.name != name:
-            old.unlink(missing_ok=True)
 
 
 def packed(
@@ -267,7 +277,7 @@ def packed(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "weights_sha256": sha256(weights),
-        "in_training": [name for name, part in _parts(expert) if part.training],
+        "in_training": [name for name, part in expert.named_modules() if part.training],
         "tree": tree,
     }
     return description, weights
@@ -280,10 +290,61 @@ def write(file: Path, description: Fields, weights: bytes) -> None:
         file: Of the description; the weights lie beside it, under the name that it has for them.
         description: As of `packed`, with ``weights``, and whatever else is to be said.
         weights: As of `packed`.
+
+    Raises:
+        StorageError: Where other files have these names, or none can be written there.
     """
-    sealed = description | {"sha256": _digest(description)}
-    write_bytes(file.parent / description["weights"], weights)
-    write_bytes(file, json.dumps(sealed, indent=1, allow_nan=False).encode())
+    told = json.dumps({**description, "sha256": NO_HASH}, indent=1, allow_nan=False).encode()
+    content, place = sealed(told, len(told)), file.parent / description["weights"]
+    require_room(file)
+    with _storing(file), alone_in(file.parent) as is_alone:
+        before, is_new = _weights_before(file), not place.exists()
+        if is_new or place.name == before:
+            write_bytes(place, weights)
+        elif sha256(content_of(place)) != description["weights_sha256"]:
+            raise StorageError(
+                f"expected nothing at {place} or the same weights, got another file: save into "
+                "another folder, or remove it"
+            )
+        try:
+            write_bytes(file, content)
+        except BaseException:
+            if is_new and is_alone:
+                place.unlink(missing_ok=True)
+            raise
+        if is_alone and before not in (None, place.name) and OF_A_SAVE.fullmatch(str(before)):
+            (file.parent / str(before)).unlink(missing_ok=True)
+
+
+def _weights_before(file: Path) -> str | None:
+    """The weights that the description at that place names; None where there is none yet."""
+    if not file.exists() or file.stat().st_size == 0:
+        return None
+    try:
+        content = content_of(file)
+        description = loads(content)
+        is_own = isinstance(description, dict) and description.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):
+        is_own = False
+    if not is_own:
+        raise StorageError(
+            f"expected nothing at {file} or the description of a saved expert to write over, got "
+            "another file: save into another folder, or remove it"
+        )
+    stated = description.get("weights")
+    is_whole = _is_whole(content, description) and isinstance(stated, str)
+    return Path(stated).name if is_whole else None
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    """What the system refuses, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"expected to write to {path}, got {error}: save into another folder"
+        ) from error
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -316,20 +377,38 @@ def read(file: Path) -> Any:
     Raises:
         StorageError: As `load`.
     """
-    description = _read_description(file)
-    tensors = _read_weights(file, description)
+    description, tensors, size = _read_beside_who_writes(Path(file))
     try:
         # Networks are built with weights that are replaced: no reason to move the global generator.
-        with Lent(torch.Generator().manual_seed(0)):
+        with (
+            Lent(torch.Generator().manual_seed(0)),
+            Allowance(ROOM + ROOM_OF_WEIGHTS * size),
+        ):
             expert = _Decoder(tensors).decode(description["tree"])
         in_training = set(description["in_training"])
-        for name, part in _parts(expert):
+        for name, part in expert.named_modules():
             part.training = name in in_training
-    except StorageError:
-        raise
+    except StorageError as error:
+        raise StorageError(f"{file}: {error}") from error
     except Exception as error:
         raise StorageError(f"{file} does not describe a valid expert: {error}") from error
     return expert
+
+
+def _read_beside_who_writes(file: Path) -> tuple[Fields, dict[str, Tensor], int]:
+    """Description, tensors, and the bytes of these; begun again where the former has changed."""
+    for _ in range(ATTEMPTS):
+        content = _content_of_description(file)
+        description = _description_in(content, file)
+        try:
+            return (description, *_read_weights(file, description))
+        except StorageError:
+            if _content_of_description(file) == content:
+                raise
+    raise StorageError(
+        f"expected {file} to stay for as long as it takes to read its weights, got another "
+        f"{ATTEMPTS} times: read it again when nobody saves there"
+    )
 
 
 class _Encoder:
@@ -409,8 +488,11 @@ class _Decoder:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._made: dict[int, Any] = {}
+        self._num_parts = 0
+        self._sizes: dict[int, int] = {}
 
     def decode(self, node: Any) -> Any:
+        self._count(1)
         if not isinstance(node, dict):
             return node
         match node["$"]:
@@ -426,9 +508,20 @@ class _Decoder:
                 fields = {key: self.decode(item) for key, item in node["fields"].items()}
                 return _SPACES[node["kind"]](**fields)
             case "same":
+                self._count(self._sizes[node["as"]])
                 return self._made[node["as"]]
+        before = self._num_parts
         self._made[node["id"]] = made = self._make(node)
+        self._sizes[node["id"]] = self._num_parts - before
         return made
+
+    def _count(self, more: int) -> None:
+        self._num_parts += more
+        if self._num_parts > MOST_PARTS:
+            raise StorageError(
+                f"expected an expert of at most {MOST_PARTS:,} parts, got one of more, with those "
+                "that are shared counted wherever they stand"
+            )
 
     def _tensor(self, node: Any) -> Tensor:
         tensor = self._tensors[node["key"]]
@@ -450,34 +543,61 @@ class _Decoder:
         return codec.build({key: self.decode(field) for key, field in node["fields"].items()})
 
 
-def _read_description(file: Path) -> Fields:
+def _content_of_description(file: Path) -> bytes:
     try:
-        description = json.loads(file.read_bytes())
+        return content_of(file)
     except FileNotFoundError as error:
         raise StorageError(
             f"expected a saved expert at {file.parent}, found no {file.name}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read: {error}") from error
+
+
+def _description_in(content: bytes, file: Path) -> Fields:
+    try:
+        description = loads(content)
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{file} is truncated or damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{file} is not a saved expert of this package")
     version = description.get("format_version", description.get("version"))
-    if version not in range(1, FORMAT_VERSION + 1):
+    if not isinstance(version, int) or version not in range(1, FORMAT_VERSION + 1):
         raise StorageError(
             f"expected {file} of format_version {FORMAT_VERSION} or before, got "
             f"{version}: load it with the version of this package that saved it, or a newer one"
         )
-    stated = description.pop("sha256", None)
-    if stated != _digest(description):
+    if not _is_whole(content, description):
         raise StorageError(f"{file} was altered after it was saved: its hash differs")
+    for key, kind in {"weights": str, "weights_sha256": str, "in_training": list}.items():
+        if not isinstance(description.get(key), kind):
+            raise StorageError(
+                f"{file} does not describe a valid expert: expected a {kind.__name__} under "
+                f"{key!r}, got {description.get(key)!r}"
+            )
     return description
 
 
-def _read_weights(described: Path, description: Fields) -> dict[str, Tensor]:
-    file = described.parent / Path(description["weights"]).name  # beside it, and nowhere else
+def _is_whole(content: bytes, description: Fields) -> bool:
+    """Whether the hash in it is its own: of all its bytes, before version 3 of what it says."""
+    rest = {key: value for key, value in description.items() if key != "sha256"}
+    stated = description.get("sha256")
+    if description.get("format_version", description.get("version")) in (1, 2):
+        try:
+            return bool(stated == _digest(rest))
+        except (ValueError, RecursionError):
+            return False
+    return is_sealed(content, stated, len(content))
+
+
+def _read_weights(described: Path, description: Fields) -> tuple[dict[str, Tensor], int]:
+    name = description["weights"]
+    file = described.parent / Path(name).name  # beside it, and nowhere else
+    if Path(name).name != name:
+        raise StorageError(f"{described} does not describe a valid expert: its weights are {name}")
     try:
-        weights = file.read_bytes()
-    except OSError as error:
+        weights = content_of(file)
+    except (OSError, ValueError) as error:  # a name may hold what no name can
         raise StorageError(f"cannot read the weights {file}: {error}") from error
     if sha256(weights) != description["weights_sha256"]:
         raise StorageError(
@@ -485,12 +605,13 @@ def _read_weights(described: Path, description: Fields) -> dict[str, Tensor]:
             "save the expert again or fetch the file again"
         )
     try:
-        return safetensors.torch.load(weights)
-    except SafetensorError as error:
+        return safetensors.torch.load(weights), len(weights)
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise StorageError(f"{file} is no valid safetensors file: {error}") from error
 
 
 def _digest(description: Fields) -> str:
+    """Of what a description says, as files before version 3 have it."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return sha256(canonical.encode())
 
@@ -503,10 +624,6 @@ def _package_of(name: str) -> str:
     """What to import for a class of that name, as far as the name says."""
     package = name.rpartition(".")[0]
     return f"`import {package}`" if package else "`import experts`, for example"
-
-
-def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return module.named_modules(remove_duplicate=False)
 
 
 def _attributes(module: nn.Module, names: Sequence[str]) -> Fields:

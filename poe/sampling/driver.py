@@ -6,18 +6,18 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.core.errors import StorageError
-from poe.core.tensor_file import fingerprint, read
+from poe.core.doubt import Doubt, Kind, warn
+from poe.files.signature import Signature
 from poe.sampling.progress import Callback, Reporter
 from poe.sampling.run import Plan, Run
-from poe.sampling.run_checkpoint import restore, save
+from poe.sampling.run_checkpoint import Functions, restore, save
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -27,46 +27,75 @@ SECONDS_BETWEEN_REPORTS = 0.2
 class Job:
     """A plan, and how to follow it.
 
-    - ``settings``: all that the run depends on, so that a checkpoint of another run is told apart;
     - ``progress``: a line that says what is done and a progress bar, on stderr;
-    - ``checkpoint``: the file to write to, and to take the run up from; None keeps nothing;
+    - ``checkpoint``: where the run is kept, and taken up from; None keeps nothing;
     - ``callback``: called with a ``poe.Progress`` now and then; None calls nobody.
     """
 
     plan: Plan
-    settings: tuple[object, ...]
     progress: bool
-    checkpoint: str | os.PathLike[str] | None
+    checkpoint: Checkpoint | None
     callback: Callback | None = None
 
     def begin(self, u: Tensor, said: str) -> Following:
         """The run, started at ``u`` or taken up from the checkpoint, ready to be followed."""
         began = time.perf_counter()
-        if self.checkpoint is None or not Path(self.checkpoint).exists():
+        if self.checkpoint is None or not self.checkpoint.path.exists():
             say(self.progress, said)
-            return Following(self, Run.start(self.plan, u), began)
-        facts, tensors = read(self.checkpoint)
-        if facts.get("settings") != fingerprint(self.settings):
-            raise StorageError(
-                f"expected a checkpoint of this run at {self.checkpoint}, got one of another "
-                "target, kernel, seed or settings: call with the same arguments and a generator of "
-                "the same seed, or delete it to start afresh"
-            )
-        run = restore(self.plan, facts, tensors)
-        say(self.progress, f"resumed from {self.checkpoint} after {run.moment.num_steps} steps")
-        return Following(self, run, began - facts["seconds_in_all"])
+            following = Following(self, Run.start(self.plan, u), began)
+            following.keep()  # what cannot be kept had better be known now
+            return following
+        run, seconds, checkpoint = self.checkpoint.read(self.plan)
+        steps = run.moment.num_steps
+        say(self.progress, f"resumed from {self.checkpoint.path} after {steps} steps")
+        return Following(replace(self, checkpoint=checkpoint), run, began - seconds)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file of one run, and what tells it from all others.
+
+    - ``path``: the file;
+    - ``signature``: of the run;
+    - ``functions``: those that are tried at the signature's points.
+    """
+
+    path: Path
+    signature: Signature
+    functions: Functions
+
+    def read(self, plan: Plan) -> tuple[Run, float, Checkpoint]:
+        """The run that the file holds, its seconds, and its checkpoint; raises StorageError."""
+        run, facts = restore(plan, self.path, self.signature, self.functions)
+        own = replace(self, signature=self.signature.since(facts))
+        return run, facts["seconds_in_all"], own
+
+    def write(self, run: Run, seconds: float) -> None:
+        """Put the run into the file, in the place of what was there."""
+        save(run, self.path, self.signature, seconds)
+
+    def beside(self, name: str, **more: object) -> Checkpoint:
+        """Of a run that goes on from this one, called with more: ``path.name``."""
+        return Checkpoint(beside(self.path, name), self.signature.beside(**more), self.functions)
+
+
+def beside(path: Path, name: str) -> Path:
+    """Where a run that goes on from that of ``path`` is kept."""
+    return path.with_name(f"{path.name}.{name}")
 
 
 class Following:
     """A run on its way: with a progress bar, told to a callback, and written now and then.
 
-    A context: however it is left, the run is written to its checkpoint.
+    A context: however it is left, the run is written to its checkpoint. Where it cannot be, the run
+    goes on, and this is said in the end.
     """
 
     def __init__(self, job: Job, run: Run, began: float) -> None:
         self.job, self.run, self._began = job, run, began
         self._reporter = Reporter(job.callback, run)
         self._written = self._reported = time.monotonic()
+        self._failure: Exception | None = None
         total, first = run.plan.num_warmup + run.plan.num_draws, run.moment.num_steps
         self._bar = tqdm(total=total, initial=first, disable=not job.progress, unit="step")
 
@@ -89,10 +118,23 @@ class Following:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._report()
         self._bar.close()
         self._write()
+        if self._failure is None or self.job.checkpoint is None:
+            return
+        doubt = not_kept(self.job.checkpoint.path, self._failure)
+        if kind is None:
+            self.run.doubt((doubt,))
+        else:
+            warn([doubt])
+
+    def keep(self) -> None:
+        """Write the run to its checkpoint, and raise what stands against it."""
+        self._written = time.monotonic()
+        if self.job.checkpoint is not None:
+            self.job.checkpoint.write(self.run, self.seconds)
 
     def _report(self) -> None:
         run, self._reported = self.run, time.monotonic()
@@ -105,12 +147,20 @@ class Following:
         self._bar.update(run.moment.num_steps - self._bar.n)
 
     def _write(self) -> None:
-        self._written = time.monotonic()
-        if self.job.checkpoint is None:
-            return
-        settings = fingerprint(self.job.settings)
-        facts = {"settings": settings, "seconds_in_all": self.seconds}
-        save(self.run, self.job.checkpoint, facts)
+        try:
+            self.keep()
+            self._failure = None
+        except Exception as error:  # a full disk, a lost folder: no draws are lost with it
+            self._failure = error
+
+
+def not_kept(path: str | os.PathLike[str], error: Exception) -> Doubt:
+    """That a run could not be kept, and why."""
+    text = (
+        f"the checkpoint {path} could not be written ({type(error).__name__}: {error}): the run "
+        "went on without, and cannot be taken up from where it ended"
+    )
+    return Doubt(Kind.NOT_KEPT, text)
 
 
 def say(progress: bool, text: str) -> None:

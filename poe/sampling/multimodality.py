@@ -43,6 +43,8 @@ BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
 TUNING_STEPS = 620
 BURN_IN = 200
+TEMPERING = "tempering"
+"""The end of the name of its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,6 @@ def tempered(
     new_job = replace(
         job,
         plan=replace(plan, stages=burn_in, coordinates=begin.coordinates, before=before),
-        settings=(*job.settings, kernel),
-        checkpoint=None if job.checkpoint is None else f"{job.checkpoint}.tempering",
+        checkpoint=job.checkpoint and job.checkpoint.beside(TEMPERING, tempering=kernel),
     )
     return begin._replace(u=replicas[-1], choice=Choice(kernel, why)), new_job

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,23 +11,37 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from poe.core.affine import AFFINE_MAPS, Affine
-from poe.core.doubt import as_facts, from_facts
+from poe.core.doubt import Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
-from poe.core.tensor_file import write
+from poe.files.signature import PREFIX, Signature, is_same
+from poe.files.tensor_file import read, understanding, write
 from poe.samplers.questions import Learned
 from poe.sampling.run import Moment, Plan, Run
 from poe.sampling.tally import Spread, Tally
 from poe.tuning.dual_averaging import DualAveraging
 from poe.tuning.warmup import WindowState, fill, shaped
 
+FORMAT = "product-of-experts run"
+KIND = "checkpoint of poe.sample"
+REMEDY = "delete it to start the run afresh"
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "parts": dict, "start": dict, "phase": int, "step": int, "num_steps": int, "learned": list,
+    "num_gradients": list, "seconds": list, "seconds_in_all": float, "is_finished": bool,
+    "doubts": list,
+}  # fmt: skip
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
+STEPS_TRIED = 4
+"""At so many stored draws of each chain the target is asked again."""
+
+Functions = Mapping[str, Callable[[Tensor], Tensor]]
 
 
-def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
+def save(run: Run, path: Path, signature: Signature, seconds: float) -> None:
     """Write the run's moment and its draws so far to a checkpoint."""
     moment = run.moment
     visited = zip(*moment.state.visited, strict=True)
     tensors = {
+        **signature.tensors(),
         "generator_state": moment.generator_state,
         "position": moment.state.inner.position,
         **_named("state", _leaves(moment.state.inner)),
@@ -45,66 +59,153 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
         tensors["log_density"] = run.log_density[: moment.step]
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
-    told = {"learned": known, "doubts": as_facts(moment.doubts)}
-    write(path, {**facts, **counts, **told}, tensors)
+    doubts = [doubt for doubt in moment.doubts if doubt.kind is not Kind.NOT_KEPT]
+    told = {
+        "format": FORMAT,
+        "is_finished": run.is_done,
+        "seconds_in_all": seconds,
+        "learned": known,
+        "doubts": as_facts(doubts),
+    }
+    signature.require_alone(path)
+    write(path, {**signature.facts(), **counts, **told}, tensors)
 
 
-def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
+def restore(
+    plan: Plan, path: Path, signature: Signature, functions: Functions
+) -> tuple[Run, dict[str, Any]]:
     """The run at the moment that a checkpoint holds; the generator is put back too.
 
     Args:
         plan: What is to be run.
-        facts: The checkpoint's facts.
-        tensors: The checkpoint's tensors.
+        path: The checkpoint.
+        signature: Of the run.
+        functions: Those that are tried at the signature's points.
 
     Returns:
-        The run, to go on with.
+        The run, to go on with, and what the checkpoint says of it.
 
     Raises:
-        StorageError: Where the target says another log-density there than it did.
+        StorageError: Where it is no checkpoint, or one of another run, or where a function says
+            something else than it did.
     """
-    generator_state = tensors.pop("generator_state")
-    tensors = {name: tensor.to(plan.generator.device) for name, tensor in tensors.items()}
-    learned = tuple(_learned(index, told, tensors) for index, told in enumerate(facts["learned"]))
+    facts, tensors = read(path, kind=KIND, remedy=REMEDY)
+    if facts.get("format") != FORMAT:
+        raise StorageError(
+            f"expected a {KIND} at {path}, got another file of this package: give another path"
+        )
+    with understanding(path, KIND, REMEDY):
+        signature.require(path, facts, is_finished=facts["is_finished"])
+        _require_facts(plan, facts, tensors)
+        generator_state = tensors.pop("generator_state")
+        tensors = {name: tensor.to(plan.generator.device) for name, tensor in tensors.items()}
+        learned = tuple(_learned(k, told, tensors) for k, told in enumerate(facts["learned"]))
+    signature.require_said(path, tensors, functions)
+    state = _state(plan, facts["phase"], len(signature.points), learned, tensors, path)
+    with understanding(path, KIND, REMEDY):
+        plan.generator.set_state(generator_state)
+        run = Run(plan, _moment(facts, tensors, state, learned, generator_state))
+        if "samples" in tensors:
+            run.samples = _refilled(tensors["samples"], plan.num_draws)
+            run.log_density = _refilled(tensors["log_density"], plan.num_draws)
+    if run.samples is not None and plan.collect is None:
+        _require_same_at_draws(functions["target"], tensors, path)
+    return run, facts
+
+
+def _moment(
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor],
+    state: WindowState,
+    learned: tuple[Learned, ...],
+    generator_state: Tensor,
+) -> Moment:
     spread = _unnamed("spread", tensors)
-    plan.generator.set_state(generator_state)
-    moment = Moment(
+    return Moment(
         phase=facts["phase"],
         step=facts["step"],
         num_steps=facts["num_steps"],
         num_gradients=tuple(facts["num_gradients"]),
         seconds=tuple(facts["seconds"]),
-        state=_state(plan, facts["phase"], learned, tensors),
+        state=state,
         learned=learned,
         tally=Tally(*_unnamed("tally", tensors)),
         spread=Spread(*spread) if spread else None,
         generator_state=generator_state,
-        doubts=from_facts(facts.get("doubts", ())),
+        doubts=from_facts(facts["doubts"]),
     )
-    run = Run(plan, moment)
-    if "samples" in tensors:
-        run.samples = _refilled(tensors["samples"], plan.num_draws)
-        run.log_density = _refilled(tensors["log_density"], plan.num_draws)
-    return run
+
+
+def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError or KeyError where what a checkpoint says cannot be."""
+    for name, kind in FACTS.items():
+        if not isinstance(facts[name], kind):
+            raise ValueError(f"{name} is a {type(facts[name]).__name__}")
+    for name in ("num_gradients", "seconds"):
+        warmup, sampling = facts[name]
+        if warmup < 0 or sampling < 0:
+            raise ValueError(f"{name} is {facts[name]}")
+    stages = [*(stage.num_steps for stage in plan.stages), plan.num_draws]
+    if not 0 <= facts["step"] <= stages[facts["phase"]] or facts["phase"] < 0:
+        raise ValueError(f"step {facts['step']} of stage {facts['phase']}")
+    num_chains, is_sampling = len(tensors["position"]), facts["phase"] == len(plan.stages)
+    kept = (facts["step"], num_chains) if is_sampling and facts["step"] else None
+    for name in ("samples", "log_density"):
+        found = tuple(tensors[name].shape[:2]) if name in tensors else None
+        if found != kept:
+            raise ValueError(f"{name} has shape {found}, for {kept}")
+    for name, tensor in tensors.items():
+        is_scale = name.startswith("learned.") and name.endswith(".0")
+        sizes = (1, num_chains) if is_scale else (num_chains,)
+        if (is_scale or name.startswith("tally.")) and tensor.numel() not in sizes:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}")
 
 
 def _state(
-    plan: Plan, phase: int, learned: tuple[Learned, ...], tensors: dict[str, Tensor]
+    plan: Plan,
+    phase: int,
+    num_chains: int,
+    learned: tuple[Learned, ...],
+    tensors: dict[str, Tensor],
+    path: Path,
 ) -> WindowState:
     """The state of the stage that a run is at."""
-    stage = plan.stages[min(phase, len(plan.stages) - 1)]
     is_sampling = phase == len(plan.stages)
-    kernel = fill(stage, learned[-1]) if is_sampling else shaped(stage.kernel, learned[-1])
-    template = kernel.init(stage.density, tensors["position"])
-    inner = _filled(template, _unnamed("state", tensors))
-    if not torch.allclose(template.log_density, inner.log_density, rtol=1e-4, atol=1e-4):
-        raise StorageError(
-            "expected a checkpoint of this target, got one of another: the log-density at its "
-            "positions is not the one it holds. Delete the checkpoint to start afresh."
-        )
-    averaging = _unnamed("averaging", tensors)
-    visited = zip(*(stacked.unbind(0) for stacked in _unnamed("visited", tensors)), strict=True)
-    return WindowState(inner, DualAveraging(*averaging) if averaging else None, tuple(visited))
+    with understanding(path, KIND, REMEDY):
+        stage = plan.stages[-1] if is_sampling else plan.stages[phase]
+        kernel = fill(stage, learned[-1]) if is_sampling else shaped(stage.kernel, learned[-1])
+        position = tensors["position"]
+        if len(position) != num_chains:
+            raise ValueError(f"positions of {len(position)} chains, for {num_chains}")
+        averaging = _unnamed("averaging", tensors)
+        stacked = [one.unbind(0) for one in _unnamed("visited", tensors)]
+        visited = tuple(zip(*stacked, strict=True))
+    template = kernel.init(stage.density, position)
+    with understanding(path, KIND, REMEDY):
+        inner = _filled(template, _unnamed("state", tensors))
+        is_the_same = is_same(template.log_density, inner.log_density)
+    if not is_the_same:
+        raise _another_target(path)
+    return WindowState(inner, DualAveraging(*averaging) if averaging else None, visited)
+
+
+def _require_same_at_draws(
+    target: Callable[[Tensor], Tensor], tensors: dict[str, Tensor], path: Path
+) -> None:
+    """See that the target says of some stored draws what is stored of it."""
+    samples, log_density = tensors["samples"], tensors["log_density"]
+    if f"{PREFIX}said.target" not in tensors or not len(samples):
+        return  # it is random, and says something else each time
+    for step in range(0, len(samples), -(-len(samples) // STEPS_TRIED)):
+        if not is_same(target(samples[step].clone()).to(log_density), log_density[step]):
+            raise _another_target(path)
+
+
+def _another_target(path: Path) -> StorageError:
+    return StorageError(
+        f"expected a checkpoint of this target at {path}, got one of another: the log-density at "
+        "its positions is not the one it holds. Delete the checkpoint to start afresh."
+    )
 
 
 def _describe(learned: Learned) -> dict[str, Any]:
@@ -146,7 +247,9 @@ def _as_tensor(leaf: object) -> Tensor:
 def _filled(template: Any, leaves: list[Tensor]) -> Any:
     """The template's structure with other leaves."""
     own, structure = tree_flatten(template)
-    pairs = zip(own, leaves, strict=True)
+    pairs = list(zip(own, leaves, strict=True))
+    if any(torch.as_tensor(old).shape != new.shape for old, new in pairs):
+        raise ValueError("its state has other shapes")
     filled = [new if isinstance(old, Tensor) else type(old)(new.item()) for old, new in pairs]
     return tree_unflatten(filled, structure)
 

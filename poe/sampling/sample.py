@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,15 +20,27 @@ from poe.density.closed_forms import exact_sample
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
+from poe.density.wrappers import in_chunks
 from poe.draws import Draws
+from poe.files.atomic import require_room
+from poe.files.signature import Start, sign
+from poe.files.tensor_file import require_own
 from poe.samplers.kernel import Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, needs_fit, needs_tuning
-from poe.sampling.driver import Job, say
-from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
+from poe.sampling.driver import Checkpoint, Job, beside, say
+from poe.sampling.multimodality import (
+    TEMPERING,
+    Look,
+    Modes,
+    look_around,
+    look_nowhere,
+    tempered,
+)
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, is_done, is_warm
+from poe.sampling.run_checkpoint import FORMAT
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
@@ -84,7 +97,12 @@ def sample(
         generator: Of all that is drawn; a fresh one, seeded by the system, by default.
         progress: A line that says what was chosen and a progress bar, both on stderr.
         checkpoint: A file that an interrupted run is written to, and resumed from by the same
-            call; the resumed run gives the same bits.
+            call; the resumed run gives the same bits. The same call has the same target and
+            functions (by their code, what they close over, the globals that they read, and what
+            they say at recorded points) and a generator in the same state; ``progress``,
+            ``callback``, ``chains_at_once`` and ``compile`` have no say. Any other is refused, and
+            so is a file that is no checkpoint. Where the file cannot be written later on, the run
+            goes on, and this is said in the end.
         callback: Called with a ``poe.Progress`` about a hundred times, always at the same steps:
             ``print``, ``poe.TensorBoard(folder)``, or any function. What it raises ends the run,
             which ``checkpoint`` keeps. Exact draws take no steps, and tell nothing.
@@ -104,7 +122,8 @@ def sample(
         NonFiniteError: For a start outside the support.
         PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
             random, or of a module in training mode with dropout or batch normalisation.
-        StorageError: For a checkpoint of another run, or an altered one.
+        StorageError: For a checkpoint of another run, or an altered one; for a finished one where
+            no generator is given; where no file can be written there.
 
     Example:
         >>> import poe
@@ -123,8 +142,9 @@ def sample(
     is_exact = kernel is None and can_sample_exactly(simple)
     device = device_of(target) if initial is None else initial.device
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
-    seed = None if generator is None else generator.initial_seed()
-    generator = resolve(generator, device)
+    is_given, generator = generator is not None, resolve(generator, device)
+    began = Start.of(generator, is_given=is_given)
+    path = _room_for(checkpoint)
     if is_exact:
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
@@ -146,11 +166,50 @@ def sample(
         suspects=suspects(target),
         compile=compile,
     )
-    settings = (begin.target, kernel, counts, initial, collect, seed)
-    job = Job(plan, settings, progress, checkpoint, callback)
+    called_with: dict[str, object] = {
+        "target": begin.target,
+        "kernel": kernel,
+        "num_samples, num_chains, warmup": counts,
+        "initial": initial,
+        "collect": collect,
+    }
+    kept = None if path is None else _checkpoint(path, began, called_with, begin, collect)
+    job = Job(plan, progress, kept, callback)
     look = look_around if kernel is None else look_nowhere
     followed = _followed(begin, job, look)
     return _gather(*followed)
+
+
+def _room_for(checkpoint: str | os.PathLike[str] | None) -> Path | None:
+    """The path, where nothing stands against a checkpoint there, nor beside it."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    require_room(path)
+    for one in (path, beside(path, TEMPERING)):
+        if one.exists() and not one.is_file():
+            require_room(one)
+        if one.exists() and one != path:
+            require_own(one, FORMAT)
+    return path
+
+
+@torch.no_grad()
+def _checkpoint(
+    path: Path,
+    start: Start,
+    called_with: dict[str, object],
+    begin: Prepared,
+    collect: Collect | None,
+) -> Checkpoint:
+    """The run's file, for which target and ``collect`` are tried where the chains start."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "target": in_chunks(begin.target, begin.chains_at_once)
+    }
+    if collect is not None:
+        functions["collect"] = lambda x: collected(collect, x)
+    x = begin.coordinates.to_x(begin.u)
+    return Checkpoint(path, sign(start, called_with, functions, x), functions)
 
 
 def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, float]:
@@ -167,7 +226,7 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
             following.until(is_done)
             return begin, run, following.seconds
     began = time.perf_counter()
-    begin, job = tempered(begin, job, run, seen, spent)
+    begin, job = tempered(begin, following.job, run, seen, spent)
     seconds = following.seconds + time.perf_counter() - began
     with job.begin(begin.u, _chosen(begin.choice, job.plan, len(begin.u))) as again:
         again.until(is_done)

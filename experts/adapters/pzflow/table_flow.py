@@ -18,6 +18,7 @@ from experts.adapters.pzflow.pickled_arrays import read_arrays
 from experts.adapters.pzflow.splines import Splines, splines_of
 from poe.core.errors import AdaptationError
 from poe.core.randomness import Lent, resolve
+from poe.files.atomic import content_of
 from poe.io import register, register_module
 
 ERROR_MODEL = "pzflow.utils.gaussian_error_model"
@@ -233,10 +234,14 @@ def read(path: str | os.PathLike[str]) -> TableFlow:
         The expert.
 
     Raises:
-        AdaptationError: For a pickle that holds anything but arrays, for a flow with conditional
-            columns, and for a bijector or a base density that is not among `BIJECTORS` and `BASES`.
+        AdaptationError: Where there is no such file, for a pickle that holds anything but arrays,
+            for a flow with conditional columns, and for a bijector or a base density that is not
+            among `BIJECTORS` and `BASES`.
     """
-    return of_state(read_arrays(Path(path).read_bytes(), known_names=(ERROR_MODEL,)))
+    try:
+        return of_state(read_arrays(content_of(path), known_names=(ERROR_MODEL,)))
+    except (OSError, AdaptationError) as error:
+        raise AdaptationError(f"{path}: {error}") from error
 
 
 def example() -> TableFlow:
@@ -272,16 +277,30 @@ def of_state(state: Any) -> TableFlow:
     if not isinstance(state, dict) or state.get("class") != "Flow":
         kind = state.get("class") if isinstance(state, dict) else type(state).__name__
         raise AdaptationError(f"expected the state of one pzflow Flow, got {kind}")
+    try:
+        return _flow_of(state)
+    except AdaptationError:
+        raise
+    except Exception as error:  # a state can be wrong in any way
+        raise AdaptationError(
+            f"expected the state of a pzflow Flow, got one that says something else "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _flow_of(state: dict[str, Any]) -> TableFlow:
     if state["conditional_columns"]:
         raise AdaptationError(
             f"expected a flow without conditions, got one given {state['conditional_columns']}: it "
             "is no density of its data columns alone"
         )
     name, settings = state["latent_info"]
+    columns, params = state["data_columns"], state["params"][1]
     if name not in BASES:
         _refuse("a base density", name, BASES)
+    if settings[0] != len(columns):
+        raise ValueError(f"{len(columns)} columns, and a base density of {settings[0]}")
     base = BASES[name](*settings)
-    columns, params = state["data_columns"], state["params"][1]
     with Lent(torch.Generator().manual_seed(0)):  # to build networks, whose weights are replaced
         layers = layers_of(state["bijector_info"], params, len(columns))
     return TableFlow(columns, base, layers)
@@ -346,6 +365,8 @@ def _coupling(settings: Any, params: Any, size: int) -> SplineCoupling:
         )
     weights = [(_tensor(w), _tensor(b)) for w, b in filter(len, params)]
     sizes = [len(weights[0][0]), *(len(b) for _, b in weights)]
+    if [tuple(w.shape) for w, _ in weights] != list(itertools.pairwise(sizes)):
+        raise ValueError(f"a network of {sizes} with weights of other shapes")
     moved = size - size // 2 if moved is None else moved
     coupling = SplineCoupling(sizes, moved, num_bins, float(bound))
     linear = [layer for layer in coupling.net if isinstance(layer, nn.Linear)]

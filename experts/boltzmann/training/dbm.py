@@ -126,8 +126,11 @@ def fit_dbm(
     }
     require_counts(**counts)
     schedule = Schedule(num_epochs, batch_size, learning_rate, momentum, weight_decay, averaged)
-    generator = resolve(generator, data.device)
-    file = checkpoint_at(checkpoint, "fit_dbm", dbm, data, counts, schedule, augment)
+    is_given, generator = generator is not None, resolve(generator, data.device)
+    called_with = {"trainer": "fit_dbm", "dbm": dbm, "counts": counts, "schedule": schedule}
+    file = checkpoint_at(
+        checkpoint, generator, data, called_with, is_given=is_given, augment=augment
+    )
     dbm = deepcopy(dbm).requires_grad_(False)
     state = _begun(dbm, data, num_chains, generator)
     move = partial(

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from experts.boltzmann.dbm import DBM
 from experts.boltzmann.training.loop import (
+    KIND,
+    REMEDY,
     Checkpoint,
     Schedule,
     State,
@@ -25,6 +27,7 @@ from experts.boltzmann.training.loop import (
 )
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
+from poe.files.tensor_file import understanding
 
 WEIGHT_SCALE = 0.01
 """The standard deviation of the first weights."""
@@ -125,14 +128,17 @@ def pretrain_dbm(
     schedule = Schedule(
         num_epochs, batch_size, learning_rate, momentum, weight_decay, averaged, final_share
     )
-    generator = resolve(generator, data.device)
-    file = checkpoint_at(checkpoint, "pretrain_dbm", data, tuple(layer_sizes), schedule)
+    is_given, generator = generator is not None, resolve(generator, data.device)
+    called_with = {
+        "trainer": "pretrain_dbm", "layer_sizes": tuple(layer_sizes), "schedule": schedule,
+    }  # fmt: skip
+    file = checkpoint_at(checkpoint, generator, data, called_with, is_given=is_given)
     depth = len(layer_sizes) - 1
     pairs = [] if file is None else _finished(file, depth, data.device)
     for pair in pairs:
         data = _features(pair, data)
     for k in range(len(pairs), depth):
-        own = None if file is None else replace(file, stage=k)
+        own = None if file is None else replace(file, stage=k, last_stage=depth - 1)
         pair = _begun(data, layer_sizes[k + 1], *_counts(k, depth), generator)
         state = State([pair.W], [pair.b, pair.c], _named(pairs))
         move = partial(step, pair=pair, schedule=schedule, generator=generator)
@@ -207,9 +213,12 @@ def _finished(checkpoint: Checkpoint, depth: int, device: torch.device) -> list[
     saved, pairs = checkpoint.read(), list[Pair]()
     if saved is None:
         return pairs
-    for k in range(saved.stage):
-        W, b, c = (saved.tensors[f"kept.{name}.{k}"].to(device) for name in "Wbc")
-        pairs.append(Pair(W, b, c, *_counts(k, depth)))
+    with understanding(checkpoint.path, KIND, REMEDY):
+        for k in range(saved.stage):
+            W, b, c = (saved.tensors[f"kept.{name}.{k}"].to(device) for name in "Wbc")
+            pairs.append(Pair(W, b, c, *_counts(k, depth)))
+        if not saved.stage < depth:
+            raise ValueError(f"layer {saved.stage} of {depth}")
     return pairs
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError, ShapeError, StorageError
-from poe.core.tensor_file import fingerprint, read, write
+from poe.files.atomic import require_room
+from poe.files.signature import Signature, Start, sign
+from poe.files.tensor_file import read, understanding, write
 
+FORMAT = "product-of-experts training"
+KIND = "checkpoint of a training"
+REMEDY = "delete it to begin afresh"
+ROWS_TRIED = 4
+"""On so many rows ``augment`` is tried, to tell it from another."""
 UPDATES_A_LOOK = 10
 """The mean of the parameters, and an RBM's centre, see every tenth update."""
 
@@ -129,7 +137,8 @@ def run(
         schedule: How long, and how far.
         generator: Of the order of the rows; steps and ``augment`` should draw from it too.
         augment: Called with each batch and the generator.
-        checkpoint: Written after each epoch; training goes on from what it holds.
+        checkpoint: Written after each epoch; training goes on from what it holds. Where it cannot
+            be written, training goes on without, and this is said.
         report: Called after each epoch with the number of those done and the state.
         progress: Whether a bar is shown on standard error.
 
@@ -147,11 +156,12 @@ def run(
         >>> state.weights[0].mT, state.biases[0]  # 1/2 + 1/4, and 1 less a half less a quarter
         (tensor([[0.7500, 0.7500, 0.7500]]), tensor([0.3750]))
     """
-    if checkpoint is not None:
-        checkpoint.restore(state, generator)
     num_batches = -(-len(data) // schedule.batch_size)
     total = schedule.num_epochs * num_batches
-    with _bar(state.num_updates, total, progress) as bar:
+    if checkpoint is not None:
+        checkpoint.restore(state, generator)
+    keeper = Keeper(checkpoint, total)
+    with keeper, _bar(state.num_updates, total, progress) as bar:
         for epoch in range(state.num_updates // num_batches, schedule.num_epochs):
             for batch in _batches(data, schedule.batch_size, state.weights[0], generator):
                 update = state.num_updates
@@ -163,8 +173,7 @@ def run(
                 state.num_updates += 1
                 bar.update()
             _require_finite(state, epoch + 1)
-            if checkpoint is not None:
-                checkpoint.write(state, generator)
+            keeper.keep(state, generator)
             if report is not None:
                 report(epoch + 1, state)
 
@@ -218,6 +227,7 @@ class Saved(NamedTuple):
     num_updates: int
     num_terms: int
     tensors: dict[str, Tensor]
+    training: Signature
 
 
 @dataclass(frozen=True)
@@ -226,21 +236,24 @@ class Checkpoint:
 
     Args:
         path: The file; its folder has to be there.
-        training: The fingerprint of all that it depends on: data, settings, start.
+        training: What tells it from all others: data, settings, start, ``augment``, and the state
+            of the generator.
         stage: Which of several trainings in a row, such as layers, the state is of.
+        last_stage: The last of them.
+        functions: Those that ``training`` tried, which are tried again.
 
     Raises:
-        StorageError: Where the folder is not there.
+        StorageError: Where no file can be written there.
     """
 
     path: str | os.PathLike[str]
-    training: str
+    training: Signature
     stage: int = 0
+    last_stage: int = 0
+    functions: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        folder = Path(self.path).parent
-        if not folder.is_dir():
-            raise StorageError(f"expected a folder {folder} for the checkpoint: make it first")
+        require_room(self.path)
 
     def read(self) -> Saved | None:
         """What the file holds; None before there is one.
@@ -250,44 +263,136 @@ class Checkpoint:
         """
         if not Path(self.path).exists():
             return None
-        facts, tensors = read(
-            self.path, kind="checkpoint of a training", remedy="delete it to begin afresh"
-        )
-        if facts.get("training") != self.training:
+        facts, tensors = read(self.path, kind=KIND, remedy=REMEDY)
+        if facts.get("format") != FORMAT:
             raise StorageError(
-                f"the checkpoint at {self.path} is of other data, other settings or another start, "
-                "or of another version: give those that it was begun with, or another path"
+                f"expected a {KIND} at {self.path}, got another file of this package: give another "
+                "path"
             )
-        return Saved(facts["stage"], facts["updates"], facts["terms"], tensors)
+        with understanding(self.path, KIND, REMEDY):
+            self.training.require(self.path, facts, is_finished=facts["is_finished"])
+            stage, updates, terms = (int(facts[name]) for name in ("stage", "updates", "terms"))
+        self.training.require_said(self.path, tensors, self.functions)
+        return Saved(stage, updates, terms, tensors, self.training.since(facts))
 
     def restore(self, state: State, generator: torch.Generator) -> None:
         """Put state and generator to where the file was written, if that was at this stage."""
         saved = self.read()
         if saved is None or saved.stage != self.stage:
             return
-        generator.set_state(saved.tensors["generator"])
+        with understanding(self.path, KIND, REMEDY):
+            for name, value in _named(state):
+                _require_shape(name, saved.tensors[name].shape, value.shape)
+            for name, value in state.kept.items():  # of which rows may be as many as a batch's
+                kept = saved.tensors[f"kept.{name}"]
+                first = int(value.ndim == 2)
+                _require_shape(name, kept.shape[first:], value.shape[first:])
+            generator.set_state(saved.tensors["generator"])
         state.num_updates, state.num_terms = saved.num_updates, saved.num_terms
         for name, value in _named(state):
             value.copy_(saved.tensors[name])  # in place: models share these tensors
         for name, value in state.kept.items():
             state.kept[name] = saved.tensors[f"kept.{name}"].to(value.device)
 
-    def write(self, state: State, generator: torch.Generator) -> None:
+    def write(self, state: State, generator: torch.Generator, *, is_finished: bool = False) -> None:
         """Put all of it into the file, in the place of what was there."""
         facts: dict[str, Any] = {
-            "training": self.training,
+            "format": FORMAT,
             "stage": self.stage,
             "updates": state.num_updates,
             "terms": state.num_terms,
+            "is_finished": is_finished and self.stage == self.last_stage,
+            **self.training.facts(),
         }
         kept = {f"kept.{name}": value for name, value in state.kept.items()}
         tensors = {"generator": generator.get_state(), **kept, **dict(_named(state))}
-        write(self.path, facts, tensors)
+        self.training.require_alone(self.path)
+        write(self.path, facts, tensors | self.training.tensors())
 
 
-def checkpoint_at(path: str | os.PathLike[str] | None, *facts: object) -> Checkpoint | None:
-    """The checkpoint of a training that depends on these facts; None where there is no path."""
-    return None if path is None else Checkpoint(path, fingerprint(facts))
+class Keeper:
+    """Writes a training to its checkpoint, and says in the end where it could not be.
+
+    Args:
+        checkpoint: The file; None keeps nothing.
+        total: After so many updates nothing is left of this stage.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, total: int) -> None:
+        self._checkpoint, self._total = checkpoint, total
+        self._failure: Exception | None = None
+
+    def keep(self, state: State, generator: torch.Generator) -> None:
+        """Write it, as far as possible: no epoch is lost with a full disk."""
+        if self._checkpoint is None:
+            return
+        is_finished = state.num_updates == self._total
+        try:
+            self._checkpoint.write(state, generator, is_finished=is_finished)
+            self._failure = None
+        except Exception as error:  # a full disk, a lost folder
+            self._failure = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._failure is not None and self._checkpoint is not None:
+            text = (
+                f"the checkpoint {self._checkpoint.path} could not be written "
+                f"({type(self._failure).__name__}: {self._failure}): training went on without, and "
+                "cannot be taken up from where it ended"
+            )
+            warn([Doubt(Kind.NOT_KEPT, text)])
+
+
+def checkpoint_at(
+    path: str | os.PathLike[str] | None,
+    generator: torch.Generator,
+    data: Tensor,
+    called_with: Mapping[str, object],
+    *,
+    is_given: bool,
+    augment: Augment | None = None,
+) -> Checkpoint | None:
+    """The checkpoint of a training; None where there is no path.
+
+    Args:
+        path: The file.
+        generator: Of the training, as it begins.
+        data: What is learned from; on its first rows ``augment`` is tried.
+        called_with: All else that the training depends on, by name.
+        is_given: Whether the caller gave the generator.
+        augment: What makes a batch of another.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        StorageError: Where no file can be written there.
+    """
+    if path is None:
+        return None
+    require_room(path)
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
+    rows = data[:ROWS_TRIED].to(torch.get_default_dtype())
+    if augment is not None:
+        functions["augment"] = lambda batch: _augmented(augment, batch, _apart(batch))
+    known = {**called_with, "data": data, "augment": augment}
+    start = Start.of(generator, is_given=is_given)
+    own = Checkpoint(path, sign(start, known, functions, rows), functions=functions)
+    saved = own.read()
+    return own if saved is None else replace(own, training=saved.training)
+
+
+def _require_shape(name: str, found: torch.Size, expected: torch.Size) -> None:
+    if found != expected:
+        raise ValueError(f"{name} has shape {tuple(found)}, not {tuple(expected)}")
+
+
+def _apart(batch: Tensor) -> torch.Generator:
+    """A generator of its own, the same each time."""
+    return torch.Generator(batch.device).manual_seed(0)
 
 
 def require_rows(data: Tensor, num_visible: int | None = None) -> None:

@@ -121,8 +121,14 @@ def fit_rbm(
             "them, with their settings"
         )
     schedule = Schedule(num_epochs, batch_size, learning_rate, momentum, weight_decay, averaged)
-    generator = resolve(generator, data.device)
-    file = checkpoint_at(checkpoint, "fit_rbm", data, num_hidden, particles, schedule, augment)
+    is_given, generator = generator is not None, resolve(generator, data.device)
+    called_with = {
+        "trainer": "fit_rbm", "num_hidden": num_hidden, "particles": particles,
+        "schedule": schedule,
+    }  # fmt: skip
+    file = checkpoint_at(
+        checkpoint, generator, data, called_with, is_given=is_given, augment=augment
+    )
     state = _begun(data, num_hidden, particles, generator)
     rbm = RBM(*state.parameters)  # shares its tensors with the state
     move = partial(step, rbm=rbm, particles=particles, schedule=schedule, generator=generator)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -176,3 +179,37 @@ def test_numpyro_outside_the_support_is_no_density() -> None:
 def test_numpyro_refused(distribution: dist.Distribution, message: str) -> None:
     with pytest.raises(poe.AdaptationError, match=message):
         poe.as_expert(distribution)
+
+
+def ring(x: Any) -> Any:
+    return -4 * (jnp.linalg.norm(x) - 2) ** 2
+
+
+def reloaded(expert: poe.Expert) -> poe.Expert:
+    file = io.BytesIO()
+    torch.save(expert, file)
+    file.seek(0)
+    loaded: poe.Expert = torch.load(file, weights_only=False)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda expert: pickle.loads(pickle.dumps(expert)), copy.deepcopy, copy.copy, reloaded],
+    ids=["pickle", "deepcopy", "copy", "torch.save"],
+)
+def test_a_copy_says_the_same(again: Callable[[poe.Expert], poe.Expert]) -> None:
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    expert = JaxLogDensity(ring, space=poe.Real(2))
+    product = expert**0.5 * experts.Gaussian([0.0, 0.0], scale=1.0)
+    normal = poe.as_expert(dist.Normal(jnp.zeros(2), jnp.ones(2)).to_event(1))
+    for whole in (expert, product, normal):
+        other = again(whole)
+        for points in (x, x.double()):
+            assert torch.equal(other(points), whole(points))
+        assert torch.equal(other.score(x), whole.score(x))
+
+
+def test_a_function_without_a_name_to_find_it_by_is_not_pickled() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError), match="ambda"):
+        pickle.dumps(JaxLogDensity(lambda x: -jnp.sum(x**2), space=poe.Real(2)))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
 import sys
+import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +282,101 @@ def test_missing_pzflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "product-of-experts\[pzflow\]"'):
         adapter.example()
+
+
+def nested(levels: int, kind: type = list) -> Any:
+    """A thing that holds itself twice, which holds itself twice, ..."""
+    found: Any = kind([1])
+    for _ in range(levels):
+        found = kind([found, found])
+    return found
+
+
+def shared_array(count: int) -> dict[str, Any]:
+    """Arrays whose bytes are in the file once."""
+    whole = np.ones(100_000)
+    return {"x": [whole] * count}
+
+
+def held_by_itself() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+class Keyed:
+    """Pickles as a dict whose key is a tuple of tuples, which takes long to hash."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ([(nested(2, tuple), 1)],)
+
+
+GREEDY: dict[str, bytes] = {
+    "a place in the memo": b"\x80\x04Nr\xff\xff\xff\x7f.",
+    "a place in the memo, and of it": b"\x80\x04Nr\xff\xff\xff\xffj\xff\xff\xff\xff.",
+    "bytes that are not there": b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b".",
+    "text that is not there": b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b".",
+    "a frame that is not there": b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"N.",
+    "a number of many digits": b"I" + b"9" * 100_000 + b"\n.",
+    "lists of lists": pickle.dumps(nested(28)),
+    "tuples of tuples": pickle.dumps(nested(28, tuple)),
+    "tuples as a key": b"\x80\x04})" + b"2\x86" * 60 + b"Ks.",
+    "a tuple ten thousand deep": b"\x80\x04)" + b"\x85" * 10**4 + b".",
+    "a list in itself": pickle.dumps(held_by_itself()),
+    "one array many times": pickle.dumps(shared_array(5000)),
+    "pops what is not there": b"\x80\x04000.",
+    "no mark": b"\x80\x04(ee.",
+    "an array that was never filled": pickle.dumps(np.ones(2)).replace(b"b.", b"."),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_small_file_takes_little_time_and_memory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "flow.pkl").write_bytes(GREEDY[name])
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with pytest.raises(poe.AdaptationError, match=r"flow\.pkl"):
+            adapter.read(tmp_path / "flow.pkl")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 2
+    assert peak < 50 * len(GREEDY[name]) + 4_000_000
+
+
+def test_a_part_that_is_named_twice_comes_back_twice() -> None:
+    array, text = np.arange(3.0), "text"
+    found = read_arrays(pickle.dumps({"a": array, "b": [array, array], "c": (text, text)}))
+    assert found["c"] == (text, text)
+    assert all(np.array_equal(each, array) for each in (found["a"], *found["b"]))
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_a_flow_of_any_protocol_is_read(protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "flow.pkl").write_bytes(pickle.dumps(state(), protocol))
+    assert adapter.read(tmp_path / "flow.pkl")(torch.zeros(1, 2)).isfinite()
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in state().items() if key != name}
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    **{f"without {name}": functools.partial(_without, name) for name in state()},
+    **{f"{name} is a number": functools.partial(state, **{name: 7}) for name in state()},
+    "a base of a billion columns": lambda: state(latent_info=("Uniform", (10**9, 5))),
+    "no columns": lambda: state(data_columns=()),
+    "a chain of chains": lambda: state(
+        bijector_info=functools.reduce(lambda x, _: ("Chain", (x, x)), range(28), ("Reverse", ()))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_state_that_says_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "flow.pkl").write_bytes(pickle.dumps(WRONG[name]()))
+    began = time.process_time()
+    with pytest.raises(poe.AdaptationError, match=r"flow\.pkl"):
+        adapter.read(tmp_path / "flow.pkl")
+    assert time.process_time() - began < 3

@@ -257,3 +257,21 @@ def test_loading_moves_no_generator(name: str) -> None:
     state = torch.get_rng_state()
     experts.load(name)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_notes_and_descriptions_of_others_are_not_written_over(tmp_path: Path) -> None:
+    expert = experts.Gaussian([0.0], scale=1.0)
+    for name, content in (("normal.md", "mine"), ("normal.json", "{}")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(poe.StorageError, match=name):
+            write(expert, "normal", CARD, into=tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {name}
+        (tmp_path / name).unlink()
+    (tmp_path / "normal.safetensors").write_text("mine")
+    with pytest.raises(poe.StorageError, match=r"normal\.safetensors"):
+        write(expert, "normal", CARD, into=tmp_path)
+    assert (tmp_path / "normal.safetensors").read_text() == "mine"
+    (tmp_path / "normal.safetensors").unlink()
+    for scale in (1.0, 2.0):
+        write(experts.Gaussian([0.0], scale=scale), "normal", CARD, into=tmp_path)
+    assert read(tmp_path / "normal.json")(torch.zeros(1, 1)) < -1.5

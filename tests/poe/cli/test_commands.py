@@ -375,3 +375,145 @@ def test_an_unknown_expert_is_refused_with_the_known_ones(
 ) -> None:
     told = refusal(capsys, ExitCode.BAD_INPUT, "experts", "digits")
     assert "digits-class, digits-prior" in told
+
+
+# Files are the user's
+
+
+CHAINS = """
+[experts.a]
+kind = "Gaussian"
+loc = [0.0, 0.0]
+scale = [1.0, 1.0]
+[experts.b]
+kind = "Laplace"
+loc = [0.0, 0.0]
+scale = 1.0
+"""
+EXACT = '[experts.a]\nkind = "Gaussian"\nloc = [0.0, 0.0]\nscale = [1.0, 1.0]\n'
+SOME = ["--num", "40", "--warmup", "20", "--quiet"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "chains.toml").write_text(CHAINS)
+    (tmp_path / "exact.toml").write_text(EXACT)
+    return tmp_path
+
+
+@pytest.mark.parametrize("composition", ["chains.toml", "exact.toml"])
+@pytest.mark.parametrize("option", ["--checkpoint", "--output"])
+def test_a_file_of_the_users_is_refused_and_left_as_it_was(
+    option: str, composition: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thesis = here / "thesis.safetensors"
+    thesis.write_text("precious")
+    words = ["sample", composition, *SOME, option, thesis.name]
+    assert thesis.name in refusal(capsys, ExitCode.BAD_INPUT, *words)
+    assert thesis.read_text() == "precious"
+
+
+ONE_FILE = {
+    "the same": ["--output", "d.safetensors", "--checkpoint", "d.safetensors"],
+    "another way there": ["--output", "d.safetensors", "--checkpoint", "./x/../d.safetensors"],
+    "absolute": ["--output", "d.safetensors", "--checkpoint", "{}/d.safetensors"],
+    "through a link": ["--output", "d.safetensors", "--checkpoint", "link"],
+    "through a linked folder": ["--output", "d.safetensors", "--checkpoint", "y/d.safetensors"],
+    "upper case": ["--output", "d.safetensors", "--checkpoint", "D.safetensors"],
+    "twice": ["--output", "d.safetensors", "--output", "d.safetensors"],
+    "the composition, and an output": ["--output", "d.safetensors", "--checkpoint", "chains.toml"],
+    "the composition": ["--checkpoint", "chains.toml"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(ONE_FILE))
+def test_files_that_are_one_are_refused(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "x").mkdir()
+    (here / "y").symlink_to(here)
+    (here / "link").symlink_to(here / "d.safetensors")
+    before = {path.name for path in here.iterdir()}
+    words = [word.format(here) for word in ONE_FILE[name]]
+    refusal(capsys, ExitCode.BAD_INPUT, "sample", "chains.toml", *SOME, *words)
+    assert {path.name for path in here.iterdir()} == before
+    assert (here / "chains.toml").read_text() == CHAINS
+
+
+def test_a_checkpoint_that_was_not_written_is_not_removed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exact draws need none: one of another run, of that name, stays."""
+    with pytest.raises(RuntimeError):
+        poe.sample(
+            read("chains.toml").product(), 40, warmup=20, progress=False, checkpoint="kept",
+            callback=raises, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+    before = Path("kept").read_bytes()
+    main(["sample", "exact.toml", *SOME, "--checkpoint", "kept"])
+    assert Path("kept").read_bytes() == before
+    main(["sample", "chains.toml", "--quiet", "--num", "40", "--warmup", "20", "--checkpoint", "w"])
+    assert {path.name for path in here.iterdir()} == {"chains.toml", "exact.toml", "kept"}
+
+
+def raises(progress: poe.Progress) -> None:
+    raise RuntimeError
+
+
+def test_compositions_of_one_name_have_checkpoints_of_their_own(here: Path) -> None:
+    from poe.cli.command_line import parser
+    from poe.cli.sample import default_checkpoint
+
+    places = set()
+    for folder in ("a", "b"):
+        (here / folder).mkdir()
+        (here / folder / "x.toml").write_text(CHAINS)
+        places.add(default_checkpoint(parser().parse_args(["sample", f"{folder}/x.toml"])))
+    assert len(places) == 2
+
+
+def test_pictures_and_draws_of_before_are_written_over(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    text = '[experts.a]\nkind = "Bernoulli"\nlogits = [[0.0, 1.0, 0.0, 1.0]]\n'
+    (here / "picture.toml").write_text(text.replace("[[0.0, 1.0, 0.0, 1.0]]", str([[0.0] * 4] * 4)))
+    words = ["sample", "picture.toml", "--num", "8", "--quiet"]
+    words += ["--output", "x.png", "--output", "x.safetensors"]
+    for _ in range(2):
+        assert main(words) in (ExitCode.OK, ExitCode.DOUBTFUL)
+    (here / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n a photograph")
+    assert "x.png" in refusal(capsys, ExitCode.BAD_INPUT, *words)
+    assert b"a photograph" in (here / "x.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"x = " + b"[" * 100_000,
+        b"a." * 100_000,
+        b"\xff\xfe",
+        b"[experts.a]\nkind = \x00",
+        b"[" * 99,
+    ],
+)
+def test_a_composition_without_end_is_refused(
+    content: bytes, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "odd.toml").write_bytes(content)
+    assert "odd.toml" in refusal(capsys, ExitCode.BAD_INPUT, "sample", "odd.toml", *SOME)
+
+
+def test_points_that_are_not_there_take_no_memory(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 2), }"
+    padded = header.ljust(117) + b"\n"
+    (here / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded)
+    np.save("y.npy", np.zeros((1, 2)))
+    np.savez("z.npz", np.zeros(2))
+    Path("z.npz").rename("z.npy")
+    Path("w.csv").write_text("1" * 200_000 + ",2\n")
+    os.mkfifo("v.csv")
+    for name in ("x.npy", "z.npy", "w.csv", "v.csv"):
+        assert name in refusal(capsys, ExitCode.BAD_INPUT, "ratio", "exact.toml", name, "y.npy")

@@ -15,7 +15,8 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.doubt import Doubt, Kind
-from poe.core.tensor_file import fingerprint, read, write
+from poe.files.fingerprint import fingerprint
+from poe.files.tensor_file import packed, read, write
 from poe.samplers import MALA, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
 
@@ -123,8 +124,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", {}, {})
     with pytest.raises(poe.StorageError, match=r"expected draws that poe\.save_draws wrote"):
         poe.load_draws(tmp_path / "checkpoint")
-    save_file({}, tmp_path / "newer", metadata={"format_version": "3"})
-    with pytest.raises(poe.StorageError, match=r"format_version 2 or before .* got 3: read it"):
+    save_file({}, tmp_path / "newer", metadata={"format_version": "4"})
+    with pytest.raises(poe.StorageError, match=r"format_version 3 or before .* got 4: read it"):
         poe.load_draws(tmp_path / "newer")
 
 
@@ -176,3 +177,98 @@ def test_a_kind_of_a_later_version_is_read_by_its_words(tmp_path: Path) -> None:
     facts["draws"]["doubts"] = [{"kind": "UNHEARD_OF", "text": "odd", "chains": [1]}]
     write(path, facts, tensors)
     assert poe.load_draws(path).doubts == (Doubt(Kind.OTHER, "odd", (1,)),)
+
+
+# Files of others, and files that mean harm
+
+
+@pytest.mark.parametrize("content", [b"precious", b"{}", b"\x08" + bytes(7) + b"{}      "])
+def test_another_file_is_not_written_over(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "draws.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(poe.StorageError, match=r"draws\.safetensors"):
+        poe.save_draws(sampled(), path)
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["draws.safetensors"]
+
+
+def test_neither_weights_nor_checkpoints_are_written_over(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "weights.safetensors", metadata={"format": "pt"})
+    write(tmp_path / "run", {"format": "product-of-experts run"}, {})
+    for name in ("weights.safetensors", "run"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(poe.StorageError, match="got a"):
+            poe.save_draws(sampled(), tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_draws_and_empty_files_are_written_over(tmp_path: Path) -> None:
+    (tmp_path / "draws").touch()
+    for seed in (1, 2):
+        draws = replace(sampled(), seed=seed)
+        poe.save_draws(draws, tmp_path / "draws")
+        assert poe.load_draws(tmp_path / "draws").seed == seed
+    first = (tmp_path / "draws").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "draws")
+    poe.save_draws(sampled(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "draws").read_bytes() != first
+
+
+def test_what_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path, tmp_path / "file" / "draws", Path("/dev/null"), Path("/proc/draws")):
+        with pytest.raises(poe.StorageError):
+            poe.save_draws(sampled(), path)
+
+
+def test_no_byte_of_draws_can_be_changed_or_lacking(tmp_path: Path) -> None:
+    path = tmp_path / "draws"
+    poe.save_draws(particles(), path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in [*range(0, header, 11), *range(header, len(whole), 501)]:
+        change = 0x29 if whole[place : place + 1] == b" " else 0x20
+        other = bytes([whole[place] ^ change])
+        for content in (whole[:place] + other + whole[place + 1 :], whole[:place]):
+            path.write_bytes(content)
+            with pytest.raises(poe.StorageError, match=str(path)):
+                poe.load_draws(path)
+
+
+def test_a_file_that_is_sealed_anew_and_says_nonsense_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "draws"
+    poe.save_draws(particles(), path)
+    facts, tensors = read(path)
+    told = facts["draws"]
+    wrong: list[tuple[dict[str, Any], dict[str, Tensor]]] = [
+        *((facts | {"draws": told | {name: [{}]}}, tensors) for name in told),
+        *((facts | {"draws": told | {name: {"a": 1}}}, tensors) for name in told),
+        *((facts, tensors | {name: torch.zeros(7)}) for name in ("samples", "log_density")),
+        *((facts, {k: v for k, v in tensors.items() if k != name}) for name in ("samples",)),
+        (facts | {"draws": told | {"more": 1}}, tensors),
+        (facts | {"draws": told | {"guarantee": "certain"}}, tensors),
+        (facts | {"draws": []}, tensors),
+        (facts | {"format": []}, tensors),
+        ({"format": facts["format"]}, tensors),
+        (facts, tensors | {"more": torch.zeros(1)}),
+        (facts, tensors | {"log_partition.more": torch.zeros(1)}),
+    ]
+    for other, held in wrong:
+        path.write_bytes(packed(other, held))
+        with pytest.raises(poe.StorageError, match=str(path)):
+            poe.load_draws(path)
+
+
+def test_headers_that_mean_harm_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "draws"
+    deep, long = b'{"__metadata__":' + b"[" * 50_000, b'{"x":{"dtype":"F64","shape":[99999999999],'
+    for header in (deep, long + b'"data_offsets":[0,8]}}', b"", b"{" * 100_000):
+        for size in (len(header), 2**62, 2**64 - 1):
+            path.write_bytes(size.to_bytes(8, "little") + header)
+            with pytest.raises(poe.StorageError, match="cannot be read"):
+                poe.load_draws(path)
+    os.remove(path)
+    os.mkfifo(path)
+    with pytest.raises(poe.StorageError, match="no regular file"):
+        poe.load_draws(path)

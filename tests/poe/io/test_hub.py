@@ -211,3 +211,16 @@ def test_without_huggingface_hub_the_message_says_what_to_install(
 ) -> None:
     with pytest.raises(ImportError, match=r'pip install "product-of-experts\[hub\]"'):
         import_without("huggingface_hub", "poe.io.hub", monkeypatch)
+
+
+@seeded()
+def test_another_models_folder_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(poe.StorageError, match=r"config\.json or that of an expert"):
+        HubExpert(joint()).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "README.md"}
+    (tmp_path / "config.json").unlink()
+    for _ in range(2):
+        HubExpert(joint()).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -181,12 +181,12 @@ def test_a_space_that_no_file_can_name_is_refused(tmp_path: Path) -> None:
         poe.save(expert, tmp_path)
 
 
-@pytest.mark.parametrize("version", [3, 10, None, "2", 0, 1.5])
+@pytest.mark.parametrize("version", [4, 10, None, "2", 0, 1.5])
 def test_a_file_of_another_format_is_refused(version: object, tmp_path: Path) -> None:
     poe.save(experts.Gaussian([0.0], scale=1.0), tmp_path)
     description = json.loads((tmp_path / "expert.json").read_text())
     (tmp_path / "expert.json").write_text(json.dumps(description | {"format_version": version}))
-    words = rf"format_version 2 or before, got {version}: load it with"
+    words = rf"format_version 3 or before, got {version}: load it with"
     with pytest.raises(poe.StorageError, match=words):
         poe.load(tmp_path)
 

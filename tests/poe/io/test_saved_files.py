@@ -81,7 +81,7 @@ def test_loading_moves_no_generator(folder: str) -> None:
 def test_saved_again_it_is_the_same_under_lasting_names(folder: str, tmp_path: Path) -> None:
     poe.save(loaded(folder), tmp_path)
     description = json.loads((tmp_path / "expert.json").read_text())
-    assert description["format_version"] == 2
+    assert description["format_version"] == 3
     assert kinds(description["tree"]).isdisjoint(kinds(tree_of(folder)) - own_names())
     again, x = poe.load(tmp_path), torch.tensor(EXPECTED[folder]["x"])
     x = x.to(getattr(torch, EXPECTED[folder]["dtype"]))
@@ -132,7 +132,7 @@ def test_saved_draws_are_what_they_were(name: str) -> None:
 
 def test_a_run_of_before_is_refused_in_words() -> None:
     target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    words = r"format_version 2 at .*run\.safetensors, got 1, which an earlier version .* delete it"
+    words = r"format_version 3 at .*run\.safetensors, got 1, which an earlier version .* delete it"
     with pytest.raises(poe.StorageError, match=words):
         poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
 

@@ -14,6 +14,7 @@ from torch import Tensor, distributions as D, nn
 
 import poe
 from experts import Gaussian, LinearGaussian
+from poe.files.tensor_file import NO_HASH, sealed
 from poe.io import DESCRIPTION, register, register_module
 from tests.seeds import seeded
 
@@ -282,8 +283,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda f: (f / DESCRIPTION).write_text("{}"), "is not a saved expert"),
     "a list": (lambda f: (f / DESCRIPTION).write_text("[]"), "is not a saved expert"),
     "newer version": (
-        lambda f: edit(f, lambda d: d.update(format_version=3)),
-        "version 2 or before, got 3",
+        lambda f: edit(f, lambda d: d.update(format_version=4)),
+        "version 3 or before, got 4",
     ),
     "tree altered": (
         lambda f: edit(f, lambda d: d.update(tree=None)),
@@ -308,14 +309,14 @@ def test_altered_files_are_refused(name: str, tmp_path: Path) -> None:
 
 def forge(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     """Alter the tree and mend its hash, as somebody would who means it."""
-    from poe.io.tree import _digest
+    description = json.loads((folder / DESCRIPTION).read_text())
+    change(description["tree"])
+    seal(folder, description)
 
-    def resealed(description: dict[str, object]) -> None:
-        change(description["tree"])  # type: ignore[arg-type]
-        description.pop("sha256")
-        description["sha256"] = _digest(description)
 
-    edit(folder, resealed)
+def seal(folder: Path, description: dict[str, Any]) -> None:
+    told = json.dumps({**description, "sha256": NO_HASH}).encode()
+    (folder / DESCRIPTION).write_bytes(sealed(told, len(told)))
 
 
 FORGED: dict[str, Callable[[dict[str, object]], object]] = {

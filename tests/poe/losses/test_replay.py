@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from experts import Gaussian
 from poe import ReplayBuffer
-from poe.core.tensor_file import read, write
+from poe.files.tensor_file import read, write
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -16,9 +16,9 @@ from torch import Tensor
 import experts
 import poe
 from poe.core.no_gradient import without_gradient
-from poe.core.tensor_file import fingerprint
 from poe.density.adapt import Uniform
 from poe.density.capabilities import conditionals, label_pairs, spin_pairs
+from poe.files.fingerprint import fingerprint
 from poe.normalizers.annealed import Step, _one_way, both_ways, estimate
 from poe.samplers import (
     DMALA,

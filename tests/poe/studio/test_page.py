@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poe.core.tensor_file import read
+from poe.files.tensor_file import read
 from tests.poe.studio.browser import CHROMIUM, Browser, chromium, find
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install "product-of-experts[studio]"')

@@ -169,11 +169,13 @@ def test_training_resumes_to_the_same_bits(particles: Particles, tmp_path: Path)
     whole = fitted(None)
     with pytest.raises(KeyboardInterrupt):
         fitted(path, stop=4)
-    resumed = fitted(path, seed=99)  # the generator's state is the file's
+    with pytest.raises(poe.StorageError, match="differs in the state of the generator"):
+        fitted(path, seed=99)
+    resumed = fitted(path)
     for name in ("W", "b", "c"):
         assert torch.equal(getattr(whole, name), getattr(resumed, name))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(poe.PoeError, match="of other data, other settings or another start"):
+    with pytest.raises(poe.PoeError, match="of another run, which differs in schedule"):
         fit_rbm(data, 3, particles=particles, num_epochs=7, checkpoint=path, progress=False)
 
 

@@ -183,7 +183,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
         (*whole.weights, *whole.biases), (*resumed.weights, *resumed.biases), strict=True
     ):
         assert torch.equal(one, other)
-    with pytest.raises(poe.StorageError, match="other data, other settings or another start"):
+    with pytest.raises(poe.StorageError, match="of another run, which differs in dbm"):
         fit_dbm(whole, data, num_epochs=4, generator=seeded(), checkpoint=path, progress=False)
 
 

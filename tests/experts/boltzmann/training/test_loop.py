@@ -34,6 +34,8 @@ from experts.boltzmann.training.loop import (
     run,
 )
 from poe.core.last_call_cache import Latest
+from poe.files import tensor_file
+from poe.files.signature import Signature, Start, sign
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -128,6 +130,12 @@ def noisy(state: State, batch: Tensor, rate: float, *, generator: torch.Generato
     ascend(state, [slope, -state.biases[0] + slope.sum()], rate, schedule(num_epochs=6))
 
 
+def known_as(name: str, generator: torch.Generator | None = None) -> Signature:
+    """What a training of that name is told by."""
+    start = Start.of(seeded() if generator is None else generator, is_given=True)
+    return sign(start, {"name": name}, {}, torch.zeros(0))
+
+
 def trained(
     checkpoint: Checkpoint | None, stop: int | None = None, seed: int = 0
 ) -> tuple[State, torch.Generator]:
@@ -149,10 +157,10 @@ def trained(
 @pytest.mark.parametrize("stop", [0, 1, 3, 10, 17])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(stop: int, tmp_path: Path) -> None:
     whole, g = trained(None)
-    checkpoint = Checkpoint(tmp_path / "state", "this one")
+    checkpoint = Checkpoint(tmp_path / "state", known_as("this one"))
     with pytest.raises(Stopped):
         trained(checkpoint, stop)
-    resumed, other = trained(checkpoint, seed=0 if stop < 3 else 99)
+    resumed, other = trained(checkpoint)
     for one, two in zip(whole.parameters, resumed.parameters, strict=True):
         assert torch.equal(one, two)
     assert all(map(torch.equal, whole.velocity, resumed.velocity))
@@ -167,16 +175,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(stop: int, tmp_path: Pa
 
 def test_files_that_are_of_no_use_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    with pytest.raises(poe.StorageError, match="expected a folder"):
-        Checkpoint(tmp_path / "nowhere" / "state", "this one")
-    trained(Checkpoint(path, "this one"))
-    with pytest.raises(poe.StorageError, match="other data, other settings or another start"):
-        trained(Checkpoint(path, "another"))
+    with pytest.raises(poe.StorageError, match="found no folder"):
+        Checkpoint(tmp_path / "nowhere" / "state", known_as("this one"))
+    trained(Checkpoint(path, known_as("this one")))
+    with pytest.raises(poe.StorageError, match="of another run, which differs in name"):
+        trained(Checkpoint(path, known_as("another")))
     with pytest.raises(Stopped):  # what is of another stage is none of this one's
-        trained(Checkpoint(path, "this one", stage=1), stop=0)
+        trained(Checkpoint(path, known_as("this one"), stage=1), stop=0)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(poe.StorageError, match="checkpoint of a training"):
-        trained(Checkpoint(path, "this one"))
+        trained(Checkpoint(path, known_as("this one")))
 
 
 def test_parameters_that_run_away_are_told_and_leave_the_last_file(tmp_path: Path) -> None:
@@ -184,7 +192,7 @@ def test_parameters_that_run_away_are_told_and_leave_the_last_file(tmp_path: Pat
         ascend(state, [torch.full((1, 1), 1e38), torch.zeros(1)], 1.0, schedule(momentum=1.0))
 
     state = State([torch.zeros(1, 1)], [torch.zeros(1)])
-    checkpoint = Checkpoint(tmp_path / "state", "this one")
+    checkpoint = Checkpoint(tmp_path / "state", known_as("this one"))
     with pytest.raises(poe.PoeError, match=r"expected finite parameters, got others in epoch 2"):
         run(
             step, state, torch.zeros(3, 1), schedule(batch_size=2), generator=seeded(),
@@ -265,9 +273,9 @@ def test_a_file_of_another_trainer_is_refused(trainer: str, tmp_path: Path) -> N
     TRAINERS[trainer](BITS, num_epochs=1, checkpoint=path)
     for name, other in TRAINERS.items():
         if name != trainer:
-            with pytest.raises(poe.StorageError, match="other data, other settings"):
+            with pytest.raises(poe.StorageError, match="of another run, which differs in"):
                 other(BITS, num_epochs=1, checkpoint=path)
-    with pytest.raises(poe.StorageError, match="other data, other settings"):
+    with pytest.raises(poe.StorageError, match="of another run, which differs in"):
         TRAINERS[trainer](1 - BITS, num_epochs=1, checkpoint=path)
 
 
@@ -324,10 +332,12 @@ def test_pretraining_goes_on_from_any_layer_bit_for_bit(
             pretrained(path)
     assert path.exists() == (stop >= 5)  # after an epoch
     for _ in range(2):  # the second time there is nothing left to do
-        resumed, resumed_state = pretrained(path, seed=99 if path.exists() else 0)
+        resumed, resumed_state = pretrained(path)
         assert all(map(torch.equal, whole.buffers(), resumed.buffers()))
         assert torch.equal(state, resumed_state)
-    with pytest.raises(poe.StorageError, match="other data, other settings"):
+    with pytest.raises(poe.StorageError, match="differs in the state of the generator"):
+        pretrained(path, seed=99)
+    with pytest.raises(poe.StorageError, match="of another run, which differs in"):
         pretrain_dbm(BITS, (3, 4, 3, 1), num_epochs=4, checkpoint=path, progress=False)
 
 
@@ -388,3 +398,109 @@ def test_data_without_numbers_are_refused_in_words() -> None:
     ):
         with pytest.raises(poe.PoeError, match="expected data that hold numbers"):
             train()
+
+
+# A checkpoint is of one training
+
+
+def fitted(trainer: str, path: Path, **settings: Any) -> Any:
+    return TRAINERS[trainer](BITS, num_epochs=3, checkpoint=path, **settings)
+
+
+def stops(epoch: int, _: object) -> None:
+    if epoch == 2:
+        raise Stopped
+
+
+def flipped(batch: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(batch.shape, generator=generator)
+    return torch.where(noise < share, 1 - batch, batch)
+
+
+def flips(share: float) -> training.loop.Augment:
+    return lambda batch, generator: flipped(batch, share, generator)
+
+
+AUGMENTS: dict[str, tuple[training.loop.Augment | None, training.loop.Augment | None]] = {
+    "none": (None, lambda rows, g: rows),
+    "code": (lambda rows, g: rows, lambda rows, g: 1 - rows),
+    "closure": (flips(0.0), flips(1e-9)),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("trainer", ["fit_rbm", "fit_dbm"])
+def test_another_augment_is_refused(trainer: str, name: str, tmp_path: Path) -> None:
+    path, (first, other) = tmp_path / "state", AUGMENTS[name]
+    with pytest.raises(Stopped):
+        fitted(trainer, path, augment=first, generator=seeded(), report=stops)
+    with pytest.raises(poe.StorageError, match="which differs in augment"):
+        fitted(trainer, path, augment=other, generator=seeded())
+    resumed = fitted(trainer, path, augment=first, generator=seeded())
+    whole = fitted(trainer, tmp_path / "whole", augment=first, generator=seeded())
+    assert all(map(torch.equal, resumed.buffers(), whole.buffers()))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_another_generator_is_refused(trainer: str, tmp_path: Path) -> None:
+    generator = seeded()
+    fitted(trainer, tmp_path / "state", generator=generator)
+    for other in (generator, seeded(99)):
+        with pytest.raises(poe.StorageError, match="differs in the state of the generator"):
+            fitted(trainer, tmp_path / "state", generator=other)
+    fitted(trainer, tmp_path / "state", generator=seeded())
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_finished_training_is_not_handed_back_as_a_new_one(trainer: str, tmp_path: Path) -> None:
+    fitted(trainer, tmp_path / "state")
+    with pytest.raises(poe.StorageError, match="one that is finished"):
+        fitted(trainer, tmp_path / "state")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_another_file_is_refused_and_left_alone(trainer: str, tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_text("precious")
+    with pytest.raises(poe.StorageError, match=r"thesis\.txt"):
+        fitted(trainer, path)
+    assert path.read_text() == "precious"
+    poe.save_draws(poe.Draws(torch.zeros(2, 3, 1), torch.zeros(2, 3), "exact"), tmp_path / "draws")
+    with pytest.raises(poe.StorageError, match="another file of this package"):
+        fitted(trainer, tmp_path / "draws")
+    poe.load_draws(tmp_path / "draws")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_training_is_not_lost_with_its_checkpoint(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fitted(trainer, tmp_path / "whole", generator=seeded())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensor_file, "write_bytes", full)
+    with pytest.warns(poe.TrustWarning, match=r"could not be written .*No space left"):
+        again = fitted(trainer, tmp_path / "state", generator=seeded())
+    assert all(map(torch.equal, whole.buffers(), again.buffers()))
+
+
+def test_a_training_that_is_sealed_anew_and_says_nonsense_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    fitted("fit_rbm", path, generator=seeded())
+    facts, tensors = tensor_file.read(path)
+    wrong = [
+        (facts, {k: v for k, v in tensors.items() if k != name})
+        for name in tensors
+        if "signature" not in name
+    ]
+    wrong += [({k: v for k, v in facts.items() if k != name}, tensors) for name in facts]
+    wrong += [({**facts, name: None}, tensors) for name in facts]
+    wrong += [
+        (facts, {**tensors, name: torch.zeros(7)}) for name in tensors if "signature" not in name
+    ]
+    for told, held in wrong:
+        path.write_bytes(tensor_file.packed(told, held))
+        with pytest.raises(poe.StorageError, match="state"):
+            fitted("fit_rbm", path, generator=seeded())

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import poe
-from poe.core.tensor_file import fingerprint, packed, read, replacing, write, write_bytes
+from poe.files.atomic import replacing, write_bytes
+from poe.files.fingerprint import fingerprint
+from poe.files.tensor_file import packed, read, write
 
 
 class Pair(NamedTuple):
@@ -126,18 +128,28 @@ def test_facts_and_tensors_come_back(tmp_path: Path) -> None:
 
 
 def test_all_that_a_file_says_is_sealed(tmp_path: Path) -> None:
-    """Every byte of it, changed by a bit: an error, or the same facts and tensors."""
-    path, content = tmp_path / "file", packed({"step": 3}, {"x": torch.ones(2)})
+    """Every byte of it, changed by a bit or into another blank, and every length that is short."""
+    path, content = tmp_path / "file", packed({"step": 33}, {"x": torch.ones(2)})
+    assert b"  " in content  # the header is filled up with blanks
     for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        for change in (1, 0x20, 0x29):
+            other = bytes([content[place] ^ change])
+            path.write_bytes(content[:place] + other + content[place + 1 :])
+            with pytest.raises(poe.StorageError):
+                read(path)
+        path.write_bytes(content[:place])
+        with pytest.raises(poe.StorageError):
+            read(path)
+    for more in (b" ", b"\0", content):
+        path.write_bytes(content + more)
         with pytest.raises(poe.StorageError):
             read(path)
 
 
-@pytest.mark.parametrize("version", ["3", "10", "0", "", "two", "-1", "2.0"])
+@pytest.mark.parametrize("version", ["4", "10", "0", "", "two", "-1", "2.0"])
 def test_a_file_of_a_newer_version_is_refused(version: str, tmp_path: Path) -> None:
     save_file({}, tmp_path / "file", metadata={"format_version": version, "facts": "{}"})
-    words = rf"expected a run of format_version 2 or before at .*file, got {version}: read it"
+    words = rf"expected a run of format_version 3 or before at .*file, got {version}: read it"
     with pytest.raises(poe.StorageError, match=words):
         read(tmp_path / "file", kind="run")
 

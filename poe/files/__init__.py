@@ -1,0 +1,1 @@
+"""What lies on disk: written whole or not at all, sealed, and told apart by what is in it."""
