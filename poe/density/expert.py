@@ -20,6 +20,7 @@ from poe.core.errors import (
     SpaceMismatchError,
 )
 from poe.core.image_of_space import moved
+from poe.core.no_gradient import explain_numpy, records_graph, require_graph
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
@@ -75,9 +76,12 @@ class Expert(nn.Module):
         try:
             value = super().__call__(x)
         except RuntimeError as error:
+            explain_numpy(self, x, error)
             explain_placement(self, x, error)
             raise
         check_output(self, self.space, value, x, batch_shape)
+        if records_graph(x):
+            require_graph(self, super().__call__, value, x, self.space)
         return value
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -148,6 +152,8 @@ class Expert(nn.Module):
             position = (place.clone() if place.is_inference() else place).detach().requires_grad_()
             value = function(position)
             check_output(self, self.space, value, x, batch_shape)
+            if function is not self and records_graph(position):
+                require_graph(self, function, value, position, self.space)
             score = _gradient(value, position)
         return value.detach(), score
 
@@ -482,7 +488,12 @@ class Mixture(Expert):
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
-        return expert.log_prob(x) if estimate is None else expert(x) - estimate
+        if estimate is not None:
+            return expert(x) - estimate
+        value: Tensor = expert.log_prob(x)
+        if records_graph(x):
+            require_graph(expert, expert.log_prob, value, x, self.space)
+        return value
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         generator = resolve(generator, self.weights.device)

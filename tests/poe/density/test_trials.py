@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
-from poe.density.deterministic import require_deterministic, training_layers
+from poe.density.trials import require_deterministic, training_layers
 from tests.seeds import seeded
 
 G = experts.Gaussian([0.0, 1.0], scale=1.0)
