@@ -8,12 +8,13 @@ others `require_graph` finds out whether a value without a graph is flat, and it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from poe.core.errors import GradientError
 from poe.core.space import Real, Space
@@ -28,6 +29,8 @@ WRITE_IT_IN_TORCH = (
 )
 SHRINKING = [2.0**-power for power in (7, 10, 13, 17, 20)]
 """Moves of x, each at most an eighth of the one before."""
+STEPS = ("Round", "Floor", "Ceil", "Trunc")
+"""How the names of nodes begin whose gradient is 0."""
 PROBES = 8
 """So many rows and directions at least are tried."""
 FEW = 0.05
@@ -69,8 +72,8 @@ class _WithoutGradient(torch.autograd.Function):
         raise GradientError(f"{ctx.who} has no gradient: {REMEDY}")
 
 
-# What was found out of an expert's graph. Kept beside the experts, not on them: copies and files
-# know nothing of it, and two experts of one architecture stay alike.
+# Whose graph was followed, and how often others were flat. Kept beside the experts, not on them:
+# copies and files know nothing of it, and two experts of one architecture stay alike.
 _FOLLOWED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _TRIES: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
@@ -120,6 +123,7 @@ def require_graph(
     if leads_to(value, x):
         _FOLLOWED.add(expert)
     elif varies_smoothly(function, x.detach(), space):
+        del _TRIES[expert]
         raise GradientError(
             f"expected {type(expert).__name__} to return a log-density with a graph to x, got one "
             "that varies with x and carries none, so that its score would be 0. "
@@ -146,16 +150,29 @@ def leads_to(value: Tensor, x: Tensor) -> bool:
     if not value.requires_grad:
         return False
     end = torch.autograd.graph.get_gradient_edge(x).node
+    return any(node is end for node in graph_of(value))
+
+
+def has_steps(value: Tensor) -> bool:
+    """Whether a value was rounded on the way, by operations whose gradient is 0 rightly.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> has_steps(x.exp().round().sum()), has_steps(x.exp().sum())
+    (True, False)
+    """
+    return value.requires_grad and any(node.name().startswith(STEPS) for node in graph_of(value))
+
+
+def graph_of(value: Tensor) -> Iterator[Node]:
+    """The nodes of the graph of a value that requires a gradient, each once."""
     waiting = [torch.autograd.graph.get_gradient_edge(value).node]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        if node is end:
-            return True
+        yield node
         new = {following for following, _ in node.next_functions if following is not None} - seen
         seen |= new
         waiting += new
-    return False
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ its slope: a graph that was lost on the way counts as a constant, in silence.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
@@ -19,12 +20,15 @@ from poe.core.errors import AdaptationError, GradientError, PoeError
 from poe.core.no_gradient import (
     WRITE_IT_IN_TORCH,
     directions,
+    has_steps,
     in_double,
     units_in_last_place,
     value_near,
 )
 from poe.density.expert import Expert, Tempered
 
+Pull = Callable[[Expert], Expert]
+"""What brings an expert to the chains' coordinates."""
 MOVES = [2.0**-power for power in (4, 7, 10, 14, 17, 20, 24, 28)]
 """How far differences reach, of the spread of the chains."""
 MOST_ROWS = 16
@@ -35,8 +39,11 @@ DECISIVE = 0.25
 """Bends and rounding are at most this part of a change that tells a slope."""
 LOST = 0.03
 """The part of a slope that must be missing, beyond what bends and rounding explain."""
-ACCUSED = 0.34
-"""The share of rows and directions, of those that tell a slope, that must contradict the score."""
+ACCUSED = 0.25
+"""More than this share of the rows and directions that tell a slope must contradict the score."""
+FEWEST_ACCUSERS = 3
+HIDDEN = 2 * torch.finfo(torch.float32).eps
+"""A change smaller than this, of the value, is hidden where a part was computed in float32."""
 
 
 def training_layers(module: nn.Module, *others: type[nn.Module]) -> list[str]:
@@ -94,18 +101,17 @@ def require_evaluation_mode(target: Expert) -> None:
 
 @torch.no_grad()
 def require_function(
-    target: Expert, density: Expert, u: Tensor, x: Tensor, *, is_corrected: bool = True
+    target: Expert, density: Expert, pull: Pull, u: Tensor, *, is_corrected: bool = True
 ) -> None:
     """Raise where a log-density is no function of x alone, row by row.
 
-    `density` is the target in the chains' coordinates u, and x the same positions in its space. An
-    uncorrected kernel takes noise, so that of a noisy one nothing more can be told.
+    An uncorrected kernel takes noise, so that of a noisy one nothing more can be told.
 
     Args:
         target: What is sampled.
         density: The same in the chains' coordinates.
+        pull: What brings a factor of the target to these.
         u: Positions in these, ``(chains, *event)``.
-        x: The same positions in the target's space.
         is_corrected: Whether what follows compares values, as a Metropolis step does.
 
     Raises:
@@ -113,17 +119,17 @@ def require_function(
             row's depends on what other rows are evaluated with it.
     """
     if is_corrected:
-        require_deterministic(target, density, u, x)
+        require_deterministic(target, density, pull, u)
     if not u.is_meta:
-        require_row_by_row(target, density, u, x)
+        require_row_by_row(target, density, pull, u)
 
 
 @torch.no_grad()
-def require_deterministic(target: Expert, density: Expert, u: Tensor, x: Tensor) -> None:
+def require_deterministic(target: Expert, density: Expert, pull: Pull, u: Tensor) -> None:
     """Raise `PoeError`, naming the experts at fault, where two calls give two log-densities.
 
-    `density` is the target in the chains' coordinates u, and x the same positions in its space.
-    Two calls may differ by half of the digits of their dtype, as sums in no fixed order do.
+    Arguments as of `require_function`. Two calls may differ by half of the digits of their dtype,
+    as sums in no fixed order do.
     """
     require_evaluation_mode(target)
     if u.is_meta:
@@ -131,28 +137,26 @@ def require_deterministic(target: Expert, density: Expert, u: Tensor, x: Tensor)
     gap = _gap(density, u)
     if gap is None:
         return
-    varying = [name for name, factor in _named(target) if _gap(factor, x) is not None]
-    blamed = ", ".join(f"expert {name!r}" for name in varying) or "the target"
     raise PoeError(
         "expected the same log-density from two calls at the same positions, which a corrected "
-        f"kernel needs; {blamed} gave values that differ by up to {gap:.3g}. Use an exact trace in "
-        "place of Hutchinson's estimate, or an uncorrected kernel such as poe.samplers.ULA, whose "
-        "draws are biased"
+        f"kernel needs; {_blamed(target, lambda factor: _gap(pull(factor), u) is not None)} gave "
+        f"values that differ by up to {gap:.3g}. Use an exact trace in place of Hutchinson's "
+        "estimate, or an uncorrected kernel such as poe.samplers.ULA, whose draws are biased"
     )
 
 
 @torch.no_grad()
-def require_row_by_row(target: Expert, density: Expert, u: Tensor, x: Tensor) -> None:
+def require_row_by_row(target: Expert, density: Expert, pull: Pull, u: Tensor) -> None:
     """Raise `PoeError`, naming the experts at fault, where a row's value depends on the others.
 
     Arguments as of `require_function`. Values may differ by half of the digits of their dtype, as
     sums of another order do.
     """
+    u = _apart(density, u)
     gap = _gap_in_company(density, u)
     if gap is None or _gap(density, u) is not None:
         return
-    varying = [name for name, factor in _named(target) if _gap_in_company(factor, x) is not None]
-    blamed = ", ".join(f"expert {name!r}" for name in varying) or "the target"
+    blamed = _blamed(target, lambda factor: _gap_in_company(pull(factor), u) is not None)
     raise PoeError(
         "expected a log-density that each row of x has by itself, whatever other rows are "
         f"evaluated with it; {blamed} gave the same rows values that differ by up to {gap:.3g} in "
@@ -162,78 +166,89 @@ def require_row_by_row(target: Expert, density: Expert, u: Tensor, x: Tensor) ->
     )
 
 
-def _gap_in_company(expert: Expert, x: Tensor) -> float | None:
+def _blamed(target: Expert, is_at_fault: Callable[[Expert], bool]) -> str:
+    """The experts at fault, in words; the target where none is so by itself."""
+    names = [repr(name) for name, factor in _named(target) if is_at_fault(factor)]
+    return ", ".join(f"expert {name}" for name in names) or "the target"
+
+
+def _gap_in_company(expert: Expert, u: Tensor) -> float | None:
     """The largest change of rows in other company, if more than rounding.
 
     The even rows beside other ones in place of the odd ones; then the odd rows by themselves or, of
     a batch of densities, in which each keeps its place, likewise.
     """
-    value = expert(x)
-    if len(x) == 1:
-        pairs = [(value, _with_one_more(expert, x))]
+    value = expert(u)
+    pairs = [(value[::2], expert(_beside(u, 0))[::2])]
+    if expert.num_densities is None:
+        pairs += _by_themselves(expert, u, value)
     else:
-        by_themselves = expert.num_densities is None
-        odd = _of_rows(expert, x[1::2]) if by_themselves else expert(_beside(expert, x, 1))[1::2]
-        pairs = [(value[::2], expert(_beside(expert, x, 0))[::2]), (value[1::2], odd)]
-    gaps = (_difference(one, other) for one, other in pairs if other is not None)
+        pairs += [(value[1::2], expert(_beside(u, 1))[1::2])]
+    gaps = (_difference(one, other) for one, other in pairs)
     return max((gap for gap in gaps if gap is not None), default=None)
 
 
-def _with_one_more(expert: Expert, x: Tensor) -> Tensor | None:
-    if expert.num_densities is not None:
-        return None
-    both = _of_rows(expert, torch.cat([x, _elsewhere(expert, x)]))
-    return None if both is None else both[:1]
+def _by_themselves(expert: Expert, u: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The odd rows' values, and those without the other rows; of a lone row that beside one more.
 
-
-def _of_rows(expert: Expert, x: Tensor) -> Tensor | None:
-    """What an expert says of another number of rows; None where it is built for one number alone.
-
-    A value whose shape was right by chance, of the first number, raises ShapeError.
+    Nothing of an expert that is built for one number of rows. One whose value had its shape by
+    chance, of the first number, raises ShapeError.
     """
+    is_alone = len(u) == 1
+    values, rows = value[1::2], u[1::2]
+    if is_alone:
+        values, rows = value, torch.cat([u, _elsewhere(expert, u)])
     try:
-        return expert(x)
+        return [(values, expert(rows)[: len(values)])]
     except PoeError:
         raise
     except Exception:
-        return None
+        return []
 
 
-def _beside(expert: Expert, x: Tensor, kept: int) -> Tensor:
-    """The even rows (0) or the odd rows (1) of x as they are, and others in place of the rest."""
-    is_kept = (torch.arange(len(x), device=x.device) % 2 == kept).reshape(-1, *[1] * (x.ndim - 1))
-    others = x.roll(1, 0)
-    return torch.where(is_kept, x, others if bool((others != x).any()) else _elsewhere(expert, x))
+def _beside(u: Tensor, kept: int) -> Tensor:
+    """The even rows (0) or the odd rows (1) as they are, and the row before in place of others."""
+    is_kept = (torch.arange(len(u), device=u.device) % 2 == kept).reshape(-1, *[1] * (u.ndim - 1))
+    return torch.where(is_kept, u, u.roll(1, 0))
 
 
-def _elsewhere(expert: Expert, x: Tensor) -> Tensor:
-    """Other positions near by, the same on a discrete space."""
-    return x if expert.space.is_discrete else x + 0.1 * directions(x, 1)[0]
+def _apart(expert: Expert, u: Tensor) -> Tensor:
+    """The rows, moved apart where all are at one place, which may be a summit."""
+    return u if _spread(u.double()) is not None else _elsewhere(expert, u)
 
 
-def require_score(
-    target: Expert, density: Expert, pull: Callable[[Expert], Expert], u: Tensor
-) -> None:
+def _elsewhere(expert: Expert, u: Tensor) -> Tensor:
+    """Other positions near by; on a discrete space the same."""
+    return u if expert.space.is_discrete else u + 0.5 * directions(u, 1)[0]
+
+
+def require_score(target: Expert, density: Expert, pull: Pull, u: Tensor) -> None:
     """Raise where the score is contradicted by differences of the log-density.
 
-    Args:
-        target: What is sampled.
-        density: The same in the chains' coordinates.
-        pull: What brings a factor of the target to these.
-        u: Positions in these, ``(chains, *event)``.
+    Arguments as of `require_function`.
 
     Raises:
         GradientError: Naming the experts at fault.
     """
     if not is_score_contradicted(density, u):
         return
-    parts = [name for name, factor in _named(target) if is_score_contradicted(pull(factor), u)]
-    blamed = ", ".join(f"expert {name!r}" for name in parts) or "the target"
+    blamed = _blamed(target, lambda factor: is_score_contradicted(pull(factor), u))
     raise GradientError(
         f"expected a score that is the slope of the log-density; that of {blamed} is another than "
         "differences of its values show, so that a part of its graph to x was lost. "
         f"{WRITE_IT_IN_TORCH}"
     )
+
+
+# Kept beside the experts, not on them, as what is known of their graphs is.
+_COMPARED: weakref.WeakSet[Expert] = weakref.WeakSet()
+
+
+def require_score_once(target: Expert, density: Expert, pull: Pull, u: Tensor) -> None:
+    """The same at an expert's first positions alone: for what is called anew at every step."""
+    if target not in _COMPARED:
+        require_score(target, density, pull, u)
+        _COMPARED.add(target)
 
 
 def is_score_contradicted(density: Expert, u: Tensor) -> bool:
@@ -267,17 +282,27 @@ def is_score_contradicted(density: Expert, u: Tensor) -> bool:
         u = u[:: -(-len(u) // MOST_ROWS)]
     with torch.no_grad():
         u = in_double(density, u)
-    spread = _spread(u)
-    if spread is None:  # at one place, which may be a summit, where a slope is none
-        spread = torch.ones_like(u[:1])
-        u = u + 0.1 * directions(u, 1)[0]
+    if not _is_accused(density, u, HIDDEN):
+        return False
+    return not _is_rounded(density, u) or _is_accused(density, u, 0.0)
+
+
+def _is_accused(density: Expert, u: Tensor, hidden: float) -> bool:
+    """By so many rows and directions; what is smaller than `hidden`, of a value, none can see."""
+    spread, u = _spread(u), _apart(density, u)
     value, score = _both_near(density, u)
     verdicts = [
-        _verdicts(density, u, value, score, spread * direction)
+        _verdicts(density, u, value, score, (1.0 if spread is None else spread) * direction, hidden)
         for direction in directions(u, -(-FEWEST_PROBES // len(u)))
     ]
     for_it, against_it = (torch.cat(part).sum() for part in zip(*verdicts, strict=True))
-    return bool((against_it >= 4) & (against_it > ACCUSED * (for_it + against_it)))
+    is_many = against_it > ACCUSED * (for_it + against_it)
+    return bool(is_many & (against_it >= FEWEST_ACCUSERS))
+
+
+def _is_rounded(density: Expert, u: Tensor) -> bool:
+    with torch.enable_grad():
+        return has_steps(density(u.detach().requires_grad_()))
 
 
 def _both_near(density: Expert, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,14 +320,14 @@ def _says_its_own_score(density: Expert) -> bool:
 
 
 def _spread(u: Tensor) -> Tensor | None:
-    """The chains' standard deviation, (); None where they begin at one place."""
+    """The chains' standard deviation, (); None where they are at one place."""
     spread = (u - u.mean(0)).square().mean().sqrt()
     return spread if bool(spread > 1e-6 * u.abs().mean()) else None
 
 
 @torch.no_grad()
 def _verdicts(
-    density: Expert, u: Tensor, value: Tensor, score: Tensor, direction: Tensor
+    density: Expert, u: Tensor, value: Tensor, score: Tensor, direction: Tensor, hidden: float
 ) -> tuple[Tensor, Tensor]:
     """Which rows agree with the score, and which contradict it, each ``(chains,)``."""
     seen = [_changes(density, u, value, score, move * direction) for move in MOVES]
@@ -318,8 +343,7 @@ def _verdicts(
     slope, lacking = change / moves, missing / moves
     is_same = (slope[1:] - slope[:-1]).abs() <= DECISIVE * torch.minimum(lacking[1:], lacking[:-1])
     is_against = (is_lost[1:] & is_lost[:-1] & is_same).any(0)
-    # Where float32 would have hidden the missing slope, its absence says nothing.
-    is_seen = lacking.amax(0) * moves > 8 * torch.finfo(torch.float32).eps * value.abs().double()
+    is_seen = lacking.amax(0) * moves > hidden * value.abs().double()
     agrees = is_told & (doubt <= LOST * largest) & (missing <= LOST * largest)
     is_for = ((agrees | is_still) & (is_seen | ~is_lost.any(0))).any(0)
     return is_for, is_against & ~is_for

@@ -98,7 +98,7 @@ def prepared(
     density = in_chunks(coordinates.pull(target), chains_at_once)
     choice = _given(kernel) or choose(structure_of(target), density, u)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
-    require_function(target, density, u, x, is_corrected=is_corrected)
+    require_function(target, density, coordinates.pull, u, is_corrected=is_corrected)
     if kernel is not None and starts_with_score(kernel, density, u):
         require_score(target, density, coordinates.pull, u)
     return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
@@ -152,7 +152,7 @@ def prepared_particles(
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     u = coordinates.to_u(x)
     choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
-    require_function(target, density, u, x)  # their weights compare its values
+    require_function(target, density, coordinates.pull, u)  # their weights compare its values
     if kernel is not None and starts_with_score(kernel, density, u):
         require_score(target, density, coordinates.pull, u)
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
