@@ -27,10 +27,12 @@ WRITE_IT_IN_TORCH = (
     "Compute it by torch operations on x, without numpy, .detach(), .data, .item() or "
     f"torch.no_grad(), or register its gradient by a torch.autograd.Function; else {REMEDY}"
 )
-SHRINKING = [2.0**-power for power in (7, 10, 13, 17, 20)]
-"""Moves of x, each at most an eighth of the one before."""
+SHRINKING = [2.0**-power for power in (7, 10, 13, 17, 20, 24, 28)]
+"""Moves, of the size of x or 1, each at most an eighth of the one before."""
 STEPS = ("Round", "Floor", "Ceil", "Trunc")
 """How the names of nodes begin whose gradient is 0."""
+FIRST = 8
+"""So many values of a flat function are all tried."""
 PROBES = 8
 """So many rows and directions at least are tried."""
 FEW = 0.05
@@ -92,7 +94,7 @@ def require_graph(
 
     By attributes alone once the graph of an expert was followed to x. Where there is none, the
     function is called at positions nearby: the score of a flat density or of steps is 0 rightly.
-    That is done at its 1st, 2nd, 4th, 8th … value, so that it costs nothing in the long run.
+    That is done at its first values, and then at the 16th, 32nd, 64th …: nothing in the long run.
 
     Args:
         expert: Whose function it is.
@@ -118,7 +120,7 @@ def require_graph(
         return
     tries = _TRIES.get(expert, 0) + 1
     _TRIES[expert] = tries
-    if tries & (tries - 1):
+    if tries > FIRST and tries & (tries - 1):
         return
     if leads_to(value, x):
         _FOLLOWED.add(expert)
@@ -129,6 +131,27 @@ def require_graph(
             "that varies with x and carries none, so that its score would be 0. "
             f"{WRITE_IT_IN_TORCH}"
         )
+
+
+def followed(
+    expert: nn.Module, function: Callable[[Tensor], Tensor], space: Space
+) -> Callable[[Tensor], Tensor]:
+    """A function of an expert's, ``(*batch, *event) -> (*batch,)``, whose lost graph is found out.
+
+    Arguments and what is raised are as of `require_graph`.
+    """
+
+    def checked(x: Tensor) -> Tensor:
+        try:
+            value = function(x)
+        except RuntimeError as error:
+            explain_numpy(expert, x, error)
+            raise
+        if records_graph(x) and isinstance(value, Tensor):
+            require_graph(expert, function, value, x, space)
+        return value
+
+    return checked
 
 
 def explain_numpy(expert: nn.Module, x: Tensor, error: RuntimeError) -> None:
@@ -198,27 +221,37 @@ def varies_smoothly(function: Callable[[Tensor], Tensor], x: Tensor, space: Spac
         [True, False, False]
     """
     precise = in_double(function, x)
-    value = value_near(function, precise)
-    is_unbounded = space.is_discrete or isinstance(space, Real)
-    u = precise if is_unbounded else space.to_unconstrained(precise)
-    size = ROUNDING * units_in_last_place(value)
+    if space.is_discrete or isinstance(space, Real):
+        return _changes_smoothly(function, precise)
+    back = space.to_unconstrained.inv
+    return _changes_smoothly(lambda u: function(back(u)), space.to_unconstrained(precise))
+
+
+def _changes_smoothly(function: Callable[[Tensor], Tensor], u: Tensor) -> bool:
+    value = value_near(function, u)
+    rounding = ROUNDING * units_in_last_place(value)
+    scale = u.square().mean().sqrt().clamp(min=1.0)
     found = []
     for direction in directions(u, -(-PROBES // max(1, value.numel()))):
-        ends = (u + move * direction for move in SHRINKING)
-        places = (end if is_unbounded else space.to_unconstrained.inv(end) for end in ends)
-        changes = torch.stack([(value_near(function, place) - value).abs() for place in places])
-        found.append(_shrinks(changes.double(), size.double()))
-    share = torch.stack(found).double().mean()
-    return bool(share > FEW)
+        ends = (value_near(function, u + move * scale * direction) for move in SHRINKING)
+        changes = torch.stack([(end - value).abs() for end in ends])
+        found.append(_shrinks(changes.double(), rounding.double()))
+    return bool(torch.stack(found).double().mean() > FEW)
 
 
 def _shrinks(changes: Tensor, rounding: Tensor) -> Tensor:
-    """Whether changes ``(moves, *batch)`` shrink with the moves, as far as they are seen."""
-    smooth = changes[0] > rounding
+    """Whether changes ``(moves, *batch)`` shrink with the moves at last, as far as they are seen.
+
+    The first may be too large to tell. What is seen must shrink twice, if it is seen so often.
+    """
+    num_seen = torch.zeros_like(changes[0])
+    num_shrunk = torch.zeros_like(changes[0])
     for larger, smaller in pairwise(changes):
         is_seen = larger / 128 > rounding
-        smooth = smooth & (~is_seen | ((smaller > rounding) & (smaller <= 0.5 * larger)))
-    return smooth
+        is_smaller = (smaller > rounding) & (smaller <= 0.5 * larger)
+        num_seen += is_seen
+        num_shrunk = torch.where(is_seen, is_smaller * (num_shrunk + 1), num_shrunk)
+    return (changes[0] > rounding) & (num_shrunk >= num_seen.clamp(max=2.0))
 
 
 def in_double(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

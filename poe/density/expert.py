@@ -20,7 +20,12 @@ from poe.core.errors import (
     SpaceMismatchError,
 )
 from poe.core.image_of_space import moved
-from poe.core.no_gradient import explain_numpy, records_graph, require_graph
+from poe.core.no_gradient import (
+    explain_numpy,
+    followed,
+    records_graph,
+    require_graph,
+)
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
@@ -152,8 +157,6 @@ class Expert(nn.Module):
             position = (place.clone() if place.is_inference() else place).detach().requires_grad_()
             value = function(position)
             check_output(self, self.space, value, x, batch_shape)
-            if function is not self and records_graph(position):
-                require_graph(self, function, value, position, self.space)
             score = _gradient(value, position)
         return value.detach(), score
 
@@ -168,7 +171,7 @@ class Expert(nn.Module):
             own=lambda: log_density_of_one_hot(self),
             without=lambda: _without(self),
         )
-        return self if function is None else function, place
+        return (self if function is None else followed(self, function, self.space)), place
 
     def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
         """This expert read through a map G, without a Jacobian: z -> log p̃(G(z)).
@@ -490,10 +493,7 @@ class Mixture(Expert):
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
         if estimate is not None:
             return expert(x) - estimate
-        value: Tensor = expert.log_prob(x)
-        if records_graph(x):
-            require_graph(expert, expert.log_prob, value, x, self.space)
-        return value
+        return followed(expert, expert.log_prob, self.space)(x)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         generator = resolve(generator, self.weights.device)
