@@ -9,7 +9,7 @@ import poe
 from experts.adapters.context import require_floats
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
-from poe.density.deterministic import require_settled
+from poe.density.trials import require_settled
 
 try:
     from nflows.distributions import (

@@ -13,8 +13,8 @@ from experts.adapters.context import require_floats
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
-from poe.density.deterministic import require_settled
 from poe.density.transformed import mask_outside
+from poe.density.trials import require_settled
 
 try:
     from normflows import (

@@ -22,8 +22,8 @@ from experts.adapters.context import require_floats
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
-from poe.density.deterministic import require_settled
 from poe.density.transformed import mask_outside
+from poe.density.trials import require_settled
 
 try:
     import zuko.distributions

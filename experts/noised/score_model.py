@@ -96,6 +96,11 @@ class ScoreModel(poe.Conditional):
         self.register_buffer("nodes", torch.from_numpy((at + 1) / 2).to(like))
         self.register_buffer("weights", torch.from_numpy(weights / 2).to(like))
 
+    @property
+    def has_own_score(self) -> bool:
+        """Whether its score is the net's, which need not be the slope of the log-density."""
+        return self.prediction != "energy"
+
     def given(self, condition: int | float | Tensor) -> poe.Given:
         """p_t as an expert.
 

@@ -20,6 +20,12 @@ from poe.core.errors import (
     SpaceMismatchError,
 )
 from poe.core.image_of_space import moved
+from poe.core.no_gradient import (
+    explain_numpy,
+    followed,
+    records_graph,
+    require_graph,
+)
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
@@ -75,9 +81,12 @@ class Expert(nn.Module):
         try:
             value = super().__call__(x)
         except RuntimeError as error:
+            explain_numpy(self, x, error)
             explain_placement(self, x, error)
             raise
         check_output(self, self.space, value, x, batch_shape)
+        if records_graph(x):
+            require_graph(self, super().__call__, value, x, self.space)
         return value
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -162,7 +171,7 @@ class Expert(nn.Module):
             own=lambda: log_density_of_one_hot(self),
             without=lambda: _without(self),
         )
-        return self if function is None else function, place
+        return (self if function is None else followed(self, function, self.space)), place
 
     def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
         """This expert read through a map G, without a Jacobian: z -> log p̃(G(z)).
@@ -482,7 +491,9 @@ class Mixture(Expert):
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
-        return expert.log_prob(x) if estimate is None else expert(x) - estimate
+        if estimate is not None:
+            return expert(x) - estimate
+        return followed(expert, expert.log_prob, self.space)(x)
 
     def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         generator = resolve(generator, self.weights.device)

@@ -8,12 +8,21 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.core.randomness import aside
 from poe.density.capabilities import exact_log_partition
+from poe.density.checks import number_like
+from poe.density.closed_forms import exact_sample
+from poe.density.conditional import is_batch
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
+from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
+from poe.tuning.start import broad_start
+
+FEW_POSITIONS = 8
+"""So many show whether a log-density is a function of each row."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Enumeration:
                 f"expected at most {MAX_STATES} states to sum over, got {target.space}: leave "
                 "`method` out"
             )
+        _require_function(target, generator)
         return _finite(log_sum(target), "enumeration", int(count))
 
 
@@ -67,6 +77,7 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
+        _require_function(target, generator)
         value, error, num_evaluations = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
@@ -89,6 +100,15 @@ def in_closed_form(target: Expert) -> LogPartition | None:
     """
     closed = exact_log_partition(target)
     return None if closed is None else _finite(closed, "closed form")
+
+
+def _require_function(target: Expert, generator: torch.Generator) -> None:
+    """Try the target at a few positions, taken aside; of a batch of densities others speak."""
+    if is_batch(target):
+        return
+    _, source = broad_start(target, number_like(target))
+    x = exact_sample(source, FEW_POSITIONS, aside(generator))
+    require_function(target, target, lambda factor: factor, x)
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:

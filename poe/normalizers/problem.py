@@ -19,6 +19,7 @@ from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.path import geometric_path
+from poe.samplers.questions import needs_score
 from poe.tuning.prepared import prepared_particles
 from poe.tuning.start import broad_start
 
@@ -105,11 +106,12 @@ def pose(
     target, coordinates = posed.density, posed.coordinates
     like = number_like(target)
     name, broad = broad_start(target, like)
-    scouts, summits = _scouted(target, broad, generator, report)
+    has_score = needs_score(posed.choice.kernel)
+    scouts, summits = _scouted(target, broad, has_score, generator, report)
     # On a discrete space a density of independent elements may favour one mode so much that
     # particles from there never come back to the others: they begin where the scouts did.
     is_discrete = target.space.is_discrete
-    nearer = broad if is_discrete else _fit(target, scouts, generator)
+    nearer = broad if is_discrete else _fit(target, scouts, has_score, generator)
     if start is None:
         begin, where = nearer, name if is_discrete else f"a density fitted to particles from {name}"
     else:
@@ -133,21 +135,26 @@ def tilts_at(start: Expert, target: Expert, position: Tensor) -> Tensor:
     return tilt.reshape(position.shape[:2])
 
 
-def _fit(target: Expert, scouts: Levels, generator: torch.Generator) -> Expert:
+def _fit(target: Expert, scouts: Levels, has_score: bool, generator: torch.Generator) -> Expert:
     x = equally_weighted(scouts, DRAWS, generator)
+    if not has_score:
+        return fit_density(x, None, target.space, generator)
     score = target.score(x)
     is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
     return fit_density(x, score if is_usable else None, target.space, generator)
 
 
 def _scouted(
-    target: Expert, broad: Expert, generator: torch.Generator, report: Report
+    target: Expert, broad: Expert, has_score: bool, generator: torch.Generator, report: Report
 ) -> tuple[Levels, Found]:
-    """Scouts, and what climbing from them reaches; more of them where they disagree or miss it."""
+    """Scouts, and what climbing from them reaches; more of them where they disagree or miss it.
+
+    Without a score nothing climbs.
+    """
     scouts = walk(target, broad, SCOUTS, generator, report)
     if group_doubts(scouts.log_z):
         scouts = _after(scouts.num_evaluations, walk(target, broad, MORE, generator, report))
-    if target.space.is_discrete:
+    if target.space.is_discrete or not has_score:
         return scouts, NONE
     found = find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)
     log_z, error = log_mean(scouts.log_z), standard_error_of_log_mean(scouts.log_z)

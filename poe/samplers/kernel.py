@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from poe.core.errors import GradientError, PoeError
+from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.nonfinite import require_start
 
@@ -536,20 +536,6 @@ def require_positive(name: str, value: Tensor | float | None) -> None:
         return
     if not 0.0 < value < float("inf"):
         raise PoeError(f"expected a positive finite {name}, got {value}")
-
-
-def has_score(density: Density, u: Tensor) -> bool:
-    """Whether there is a gradient to follow: none is a log-density that varies, its score all zero.
-
-    Only at starts where it varies can this be told; a flat density has nothing to follow either.
-    An expert that says it has none (`GradientError`) speaks for every composition it is in.
-    """
-    try:
-        log_density, score = density.log_density_and_score(u)
-    except GradientError:
-        return False
-    is_flat = bool((log_density == log_density[0]).all())
-    return is_flat or bool(torch.any(score != 0))
 
 
 def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:

@@ -141,6 +141,30 @@ def says_whether_it_needs_score(kernel: Kernel) -> bool:
     return hasattr(kernel, "needs_score")
 
 
+def starts_with_score(kernel: Kernel, density: Expert, u: Tensor) -> bool:
+    """Whether it asks for the score where chains begin at u; one that does not say is watched."""
+    if says_whether_it_needs_score(kernel):
+        return needs_score(kernel)
+    watched = _Watched(density)
+    kernel.init(watched, u)
+    return watched.was_asked_for_score
+
+
+class _Watched:
+    """A density that remembers whether it was asked for its score."""
+
+    def __init__(self, density: Expert) -> None:
+        self.density = density
+        self.was_asked_for_score = False
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.density.log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.was_asked_for_score = True
+        return self.density.log_density_and_score(x)
+
+
 def gradients_per_step(kernel: Kernel) -> int:
     """How often a step evaluates the target, with its score where the kernel needs one."""
     return int(getattr(kernel, "gradients_per_step", 1))

@@ -13,9 +13,11 @@ from poe.core.randomness import resolve
 from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
+from poe.density.trials import require_score_once
 from poe.draws import Draws
 from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
+from poe.samplers.questions import starts_with_score
 from poe.sampling.tally import Tally
 
 
@@ -53,6 +55,7 @@ def short_run(
     Raises:
         PoeError: For a step size or noise that is not positive.
         NonFiniteError: Where chains explode, as in `advance`.
+        GradientError: Where the expert's score is lost, whole or in part.
 
     References:
         Nijkamp, Hill, Zhu & Wu (2019), Learning non-convergent non-persistent short-run MCMC toward
@@ -119,8 +122,8 @@ def advance(
     No warm-up, and no claim: draws of the expert if the chains began at such and the kernel is
     exact. From data they are what CD-k needs, from a `ReplayBuffer` what persistent CD needs. On a
     constrained space the chains move in its unconstrained coordinates, as in `poe.sample`, and a
-    step size is one there. Start and end are checked to be finite; these two checks are the only
-    synchronisations with the device.
+    step size is one there. Start and end are checked to be finite, and of an expert that is new the
+    score by differences; these checks are the only synchronisations with the device.
 
     Args:
         expert: p̃.
@@ -135,6 +138,7 @@ def advance(
     Raises:
         NonFiniteError: Where a chain starts at a log-density or a score that is not finite, or ends
             so: it exploded, or left the support unadjusted. It names the experts.
+        GradientError: Where the score that the kernel asks for is lost, whole or in part.
         ShapeError: For x of no or several batch dimensions.
         PoeError: For fewer than one step.
 
@@ -151,7 +155,10 @@ def advance(
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)
-    state = started(kernel, target, coordinates.to_u(x.detach()))
+    u = coordinates.to_u(x.detach())
+    if starts_with_score(kernel, target, u):
+        require_score_once(expert, target, coordinates.pull, u)
+    state = started(kernel, target, u)
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
         state, info = stepped(kernel, target, state, generator=generator)

@@ -10,7 +10,9 @@ from torch import Tensor
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
 from poe.density.coordinates import Rescaled
+from poe.density.expert import Expert
 from poe.density.questions import keeps_default
+from poe.density.trials import is_score_contradicted
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard
 from poe.samplers.discrete.chromatic import ChromaticGibbs
@@ -19,7 +21,7 @@ from poe.samplers.discrete.discrete_langevin import DMALA
 from poe.samplers.discrete.finite import estimated_changes, moved
 from poe.samplers.discrete.gibbs import Gibbs
 from poe.samplers.hmc import SplitHMC
-from poe.samplers.kernel import Density, Kernel, has_score
+from poe.samplers.kernel import Kernel
 from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
@@ -40,7 +42,7 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(known: Structure, density: Density, u: Tensor) -> Choice:
+def choose(known: Structure, density: Expert, u: Tensor) -> Choice:
     """The kernel for a target whose density in the chains' coordinates is known at their start.
 
     Args:
@@ -65,12 +67,13 @@ def choose(known: Structure, density: Density, u: Tensor) -> Choice:
     if known.space.is_discrete:
         return by_structure(known) or by_elements(known, density, u)
     if known.is_batch:
-        kernel = MALA() if has_score(density, u) else MetropolisHastings()
+        without = why_no_score(density, u)
+        kernel = MetropolisHastings() if without else MALA()
         why = f"a density of its own for each chain: {type(kernel).__name__} fits nothing to all"
-        return Choice(kernel, why)
-    if not has_score(density, u):
-        walk = Preconditioned(MetropolisHastings())
-        return Choice(walk, "no score: a random walk shaped by the covariance of all chains")
+        return Choice(kernel, f"{why}; {without}" if without else why)
+    if without := why_no_score(density, u):
+        why = f"no score: a random walk shaped by the covariance of all chains; {without}"
+        return Choice(Preconditioned(MetropolisHastings()), why)
     dimension = u[0].numel()
     is_dense = dimension <= MAX_DENSE_DIMENSION
     shape = "a Gaussian of full covariance" if is_dense else "a Gaussian of diagonal plus low rank"
@@ -78,7 +81,7 @@ def choose(known: Structure, density: Density, u: Tensor) -> Choice:
     return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
 
 
-def choose_for_particles(known: Structure, density: Density, u: Tensor) -> Choice:
+def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice:
     """The kernel for particles, of the same kinds as for chains.
 
     Args:
@@ -94,11 +97,35 @@ def choose_for_particles(known: Structure, density: Density, u: Tensor) -> Choic
     """
     if known.space.is_discrete:
         return by_structure(known) or on_discrete(known)
-    if has_score(density, u[:FEW_POSITIONS]):
-        why = "a score: HMC around a Gaussian fitted to the particles of each level"
-        return Choice(Preconditioned(SplitHMC()), why)
-    why = "no score: a random walk shaped by the covariance of the particles"
-    return Choice(Preconditioned(MetropolisHastings()), why)
+    if without := why_no_score(density, u[:FEW_POSITIONS]):
+        why = f"no score: a random walk shaped by the covariance of the particles; {without}"
+        return Choice(Preconditioned(MetropolisHastings()), why)
+    why = "a score: HMC around a Gaussian fitted to the particles of each level"
+    return Choice(Preconditioned(SplitHMC()), why)
+
+
+def why_no_score(density: Expert, u: Tensor) -> str | None:
+    """Why there is no gradient to follow, in words; None where there is one.
+
+    None to follow is one that is 0 wherever the log-density varies, or that differences contradict.
+    Only at starts where it varies can this be told; a flat density has nothing to follow either.
+    An expert that says it has none (`GradientError`) speaks for every composition it is in.
+
+    Shapes: u ``(chains, *event)``, in the chains' coordinates.
+
+    >>> steps = poe.FromLogDensity(lambda x: x.round().sum(-1), space=poe.Real(1))
+    >>> why_no_score(steps, torch.arange(4.0)[:, None])
+    'its score is 0 where it varies'
+    """
+    try:
+        log_density, score = density.log_density_and_score(u)
+    except GradientError as error:
+        return str(error).partition(". ")[0].partition(": ")[0]
+    if bool((log_density != log_density[0]).any()) and not bool(torch.any(score != 0)):
+        return "its score is 0 where it varies"
+    if is_score_contradicted(density, u):
+        return "its score is another than differences of its values show"
+    return None
 
 
 def by_structure(known: Structure) -> Choice | None:
@@ -160,13 +187,13 @@ def by_colours(known: Structure) -> Choice | None:
     return Choice(kernel, why)
 
 
-def by_elements(known: Structure, density: Density, u: Tensor) -> Choice:
+def by_elements(known: Structure, density: Expert, u: Tensor) -> Choice:
     """Where nothing is known of how elements go together: all by a gradient, or each in turn."""
     in_turn = on_discrete(known)
     return along_gradient(known, density, u) or in_turn
 
 
-def along_gradient(known: Structure, density: Density, u: Tensor) -> Choice | None:
+def along_gradient(known: Structure, density: Expert, u: Tensor) -> Choice | None:
     """Discrete Langevin where a sweep of Gibbs is long and the gradient foretells what it finds."""
     space = known.space
     if space.num_values is None or known.is_batch:
@@ -182,7 +209,7 @@ def along_gradient(known: Structure, density: Density, u: Tensor) -> Choice | No
 
 
 @torch.no_grad()
-def is_foretold(density: Density, u: Tensor, num_values: int) -> bool:
+def is_foretold(density: Expert, u: Tensor, num_values: int) -> bool:
     """Whether first-order estimates of single changes leave less than half of their mean square.
 
     Tried at changes of some elements from starts; where there is no gradient they leave all of it.

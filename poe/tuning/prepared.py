@@ -14,11 +14,11 @@ from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
-from poe.density.deterministic import require_deterministic
 from poe.density.expert import Expert, shared_space
+from poe.density.trials import require_function, require_score
 from poe.density.wrappers import in_chunks, merged, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
-from poe.samplers.questions import guarantee
+from poe.samplers.questions import guarantee, starts_with_score
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
 from poe.tuning.start import broad_start, start
@@ -78,8 +78,10 @@ def prepared(
     Raises:
         ImproperError: Where the target is known to have no finite integral.
         NonFiniteError: Where chains start outside the support.
-        PoeError: For a batch of densities on some chains at a time, a space without a kernel, or a
-            log-density that is random where the kernel needs a function.
+        GradientError: Where the score that a given kernel asks for is lost, whole or in part.
+        PoeError: For a batch of densities on some chains at a time, a space without a kernel, a
+            log-density that is random where the kernel needs a function, or one that depends on
+            what other rows are evaluated with it.
 
     >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
     >>> begin = prepared(target, 8, generator=torch.Generator().manual_seed(0))
@@ -95,8 +97,10 @@ def prepared(
     u = coordinates.to_u(x)
     density = in_chunks(coordinates.pull(target), chains_at_once)
     choice = _given(kernel) or choose(structure_of(target), density, u)
-    if guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT:
-        require_deterministic(target, density, u, x)
+    is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
+    require_function(target, density, coordinates.pull, u, is_corrected=is_corrected)
+    if kernel is not None and starts_with_score(kernel, density, u):
+        require_score(target, density, coordinates.pull, u)
     return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
 
 
@@ -128,7 +132,9 @@ def prepared_particles(
         ImproperError: Where target or source is known to have no finite integral.
         NormalizationError: For a source without sampler or normaliser.
         SpaceMismatchError: For a source on another space.
-        PoeError: For a batch of densities, a space without a kernel, or a random log-density.
+        GradientError: Where the score that a given kernel asks for is lost, whole or in part.
+        PoeError: For a batch of densities, a space without a kernel, a random log-density, or one
+            that depends on what other rows are evaluated with it.
     """
     require_one(target, remedy)
     check_proper(target)
@@ -146,7 +152,9 @@ def prepared_particles(
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     u = coordinates.to_u(x)
     choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
-    require_deterministic(target, density, u, x)  # their weights compare its values
+    require_function(target, density, coordinates.pull, u)  # their weights compare its values
+    if kernel is not None and starts_with_score(kernel, density, u):
+        require_score(target, density, coordinates.pull, u)
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
     return begin, source
 

@@ -152,7 +152,8 @@ def test_sample_chooses_a_kernel_without_gradient_and_says_so() -> None:
     draws = poe.sample(
         target, 40_000, generator=torch.Generator().manual_seed(1), progress=False, num_chains=64
     )
-    assert draws.choice == "no score: a random walk shaped by the covariance of all chains"
+    why = "no score: a random walk shaped by the covariance of all chains"
+    assert draws.choice == f"{why}; OnnxNetwork has no gradient"
     assert draws.guarantee == "asymptotically exact"
     summary, exact = draws.summary(), exact_draws(200_000, 2)
     error = torch.hypot(summary.mcse, exact.std(0) / len(exact) ** 0.5)
