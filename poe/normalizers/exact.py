@@ -9,11 +9,13 @@ from torch import Tensor
 
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.density.capabilities import exact_log_partition
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
+from poe.structure.rays import improper_doubts
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        value, error, num_evaluations = integrate(target)
+        value, error, num_evaluations, x = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
             value,
@@ -78,6 +80,7 @@ class Quadrature:
             num_evaluations=num_evaluations,
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
+            doubts=tuple(improper_doubts(target, Coordinates(target.space).to_u(x))),
         )
 
 

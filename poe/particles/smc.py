@@ -31,6 +31,7 @@ from poe.draws import Draws
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
+from poe.structure.rays import improper_doubts
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared_particles
 
@@ -219,7 +220,7 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    doubts = _doubts(draws)
+    doubts = [*_doubts(draws), *improper_doubts(begin.target, run.position)]
     warn(doubts)
     return doubted(draws, doubts)
 

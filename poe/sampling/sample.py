@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from poe.core.doubt import warn
+from poe.core.doubt import Doubt, warn
 from poe.core.errors import PoeError
-from poe.core.randomness import resolve
+from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
@@ -29,12 +29,15 @@ from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, is_done, is_warm
 from poe.structure.proper import suspects
+from poe.structure.rays import improper_doubts
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
+CLOUD = 256
+"""Draws of what warm-up learned of the target, to know its spread and directions by."""
 
 
 def sample(
@@ -159,6 +162,7 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
     with job.begin(begin.u, said) as following:
         run = following.run
         following.until(is_warm)
+        run.doubt(_doubts_far_out(begin, run))
         seen, spent = look(begin, run)
         say(job.progress and bool(seen.said), seen.said)
         if not isinstance(seen, Modes):
@@ -170,8 +174,26 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
     begin, job = tempered(begin, job, run, seen, spent)
     seconds = following.seconds + time.perf_counter() - began
     with job.begin(begin.u, _chosen(begin.choice, job.plan, len(begin.u))) as again:
+        if again.run.moment.num_steps == 0:
+            again.run.doubt(run.moment.doubts)
         again.until(is_done)
         return begin, again.run, seconds + again.seconds
+
+
+def _doubts_far_out(begin: Prepared, run: Run) -> tuple[Doubt, ...]:
+    """Whether the target has infinite mass, by rays from the chains at the end of warm-up."""
+    if run.moment.step > 0:  # asked before the run was interrupted
+        return ()
+    u, affine = run.moment.state.inner.position, run.moment.learned[-1].affine
+    cloud = None if affine is None else affine.to_x(_normal_like(u, run.plan.generator))
+    return tuple(
+        improper_doubts(begin.target, u, cloud=cloud, rows_at_once=begin.chains_at_once)
+    )
+
+
+def _normal_like(u: Tensor, generator: torch.Generator) -> Tensor:
+    """As many standard normals as tell a spread, of the events of ``u``, drawn aside."""
+    return u.new_empty((CLOUD, *u.shape[1:])).normal_(generator=aside(generator))
 
 
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Window, ...]:

@@ -41,6 +41,8 @@ FEW = 8
 MAX_CONFIRMED, NUM_AGAIN = 6, 8
 """The rays looked at again, and from how many other draws or directions nearby each is."""
 ANGLE = 0.05
+MAX_CLOUD = 512
+"""More positions than these say little more of their spread."""
 SLOWEST = 0.01
 """What falls off more slowly than r^(−k − 0.01) is not told from what does not."""
 LARGEST = math.log(torch.finfo(torch.float64).max)
@@ -118,12 +120,11 @@ def improper_doubts(
     *,
     cloud: Tensor | None = None,
     rows_at_once: int | None = None,
-    generator: torch.Generator,
 ) -> list[Doubt]:
     """Whether a target whose properness is not decided has infinite mass, as far as rays tell.
 
     Exceptions of the target, far from its draws, and NaN are no evidence: rays end there. Nothing
-    is said of what cannot be told.
+    is said of what cannot be told. Random directions are the same at every call.
 
     Args:
         target: p̃.
@@ -131,23 +132,22 @@ def improper_doubts(
             of densities, one for each.
         cloud: More positions, for their spread and principal directions; by default ``u``.
         rows_at_once: Evaluate the target on no more positions than this at a time.
-        generator: Of the directions; pass ``poe.core.randomness.aside`` of a run's own.
 
     Returns:
         One doubt, or none.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> bounded = poe.FromLogDensity(lambda x: x.sum(-1).tanh(), space=poe.Real(2))
-    >>> [doubt] = improper_doubts(bounded, torch.randn(8, 2, generator=g), generator=g)
+    >>> [doubt] = improper_doubts(bounded, torch.randn(8, 2, generator=g))
     >>> doubt.kind.name, doubt.text[:73]
     ('IMPROPER', 'the target may be improper, with no finite normaliser: 1e+12 standard dev')
     >>> confined = bounded * poe.FromEnergy(lambda x: x.abs().sum(-1), space=poe.Real(2))
-    >>> improper_doubts(confined, torch.randn(8, 2, generator=g), generator=g)
+    >>> improper_doubts(confined, torch.randn(8, 2, generator=g))
     []
     """
     if is_decided(target):
         return []
-    found = far_mass(target, u, cloud=cloud, rows_at_once=rows_at_once, generator=generator)
+    found = far_mass(target, u, cloud=cloud, rows_at_once=rows_at_once)
     return [] if found is None else [Doubt(Kind.IMPROPER, str(found), found.chains)]
 
 
@@ -158,7 +158,6 @@ def far_mass(
     *,
     cloud: Tensor | None = None,
     rows_at_once: int | None = None,
-    generator: torch.Generator,
 ) -> FarMass | None:
     """Where a density does not fall off, or None; the arguments are those of `improper_doubts`."""
     field = _Field(target, rows_at_once)
@@ -167,7 +166,7 @@ def far_mass(
     around = starts[is_inside] if cloud is None else cloud.detach().flatten(1)
     if not bool(is_inside.all() if is_batch(target) else is_inside.any()) or 0 in around.shape:
         return None
-    frame = _Frame(starts if is_batch(target) else starts[is_inside], around, generator)
+    frame = _Frame(starts if is_batch(target) else starts[is_inside], around)
     return _of_batch(field, frame) if is_batch(target) else _of_one(field, frame)
 
 
@@ -200,8 +199,9 @@ def _of_batch(field: _Field, frame: _Frame) -> FarMass | None:
 class _Frame:
     """Where rays begin, ``starts (n, d)``, and which directions the draws suggest."""
 
-    def __init__(self, starts: Tensor, cloud: Tensor, generator: torch.Generator) -> None:
-        self.starts, self.generator = starts, generator
+    def __init__(self, starts: Tensor, cloud: Tensor) -> None:
+        self.starts = starts
+        self.generator = torch.Generator(starts.device).manual_seed(0)
         self.d = starts.shape[1]
         self.scale, self.principal = _spread(cloud)
 
@@ -323,7 +323,7 @@ def _spread(cloud: Tensor) -> tuple[Tensor, Tensor]:
     The directions are a standard deviation long: those of most variance, and of least.
     """
     floats = cloud if cloud.is_floating_point() else cloud.to(torch.get_default_dtype())
-    floats = floats[floats.isfinite().all(1)]
+    floats = floats[floats.isfinite().all(1)][:: 1 + len(floats) // MAX_CLOUD]
     n, d = floats.shape
     if n < 2:
         return floats.new_ones(d), floats.new_zeros(0, d)
