@@ -15,7 +15,7 @@ from poe.density.normalized import LogPartition, exact
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
-from poe.structure.rays import improper_doubts
+from poe.structure.rays import look_far
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Quadrature:
             num_evaluations=num_evaluations,
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
-            doubts=tuple(improper_doubts(target, Coordinates(target.space).to_u(x))),
+            doubts=look_far(target, Coordinates(target.space).to_u(x)).doubts,
         )
 
 

@@ -27,9 +27,9 @@ from poe.sampling.driver import Job, say
 from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
-from poe.sampling.run import Plan, Run, is_done, is_warm
+from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
 from poe.structure.proper import suspects
-from poe.structure.rays import improper_doubts
+from poe.structure.rays import failing_where_improper, look_far
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
@@ -152,7 +152,8 @@ def sample(
     settings = (begin.target, kernel, counts, initial, collect, seed)
     job = Job(plan, settings, progress, checkpoint, callback)
     look = look_around if kernel is None else look_nowhere
-    followed = _followed(begin, job, look)
+    with failing_where_improper(begin.target, begin.u):
+        followed = _followed(begin, job, look)
     return _gather(*followed)
 
 
@@ -162,7 +163,7 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
     with job.begin(begin.u, said) as following:
         run = following.run
         following.until(is_warm)
-        run.doubt(_doubts_far_out(begin, run))
+        _look_far(begin, run)
         seen, spent = look(begin, run)
         say(job.progress and bool(seen.said), seen.said)
         if not isinstance(seen, Modes):
@@ -180,15 +181,17 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
         return begin, again.run, seconds + again.seconds
 
 
-def _doubts_far_out(begin: Prepared, run: Run) -> tuple[Doubt, ...]:
-    """Whether the target has infinite mass, by rays from the chains at the end of warm-up."""
+def _look_far(begin: Prepared, run: Run) -> None:
+    """Note whether the target has infinite mass, by rays from the chains at the end of warm-up."""
     if run.moment.step > 0:  # asked before the run was interrupted
-        return ()
+        return
+    began = time.perf_counter()
     u, affine = run.moment.state.inner.position, run.moment.learned[-1].affine
     cloud = None if affine is None else affine.to_x(_normal_like(u, run.plan.generator))
-    return tuple(
-        improper_doubts(begin.target, u, cloud=cloud, rows_at_once=begin.chains_at_once)
-    )
+    looked = look_far(begin.target, u, cloud=cloud, rows_at_once=begin.chains_at_once)
+    run.doubt(looked.doubts)
+    num_gradients = -(-looked.num_evaluations // len(u))
+    run.count_as_warmup(Spent(0, num_gradients, time.perf_counter() - began))
 
 
 def _normal_like(u: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
+from poe.core.errors import ImproperError, PoeError
 from poe.core.space import Count, Real
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -31,8 +34,8 @@ NEAR = 5.0
 FAR = {torch.float64: 30.0, torch.float32: 12.0}
 """The logarithm to base 10 of how far they lead, for squares and fourth powers to be finite."""
 FAR_IN_HALF = 3.0
-MIN_SPAN = math.log(10.0)
-"""Rays that end sooner say nothing."""
+MIN_SPAN, MIN_KNOWN = math.log(10.0), 4
+"""Rays that end sooner, or tell at fewer radii, say nothing."""
 MAX_AXES, NUM_PAIRS, NUM_CONES, NUM_FLATS, NUM_PRINCIPAL, NUM_SIGNS = 32, 8, 24, 8, 4, 4
 MAX_CURVED, NUM_CLIMBS, NUM_TURNS = 64, 8, 4
 """Up to so many dimensions the curvature far out is worked out; climbs, and gradients of each."""
@@ -40,12 +43,17 @@ FEW = 8
 """So many axes and cones for a batch of densities, each with rays of its own."""
 MAX_CONFIRMED, NUM_AGAIN = 6, 8
 """The rays looked at again, and from how many other draws or directions nearby each is."""
-ANGLE = 0.05
+ENOUGH = 0.75
+"""Of these, so many are to tell the same."""
+ANGLE, NEARBY = 0.05, 0.1
+"""How far those directions and starts are apart, in radians and standard deviations."""
 MAX_CLOUD = 512
 """More positions than these say little more of their spread."""
 SLOWEST = 0.01
 """What falls off more slowly than r^(−k − 0.01) is not told from what does not."""
 LARGEST = math.log(torch.finfo(torch.float64).max)
+NOTABLE = 3.0
+"""A log-density is higher far out than among draws where it is so by more than chance."""
 NATS = 10.0
 """Mass of exp(−10) of that at the draws, a unit of log r, is worth a word."""
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -100,6 +108,19 @@ class FarMass(NamedTuple):
         )
 
 
+class Looked(NamedTuple):
+    """What rays told: mass far out, or None, and how many positions were evaluated."""
+
+    found: FarMass | None
+    num_evaluations: int
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """One doubt, or none."""
+        found = self.found
+        return () if found is None else (Doubt(Kind.IMPROPER, str(found), found.chains),)
+
+
 class _Seen(NamedTuple):
     """What was found along rays, each ``(rays, radii)``.
 
@@ -113,18 +134,30 @@ class _Seen(NamedTuple):
     is_known: Tensor
     is_zero: Tensor
 
+    @property
+    def last(self) -> Tensor:
+        """The last radius that tells, ``(rays,)``."""
+        return self.is_known.sum(1).clamp(min=1) - 1
 
-def improper_doubts(
+    @property
+    def is_long(self) -> Tensor:
+        """Whether a ray leads far enough to tell, ``(rays,)``."""
+        span = _at(self.log_radius, self.last) - self.log_radius[:, 0]
+        return (self.is_known.sum(1) >= MIN_KNOWN) & (span >= MIN_SPAN)
+
+
+def look_far(
     target: Expert,
     u: Tensor,
     *,
     cloud: Tensor | None = None,
     rows_at_once: int | None = None,
-) -> list[Doubt]:
+) -> Looked:
     """Whether a target whose properness is not decided has infinite mass, as far as rays tell.
 
-    Exceptions of the target, far from its draws, and NaN are no evidence: rays end there. Nothing
-    is said of what cannot be told. Random directions are the same at every call.
+    Rays leave the draws, and standard normals beside: chains that ran off may be where nothing can
+    be told any more. Exceptions of the target, far from its draws, and NaN are no evidence: rays
+    end there. Nothing is said of what cannot be told. Random numbers are the same at every call.
 
     Args:
         target: p̃.
@@ -134,85 +167,98 @@ def improper_doubts(
         rows_at_once: Evaluate the target on no more positions than this at a time.
 
     Returns:
-        One doubt, or none.
+        What was found, with one doubt or none.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> bounded = poe.FromLogDensity(lambda x: x.sum(-1).tanh(), space=poe.Real(2))
-    >>> [doubt] = improper_doubts(bounded, torch.randn(8, 2, generator=g))
-    >>> doubt.kind.name, doubt.text[:73]
-    ('IMPROPER', 'the target may be improper, with no finite normaliser: 1e+12 standard dev')
+    >>> [doubt] = look_far(bounded, torch.randn(8, 2, generator=g)).doubts
+    >>> doubt.kind.name, doubt.text[:62]
+    ('IMPROPER', 'the target may be improper, with no finite normaliser: 1e+12 s')
     >>> confined = bounded * poe.FromEnergy(lambda x: x.abs().sum(-1), space=poe.Real(2))
-    >>> improper_doubts(confined, torch.randn(8, 2, generator=g))
-    []
+    >>> look_far(confined, torch.randn(8, 2, generator=g)).doubts
+    ()
     """
     if is_decided(target):
-        return []
-    found = far_mass(target, u, cloud=cloud, rows_at_once=rows_at_once)
-    return [] if found is None else [Doubt(Kind.IMPROPER, str(found), found.chains)]
+        return Looked(None, 0)
+    return far_mass(target, u, cloud=cloud, rows_at_once=rows_at_once)
+
+
+@contextmanager
+def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
+    """What fails on its way to an improper target is an ImproperError, which says why.
+
+    Args:
+        target: p̃.
+        u: Positions in unconstrained coordinates, ``(n, *event)``.
+
+    Yields:
+        Nothing: inside, the run is made.
+
+    Raises:
+        ImproperError: In place of another PoeError, where rays tell that mass is infinite.
+    """
+    try:
+        yield
+    except ImproperError:
+        raise
+    except (PoeError, torch.linalg.LinAlgError) as error:
+        if doubts := look_far(target, u).doubts:
+            raise ImproperError(f"{doubts[0]}. The run itself ended in: {error}") from error
+        raise
 
 
 @torch.no_grad()
 def far_mass(
-    target: Expert,
-    u: Tensor,
-    *,
-    cloud: Tensor | None = None,
-    rows_at_once: int | None = None,
-) -> FarMass | None:
-    """Where a density does not fall off, or None; the arguments are those of `improper_doubts`."""
-    field = _Field(target, rows_at_once)
-    starts = u.detach().flatten(1)
-    is_inside = starts.isfinite().all(1)
-    around = starts[is_inside] if cloud is None else cloud.detach().flatten(1)
-    if not bool(is_inside.all() if is_batch(target) else is_inside.any()) or 0 in around.shape:
-        return None
-    frame = _Frame(starts if is_batch(target) else starts[is_inside], around)
-    return _of_batch(field, frame) if is_batch(target) else _of_one(field, frame)
+    target: Expert, u: Tensor, *, cloud: Tensor | None = None, rows_at_once: int | None = None
+) -> Looked:
+    """Where a density does not fall off, if anywhere; the arguments are those of `look_far`.
+
+    >>> constant = poe.FromLogDensity(lambda x: 0 * x.sum(-1), space=poe.Real(1))
+    >>> far_mass(constant, torch.randn(8, 1)).found.where
+    'towards infinity'
+    """
+    field, starts = _Field(target, rows_at_once), u.detach().flatten(1)
+    if 0 in starts.shape:
+        return Looked(None, 0)
+    around = starts if cloud is None else cloud.detach().flatten(1)
+    heights = field.heights(starts)
+    found = field.look(_Frame(starts, around).inside(heights), heights)
+    if found is None and not field.is_told:
+        drawn = torch.randn(starts.shape, generator=_generator(starts), device=starts.device)
+        beside = drawn.to(starts)
+        others = field.heights(beside)
+        found = field.look(_Frame(beside, None).inside(others), torch.maximum(heights, others))
+    return Looked(found, field.num_evaluations)
 
 
-def _of_one(field: _Field, frame: _Frame) -> FarMass | None:
-    near = field.height(frame.starts)
-    rays = frame.upward() if field.is_count else frame.rays(field.steepest(frame))
-    suspected = _suspected(rays, field.along(rays), near)
-    for row in suspected[:MAX_CONFIRMED]:
-        again = frame.again(rays.one(row), field.is_count)
-        seen = field.along(again)
-        confirmed = _is_heavy(again, seen, near)
-        if confirmed.double().mean() >= 0.75:
-            return field.told(again, seen, int(confirmed.double().argmax()), near)
-    return None
-
-
-def _of_batch(field: _Field, frame: _Frame) -> FarMass | None:
-    """One density a chain: a chain is suspected by at least two of its own rays."""
-    num_chains, rays = len(frame.starts), frame.apart()
-    near = field.each_height(frame.starts).repeat(len(rays.origin) // num_chains)
-    seen = field.along(rays)
-    is_heavy = _is_heavy(rays, seen, near)
-    chains = (is_heavy.reshape(-1, num_chains).sum(0) >= 2).nonzero().flatten().tolist()
-    if not chains:
-        return None
-    row = next(i for i in is_heavy.nonzero().flatten().tolist() if i % num_chains == chains[0])
-    return field.told(rays, seen, row, near[row])._replace(chains=tuple(chains))
+def _generator(like: Tensor) -> torch.Generator:
+    return torch.Generator(like.device).manual_seed(0)
 
 
 class _Frame:
     """Where rays begin, ``starts (n, d)``, and which directions the draws suggest."""
 
-    def __init__(self, starts: Tensor, cloud: Tensor) -> None:
-        self.starts = starts
-        self.generator = torch.Generator(starts.device).manual_seed(0)
-        self.d = starts.shape[1]
-        self.scale, self.principal = _spread(cloud)
+    def __init__(self, starts: Tensor, cloud: Tensor | None) -> None:
+        self.starts, self.d = starts, starts.shape[1]
+        self.generator = _generator(starts)
+        self.is_of_draws = cloud is not None
+        self.scale, self.principal = _spread(starts[:0] if cloud is None else cloud)
+
+    def inside(self, heights: Tensor) -> _Frame:
+        """Of the starts that are where the density is known, and is not 0."""
+        self.starts = self.starts[heights > -torch.inf]
+        return self
 
     def rays(self, *straight: Tensor) -> Rays:
         """Along axes, their diagonals, the draws' principal directions, given ones; at random."""
         one = torch.ones(1, dtype=torch.int64, device=self._at)
         parts = [
             self._leaving(self._axes(MAX_AXES), one, False),
-            self._leaving(torch.cat([*self._diagonals(), self.principal, *straight]), one, True),
             self._leaving(*self._in_flats(), False),
         ]
+        if self.is_of_draws:  # elsewhere they end too soon to tell
+            lines = torch.cat([*self._diagonals(), self.principal, *straight])
+            parts.append(self._leaving(lines, one, True))
         return Rays(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def upward(self) -> Rays:
@@ -259,8 +305,9 @@ class _Frame:
         return Rays(self._origins(len(both)), both, flat, told)
 
     def _origins(self, count: int) -> Tensor:
+        """Starts, moved a little: chains may begin where a density is like nowhere nearby."""
         rows = torch.randint(len(self.starts), (count,), generator=self.generator, device=self._at)
-        return self.starts[rows]
+        return self.starts[rows] + NEARBY * self.scale * self._normal(count)
 
     def _axes(self, most: int) -> Tensor:
         chosen = torch.randperm(self.d, generator=self.generator, device=self._at)[:most]
@@ -346,15 +393,52 @@ class _Field:
         self.coordinates = Coordinates(target.space)
         self.is_count = isinstance(target.space, Count)
         self.rows_at_once = rows_at_once
+        self.num_evaluations = 0
+        self.is_told = False
+        """Whether most rays led far enough to tell."""
 
-    def each_height(self, u: Tensor) -> Tensor:
+    def look(self, frame: _Frame, heights: Tensor) -> FarMass | None:
+        """What rays out of a frame tell, beside how high the target is at its draws."""
+        if is_batch(self.target):
+            return self._look_apart(frame, heights)
+        if len(frame.starts) == 0:
+            return None
+        near = heights.amax()
+        rays = frame.upward() if self.is_count else frame.rays(self.steepest(frame))
+        seen = self.along(rays)
+        self.is_told = bool(seen.is_long.double().mean() > ENOUGH)
+        for row in _suspected(rays, seen, near)[:MAX_CONFIRMED]:
+            again = frame.again(rays.one(row), self.is_count)
+            seen = self.along(again)
+            confirmed = _is_heavy(again, seen, near).double()
+            if confirmed.mean() >= ENOUGH:
+                return self.told(again, seen, int(confirmed.argmax()), near)
+        return None
+
+    def _look_apart(self, frame: _Frame, heights: Tensor) -> FarMass | None:
+        """One density a chain: a chain is suspected by at least two of its own rays."""
+        num_chains = len(heights)
+        if len(frame.starts) < num_chains:
+            return None
+        rays = frame.apart()
+        near = heights.repeat(len(rays.origin) // num_chains)
+        seen = self.along(rays)
+        self.is_told = bool(seen.is_long.double().mean() > ENOUGH)
+        is_heavy = _is_heavy(rays, seen, near)
+        chains = (is_heavy.reshape(-1, num_chains).sum(0) >= 2).nonzero().flatten().tolist()
+        if not chains:
+            return None
+        row = next(i for i in is_heavy.nonzero().flatten().tolist() if i % num_chains == chains[0])
+        return self.told(rays, seen, row, near[row])._replace(chains=tuple(chains))
+
+    def heights(self, u: Tensor) -> Tensor:
         """log π at each of ``(n, d)``, −inf where it is not known."""
-        value = self._said(u).sum(0)
-        return torch.where(value.isfinite(), value, -torch.inf)
-
-    def height(self, u: Tensor) -> Tensor:
-        """The highest log π among positions."""
-        return self.each_height(u).amax()
+        is_finite = u.isfinite().all(1)
+        said = self._tried(torch.where(is_finite[:, None], u, torch.zeros_like(u)))
+        if said is None:
+            return torch.full((len(u),), -torch.inf, dtype=torch.float64, device=u.device)
+        value = conjunction(said)
+        return torch.where(value.isfinite() & is_finite, value, -torch.inf)
 
     def along(self, rays: Rays) -> _Seen:
         """Outward, radius by radius; where the target raises, all rays end."""
@@ -400,6 +484,7 @@ class _Field:
     def _gradient(self, frame: _Frame, units: Tensor, distance: float) -> Tensor | None:
         """The score that far out, in units of the draws' spread; None where there is none."""
         u = frame.starts[:1] + distance * units
+        self.num_evaluations += len(u)
         try:
             score = self.target.score(self._to_x(u)).flatten(1) * frame.scale
         except OUT_OF_MEMORY:
@@ -433,7 +518,7 @@ class _Field:
 
     def _position(self, rays: Rays, log_radius: Tensor) -> Tensor:
         u = rays.origin + rays.direction * log_radius.exp()[:, None].to(rays.direction)
-        return u.round() if self.is_count else u
+        return u.round().abs() if self.is_count else u
 
     def _log_radii(self, rays: Rays) -> Tensor:
         """``(rays, radii)``: ever larger steps from near to as far as x can be told apart."""
@@ -488,6 +573,7 @@ class _Field:
 
     def _said_at_once(self, u: Tensor) -> Tensor:
         x = self._to_x(u)
+        self.num_evaluations += len(u)
         said = torch.stack([factor(x).double() for factor in self.factors])
         shaped = u.reshape(-1, *self.coordinates.u_space.event_shape)
         volume = -self.coordinates.log_density_of_x(shaped, x, torch.zeros_like(said[0]))
@@ -517,41 +603,39 @@ def _least_curved(slope: Tensor, distance: float) -> Tensor:
 
 def _suspected(rays: Rays, seen: _Seen, near: Tensor) -> list[int]:
     """Rays along which mass does not die out, the heaviest first."""
-    is_heavy = _is_heavy(rays, seen, near)
-    last = seen.is_known.sum(1, keepdim=True).clamp(min=1) - 1
-    height = seen.value.gather(1, last)[:, 0] + rays.flat * seen.log_radius.gather(1, last)[:, 0]
-    rows = is_heavy.nonzero().flatten()
-    return rows[height[rows].argsort(descending=True)].tolist()
+    height = _at(seen.value, seen.last) + rays.flat * _at(seen.log_radius, seen.last)
+    rows = _is_heavy(rays, seen, near).nonzero().flatten()
+    found: list[int] = rows[height[rows].argsort(descending=True)].tolist()
+    return found
 
 
 def _is_heavy(rays: Rays, seen: _Seen, near: Tensor) -> Tensor:
     """Whether h(r) = log π + k log r does not fall on the outer half of each ray: ``(rays,)``."""
-    flat = rays.flat.double()
-    num_known = seen.is_known.sum(1)
-    last = num_known.clamp(min=1) - 1
+    flat, last = rays.flat.double(), seen.last
     value, log_radius = (_at(column, last) for column in (seen.value, seen.log_radius))
-    is_long = (num_known >= 4) & (log_radius - seen.log_radius[:, 0] >= MIN_SPAN)
-    slope, error = _slope(seen, num_known)
-    is_flat = (num_known >= 5) & (slope - 2 * error >= -flat - SLOWEST)
-    left = (slope + flat).clamp(min=0.0) * (LARGEST - log_radius)
-    is_worth = value + flat * log_radius + left > near - NATS
-    is_higher = value > near + 3.0
-    return is_long & (_is_rising(seen, flat, last) | is_flat) & is_worth & (~seen.is_zero | is_higher)
+    slope, error = _slope(seen)
+    is_flat = (last >= MIN_KNOWN) & (slope - 2 * error >= -flat - SLOWEST)
+    beyond = (slope + flat).clamp(min=0.0) * (LARGEST - log_radius)
+    is_worth = value + flat * log_radius + beyond > near - NATS
+    is_higher = value - _at(seen.noise, last) > near + NOTABLE
+    keeps = _is_rising(seen, flat, is_higher) | is_flat
+    return seen.is_long & keeps & is_worth & (~seen.is_zero | is_higher)
 
 
-def _is_rising(seen: _Seen, flat: Tensor, last: Tensor) -> Tensor:
-    """Whether each of the last three steps keeps h, but for rounding."""
+def _is_rising(seen: _Seen, flat: Tensor, is_higher: Tensor) -> Tensor:
+    """Whether each of the last three steps keeps h, for sure, or where it is high perhaps."""
     steps = seen.log_radius.diff(dim=1)
     rise = seen.value.diff(dim=1) + flat[:, None] * steps
     rounding = seen.noise[:, 1:] + seen.noise[:, :-1]
-    keeps = rise - rounding >= -SLOWEST * steps
-    return torch.stack([_at(keeps, (last - back).clamp(min=0)) for back in (1, 2, 3)]).all(0)
+    keeps = rise - torch.where(is_higher[:, None], -rounding, rounding) >= -SLOWEST * steps
+    steps_back = [(seen.last - back).clamp(min=0) for back in (1, 2, 3)]
+    return torch.stack([_at(keeps, index) for index in steps_back]).all(0)
 
 
-def _slope(seen: _Seen, num_known: Tensor) -> tuple[Tensor, Tensor]:
+def _slope(seen: _Seen) -> tuple[Tensor, Tensor]:
     """d log π / d log r by least squares, and its error: ``(rays,)`` both."""
     weight = seen.is_known.double()
-    count = num_known.clamp(min=3).double()
+    count = seen.is_known.sum(1).clamp(min=3).double()
     y = torch.where(seen.is_known, seen.value, 0.0)
     scale = y.abs().amax(1, keepdim=True).clamp(min=1.0)  # squares of what grows like r⁴ overflow
     x, y = ((column * weight) for column in (seen.log_radius, y / scale))
