@@ -22,7 +22,7 @@ from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
-from poe.structure.rays import failing_where_improper
+from poe.structure.far_mass import failing_where_improper
 
 
 def log_partition(

@@ -22,7 +22,7 @@ from poe.normalizers.sides import (
     share_doubts,
 )
 from poe.particles.islands import next_temperature
-from poe.structure.rays import look_far
+from poe.structure.far_mass import look_far
 
 FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""

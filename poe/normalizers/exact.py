@@ -15,7 +15,7 @@ from poe.density.normalized import LogPartition, exact
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
-from poe.structure.rays import look_far
+from poe.structure.far_mass import look_far
 
 
 @dataclass(frozen=True)

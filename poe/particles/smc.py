@@ -31,7 +31,7 @@ from poe.draws import Draws
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
-from poe.structure.rays import failing_where_improper, look_far
+from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared_particles
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from poe.core.doubt import Doubt, warn
+from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
@@ -28,8 +28,8 @@ from poe.sampling.multimodality import Look, Modes, look_around, look_nowhere, t
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
+from poe.structure.far_mass import failing_where_improper, look_far
 from poe.structure.proper import suspects
-from poe.structure.rays import failing_where_improper, look_far
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
