@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.context import require_floats
 from poe.core.randomness import borrowed, resolve
+from poe.density.capabilities import is_small, tails
 from poe.density.conditional import one_for_each
 from poe.density.trials import require_settled
 
@@ -20,12 +21,74 @@ try:
         StandardNormal,
     )
     from nflows.flows import Flow as NFlow
-    from nflows.transforms import ActNorm, BatchNorm, NaiveLinear
+    from nflows.transforms import (
+        ActNorm,
+        AffineScalarTransform,
+        AffineTransform,
+        BatchNorm,
+        CompositeTransform,
+        HouseholderSequence,
+        IdentityTransform,
+        InverseTransform,
+        LULinear,
+        MaskedPiecewiseQuadraticAutoregressiveTransform,
+        MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+        NaiveLinear,
+        OneByOneConvolution,
+        Permutation,
+        PiecewiseCubicCDF,
+        PiecewiseCubicCouplingTransform,
+        PiecewiseLinearCDF,
+        PiecewiseLinearCouplingTransform,
+        PiecewiseQuadraticCDF,
+        PiecewiseQuadraticCouplingTransform,
+        PiecewiseRationalQuadraticCDF,
+        PiecewiseRationalQuadraticCouplingTransform,
+        PointwiseAffineTransform,
+        QRLinear,
+        RandomPermutation,
+        ReversePermutation,
+        SqueezeTransform,
+        SVDLinear,
+        Transform,
+    )
 except ImportError as error:
     raise ImportError(
         'expected nflows to be installed, got none: pip install "nflows>=0.14"'
     ) from error
 from experts.adapters.nflows_support import on_support, support
+
+AFFINE = (
+    ActNorm,
+    AffineScalarTransform,
+    AffineTransform,
+    BatchNorm,
+    HouseholderSequence,
+    IdentityTransform,
+    LULinear,
+    OneByOneConvolution,
+    Permutation,
+    PointwiseAffineTransform,
+    QRLinear,
+    RandomPermutation,
+    ReversePermutation,
+    SVDLinear,
+    SqueezeTransform,
+)
+"""Transforms x to A x + b, and their inverses, once they are in evaluation mode."""
+SPLINES = (
+    MaskedPiecewiseQuadraticAutoregressiveTransform,
+    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    PiecewiseCubicCDF,
+    PiecewiseCubicCouplingTransform,
+    PiecewiseLinearCDF,
+    PiecewiseLinearCouplingTransform,
+    PiecewiseQuadraticCDF,
+    PiecewiseQuadraticCouplingTransform,
+    PiecewiseRationalQuadraticCDF,
+    PiecewiseRationalQuadraticCouplingTransform,
+)
+"""With linear tails these move each element within a box, and leave it outside."""
 
 
 class Flow(poe.Expert):
@@ -110,6 +173,46 @@ class Flow(poe.Expert):
         generator = resolve(generator, like.device)
         noise = base_sample(self.flow._distribution, num_samples, like, generator)
         return self.flow._transform.inverse(noise)[0]
+
+
+@tails.register
+def _(expert: Flow) -> Tensor | None:
+    """A' S⁻² A of a Gaussian base of scales S, where T(x) = A x + O(1).
+
+    Splines with linear tails move x by no more than the size of their box, and the logarithm of
+    their volume grows no faster than |x|. Couplings that scale by a network have no such A.
+    """
+    base, flow = expert.flow._distribution, expert.flow
+    if type(base) not in (StandardNormal, DiagonalNormal) or not is_small(expert.space):
+        return None
+    vectors = torch.eye(expert.space.event_shape.numel()).to(own_tensor(flow))
+    moved = _far_out(flow._transform, vectors.reshape(-1, *expert.space.event_shape))
+    if moved is None or moved.is_meta:
+        return None
+    columns = moved.flatten(1).to("cpu", torch.float64)
+    if isinstance(base, DiagonalNormal):
+        columns = columns * (-base.log_std_).exp().flatten().to("cpu", torch.float64)
+    return (columns @ columns.mT)[None]
+
+
+@torch.no_grad()
+def _far_out(transform: Transform, vectors: Tensor) -> Tensor | None:
+    """A times each of ``(n, *event)``, where a transform is A x + O(1); None where it is not."""
+    if type(transform) is CompositeTransform:
+        for part in transform._transforms:
+            moved = _far_out(part, vectors)
+            if moved is None:
+                return None
+            vectors = moved
+        return vectors
+    inner = transform._transform if type(transform) is InverseTransform else transform
+    if type(inner) in AFFINE:
+        moved_vectors, moved_origin = (
+            transform(x)[0] for x in (vectors, torch.zeros_like(vectors[:1]))
+        )
+        return moved_vectors - moved_origin
+    is_spline = type(inner) in SPLINES and getattr(inner, "tails", None) == "linear"
+    return vectors if is_spline else None
 
 
 def base_shape(flow: NFlow) -> torch.Size:

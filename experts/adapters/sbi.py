@@ -10,7 +10,7 @@ from experts.adapters.context import require_floats
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
-from poe.density.deterministic import require_settled
+from poe.density.trials import require_settled
 
 try:
     from sbi.inference.posteriors.base_posterior import NeuralPosterior

@@ -22,14 +22,18 @@ from experts.adapters.context import require_floats
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
+from poe.density.capabilities import is_small, tails
 from poe.density.transformed import mask_outside
 from poe.density.trials import require_settled
 
 try:
     import zuko.distributions
     from zuko.distributions import BoxUniform, DiagNormal, Mixture, NormalizingFlow
+    from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+    from zuko.flows.coupling import GeneralCouplingTransform
     from zuko.flows.spline import CircularRQSTransform
-    from zuko.lazy import LazyDistribution
+    from zuko.lazy import Flow, LazyComposedTransform, LazyDistribution
+    from zuko.transforms import MonotonicRQSTransform
 except ImportError as error:
     raise missing("zuko", "zuko") from error
 
@@ -99,6 +103,30 @@ class ZukoFlow(poe.Expert):
         """
         with borrowed(resolve(generator, _like(self.flow).device)):
             return self.flow().sample((num_samples,))
+
+
+@tails.register
+def _(expert: ZukoFlow) -> Tensor | None:
+    """S⁻² of a normal base of scales S, where T is of splines, which are x + O(1)."""
+    flow = expert.flow
+    if not (isinstance(flow, Flow) and is_small(expert.space) and _is_of_splines(flow.transform)):
+        return None
+    base = flow.base()
+    if type(base) is not DiagNormal or base.base_dist.scale.is_meta:
+        return None
+    scale = base.base_dist.scale.detach().flatten().to("cpu", torch.float64)
+    return torch.diag(scale.square().reciprocal())[None]
+
+
+def _is_of_splines(transform: nn.Module) -> bool:
+    """Whether each element is moved within a box, and is left alone outside."""
+    if isinstance(transform, LazyComposedTransform):
+        return all(_is_of_splines(part) for part in transform.transforms)
+    if type(transform) not in (MaskedAutoregressiveTransform, GeneralCouplingTransform):
+        return False
+    univariate = transform.univariate
+    made = univariate.func if isinstance(univariate, partial) else univariate
+    return made is MonotonicRQSTransform
 
 
 class ZukoConditional(poe.Conditional):

@@ -25,6 +25,7 @@ class Kind(Enum):
     STUCK = "chains never moved"
     STILL = "chains hardly moved"
     ESCAPED = "chains are far from the others"
+    IMPROPER = "mass seems to lie towards infinity, so the target may have no finite normaliser"
     GROWING = "chains were still moving outward, so the target may be improper"
     NOT_CONVERGED = "chains disagree with each other"
     NOT_SETTLED = "what is repeated until it settles has not"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper
-from poe.density.checks import device_of
+from poe.density.checks import device_of, number_like
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.normalizers.doubts import warn_of
@@ -20,6 +22,7 @@ from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
+from poe.structure.far_mass import failing_where_improper
 
 
 def log_partition(
@@ -94,7 +97,14 @@ def find_log_partition(
             bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
             bar.update()
 
-        return chosen(target, start, generator, report)
+        with failing_where_improper(target, _around_the_origin(target)):
+            return chosen(target, start, generator, report)
+
+
+def _around_the_origin(target: Expert) -> Tensor:
+    """A few positions in unconstrained coordinates, to leave on rays: ``(4, *event)``."""
+    shape = Coordinates(target.space).u_space.event_shape
+    return number_like(target).new_zeros((4, *shape))
 
 
 def _choose(target: Expert) -> Method:

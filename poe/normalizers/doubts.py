@@ -22,6 +22,7 @@ from poe.normalizers.sides import (
     share_doubts,
 )
 from poe.particles.islands import next_temperature
+from poe.structure.far_mass import look_far
 
 FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""
@@ -105,6 +106,7 @@ def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[Doubt]:
         *scout_doubts(problem, found.value, found.std_error),
         *unseen_doubts(problem, found.seen),
         *summit_doubts(problem, found.levels, found.value, found.std_error),
+        *look_far(problem.original, found.levels.position.flatten(0, 1)).doubts,
     ]
 
 

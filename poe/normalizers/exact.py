@@ -13,12 +13,14 @@ from poe.density.capabilities import exact_log_partition
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample
 from poe.density.conditional import is_batch
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
 from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
+from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start
 
 FEW_POSITIONS = 8
@@ -78,7 +80,7 @@ class Quadrature:
                 "leave `method` out"
             )
         _require_function(target, generator)
-        value, error, num_evaluations = integrate(target)
+        value, error, num_evaluations, x = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
             value,
@@ -89,6 +91,7 @@ class Quadrature:
             num_evaluations=num_evaluations,
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
+            doubts=look_far(target, Coordinates(target.space).to_u(x)).doubts,
         )
 
 

@@ -71,6 +71,8 @@ class Problem(NamedTuple):
     nearer: Expert
     log_constant: float
     """What was taken out of the target: it is to be added to log Z."""
+    original: Expert
+    """The target on its own space."""
 
     @property
     def num_evaluations(self) -> int:
@@ -103,7 +105,7 @@ def pose(
     """Send scouts to the target; without a start, begin at what fits them, or where they did."""
     remedy = "ask for log Z once for each condition"
     posed, _ = prepared_particles(target, start, remedy=remedy, generator=generator)
-    target, coordinates = posed.density, posed.coordinates
+    original, target, coordinates = posed.target, posed.density, posed.coordinates
     like = number_like(target)
     name, broad = broad_start(target, like)
     has_score = needs_score(posed.choice.kernel)
@@ -117,7 +119,8 @@ def pose(
     else:
         begin, where = coordinates.pull(start), type(start).__name__
     tilts = tilts_at(begin, target, scouts.position)
-    return Problem(target, begin, where, scouts, tilts, summits, nearer, posed.log_constant)
+    log_constant = posed.log_constant
+    return Problem(target, begin, where, scouts, tilts, summits, nearer, log_constant, original)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:

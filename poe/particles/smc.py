@@ -31,6 +31,7 @@ from poe.draws import Draws
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
+from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared_particles
 
@@ -141,7 +142,10 @@ def smc(
     )
     particles = Particles(begin.target, source, schedule, generator)
     _say(progress, f"{_in_words(schedule, begin.choice)}, from {begin.started_at}")
-    with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
+    with (
+        failing_where_improper(begin.target, begin.u),
+        tqdm(disable=not progress, unit="level", file=sys.stderr) as bar,
+    ):
         for one, other in pairwise((source, *path, begin.target)):
             particles.follow(one, other, begin.choice.kernel, partial(_report, bar))
     return _gather(particles, begin, time.perf_counter() - began)
@@ -219,7 +223,7 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    doubts = _doubts(draws)
+    doubts = [*_doubts(draws), *look_far(begin.target, run.position).doubts]
     warn(doubts)
     return doubted(draws, doubts)
 

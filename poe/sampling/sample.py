@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
-from poe.core.randomness import resolve
+from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
@@ -39,8 +39,9 @@ from poe.sampling.multimodality import (
 )
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
-from poe.sampling.run import Plan, Run, is_done, is_warm
+from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
 from poe.sampling.run_checkpoint import FORMAT
+from poe.structure.far_mass import failing_where_improper, look_far
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
@@ -48,6 +49,8 @@ from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
+CLOUD = 256
+"""Draws of what warm-up learned of the target, to know its spread and directions by."""
 
 
 def sample(
@@ -176,7 +179,8 @@ def sample(
     kept = None if path is None else _checkpoint(path, began, called_with, begin, collect)
     job = Job(plan, progress, kept, callback)
     look = look_around if kernel is None else look_nowhere
-    followed = _followed(begin, job, look)
+    with failing_where_improper(begin.target, begin.u):
+        followed = _followed(begin, job, look)
     return _gather(*followed)
 
 
@@ -218,6 +222,7 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
     with job.begin(begin.u, said) as following:
         run = following.run
         following.until(is_warm)
+        _look_far(begin, run)
         seen, spent = look(begin, run)
         say(job.progress and bool(seen.said), seen.said)
         if not isinstance(seen, Modes):
@@ -229,8 +234,28 @@ def _followed(begin: Prepared, job: Job, look: Look) -> tuple[Prepared, Run, flo
     begin, job = tempered(begin, following.job, run, seen, spent)
     seconds = following.seconds + time.perf_counter() - began
     with job.begin(begin.u, _chosen(begin.choice, job.plan, len(begin.u))) as again:
+        if again.run.moment.num_steps == 0:
+            again.run.doubt(run.moment.doubts)
         again.until(is_done)
         return begin, again.run, seconds + again.seconds
+
+
+def _look_far(begin: Prepared, run: Run) -> None:
+    """Note whether the target has infinite mass, by rays from the chains at the end of warm-up."""
+    if run.moment.step > 0:  # asked before the run was interrupted
+        return
+    began = time.perf_counter()
+    u, affine = run.moment.state.inner.position, run.moment.learned[-1].affine
+    cloud = None if affine is None else affine.to_x(_normal_like(u, run.plan.generator))
+    looked = look_far(begin.target, u, cloud=cloud, rows_at_once=begin.chains_at_once)
+    run.doubt(looked.doubts)
+    num_gradients = -(-looked.num_evaluations // len(u))
+    run.count_as_warmup(Spent(0, num_gradients, time.perf_counter() - began))
+
+
+def _normal_like(u: Tensor, generator: torch.Generator) -> Tensor:
+    """As many standard normals as tell a spread, of the events of ``u``, drawn aside."""
+    return u.new_empty((CLOUD, *u.shape[1:])).normal_(generator=aside(generator))
 
 
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Window, ...]:

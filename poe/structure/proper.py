@@ -70,6 +70,17 @@ def suspects(target: Expert) -> tuple[str, ...]:
     return () if not names or is_proper(target) else tuple(names)
 
 
+def is_decided(target: Expert) -> bool:
+    """Whether its normaliser is known to be finite; if not, infinite mass is to be looked for.
+
+    >>> is_decided(experts.Gaussian([0.0], scale=[1.0]))
+    True
+    >>> is_decided(poe.FromEnergy(abs, space=poe.Real(1)))
+    False
+    """
+    return target.space.num_values is not None or bool(is_proper(target))
+
+
 @check_proper.register(Tempered)
 @check_proper.register(Product)
 def _(expert: Tempered | Product) -> None:

@@ -1,0 +1,192 @@
+"""Ways out of a density: which rays leave its draws, and in which directions.
+
+Where the integral of π over ℝᵈ is finite, so is, for almost every u, its integral over the line
+through u in any one direction, over the plane through u in any two, and so on (Fubini). So rays
+start at draws that are moved a little at random, and each knows of how many dimensions its
+direction was drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_AXES, NUM_PAIRS, NUM_CONES, NUM_FLATS, NUM_PRINCIPAL, NUM_SIGNS = 32, 8, 24, 8, 4, 4
+MAX_CURVED, NUM_CLIMBS = 64, 8
+"""Up to so many dimensions the curvature far out is worked out; beyond, from so many directions."""
+FEW = 8
+"""So many axes and cones for a batch of densities, each with rays of its own."""
+NUM_AGAIN = 8
+"""From so many other draws or in directions nearby, a ray is looked at again."""
+ANGLE, NEARBY = 0.05, 0.1
+"""How far those directions, and all starts, are moved, in radians and standard deviations."""
+MAX_CLOUD = 512
+"""More positions than these say little more of their spread."""
+
+
+class Rays(NamedTuple):
+    """Ways u + r v out of a density, r ≥ 0, in unconstrained coordinates of d numbers.
+
+    - ``origin``, ``direction`` ``(rays, d)``: u and v, which is a standard deviation long;
+    - ``flat`` ``(rays,)``: k, the dimension of what v was drawn from;
+    - ``is_line`` ``(rays,)``: whether v is at an angle to the axes, so that rounding loses u.
+    """
+
+    origin: Tensor
+    direction: Tensor
+    flat: Tensor
+    is_line: Tensor
+
+    def one(self, row: int) -> Rays:
+        """A single one of them."""
+        return Rays(*(column[row] for column in self))
+
+
+def seeded_alike(like: Tensor) -> torch.Generator:
+    """The same random numbers at every call."""
+    return torch.Generator(like.device).manual_seed(0)
+
+
+class Frame:
+    """Where rays begin, ``starts (n, d)``, and which directions the draws suggest."""
+
+    def __init__(self, starts: Tensor, cloud: Tensor | None) -> None:
+        self.starts, self.d = starts, starts.shape[1]
+        self.generator = seeded_alike(starts)
+        self.is_of_draws = cloud is not None
+        self.scale, self.principal = _spread(starts[:0] if cloud is None else cloud)
+
+    def rays(self, *straight: Tensor) -> Rays:
+        """Along axes, their diagonals, the draws' principal directions, given ones; at random."""
+        one = torch.ones(1, dtype=torch.int64, device=self._at)
+        parts = [
+            self._leaving(self._axes(MAX_AXES), one, False),
+            self._leaving(*self._in_flats(), False),
+        ]
+        if self.is_of_draws:  # elsewhere they end too soon to tell
+            lines = torch.cat([*self._diagonals(), self.principal, *straight])
+            parts.append(self._leaving(lines, one, True))
+        return Rays(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def upward(self) -> Rays:
+        """For counts: towards infinity alone."""
+        rays = self.rays()
+        return rays._replace(direction=rays.direction.abs(), is_line=torch.zeros_like(rays.is_line))
+
+    def apart(self) -> Rays:
+        """A few from each start, start by start: ``(directions * n, d)``."""
+        axes, (random, flats) = self._axes(FEW), self._in_flats()
+        directions = torch.cat([axes, -axes, random[:FEW]])
+        flat = torch.cat([torch.ones_like(flats[:1]).expand(2 * len(axes)), flats[:FEW]])
+        n = len(self.starts)
+        return Rays(
+            self.starts.repeat(len(directions), 1),
+            directions.repeat_interleave(n, 0),
+            flat.repeat_interleave(n),
+            torch.zeros(n * len(directions), dtype=torch.bool, device=self.starts.device),
+        )
+
+    def again(self, ray: Rays, is_upward: bool) -> Rays:
+        """The same from other draws; in a direction nearby where it was drawn at random."""
+        direction = ray.direction.expand(NUM_AGAIN, -1)
+        if int(ray.flat) > 1:
+            turned = self._normal(NUM_AGAIN) * (ray.direction != 0)
+            direction = direction + ANGLE * self.scale * turned
+        direction = direction.abs() if is_upward else direction
+        rest = (ray.flat.expand(NUM_AGAIN), ray.is_line.expand(NUM_AGAIN))
+        return Rays(self._origins(NUM_AGAIN), direction, *rest)
+
+    def units(self) -> Tensor:
+        """Each axis both ways, a standard deviation long, or some random directions of many."""
+        if self.d <= MAX_CURVED:
+            axes = torch.diag_embed(self.scale)
+            return torch.cat([axes, -axes])
+        return self._in_flats()[0][:NUM_CLIMBS]
+
+    def _leaving(self, directions: Tensor, flat: Tensor, is_line: bool) -> Rays:
+        both = torch.cat([directions, -directions])
+        flat = flat.expand(len(directions)).repeat(2)
+        told = torch.full((len(both),), is_line, device=both.device)
+        return Rays(self._origins(len(both)), both, flat, told)
+
+    def _origins(self, count: int) -> Tensor:
+        """Starts, moved a little: chains may begin where a density is like nowhere nearby."""
+        rows = torch.randint(len(self.starts), (count,), generator=self.generator, device=self._at)
+        return self.starts[rows] + NEARBY * self.scale * self._normal(count)
+
+    def _axes(self, most: int) -> Tensor:
+        chosen = torch.randperm(self.d, generator=self.generator, device=self._at)[:most]
+        return torch.diag_embed(self.scale)[chosen] if self.d <= most else self._one_hot(chosen)
+
+    def _one_hot(self, chosen: Tensor) -> Tensor:
+        zeros = self.scale.new_zeros(len(chosen), self.d)
+        return zeros.scatter(1, chosen[:, None], self.scale[chosen][:, None])
+
+    def _diagonals(self) -> list[Tensor]:
+        """Signs (±1, ..., ±1), in units of x and of the draws' spread, and pairs of axes."""
+        if self.d == 1:
+            return []
+        signs = self._signs()
+        size = self.scale.square().mean().sqrt()
+        return [signs * self.scale, signs * size, self._pairs() * self.scale, self._pairs() * size]
+
+    def _signs(self) -> Tensor:
+        """Half of all, since rays go both ways."""
+        if self.d <= 3:
+            rest = itertools.product([1.0, -1.0], repeat=self.d - 1)
+            return self.scale.new_tensor([[1.0, *signs] for signs in rest])
+        ones = self.scale.new_ones(1, self.d)
+        return torch.cat([ones, self._normal(NUM_SIGNS - 1).sign()])
+
+    def _pairs(self) -> Tensor:
+        """e_i ± e_j, some of them."""
+        if self.d < 3:
+            return self.scale.new_zeros(0, self.d)
+        pairs = self.scale.new_zeros(NUM_PAIRS, self.d)
+        for row in range(NUM_PAIRS):
+            chosen = torch.randperm(self.d, generator=self.generator, device=self._at)[:2]
+            pairs[row, chosen] = self.scale.new_tensor([1.0, -1.0 if row % 2 else 1.0])
+        return pairs
+
+    def _in_flats(self) -> tuple[Tensor, Tensor]:
+        """Random directions in all coordinates, and in some: ``(n, d)``, and of how many."""
+        cones, flats = self._normal(NUM_CONES), self._normal(NUM_FLATS)
+        if self.d < 3:
+            random = cones
+        else:
+            sizes = torch.linspace(2, self.d - 1, NUM_FLATS).round().to(cones)
+            order = torch.rand(flats.shape, generator=self.generator, device=self._at)
+            random = torch.cat([cones, flats * (order.argsort(1) < sizes[:, None])])
+        return random * self.scale / random.norm(dim=1, keepdim=True), (random != 0).sum(1)
+
+    def _normal(self, count: int) -> Tensor:
+        shape = (count, self.d)
+        drawn = torch.randn(shape, generator=self.generator, device=self._at)
+        return drawn.to(self.scale.dtype)
+
+    @property
+    def _at(self) -> torch.device:
+        return self.starts.device
+
+
+def _spread(cloud: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviations ``(d,)``, 1 where there are none, and some principal directions.
+
+    The directions are a standard deviation long: those of most variance, and of least.
+    """
+    floats = cloud if cloud.is_floating_point() else cloud.to(torch.get_default_dtype())
+    floats = floats[floats.isfinite().all(1)][:: 1 + len(floats) // MAX_CLOUD]
+    n, d = floats.shape
+    if n < 2:
+        return floats.new_ones(d), floats.new_zeros(0, d)
+    scale = floats.std(0)
+    scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+    centred = (floats - floats.mean(0)) / scale
+    if d == 1 or not bool(centred.isfinite().all()):
+        return scale, floats.new_zeros(0, d)
+    _, _, rows = torch.linalg.svd(centred, full_matrices=False)
+    rows = torch.cat([rows[:NUM_PRINCIPAL], rows[NUM_PRINCIPAL:][-NUM_PRINCIPAL:]])
+    return scale, rows * scale
