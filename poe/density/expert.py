@@ -765,7 +765,7 @@ def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "pro
     """The one space of all `experts`; raises `SpaceMismatchError` where there are two."""
     first = experts[0].space
     for name, expert in zip(names, experts, strict=True):
-        if expert.space != first:
+        if expert.space is not first and expert.space != first:
             raise SpaceMismatchError(
                 f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
                 f"{expert.space}; {bridge(expert.space, first)}"

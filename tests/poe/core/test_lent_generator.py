@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pytest import MonkeyPatch
 from torch import distributions as D, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
@@ -75,7 +74,7 @@ def test_dropout_keeps_as_many_as_it_says_and_scales_them() -> None:
     assert abs(kept.mean().item() - 1) < 4 * (0.25 / 0.75 / 10_000) ** 0.5
 
 
-def test_what_knows_only_the_global_generator_puts_it_back(monkeypatch: MonkeyPatch) -> None:
+def test_what_knows_only_the_global_generator_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(randomness, "_with_generator", lambda operation: None)
     state, found = torch.get_rng_state(), []
     for seed in (0, 0, 1):
