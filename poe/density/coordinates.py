@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
+from poe.core.distribution_modules import Parts, parts_of
 from poe.core.errors import ShapeError
 from poe.core.space import Real, Space
 from poe.density.capabilities import (
@@ -116,10 +117,20 @@ class Coordinates:
         return self.space if self.is_unbounded else self.space.unconstrained()
 
     def pull(self, expert: Expert) -> Expert:
-        """The density of u, Jacobian included."""
-        return self._rescaled(
-            expert if self.is_unbounded else Transformed(expert, self.space.to_unconstrained)
-        )
+        """The density of u, Jacobian included.
+
+        Of a density that was one of u before, that one: x of u may lie where rounding allows no way
+        back.
+        """
+        return self._rescaled(expert if self.is_unbounded else self._unbounded(expert))
+
+    def _unbounded(self, expert: Expert) -> Expert:
+        transform = self.space.to_unconstrained
+        if isinstance(expert, Transformed) and expert.space == self.space:
+            came_from = expert.bijection
+            if isinstance(came_from, Parts) and came_from.is_same_as(parts_of(transform.inv)):
+                return expert.expert
+        return Transformed(expert, transform)
 
     def _rescaled(self, expert: Expert) -> Expert:
         return expert if self.affine is None else Rescaled(expert, self.affine)

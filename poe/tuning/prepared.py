@@ -143,8 +143,8 @@ def prepared_particles(
     require_source(source)
     coordinates = Coordinates(target.space)
     density = coordinates.pull(target)
-    x = exact_sample(source, FEW_POSITIONS, aside(generator))
-    u = coordinates.to_u(x)
+    u = exact_sample(coordinates.pull(source), FEW_POSITIONS, aside(generator))
+    x = coordinates.to_x(u)
     choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
     require_deterministic(target, density, u, x)  # their weights compare its values
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)

@@ -34,6 +34,7 @@ def start(
         x, where = _drawn_inside(target, source, num_chains, generator)
     else:
         require_chains(target.space, initial, "`initial`")
+        target.space.require(initial)
         x, where = initial.detach(), "`initial`"
     with torch.no_grad():
         require_start(target, x, target(x))
@@ -73,12 +74,22 @@ def _drawn_inside(
     """Draws, repeated for the chains where the target's log-density is −inf, and what they are."""
     x = source.draw(num_chains, generator)
     for _ in range(MAX_START_ATTEMPTS):
-        is_outside = target(x) == -torch.inf
+        is_outside = (target(x) == -torch.inf) | ~_has_coordinates(x, source.coordinates)
         if not is_outside.any():
             break
         again = source.draw(num_chains, generator)
         x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), again, x)
     return x, source.said
+
+
+def _has_coordinates(x: Tensor, coordinates: Coordinates) -> Tensor:
+    """Whether x has coordinates that are numbers, as a matrix that is singular by rounding has not.
+
+    Shapes: x ``(chains, *event)``; returns ``(chains,)``.
+    """
+    if coordinates.is_unbounded:
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return coordinates.to_u(x).reshape(len(x), -1).isfinite().all(1)
 
 
 def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
