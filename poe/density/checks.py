@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
 
+HALF = (torch.bfloat16, torch.float16)
+"""Of 8 and 11 bits: networks tolerate them, and log-densities, sums and normalisers do not."""
+
 
 def check_output(
     expert: nn.Module, space: Space, value: object, x: Tensor, batch_shape: torch.Size
@@ -44,10 +47,16 @@ def explain_placement(expert: nn.Module, x: Tensor, error: RuntimeError) -> None
             ) from error
         both_float = tensor.is_floating_point() and x.is_floating_point()
         if both_float and tensor.ndim and tensor.dtype != x.dtype:
+            other_way = f"x.to({tensor.dtype}) or " if tensor.dtype not in HALF else ""
             raise DtypeError(
                 f"expected x of {tensor.dtype}, as {type(expert).__name__}.{name}, got {x.dtype}; "
-                f"use x.to({tensor.dtype}) or expert.to({x.dtype})"
+                f"use {other_way}expert.to({x.dtype}){_kept_fast(tensor.dtype)}"
             ) from error
+
+
+def _kept_fast(dtype: torch.dtype) -> str:
+    """How a network is half precise and chains are not, where that was meant."""
+    return f", and poe.Autocast(expert, {dtype}) to compute in it" if dtype in HALF else ""
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -69,8 +78,12 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def number_like(module: nn.Module) -> Tensor:
-    """An empty tensor where the module's numbers are, in the dtype of its arrays."""
-    return torch.empty(0, dtype=floats_of(module), device=device_of(module))
+    """An empty tensor where the module's numbers are, in the dtype of its arrays, or float32.
+
+    What is half precise inside is met by positions that are not.
+    """
+    dtype = torch.promote_types(floats_of(module), torch.float32)
+    return torch.empty(0, dtype=dtype, device=device_of(module))
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -23,6 +23,7 @@ from poe.core.image_of_space import moved
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
+    HALF,
     check_output,
     device_of,
     dtype_of,
@@ -78,7 +79,7 @@ class Expert(nn.Module):
             explain_placement(self, x, error)
             raise
         check_output(self, self.space, value, x, batch_shape)
-        return value
+        return value.float() if value.dtype in HALF else value  # sums are not half precise
 
     def log_density(self, x: Tensor) -> Tensor:
         """The unnormalised log-density.

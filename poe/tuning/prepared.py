@@ -16,7 +16,7 @@ from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
 from poe.density.deterministic import require_deterministic
 from poe.density.expert import Expert, shared_space
-from poe.density.wrappers import in_chunks, merged, without_constant
+from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.discrete import structure_of
@@ -126,11 +126,13 @@ def prepared_particles(
 
     Raises:
         ImproperError: Where target or source is known to have no finite integral.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         NormalizationError: For a source without sampler or normaliser.
         SpaceMismatchError: For a source on another space.
         PoeError: For a batch of densities, a space without a kernel, or a random log-density.
     """
     require_one(target, remedy)
+    require_precision(target)
     check_proper(target)
     log_constant, started_at = 0.0, "`start`"
     if source is None:

@@ -34,7 +34,6 @@ def start(
         x, where = _drawn_inside(target, source, num_chains, generator)
     else:
         require_chains(target.space, initial, "`initial`")
-        target.space.require(initial)
         x, where = initial.detach(), "`initial`"
     with torch.no_grad():
         require_start(target, x, target(x))
@@ -50,6 +49,16 @@ class _Source(NamedTuple):
     coordinates: Coordinates
 
     def draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
+        """Positions, those drawn again that have no coordinates: singular by rounding."""
+        x = self._draw(num_chains, generator)
+        for _ in range(MAX_START_ATTEMPTS):
+            if bool((is_known := _has_coordinates(x, self.coordinates)).all()):
+                break
+            again = self._draw(num_chains, generator)
+            x = torch.where(is_known.reshape(-1, *([1] * (x.ndim - 1))), x, again)
+        return x
+
+    def _draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
         if self.expert is not None:
             return exact_sample(self.expert, num_chains, generator)
         event_shape = self.coordinates.u_space.event_shape
@@ -74,7 +83,7 @@ def _drawn_inside(
     """Draws, repeated for the chains where the target's log-density is −inf, and what they are."""
     x = source.draw(num_chains, generator)
     for _ in range(MAX_START_ATTEMPTS):
-        is_outside = (target(x) == -torch.inf) | ~_has_coordinates(x, source.coordinates)
+        is_outside = target(x) == -torch.inf
         if not is_outside.any():
             break
         again = source.draw(num_chains, generator)
