@@ -17,6 +17,15 @@ HALF = (torch.bfloat16, torch.float16)
 """Of 8 and 11 bits: networks tolerate them, and log-densities, sums and normalisers do not."""
 
 
+def precise(x: Tensor) -> Tensor:
+    """The same numbers, in float32 where they were half precise, for sums of many.
+
+    >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x.float() if x.dtype in HALF else x
+
+
 def check_output(
     expert: nn.Module, space: Space, value: object, x: Tensor, batch_shape: torch.Size
 ) -> None:
@@ -52,6 +61,17 @@ def explain_placement(expert: nn.Module, x: Tensor, error: RuntimeError) -> None
                 f"expected x of {tensor.dtype}, as {type(expert).__name__}.{name}, got {x.dtype}; "
                 f"use {other_way}expert.to({x.dtype}){_kept_fast(tensor.dtype)}"
             ) from error
+
+    is_half = [t.dtype for t in (x, *_tensors(expert)) if t.dtype in HALF]
+    if is_half and any(text in str(error) for text in _UNKNOWN_IN_HALF):
+        raise DtypeError(
+            f"expected {type(expert).__name__} and x in float32 or float64, got {is_half[0]}, in "
+            f"which it cannot be computed ({error}): use expert.float() and x.float()"
+        ) from error
+
+
+_UNKNOWN_IN_HALF = ("not implemented for", "Low precision")
+"""What torch says where it lacks an operation in half precision."""
 
 
 def _kept_fast(dtype: torch.dtype) -> str:

@@ -207,6 +207,8 @@ def _require_values(space: Space, initial: Tensor) -> None:
             f"expected `initial` of numbers in memory, got {initial.layout} on {initial.device}: "
             "use x.to_dense(), on a device"
         )
+    if initial.dtype == torch.bool:
+        raise DtypeError(f"expected `initial` of numbers in {space}, got bools: use x.float()")
     if not isinstance(space, Real):
         space.require(initial)
 

@@ -23,7 +23,6 @@ from poe.core.image_of_space import moved
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
-    HALF,
     check_output,
     device_of,
     dtype_of,
@@ -31,6 +30,7 @@ from poe.density.checks import (
     floats_of,
     kind_of,
     own_method,
+    precise,
     refuse,
     unique_names,
 )
@@ -79,7 +79,7 @@ class Expert(nn.Module):
             explain_placement(self, x, error)
             raise
         check_output(self, self.space, value, x, batch_shape)
-        return value.float() if value.dtype in HALF else value  # sums are not half precise
+        return precise(value)
 
     def log_density(self, x: Tensor) -> Tensor:
         """The unnormalised log-density.

@@ -148,8 +148,7 @@ class Gibbs(Corrected[MetropolisState]):
     def _evaluate_others(self, target: Density, x: Tensor, site: int | Tensor) -> Tensor:
         """log p̃ at every other value of a site, the next ones first: ``(chains, k - 1)``."""
         num_others, rows = self.num_values - 1, torch.arange(len(x), device=x.device)
-        counted = torch.promote_types(x.dtype, torch.uint8)  # of bools there are no sums
-        shifts = torch.arange(1, self.num_values, device=x.device, dtype=counted)
+        shifts = torch.arange(1, self.num_values, device=x.device, dtype=x.dtype)
         others = x[:, None].repeat(1, num_others, 1)
         others[rows, :, site] = (x[rows, site, None] + shifts) % self.num_values
         rows = others.reshape(len(x) * num_others, *self.space.event_shape)
