@@ -92,7 +92,7 @@ class ZukoFlow(poe.Expert):
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws; the global generator is put back after.
+        """Exact draws; the global generator is left alone.
 
         Args:
             num_samples: How many.

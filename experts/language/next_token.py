@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
 from poe import AdaptationError, Sequence, ShapeError
+from poe.density.checks import precise
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 
@@ -63,7 +64,7 @@ class NextToken(Autoregressive):
                 f"{tuple(prefix.shape)}, got {tuple(logits.shape)}: return those of the next token"
             )
         is_over = self.vocabulary.is_end(prefix).any(1)
-        return self.vocabulary.stop(logits.log_softmax(-1), is_over)
+        return self.vocabulary.stop(precise(logits).log_softmax(-1), is_over)
 
     def append(self, state: PrefixState, place: int, values: Tensor) -> PrefixState:
         return PrefixState(torch.cat([state.values, values[:, None]], 1))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from experts.parameters import whole
 from poe import Sequence, ShapeError
+from poe.density.checks import precise
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive, as_values
 
@@ -156,7 +157,7 @@ class CausalTransformer(Autoregressive):
         batch_shape, h = h.shape[:-2], h.flatten(0, -3) if h.ndim > 2 else h[None]
         for block in self.blocks:
             h = block(h)
-        return self.out(h).log_softmax(-1).reshape(*batch_shape, *h.shape[1:-1], -1)
+        return precise(self.out(h)).log_softmax(-1).reshape(*batch_shape, *h.shape[1:-1], -1)
 
     def begin(self, num_sequences: int) -> Cache:
         none = self.start.new_zeros(
@@ -179,7 +180,7 @@ class CausalTransformer(Autoregressive):
             h, *seen = block.step(h, key, value)
             kept.append(seen)
         keys, values = (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
-        return Cache(keys, values, self.out(h)[:, 0].log_softmax(-1))
+        return Cache(keys, values, precise(self.out(h))[:, 0].log_softmax(-1))
 
     def extra_repr(self) -> str:
         return f"{self.space}, width={self.width}, {self.num_heads} heads"

@@ -196,7 +196,7 @@ def _cosine_moment(n: int) -> float:
 
 
 def _draw_lengths(kernel: str, like: Tensor) -> Tensor:
-    """Lengths r of density r^(d−1) K(r): ``(n,)`` for rows ``(n, d)``, by the global generator."""
+    """Lengths r of density r^(d−1) K(r): ``(n,)`` for rows ``(n, d)``, by the generator lent."""
     size, one = float(like.shape[1]), torch.ones_like(like[:, 0])
     match kernel:
         case "exponential":

@@ -107,6 +107,18 @@ class Parts(nn.Module):
             arguments["validate_args"] = False
         return _MENDED.get(self.kind, self.kind)(**arguments)
 
+    def is_same_as(self, other: object) -> bool:
+        """Whether the other is of the same class and arguments.
+
+        >>> maps = transforms.AffineTransform(0.0, 2.0), transforms.AffineTransform(0.0, 2.0)
+        >>> parts_of(maps[0]).is_same_as(parts_of(maps[1]))
+        True
+        """
+        if not isinstance(other, Parts) or (self.kind, self.names) != (other.kind, other.names):
+            return False
+        pairs = zip(self.arguments().values(), other.arguments().values(), strict=True)
+        return all(_is_same(mine, others) for mine, others in pairs)
+
     def extra_repr(self) -> str:
         return self.kind.__name__
 
@@ -253,6 +265,16 @@ def _taken_apart(value: Any) -> Any:
     if isinstance(value, list):
         return [parts_of(part) for part in value]
     return tuple(value) if isinstance(value, torch.Size) else value
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if isinstance(value, Parts):
+        return value.is_same_as(other)
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_is_same, value, other))
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return value is other or (not value.is_meta and torch.equal(value, other))
+    return type(value) is type(other) and not isinstance(value, Opaque) and bool(value == other)
 
 
 def _built(value: Any) -> Any:

@@ -56,7 +56,8 @@ class Latest:
         return Latest, ()
 
     def _forget(self, gone: weakref.ref[Tensor]) -> None:
-        if self._answer is not None and any(gone is held for held in self._answer.arguments):
+        known = self._answer  # another thread may replace it meanwhile
+        if known is not None and any(gone is held for held in known.arguments):
             self._answer = None
 
 

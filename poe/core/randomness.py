@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,34 +48,38 @@ def aside(generator: torch.Generator) -> torch.Generator:
 
 @contextmanager
 def borrowed(generator: torch.Generator) -> Iterator[None]:
-    """Lend `generator`'s randomness to code that knows only the global one, and put that one back.
+    """Lend `generator`'s randomness to code that knows only the global one, which stays untouched.
 
-    For libraries whose samplers take no generator (`torch.distributions`, nflows).
+    For libraries whose samplers take no generator (`torch.distributions`, nflows). What other
+    threads draw meanwhile, from the global generator or from their own, is neither changed nor
+    seen.
 
     Args:
-        generator: What lends it: it moves on by one number, which seeds the global one meanwhile.
+        generator: What lends it: it moves on by one number, which seeds what is drawn inside.
 
     Yields:
-        Nothing: inside, the global generator is seeded.
+        Nothing: inside, this thread draws from a generator of that seed.
+
+    >>> from torch.distributions import Gamma
+    >>> with borrowed(torch.Generator().manual_seed(0)):
+    ...     first = Gamma(2.0, 1.0).sample()
+    >>> with borrowed(torch.Generator().manual_seed(0)):
+    ...     print(torch.equal(first, Gamma(2.0, 1.0).sample()))
+    True
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    is_cuda = generator.device.type == "cuda"
-    with torch.random.fork_rng(devices=[generator.device] if is_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if is_cuda:
-            with torch.cuda.device(generator.device):
-                torch.cuda.manual_seed(seed)
+    with Lent(torch.Generator().manual_seed(seed)):
         yield
 
 
 class Lent(TorchDispatchMode):
     """Within it, what would draw from the global generator draws from one that is given, instead.
 
-    For building networks whose first weights are thrown away: constructors know only the global
-    generator, and putting it back afterwards, as `borrowed` does, would take back what another
-    thread drew meanwhile. This is of one thread, and the global generator is never touched, save
-    by operations of torch that know no other (``rand_like``, dropout): around each of these it is
-    put back.
+    For code that knows only the global generator: samplers of other libraries, and constructors of
+    networks whose first weights are thrown away. Seeding the global one and putting it back would
+    change, and take back, what other threads draw meanwhile. This is of one thread, and the global
+    generator is never touched, save by operations of torch that know no other and have no equal
+    here: around each of these it is put back, one thread at a time.
 
     Args:
         generator: On the CPU. What is drawn on another device comes from a generator there, seeded
@@ -105,10 +111,24 @@ class Lent(TorchDispatchMode):
         device = torch.device(device or "cpu")
         if device.type == "meta":  # draws nothing
             return func(*args, **kwargs)
+        if func is torch.ops.aten.native_dropout.default:
+            return _dropout(*args, **kwargs, generator=self._on(device))
         if (taking := _with_generator(func)) is None:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return func(*args, **kwargs)
+            return self._by_the_global_one(func, device, args, kwargs)
         return taking(*args, **{**kwargs, "generator": self._on(device)})
+
+    def _by_the_global_one(
+        self, func: Any, device: torch.device, args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """An operation that takes no generator: the global one is seeded, and put back."""
+        seed = int(torch.randint(2**62, (), generator=self._on(torch.device("cpu"))))
+        devices = [device] if device.type == "cuda" else []
+        with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            return func(*args, **kwargs)
 
     def _on(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
@@ -118,6 +138,22 @@ class Lent(TorchDispatchMode):
         return self._generators[device]
 
 
+_GLOBAL_GENERATOR = threading.Lock()
+"""Held while the global generator is put to use and back."""
+
+
+def _dropout(
+    x: Tensor, p: float, train: bool | None, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What torch's ``native_dropout`` does: what is kept, scaled by 1 / (1 - p), and where."""
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    kept = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    return x * kept * scale, kept.bool()
+
+
+@cache
 def _with_generator(operation: Any) -> Any:
     """The overload of an operation of torch that takes a generator beside what it takes; or None.
 

@@ -184,7 +184,7 @@ class Real(_Shaped):
         shape: Of one event; a number is that of a vector, ``()`` is a scalar.
 
     Raises:
-        ShapeError: Where a size is no integer, or negative.
+        ShapeError: Where a size is no integer, or below 1.
 
     Example:
         >>> Real(2) == Real((2,))
@@ -209,7 +209,7 @@ class Interval(_Shaped):
 
     Raises:
         PoeError: Unless low < high.
-        ShapeError: Where a size is no integer, or negative.
+        ShapeError: Where a size is no integer, or below 1.
 
     Example:
         >>> Interval(2, 0, 1).contains(torch.tensor([[0.0, 1.0], [0.5, 1.5]]))
@@ -244,7 +244,7 @@ class Positive(_Shaped):
         shape: Of one event; a number is that of a vector, ``()`` is a scalar.
 
     Raises:
-        ShapeError: Where a size is no integer, or negative.
+        ShapeError: Where a size is no integer, or below 1.
 
     Example:
         >>> Positive(2).contains(torch.tensor([[0.5, 3.0], [0.0, 1.0]]))
@@ -339,7 +339,7 @@ class Binary(_Shaped):
         shape: Of one event; a number is that of a vector, ``()`` is a scalar.
 
     Raises:
-        ShapeError: Where a size is no integer, or negative.
+        ShapeError: Where a size is no integer, or below 1.
 
     Example:
         >>> Binary(2).contains(torch.tensor([[0.0, 1.0], [-1.0, 1.0]]))
@@ -366,7 +366,7 @@ class Categorical(_Shaped):
         k: The number of classes, at least 1.
 
     Raises:
-        ShapeError: Where a size is no integer, or negative, or k is below 1.
+        ShapeError: Where a size is no integer, or it or k is below 1.
 
     Example:
         >>> Categorical(2, 3).contains(torch.tensor([[0, 2], [1, 3]]))
@@ -400,7 +400,7 @@ class Count(_Shaped):
         shape: Of one event; a number is that of a vector, ``()`` is a scalar.
 
     Raises:
-        ShapeError: Where a size is no integer, or negative.
+        ShapeError: Where a size is no integer, or below 1.
 
     Example:
         >>> Count(2).contains(torch.tensor([[0, 7], [-1, 3]]))
@@ -461,6 +461,9 @@ class LogCholesky(Transform):
     log |det| = k log 2 + Σ_i (k − i + 2) log L_ii, i = 1 .. k: the Jacobian of L -> L L' (theorem
     2.1.9 of the reference) times that of exp on the diagonal.
 
+    Nothing here raises for a value: where rounding or overflow leaves a matrix that is not positive
+    definite, as far out, its vector is NaN.
+
     Args:
         k: The number of rows of the matrices.
 
@@ -489,7 +492,8 @@ class LogCholesky(Transform):
         return lower @ lower.mT
 
     def _inverse(self, y: Tensor) -> Tensor:
-        lower = torch.linalg.cholesky(y)
+        lower, info = torch.linalg.cholesky_ex(y)
+        lower = torch.where(info[..., None, None] == 0, lower, torch.nan)
         logs = lower.diagonal(dim1=-2, dim2=-1).log()
         rows, columns = torch.tril_indices(self.k, self.k, device=y.device)
         return (lower.tril(-1) + torch.diag_embed(logs))[..., rows, columns]
@@ -512,9 +516,14 @@ def _as_shape(shape: Shape) -> tuple[int, ...]:
     try:
         sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     except TypeError as error:
-        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}") from error
+        raise ShapeError(f"expected a shape of positive integers, got {shape!r}") from error
     if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
-        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}")
+        raise ShapeError(f"expected a shape of positive integers, got {shape!r}")
+    if 0 in sizes:
+        raise ShapeError(
+            f"expected events of at least one element, got the shape {sizes}: an expert on none "
+            "says nothing, so leave it out; one number is of shape ()"
+        )
     return sizes
 
 

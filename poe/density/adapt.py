@@ -211,7 +211,7 @@ class FromDistribution(Expert):
         return self(x)
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws; the global generator is put back after.
+        """Independent draws; the global generator is left alone.
 
         Args:
             num_samples: How many.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, NoReturn
 
 import torch
@@ -11,6 +12,18 @@ from torch import Tensor, nn
 
 from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
+
+HALF = (torch.bfloat16, torch.float16)
+"""Of 8 and 11 bits: networks tolerate them, and log-densities, sums and normalisers do not."""
+
+
+def precise(x: Tensor) -> Tensor:
+    """The same numbers, in float32 where they were half precise, for sums of many.
+
+    >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x.float() if x.dtype in HALF else x
 
 
 def check_output(
@@ -43,10 +56,27 @@ def explain_placement(expert: nn.Module, x: Tensor, error: RuntimeError) -> None
             ) from error
         both_float = tensor.is_floating_point() and x.is_floating_point()
         if both_float and tensor.ndim and tensor.dtype != x.dtype:
+            other_way = f"x.to({tensor.dtype}) or " if tensor.dtype not in HALF else ""
             raise DtypeError(
                 f"expected x of {tensor.dtype}, as {type(expert).__name__}.{name}, got {x.dtype}; "
-                f"use x.to({tensor.dtype}) or expert.to({x.dtype})"
+                f"use {other_way}expert.to({x.dtype}){_kept_fast(tensor.dtype)}"
             ) from error
+
+    is_half = [t.dtype for t in (x, *_tensors(expert)) if t.dtype in HALF]
+    if is_half and any(text in str(error) for text in _UNKNOWN_IN_HALF):
+        raise DtypeError(
+            f"expected {type(expert).__name__} and x in float32 or float64, got {is_half[0]}, in "
+            f"which it cannot be computed ({error}): use expert.float() and x.float()"
+        ) from error
+
+
+_UNKNOWN_IN_HALF = ("not implemented for", "Low precision")
+"""What torch says where it lacks an operation in half precision."""
+
+
+def _kept_fast(dtype: torch.dtype) -> str:
+    """How a network is half precise and chains are not, where that was meant."""
+    return f", and poe.Autocast(expert, {dtype}) to compute in it" if dtype in HALF else ""
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -68,8 +98,12 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def number_like(module: nn.Module) -> Tensor:
-    """An empty tensor where the module's numbers are, in the dtype of its arrays."""
-    return torch.empty(0, dtype=floats_of(module), device=device_of(module))
+    """An empty tensor where the module's numbers are, in the dtype of its arrays, or float32.
+
+    What is half precise inside is met by positions that are not.
+    """
+    dtype = torch.promote_types(floats_of(module), torch.float32)
+    return torch.empty(0, dtype=dtype, device=device_of(module))
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
@@ -87,11 +121,18 @@ def kind_of(value: object) -> str:
 
 
 def unique_names(names: list[str]) -> tuple[str, ...]:
-    """The same names, repeated ones with a suffix."""
-    taken: list[str] = []
+    """The same names, repeated ones with the first suffix that is free, in linear time.
+
+    >>> unique_names(["a", "a", "a_2", "a"])
+    ('a', 'a_2', 'a_2_2', 'a_3')
+    """
+    taken: dict[str, None] = {}
+    suffixes: dict[str, Iterator[int]] = {}
     for name in names:
-        candidates = (name if i == 1 else f"{name}_{i}" for i in range(1, len(names) + 1))
-        taken.append(next(candidate for candidate in candidates if candidate not in taken))
+        free = name
+        while free in taken:
+            free = f"{name}_{next(suffixes.setdefault(name, count(2)))}"
+        taken[free] = None
     return tuple(taken)
 
 

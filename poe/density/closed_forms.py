@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poe.core.errors import ImproperError, NormalizationError
+from poe.core.errors import DtypeError, ImproperError, NormalizationError
 from poe.density.capabilities import (
     Term,
     can_sample_exactly,
@@ -25,7 +25,7 @@ from poe.density.capabilities import (
     tails,
     widen,
 )
-from poe.density.checks import dtype_of
+from poe.density.checks import HALF, dtype_of
 from poe.density.expert import (
     Expert,
     LogDensity,
@@ -213,14 +213,20 @@ def exact_sample(
     """Independent exact draws: `(num_samples, *event)`.
 
     Raises `NormalizationError` where there is no exact sampler, `ImproperError` where there is
-    nothing to sample.
+    nothing to sample, `DtypeError` where draws are half precise.
     """
     check_proper(expert)
     if not can_sample_exactly(expert):
         raise NormalizationError(
             f"{type(expert).__name__} has no exact sampler; use poe.sample(expert, num_samples)"
         )
-    return expert.sample(num_samples, generator=generator)
+    x = expert.sample(num_samples, generator=generator)
+    if x.dtype in HALF:
+        raise DtypeError(
+            f"expected draws of float32 or float64 from {type(expert).__name__}, got {x.dtype}, "
+            "whose probabilities are rounded as coarsely: use expert.float()"
+        )
+    return x
 
 
 def is_source(expert: Expert) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
-from poe.core.errors import ShapeError
-from poe.core.space import Real, Space
+from poe.core.distribution_modules import Parts, parts_of
+from poe.core.errors import DtypeError, ShapeError
+from poe.core.space import Binary, Categorical, Real, Sequence, Space
 from poe.density.capabilities import (
     check_proper,
     conditionals,
@@ -116,10 +117,20 @@ class Coordinates:
         return self.space if self.is_unbounded else self.space.unconstrained()
 
     def pull(self, expert: Expert) -> Expert:
-        """The density of u, Jacobian included."""
-        return self._rescaled(
-            expert if self.is_unbounded else Transformed(expert, self.space.to_unconstrained)
-        )
+        """The density of u, Jacobian included.
+
+        Of a density that was one of u before, that one: x of u may lie where rounding allows no way
+        back.
+        """
+        return self._rescaled(expert if self.is_unbounded else self._unbounded(expert))
+
+    def _unbounded(self, expert: Expert) -> Expert:
+        transform = self.space.to_unconstrained
+        if isinstance(expert, Transformed) and expert.space == self.space:
+            came_from = expert.bijection
+            if isinstance(came_from, Parts) and came_from.is_same_as(parts_of(transform.inv)):
+                return expert.expert
+        return Transformed(expert, transform)
 
     def _rescaled(self, expert: Expert) -> Expert:
         return expert if self.affine is None else Rescaled(expert, self.affine)
@@ -171,12 +182,15 @@ def number_of_chains(
 
     Raises:
         ShapeError: Where they do not agree, or ``initial`` is not ``(chains, *event)``.
+        DtypeError: For ``initial`` in a dtype that chains cannot move in.
+        PoeError: Where ``initial`` is not in the space.
     """
     conditions, said = num_conditions(target), dict[str, int]()
     if num_chains is not None:
         said["num_chains"] = num_chains
     if initial is not None:
         require_chains(target.space, initial, "`initial`")
+        _require_values(target.space, initial)
         said["initial.shape[0]"] = len(initial)
     if conditions is not None:
         said["the target's number of conditions"] = conditions
@@ -186,9 +200,32 @@ def number_of_chains(
     return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
 
 
+def _require_values(space: Space, initial: Tensor) -> None:
+    """Refuse starts that are no numbers of the space; what is NaN is told of with its density."""
+    if initial.is_meta or initial.layout != torch.strided:
+        raise DtypeError(
+            f"expected `initial` of numbers in memory, got {initial.layout} on {initial.device}: "
+            "use x.to_dense(), on a device"
+        )
+    if initial.dtype == torch.bool:
+        raise DtypeError(f"expected `initial` of numbers in {space}, got bools: use x.float()")
+    if not isinstance(space, Real):
+        space.require(initial)
+
+
 def require_chains(space: Space, x: Tensor, name: str) -> None:
-    """Refuse positions that are not ``(chains, *event)``. Raises ShapeError."""
+    """Refuse positions that are not ``(chains, *event)``, or too coarse to move in small steps.
+
+    Raises ShapeError and DtypeError.
+    """
     batch = space.batch_shape(x)
+    goes_by = torch.int64 if isinstance(space, Categorical | Sequence) else torch.float32
+    is_known = x.dtype in (torch.float32, torch.float64, torch.int64)
+    if not is_known and not (x.dtype == torch.bool and isinstance(space, Binary)):
+        raise DtypeError(
+            f"expected {name} of float32 or float64, or of int64 where values are counted, got "
+            f"{x.dtype}: use {name.strip('`')}.to({goes_by})"
+        )
     if len(batch) != 1:
         event = tuple(space.event_shape)
         raise ShapeError(

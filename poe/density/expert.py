@@ -36,6 +36,7 @@ from poe.density.checks import (
     floats_of,
     kind_of,
     own_method,
+    precise,
     refuse,
     unique_names,
 )
@@ -87,7 +88,7 @@ class Expert(nn.Module):
         check_output(self, self.space, value, x, batch_shape)
         if records_graph(x):
             require_graph(self, super().__call__, value, x, self.space)
-        return value
+        return precise(value)
 
     def log_density(self, x: Tensor) -> Tensor:
         """The unnormalised log-density.
@@ -776,7 +777,7 @@ def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "pro
     """The one space of all `experts`; raises `SpaceMismatchError` where there are two."""
     first = experts[0].space
     for name, expert in zip(names, experts, strict=True):
-        if expert.space != first:
+        if expert.space is not first and expert.space != first:
             raise SpaceMismatchError(
                 f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
                 f"{expert.space}; {bridge(expert.space, first)}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from poe.core.distribution_modules import Parts
 from poe.core.errors import DtypeError, PoeError
 from poe.density.capabilities import (
     Conditionals,
@@ -24,7 +25,7 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
-from poe.density.checks import floats_of
+from poe.density.checks import HALF, device_of, floats_of
 from poe.density.closed_forms import merge
 from poe.density.expert import (
     Expert,
@@ -120,6 +121,48 @@ class Chunked(Wrapper):
 def _(expert: Chunked) -> LogDensity | None:
     inner = log_prob_of(expert.expert)
     return None if inner is None else lambda x: expert.by_rows(inner, x)
+
+
+def require_precision(target: Expert) -> None:
+    """Refuse what would be summed, normalised or accepted in half precision.
+
+    Networks inside of experts may be half precise, if they take positions that are not; the numbers
+    of experts themselves may not, since closed forms, normalisers and ratios are made of these.
+
+    Args:
+        target: p̃.
+
+    Raises:
+        DtypeError: Where an expert's own numbers are half precise, and inside ``torch.autocast``.
+
+    Example:
+        >>> import experts
+        >>> require_precision(experts.Gaussian([0.0], scale=1.0).half())
+        Traceback (most recent call last):
+        poe.DtypeError: expected experts of float32 or float64, got torch.float16 in Gaussian.loc...
+    """
+    device = device_of(target).type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        raise DtypeError(
+            f"expected to be called outside of torch.autocast, which would round sums and "
+            f"acceptance ratios to {dtype}: leave its block, and use "
+            f"poe.Autocast(expert, {dtype}) for the experts that are networks"
+        )
+    for owner in target.modules():
+        if isinstance(owner, Expert | Parts):
+            _require_precise(owner)
+
+
+def _require_precise(owner: nn.Module) -> None:
+    tensors = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+    for name, tensor in tensors:
+        if tensor.dtype in HALF:
+            raise DtypeError(
+                f"expected experts of float32 or float64, got {tensor.dtype} in "
+                f"{type(owner).__name__}.{name}: use expert.float(), and poe.Autocast(expert, "
+                f"{tensor.dtype}) to compute a network in it"
+            )
 
 
 class Autocast(Expert):

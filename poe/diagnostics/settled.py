@@ -34,7 +34,7 @@ def r_hat_of_settled(position: Tensor) -> float:
     """
     if len(position) < MIN_COMPARED or position.shape[1] < 2:
         return math.nan
-    flat = position.double().flatten(2)
+    flat = position.double().reshape(*position.shape[:2], -1)
     r_hat = _unless_drifting(flat, lambda x: x.mean(0))
     if math.isnan(r_hat):
         of_most = _unless_drifting(flat, lambda x: x.quantile(0.5, dim=0))

@@ -16,6 +16,7 @@ from poe.density.checks import device_of, number_like
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.density.wrappers import require_precision
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.enumeration import MAX_STATES, num_states
 from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
@@ -57,6 +58,7 @@ def log_partition(
 
     Raises:
         ImproperError: Where Z is known to be infinite.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         NonFiniteError: Where p̃ is NaN or +inf or zero everywhere.
         NormalizationError: Where a method does not apply.
 
@@ -83,6 +85,7 @@ def find_log_partition(
     >>> found.value
     tensor(0.)
     """
+    require_precision(target)
     check_proper(target)
     # Asked once: some closed forms are long sums.
     known = in_closed_form(target) if method is None else None

@@ -80,9 +80,9 @@ class Particles:
         check_proper(start)
         log_z = require_source(start)
         islands, chains, moves = self.schedule[:3]
-        x = exact_sample(start, islands * chains * moves, self.generator)
-        log_zs = torch.full((islands,), log_z.item(), dtype=torch.float64, device=x.device)
-        return self.coordinates.to_u(x), log_zs
+        u = exact_sample(self.coordinates.pull(start), islands * chains * moves, self.generator)
+        log_zs = torch.full((islands,), log_z.item(), dtype=torch.float64, device=u.device)
+        return u, log_zs
 
     def follow(self, start: Expert, end: Expert, kernel: Kernel, report: Report) -> None:
         """Take the particles from one density to the next.

@@ -196,6 +196,11 @@ def draw_noise(position: Tensor, generator: torch.Generator) -> Noise:
     >>> noise.normal.shape, noise.uniform.shape
     (torch.Size([3, 2]), torch.Size([3]))
     """
+    if not position.is_floating_point():
+        raise PoeError(
+            f"expected a kernel that moves on integers, got one that adds normals to "
+            f"{position.dtype}: use one for discrete spaces, such as Gibbs(space) or DMALA(space)"
+        )
     normal = torch.empty_like(position).normal_(generator=generator)
     uniform = torch.empty_like(position[(...,) + (0,) * (position.ndim - 1)])
     return Noise(normal, uniform.uniform_(generator=generator))

@@ -197,7 +197,7 @@ def r_hat_moved_on(
         state, _ = kernel.step(density, state, generator=generator)
         visited.append(state.position)
     position = torch.stack(visited)
-    means = position.mean(0).flatten(1)
+    means = position.mean(0).reshape(position.shape[1], -1)
     distance = ((means - means.median(0).values) / means.std(0)).abs().amax(1)
     return r_hat_of_settled(position[:, distance < distance.max()])
 

@@ -20,7 +20,7 @@ from poe.density.closed_forms import exact_sample
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
-from poe.density.wrappers import in_chunks
+from poe.density.wrappers import in_chunks, require_precision
 from poe.draws import Draws
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
@@ -122,6 +122,7 @@ def sample(
 
     Raises:
         ImproperError: Where Z is known to be infinite.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         NonFiniteError: For a start outside the support.
         PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
             random, or of a module in training mode with dropout or batch normalisation.
@@ -140,11 +141,12 @@ def sample(
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     if kernel is not None:
         require_kernel(kernel)
+    require_precision(target)
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
-    device = device_of(target) if initial is None else initial.device
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
+    device = device_of(target) if initial is None else initial.device
     is_given, generator = generator is not None, resolve(generator, device)
     began = Start.of(generator, is_given=is_given)
     path = _room_for(checkpoint)

@@ -14,6 +14,7 @@ from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.density.trials import require_score_once
+from poe.density.wrappers import require_precision
 from poe.draws import Draws
 from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
@@ -140,6 +141,7 @@ def advance(
             so: it exploded, or left the support unadjusted. It names the experts.
         GradientError: Where the score that the kernel asks for is lost, whole or in part.
         ShapeError: For x of no or several batch dimensions.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         PoeError: For fewer than one step.
 
     Example:
@@ -152,6 +154,7 @@ def advance(
         raise PoeError(f"expected at least one step, got {num_steps}")
     require_kernel(kernel)
     require_chains(expert.space, x, "x")
+    require_precision(expert)
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)

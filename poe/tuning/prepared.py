@@ -16,7 +16,7 @@ from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, shared_space
 from poe.density.trials import require_function, require_score
-from poe.density.wrappers import in_chunks, merged, without_constant
+from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee, starts_with_score
 from poe.structure.discrete import structure_of
@@ -130,6 +130,7 @@ def prepared_particles(
 
     Raises:
         ImproperError: Where target or source is known to have no finite integral.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         NormalizationError: For a source without sampler or normaliser.
         SpaceMismatchError: For a source on another space.
         GradientError: Where the score that a given kernel asks for is lost, whole or in part.
@@ -137,6 +138,7 @@ def prepared_particles(
             that depends on what other rows are evaluated with it.
     """
     require_one(target, remedy)
+    require_precision(target)
     check_proper(target)
     log_constant, started_at = 0.0, "`start`"
     if source is None:
@@ -149,8 +151,8 @@ def prepared_particles(
     require_source(source)
     coordinates = Coordinates(target.space)
     density = coordinates.pull(target)
-    x = exact_sample(source, FEW_POSITIONS, aside(generator))
-    u = coordinates.to_u(x)
+    u = exact_sample(coordinates.pull(source), FEW_POSITIONS, aside(generator))
+    x = coordinates.to_x(u)
     choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
     require_function(target, density, coordinates.pull, u)  # their weights compare its values
     if kernel is not None and starts_with_score(kernel, density, u):

@@ -49,6 +49,16 @@ class _Source(NamedTuple):
     coordinates: Coordinates
 
     def draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
+        """Positions, those drawn again that have no coordinates: singular by rounding."""
+        x = self._draw(num_chains, generator)
+        for _ in range(MAX_START_ATTEMPTS):
+            if bool((is_known := _has_coordinates(x, self.coordinates)).all()):
+                break
+            again = self._draw(num_chains, generator)
+            x = torch.where(is_known.reshape(-1, *([1] * (x.ndim - 1))), x, again)
+        return x
+
+    def _draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
         if self.expert is not None:
             return exact_sample(self.expert, num_chains, generator)
         event_shape = self.coordinates.u_space.event_shape
@@ -79,6 +89,16 @@ def _drawn_inside(
         again = source.draw(num_chains, generator)
         x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), again, x)
     return x, source.said
+
+
+def _has_coordinates(x: Tensor, coordinates: Coordinates) -> Tensor:
+    """Whether x has coordinates that are numbers, as a matrix that is singular by rounding has not.
+
+    Shapes: x ``(chains, *event)``; returns ``(chains,)``.
+    """
+    if coordinates.is_unbounded:
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return coordinates.to_u(x).reshape(len(x), -1).isfinite().all(1)
 
 
 def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:

@@ -19,6 +19,7 @@ from poe.core.affine import Affine, Diagonal, fit_affine
 from poe.core.errors import PoeError
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
+from poe.density.wrappers import require_precision
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
@@ -331,6 +332,7 @@ def warm_up(
 
     Raises:
         ShapeError: For x of no or several batch dimensions.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         PoeError: Where something must be learned in no steps.
 
     Example:
@@ -344,6 +346,7 @@ def warm_up(
         True
     """
     require_chains(target.space, x, "x")
+    require_precision(target)
     plan = windows(target, kernel, warmup, len(x))
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)
     for window in plan:

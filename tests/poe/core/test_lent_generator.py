@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, distributions as D, nn
+from torch import distributions as D, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
+from poe.core import randomness
 from poe.core.randomness import Lent
 from poe.demo.judge import load_judge
 
@@ -38,6 +39,13 @@ DRAWN: dict[str, Callable[[], object]] = {
     "orthogonal": lambda: nn.init.orthogonal_(torch.empty(3, 3)),
     "truncated": lambda: nn.init.trunc_normal_(torch.empty(3)),
     "gamma": lambda: D.Gamma(torch.ones(3), 1.0).sample(),
+    "rand_like": lambda: torch.rand_like(torch.zeros(3)),
+    "randn_like": lambda: torch.randn_like(torch.zeros(3)),
+    "dropout": lambda: nn.functional.dropout(torch.ones(9)),
+    "binomial": lambda: D.Binomial(9, torch.full((3,), 0.5)).sample(),
+    "dirichlet": lambda: D.Dirichlet(torch.ones(3)).sample(),
+    "cauchy": lambda: D.Cauchy(torch.zeros(3), 1.0).sample(),
+    "geometric": lambda: D.Geometric(torch.full((9,), 0.3)).sample(),
     "Linear": lambda: nn.Linear(2, 3).weight,
     "Conv2d": lambda: nn.Conv2d(2, 3, 3).bias,
     "LSTM": lambda: nn.LSTM(2, 3).weight_hh_l0,
@@ -59,16 +67,22 @@ def test_what_is_drawn_is_drawn_from_it(name: str) -> None:
     assert not torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: torch.rand_like(torch.zeros(3)),
-    lambda: torch.randn_like(torch.zeros(3)),
-    lambda: nn.functional.dropout(torch.ones(9)),
-], ids=["rand_like", "randn_like", "dropout"])  # fmt: skip
-def test_what_knows_only_the_global_generator_puts_it_back(draw: Callable[[], Tensor]) -> None:
-    state = torch.get_rng_state()
+def test_dropout_keeps_as_many_as_it_says_and_scales_them() -> None:
     with Lent(seeded()):
-        draw()
+        kept = nn.functional.dropout(torch.ones(10_000), 0.25)
+    assert torch.equal(kept.unique(), torch.tensor([0.0, 4 / 3]))
+    assert abs(kept.mean().item() - 1) < 4 * (0.25 / 0.75 / 10_000) ** 0.5
+
+
+def test_what_knows_only_the_global_generator_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(randomness, "_with_generator", lambda operation: None)
+    state, found = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        with Lent(seeded(seed)):
+            found.append(torch.rand(3))
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_the_same_numbers_come_as_with_the_generator_itself() -> None:

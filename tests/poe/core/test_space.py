@@ -180,5 +180,5 @@ def test_support_without_a_space_is_refused(support: constraints.Constraint) -> 
 @pytest.mark.parametrize("shape", [None, 2.5, math.nan, torch.tensor(2), object(), True, "ab", -1])
 @pytest.mark.parametrize("kind", [poe.Real, poe.Binary, poe.Positive])
 def test_what_is_no_shape_is_refused_in_words(kind: Any, shape: Any) -> None:
-    with pytest.raises(poe.ShapeError, match="expected a shape of non-negative integers, got"):
+    with pytest.raises(poe.ShapeError, match="expected a shape of positive integers, got"):
         kind(shape)
