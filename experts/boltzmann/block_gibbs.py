@@ -12,6 +12,7 @@ from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.gaussian_rbm import GaussianRBM
 from experts.boltzmann.potts_rbm import PottsRBM
 from experts.boltzmann.rbm import RBM
+from poe.core.arguments import checked
 from poe.core.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_accepted
 
@@ -75,6 +76,7 @@ class LayerNoise(NamedTuple):
     visible: Tensor
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LayerGibbs(Corrected[MetropolisState]):
     """Block Gibbs of one RBM of any kind: z ~ p(z | x), then x ~ p(x | z); all are accepted.

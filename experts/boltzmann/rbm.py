@@ -12,6 +12,7 @@ from experts.boltzmann.fast_linear import linear
 from experts.families.discrete import Bernoulli
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
+from poe.core.arguments import checked
 from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import (
@@ -88,6 +89,7 @@ class RBM(Expert):
     b: Tensor
     c: Tensor
 
+    @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
         weights = real("W", W)

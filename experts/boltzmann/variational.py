@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from experts.boltzmann.dbm import DBM
 from experts.parameters import whole
+from poe.core.arguments import checked
 
 
 def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
@@ -53,6 +54,7 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     return means
 
 
+@checked
 def variational_bound(dbm: DBM, means: Sequence[Tensor]) -> Tensor:
     """A lower bound on log p̃(x), the sum over all hidden layers.
 

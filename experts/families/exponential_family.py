@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, real
 from poe import Expert, ImproperError, Space
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
@@ -248,6 +249,7 @@ class ExponentialFamily(Member):
         (tensor(-1.0986), tensor([-3.]))
     """
 
+    @checked
     def __init__(
         self,
         log_base_measure: Callable[[Tensor], Tensor] | None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from experts.parameters import real, whole
 from poe import Binary, Expert, PoeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
@@ -130,6 +131,7 @@ class Constraint(Expert):
         return f"{self.space}, ones: {_in_words(self.allowed.nonzero().flatten().tolist())}"
 
 
+@checked
 def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At most k ones.
 
@@ -150,6 +152,7 @@ def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(0, whole("k", k, None), shape)
 
 
+@checked
 def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At least k ones.
 
@@ -170,6 +173,7 @@ def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(whole("k", k, None), Binary(shape).event_shape.numel(), shape)
 
 
+@checked
 def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """Exactly k ones.
 
@@ -190,6 +194,7 @@ def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(whole("k", k, None), k, shape)
 
 
+@checked
 def parity(shape: int | tuple[int, ...], *, odd: bool = False) -> Constraint:
     """An even number of ones, or an odd one: Z = 2^(n − 1).
 

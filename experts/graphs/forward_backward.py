@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe import PoeError, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 
 
@@ -37,6 +38,7 @@ class MostProbable(NamedTuple):
     log_density: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Chains:
     """Linear chains of tags for n sentences of L tags each, side by side; unnormalised.

@@ -12,6 +12,7 @@ from experts.graphs.forward_backward import Chains
 from experts.graphs.linear_chain import LinearChain
 from experts.parameters import ArrayLike, keep, log_values
 from poe import AdaptationError, PoeError, ShapeError
+from poe.core.arguments import checked
 from poe.io import register
 
 MAX_STEPS = 1000
@@ -46,6 +47,7 @@ class Transitions(nn.Module):
     pairs: Tensor
     end: Tensor
 
+    @checked
     def __init__(
         self,
         start: ArrayLike,
@@ -102,6 +104,7 @@ class Transitions(nn.Module):
         return f"{len(self.pairs)} tags"
 
 
+@checked
 def fit_transitions(
     tags: Tensor, lengths: Tensor, num_tags: int, *, weight_decay: float = 1e-4
 ) -> Transitions:

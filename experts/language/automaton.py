@@ -11,6 +11,7 @@ from torch import Tensor
 import poe
 from experts.parameters import indices
 from poe import Expert, PoeError, ShapeError
+from poe.core.arguments import checked
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
@@ -197,6 +198,7 @@ class Ahead(Twist):
 
     log_value: Tensor
 
+    @checked
     def __init__(self, automaton: Automaton, log_value: Tensor) -> None:
         super().__init__()
         self.automaton = automaton
@@ -216,6 +218,7 @@ class Ahead(Twist):
         return StateSoFar(self.automaton.transitions[state.values, kinds])
 
 
+@checked
 def reachable(automaton: Automaton) -> Ahead:
     """1 while the tokens still to come can satisfy the constraint, 0 from where they cannot.
 
@@ -231,6 +234,7 @@ def reachable(automaton: Automaton) -> Ahead:
     return Ahead(automaton, zero.masked_fill(automaton.log_count == -torch.inf, -torch.inf))
 
 
+@checked
 def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
     """How likely the constraint is to be satisfied, by independent tokens of those frequencies.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
 from poe import AdaptationError, Sequence, ShapeError
+from poe.core.arguments import checked
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 
@@ -43,6 +44,7 @@ class NextToken(Autoregressive):
 
     space: Sequence
 
+    @checked
     def __init__(
         self, net: Callable[[Tensor], Tensor], vocabulary: Vocabulary, length: int
     ) -> None:
@@ -106,6 +108,7 @@ def require_eval(net: object) -> None:
         )
 
 
+@checked
 def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
     """log p(v | prefix) of prefixes of one length.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.space import Binary
 from poe.io import register
@@ -37,6 +38,7 @@ class Classifier(poe.Conditional):
         torch.Size([1])
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
         super().__init__()
         self.net, self.space = net, space

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from poe import Expert, ShapeError, Space
+from poe.core.arguments import checked
 from poe.io import register
 
 
@@ -41,6 +42,7 @@ class Discriminator(Expert):
         (tensor([-1.4189]), tensor([-1.4189]))
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: Space) -> None:
         super().__init__()
         self.net = net

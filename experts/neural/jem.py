@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import poe
 from experts.neural.classifier import Classifier, of_class
+from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence
@@ -41,6 +42,7 @@ class JEM(poe.Expert):
         True
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
         super().__init__()
         self.space = space
@@ -139,6 +141,7 @@ class JointLogit(poe.Conditional):
         return of_class(self.classifier.logits_of_one_hot(z), condition)
 
 
+@checked
 def jem_loss(
     jem: JEM,
     data: Tensor,

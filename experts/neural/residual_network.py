@@ -14,6 +14,7 @@ import poe
 from experts.neural.perceptron import reference
 from experts.neural.spectral_norm import hold, normalize_spectrally
 from experts.parameters import number, positive, sizes, whole
+from poe.core.arguments import checked
 from poe.core.errors import ShapeError
 
 
@@ -65,6 +66,7 @@ class ResidualNetwork(nn.Module):
         torch.Size([5])
     """
 
+    @checked
     def __init__(
         self,
         shape: Sequence[int],

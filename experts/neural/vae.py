@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from experts.families.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, real
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.conditional import log_density_of_rows
 from poe.density.latent import Posterior
@@ -38,6 +39,7 @@ class GaussianDecoder(Conditional):
     log_scale: Tensor
     is_normalized = True
 
+    @checked
     def __init__(self, net: nn.Module, log_scale: ArrayLike, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.net = net
@@ -272,6 +274,7 @@ class VAE(Expert):
         return f"{size} latents, {count} kept noises, bounds by poe.log_density_bounds"
 
 
+@checked
 def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
     """A small VAE of pictures in [0, 1]: two hidden layers each way, a noise level for each pixel.
 

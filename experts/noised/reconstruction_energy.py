@@ -12,6 +12,7 @@ import poe
 from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
 from experts.noised.embedding import NoiseEmbedding, with_border
 from experts.parameters import number, positive, sizes, whole
+from poe.core.arguments import checked
 
 
 class FeatureShift(nn.Module):
@@ -23,6 +24,7 @@ class FeatureShift(nn.Module):
         embedding: e, numbers of an embedding.
     """
 
+    @checked
     def __init__(self, channels: int, out_channels: int, embedding: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
@@ -78,6 +80,7 @@ class Reconstruction(TwoScales):
         return self.last(fine)[:, 0]
 
 
+@checked
 def double(h: Tensor) -> Tensor:
     """Twice as many rows and columns, each value repeated.
 
@@ -148,6 +151,7 @@ class ReconstructionEnergy(NoisyConditional):
         torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int],

@@ -14,6 +14,7 @@ from experts.noised.conditional import NoisyConditional
 from experts.noised.image_flow import ImageFlow
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
+from poe.core.arguments import checked
 from poe.io import read
 
 FAMILIES: dict[str, Callable[..., NoisyConditional]] = {
@@ -44,6 +45,7 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
+@checked
 def load(name: str) -> Any:
     """A shipped expert by name: a conditional, or where there are no labels an expert.
 

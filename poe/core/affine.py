@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 
 MAX_DENSE_DIMENSION = 512
@@ -69,6 +70,7 @@ class Affine(Protocol):
         """log |det L|: ()."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Diagonal:
     """x = μ + s ∘ u: each component on its own scale.
@@ -135,6 +137,7 @@ class Diagonal:
         return self.scale.log().sum()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Dense:
     """x = μ + L u with a lower-triangular L.
@@ -204,6 +207,7 @@ class Dense:
         return self.factor.diagonal().log().sum()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """x = μ + s ∘ (u + V (a − 1) Vᵀ u): a diagonal, stretched by aₖ along k orthonormal directions.
@@ -287,6 +291,7 @@ class LowRank:
 AFFINE_MAPS = {kind.__name__: kind for kind in (Diagonal, Dense, LowRank)}
 
 
+@checked
 def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | LowRank:
     """The map whose N(μ, L Lᵀ) has, on these positions, the scores most like the target's.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import ComposeTransform, SigmoidTransform, Transform
 
+from poe.core.arguments import checked
 from poe.core.errors import DtypeError, PoeError, ShapeError
 
 
@@ -45,6 +46,7 @@ class Rescale(Transform):
     bijective = True
     sign = 1
 
+    @checked
     def __init__(self, low: float, high: float, to_low: float, to_high: float) -> None:
         super().__init__()
         self.low, self.high = _bounds(low, high)
@@ -82,6 +84,7 @@ class Rescale(Transform):
         return torch.full_like(x, slope).log()
 
 
+@checked
 def logit(low: float = 0.0, high: float = 1.0) -> ComposeTransform:
     """From [low, high] to all real numbers, y = log((x − low) / (high − x)), element by element.
 

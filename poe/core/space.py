@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform, identity_transform
 
+from poe.core.arguments import REFUSED, require, told, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
 
 Shape = int | SequenceOf[int]
@@ -221,10 +222,13 @@ class Interval(_Shaped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "low", float(self.low))
-        object.__setattr__(self, "high", float(self.high))
-        if not self.low < self.high:
-            raise PoeError(f"expected low < high, got low={self.low}, high={self.high}")
+        for name in ("low", "high"):
+            object.__setattr__(self, name, float(require(name, getattr(self, name), float)))
+        if not -math.inf < self.low < self.high < math.inf:
+            raise PoeError(
+                f"expected low < high, both finite, got low={self.low}, high={self.high}; what is "
+                "open is Real or Positive"
+            )
 
     def __str__(self) -> str:
         return f"Interval({_shape_text(self.event_shape)}, {self.low:g}, {self.high:g})"
@@ -276,7 +280,7 @@ class Simplex(Space):
     k: int
 
     def __post_init__(self) -> None:
-        _require_count("k", self.k, 2)
+        _keep_count(self, "k", 2)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -312,7 +316,7 @@ class PositiveDefinite(Space):
     k: int
 
     def __post_init__(self) -> None:
-        _require_count("k", self.k, 1)
+        _keep_count(self, "k", 1)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -379,7 +383,7 @@ class Categorical(_Shaped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count("k", self.k, 1)
+        _keep_count(self, "k", 1)
 
     @property
     def num_values(self) -> int:
@@ -437,8 +441,8 @@ class Sequence(Space):
     )
 
     def __post_init__(self) -> None:
-        _require_count("vocab_size", self.vocab_size, 1)
-        _require_count("length", self.length, 1)
+        _keep_count(self, "vocab_size", 1)
+        _keep_count(self, "length", 1)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -509,22 +513,25 @@ class LogCholesky(Transform):
 
 
 def _as_shape(shape: Shape) -> tuple[int, ...]:
-    try:
-        sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-    except TypeError as error:
-        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}") from error
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
-        raise ShapeError(f"expected a shape of non-negative integers, got {shape!r}")
-    return sizes
+    is_odd = isinstance(shape, str | type | Tensor)
+    sizes = [REFUSED] if is_odd else shape if isinstance(shape, Iterable) else [shape]
+    whole_sizes = tuple(REFUSED if isinstance(size, float) else whole(size) for size in sizes)
+    if any(size is REFUSED or size < 0 for size in whole_sizes):
+        raise ShapeError(f"expected a shape of non-negative integers, got {told(shape)}")
+    return whole_sizes
 
 
 def _shape_text(shape: torch.Size) -> str:
     return str(shape[0]) if len(shape) == 1 else str(tuple(shape))
 
 
-def _require_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ShapeError(f"expected an integer {name} >= {least}, got {value!r}")
+def _keep_count(space: Space, name: str, least: int) -> None:
+    """Hold a setting of a space as the whole number that it is."""
+    given = getattr(space, name)
+    count = REFUSED if isinstance(given, float) else whole(given)
+    if count is REFUSED or count < least:
+        raise ShapeError(f"expected an integer {name} >= {least}, got {told(given)}")
+    object.__setattr__(space, name, count)
 
 
 def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> Space:

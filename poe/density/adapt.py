@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from poe.core.arguments import checked
 from poe.core.distribution_modules import Opaque, Parts, parts_of
 from poe.core.errors import AdaptationError, PoeError
 from poe.core.randomness import borrowed, resolve
@@ -170,6 +171,7 @@ class FromDistribution(Expert):
             constructor.
     """
 
+    @checked
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         if distribution.batch_shape:
@@ -309,6 +311,7 @@ class FromOneHot(Expert):
         (tensor([1.5000]), torch.Size([1, 2, 3]))
     """
 
+    @checked
     def __init__(self, fn: OneHotLogDensity, *, space: Space) -> None:
         super().__init__()
         if isinstance(space, Binary) or space.num_values is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
+from poe.core.arguments import Kind, checked, instance_of, register_kind, told
 from poe.core.conversions import bridge
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
     NormalizationError,
+    OperatorError,
     PoeError,
     ShapeError,
     SpaceMismatchError,
@@ -425,6 +428,7 @@ class Mixture(Expert):
 
     weights: Tensor
 
+    @checked
     def __init__(
         self,
         experts: Sequence[Expert],
@@ -553,6 +557,7 @@ def either(a: Expert, b: Expert) -> Mixture:
     return Mixture([expert for expert, _ in [*first, *second]], weights)
 
 
+@checked
 def contrast(q: Expert, r: Expert, a: float) -> Product:
     """The contrast q(x)^(1 + a) / r(x)^a: what q says, more strongly where r does not say it.
 
@@ -755,10 +760,23 @@ def require_expert(candidate: object) -> Expert:
     """`candidate` itself, if it is an Expert; raises `OperatorError` with the remedy otherwise."""
     if isinstance(candidate, Expert):
         return candidate
-    refuse(
-        f"expected an Expert, got {kind_of(candidate)}; use poe.as_expert(distribution), "
-        "poe.FromLogDensity(fn, space=...) or poe.FromEnergy(fn, space=...)"
+    refuse(f"expected an Expert, got {told(candidate)}{_how_to_make_one(candidate)}")
+
+
+def _how_to_make_one(candidate: object) -> str:
+    if isinstance(candidate, type):
+        return ": make one, with its parameters"
+    if hasattr(candidate, "given"):
+        return "; bind it to a condition first: conditional.given(y)"
+    return (
+        "; use poe.as_expert(distribution), poe.FromLogDensity(fn, space=...) or "
+        "poe.FromEnergy(fn, space=...)"
     )
+
+
+register_kind(
+    Expert, Kind("an Expert", partial(instance_of, Expert), _how_to_make_one, OperatorError)
+)
 
 
 def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "product") -> Space:

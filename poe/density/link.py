@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poe.core.arguments import checked
 from poe.core.space import Space
 from poe.density.expert import Expert
 
@@ -35,6 +36,7 @@ class FromNetwork(Expert):
         log_link: log g, element by element.
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: Space, log_link: Link) -> None:
         super().__init__()
         self.space = space
@@ -56,6 +58,7 @@ class FromNetwork(Expert):
         return f"{self.space}, {self.log_link.__name__}"
 
 
+@checked
 def exponential(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = exp f(x).
 
@@ -73,6 +76,7 @@ def exponential(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_exponential)
 
 
+@checked
 def square(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = f(x)², zero where f is.
 
@@ -94,6 +98,7 @@ def square(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_square)
 
 
+@checked
 def absolute(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = |f(x)|.
 
@@ -111,6 +116,7 @@ def absolute(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_absolute)
 
 
+@checked
 def softplus(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = log(1 + exp f(x)): like exp f where f is small, like f where it is large.
 
@@ -128,6 +134,7 @@ def softplus(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_softplus)
 
 
+@checked
 def log_exponential(f: Tensor) -> Tensor:
     """log exp f.
 
@@ -140,6 +147,7 @@ def log_exponential(f: Tensor) -> Tensor:
     return f
 
 
+@checked
 def log_square(f: Tensor) -> Tensor:
     """log f², without ever squaring.
 
@@ -152,6 +160,7 @@ def log_square(f: Tensor) -> Tensor:
     return 2 * f.abs().log()
 
 
+@checked
 def log_absolute(f: Tensor) -> Tensor:
     """log |f|.
 
@@ -164,6 +173,7 @@ def log_absolute(f: Tensor) -> Tensor:
     return f.abs().log()
 
 
+@checked
 def log_softplus(f: Tensor) -> Tensor:
     """log log(1 + exp f), exact also where exp f underflows.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from poe.core.arguments import checked
 from poe.core.distribution_modules import (
     Feature,
     Opaque,
@@ -151,6 +152,7 @@ class Dequantized(Expert):
         ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
     """
 
+    @checked
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         self.space = _of_cells(require_expert(expert).space)
@@ -195,6 +197,7 @@ class Relaxed(Expert):
         PoeError: For an expert on another space.
     """
 
+    @checked
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         if not isinstance(expert.space, Binary):

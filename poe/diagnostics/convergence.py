@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.diagnostics.components import by_component, split
 from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
@@ -20,6 +21,7 @@ NORMAL_DEVIATION = 1.1503
 """Three quarters of a normal law lie within this many sds of its median."""
 
 
+@checked
 def r_hat(samples: Tensor) -> Tensor:
     """Rank-normalised split R-hat of each component; 1 when chains agree.
 
@@ -49,6 +51,7 @@ def r_hat(samples: Tensor) -> Tensor:
     return by_component(lambda x: _rank_r_hat(split(x), table), samples)
 
 
+@checked
 def mcse_mean(samples: Tensor) -> Tensor:
     """Monte Carlo standard error of the mean of each component.
 
@@ -67,6 +70,7 @@ def mcse_mean(samples: Tensor) -> Tensor:
     return by_component(_mcse_mean, samples)
 
 
+@checked
 def mcse_sd(samples: Tensor) -> Tensor:
     """Monte Carlo standard error of the standard deviation of each component.
 
@@ -128,6 +132,7 @@ def _mcse_sd(x: Tensor) -> Tensor:
     return (spread / effective_size(split(squares)) / variance / 4).sqrt()
 
 
+@checked
 def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
     """The most consecutive draws that each chain spent in one place.
 
@@ -151,6 +156,7 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
     return (torch.cat([time[:, :1], time[:, 1:] - arrival], 1) + 1).amax(1)
 
 
+@checked
 def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
     """How far each chain is from the others, in pooled robust sds.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.diagnostics.weights import normalized_weights
@@ -27,6 +28,7 @@ class SteinTest(NamedTuple):
     p_value: Tensor
 
 
+@checked
 def stein_discrepancy(
     samples: Tensor, scores: Tensor, *, log_weights: Tensor | None = None, length: float = 1.0
 ) -> Tensor:
@@ -68,6 +70,7 @@ def stein_discrepancy(
     return _sum(samples, scores, weights, length)[0].clamp(min=0).sqrt()
 
 
+@checked
 def squared_stein_discrepancy(
     samples: Tensor, scores: Tensor, *, log_weights: Tensor | None = None, length: float = 1.0
 ) -> Tensor:
@@ -104,6 +107,7 @@ def squared_stein_discrepancy(
     return (total - diagonal) / (1 - weights.square().sum())
 
 
+@checked
 def stein_test(
     samples: Tensor,
     scores: Tensor,

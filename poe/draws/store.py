@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
 from poe.core.tensor_file import packed, read, write_bytes
@@ -42,6 +43,7 @@ class Described:
         self.init(target, Tensor())
 
 
+@checked
 def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
 
@@ -101,6 +103,7 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     return packed({"format": FORMAT, "draws": facts, "about": dict(about or {})}, tensors)
 
 
+@checked
 def load_draws(path: str | os.PathLike[str]) -> Draws:
     """The draws that ``save_draws`` wrote to ``path``, on the CPU.
 

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
 from poe.core.errors import StorageError
 from poe.core.joint_space import Joint
 from poe.core.randomness import Lent
@@ -215,6 +216,7 @@ def register_module(
     register(kind, describe, build, name=name, formerly=formerly)
 
 
+@checked
 def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write an expert into a directory, atomically.
 
@@ -286,6 +288,7 @@ def write(file: Path, description: Fields, weights: bytes) -> None:
     write_bytes(file, json.dumps(sealed, indent=1, allow_nan=False).encode())
 
 
+@checked
 def load(path: str | os.PathLike[str]) -> Any:
     """The expert that `save` wrote into a directory, bit for bit, on the CPU.
 

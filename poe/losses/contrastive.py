@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import ShapeError
 from poe.density.expert import Expert
 from poe.density.nonfinite import require_finite
 from poe.losses.base import Loss, log_densities, require_rows
 
 
+@checked
 def contrastive_divergence(
     expert: Expert,
     data: Tensor,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
@@ -21,6 +22,7 @@ from poe.losses.base import (
 )
 
 
+@checked
 def denoising_score_matching(
     expert: Expert,
     data: Tensor,
@@ -81,6 +83,7 @@ def denoising_score_matching(
     return Loss(rows.mean(), {"denoising_error": error})
 
 
+@checked
 def multiscale_denoising_score_matching(
     at_level: Callable[[Tensor], Expert],
     data: Tensor,

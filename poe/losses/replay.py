@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly
@@ -68,6 +69,7 @@ class ReplayBuffer(nn.Module):
 
     positions: Tensor
 
+    @checked
     def __init__(
         self,
         start: Start,

@@ -7,6 +7,7 @@ import sys
 import torch
 from tqdm import tqdm
 
+from poe.core.arguments import checked
 from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
@@ -22,6 +23,7 @@ from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
 
 
+@checked
 def log_partition(
     target: Expert,
     *,

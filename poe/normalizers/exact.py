@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.density.capabilities import exact_log_partition
 from poe.density.expert import Expert
@@ -16,6 +17,7 @@ from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
 
 
+@checked
 @dataclass(frozen=True)
 class ClosedForm:
     """What the families' own log partitions come to; it raises NormalizationError without one."""
@@ -33,6 +35,7 @@ class ClosedForm:
         return known
 
 
+@checked
 @dataclass(frozen=True)
 class Enumeration:
     """The sum over all states, in a stream; it raises NormalizationError beyond 2^25 of them."""
@@ -50,6 +53,7 @@ class Enumeration:
         return _finite(log_sum(target), "enumeration", int(count))
 
 
+@checked
 @dataclass(frozen=True)
 class Quadrature:
     """Adaptive Gauss-Kronrod cells, in one to three continuous dimensions.

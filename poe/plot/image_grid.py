@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.style import GREY, INK, LABEL, SMALL, as_array, figure_of, on_paper, one_axis, write
 
@@ -19,6 +20,7 @@ GAP = 0.08
 """Between pictures, as a share of their height; one pixel at least."""
 
 
+@checked
 def images(
     images: Tensor,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from poe.core.arguments import checked
 from poe.core.doubt import together, warn
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
@@ -16,6 +17,7 @@ Estimator = Callable[[Expert], LogPartition]
 """How log Z is found."""
 
 
+@checked
 def normalize(
     expert: Expert,
     log_partition: LogPartition | None = None,

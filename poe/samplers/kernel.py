@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from poe.core.arguments import REFUSED, Kind, register_kind, require
 from poe.core.errors import GradientError, PoeError
 from poe.core.space import Space
 from poe.density.nonfinite import require_start
@@ -338,13 +339,7 @@ def require_kernel(kernel: object) -> None:
         PoeError: Where it has no ``init`` or ``step``, is a class, or claims a guarantee that there
             is not.
     """
-    absent = [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
-    if isinstance(kernel, type) or absent:
-        got = f"the class {kernel.__name__}" if isinstance(kernel, type) else repr(kernel)
-        raise PoeError(
-            "expected a kernel, with `init(target, x)` and `step(target, state, *, generator)`, "
-            f"got {got}{f', without {absent[0]}' if absent else ': make one, with its settings'}"
-        )
+    require("kernel", kernel, Kernel)
     if (claimed := getattr(kernel, "guarantee", BIASED)) not in (ASYMPTOTICALLY_EXACT, BIASED):
         raise PoeError(
             f"expected {type(kernel).__name__}.guarantee to be {ASYMPTOTICALLY_EXACT!r} or "
@@ -396,6 +391,25 @@ def stepped(
         )
     _require_state(kernel, "step", came[0], state.position.shape)
     return came
+
+
+def _kernel(value: object) -> object:
+    return REFUSED if isinstance(value, type) or _absent(value) else value
+
+
+def _absent(kernel: object) -> list[str]:
+    return [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
+
+
+def _how_to_make_one(kernel: object) -> str:
+    if isinstance(kernel, str):
+        return ": make one, such as poe.samplers.MALA()"
+    absent = _absent(kernel)
+    return f", without {absent[0]}" if absent else ": make one, with its settings"
+
+
+_WORDS = "a kernel, with `init(target, x)` and `step(target, state, *, generator)`"
+register_kind(Kernel, Kind(_WORDS, _kernel, _how_to_make_one))
 
 
 def require_inside(kernel: Kernel | None, space: Space, positions: Tensor) -> None:

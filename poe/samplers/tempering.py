@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
@@ -106,6 +107,7 @@ LEAST_REJECTION = 1e-3
 """A pair that never rejects still takes some room, so that the exponents stay apart."""
 
 
+@checked
 def swap_rates(state: TemperingState) -> Tensor:
     """The mean acceptance probability of swaps, for each adjacent pair of levels.
 
@@ -178,6 +180,7 @@ class TemperingNoise(NamedTuple):
     """``(chains, *event)``, where the start can be sampled exactly."""
 
 
+@checked
 @dataclass(frozen=True)
 class ParallelTempering(Corrected[TemperingState]):
     """Replicas at p̃_l ∝ start^(1 − β_l) target^β_l, β_1 < … < β_L = 1, which exchange positions.

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -37,6 +38,7 @@ Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
 
 
+@checked
 def sample(
     target: Expert,
     num_samples: int,

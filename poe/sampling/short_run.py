@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.coordinates import Coordinates, require_chains
@@ -19,6 +20,7 @@ from poe.samplers.langevin import ULA
 from poe.sampling.tally import Tally
 
 
+@checked
 def short_run(
     expert: Expert,
     start: Tensor,
@@ -106,6 +108,7 @@ class Advanced(NamedTuple):
     tally: Tally
 
 
+@checked
 def advance(
     expert: Expert,
     kernel: Kernel,

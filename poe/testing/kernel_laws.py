@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.expert import Expert
@@ -20,6 +21,7 @@ MIN_COUNT = 25
 """States that fewer chains are expected in are looked at together."""
 
 
+@checked
 def check_kernel(
     kernel: Kernel,
     target: Expert,
