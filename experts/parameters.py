@@ -263,7 +263,7 @@ def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -
     >>> sizes("shape", torch.Size([2, 3]))
     (2, 3)
     """
-    if not isinstance(shape, Iterable):
+    if not isinstance(shape, Iterable) or (isinstance(shape, Tensor) and shape.ndim == 0):
         raise PoeError(f"{name} must be whole numbers, got {shape}: give a tuple of them")
     return tuple(whole(f"{name}[{place}]", size, at_least) for place, size in enumerate(shape))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.context import require_floats
+from poe.core.arguments import checked
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.deterministic import require_settled
@@ -94,6 +95,7 @@ class Flow(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.
@@ -252,6 +254,7 @@ class ContextFlow(poe.Conditional):
         value: Tensor = self.flow.log_prob(rows, context=self._contexts(condition, len(rows)))
         return value.reshape(batch)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

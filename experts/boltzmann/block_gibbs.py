@@ -35,6 +35,7 @@ def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
     return torch.lt(uniform, log_odds.sigmoid_(), out=log_odds)
 
 
+@checked
 @torch.no_grad()
 def sweep(
     rbm: RBM,

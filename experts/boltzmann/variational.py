@@ -13,6 +13,7 @@ from experts.parameters import whole
 from poe.core.arguments import checked
 
 
+@checked
 def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     """The means of the layers under the best independent q(h) = Π q(h_lj) that is found.
 

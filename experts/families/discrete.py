@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import poe
 from experts.families.exponential_family import Samplable
 from experts.parameters import ArrayLike, alike, positive, real
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import ShapeError
 from poe.density.capabilities import (
     Conditionals,
@@ -203,5 +203,6 @@ def data_log_odds(data: Tensor) -> Tensor:
         >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         tensor([1.6094, 0.0000])
     """
+    require_dimensions("data", data, "(n, v)")
     ones = data.sum(0, dtype=torch.float64)
     return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()

@@ -199,6 +199,7 @@ class Member(Expert):
 class Samplable(Member):
     """A member that can be drawn from exactly."""
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws.
 

@@ -97,6 +97,7 @@ class Gaussian(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.

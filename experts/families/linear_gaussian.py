@@ -69,6 +69,7 @@ class LinearGaussian(Conditional):
         constant = self.scale.log().sum() + 0.5 * len(self.bias) * math.log(2 * math.pi)
         return -0.5 * whitened.square().sum(-1) - constant
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

@@ -150,6 +150,7 @@ class ProbabilisticPCA(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.

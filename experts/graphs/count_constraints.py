@@ -105,6 +105,7 @@ class Constraint(Expert):
         """log C(n, c) where c ones may be, −inf elsewhere: ``(n + 1,)``."""
         return self.log_count.masked_fill(~self.allowed, -torch.inf)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, every state that may be alike.
 

@@ -172,6 +172,7 @@ class Chains:
         tags = self._backward(best, torch.zeros_like(self.unary)[None])[0]
         return MostProbable(tags, self._last(best).amax(-1))
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, by forward filtering and backward sampling.

@@ -131,6 +131,7 @@ class LinearChain(Expert):
         """
         return self._as_chains(torch.float64).most_probable().tags[0]
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws.

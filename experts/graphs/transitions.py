@@ -12,7 +12,7 @@ from experts.graphs.forward_backward import Chains
 from experts.graphs.linear_chain import LinearChain
 from experts.parameters import ArrayLike, keep, log_values
 from poe import AdaptationError, PoeError, ShapeError
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.io import register
 
 MAX_STEPS = 1000
@@ -160,6 +160,7 @@ class _Counts(NamedTuple):
 
 def _counts(tags: Tensor, lengths: Tensor, k: int) -> _Counts:
     n, length = tags.shape
+    require_dimensions("lengths", lengths, "(n)")
     is_tag = torch.arange(length, device=tags.device) < lengths[:, None]
     inside = tags[is_tag]
     if not len(inside) or bool(((inside < 0) | (inside >= k)).any()):

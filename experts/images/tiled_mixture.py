@@ -123,6 +123,7 @@ class TiledMixture(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws.

@@ -113,6 +113,7 @@ class Automaton(Expert):
             self.space.require(x)
         return self(x) - self.log_count[self.space.length, 0]
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, every accepted sequence alike.
 
@@ -262,6 +263,11 @@ def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
         >>> foreseen(ends_in_2, torch.tensor([0.5, 0.3, 0.2]).log()).log_value[1].exp()
         tensor([0.2000, 0.2000])
     """
+    if log_frequencies.shape != automaton.classes.shape or not log_frequencies.is_floating_point():
+        raise ShapeError(
+            f"expected a number for each of {len(automaton.classes)} tokens, got "
+            f"{log_frequencies.dtype} of shape {tuple(log_frequencies.shape)}"
+        )
     if not log_frequencies.is_meta and not bool((log_frequencies > -torch.inf).all()):
         raise PoeError(
             "expected every token to have some frequency, got tokens of none: a twist may be 0 "

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
-from poe import AdaptationError, Sequence, ShapeError
-from poe.core.arguments import checked
+from poe import AdaptationError, DtypeError, Sequence, ShapeError
+from poe.core.arguments import checked, require_dimensions
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 
@@ -124,12 +124,16 @@ def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
         >>> log_after(model, torch.tensor([[1, 2]])).shape
         torch.Size([1, 5])
     """
+    require_dimensions("prefixes", prefixes, "(n, t)")
+    if prefixes.dtype != torch.long:
+        raise DtypeError(f"expected tokens of int64, got {prefixes.dtype}: use x.long()")
     state = model.begin(len(prefixes))
     for place, values in enumerate(prefixes.unbind(1)):
         state = model.append(state, place, values)
     return model.log_next(state, prefixes.shape[1])
 
 
+@checked
 @torch.no_grad()
 def token_frequencies(
     model: Autoregressive, num_samples: int, *, generator: torch.Generator | None = None

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import poe
 from experts.neural.classifier import Classifier, of_class
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence
@@ -181,6 +181,7 @@ def jem_loss(
         >>> sorted(loss.parts)
         ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
     """
+    require_dimensions("labels", labels, "(n)")
     found = contrastive_divergence(jem, data, model, regularization=regularization)
     logits = jem.classifier.logits(data)
     cross_entropy = F.cross_entropy(logits, labels)

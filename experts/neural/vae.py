@@ -84,6 +84,7 @@ class GaussianDecoder(Conditional):
             )
         return mean
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
@@ -240,6 +241,7 @@ class VAE(Expert):
         """
         return Posterior(self.prior, self.decoder, x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws of p, by z ~ p(z) and x ~ p(x | z).

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
+
 
 def with_border(x: Tensor) -> Tensor:
     """Adds a channel of ones, which tells paper in the picture from the padding around it.
@@ -21,6 +23,7 @@ class NoiseWaves(nn.Module):
 
     frequencies: Tensor
 
+    @checked
     def __init__(self, features: int) -> None:
         super().__init__()
         self.noise = nn.Linear(2 * 8, features)

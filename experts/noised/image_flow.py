@@ -281,6 +281,7 @@ class ImageFlow(NoisyConditional):
         condition = torch.stack([label.to(noise_level), noise_level], -1)
         return self.flow.log_prob(x, condition)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

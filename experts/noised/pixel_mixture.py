@@ -92,6 +92,7 @@ class PixelMixture(NoisyConditional):
         size = self.space.event_shape.numel()
         return pixel.sum((-2, -1)) - 0.5 * math.log(2 * math.pi) * size
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

@@ -12,7 +12,7 @@ import poe
 from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
 from experts.noised.embedding import NoiseEmbedding, with_border
 from experts.parameters import number, positive, sizes, whole
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 
 
 class FeatureShift(nn.Module):
@@ -90,6 +90,7 @@ def double(h: Tensor) -> Tensor:
     Returns:
         ``(n, c, 2 height, 2 width)``.
     """
+    require_dimensions("h", h, "(n, c, height, width)")
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 

@@ -221,7 +221,7 @@ class Ising(Expert):
 
     def _spins(self, x: Tensor) -> Tensor:
         batch_shape = x.shape[: x.ndim - self.fields.ndim]
-        return 2 * x.reshape(*batch_shape, -1).to(self.fields.dtype) - 1
+        return 2 * x.reshape(*batch_shape, self.fields.numel()).to(self.fields.dtype) - 1
 
     @property
     def _is_dense(self) -> bool:

@@ -115,6 +115,7 @@ class KernelDensity(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws.

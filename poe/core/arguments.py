@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
+import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial, wraps
@@ -31,12 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.core.errors import DtypeError, PoeError
+from poe.core.errors import DtypeError, PoeError, ShapeError
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 MOST = 10**10
 """Above it a count is a slip: no machine holds so many draws, or lives for so many steps."""
-REFUSED = object()
+REFUSED: Any = object()
 """What ``Kind.take`` answers to a value that is none of its kind."""
 
 
@@ -82,13 +83,15 @@ def checked(call: Checked) -> Checked:
     poe.PoeError: expected count to be a whole number, got '10': use int('10')
     """
     if isinstance(call, type):
-        call.__init__ = checked(call.__init__)  # type: ignore[misc]
+        call.__init__ = _at_the_door(call.__init__, call)  # type: ignore[misc]
         return call
+    return cast("Checked", _at_the_door(call, None))
+
+
+def _at_the_door(call: Callable[..., Any], owner: type | None) -> Callable[..., Any]:
+    """A function, or the constructor of a dataclass, whose fields tell of the classes above too."""
     signature = inspect.signature(call)
-    names = {
-        parameter.name for parameter in signature.parameters.values() if parameter.annotation != ""
-    }
-    kinds = cache(partial(_kinds_of, call, frozenset(names)))
+    kinds = cache(partial(_kinds_of, call, owner))
 
     @wraps(call)
     def at_the_door(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +106,7 @@ def checked(call: Checked) -> Checked:
                 bound.arguments[name] = _taken(name, bound.arguments[name], kind)
         return call(*bound.args, **bound.kwargs)
 
-    return cast("Checked", at_the_door)
+    return at_the_door
 
 
 def require(name: str, value: Any, kind: Any) -> Any:
@@ -126,6 +129,19 @@ def require_count(name: str, value: Any, at_least: int = 1) -> int:
     if count < at_least:
         raise PoeError(f"expected {name} >= {at_least}, got {count}")
     return count
+
+
+def require_dimensions(name: str, x: Tensor, expected: str) -> None:
+    """Refuse a tensor of another number of dimensions; a star stands for any number of them.
+
+    >>> require_dimensions("samples", torch.zeros(3), "(chains, draws, *event)")
+    Traceback (most recent call last):
+    poe.ShapeError: expected samples of shape (chains, draws, *event), got (3,)
+    """
+    sizes = expected.strip("()").split(", ")
+    least = sum(not size.startswith("*") for size in sizes)
+    if x.ndim < least or (x.ndim > least and least == len(sizes)):
+        raise ShapeError(f"expected {name} of shape {expected}, got {tuple(x.shape)}")
 
 
 def told(value: object) -> str:
@@ -167,29 +183,36 @@ def instance_of(kind: type, value: Any) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, type) else REFUSED
 
 
-def _kinds_of(call: Callable[..., Any], names: frozenset[str]) -> dict[str, Kind]:
+def _kinds_of(call: Callable[..., Any], owner: type | None) -> dict[str, Kind]:
     """The kind of each parameter that has an annotation which can be read."""
-    parameters = inspect.signature(call).parameters
     found = {}
-    for name in inspect.get_annotations(call).keys() & names:
-        hint = _hint(call, name)
-        if hint is Any:
+    for name, parameter in inspect.signature(call).parameters.items():
+        if parameter.annotation is inspect.Parameter.empty:
             continue
-        kind = _kind(hint)
-        match parameters[name].kind:
+        kind = _kind(_hint(name, parameter.annotation, _namespaces(call, owner, name)))
+        match parameter.kind:
             case inspect.Parameter.VAR_POSITIONAL:
                 kind = _sequence(kind, tuple)
             case inspect.Parameter.VAR_KEYWORD:
                 kind = kind._replace(take=partial(_take_values, kind))
-        found[name] = kind
+        if kind is not ANYTHING:
+            found[name] = kind
     return found
 
 
-def _hint(call: Callable[..., Any], name: str) -> Any:
-    """The annotation of one parameter; Any where it names what only type checkers know."""
-    own = types.SimpleNamespace(__annotations__={name: inspect.get_annotations(call)[name]})
+def _namespaces(call: Callable[..., Any], owner: type | None, name: str) -> dict[str, Any]:
+    """Where the annotation was written: that of a field in the module of its class."""
+    if owner is None:
+        return inspect.unwrap(call).__globals__
+    written = (base for base in owner.__mro__ if name in inspect.get_annotations(base))
+    return vars(sys.modules[next(written, owner).__module__])
+
+
+def _hint(name: str, annotation: Any, namespace: dict[str, Any]) -> Any:
+    """The annotation as it is meant; Any where it names what only type checkers know."""
+    own = types.SimpleNamespace(__annotations__={name: annotation})
     try:
-        return hints_of(own, globalns=inspect.unwrap(call).__globals__)[name]
+        return hints_of(own, globalns=namespace)[name]
     except NameError:
         return Any
 
@@ -366,7 +389,14 @@ def _truth(value: Any) -> Any:
     return REFUSED
 
 
-def _tensor(value: Any) -> str:
+def _dense(value: Any) -> Any:
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return value if is_dense else REFUSED
+
+
+def _to_tensor(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return " that is sparse: use x.to_dense()"
     is_numbers = isinstance(value, np.ndarray | list | tuple | int | float)
     return ": use torch.as_tensor(...)" if is_numbers else ""
 
@@ -403,7 +433,7 @@ _KINDS |= {
     bool: Kind("True or False", _truth),
     str: Kind("a string", partial(instance_of, str)),
     Callable: Kind("a function", lambda value: value if callable(value) else REFUSED),
-    Tensor: Kind("a tensor", partial(instance_of, Tensor), _tensor, DtypeError),
+    Tensor: Kind("a tensor", _dense, _to_tensor, DtypeError),
     os.PathLike: Kind("a path", _path),
     torch.Generator: Kind("a torch.Generator", partial(instance_of, torch.Generator), _seed),
     torch.dtype: Kind("a torch.dtype", partial(instance_of, torch.dtype)),

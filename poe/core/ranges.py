@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import ComposeTransform, SigmoidTransform, Transform
 
-from poe.core.arguments import checked
+from poe.core.arguments import REFUSED, checked, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
 
 
@@ -134,11 +134,12 @@ class Resize(nn.Module):
         mode: Literal["area", "nearest", "bilinear", "bicubic"] = "area",
     ) -> None:
         super().__init__()
-        self.size = tuple(size)
+        sizes = list(size) if isinstance(size, Sequence) else []
+        self.size = tuple(whole(each) for each in sizes)
         self.mode = mode
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ShapeError(f"expected size=(height, width), got {tuple(size)}")
-        if mode not in ("area", "nearest", "bilinear", "bicubic"):
+        if len(self.size) != 2 or any(each is REFUSED or each < 1 for each in self.size):
+            raise ShapeError(f"expected size=(height, width), got {size!r}")
+        if not isinstance(mode, str) or mode not in ("area", "nearest", "bilinear", "bicubic"):
             raise PoeError(
                 f"expected mode 'area', 'nearest', 'bilinear' or 'bicubic', got {mode!r}"
             )

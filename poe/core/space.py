@@ -61,6 +61,7 @@ class Space:
         Returns:
             The same numbers, ``(*batch, numel)``.
         """
+        _require_tensor(self, x)
         event_ndim = len(self.event_shape)
         return x.flatten(-event_ndim) if event_ndim else x.unsqueeze(-1)
 
@@ -109,10 +110,7 @@ class Space:
             >>> Real(2).batch_shape(torch.zeros(5, 2))
             torch.Size([5])
         """
-        if not isinstance(x, Tensor):
-            raise DtypeError(
-                f"expected a torch.Tensor in {self}, got {type(x).__name__}; use torch.as_tensor(x)"
-            )
+        _require_tensor(self, x)
         event = self.event_shape
         split = x.ndim - len(event)
         if split < 0 or x.shape[split:] != event:
@@ -510,6 +508,15 @@ class LogCholesky(Transform):
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-2], self.k * (self.k + 1) // 2)
+
+
+def _require_tensor(space: Space, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise DtypeError(
+            f"expected a torch.Tensor in {space}, got {type(x).__name__}; use torch.as_tensor(x)"
+        )
+    if x.layout != torch.strided:
+        raise DtypeError(f"expected a dense tensor in {space}, got a sparse one; use x.to_dense()")
 
 
 def _as_shape(shape: Shape) -> tuple[int, ...]:

@@ -212,6 +212,7 @@ class FromDistribution(Expert):
         """
         return self(x)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws; the global generator is put back after.
 
@@ -384,6 +385,7 @@ class Uniform(Expert):
         """The same, of one-hot events ``(*batch, *event, k)``."""
         return self(z.argmax(-1))
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         device = self.zero.device

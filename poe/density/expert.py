@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
-from poe.core.arguments import Kind, checked, instance_of, register_kind, told
+from poe.core.arguments import Kind, checked, instance_of, register_kind, require, told
 from poe.core.conversions import bridge
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
@@ -733,12 +733,21 @@ _CLOSED_FORMS: dict[str, Callable[[Expert], Callable[..., Tensor] | None]] = {
 
 def _ask_closed_form(expert: Expert, name: str) -> Callable[..., Tensor] | None:
     try:
-        return _CLOSED_FORMS[name](expert)
+        found = _CLOSED_FORMS[name](expert)
     except AttributeError as error:  # that of a mistake inside is no "there is none"
         raise PoeError(
             f"expected to learn whether {type(expert).__name__} has {name}, got an AttributeError "
             f"on the way: {error}"
         ) from error
+    return partial(_sampled, found) if name == "sample" and found is not None else found
+
+
+@checked
+def _sampled(
+    draw: Sampler, num_samples: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """The draws of what a question found, asked for as those of a method."""
+    return draw(num_samples, generator=generator)
 
 
 def conjunction(values: Tensor) -> Tensor:
@@ -847,7 +856,8 @@ def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
         if not exponent.is_floating_point():
             exponent = exponent.to(dtype_of(expert))
     else:
-        exponent = torch.tensor(float(exponent), dtype=dtype_of(expert), device=device_of(expert))
+        exponent = float(require("an exponent", exponent, float))
+        exponent = torch.tensor(exponent, dtype=dtype_of(expert), device=device_of(expert))
     if not exponent.is_meta and not math.isfinite(exponent.item()):
         raise PoeError(f"expected a finite exponent, got {exponent.item()}")
     return exponent

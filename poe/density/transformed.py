@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require
 from poe.core.distribution_modules import (
     Feature,
     Opaque,
@@ -83,7 +83,8 @@ class Transformed(Expert):
         shape = bijection.forward_shape(source.event_shape)
         image = moved(source, bijection)
         self._is_cut = image is None and domain_of(bijection, source) is not None
-        self.space = space or image or space_of(bijection.codomain, shape)
+        asked = require("space", space, Space | None)
+        self.space = asked or image or space_of(bijection.codomain, shape)
         if self.space.event_shape != torch.Size(shape):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
-from poe.diagnostics.components import by_component, split
+from poe.core.arguments import checked, require_dimensions
+from poe.diagnostics.components import DRAWS, by_component, require_log_density, split
 from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
 MAX_DISTANCE = 10.0
@@ -45,6 +45,7 @@ def r_hat(samples: Tensor) -> Tensor:
         >>> r_hat(torch.randn(4, 1000, 2, generator=g)).max().item() < 1.01
         True
     """
+    require_dimensions("samples", samples, DRAWS)
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
@@ -148,6 +149,7 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
         >>> longest_stay(x, torch.zeros(2, 4))
         tensor([3, 1])
     """
+    require_log_density(samples, log_density)
     chains, draws = log_density.shape
     x = samples.reshape(chains, draws, -1)
     has_moved = (x[:, 1:] != x[:, :-1]).any(2) | (log_density[:, 1:] != log_density[:, :-1])
@@ -183,6 +185,7 @@ def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
         >>> distance_from_others(x, torch.zeros(5, 100)) > 10
         tensor([False, False, False, False,  True])
     """
+    require_log_density(samples, log_density)
     if len(samples) < MIN_CHAINS:
         return samples.new_zeros(len(samples), dtype=torch.float64)
     values = samples.detach().double().reshape(*log_density.shape, -1)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
-from poe.diagnostics.components import by_component, extremes, split
+from poe.core.arguments import checked, require_dimensions
+from poe.diagnostics.components import DRAWS, by_component, extremes, split
 
 _LOW_BITS = 2**32 - 1
 
@@ -124,6 +124,7 @@ def ess_bulk(samples: Tensor) -> Tensor:
         >>> 3000 < ess_bulk(torch.randn(4, 1000, generator=g)).item() < 5000
         True
     """
+    require_dimensions("samples", samples, DRAWS)
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
     return by_component(lambda x: effective_size(normal_scores(split(x), table)), samples)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
+from poe.diagnostics.components import require_log_density
 
 ENOUGH_CHAINS = 16
 """So many chains tell the error of their mean by their spread."""
@@ -91,6 +92,7 @@ def weighted_moments(samples: Tensor, log_weights: Tensor) -> Moments:
         >>> weighted_moments(x, torch.tensor([[0.0, 0.0, -torch.inf]])).mean
         tensor([2.], dtype=torch.float64)
     """
+    require_log_density(samples, log_weights)
     weights = normalized_weights(log_weights)
     weights = weights.reshape(*weights.shape, *([1] * (samples.ndim - 2)))
     x = torch.where(weights != 0, samples.detach().double(), 0.0)

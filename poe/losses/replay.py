@@ -16,6 +16,7 @@ from poe.density.capabilities import can_sample_exactly
 class Start(Protocol):
     """Where chains begin: any expert with exact draws."""
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
 

@@ -79,6 +79,10 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def other_generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
 def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator())
 
@@ -596,7 +600,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "poe.testing.check_kernel": {
         "kernel": lambda: samplers.MALA(0.1),
         "target": gaussian,
-        "exact_draws": lambda: normal(40_000, 2) * torch.tensor([1.0, 2.0]),
+        "exact_draws": lambda: gaussian().sample(40_000, generator=other_generator()),
         "num_steps": 2,
         "generator": generator,
         "max_z": 10.0,
@@ -1011,3 +1015,49 @@ def missing() -> Iterator[str]:
     """Public callables that have no line here."""
     known = {*CALLS, *RECORDS, *BASES, *NO_ARGUMENTS, *MADE_OF_OTHERS}
     yield from (name for name in public_callables() if name not in known)
+
+
+# --- Methods
+
+EVALUATIONS = (
+    ".log_density", ".energy", ".score", ".log_prob", ".contributions", ".__call__",
+    ".log_density_and_score", ".contains", ".as_vector", ".given", "poe.Given",
+    ".r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
+    ".normalized_weights", ".weighted_moments",
+    "log_absolute", "log_exponential", "log_softplus", "log_square",
+)  # fmt: skip
+"""What hands a NaN on, and says so in its docstring: what is asked at NaN answers NaN."""
+
+ON_POINTS: dict[str, dict[str, Any]] = {
+    "log_density": {}, "energy": {}, "score": {}, "log_density_and_score": {}, "log_prob": {},
+}  # fmt: skip
+
+
+def methods() -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Methods of what good calls make, with the arguments of a good call."""
+    for name, thing in (
+        ("poe.Expert", gaussian()),
+        ("poe.FromLogDensity", plain()),
+        ("poe.Product", product()),
+        ("experts.Ising", ising()),
+        ("experts.RBM", rbm()),
+    ):
+        event = tuple(thing.space.event_shape)
+        points = {"x": bits(4, *event) if thing.space.is_discrete else normal(4, *event)}
+        for method in ("log_density", "energy", "score", "log_density_and_score"):
+            yield f"{name}.{method}", getattr(thing, method), points
+        if hasattr(thing, "sample"):
+            arguments = {"num_samples": 3, "generator": generator}
+            yield f"{name}.sample", thing.sample, arguments
+        if hasattr(thing, "log_prob"):
+            yield f"{name}.log_prob", thing.log_prob, points
+        for sign in ("__mul__", "__truediv__", "__or__"):
+            yield f"{name}.{sign}", getattr(thing, sign), {"*other": (thing,)}
+        yield f"{name}.__pow__", thing.__pow__, {"*exponent": (0.5,)}
+        yield f"{name}.at", thing.at, {"generator": nn.Identity(), "space": thing.space}
+    yield "poe.Product.contributions", product().contributions, {"x": normal(4, 2)}
+    yield "poe.Conditional.given", labelled().given, {"condition": normal(2)}
+    space = poe.Real(2)
+    for method in ("contains", "require", "batch_shape", "as_vector"):
+        yield f"poe.Space.{method}", getattr(space, method), {"x": normal(4, 2)}
+    yield "poe.Draws.summary", draws().summary, {}
