@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.context import require_floats
-from poe.core.arguments import checked
+from poe.core.arguments import checked, told
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.deterministic import require_settled
@@ -145,6 +145,8 @@ def require_usable(flow: NFlow) -> None:
         AdaptationError: For a ``NaiveLinear``, a discrete base, and dropout, batch or activation
             normalisation in training mode.
     """
+    if not isinstance(flow, NFlow):
+        raise poe.AdaptationError(f"expected an nflows.flows.Flow, got {told(flow)}")
     if any(isinstance(module, NaiveLinear) for module in flow.modules()):
         raise poe.AdaptationError(
             "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "

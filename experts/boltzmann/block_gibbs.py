@@ -64,6 +64,8 @@ def sweep(
         >>> sweep(rbm, torch.ones(1, 2), generator=torch.Generator().manual_seed(0))
         tensor([[1., 1.]])
     """
+    rbm.space.batch_shape(x)
+    x = x.to(rbm.W.dtype)
     for _ in range(num_steps):
         z = draw_bits(linear(x, rbm.W.mT, rbm.c).mul_(exponent), generator=generator)
         x = draw_bits(linear(z, rbm.W, rbm.b).mul_(exponent), generator=generator)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from experts.boltzmann.dbm import DBM
 from experts.parameters import whole
+from poe import ShapeError
 from poe.core.arguments import checked
 
 
@@ -76,6 +77,11 @@ def variational_bound(dbm: DBM, means: Sequence[Tensor]) -> Tensor:
         >>> variational_bound(dbm, mean_field(dbm, x))  # log(e⁰ + e³ + e⁻⁰·⁵ + e³)  = 3.7324
         tensor([3.7312])
     """
+    sizes = [len(bias) for bias in dbm.biases]
+    if [mean.shape[-1:] for mean in means] != [(size,) for size in sizes]:
+        raise ShapeError(
+            f"expected means of {sizes} units, got shapes {[tuple(mean.shape) for mean in means]}"
+        )
     ties = [
         ((lower @ matrix) * upper).sum(-1)
         for lower, matrix, upper in zip(means, dbm.weights, means[1:], strict=False)

@@ -204,5 +204,7 @@ def data_log_odds(data: Tensor) -> Tensor:
         tensor([1.6094, 0.0000])
     """
     require_dimensions("data", data, "(n, v)")
+    if not data.is_meta and not bool(((data == 0) | (data == 1)).all()):
+        raise poe.PoeError("expected rows of 0 and 1, got others: use (data > threshold).float()")
     ones = data.sum(0, dtype=torch.float64)
     return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()

@@ -135,6 +135,12 @@ def fit_transitions(
     """
     if not weight_decay > 0:
         raise PoeError(f"expected a weight_decay above 0, got {weight_decay}")
+    require_dimensions("tags", tags, "(n, length)")
+    if lengths.shape != tags.shape[:1] or lengths.is_floating_point() or tags.is_floating_point():
+        raise ShapeError(
+            f"expected whole numbers, and a length for each of {len(tags)} sentences, got "
+            f"{lengths.dtype} of shape {tuple(lengths.shape)} and tags of {tags.dtype}"
+        )
     counts = _counts(tags, lengths, num_tags)
     occurring, times = lengths.unique(return_counts=True)
     shares = times.double() / len(lengths)
@@ -160,7 +166,6 @@ class _Counts(NamedTuple):
 
 def _counts(tags: Tensor, lengths: Tensor, k: int) -> _Counts:
     n, length = tags.shape
-    require_dimensions("lengths", lengths, "(n)")
     is_tag = torch.arange(length, device=tags.device) < lengths[:, None]
     inside = tags[is_tag]
     if not len(inside) or bool(((inside < 0) | (inside >= k)).any()):

@@ -268,7 +268,7 @@ def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
             f"expected a number for each of {len(automaton.classes)} tokens, got "
             f"{log_frequencies.dtype} of shape {tuple(log_frequencies.shape)}"
         )
-    if not log_frequencies.is_meta and not bool((log_frequencies > -torch.inf).all()):
+    if not log_frequencies.is_meta and not bool(log_frequencies.isfinite().all()):
         raise PoeError(
             "expected every token to have some frequency, got tokens of none: a twist may be 0 "
             "only where no continuation has a density"

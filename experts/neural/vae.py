@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from experts.families.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, real
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.randomness import resolve
 from poe.density.conditional import log_density_of_rows
 from poe.density.latent import Posterior
@@ -294,6 +294,7 @@ def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
         >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
         torch.Size([3])
     """
+    require_dimensions("noises", noises, "(K, d)")
     pixels, latents = math.prod(shape), noises.shape[1]
     encoder = nn.Sequential(
         nn.Flatten(),

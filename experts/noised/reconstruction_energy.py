@@ -91,6 +91,8 @@ def double(h: Tensor) -> Tensor:
         ``(n, c, 2 height, 2 width)``.
     """
     require_dimensions("h", h, "(n, c, height, width)")
+    if not h.is_floating_point():
+        raise poe.DtypeError(f"expected floats, got {h.dtype}: use h.float()")
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 

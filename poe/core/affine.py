@@ -6,7 +6,7 @@ Chains that move in u see a density close to N(0, I), whatever scales and correl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ NOTICEABLE = 2.0
 REGULARIZATION = 1e-3
 
 
+@runtime_checkable
 class Affine(Protocol):
     """x = μ + L u, with |det L| > 0. Events are flattened to d numbers on the way."""
 
@@ -87,6 +88,9 @@ class Diagonal:
 
     loc: Tensor
     scale: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + s ∘ u.
@@ -154,6 +158,9 @@ class Dense:
 
     loc: Tensor
     factor: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + L u.
@@ -231,6 +238,9 @@ class LowRank:
     scale: Tensor
     directions: Tensor
     stretch: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + s ∘ (u + V (a − 1) Vᵀ u).
@@ -430,3 +440,10 @@ def _flat(x: Tensor) -> Tensor:
 
 def _like(vector: Tensor, x: Tensor) -> Tensor:
     return vector.reshape(x.shape[1:])
+
+
+def _require_finite(affine: Diagonal | Dense | LowRank) -> None:
+    """Where it costs no synchronisation with a device."""
+    for name, value in vars(affine).items():
+        if value.device.type == "cpu" and not bool(value.isfinite().all()):
+            raise PoeError(f"expected a finite {name} of a {type(affine).__name__}, got {value}")

@@ -195,6 +195,8 @@ def _kinds_of(call: Callable[..., Any], owner: type | None) -> dict[str, Kind]:
                 kind = _sequence(kind, tuple)
             case inspect.Parameter.VAR_KEYWORD:
                 kind = kind._replace(take=partial(_take_values, kind))
+        if name == "num_samples":  # no method of an expert need say it
+            kind = kind._replace(take=partial(_not_negative, kind))
         if kind is not ANYTHING:
             found[name] = kind
     return found
@@ -357,6 +359,11 @@ def whole(value: Any) -> Any:
     return count if abs(count) <= MOST else REFUSED
 
 
+def _not_negative(kind: Kind, value: Any) -> Any:
+    taken = kind.take(value)
+    return REFUSED if isinstance(taken, int) and taken < 0 else taken
+
+
 def _round(value: Any) -> str:
     if isinstance(value, str):
         return f": use int({value!r})" if value.strip().lstrip("+-").isdigit() else ""
@@ -390,15 +397,19 @@ def _truth(value: Any) -> Any:
 
 
 def _dense(value: Any) -> Any:
-    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
-    return value if is_dense else REFUSED
+    is_plain = isinstance(value, Tensor) and value.layout == torch.strided
+    return value if is_plain and not value.is_complex() else REFUSED
 
 
 def _to_tensor(value: Any) -> str:
     if isinstance(value, Tensor):
-        return " that is sparse: use x.to_dense()"
+        return " that is complex" if value.is_complex() else " that is sparse: use x.to_dense()"
     is_numbers = isinstance(value, np.ndarray | list | tuple | int | float)
     return ": use torch.as_tensor(...)" if is_numbers else ""
+
+
+def _called(value: Any) -> Any:
+    return value if callable(value) and not isinstance(value, type) else REFUSED
 
 
 def _path(value: Any) -> Any:
@@ -432,7 +443,7 @@ _KINDS |= {
     float: Kind("a number", _number, lambda value: ""),
     bool: Kind("True or False", _truth),
     str: Kind("a string", partial(instance_of, str)),
-    Callable: Kind("a function", lambda value: value if callable(value) else REFUSED),
+    Callable: Kind("a function", _called, _make_one),
     Tensor: Kind("a tensor", _dense, _to_tensor, DtypeError),
     os.PathLike: Kind("a path", _path),
     torch.Generator: Kind("a torch.Generator", partial(instance_of, torch.Generator), _seed),

@@ -13,7 +13,7 @@ from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
 from poe.core.arguments import Kind, checked, instance_of, register_kind, require, told
-from poe.core.conversions import bridge
+from poe.core.conversions import way_together
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
     NormalizationError,
@@ -795,7 +795,7 @@ def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "pro
         if expert.space != first:
             raise SpaceMismatchError(
                 f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
-                f"{expert.space}; {bridge(expert.space, first)}"
+                f"{expert.space}; {way_together(names[0], first, name, expert.space)}"
             )
     return first
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poe.core.arguments import checked
+from poe.core.errors import DtypeError
 from poe.core.space import Space
 from poe.density.expert import Expert
 
@@ -170,7 +171,7 @@ def log_absolute(f: Tensor) -> Tensor:
     Returns:
         log |f|, of the same shape; −inf where f is 0.
     """
-    return f.abs().log()
+    return _floats(f).abs().log()
 
 
 @checked
@@ -184,8 +185,14 @@ def log_softplus(f: Tensor) -> Tensor:
         The log of the softplus, of the same shape.
     """
     # Below the switch softplus(f) = exp f (1 - exp f / 2 + ...); 1e-7 is lost at most.
-    is_small = f < -15
+    is_small = _floats(f) < -15
     return torch.where(is_small, f - f.clamp(max=-15).exp() / 2, F.softplus(f.clamp(min=-15)).log())
+
+
+def _floats(f: Tensor) -> Tensor:
+    if not f.is_floating_point():
+        raise DtypeError(f"expected values of floats, got {f.dtype}: use f.float()")
+    return f
 
 
 LINKS: dict[str, Link] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.errors import PoeError, ShapeError
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.diagnostics.weights import normalized_weights
 
@@ -191,6 +191,8 @@ def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
             f"expected log_weights of shape (chains, draws) = {tuple(shape)}, got "
             f"{tuple(log_weights.shape)}"
         )
+    if bool(log_weights.isnan().any()):
+        raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN")
     return normalized_weights(log_weights).flatten()
 
 
@@ -212,6 +214,8 @@ def _blocks(samples: Tensor, scores: Tensor, length: float) -> Iterator[tuple[sl
             "expected samples and scores of one shape (chains, draws, *event), got "
             f"{tuple(samples.shape)} and {tuple(scores.shape)}"
         )
+    if not bool((samples.isfinite() & scores.isfinite()).all()):
+        raise NonFiniteError("expected samples and scores that are finite: leave out what is not")
     n = samples.shape[:2].numel()
     x = samples.detach().double().reshape(n, -1)
     x = x - x.mean(0)  # distances come from inner products, which are exact near the origin
@@ -227,6 +231,7 @@ def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, length: float) -> 
 
     s·t q^(−1/2) + ((s − t)·r + d) q^(−3/2) − 3 |r|² q^(−5/2), r = x − y and q = length² + |r|².
     """
+    length = float(length)  # whose square a tensor can take, however large
     square = (x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)).clamp(min=0)
     pull = (s * x).sum(1)[:, None] - s @ y.T - x @ t.T + (t * y).sum(1)
     inverse = 1 / (length**2 + square)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.errors import PoeError, ShapeError
+from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
@@ -146,6 +146,8 @@ def multiscale_denoising_score_matching(
 
 def _per_row(noise_level: float | Tensor, data: Tensor) -> Tensor:
     """The level ready to multiply rows: ``()``, or ``(n, 1, ..., 1)``."""
+    if isinstance(noise_level, Tensor) and noise_level.is_meta and not data.is_meta:
+        raise DtypeError("expected a noise level of numbers, got a tensor on the meta device")
     level = torch.as_tensor(noise_level, dtype=data.dtype, device=data.device)
     if level.ndim and level.shape != data.shape[:1]:
         raise ShapeError(

@@ -7,7 +7,7 @@ import sys
 import torch
 from tqdm import tqdm
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require
 from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
@@ -96,7 +96,8 @@ def find_log_partition(
             bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
             bar.update()
 
-        return chosen(target, start, generator, report)
+        found = chosen(target, start, generator, report)
+    return require("what the method returns", found, LogPartition)
 
 
 def _choose(target: Expert) -> Method:

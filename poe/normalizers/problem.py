@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poe.core.arguments import REFUSED, Kind, register_kind
 from poe.density.capabilities import is_normalized
@@ -51,7 +51,7 @@ class Method(Protocol):
 
 
 def _method(value: object) -> object:
-    return value if callable(value) and not isinstance(value, type) else REFUSED
+    return value if callable(value) and not isinstance(value, type | nn.Module) else REFUSED
 
 
 register_kind(

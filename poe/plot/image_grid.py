@@ -63,8 +63,9 @@ def images(
     """
     pictures = _as_pictures(images)
     rows = _rows(len(pictures), rows, row_labels)
-    if not low < high:
+    if not low < high < math.inf:
         raise PoeError(f"expected low < high, got low={low} and high={high}")
+    low, high = float(low), float(high)
     is_beyond = (pictures < low) | (pictures > high)
     sheet = _sheet(((pictures - low) / (high - low)).clamp(0, 1), rows)
     height, width = sheet.shape[:2]

@@ -1021,7 +1021,7 @@ def missing() -> Iterator[str]:
 
 EVALUATIONS = (
     ".log_density", ".energy", ".score", ".log_prob", ".contributions", ".__call__",
-    ".log_density_and_score", ".contains", ".as_vector", ".given", "poe.Given",
+    ".log_density_and_score", ".contains", ".as_vector", ".given", "poe.Given", "graphs.Chains",
     ".r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
     ".normalized_weights", ".weighted_moments",
     "log_absolute", "log_exponential", "log_softplus", "log_square",
