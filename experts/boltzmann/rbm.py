@@ -207,6 +207,8 @@ class RBM(Expert):
         table = states(small.space).to(small.W)
         parts = table.split(max(1, NUMBERS_AT_ONCE // small.W.shape[1]))
         probability = torch.cat([small(part) for part in parts]).softmax(0)
+        if not num_samples:
+            return self.W.new_zeros(0, len(self.W))
         chosen = torch.multinomial(probability, num_samples, True, generator=generator)
         if len(small.W) == len(self.W):  # the visible layer itself
             return table[chosen].to(self.W)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, real
 from poe import Expert, ImproperError, Space
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
@@ -277,7 +277,8 @@ class ExponentialFamily(Member):
         return self.functions[0](x)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        return self.functions[2](natural)
+        found = self.functions[2](natural)
+        return require("what log_partition returns", found, Tensor)  # type: ignore[no-any-return]
 
     def with_natural(self, natural: Tensor) -> Self:
         log_base_measure, statistics, log_partition = self.functions

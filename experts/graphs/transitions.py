@@ -141,6 +141,8 @@ def fit_transitions(
             f"expected whole numbers, and a length for each of {len(tags)} sentences, got "
             f"{lengths.dtype} of shape {tuple(lengths.shape)} and tags of {tags.dtype}"
         )
+    if not bool(((lengths > 0) & (lengths <= tags.shape[1])).all()):
+        raise PoeError(f"expected lengths from 1 to {tags.shape[1]}, got others")
     counts = _counts(tags, lengths, num_tags)
     occurring, times = lengths.unique(return_counts=True)
     shares = times.double() / len(lengths)

@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from experts.parameters import indices
 from poe import Expert, PoeError, ShapeError
-from poe.core.arguments import checked
+from poe.core.arguments import checked, told
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
@@ -202,6 +202,11 @@ class Ahead(Twist):
     @checked
     def __init__(self, automaton: Automaton, log_value: Tensor) -> None:
         super().__init__()
+        states = (automaton.space.length + 1, len(automaton.transitions))
+        if log_value.shape != states or not bool((log_value < torch.inf).all()):
+            raise ShapeError(
+                f"expected log values of shape {states}, numbers or -inf, got {told(log_value)}"
+            )
         self.automaton = automaton
         self.register_buffer("log_value", log_value)
 

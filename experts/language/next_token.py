@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
 from poe import AdaptationError, DtypeError, Sequence, ShapeError
-from poe.core.arguments import checked, require_dimensions
+from poe.core.arguments import checked, require_count, require_dimensions
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
 
@@ -157,6 +157,7 @@ def token_frequencies(
         >>> round(float(token_frequencies(model, 10, generator=g).exp().sum()), 6)
         1.0
     """
+    require_count("num_samples", num_samples)
     x = model.sample(num_samples, generator=generator)
     total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0
     state = model.begin(num_samples)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experts.parameters import sizes, whole
 from poe import PoeError
-from poe.core.arguments import require
+from poe.core.arguments import require, told
 from poe.core.errors import DtypeError
 from poe.io import register
 
@@ -45,7 +44,9 @@ class Vocabulary(nn.Module):
         self, tokens: Sequence[str | bytes], *, ends: Sequence[int] = (), padding: int | None = None
     ) -> None:
         super().__init__()
-        for token in require("tokens", tokens, Iterable[Any]):
+        if not isinstance(tokens, Iterable):
+            raise PoeError(f"expected tokens to be texts, got {told(tokens)}: give a list of them")
+        for token in tokens:
             require("a token", token, str | bytes)
         self.tokens = tuple(t.encode() if isinstance(t, str) else bytes(t) for t in tokens)
         size, ends = len(self.tokens), sizes("ends", ends, None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experts.families.gaussian import Gaussian
-from experts.parameters import ArrayLike, keep, real
+from experts.parameters import ArrayLike, keep, real, whole
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
 from poe.core.arguments import checked, require_dimensions
 from poe.core.randomness import resolve
@@ -295,6 +295,7 @@ def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
         torch.Size([3])
     """
     require_dimensions("noises", noises, "(K, d)")
+    hidden = whole("hidden", hidden)
     pixels, latents = math.prod(shape), noises.shape[1]
     encoder = nn.Sequential(
         nn.Flatten(),

@@ -27,6 +27,9 @@ class FeatureShift(nn.Module):
     @checked
     def __init__(self, channels: int, out_channels: int, embedding: int) -> None:
         super().__init__()
+        for name, count in (("channels", channels), ("embedding", embedding)):
+            whole(name, count)
+        whole("out_channels", out_channels)
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * out_channels)
 

@@ -159,5 +159,7 @@ def _parsed(path: Path) -> Table:
         return Table(path, "", tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise CompositionError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise CompositionError(f"{path}: is no TOML file: brackets too deep to be read") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise CompositionError(f"{path}: is no TOML file: {error}") from error

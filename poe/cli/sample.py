@@ -181,7 +181,12 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def levels(text: str) -> tuple[float, ...]:
     """Numbers between commas."""
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers between commas, such as 0.6,0.3, got {text!r}"
+        ) from error
 
 
 def down_the_ladder(
@@ -234,7 +239,11 @@ def require_writable(outputs: list[Path], space: Space) -> None:
 
 def require_folder(path: Path) -> None:
     """Raise BadInput unless a file can lie there."""
-    if path.is_dir() or not path.parent.is_dir():
+    try:
+        fits = not path.is_dir() and path.parent.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero in it
+        raise BadInput(f"{path}: expected a path to a file: {error}") from error
+    if not fits:
         raise BadInput(f"{path}: expected a file in a folder that exists")
 
 

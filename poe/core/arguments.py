@@ -195,11 +195,16 @@ def _kinds_of(call: Callable[..., Any], owner: type | None) -> dict[str, Kind]:
                 kind = _sequence(kind, tuple)
             case inspect.Parameter.VAR_KEYWORD:
                 kind = kind._replace(take=partial(_take_values, kind))
-        if name == "num_samples":  # no method of an expert need say it
+        if name == "num_samples" and owner is None and _is_method(call):
             kind = kind._replace(take=partial(_not_negative, kind))
         if kind is not ANYTHING:
             found[name] = kind
     return found
+
+
+def _is_method(call: Callable[..., Any]) -> bool:
+    """Whether it is one of an expert, such as ``sample``: none need say what a count may be."""
+    return next(iter(inspect.signature(call).parameters)) == "self"
 
 
 def _namespaces(call: Callable[..., Any], owner: type | None, name: str) -> dict[str, Any]:
@@ -387,7 +392,7 @@ def _number(value: Any) -> Any:
         number = float(value)
     except OverflowError:
         return REFUSED
-    return value if isinstance(value, int) else number
+    return value if isinstance(value, int) and abs(value) <= MOST else number
 
 
 def _truth(value: Any) -> Any:

@@ -163,6 +163,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('a, b', False)
     """
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise StorageError(f"expected a path to a file, got the folder {path}: name a file in it")
     temporary = path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
     try:
         yield temporary

@@ -220,6 +220,8 @@ def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
         raise DtypeError(
             f"expected a condition that is a number or a tensor, got {type(condition).__name__}"
         )
+    if not -torch.inf < condition < torch.inf:
+        raise PoeError(f"expected a finite condition, got {condition}")
     device = next((tensor.device for tensor in conditional.parameters()), None)
     return torch.tensor(condition, device=device)
 

@@ -189,9 +189,9 @@ def number_of_chains(
 def require_chains(space: Space, x: Tensor, name: str) -> None:
     """Refuse positions that are not ``(chains, *event)``. Raises ShapeError."""
     batch = space.batch_shape(x)
-    if len(batch) != 1:
+    if len(batch) != 1 or not batch[0]:
         event = tuple(space.event_shape)
         raise ShapeError(
             f"expected {name} of shape (chains, *event) with event shape {event}, got "
-            f"{tuple(x.shape)}: one batch dimension, the chains; reshape it to (-1, *event)"
+            f"{tuple(x.shape)}: one batch dimension, at least one chain; reshape it to (-1, *event)"
         )

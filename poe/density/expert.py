@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
-from poe.core.arguments import Kind, checked, instance_of, register_kind, require, told
+from poe.core.arguments import (
+    Kind,
+    checked,
+    instance_of,
+    register_kind,
+    require,
+    require_count,
+    told,
+)
 from poe.core.conversions import way_together
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
@@ -633,7 +641,7 @@ def simplify(expert: Expert) -> Simplified:
           )
         )
     """
-    return Simplified(expert, torch.zeros(()))
+    return Simplified(require("expert", expert, nn.Module), torch.zeros(()))
 
 
 @question
@@ -747,6 +755,7 @@ def _sampled(
     draw: Sampler, num_samples: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """The draws of what a question found, asked for as those of a method."""
+    require_count("num_samples", num_samples, 0)
     return draw(num_samples, generator=generator)
 
 

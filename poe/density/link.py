@@ -158,7 +158,7 @@ def log_square(f: Tensor) -> Tensor:
     Returns:
         2 log |f|, of the same shape; −inf where f is 0.
     """
-    return 2 * f.abs().log()
+    return 2 * _floats(f).abs().log()
 
 
 @checked

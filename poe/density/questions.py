@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch, wraps
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
-
-from poe.core.arguments import told
-from poe.core.errors import OperatorError
 
 if TYPE_CHECKING:
     from functools import _SingleDispatchCallable
@@ -73,14 +70,7 @@ def own_question(default: Callable[..., Answer]) -> _SingleDispatchCallable[Answ
     Returns:
         The question, a function of the same arguments.
     """
-
-    @wraps(default)
-    def answer(expert: Any, *rest: Any) -> Answer:
-        if not isinstance(expert, nn.Module):
-            raise OperatorError(f"expected an Expert, got {told(expert)}")
-        return default(expert, *rest)
-
-    ask = singledispatch(answer)
+    ask = singledispatch(default)
     QUESTIONS.append(ask)
     return ask
 

@@ -207,7 +207,7 @@ def _sum(samples: Tensor, scores: Tensor, weights: Tensor, length: float) -> tup
 
 def _blocks(samples: Tensor, scores: Tensor, length: float) -> Iterator[tuple[slice, Tensor]]:
     """The Stein kernel's matrix, some of its rows at a time: ``(rows, n)`` in float64."""
-    if not 0 < length < float("inf"):
+    if not 0 < float(length) ** 2 < float("inf"):
         raise PoeError(f"expected a positive finite length, got {length}")
     if samples.shape != scores.shape or samples.ndim < 2:
         raise ShapeError(

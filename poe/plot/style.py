@@ -117,7 +117,10 @@ def tints(color: str) -> Colormap:
 
 def on_paper(name: str) -> Colormap:
     """One of matplotlib's colormaps, with white where there is nothing."""
-    colormap: Colormap = imported("matplotlib").colormaps[name]
+    known = imported("matplotlib").colormaps
+    if name not in known:
+        raise PoeError(f"expected a colormap of matplotlib, such as 'gray', got {name!r}")
+    colormap: Colormap = known[name]
     return colormap.with_extremes(bad="white")
 
 

@@ -213,7 +213,7 @@ def _sample_exactly(
 
 def _split(x: Tensor, num_chains: int) -> Tensor:
     """``(draws * chains, ...)`` to ``(chains, draws, ...)``."""
-    return x.reshape(-1, num_chains, *x.shape[1:]).transpose(0, 1)
+    return x.unflatten(0, (len(x) // num_chains, num_chains)).transpose(0, 1)
 
 
 def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:

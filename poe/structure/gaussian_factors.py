@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import require
 from poe.density.conditional import Given
 from poe.density.expert import At, Expert, Mixture, Product, Tempered, experts_in
 from poe.density.latent import Chain, Marginal, Posterior
@@ -140,6 +141,7 @@ def gaussian_factors(expert: Expert) -> tuple[GaussianFactor, ...] | None:
         >>> len(gaussian_factors(picture * picture))
         2
     """
+    require("expert", expert, nn.Module)
     return None
 
 

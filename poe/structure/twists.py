@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require
 from poe.core.space import Space
 from poe.density.checks import device_of
 from poe.density.conditional import Given
@@ -179,6 +179,7 @@ def twists(expert: Expert) -> Sequence[nn.Module]:
     >>> twists(experts.MADE(3) * field)
     [MADE(...)]
     """
+    require("expert", expert, nn.Module)
     return []
 
 

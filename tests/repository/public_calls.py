@@ -191,7 +191,7 @@ def nflow(context: int | None = None) -> Any:
 
 
 def folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="poe-fuzz-"))
+    return Path(tempfile.mkdtemp(dir="."))
 
 
 def saved() -> Path:
@@ -945,6 +945,9 @@ BASES = {
 }  # fmt: skip
 """What users derive from: made of nothing by itself."""
 
+NOT_REPLACED = {("experts.pretrained.write", "into")}
+"""Whose default is the package's own folder."""
+
 NO_ARGUMENTS = {"poe.diagnostics.import_arviz", "experts.available"}
 """Nothing can be given wrongly."""
 
@@ -1021,7 +1024,8 @@ def missing() -> Iterator[str]:
 
 EVALUATIONS = (
     ".log_density", ".energy", ".score", ".log_prob", ".contributions", ".__call__",
-    ".log_density_and_score", ".contains", ".as_vector", ".given", "poe.Given", "graphs.Chains",
+    ".log_density_and_score", ".contains", ".contributions_along", ".double", ".as_vector",
+    ".given", "poe.Given", "graphs.Chains",
     ".r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
     ".normalized_weights", ".weighted_moments",
     "log_absolute", "log_exponential", "log_softplus", "log_square",
