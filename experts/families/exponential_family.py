@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, real
-from poe import Expert, ImproperError, Space
-from poe.core.arguments import checked, require
+from poe import Expert, ImproperError, ShapeError, Space
+from poe.core.arguments import checked, told
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
@@ -278,7 +278,9 @@ class ExponentialFamily(Member):
 
     def log_partition(self, natural: Tensor) -> Tensor:
         found = self.functions[2](natural)
-        return require("what log_partition returns", found, Tensor)  # type: ignore[no-any-return]
+        if not isinstance(found, Tensor) or found.ndim:
+            raise ShapeError(f"expected log_partition to return one number, got {told(found)}")
+        return found
 
     def with_natural(self, natural: Tensor) -> Self:
         log_base_measure, statistics, log_partition = self.functions

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
-from poe import AdaptationError, DtypeError, Sequence, ShapeError
+from poe import AdaptationError, DtypeError, PoeError, Sequence, ShapeError
 from poe.core.arguments import checked, require_count, require_dimensions
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
@@ -127,6 +127,8 @@ def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
     require_dimensions("prefixes", prefixes, "(n, t)")
     if prefixes.dtype != torch.long:
         raise DtypeError(f"expected tokens of int64, got {prefixes.dtype}: use x.long()")
+    if bool(((prefixes < 0) | (prefixes >= (model.space.num_values or 0))).any()):
+        raise PoeError(f"expected tokens of {model.space}, got others")
     state = model.begin(len(prefixes))
     for place, values in enumerate(prefixes.unbind(1)):
         state = model.append(state, place, values)

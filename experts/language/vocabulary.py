@@ -44,7 +44,7 @@ class Vocabulary(nn.Module):
         self, tokens: Sequence[str | bytes], *, ends: Sequence[int] = (), padding: int | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(tokens, Iterable):
+        if not isinstance(tokens, Iterable) or isinstance(tokens, Tensor):
             raise PoeError(f"expected tokens to be texts, got {told(tokens)}: give a list of them")
         for token in tokens:
             require("a token", token, str | bytes)

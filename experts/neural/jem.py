@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import poe
 from experts.neural.classifier import Classifier, of_class
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence
@@ -182,6 +182,7 @@ def jem_loss(
         >>> sorted(loss.parts)
         ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
     """
+    require_dimensions("data", data, "(n, *event)")
     if labels.shape != data.shape[:1] or labels.dtype != torch.long:
         raise poe.ShapeError(
             f"expected an int64 label for each of {len(data)} rows, got {labels.dtype} of shape "

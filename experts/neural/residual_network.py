@@ -78,6 +78,8 @@ class ResidualNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = sizes("channels", channels)
+        if not self.channels:
+            raise poe.PoeError("expected channels of at least one stage, got none")
         self.shape, self.blocks = require_halvable(shape, len(channels)), whole("blocks", blocks, 0)
         self.spread = None if spread is None else number("spread", spread, positive)
         self.spectral_norm = spectral_norm

@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(options, str(error), ExitCode.BAD_INPUT)
     except PoeError as error:
         return _say(options, str(error), ExitCode.FAILED)
+    except RuntimeError as error:  # of a network, or of torch
+        return _say(options, f"{type(error).__name__}: {error}", ExitCode.FAILED)
     except KeyboardInterrupt:
         return _say(options, "interrupted", ExitCode.INTERRUPTED)
 

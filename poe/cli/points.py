@@ -82,7 +82,8 @@ def _from_safetensors(path: Path) -> Tensor:
 
 
 def _from_npy(path: Path) -> Tensor:
-    array = np.load(path, allow_pickle=False)
+    with open(path, "rb") as file:
+        array = np.load(file, allow_pickle=False)
     if array.dtype.kind not in "fiub":
         raise BadInput(f"{path}: expected an array of numbers, got one of {array.dtype}")
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))

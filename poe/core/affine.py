@@ -342,6 +342,8 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
         )
     if len(x) < 2:
         raise PoeError(f"expected at least 2 positions to fit a map to, got {len(x)}")
+    if not bool(x.isfinite().all()) or (score is not None and not bool(score.isfinite().all())):
+        raise PoeError("expected finite positions and scores to fit a map to, got others")
     n, d = len(x), x[0].numel()
     can_be_dense = d <= MAX_DENSE_DIMENSION and n >= 2 * d
     flat_x = _flat(x).double()

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.core.randomness import resolve
+from poe.diagnostics.components import DRAWS
 from poe.diagnostics.weights import normalized_weights
 
 NUMBERS_AT_ONCE = 2**21
@@ -104,7 +105,10 @@ def squared_stein_discrepancy(
     """
     weights = _weights(samples, log_weights)
     total, diagonal = _sum(samples, scores, weights, length)
-    return (total - diagonal) / (1 - weights.square().sum())
+    among_others = 1 - weights.square().sum()
+    if not bool(among_others > 0):
+        raise PoeError("expected weights of several draws, got one that has them all")
+    return (total - diagonal) / among_others
 
 
 @checked
@@ -154,6 +158,7 @@ def stein_test(
         >>> stein_test(x, -x, generator=g).p_value > 0.05, stein_test(2 * x, -2 * x).p_value < 0.01
         (tensor(True), tensor(True))
     """
+    require_dimensions("samples", samples, DRAWS)
     if not 0 < flip_probability <= 0.5 or num_resamples < 1:
         raise PoeError(
             "expected a flip probability in (0, 1/2] and at least one resample, got "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
@@ -137,6 +137,7 @@ def multiscale_denoising_score_matching(
             f"expected noise_levels of shape (k,) with k >= 1, got {tuple(noise_levels.shape)}"
         )
     generator = resolve(generator, data.device)
+    require_dimensions("data", data, "(n, *event)")
     place = torch.randint(
         len(noise_levels), (len(data),), generator=generator, device=generator.device
     )

@@ -30,6 +30,7 @@ from poe.samplers.kernel import (
     in_two_parts,
     map_leaves,
     require_kernel,
+    require_positive,
     require_rows,
     where_accepted,
 )
@@ -255,6 +256,8 @@ class ParallelTempering(Corrected[TemperingState]):
                 f"expected {len(self.exponents)} step sizes, one for each exponent, got "
                 f"{len(self.step_size)}"
             )
+        for step_size in self.step_size or ():
+            require_positive("step_size", step_size)
         require_kernel(self.kernel)
         if self.step_size is not None and not is_tunable(self.kernel):
             raise PoeError(f"{type(self.kernel).__name__} has no step size: leave step_size out")

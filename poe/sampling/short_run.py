@@ -75,6 +75,8 @@ def short_run(
     exponent, kernel = 1.0, ULA(step_size)
     if noise is not None:
         exponent, kernel = 2.0 * step_size / noise**2, ULA(noise**2 / 2)
+        if exponent < 1e-30:
+            raise PoeError(f"expected a step_size that counts beside noise, got {step_size}")
     began = time.perf_counter()
     target = expert if exponent == 1.0 else expert**exponent
     found = advance(target, kernel, start, num_steps, generator=generator)

@@ -43,6 +43,13 @@ SECONDS = 20.0
 BYTES = 12 * 2**30
 """Of address space, so that what is huge fails and troubles nobody."""
 
+LONG = {
+    "poe.testing.check_expert", "poe.testing.check_kernel", "poe.tune_tempering",
+    "experts.spins.learn_denoiser", "poe.fit_exponents_by_log_score",
+    "poe.fit_exponents_by_likelihood",
+}  # fmt: skip
+"""Whose good call takes seconds: tried by hand."""
+
 WRONG: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
     "True": lambda: True,
