@@ -203,6 +203,8 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
     # A float has more digits than torch's default dtype.
     tensor = value if isinstance(value, Tensor) else _tensor(name, value, torch.float64)
     check(name, tensor)
+    if not tensor.is_meta and bool((tensor.abs() > torch.finfo(torch.float32).max).any()):
+        raise PoeError(f"{name} must be a number of float32 size, got {_shown(tensor)}")
     if tensor.ndim or tensor.is_meta:
         raise ShapeError(f"{name} must be one number, got {_shown(tensor)}: give a float")
     return float(tensor)
@@ -263,7 +265,7 @@ def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -
     >>> sizes("shape", torch.Size([2, 3]))
     (2, 3)
     """
-    if not isinstance(shape, Iterable):
+    if not isinstance(shape, Iterable) or (isinstance(shape, Tensor) and shape.ndim == 0):
         raise PoeError(f"{name} must be whole numbers, got {shape}: give a tuple of them")
     return tuple(whole(f"{name}[{place}]", size, at_least) for place, size in enumerate(shape))
 

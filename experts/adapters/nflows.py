@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.context import require_floats
+from poe.core.arguments import checked, told
 from poe.core.randomness import borrowed, resolve
 from poe.density.capabilities import is_small, tails
 from poe.density.conditional import one_for_each
@@ -158,6 +159,7 @@ class Flow(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.
@@ -247,6 +249,8 @@ def require_usable(flow: NFlow) -> None:
         AdaptationError: For a ``NaiveLinear``, a discrete base, and dropout, batch or activation
             normalisation in training mode.
     """
+    if not isinstance(flow, NFlow):
+        raise poe.AdaptationError(f"expected an nflows.flows.Flow, got {told(flow)}")
     if any(isinstance(module, NaiveLinear) for module in flow.modules()):
         raise poe.AdaptationError(
             "expected a flow that can be inverted, got one with a NaiveLinear, whose inverse "
@@ -356,6 +360,7 @@ class ContextFlow(poe.Conditional):
 
         return on_support(self.space, x, of_rows)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import poe
 from experts.adapters.context import require_floats
+from poe.core.arguments import checked
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
@@ -93,6 +94,7 @@ class NormflowsFlow(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws; the global generator is left alone.
@@ -181,6 +183,7 @@ class NormflowsClassFlow(poe.Conditional):
 
         return _log_prob(self.space, x, of_rows)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
@@ -248,6 +251,7 @@ class NormflowsContextFlow(poe.Conditional):
 
         return _log_prob(self.space, x, of_rows)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

@@ -11,6 +11,7 @@ from torch.utils.dlpack import from_dlpack
 
 import poe
 from experts.adapters.jax import JaxLogDensity
+from poe.core.arguments import checked
 from poe.core.errors import AdaptationError
 from poe.core.optional_imports import missing, require
 from poe.core.randomness import resolve
@@ -84,6 +85,7 @@ class FromNumPyro(JaxLogDensity):
         """
         return self(x)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws.
 

@@ -19,6 +19,7 @@ from torch.distributions import (
 
 import poe
 from experts.adapters.context import require_floats
+from poe.core.arguments import checked
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
@@ -90,6 +91,7 @@ class ZukoFlow(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws; the global generator is left alone.
@@ -176,6 +178,7 @@ class ZukoConditional(poe.Conditional):
         """
         return _log_prob(self.flow(require_floats(condition)), self.space, x)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

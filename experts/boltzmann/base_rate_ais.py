@@ -14,6 +14,7 @@ from experts.boltzmann.block_gibbs import draw_bits, sweep
 from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.rbm import RBM
 from experts.families.discrete import Bernoulli, data_log_odds
+from poe.core.arguments import checked
 from poe.core.errors import NormalizationError, PoeError
 from poe.density.capabilities import can_sample_exactly, simplify
 from poe.density.closed_forms import exact_sample
@@ -30,6 +31,7 @@ PILOT_LEVELS = 100
 """Of the short run that finds base rates where none are given."""
 
 
+@checked
 @dataclass(frozen=True)
 class BaseRateAIS:
     """Annealed importance sampling of an RBM by block Gibbs, from base rates to the RBM and back.

@@ -12,6 +12,7 @@ from experts.boltzmann.fast_linear import linear
 from experts.boltzmann.gaussian_rbm import GaussianRBM
 from experts.boltzmann.potts_rbm import PottsRBM
 from experts.boltzmann.rbm import RBM
+from poe.core.arguments import checked
 from poe.core.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_accepted
 
@@ -34,6 +35,7 @@ def draw_bits(log_odds: Tensor, *, generator: torch.Generator) -> Tensor:
     return torch.lt(uniform, log_odds.sigmoid_(), out=log_odds)
 
 
+@checked
 @torch.no_grad()
 def sweep(
     rbm: RBM,
@@ -62,6 +64,8 @@ def sweep(
         >>> sweep(rbm, torch.ones(1, 2), generator=torch.Generator().manual_seed(0))
         tensor([[1., 1.]])
     """
+    rbm.space.batch_shape(x)
+    x = x.to(rbm.W.dtype)
     for _ in range(num_steps):
         z = draw_bits(linear(x, rbm.W.mT, rbm.c).mul_(exponent), generator=generator)
         x = draw_bits(linear(z, rbm.W, rbm.b).mul_(exponent), generator=generator)
@@ -75,6 +79,7 @@ class LayerNoise(NamedTuple):
     visible: Tensor
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LayerGibbs(Corrected[MetropolisState]):
     """Block Gibbs of one RBM of any kind: z ~ p(z | x), then x ~ p(x | z); all are accepted.

@@ -17,6 +17,7 @@ from experts.boltzmann.hidden_states import (
 )
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Binary, Expert, Real, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import exact_log_partition, sampler_of
 from poe.density.expert import Sampler
@@ -62,6 +63,7 @@ class GaussianRBM(Expert):
     c: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike, *, scale: ArrayLike = 1.0) -> None:
         super().__init__()
         weights = real("W", W)

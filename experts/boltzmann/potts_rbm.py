@@ -15,6 +15,7 @@ from experts.boltzmann.hidden_states import (
 )
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Categorical, Expert, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import exact_log_partition, sampler_of
 from poe.density.expert import Sampler
@@ -57,6 +58,7 @@ class PottsRBM(Expert):
     b: Tensor
     c: Tensor
 
+    @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
         weights = real("W", W)

@@ -12,6 +12,7 @@ from experts.boltzmann.fast_linear import linear
 from experts.families.discrete import Bernoulli
 from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
+from poe.core.arguments import checked
 from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve, uniforms
 from poe.density.capabilities import (
@@ -88,6 +89,7 @@ class RBM(Expert):
     b: Tensor
     c: Tensor
 
+    @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()
         weights = real("W", W)
@@ -205,6 +207,8 @@ class RBM(Expert):
         table = states(small.space).to(small.W)
         parts = table.split(max(1, NUMBERS_AT_ONCE // small.W.shape[1]))
         probability = torch.cat([small(part) for part in parts]).softmax(0)
+        if not num_samples:
+            return self.W.new_zeros(0, len(self.W))
         chosen = torch.multinomial(probability, num_samples, True, generator=generator)
         if len(small.W) == len(self.W):  # the visible layer itself
             return table[chosen].to(self.W)

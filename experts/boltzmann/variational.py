@@ -10,8 +10,11 @@ from torch.nn import functional as F
 
 from experts.boltzmann.dbm import DBM
 from experts.parameters import whole
+from poe import ShapeError
+from poe.core.arguments import checked
 
 
+@checked
 def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     """The means of the layers under the best independent q(h) = Π q(h_lj) that is found.
 
@@ -53,6 +56,7 @@ def mean_field(dbm: DBM, x: Tensor, num_steps: int = 30) -> list[Tensor]:
     return means
 
 
+@checked
 def variational_bound(dbm: DBM, means: Sequence[Tensor]) -> Tensor:
     """A lower bound on log p̃(x), the sum over all hidden layers.
 
@@ -73,6 +77,11 @@ def variational_bound(dbm: DBM, means: Sequence[Tensor]) -> Tensor:
         >>> variational_bound(dbm, mean_field(dbm, x))  # log(e⁰ + e³ + e⁻⁰·⁵ + e³)  = 3.7324
         tensor([3.7312])
     """
+    sizes = [len(bias) for bias in dbm.biases]
+    if [mean.shape[-1:] for mean in means] != [(size,) for size in sizes]:
+        raise ShapeError(
+            f"expected means of {sizes} units, got shapes {[tuple(mean.shape) for mean in means]}"
+        )
     ties = [
         ((lower @ matrix) * upper).sum(-1)
         for lower, matrix, upper in zip(means, dbm.weights, means[1:], strict=False)

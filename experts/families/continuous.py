@@ -12,6 +12,7 @@ import poe
 from experts.families.discrete import Bernoulli, Categorical, Poisson
 from experts.families.exponential_family import Samplable
 from experts.parameters import ArrayLike, alike, number, positive, real
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import borrowed
 from poe.density.capabilities import (
@@ -38,6 +39,7 @@ class Exponential(Samplable):
         tensor([3.])
     """
 
+    @checked
     def __init__(self, rate: ArrayLike) -> None:
         (rate,) = alike(positive, rate=rate)
         super().__init__(-rate, poe.Positive(tuple(rate.shape)))
@@ -81,6 +83,7 @@ class Gamma(Samplable):
         (tensor([4.]), tensor(-2.6027))
     """
 
+    @checked
     def __init__(self, concentration: ArrayLike, rate: ArrayLike) -> None:
         concentration, rate = alike(positive, concentration=concentration, rate=rate)
         natural = torch.stack([concentration - 1, -rate], -1)
@@ -144,6 +147,7 @@ class Beta(Samplable):
         tensor([5.])
     """
 
+    @checked
     def __init__(self, concentration1: ArrayLike, concentration0: ArrayLike) -> None:
         one, zero = alike(positive, concentration1=concentration1, concentration0=concentration0)
         super().__init__(torch.stack([one, zero], -1) - 1, poe.Interval(tuple(one.shape), 0, 1))
@@ -193,6 +197,7 @@ class Dirichlet(Samplable):
         tensor([2., 3., 4.])
     """
 
+    @checked
     def __init__(self, concentration: ArrayLike) -> None:
         (concentration,) = alike(positive, concentration=concentration)
         if concentration.ndim != 1:
@@ -242,6 +247,7 @@ class VonMises(Samplable):
         (tensor([0.7854]), tensor([1.4142]))
     """
 
+    @checked
     def __init__(self, loc: ArrayLike, concentration: ArrayLike) -> None:
         loc, concentration = alike(real, loc=loc, concentration=concentration)
         positive("concentration", concentration)
@@ -298,6 +304,7 @@ class Wishart(Samplable):
         tensor(6.)
     """
 
+    @checked
     def __init__(self, degrees_of_freedom: float, scale: ArrayLike) -> None:
         (matrix,) = alike(real, scale=scale)
         k = len(matrix) if matrix.ndim else 0

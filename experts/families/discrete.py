@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import poe
 from experts.families.exponential_family import Samplable
 from experts.parameters import ArrayLike, alike, positive, real
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import ShapeError
 from poe.density.capabilities import (
     Conditionals,
@@ -37,6 +38,7 @@ class Bernoulli(Samplable):
         tensor([-0.6931])
     """
 
+    @checked
     def __init__(self, logits: ArrayLike) -> None:
         (logits,) = alike(real, logits=logits)
         super().__init__(logits, poe.Binary(tuple(logits.shape)))
@@ -90,6 +92,7 @@ class Categorical(Samplable):
         tensor([-0.6931])
     """
 
+    @checked
     def __init__(self, logits: ArrayLike) -> None:
         (logits,) = alike(real, logits=logits)
         if logits.ndim == 0:
@@ -155,6 +158,7 @@ class Poisson(Samplable):
         tensor([2.])
     """
 
+    @checked
     def __init__(self, rate: ArrayLike) -> None:
         (rate,) = alike(positive, rate=rate)
         super().__init__(rate.log(), poe.Count(tuple(rate.shape)))
@@ -185,6 +189,7 @@ class Poisson(Samplable):
         return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
 
 
+@checked
 def data_log_odds(data: Tensor) -> Tensor:
     """log p̂ − log(1 − p̂) of each column of bits, with half a row of each value added.
 
@@ -198,5 +203,8 @@ def data_log_odds(data: Tensor) -> Tensor:
         >>> data_log_odds(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         tensor([1.6094, 0.0000])
     """
+    require_dimensions("data", data, "(n, v)")
+    if not data.is_meta and not bool(((data == 0) | (data == 1)).all()):
+        raise poe.PoeError("expected rows of 0 and 1, got others: use (data > threshold).float()")
     ones = data.sum(0, dtype=torch.float64)
     return torch.log((ones + 0.5) / (len(data) - ones + 0.5)).float()

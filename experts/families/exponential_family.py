@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, real
-from poe import Expert, ImproperError, Space
+from poe import Expert, ImproperError, ShapeError, Space
+from poe.core.arguments import checked, told
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, tails
 from poe.density.transformed import mask_outside
@@ -198,6 +199,7 @@ class Member(Expert):
 class Samplable(Member):
     """A member that can be drawn from exactly."""
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws.
 
@@ -248,6 +250,7 @@ class ExponentialFamily(Member):
         (tensor(-1.0986), tensor([-3.]))
     """
 
+    @checked
     def __init__(
         self,
         log_base_measure: Callable[[Tensor], Tensor] | None,
@@ -274,7 +277,10 @@ class ExponentialFamily(Member):
         return self.functions[0](x)
 
     def log_partition(self, natural: Tensor) -> Tensor:
-        return self.functions[2](natural)
+        found = self.functions[2](natural)
+        if not isinstance(found, Tensor) or found.ndim:
+            raise ShapeError(f"expected log_partition to return one number, got {told(found)}")
+        return found
 
     def with_natural(self, natural: Tensor) -> Self:
         log_base_measure, statistics, log_partition = self.functions

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import DtypeError, Expert, ImproperError, PoeError, Real, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
@@ -48,6 +49,7 @@ class Gaussian(Expert):
     scale: Tensor | None
     scale_tril: Tensor | None
 
+    @checked
     def __init__(
         self,
         loc: ArrayLike,
@@ -95,6 +97,7 @@ class Gaussian(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.

@@ -10,6 +10,7 @@ from torch import Tensor
 from experts.families.gaussian import Gaussian
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import Conditional, Expert, Real, ShapeError, simplify
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import conditional_tails
 from poe.io import register
@@ -41,6 +42,7 @@ class LinearGaussian(Conditional):
     scale: Tensor
     is_normalized = True
 
+    @checked
     def __init__(self, weight: ArrayLike, bias: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
         matrix = real("weight", weight)
@@ -67,6 +69,7 @@ class LinearGaussian(Conditional):
         constant = self.scale.log().sum() + 0.5 * len(self.bias) * math.log(2 * math.pi)
         return -0.5 * whitened.square().sum(-1) - constant
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

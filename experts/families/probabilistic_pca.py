@@ -10,6 +10,7 @@ from torch import Tensor
 
 import poe
 from experts.parameters import ArrayLike, keep, positive, real, whole
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.io import register
@@ -52,6 +53,7 @@ class ProbabilisticPCA(poe.Expert):
     loadings: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, loc: ArrayLike, loadings: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
         center = real("loc", loc)
@@ -148,6 +150,7 @@ class ProbabilisticPCA(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, without a gradient.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from experts.parameters import real, whole
 from poe import Binary, Expert, PoeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
@@ -104,6 +105,7 @@ class Constraint(Expert):
         """log C(n, c) where c ones may be, −inf elsewhere: ``(n + 1,)``."""
         return self.log_count.masked_fill(~self.allowed, -torch.inf)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, every state that may be alike.
 
@@ -130,6 +132,7 @@ class Constraint(Expert):
         return f"{self.space}, ones: {_in_words(self.allowed.nonzero().flatten().tolist())}"
 
 
+@checked
 def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At most k ones.
 
@@ -150,6 +153,7 @@ def at_most(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(0, whole("k", k, None), shape)
 
 
+@checked
 def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """At least k ones.
 
@@ -170,6 +174,7 @@ def at_least(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(whole("k", k, None), Binary(shape).event_shape.numel(), shape)
 
 
+@checked
 def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
     """Exactly k ones.
 
@@ -190,6 +195,7 @@ def exactly(k: int, shape: int | tuple[int, ...]) -> Constraint:
     return _between(whole("k", k, None), k, shape)
 
 
+@checked
 def parity(shape: int | tuple[int, ...], *, odd: bool = False) -> Constraint:
     """An even number of ones, or an odd one: Z = 2^(n − 1).
 

@@ -17,6 +17,7 @@ from experts.graphs.variable_elimination import (
 )
 from experts.parameters import ArrayLike, indices, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
+from poe.core.arguments import checked
 from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve
 from poe.core.space import Binary
@@ -116,6 +117,7 @@ class FactorGraph(Expert):
         tensor(2.)
     """
 
+    @checked
     def __init__(self, space: Space, factors: Iterable[Factor]) -> None:
         super().__init__()
         self._assemble(space, _stacked(space, factors))

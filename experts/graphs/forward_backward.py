@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe import PoeError, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 
 
@@ -37,6 +38,7 @@ class MostProbable(NamedTuple):
     log_density: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Chains:
     """Linear chains of tags for n sentences of L tags each, side by side; unnormalised.
@@ -170,6 +172,7 @@ class Chains:
         tags = self._backward(best, torch.zeros_like(self.unary)[None])[0]
         return MostProbable(tags, self._last(best).amax(-1))
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws, by forward filtering and backward sampling.

@@ -11,6 +11,7 @@ from experts.graphs.factor_graph import FactorGraph, Tables
 from experts.graphs.forward_backward import Chains, Marginals
 from experts.parameters import ArrayLike, keep, log_values
 from poe import Categorical, Expert, PoeError, ShapeError, Space
+from poe.core.arguments import checked
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition, widen
 from poe.density.transformed import mask_outside
 from poe.io import register
@@ -55,6 +56,7 @@ class LinearChain(Expert):
     unary: Tensor
     pairs: Tensor
 
+    @checked
     def __init__(
         self,
         unary: ArrayLike,
@@ -129,6 +131,7 @@ class LinearChain(Expert):
         """
         return self._as_chains(torch.float64).most_probable().tags[0]
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent exact draws.
@@ -157,6 +160,7 @@ class LinearChain(Expert):
         return f"{self.space}"
 
 
+@checked
 def stack_chains(chains: Sequence[LinearChain]) -> Chains:
     """Chains of k tags and of any lengths side by side, padded: their sums are taken at once.
 

@@ -12,6 +12,7 @@ from experts.graphs.forward_backward import Chains
 from experts.graphs.linear_chain import LinearChain
 from experts.parameters import ArrayLike, keep, log_values
 from poe import AdaptationError, PoeError, ShapeError
+from poe.core.arguments import checked, require_dimensions
 from poe.io import register
 
 MAX_STEPS = 1000
@@ -46,6 +47,7 @@ class Transitions(nn.Module):
     pairs: Tensor
     end: Tensor
 
+    @checked
     def __init__(
         self,
         start: ArrayLike,
@@ -102,6 +104,7 @@ class Transitions(nn.Module):
         return f"{len(self.pairs)} tags"
 
 
+@checked
 def fit_transitions(
     tags: Tensor, lengths: Tensor, num_tags: int, *, weight_decay: float = 1e-4
 ) -> Transitions:
@@ -132,6 +135,14 @@ def fit_transitions(
     """
     if not weight_decay > 0:
         raise PoeError(f"expected a weight_decay above 0, got {weight_decay}")
+    require_dimensions("tags", tags, "(n, length)")
+    if lengths.shape != tags.shape[:1] or lengths.is_floating_point() or tags.is_floating_point():
+        raise ShapeError(
+            f"expected whole numbers, and a length for each of {len(tags)} sentences, got "
+            f"{lengths.dtype} of shape {tuple(lengths.shape)} and tags of {tags.dtype}"
+        )
+    if not bool(((lengths > 0) & (lengths <= tags.shape[1])).all()):
+        raise PoeError(f"expected lengths from 1 to {tags.shape[1]}, got others")
     counts = _counts(tags, lengths, num_tags)
     occurring, times = lengths.unique(return_counts=True)
     shares = times.double() / len(lengths)

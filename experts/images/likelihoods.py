@@ -11,6 +11,7 @@ from experts.families.gaussian import Gaussian
 from experts.images.operators import Identity, LinearOperator
 from experts.parameters import ArrayLike, keep, positive, probability as between, real
 from poe import Expert, Real, ShapeError
+from poe.core.arguments import checked
 from poe.io import register
 from poe.structure.gaussian_factors import GaussianFactor, Independent, gaussian_factors
 
@@ -40,6 +41,7 @@ class GaussianLikelihood(Expert):
     observed: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, operator: LinearOperator, observed: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
         observed = real("observed", observed)
@@ -98,6 +100,7 @@ class SaltAndPepper(Expert):
     scale: Tensor
     step: Tensor
 
+    @checked
     def __init__(
         self,
         observed: ArrayLike,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from experts.parameters import ArrayLike, keep, pair, real, sizes, whole
 from poe import PoeError, Real, ShapeError
+from poe.core.arguments import checked
 from poe.io import register
 
 BOUNDARIES = ("cut", "periodic")
@@ -78,6 +79,7 @@ class Identity(LinearOperator):
         torch.Size([1, 2, 2])
     """
 
+    @checked
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.in_shape = self.out_shape = torch.Size(sizes("shape", shape, 0))
@@ -108,6 +110,7 @@ class Mask(LinearOperator):
 
     mask: Tensor
 
+    @checked
     def __init__(self, mask: ArrayLike) -> None:
         super().__init__()
         mask = real("mask", mask)
@@ -145,6 +148,7 @@ class Window(LinearOperator):
         tensor([[[3., 4.]]])
     """
 
+    @checked
     def __init__(
         self, shape: tuple[int, int], part: tuple[int, int], corner: tuple[int, int]
     ) -> None:
@@ -250,6 +254,7 @@ class Blur(LinearOperator):
 
     kernel: Tensor
 
+    @checked
     def __init__(self, kernel: ArrayLike, shape: tuple[int, int], boundary: str = "cut") -> None:
         super().__init__()
         if boundary not in BOUNDARIES:
@@ -304,6 +309,7 @@ class BlockMean(LinearOperator):
         tensor([[[2.5000]]])
     """
 
+    @checked
     def __init__(self, shape: tuple[int, int], size: int) -> None:
         super().__init__()
         size, shape = whole("size", size, 0), pair("shape", shape)

@@ -19,6 +19,7 @@ from experts.images.tiled_mixture import (
     root,
 )
 from poe import PoeError
+from poe.core.arguments import checked
 from poe.core.randomness import uniforms
 from poe.samplers.kernel import Corrected, Density, Info, MetropolisState, all_accepted
 from poe.structure.gaussian_factors import GaussianFactor
@@ -60,6 +61,7 @@ class Colour(NamedTuple):
     masses: Tensor
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TileGibbs(Corrected[MetropolisState]):
     """Draws the tiles of one colour given all others, colour by colour, with their components.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from experts.images.operators import FilterBank
 from experts.images.patch_mixture import PatchMixture
 from poe import Expert, ImproperError, PoeError, Product
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, distribute
 from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
@@ -84,6 +85,7 @@ class TiledMixture(Expert):
     probabilities: Tensor
     log_z: Tensor
 
+    @checked
     def __init__(
         self, target: Product, patches: PatchMixture, seen: Seen, constant: Tensor
     ) -> None:
@@ -121,6 +123,7 @@ class TiledMixture(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws.

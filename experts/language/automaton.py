@@ -11,6 +11,7 @@ from torch import Tensor
 import poe
 from experts.parameters import indices
 from poe import Expert, PoeError, ShapeError
+from poe.core.arguments import checked, told
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.density.transformed import mask_outside
 from poe.io import register
@@ -112,6 +113,7 @@ class Automaton(Expert):
             self.space.require(x)
         return self(x) - self.log_count[self.space.length, 0]
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, every accepted sequence alike.
 
@@ -197,8 +199,14 @@ class Ahead(Twist):
 
     log_value: Tensor
 
+    @checked
     def __init__(self, automaton: Automaton, log_value: Tensor) -> None:
         super().__init__()
+        states = (automaton.space.length + 1, len(automaton.transitions))
+        if log_value.shape != states or not bool((log_value < torch.inf).all()):
+            raise ShapeError(
+                f"expected log values of shape {states}, numbers or -inf, got {told(log_value)}"
+            )
         self.automaton = automaton
         self.register_buffer("log_value", log_value)
 
@@ -216,6 +224,7 @@ class Ahead(Twist):
         return StateSoFar(self.automaton.transitions[state.values, kinds])
 
 
+@checked
 def reachable(automaton: Automaton) -> Ahead:
     """1 while the tokens still to come can satisfy the constraint, 0 from where they cannot.
 
@@ -231,6 +240,7 @@ def reachable(automaton: Automaton) -> Ahead:
     return Ahead(automaton, zero.masked_fill(automaton.log_count == -torch.inf, -torch.inf))
 
 
+@checked
 def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
     """How likely the constraint is to be satisfied, by independent tokens of those frequencies.
 
@@ -258,7 +268,12 @@ def foreseen(automaton: Automaton, log_frequencies: Tensor) -> Ahead:
         >>> foreseen(ends_in_2, torch.tensor([0.5, 0.3, 0.2]).log()).log_value[1].exp()
         tensor([0.2000, 0.2000])
     """
-    if not log_frequencies.is_meta and not bool((log_frequencies > -torch.inf).all()):
+    if log_frequencies.shape != automaton.classes.shape or not log_frequencies.is_floating_point():
+        raise ShapeError(
+            f"expected a number for each of {len(automaton.classes)} tokens, got "
+            f"{log_frequencies.dtype} of shape {tuple(log_frequencies.shape)}"
+        )
+    if not log_frequencies.is_meta and not bool(log_frequencies.isfinite().all()):
         raise PoeError(
             "expected every token to have some frequency, got tokens of none: a twist may be 0 "
             "only where no continuation has a density"

@@ -10,6 +10,7 @@ from torch import Tensor
 from experts.language.next_token import log_after
 from experts.language.vocabulary import Vocabulary
 from poe import PoeError, Sequence
+from poe.core.arguments import checked
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, as_values
 from poe.structure.twists import normalized
@@ -88,6 +89,7 @@ class OverBytes(Autoregressive):
     lengths: Tensor
     space: Sequence
 
+    @checked
     def __init__(
         self, model: Autoregressive, vocabulary: Vocabulary, length: int, *, num_ways: int = 16
     ) -> None:

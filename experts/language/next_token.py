@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from experts.language.vocabulary import Vocabulary, require_integers
-from poe import AdaptationError, Sequence, ShapeError
+from poe import AdaptationError, DtypeError, PoeError, Sequence, ShapeError
+from poe.core.arguments import checked, require_count, require_dimensions
 from poe.density.checks import precise
 from poe.io import register
 from poe.structure.autoregressive import Autoregressive, PrefixState, as_values
@@ -44,6 +45,7 @@ class NextToken(Autoregressive):
 
     space: Sequence
 
+    @checked
     def __init__(
         self, net: Callable[[Tensor], Tensor], vocabulary: Vocabulary, length: int
     ) -> None:
@@ -107,6 +109,7 @@ def require_eval(net: object) -> None:
         )
 
 
+@checked
 def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
     """log p(v | prefix) of prefixes of one length.
 
@@ -122,12 +125,18 @@ def log_after(model: Autoregressive, prefixes: Tensor) -> Tensor:
         >>> log_after(model, torch.tensor([[1, 2]])).shape
         torch.Size([1, 5])
     """
+    require_dimensions("prefixes", prefixes, "(n, t)")
+    if prefixes.dtype != torch.long:
+        raise DtypeError(f"expected tokens of int64, got {prefixes.dtype}: use x.long()")
+    if bool(((prefixes < 0) | (prefixes >= (model.space.num_values or 0))).any()):
+        raise PoeError(f"expected tokens of {model.space}, got others")
     state = model.begin(len(prefixes))
     for place, values in enumerate(prefixes.unbind(1)):
         state = model.append(state, place, values)
     return model.log_next(state, prefixes.shape[1])
 
 
+@checked
 @torch.no_grad()
 def token_frequencies(
     model: Autoregressive, num_samples: int, *, generator: torch.Generator | None = None
@@ -151,6 +160,7 @@ def token_frequencies(
         >>> round(float(token_frequencies(model, 10, generator=g).exp().sum()), 6)
         1.0
     """
+    require_count("num_samples", num_samples)
     x = model.sample(num_samples, generator=generator)
     total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0
     state = model.begin(num_samples)

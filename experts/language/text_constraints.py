@@ -17,8 +17,10 @@ from experts.language.regular_sets import (
 )
 from experts.language.vocabulary import Vocabulary
 from poe import PoeError
+from poe.core.arguments import checked
 
 
+@checked
 def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text as a whole matches a regular expression, whatever tokens write it.
 
@@ -46,6 +48,7 @@ def matches(pattern: str, vocabulary: Vocabulary, length: int) -> Automaton:
     return automaton_of(parsed(pattern), vocabulary, length)
 
 
+@checked
 def contains(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text contains another, as it is written.
 
@@ -69,6 +72,7 @@ def contains(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
     return automaton_of(ANYTHING + literal(text) + ANYTHING, vocabulary, length)
 
 
+@checked
 def avoids(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text does not contain another.
 
@@ -86,6 +90,7 @@ def avoids(text: str, vocabulary: Vocabulary, length: int) -> Automaton:
     return automaton_of(~(ANYTHING + literal(text) + ANYTHING), vocabulary, length)
 
 
+@checked
 def at_most_tokens(count: int, vocabulary: Vocabulary, length: int) -> Automaton:
     """The text has ended after at most so many tokens, its end not counted.
 

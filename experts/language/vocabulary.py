@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from experts.parameters import sizes, whole
 from poe import PoeError
+from poe.core.arguments import require, told
 from poe.core.errors import DtypeError
 from poe.io import register
 
@@ -43,6 +44,10 @@ class Vocabulary(nn.Module):
         self, tokens: Sequence[str | bytes], *, ends: Sequence[int] = (), padding: int | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(tokens, Iterable) or isinstance(tokens, Tensor):
+            raise PoeError(f"expected tokens to be texts, got {told(tokens)}: give a list of them")
+        for token in tokens:
+            require("a token", token, str | bytes)
         self.tokens = tuple(t.encode() if isinstance(t, str) else bytes(t) for t in tokens)
         size, ends = len(self.tokens), sizes("ends", ends, None)
         padding = None if padding is None else whole("padding", padding, None)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from experts.parameters import whole
 from poe import Sequence, ShapeError
+from poe.core.arguments import checked
 from poe.density.checks import precise
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive, as_values
@@ -103,6 +104,7 @@ class CausalTransformer(Autoregressive):
         (torch.Size([4, 3]), torch.Size([4]), torch.Size([4, 3, 5]))
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

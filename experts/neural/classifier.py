@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
+from poe.core.arguments import checked
 from poe.core.errors import AdaptationError, PoeError, ShapeError
 from poe.core.space import Binary
 from poe.io import register
@@ -46,6 +47,7 @@ class Classifier(poe.Conditional):
         torch.Size([1])
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
         super().__init__()
         require_logits(net)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from experts.neural.classifier import require_logits
 from poe import Expert, ShapeError, Space
+from poe.core.arguments import checked
 from poe.io import register
 
 
@@ -43,6 +44,7 @@ class Discriminator(Expert):
         (tensor([-1.4189]), tensor([-1.4189]))
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: Space) -> None:
         super().__init__()
         require_logits(net)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
 from experts.neural.classifier import Classifier, of_class
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import NonFiniteError
 from poe.io import register
 from poe.losses import Loss, contrastive_divergence
@@ -41,6 +43,7 @@ class JEM(poe.Expert):
         True
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
         super().__init__()
         self.space = space
@@ -139,6 +142,7 @@ class JointLogit(poe.Conditional):
         return of_class(self.classifier.logits_of_one_hot(z), condition)
 
 
+@checked
 def jem_loss(
     jem: JEM,
     data: Tensor,
@@ -178,6 +182,12 @@ def jem_loss(
         >>> sorted(loss.parts)
         ['accuracy', 'cross_entropy', 'on_data', 'on_model', 'regularizer']
     """
+    require_dimensions("data", data, "(n, *event)")
+    if labels.shape != data.shape[:1] or labels.dtype != torch.long:
+        raise poe.ShapeError(
+            f"expected an int64 label for each of {len(data)} rows, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
     found = contrastive_divergence(jem, data, model, regularization=regularization)
     logits = jem.classifier.logits(data)
     cross_entropy = F.cross_entropy(logits, labels)

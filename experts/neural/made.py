@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from experts.parameters import sizes
 from poe import Binary, ShapeError
+from poe.core.arguments import checked
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive
 
@@ -66,6 +67,7 @@ class MADE(Autoregressive):
         (torch.Size([5, 4]), torch.Size([5]))
     """
 
+    @checked
     def __init__(self, shape: int | tuple[int, ...], hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         self.space = Binary(shape)

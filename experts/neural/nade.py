@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from experts.neural.made import both
 from experts.parameters import whole
 from poe import Binary, ShapeError
+from poe.core.arguments import checked
 from poe.io import register_module
 from poe.structure.autoregressive import Autoregressive
 
@@ -49,6 +50,7 @@ class NADE(Autoregressive):
         (torch.Size([5, 4]), torch.Size([5]))
     """
 
+    @checked
     def __init__(self, shape: int | tuple[int, ...], hidden: int = 64) -> None:
         super().__init__()
         self.space = Binary(shape)

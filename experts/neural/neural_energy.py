@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import poe
+from poe.core.arguments import checked
 
 
 class NeuralEnergy(poe.Expert):
@@ -27,6 +28,7 @@ class NeuralEnergy(poe.Expert):
         torch.Size([3])
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: poe.Space) -> None:
         super().__init__()
         self.net = net

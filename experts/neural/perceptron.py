@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import poe
 from experts.neural.spectral_norm import hold, normalize_spectrally
 from experts.parameters import number, positive, sizes
+from poe.core.arguments import checked
 
 
 class MultilayerPerceptron(nn.Module):
@@ -43,6 +44,7 @@ class MultilayerPerceptron(nn.Module):
         torch.Size([5])
     """
 
+    @checked
     def __init__(
         self,
         shape: Sequence[int],

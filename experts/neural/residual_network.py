@@ -14,6 +14,7 @@ import poe
 from experts.neural.perceptron import reference
 from experts.neural.spectral_norm import hold, normalize_spectrally
 from experts.parameters import number, positive, sizes, whole
+from poe.core.arguments import checked
 from poe.core.errors import ShapeError
 
 
@@ -65,6 +66,7 @@ class ResidualNetwork(nn.Module):
         torch.Size([5])
     """
 
+    @checked
     def __init__(
         self,
         shape: Sequence[int],
@@ -76,6 +78,8 @@ class ResidualNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = sizes("channels", channels)
+        if not self.channels:
+            raise poe.PoeError("expected channels of at least one stage, got none")
         self.shape, self.blocks = require_halvable(shape, len(channels)), whole("blocks", blocks, 0)
         self.spread = None if spread is None else number("spread", spread, positive)
         self.spectral_norm = spectral_norm

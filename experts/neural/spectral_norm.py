@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from poe.core.arguments import checked
+
 LAYERS = (nn.Linear, nn.Conv2d)
 
 
@@ -50,6 +52,7 @@ def hold(net: nn.Module) -> None:
         norm.eval()
 
 
+@checked
 @torch.no_grad()
 def power_iterate(net: nn.Module) -> None:
     """One power iteration of every normalised layer: call it after each update of the weights.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from experts.families.gaussian import Gaussian
-from experts.parameters import ArrayLike, keep, real
+from experts.parameters import ArrayLike, keep, real, whole
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
+from poe.core.arguments import checked, require_dimensions
 from poe.core.randomness import resolve
 from poe.density.conditional import log_density_of_rows
 from poe.density.latent import Posterior
@@ -38,6 +39,7 @@ class GaussianDecoder(Conditional):
     log_scale: Tensor
     is_normalized = True
 
+    @checked
     def __init__(self, net: nn.Module, log_scale: ArrayLike, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.net = net
@@ -82,6 +84,7 @@ class GaussianDecoder(Conditional):
             )
         return mean
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None
@@ -238,6 +241,7 @@ class VAE(Expert):
         """
         return Posterior(self.prior, self.decoder, x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws of p, by z ~ p(z) and x ~ p(x | z).
@@ -272,6 +276,7 @@ class VAE(Expert):
         return f"{size} latents, {count} kept noises, bounds by poe.log_density_bounds"
 
 
+@checked
 def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
     """A small VAE of pictures in [0, 1]: two hidden layers each way, a noise level for each pixel.
 
@@ -289,6 +294,8 @@ def dense_vae(shape: tuple[int, int], hidden: int, noises: Tensor) -> VAE:
         >>> dense_vae((4, 4), 8, torch.randn(16, 2))(torch.zeros(3, 4, 4)).shape
         torch.Size([3])
     """
+    require_dimensions("noises", noises, "(K, d)")
+    hidden = whole("hidden", hidden)
     pixels, latents = math.prod(shape), noises.shape[1]
     encoder = nn.Sequential(
         nn.Flatten(),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import poe
 from experts.parameters import ArrayLike, floats
+from poe.core.arguments import checked
 
 ANY = "any"
 """The label of what has no label: p(x | any) = p(x)."""
@@ -40,6 +41,7 @@ class NoisyConditional(poe.Conditional):
     noise_level: Tensor
     settings: Mapping[str, int | float | tuple[int, ...]]
 
+    @checked
     def __init__(self, space: poe.Space, labels: Sequence[str], noise_level: ArrayLike) -> None:
         super().__init__()
         self.space = space
@@ -221,6 +223,7 @@ class DensityRatio(poe.Conditional):
         True
     """
 
+    @checked
     def __init__(self, conditional: NoisyConditional) -> None:
         super().__init__()
         self.conditional = conditional

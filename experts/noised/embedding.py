@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked, require_count
+
 
 def with_border(x: Tensor) -> Tensor:
     """Adds a channel of ones, which tells paper in the picture from the padding around it.
@@ -21,8 +23,10 @@ class NoiseWaves(nn.Module):
 
     frequencies: Tensor
 
+    @checked
     def __init__(self, features: int) -> None:
         super().__init__()
+        features = require_count("features", features)
         self.noise = nn.Linear(2 * 8, features)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU())
         self.register_buffer("frequencies", torch.arange(1, 9) * (math.pi / 8), persistent=False)

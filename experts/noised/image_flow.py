@@ -13,6 +13,7 @@ import poe
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.embedding import LabelAndNoise
 from experts.parameters import whole
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 
 
@@ -248,6 +249,7 @@ class ImageFlow(NoisyConditional):
 
     is_normalized = True
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -279,6 +281,7 @@ class ImageFlow(NoisyConditional):
         condition = torch.stack([label.to(noise_level), noise_level], -1)
         return self.flow.log_prob(x, condition)
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

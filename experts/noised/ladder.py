@@ -8,6 +8,7 @@ from torch import Tensor
 
 import poe
 from experts.noised.conditional import NoisyGiven
+from poe.core.arguments import checked
 from poe.density.expert import named_product
 from poe.density.questions import keeps_default, own_question
 
@@ -64,6 +65,7 @@ def _(expert: poe.Mixture, noise_level: float | Tensor) -> poe.Expert:
     return poe.Mixture(moved, expert.weights, log_partitions=expert.estimates)
 
 
+@checked
 def noise_ladder(expert: poe.Expert, noise_levels: Sequence[float]) -> tuple[poe.Expert, ...]:
     """The composition at each noise level, for ``poe.samplers.AnnealedLangevin``.
 

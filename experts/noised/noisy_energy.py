@@ -15,6 +15,7 @@ from experts.neural.residual_network import require_halvable
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.embedding import LabelAndNoise
 from experts.parameters import number, positive, sizes
+from poe.core.arguments import checked
 
 
 class ModulatedBlock(nn.Module):
@@ -70,6 +71,7 @@ class NoisyEnergy(NoisyConditional):
         torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int],

@@ -14,6 +14,7 @@ import poe
 from experts.noised.conditional import NoisyConditional, constructor_arguments
 from experts.noised.pixel_cnn import PixelCNN
 from experts.parameters import whole
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 
 
@@ -52,6 +53,7 @@ class PixelMixture(NoisyConditional):
 
     is_normalized = True
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int],
@@ -90,6 +92,7 @@ class PixelMixture(NoisyConditional):
         size = self.space.event_shape.numel()
         return pixel.sum((-2, -1)) - 0.5 * math.log(2 * math.pi) * size
 
+    @checked
     @torch.no_grad()
     def sample(
         self, condition: Tensor, num_samples: int, *, generator: torch.Generator | None = None

@@ -12,6 +12,7 @@ import poe
 from experts.noised.conditional import ANY, NoisyConditional, constructor_arguments
 from experts.noised.embedding import NoiseEmbedding, with_border
 from experts.parameters import number, positive, sizes, whole
+from poe.core.arguments import checked, require_dimensions
 
 
 class FeatureShift(nn.Module):
@@ -23,8 +24,12 @@ class FeatureShift(nn.Module):
         embedding: e, numbers of an embedding.
     """
 
+    @checked
     def __init__(self, channels: int, out_channels: int, embedding: int) -> None:
         super().__init__()
+        for name, count in (("channels", channels), ("embedding", embedding)):
+            whole(name, count)
+        whole("out_channels", out_channels)
         self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * out_channels)
 
@@ -78,6 +83,7 @@ class Reconstruction(TwoScales):
         return self.last(fine)[:, 0]
 
 
+@checked
 def double(h: Tensor) -> Tensor:
     """Twice as many rows and columns, each value repeated.
 
@@ -87,6 +93,9 @@ def double(h: Tensor) -> Tensor:
     Returns:
         ``(n, c, 2 height, 2 width)``.
     """
+    require_dimensions("h", h, "(n, c, height, width)")
+    if not h.is_floating_point():
+        raise poe.DtypeError(f"expected floats, got {h.dtype}: use h.float()")
     return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
@@ -148,6 +157,7 @@ class ReconstructionEnergy(NoisyConditional):
         torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         shape: tuple[int, int],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.no_gradient import without_gradient
 from poe.io import register
@@ -75,6 +76,7 @@ class ScoreModel(poe.Conditional):
     nodes: Tensor
     weights: Tensor
 
+    @checked
     def __init__(
         self,
         net: nn.Module,

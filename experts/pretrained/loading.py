@@ -13,6 +13,7 @@ from experts.noised.conditional import NoisyConditional
 from experts.noised.image_flow import ImageFlow
 from experts.noised.pixel_mixture import PixelMixture
 from experts.noised.reconstruction_energy import ReconstructionEnergy
+from poe.core.arguments import checked
 from poe.files.atomic import content_of
 from poe.files.tensor_file import loads
 from poe.io import read
@@ -45,6 +46,7 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
+@checked
 def load(name: str) -> Any:
     """A shipped expert by name: a conditional, or where there are no labels an expert.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from experts.noised.conditional import NoisyConditional
 from experts.pretrained.loading import folder
+from poe.core.arguments import checked
 from poe.core.errors import StorageError
 from poe.files.atomic import write_bytes
 from poe.io import packed, write as write_described
@@ -111,6 +112,7 @@ class Card:
         return "\n".join(["---", *lines, "---", f"# {name}", "", self.text.strip(), ""])
 
 
+@checked
 def write(expert: nn.Module, name: str, card: Card, *, into: Path | None = None) -> Path:
     """Write an expert so that ``experts.load(name)`` gives it, in evaluation mode and frozen.
 

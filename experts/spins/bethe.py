@@ -11,6 +11,7 @@ from experts.parameters import number, positive, whole
 from experts.spins.ising import Ising
 from experts.spins.potts import Potts
 from poe import Expert, PoeError
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, warn
 from poe.density.capabilities import simplify
 
@@ -46,6 +47,7 @@ class _Graph(NamedTuple):
     fields: Tensor
 
 
+@checked
 @torch.no_grad()
 def belief_propagation(
     target: Expert, *, damping: float = 0.5, max_steps: int = 1000, tolerance: float = 1e-6

@@ -12,6 +12,7 @@ from experts.families.discrete import Bernoulli
 from experts.parameters import floats, number, probability, whole
 from experts.spins.ising import Ising
 from poe import Expert, PoeError, Product, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import simplify
 from poe.structure.discrete import structure_of
@@ -117,6 +118,7 @@ def _require_picture(noisy: Tensor) -> None:
         raise ShapeError(f"expected a picture (rows, cols), got {tuple(noisy.shape)}")
 
 
+@checked
 def learn_denoiser(
     noisy: Tensor,
     *,

@@ -13,6 +13,7 @@ from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from experts.spins.transfer_matrix import Order, best_order, log_sum_over_spins, sample_spins
 from poe import Binary, Expert, PoeError, ShapeError
+from poe.core.arguments import checked
 from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve
 from poe.density.capabilities import (
@@ -76,6 +77,7 @@ class Ising(Expert):
     fields: Tensor
     offset: Tensor
 
+    @checked
     def __init__(self, J: ArrayLike, h: ArrayLike = 0.0) -> None:
         super().__init__()
         _refuse_gradient("J", J)
@@ -219,7 +221,7 @@ class Ising(Expert):
 
     def _spins(self, x: Tensor) -> Tensor:
         batch_shape = x.shape[: x.ndim - self.fields.ndim]
-        return 2 * x.reshape(*batch_shape, -1).to(self.fields.dtype) - 1
+        return 2 * x.reshape(*batch_shape, self.fields.numel()).to(self.fields.dtype) - 1
 
     @property
     def _is_dense(self) -> bool:

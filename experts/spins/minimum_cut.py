@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from poe import Expert, PoeError
+from poe.core.arguments import checked
 from poe.core.optional_imports import missing
 from poe.density.capabilities import SpinPairs, spin_pairs
 
 
+@checked
 def graph_cut(target: Expert) -> Tensor:
     """A state of the highest probability, exactly: the smallest cut of a graph.
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from experts.parameters import ArrayLike, aligned, filled, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from poe import Categorical as CategoricalSpace, Expert
+from poe.core.arguments import checked
 from poe.density.capabilities import LabelPairs, Simplified, Term, combine, label_pairs
 from poe.io import Fields, register
 
@@ -53,6 +54,7 @@ class Potts(Expert):
     couplings: Tensor
     fields: Tensor
 
+    @checked
     def __init__(
         self,
         edges: Tensor | Sequence[Sequence[int]],

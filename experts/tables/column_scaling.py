@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, keep, positive, real
 from poe import ShapeError
+from poe.core.arguments import checked
 from poe.io import register
 
 
@@ -26,6 +27,7 @@ class Standardize(nn.Module):
     loc: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, loc: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
         center = real("loc", loc)
@@ -88,6 +90,7 @@ class NormalScores(nn.Module):
     knots: Tensor
     scores: Tensor
 
+    @checked
     def __init__(self, knots: ArrayLike, scores: ArrayLike) -> None:
         super().__init__()
         places = real("knots", knots)

@@ -11,6 +11,7 @@ from torch.distributions import Beta, Gamma
 
 from experts.parameters import ArrayLike, keep, number, positive, probabilities, real
 from poe import Expert, PoeError, Real, ShapeError
+from poe.core.arguments import checked
 from poe.core.randomness import borrowed, resolve
 from poe.io import register
 
@@ -70,6 +71,7 @@ class KernelDensity(Expert):
     points: Tensor
     weights: Tensor
 
+    @checked
     def __init__(
         self,
         points: ArrayLike,
@@ -113,6 +115,7 @@ class KernelDensity(Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws.

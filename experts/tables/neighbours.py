@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experts.parameters import ArrayLike, keep, number, positive, real, whole
 from poe import Expert, Real, ShapeError
+from poe.core.arguments import checked
 from poe.io import Fields, register
 
 _CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
@@ -66,6 +67,7 @@ class Neighbours(Expert):
 
     points: Tensor
 
+    @checked
     def __init__(
         self,
         points: ArrayLike,
@@ -150,6 +152,7 @@ class RelativeNeighbours(Neighbours):
 
     points_log_density: Tensor
 
+    @checked
     def __init__(
         self,
         points: ArrayLike,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,15 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = top.parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(options.run(options, top))
+        code = int(options.run(options, top))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(options, f"{where}{error.strerror or error}", ExitCode.BAD_INPUT)
     except BadInput as error:
         return _say(options, str(error), ExitCode.BAD_INPUT)
     except PoeError as error:
         return _say(options, str(error), ExitCode.FAILED)
+    except RuntimeError as error:  # of a network, or of torch
+        return _say(options, f"{type(error).__name__}: {error}", ExitCode.FAILED)
     except KeyboardInterrupt:
         return _say(options, "interrupted", ExitCode.INTERRUPTED)
 
 
 def _say(options: argparse.Namespace, text: str, code: ExitCode) -> ExitCode:
-    print(f"python -m poe {options.command}: {text}", file=sys.stderr)
+    line = " ".join(text.split())
+    print(f"python -m poe {options.command}: {line}", file=sys.stderr)
     return code

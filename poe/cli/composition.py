@@ -171,5 +171,7 @@ def _parsed(path: Path) -> Table:
         return Table(path, "", tomllib.loads(text))
     except OSError as error:
         raise CompositionError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8, or without end
+    except RecursionError as error:
+        raise CompositionError(f"{path}: is no TOML file: brackets too deep to be read") from error
+    except ValueError as error:  # not TOML, not UTF-8, or without end
         raise CompositionError(f"{path}: is no TOML file: {error}") from error

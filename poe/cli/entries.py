@@ -14,7 +14,7 @@ import poe
 from experts.noised.conditional import ANY, NoisyConditional
 from poe.cli.toml_table import Table
 from poe.density.conditional import Conditional
-from poe.density.expert import Expert
+from poe.density.expert import Expert, sampler_of
 
 FAMILIES: tuple[type[Expert], ...] = (
     experts.Bernoulli,
@@ -71,7 +71,11 @@ def adapted(kind: Callable[..., Distribution]) -> Callable[..., Expert]:
     def build(**parameters: Any) -> Expert:
         given = {name: _tensor(value) for name, value in parameters.items()}
         distribution = kind(**given, validate_args=True)
-        return poe.as_expert(Independent(distribution, len(distribution.batch_shape)))
+        found: Expert = poe.as_expert(Independent(distribution, len(distribution.batch_shape)))
+        # Torch notices some shapes only now that do not fit.
+        if (draw := sampler_of(found)) is not None:
+            found(draw(1, generator=torch.Generator().manual_seed(0)))
+        return found
 
     build.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
     return build

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,9 +46,9 @@ def read_rows(path: Path, space: Space, dtype: torch.dtype) -> Tensor:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: expected a file, got a folder, a device or a pipe")
         found = readers[path.suffix](path)
-    except (OSError, ValueError, SafetensorError, csv.Error) as error:
-        if isinstance(error, BadInput):
-            raise
+    except BadInput:
+        raise
+    except Exception as error:  # of a reader elsewhere, which may raise anything
         raise BadInput(f"{path}: cannot be read: {error}") from error
     rows = _as_events(path, found, space)
     is_float = dtype if found.is_floating_point() or not space.is_discrete else found.dtype
@@ -67,7 +66,7 @@ def _as_events(path: Path, found: Tensor, space: Space) -> Tensor:
     event, size = space.event_shape, space.event_shape.numel()
     is_whole = found.ndim >= len(event) and found.shape[found.ndim - len(event) :] == event
     is_flat = found.ndim == 2 and found.shape[1] == size
-    if not (is_whole or is_flat) or not size:
+    if not (is_whole or is_flat) or not found.numel():
         raise BadInput(
             f"{path}: expected rows of {space}, of shape (n, {', '.join(map(str, event))}) or of "
             f"{size} numbers each, got shape {tuple(found.shape)}"

@@ -238,7 +238,12 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
 
 def levels(text: str) -> tuple[float, ...]:
     """Numbers between commas."""
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers between commas, such as 0.6,0.3, got {text!r}"
+        ) from error
 
 
 def down_the_ladder(

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from poe.core.arguments import MOST
 from poe.core.errors import PoeError
 
 MEANING = """\
@@ -107,7 +108,7 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 def add_seed(command: argparse.ArgumentParser) -> None:
     """The same seed gives the same bits."""
-    command.add_argument("--seed", type=int, default=0, help="of the random numbers (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the random numbers (default 0)")
 
 
 def add_quiet(command: argparse.ArgumentParser) -> None:
@@ -117,7 +118,22 @@ def add_quiet(command: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text}")
+    number = _whole(text)
+    if not 1 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {text}")
     return number
+
+
+def seed(text: str) -> int:
+    """A whole number of 64 bits, with a sign or without."""
+    number = _whole(text)
+    if not -(2**63) <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 64 bits, got {text}")
+    return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from error

@@ -12,6 +12,9 @@ from typing import Any
 from poe.cli.terminal import BadInput
 from poe.core.errors import PoeError
 
+MAX_DEPTH = 50
+"""Of tables within tables: more than anybody writes, and than Python follows."""
+
 
 class CompositionError(BadInput):
     """A composition file says something that cannot be built; the message names file and key."""
@@ -30,11 +33,13 @@ class Table:
     file: Path
     key: str
     values: dict[str, Any]
+    depth: int = 0
 
     def error(self, key: str, text: str) -> CompositionError:
         """What is wrong under a key of this table (of the table itself, where it is empty)."""
         path = ".".join(part for part in (self.key, key) if part)
-        return CompositionError(": ".join(part for part in (str(self.file), path, text) if part))
+        line = " ".join(text.split())
+        return CompositionError(": ".join(part for part in (str(self.file), path, line) if part))
 
     @contextmanager
     def blame(self, key: str = "") -> Iterator[None]:
@@ -43,15 +48,20 @@ class Table:
             yield
         except CompositionError:
             raise
-        except (PoeError, ValueError, TypeError, RuntimeError) as error:
+        except (PoeError, ValueError, TypeError) as error:
             raise self.error(key, str(error)) from error
+        except Exception as error:  # of a constructor elsewhere, which may raise anything
+            raise self.error(key, f"{type(error).__name__}: {error}") from error
 
     def table(self, key: str) -> Table:
         """The table under a key, which must hold something."""
         inner = self.values.get(key)
         if not isinstance(inner, dict) or not inner:
             raise self.error(key, f"expected a table that is not empty, got {inner!r}")
-        return Table(self.file, ".".join(part for part in (self.key, key) if part), inner)
+        if self.depth == MAX_DEPTH:
+            raise self.error(key, f"expected at most {MAX_DEPTH} tables inside tables, got more")
+        name = ".".join(part for part in (self.key, key) if part)
+        return Table(self.file, name, inner, self.depth + 1)
 
     def tables(self) -> dict[str, Table]:
         """All that the table holds, which must be tables."""

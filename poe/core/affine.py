@@ -6,11 +6,12 @@ Chains that move in u see a density close to N(0, I), whatever scales and correl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 
 MAX_DENSE_DIMENSION = 512
@@ -22,6 +23,7 @@ NOTICEABLE = 2.0
 REGULARIZATION = 1e-3
 
 
+@runtime_checkable
 class Affine(Protocol):
     """x = μ + L u, with |det L| > 0. Events are flattened to d numbers on the way."""
 
@@ -69,6 +71,7 @@ class Affine(Protocol):
         """log |det L|: ()."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Diagonal:
     """x = μ + s ∘ u: each component on its own scale.
@@ -85,6 +88,9 @@ class Diagonal:
 
     loc: Tensor
     scale: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + s ∘ u.
@@ -135,6 +141,7 @@ class Diagonal:
         return self.scale.log().sum()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Dense:
     """x = μ + L u with a lower-triangular L.
@@ -151,6 +158,9 @@ class Dense:
 
     loc: Tensor
     factor: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + L u.
@@ -204,6 +214,7 @@ class Dense:
         return self.factor.diagonal().log().sum()
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """x = μ + s ∘ (u + V (a − 1) Vᵀ u): a diagonal, stretched by aₖ along k orthonormal directions.
@@ -227,6 +238,9 @@ class LowRank:
     scale: Tensor
     directions: Tensor
     stretch: Tensor
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
 
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's: μ + s ∘ (u + V (a − 1) Vᵀ u).
@@ -287,6 +301,7 @@ class LowRank:
 AFFINE_MAPS = {kind.__name__: kind for kind in (Diagonal, Dense, LowRank)}
 
 
+@checked
 def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | LowRank:
     """The map whose N(μ, L Lᵀ) has, on these positions, the scores most like the target's.
 
@@ -327,6 +342,8 @@ def fit_affine(x: Tensor, score: Tensor | None = None) -> Diagonal | Dense | Low
         )
     if len(x) < 2:
         raise PoeError(f"expected at least 2 positions to fit a map to, got {len(x)}")
+    if not bool(x.isfinite().all()) or (score is not None and not bool(score.isfinite().all())):
+        raise PoeError("expected finite positions and scores to fit a map to, got others")
     n, d = len(x), x[0].numel()
     can_be_dense = d <= MAX_DENSE_DIMENSION and n >= 2 * d
     flat_x = _flat(x).double()
@@ -425,3 +442,10 @@ def _flat(x: Tensor) -> Tensor:
 
 def _like(vector: Tensor, x: Tensor) -> Tensor:
     return vector.reshape(x.shape[1:])
+
+
+def _require_finite(affine: Diagonal | Dense | LowRank) -> None:
+    """Where it costs no synchronisation with a device."""
+    for name, value in vars(affine).items():
+        if value.device.type == "cpu" and not bool(value.isfinite().all()):
+            raise PoeError(f"expected a finite {name} of a {type(affine).__name__}, got {value}")

@@ -11,10 +11,33 @@ from poe.core.space import (
     Interval,
     Positive,
     Real,
+    Simplex,
     Space,
 )
 
 Elementwise = Real | Positive | Interval
+
+
+def way_together(one: str, one_space: Space, other: str, other_space: Space) -> str:
+    """How two named experts come to one space: the same words, whichever is named first.
+
+    Where one space lies inside the other, both most often speak of the same x, such as a flow and a
+    prior on a box: then the wider one is read there as it is. Else, or where they speak of
+    different coordinates of one thing, a density moves (``bridge``).
+
+    >>> way_together("prior", poe.Positive(2), "flow", poe.Real(2)).partition(", cut")[0]
+    'where both speak of the same x, use flow.at(torch.nn.Identity(), poe.Positive(2))'
+    """
+    pairs = [(one, one_space, other_space), (other, other_space, one_space)]
+    for name, wide, narrow in pairs:
+        if _lies_within(narrow, wide):
+            cut = f"{name}.at(torch.nn.Identity(), {_named(narrow)})"
+            moved = (
+                "" if _as_density(wide, narrow) is None else f"; {_otherwise(name, wide, narrow)}"
+            )
+            return f"where both speak of the same x, use {cut}, cut off where {narrow} ends{moved}"
+    name, source, goal = min(pairs, key=lambda pair: _standing(pair[1]))
+    return f"with {name} as expert, {bridge(source, goal)}"
 
 
 def bridge(source: Space, goal: Space) -> str:
@@ -42,6 +65,38 @@ def bridge(source: Space, goal: Space) -> str:
         cut = f"expert.at(torch.nn.Identity(), {_named(goal)})"
         return f"use {density}, or, to cut it off where {goal} ends, {cut}"
     return f"use {density}"
+
+
+def _lies_within(narrow: Space, wide: Space) -> bool:
+    """Whether each x of a continuous space is one of the other too, as it stands."""
+    is_apart = narrow.is_discrete or wide.is_discrete or narrow.event_shape != wide.event_shape
+    if is_apart or narrow == wide:
+        return False
+    low, high = _ends(narrow)
+    if isinstance(wide, Interval):
+        return wide.low <= low and high <= wide.high
+    return isinstance(wide, Real) or (isinstance(wide, Positive) and low >= 0)
+
+
+def _ends(space: Space) -> tuple[float, float]:
+    """Between which numbers all elements lie."""
+    if isinstance(space, Interval):
+        return space.low, space.high
+    if isinstance(space, Simplex):
+        return 0.0, 1.0
+    return (0.0 if isinstance(space, Positive) else -math.inf), math.inf
+
+
+def _otherwise(name: str, wide: Space, narrow: Space) -> str:
+    units = "in other units" if isinstance(wide, Interval) else "of unconstrained coordinates"
+    density = _as_density(wide, narrow) or ""
+    return f"where {name} is a density {units}, {density.replace('expert', name)}"
+
+
+def _standing(space: Space) -> tuple[bool, bool, float, int, str]:
+    """In which order spaces are left for another: the last is where experts meet."""
+    is_mixed = isinstance(space, Joint)
+    return is_mixed, space.is_discrete, -_most(space), _numel(space), str(space)
 
 
 def _as_density(source: Space, goal: Space) -> str | None:

@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.space import Real, Space
 
 
+@checked
 @dataclass(frozen=True)
 class Joint(Space):
     """x = (x₁, x₂, …): the parts' elements one after the other in a vector of floats.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import ComposeTransform, SigmoidTransform, Transform
 
+from poe.core.arguments import REFUSED, checked, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
 
 
@@ -45,6 +46,7 @@ class Rescale(Transform):
     bijective = True
     sign = 1
 
+    @checked
     def __init__(self, low: float, high: float, to_low: float, to_high: float) -> None:
         super().__init__()
         self.low, self.high = _bounds(low, high)
@@ -82,6 +84,7 @@ class Rescale(Transform):
         return torch.full_like(x, slope).log()
 
 
+@checked
 def logit(low: float = 0.0, high: float = 1.0) -> ComposeTransform:
     """From [low, high] to all real numbers, y = log((x − low) / (high − x)), element by element.
 
@@ -131,11 +134,12 @@ class Resize(nn.Module):
         mode: Literal["area", "nearest", "bilinear", "bicubic"] = "area",
     ) -> None:
         super().__init__()
-        self.size = tuple(size)
+        sizes = list(size) if isinstance(size, Sequence) else []
+        self.size = tuple(whole(each) for each in sizes)
         self.mode = mode
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ShapeError(f"expected size=(height, width), got {tuple(size)}")
-        if mode not in ("area", "nearest", "bilinear", "bicubic"):
+        if len(self.size) != 2 or any(each is REFUSED or each < 1 for each in self.size):
+            raise ShapeError(f"expected size=(height, width), got {size!r}")
+        if not isinstance(mode, str) or mode not in ("area", "nearest", "bilinear", "bicubic"):
             raise PoeError(
                 f"expected mode 'area', 'nearest', 'bilinear' or 'bicubic', got {mode!r}"
             )

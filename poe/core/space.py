@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform, identity_transform
 
+from poe.core.arguments import REFUSED, require, told, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
 
 Shape = int | SequenceOf[int]
@@ -60,6 +61,7 @@ class Space:
         Returns:
             The same numbers, ``(*batch, numel)``.
         """
+        _require_tensor(self, x)
         event_ndim = len(self.event_shape)
         return x.flatten(-event_ndim) if event_ndim else x.unsqueeze(-1)
 
@@ -108,10 +110,7 @@ class Space:
             >>> Real(2).batch_shape(torch.zeros(5, 2))
             torch.Size([5])
         """
-        if not isinstance(x, Tensor):
-            raise DtypeError(
-                f"expected a torch.Tensor in {self}, got {type(x).__name__}; use torch.as_tensor(x)"
-            )
+        _require_tensor(self, x)
         event = self.event_shape
         split = x.ndim - len(event)
         if split < 0 or x.shape[split:] != event:
@@ -221,10 +220,13 @@ class Interval(_Shaped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "low", float(self.low))
-        object.__setattr__(self, "high", float(self.high))
-        if not self.low < self.high:
-            raise PoeError(f"expected low < high, got low={self.low}, high={self.high}")
+        for name in ("low", "high"):
+            object.__setattr__(self, name, float(require(name, getattr(self, name), float)))
+        if not -math.inf < self.low < self.high < math.inf:
+            raise PoeError(
+                f"expected low < high, both finite, got low={self.low}, high={self.high}; what is "
+                "open is Real or Positive"
+            )
 
     def __str__(self) -> str:
         return f"Interval({_shape_text(self.event_shape)}, {self.low:g}, {self.high:g})"
@@ -276,7 +278,7 @@ class Simplex(Space):
     k: int
 
     def __post_init__(self) -> None:
-        _require_count("k", self.k, 2)
+        _keep_count(self, "k", 2)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -312,7 +314,7 @@ class PositiveDefinite(Space):
     k: int
 
     def __post_init__(self) -> None:
-        _require_count("k", self.k, 1)
+        _keep_count(self, "k", 1)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -379,7 +381,7 @@ class Categorical(_Shaped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_count("k", self.k, 1)
+        _keep_count(self, "k", 1)
 
     @property
     def num_values(self) -> int:
@@ -437,8 +439,8 @@ class Sequence(Space):
     )
 
     def __post_init__(self) -> None:
-        _require_count("vocab_size", self.vocab_size, 1)
-        _require_count("length", self.length, 1)
+        _keep_count(self, "vocab_size", 1)
+        _keep_count(self, "length", 1)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -512,28 +514,40 @@ class LogCholesky(Transform):
         return (*shape[:-2], self.k * (self.k + 1) // 2)
 
 
-def _as_shape(shape: Shape) -> tuple[int, ...]:
-    try:
-        sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-    except TypeError as error:
-        raise ShapeError(f"expected a shape of positive integers, got {shape!r}") from error
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
-        raise ShapeError(f"expected a shape of positive integers, got {shape!r}")
-    if 0 in sizes:
-        raise ShapeError(
-            f"expected events of at least one element, got the shape {sizes}: an expert on none "
-            "says nothing, so leave it out; one number is of shape ()"
+def _require_tensor(space: Space, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise DtypeError(
+            f"expected a torch.Tensor in {space}, got {type(x).__name__}; use torch.as_tensor(x)"
         )
-    return sizes
+    if x.layout != torch.strided:
+        raise DtypeError(f"expected a dense tensor in {space}, got a sparse one; use x.to_dense()")
+
+
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    is_odd = isinstance(shape, str | type | Tensor)
+    sizes = [REFUSED] if is_odd else shape if isinstance(shape, Iterable) else [shape]
+    whole_sizes = tuple(REFUSED if isinstance(size, float) else whole(size) for size in sizes)
+    if any(size is REFUSED or size < 0 for size in whole_sizes):
+        raise ShapeError(f"expected a shape of positive integers, got {told(shape)}")
+    if 0 in whole_sizes:
+        raise ShapeError(
+            f"expected events of at least one element, got the shape {whole_sizes}: an expert on "
+            "none says nothing, so leave it out; one number is of shape ()"
+        )
+    return whole_sizes
 
 
 def _shape_text(shape: torch.Size) -> str:
     return str(shape[0]) if len(shape) == 1 else str(tuple(shape))
 
 
-def _require_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ShapeError(f"expected an integer {name} >= {least}, got {value!r}")
+def _keep_count(space: Space, name: str, least: int) -> None:
+    """Hold a setting of a space as the whole number that it is."""
+    given = getattr(space, name)
+    count = REFUSED if isinstance(given, float) else whole(given)
+    if count is REFUSED or count < least:
+        raise ShapeError(f"expected an integer {name} >= {least}, got {told(given)}")
+    object.__setattr__(space, name, count)
 
 
 def space_of(support: constraints.Constraint, event_shape: SequenceOf[int]) -> Space:

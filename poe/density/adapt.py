@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from poe.core.arguments import checked
 from poe.core.distribution_modules import Opaque, Parts, parts_of
 from poe.core.errors import AdaptationError, PoeError
 from poe.core.randomness import borrowed, resolve
@@ -170,6 +171,7 @@ class FromDistribution(Expert):
             constructor.
     """
 
+    @checked
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         if distribution.batch_shape:
@@ -210,6 +212,7 @@ class FromDistribution(Expert):
         """
         return self(x)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws; the global generator is left alone.
 
@@ -309,6 +312,7 @@ class FromOneHot(Expert):
         (tensor([1.5000]), torch.Size([1, 2, 3]))
     """
 
+    @checked
     def __init__(self, fn: OneHotLogDensity, *, space: Space) -> None:
         super().__init__()
         if isinstance(space, Binary) or space.num_values is None:
@@ -381,6 +385,7 @@ class Uniform(Expert):
         """The same, of one-hot events ``(*batch, *event, k)``."""
         return self(z.argmax(-1))
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         device = self.zero.device

@@ -147,8 +147,8 @@ def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
     Not by the attribute, which what the module lacks may be looked up for elsewhere. A property is
     asked, and what it raises is raised.
     """
-    if name in vars(module):
-        own: Callable[..., Any] = vars(module)[name]
+    if name in (held := getattr(module, "__dict__", {})):
+        own: Callable[..., Any] = held[name]
         return own
     found = inspect.getattr_static(type(module), name, None)
     if found is None or not hasattr(found, "__get__"):

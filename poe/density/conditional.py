@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import REFUSED, require, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.space import Real, Space
 from poe.density.capabilities import (
@@ -99,7 +100,7 @@ class Given(Expert):
 
     def __init__(self, conditional: Conditional, condition: Condition) -> None:
         super().__init__()
-        self.space = conditional.space
+        self.space = require("conditional", conditional, Conditional).space
         self.conditional = conditional
         self.register_buffer("condition", _as_condition(condition, conditional))
         if self.condition.ndim < conditional.condition_ndim:
@@ -214,10 +215,13 @@ def _(expert: Given) -> Tensor | None:
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
     if isinstance(condition, Tensor):
         return condition.detach()
-    if isinstance(condition, bool) or not isinstance(condition, int | float):
+    is_number = isinstance(condition, float) or whole(condition) is not REFUSED
+    if isinstance(condition, bool) or not is_number:
         raise DtypeError(
             f"expected a condition that is a number or a tensor, got {type(condition).__name__}"
         )
+    if not -torch.inf < condition < torch.inf:
+        raise PoeError(f"expected a finite condition, got {condition}")
     device = next((tensor.device for tensor in conditional.parameters()), None)
     return torch.tensor(condition, device=device)
 

@@ -226,9 +226,9 @@ def require_chains(space: Space, x: Tensor, name: str) -> None:
             f"expected {name} of float32 or float64, or of int64 where values are counted, got "
             f"{x.dtype}: use {name.strip('`')}.to({goes_by})"
         )
-    if len(batch) != 1:
+    if len(batch) != 1 or not batch[0]:
         event = tuple(space.event_shape)
         raise ShapeError(
             f"expected {name} of shape (chains, *event) with event shape {event}, got "
-            f"{tuple(x.shape)}: one batch dimension, the chains; reshape it to (-1, *event)"
+            f"{tuple(x.shape)}: one batch dimension, at least one chain; reshape it to (-1, *event)"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
@@ -11,10 +12,20 @@ from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 from torch.func import grad_and_value
 
-from poe.core.conversions import bridge
+from poe.core.arguments import (
+    Kind,
+    checked,
+    instance_of,
+    register_kind,
+    require,
+    require_count,
+    told,
+)
+from poe.core.conversions import way_together
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
     NormalizationError,
+    OperatorError,
     PoeError,
     ShapeError,
     SpaceMismatchError,
@@ -435,6 +446,7 @@ class Mixture(Expert):
 
     weights: Tensor
 
+    @checked
     def __init__(
         self,
         experts: Sequence[Expert],
@@ -565,6 +577,7 @@ def either(a: Expert, b: Expert) -> Mixture:
     return Mixture([expert for expert, _ in [*first, *second]], weights)
 
 
+@checked
 def contrast(q: Expert, r: Expert, a: float) -> Product:
     """The contrast q(x)^(1 + a) / r(x)^a: what q says, more strongly where r does not say it.
 
@@ -640,7 +653,7 @@ def simplify(expert: Expert) -> Simplified:
           )
         )
     """
-    return Simplified(expert, torch.zeros(()))
+    return Simplified(require("expert", expert, nn.Module), torch.zeros(()))
 
 
 @question
@@ -740,12 +753,22 @@ _CLOSED_FORMS: dict[str, Callable[[Expert], Callable[..., Tensor] | None]] = {
 
 def _ask_closed_form(expert: Expert, name: str) -> Callable[..., Tensor] | None:
     try:
-        return _CLOSED_FORMS[name](expert)
+        found = _CLOSED_FORMS[name](expert)
     except AttributeError as error:  # that of a mistake inside is no "there is none"
         raise PoeError(
             f"expected to learn whether {type(expert).__name__} has {name}, got an AttributeError "
             f"on the way: {error}"
         ) from error
+    return partial(_sampled, found) if name == "sample" and found is not None else found
+
+
+@checked
+def _sampled(
+    draw: Sampler, num_samples: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """The draws of what a question found, asked for as those of a method."""
+    require_count("num_samples", num_samples, 0)
+    return draw(num_samples, generator=generator)
 
 
 def conjunction(values: Tensor) -> Tensor:
@@ -767,10 +790,23 @@ def require_expert(candidate: object) -> Expert:
     """`candidate` itself, if it is an Expert; raises `OperatorError` with the remedy otherwise."""
     if isinstance(candidate, Expert):
         return candidate
-    refuse(
-        f"expected an Expert, got {kind_of(candidate)}; use poe.as_expert(distribution), "
-        "poe.FromLogDensity(fn, space=...) or poe.FromEnergy(fn, space=...)"
+    refuse(f"expected an Expert, got {told(candidate)}{_how_to_make_one(candidate)}")
+
+
+def _how_to_make_one(candidate: object) -> str:
+    if isinstance(candidate, type):
+        return ": make one, with its parameters"
+    if hasattr(candidate, "given"):
+        return "; bind it to a condition first: conditional.given(y)"
+    return (
+        "; use poe.as_expert(distribution), poe.FromLogDensity(fn, space=...) or "
+        "poe.FromEnergy(fn, space=...)"
     )
+
+
+register_kind(
+    Expert, Kind("an Expert", partial(instance_of, Expert), _how_to_make_one, OperatorError)
+)
 
 
 def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "product") -> Space:
@@ -780,7 +816,7 @@ def shared_space(names: tuple[str, ...], experts: list[Expert], kind: str = "pro
         if expert.space is not first and expert.space != first:
             raise SpaceMismatchError(
                 f"experts of a {kind} share one space: {names[0]} lives on {first}, {name} on "
-                f"{expert.space}; {bridge(expert.space, first)}"
+                f"{expert.space}; {way_together(names[0], first, name, expert.space)}"
             )
     return first
 
@@ -841,7 +877,8 @@ def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
         if not exponent.is_floating_point():
             exponent = exponent.to(dtype_of(expert))
     else:
-        exponent = torch.tensor(float(exponent), dtype=dtype_of(expert), device=device_of(expert))
+        exponent = float(require("an exponent", exponent, float))
+        exponent = torch.tensor(exponent, dtype=dtype_of(expert), device=device_of(expert))
     if not exponent.is_meta and not math.isfinite(exponent.item()):
         raise PoeError(f"expected a finite exponent, got {exponent.item()}")
     return exponent

@@ -221,6 +221,8 @@ class Marginal(Expert):
                 f"expected draws of the prior of shape (K, *event) with K >= 1, got "
                 f"{tuple(draws.shape)} on {prior.space}; use prior.sample(1024, generator=g)"
             )
+        if not draws.is_meta:
+            prior.space.require(draws)
         self.space = conditional.space
         self.prior = prior
         self.conditional = conditional

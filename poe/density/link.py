@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from poe.core.arguments import checked
+from poe.core.errors import DtypeError
 from poe.core.space import Space
 from poe.density.expert import Expert
 
@@ -35,6 +37,7 @@ class FromNetwork(Expert):
         log_link: log g, element by element.
     """
 
+    @checked
     def __init__(self, net: nn.Module, space: Space, log_link: Link) -> None:
         super().__init__()
         self.space = space
@@ -56,6 +59,7 @@ class FromNetwork(Expert):
         return f"{self.space}, {self.log_link.__name__}"
 
 
+@checked
 def exponential(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = exp f(x).
 
@@ -73,6 +77,7 @@ def exponential(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_exponential)
 
 
+@checked
 def square(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = f(x)², zero where f is.
 
@@ -94,6 +99,7 @@ def square(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_square)
 
 
+@checked
 def absolute(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = |f(x)|.
 
@@ -111,6 +117,7 @@ def absolute(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_absolute)
 
 
+@checked
 def softplus(net: nn.Module, space: Space) -> FromNetwork:
     """p̃(x) = log(1 + exp f(x)): like exp f where f is small, like f where it is large.
 
@@ -128,6 +135,7 @@ def softplus(net: nn.Module, space: Space) -> FromNetwork:
     return FromNetwork(net, space, log_softplus)
 
 
+@checked
 def log_exponential(f: Tensor) -> Tensor:
     """log exp f.
 
@@ -140,6 +148,7 @@ def log_exponential(f: Tensor) -> Tensor:
     return f
 
 
+@checked
 def log_square(f: Tensor) -> Tensor:
     """log f², without ever squaring.
 
@@ -149,9 +158,10 @@ def log_square(f: Tensor) -> Tensor:
     Returns:
         2 log |f|, of the same shape; −inf where f is 0.
     """
-    return 2 * f.abs().log()
+    return 2 * _floats(f).abs().log()
 
 
+@checked
 def log_absolute(f: Tensor) -> Tensor:
     """log |f|.
 
@@ -161,9 +171,10 @@ def log_absolute(f: Tensor) -> Tensor:
     Returns:
         log |f|, of the same shape; −inf where f is 0.
     """
-    return f.abs().log()
+    return _floats(f).abs().log()
 
 
+@checked
 def log_softplus(f: Tensor) -> Tensor:
     """log log(1 + exp f), exact also where exp f underflows.
 
@@ -174,8 +185,14 @@ def log_softplus(f: Tensor) -> Tensor:
         The log of the softplus, of the same shape.
     """
     # Below the switch softplus(f) = exp f (1 - exp f / 2 + ...); 1e-7 is lost at most.
-    is_small = f < -15
+    is_small = _floats(f) < -15
     return torch.where(is_small, f - f.clamp(max=-15).exp() / 2, F.softplus(f.clamp(min=-15)).log())
+
+
+def _floats(f: Tensor) -> Tensor:
+    if not f.is_floating_point():
+        raise DtypeError(f"expected values of floats, got {f.dtype}: use f.float()")
+    return f
 
 
 LINKS: dict[str, Link] = {

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, texts
 from poe.core.errors import NonFiniteError
 from poe.density.capabilities import (
@@ -100,6 +101,7 @@ class Normalized(Wrapper):
     lower: Tensor
     upper: Tensor
 
+    @checked
     def __init__(self, expert: Expert, log_partition: LogPartition) -> None:
         super().__init__()
         self.space = require_expert(expert).space

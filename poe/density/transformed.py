@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from poe.core.arguments import checked, require
 from poe.core.distribution_modules import (
     Feature,
     Opaque,
@@ -84,7 +85,8 @@ class Transformed(Expert):
         shape = bijection.forward_shape(source.event_shape)
         image = moved(source, bijection)
         self._is_cut = image is None and domain_of(bijection, source) is not None
-        self.space = space or image or space_of(bijection.codomain, shape)
+        asked = require("space", space, Space | None)
+        self.space = asked or image or space_of(bijection.codomain, shape)
         if self.space.event_shape != torch.Size(shape):
             raise ShapeError(f"expected a space of event shape {tuple(shape)}, got {self.space}")
 
@@ -163,6 +165,7 @@ class Dequantized(Expert):
         ('Interval((), 0, 2)', tensor([0.7500, 0.2500]))
     """
 
+    @checked
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         self.space = _of_cells(require_expert(expert).space)
@@ -207,6 +210,7 @@ class Relaxed(Expert):
         PoeError: For an expert on another space.
     """
 
+    @checked
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         if not isinstance(expert.space, Binary):

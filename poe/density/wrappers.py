@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from poe.core.arguments import checked
 from poe.core.distribution_modules import Parts
 from poe.core.errors import DtypeError, PoeError
 from poe.density.capabilities import (
@@ -63,6 +64,7 @@ class Chunked(Wrapper):
                 [-2., -2.]])
     """
 
+    @checked
     def __init__(self, expert: Expert, chunk_size: int) -> None:
         super().__init__()
         if chunk_size < 1:
@@ -189,6 +191,7 @@ class Autocast(Expert):
         torch.float32
     """
 
+    @checked
     def __init__(self, expert: Expert, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         if dtype not in (torch.bfloat16, torch.float16):

@@ -8,6 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import require_dimensions
+from poe.core.errors import ShapeError
+
+DRAWS = "(chains, draws, *event)"
+"""The shape of draws, in words."""
 MIN_DRAWS = 4
 """Fewer draws a chain than this have no R-hat and no ESS: they are NaN."""
 NUMBERS_AT_ONCE = 2**19
@@ -22,6 +27,7 @@ def by_component(statistic: Statistic, samples: Tensor) -> Tensor:
 
     It is NaN where a component does not vary or is not finite, or the draws are fewer than four.
     """
+    require_dimensions("samples", samples, DRAWS)
     chains, draws, *event = samples.shape
     num_components = math.prod(event)
     if draws < MIN_DRAWS or chains * num_components == 0:
@@ -30,6 +36,16 @@ def by_component(statistic: Statistic, samples: Tensor) -> Tensor:
     count = max(1, NUMBERS_AT_ONCE // (chains * draws))
     blocks = columns.reshape(num_components, chains, draws).split(count)
     return torch.cat([_or_nan(statistic, block) for block in blocks]).reshape(event)
+
+
+def require_log_density(samples: Tensor, log_density: Tensor) -> None:
+    """Refuse what is not one log-density for each of the draws ``(chains, draws, *event)``."""
+    require_dimensions("samples", samples, DRAWS)
+    if log_density.shape != samples.shape[:2]:
+        raise ShapeError(
+            f"expected one number for each of {tuple(samples.shape[:2])} (chains, draws), got "
+            f"shape {tuple(log_density.shape)}"
+        )
 
 
 def split(x: Tensor) -> Tensor:

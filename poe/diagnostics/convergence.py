@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from poe.diagnostics.components import by_component, split
+from poe.core.arguments import checked, require_dimensions
+from poe.diagnostics.components import DRAWS, by_component, require_log_density, split
 from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
 MAX_DISTANCE = 10.0
@@ -20,6 +21,7 @@ NORMAL_DEVIATION = 1.1503
 """Three quarters of a normal law lie within this many sds of its median."""
 
 
+@checked
 def r_hat(samples: Tensor) -> Tensor:
     """Rank-normalised split R-hat of each component; 1 when chains agree.
 
@@ -43,12 +45,14 @@ def r_hat(samples: Tensor) -> Tensor:
         >>> r_hat(torch.randn(4, 1000, 2, generator=g)).max().item() < 1.01
         True
     """
+    require_dimensions("samples", samples, DRAWS)
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
     return by_component(lambda x: _rank_r_hat(split(x), table), samples)
 
 
+@checked
 def mcse_mean(samples: Tensor) -> Tensor:
     """Monte Carlo standard error of the mean of each component.
 
@@ -67,6 +71,7 @@ def mcse_mean(samples: Tensor) -> Tensor:
     return by_component(_mcse_mean, samples)
 
 
+@checked
 def mcse_sd(samples: Tensor) -> Tensor:
     """Monte Carlo standard error of the standard deviation of each component.
 
@@ -128,6 +133,7 @@ def _mcse_sd(x: Tensor) -> Tensor:
     return (spread / effective_size(split(squares)) / variance / 4).sqrt()
 
 
+@checked
 def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
     """The most consecutive draws that each chain spent in one place.
 
@@ -143,6 +149,7 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
         >>> longest_stay(x, torch.zeros(2, 4))
         tensor([3, 1])
     """
+    require_log_density(samples, log_density)
     chains, draws = log_density.shape
     x = samples.reshape(chains, draws, -1)
     has_moved = (x[:, 1:] != x[:, :-1]).any(2) | (log_density[:, 1:] != log_density[:, :-1])
@@ -151,6 +158,7 @@ def longest_stay(samples: Tensor, log_density: Tensor) -> Tensor:
     return (torch.cat([time[:, :1], time[:, 1:] - arrival], 1) + 1).amax(1)
 
 
+@checked
 def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
     """How far each chain is from the others, in pooled robust sds.
 
@@ -177,6 +185,7 @@ def distance_from_others(samples: Tensor, log_density: Tensor) -> Tensor:
         >>> distance_from_others(x, torch.zeros(5, 100)) > 10
         tensor([False, False, False, False,  True])
     """
+    require_log_density(samples, log_density)
     if len(samples) < MIN_CHAINS:
         return samples.new_zeros(len(samples), dtype=torch.float64)
     values = samples.detach().double().reshape(*log_density.shape, -1)

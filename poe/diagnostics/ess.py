@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from poe.diagnostics.components import by_component, extremes, split
+from poe.core.arguments import checked, require_dimensions
+from poe.diagnostics.components import DRAWS, by_component, extremes, split
 
 _LOW_BITS = 2**32 - 1
 
@@ -102,6 +103,7 @@ def _twice_average_ranks(values: Tensor) -> Tensor:
     return ranks
 
 
+@checked
 def ess_bulk(samples: Tensor) -> Tensor:
     """Effective sample size of the bulk of each component: that of the chains' normal scores.
 
@@ -122,10 +124,12 @@ def ess_bulk(samples: Tensor) -> Tensor:
         >>> 3000 < ess_bulk(torch.randn(4, 1000, generator=g)).item() < 5000
         True
     """
+    require_dimensions("samples", samples, DRAWS)
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
     return by_component(lambda x: effective_size(normal_scores(split(x), table)), samples)
 
 
+@checked
 def ess_tail(samples: Tensor) -> Tensor:
     """Effective sample size of the 5 and 95 % quantiles of each component.
 
@@ -151,6 +155,7 @@ def ess_tail(samples: Tensor) -> Tensor:
     return by_component(_ess_tail, samples)
 
 
+@checked
 def ess_mean(samples: Tensor) -> Tensor:
     """Effective sample size for the mean of each component.
 

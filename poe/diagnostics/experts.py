@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import ShapeError
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
@@ -110,6 +111,7 @@ class ExpertReport:
         return [f"{'cosine with':<{width}}{head}", *rows]
 
 
+@checked
 def expert_report(
     target: Expert, samples: Tensor, *, proposals: Tensor | None = None
 ) -> ExpertReport:
@@ -175,6 +177,7 @@ def expert_report(
     )
 
 
+@checked
 def contributions_along(target: Expert, samples: Tensor) -> Tensor:
     """What each of the k factors says along draws, w_i log p̃_i(x), in bounded memory.
 
@@ -204,6 +207,7 @@ def names_of(target: Expert) -> tuple[str, ...]:
     return tuple(name for name, _ in target._factors())
 
 
+@checked
 def binds_chains(target: Expert) -> bool:
     """Whether each chain has a condition of its own, so that all are evaluated together.
 
@@ -222,6 +226,8 @@ def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None
             f"expected positions (chains, draws, *{tuple(target.space.event_shape)}), got "
             f"{tuple(samples.shape)}"
         )
+    if not samples.numel():
+        raise ShapeError(f"expected at least one draw, got {tuple(samples.shape)}")
     if proposals is not None and proposals.shape != samples.shape:
         raise ShapeError(
             f"expected one proposal for each of the draws {tuple(samples.shape)}, got "

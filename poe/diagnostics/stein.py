@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, ShapeError
+from poe.core.arguments import checked, require_dimensions
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.core.randomness import resolve
+from poe.diagnostics.components import DRAWS
 from poe.diagnostics.weights import normalized_weights
 
 NUMBERS_AT_ONCE = 2**21
@@ -27,6 +29,7 @@ class SteinTest(NamedTuple):
     p_value: Tensor
 
 
+@checked
 def stein_discrepancy(
     samples: Tensor, scores: Tensor, *, log_weights: Tensor | None = None, length: float = 1.0
 ) -> Tensor:
@@ -68,6 +71,7 @@ def stein_discrepancy(
     return _sum(samples, scores, weights, length)[0].clamp(min=0).sqrt()
 
 
+@checked
 def squared_stein_discrepancy(
     samples: Tensor, scores: Tensor, *, log_weights: Tensor | None = None, length: float = 1.0
 ) -> Tensor:
@@ -101,9 +105,13 @@ def squared_stein_discrepancy(
     """
     weights = _weights(samples, log_weights)
     total, diagonal = _sum(samples, scores, weights, length)
-    return (total - diagonal) / (1 - weights.square().sum())
+    among_others = 1 - weights.square().sum()
+    if not bool(among_others > 0):
+        raise PoeError("expected weights of several draws, got one that has them all")
+    return (total - diagonal) / among_others
 
 
+@checked
 def stein_test(
     samples: Tensor,
     scores: Tensor,
@@ -150,6 +158,7 @@ def stein_test(
         >>> stein_test(x, -x, generator=g).p_value > 0.05, stein_test(2 * x, -2 * x).p_value < 0.01
         (tensor(True), tensor(True))
     """
+    require_dimensions("samples", samples, DRAWS)
     if not 0 < flip_probability <= 0.5 or num_resamples < 1:
         raise PoeError(
             "expected a flip probability in (0, 1/2] and at least one resample, got "
@@ -187,6 +196,8 @@ def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
             f"expected log_weights of shape (chains, draws) = {tuple(shape)}, got "
             f"{tuple(log_weights.shape)}"
         )
+    if bool(log_weights.isnan().any()):
+        raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN")
     return normalized_weights(log_weights).flatten()
 
 
@@ -201,13 +212,15 @@ def _sum(samples: Tensor, scores: Tensor, weights: Tensor, length: float) -> tup
 
 def _blocks(samples: Tensor, scores: Tensor, length: float) -> Iterator[tuple[slice, Tensor]]:
     """The Stein kernel's matrix, some of its rows at a time: ``(rows, n)`` in float64."""
-    if not 0 < length < float("inf"):
+    if not 0 < float(length) ** 2 < float("inf"):
         raise PoeError(f"expected a positive finite length, got {length}")
     if samples.shape != scores.shape or samples.ndim < 2:
         raise ShapeError(
             "expected samples and scores of one shape (chains, draws, *event), got "
             f"{tuple(samples.shape)} and {tuple(scores.shape)}"
         )
+    if not bool((samples.isfinite() & scores.isfinite()).all()):
+        raise NonFiniteError("expected samples and scores that are finite: leave out what is not")
     n = samples.shape[:2].numel()
     x = samples.detach().double().reshape(n, -1)
     x = x - x.mean(0)  # distances come from inner products, which are exact near the origin
@@ -223,6 +236,7 @@ def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, length: float) -> 
 
     s·t q^(−1/2) + ((s − t)·r + d) q^(−3/2) − 3 |r|² q^(−5/2), r = x − y and q = length² + |r|².
     """
+    length = float(length)  # whose square a tensor can take, however large
     square = (x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)).clamp(min=0)
     pull = (s * x).sum(1)[:, None] - s @ y.T - x @ t.T + (t * y).sum(1)
     inverse = 1 / (length**2 + square)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
+from poe.diagnostics.components import require_log_density
+
 ENOUGH_CHAINS = 16
 """So many chains tell the error of their mean by their spread."""
 
@@ -26,6 +29,7 @@ class Moments(NamedTuple):
     mcse: Tensor
 
 
+@checked
 def normalized_weights(log_weights: Tensor) -> Tensor:
     """w_i = exp(log w_i) / Σ_j exp(log w_j) over all draws.
 
@@ -42,6 +46,7 @@ def normalized_weights(log_weights: Tensor) -> Tensor:
     return log_weights.detach().double().flatten().softmax(0).reshape(log_weights.shape)
 
 
+@checked
 def kish_ess(log_weights: Tensor) -> Tensor:
     """1 / Σ w_i²: the equally weighted draws that are worth as much.
 
@@ -63,6 +68,7 @@ def kish_ess(log_weights: Tensor) -> Tensor:
     return 1 / normalized_weights(log_weights).square().sum()
 
 
+@checked
 def weighted_moments(samples: Tensor, log_weights: Tensor) -> Moments:
     """Mean, sd, and the mean's standard error √(Σ_j (Σ_i w_ji (x_ji − mean))²) for chains j.
 
@@ -86,6 +92,7 @@ def weighted_moments(samples: Tensor, log_weights: Tensor) -> Moments:
         >>> weighted_moments(x, torch.tensor([[0.0, 0.0, -torch.inf]])).mean
         tensor([2.], dtype=torch.float64)
     """
+    require_log_density(samples, log_weights)
     weights = normalized_weights(log_weights)
     weights = weights.reshape(*weights.shape, *([1] * (samples.ndim - 2)))
     x = torch.where(weights != 0, samples.detach().double(), 0.0)

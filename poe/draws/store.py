@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
 from poe.density.normalized import LogPartition
@@ -52,6 +53,7 @@ KINDS: dict[str, type] = {
 """Of the figures that are neither numbers nor tensors."""
 
 
+@checked
 def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
 
@@ -117,6 +119,7 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     return packed({"format": FORMAT, "draws": facts, "about": dict(about or {})}, tensors)
 
 
+@checked
 def load_draws(path: str | os.PathLike[str]) -> Draws:
     """The draws that ``save_draws`` wrote to ``path``, on the CPU.
 

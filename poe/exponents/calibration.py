@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, texts
 from poe.core.errors import PoeError, ShapeError
 from poe.density.expert import Product, experts_in, named_product
@@ -88,6 +89,7 @@ class Calibration:
         return "\n".join([*lines, *self.remarks()])
 
 
+@checked
 def calibrate(product: Product, x: Tensor) -> Calibration:
     """Compare the experts of a product at common points; changes nothing.
 

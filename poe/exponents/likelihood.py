@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.arguments import checked
 from poe.core.errors import AdaptationError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
@@ -36,6 +37,7 @@ WORTH = 0.5
 """The share of the particles that must be left by the weights of one step."""
 
 
+@checked
 def fit_exponents_by_likelihood(
     product: Product,
     x: Tensor,

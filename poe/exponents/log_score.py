@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import ImproperError, NormalizationError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert, Product
@@ -46,6 +47,7 @@ CLOSE = 1e-6
 MAX_HALVINGS = 30
 
 
+@checked
 def fit_exponents_by_log_score(
     product: Product, x: Tensor, *, generator: torch.Generator | None = None
 ) -> FittedExponents:

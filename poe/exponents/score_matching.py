@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Real
@@ -27,6 +28,7 @@ _EXACT_DIVERGENCE = 32  # dimensions up to which every second derivative is take
 _NUM_PROBES = 32
 
 
+@checked
 def fit_exponents_by_score_matching(
     product: Product, x: Tensor, *, generator: torch.Generator | None = None
 ) -> FittedExponents:

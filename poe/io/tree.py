@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
 from poe.core.errors import StorageError
 from poe.core.joint_space import Joint
 from poe.core.randomness import Lent
@@ -227,6 +228,7 @@ def register_module(
     register(kind, describe, build, name=name, formerly=formerly)
 
 
+@checked
 def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write an expert into a directory, atomically.
 
@@ -347,6 +349,7 @@ def _storing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@checked
 def load(path: str | os.PathLike[str]) -> Any:
     """The expert that `save` wrote into a directory, bit for bit, on the CPU.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
-from poe.core.errors import ShapeError
+from poe.core.arguments import checked
+from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert
 from poe.density.nonfinite import require_finite
 from poe.losses.base import Loss, log_densities, require_rows
 
 
+@checked
 def contrastive_divergence(
     expert: Expert,
     data: Tensor,
@@ -63,6 +68,8 @@ def contrastive_divergence(
     """
     require_rows(expert, "data", data)
     require_rows(expert, "model", model)
+    if not math.isfinite(regularization):
+        raise PoeError(f"expected a finite regularization, got {regularization}")
     model = model.detach()
     on_data, on_model = expert(data), expert(model)
     require_finite(
@@ -90,4 +97,6 @@ def _mean(values: Tensor, log_weights: Tensor | None) -> Tensor:
             f"expected log_weights of shape {tuple(values.shape)}, one for each row of model, got "
             f"{tuple(log_weights.shape)}"
         )
+    if not log_weights.is_meta and not bool((log_weights < torch.inf).all()):
+        raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN or inf")
     return (log_weights.detach().softmax(0).to(values) * values).sum()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, ShapeError
+from poe.core.arguments import checked, require_dimensions
+from poe.core.errors import DtypeError, PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
@@ -21,6 +22,7 @@ from poe.losses.base import (
 )
 
 
+@checked
 def denoising_score_matching(
     expert: Expert,
     data: Tensor,
@@ -81,6 +83,7 @@ def denoising_score_matching(
     return Loss(rows.mean(), {"denoising_error": error})
 
 
+@checked
 def multiscale_denoising_score_matching(
     at_level: Callable[[Tensor], Expert],
     data: Tensor,
@@ -134,6 +137,7 @@ def multiscale_denoising_score_matching(
             f"expected noise_levels of shape (k,) with k >= 1, got {tuple(noise_levels.shape)}"
         )
     generator = resolve(generator, data.device)
+    require_dimensions("data", data, "(n, *event)")
     place = torch.randint(
         len(noise_levels), (len(data),), generator=generator, device=generator.device
     )
@@ -143,6 +147,8 @@ def multiscale_denoising_score_matching(
 
 def _per_row(noise_level: float | Tensor, data: Tensor) -> Tensor:
     """The level ready to multiply rows: ``()``, or ``(n, 1, ..., 1)``."""
+    if isinstance(noise_level, Tensor) and noise_level.is_meta and not data.is_meta:
+        raise DtypeError("expected a noise level of numbers, got a tensor on the meta device")
     level = torch.as_tensor(noise_level, dtype=data.dtype, device=data.device)
     if level.ndim and level.shape != data.shape[:1]:
         raise ShapeError(

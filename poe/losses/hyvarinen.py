@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.expert import Expert
@@ -20,6 +21,7 @@ from poe.losses.base import (
 )
 
 
+@checked
 def score_matching(expert: Expert, data: Tensor) -> Loss:
     r"""Half the squared distance of the expert's score from the data's, up to a constant.
 
@@ -60,6 +62,7 @@ def score_matching(expert: Expert, data: Tensor) -> Loss:
     return _loss(expert, score, trace)
 
 
+@checked
 def sliced_score_matching(
     expert: Expert,
     data: Tensor,

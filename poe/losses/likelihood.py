@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NormalizationError
 from poe.density.capabilities import log_prob_of
 from poe.density.expert import Expert
@@ -11,6 +12,7 @@ from poe.density.nonfinite import Rows, require_finite
 from poe.losses.base import Loss, require_rows
 
 
+@checked
 def negative_log_likelihood(expert: Expert, data: Tensor) -> Loss:
     r"""The mean of −log p over the rows, where p is normalised.
 

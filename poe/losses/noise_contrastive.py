@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poe.core.arguments import checked
 from poe.core.errors import (
     NormalizationError,
     PoeError,
@@ -23,6 +24,7 @@ from poe.density.nonfinite import Rows, require_finite
 from poe.losses.base import Loss, log_densities, require_rows
 
 
+@checked
 def noise_contrastive_estimation(
     expert: Expert,
     noise: Expert,

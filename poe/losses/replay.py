@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly
@@ -15,6 +16,7 @@ from poe.density.capabilities import can_sample_exactly
 class Start(Protocol):
     """Where chains begin: any expert with exact draws."""
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
 
@@ -68,6 +70,7 @@ class ReplayBuffer(nn.Module):
 
     positions: Tensor
 
+    @checked
     def __init__(
         self,
         start: Start,

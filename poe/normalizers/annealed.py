@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
@@ -33,6 +34,7 @@ class Step(NamedTuple):
     kernel: Kernel
 
 
+@checked
 @dataclass(frozen=True)
 class AIS:
     """Annealed importance sampling from start to target, and from target to start.

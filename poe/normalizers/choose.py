@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.arguments import checked, require
 from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
@@ -26,6 +27,7 @@ from poe.normalizers.sequential import MBAR
 from poe.structure.far_mass import failing_where_improper
 
 
+@checked
 def log_partition(
     target: Expert,
     *,
@@ -101,7 +103,8 @@ def find_log_partition(
             bar.update()
 
         with failing_where_improper(target, _around_the_origin(target)):
-            return chosen(target, start, generator, report)
+            found = chosen(target, start, generator, report)
+    return require("what the method returns", found, LogPartition)
 
 
 def _around_the_origin(target: Expert) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.core.randomness import aside
 from poe.density.capabilities import exact_log_partition
@@ -27,6 +28,7 @@ FEW_POSITIONS = 8
 """So many show whether a log-density is a function of each row."""
 
 
+@checked
 @dataclass(frozen=True)
 class ClosedForm:
     """What the families' own log partitions come to; it raises NormalizationError without one."""
@@ -44,6 +46,7 @@ class ClosedForm:
         return known
 
 
+@checked
 @dataclass(frozen=True)
 class Enumeration:
     """The sum over all states, in a stream; it raises NormalizationError beyond 2^25 of them."""
@@ -62,6 +65,7 @@ class Enumeration:
         return _finite(log_sum(target), "enumeration", int(count))
 
 
+@checked
 @dataclass(frozen=True)
 class Quadrature:
     """Adaptive Gauss-Kronrod cells, in one to three continuous dimensions.

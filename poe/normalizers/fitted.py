@@ -13,6 +13,7 @@ from poe.core.affine import (
     LowRank,
     fit_affine,
 )
+from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.core.space import Real, Space
 from poe.density.expert import Expert
@@ -41,6 +42,7 @@ class FittedGaussian(Expert):
         """log q(x): ``(*batch, *event) -> (*batch,)``."""
         return self(x)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         loc = self.affine.loc
@@ -86,6 +88,7 @@ class FittedMixture(Expert):
         """log q(x): ``(*batch, *event) -> (*batch,)``."""
         return self(x)
 
+    @checked
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         generator = resolve(generator, self.loc.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind
 from poe.density.closed_forms import exact_sample, is_source, require_source
 from poe.density.expert import Expert
@@ -24,6 +25,7 @@ HEAVY = 0.7
 """Weights with a heavier tail than this say nothing of their own error."""
 
 
+@checked
 @dataclass(frozen=True)
 class ImportanceSampling:
     """log of the mean of p̃(x) / q(x) over draws x of the start q.
@@ -67,6 +69,7 @@ class ImportanceSampling:
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Bridge:
     """The optimal bridge between draws of the start, of every samplable expert, and of the product.

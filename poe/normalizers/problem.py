@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from poe.core.arguments import REFUSED, Kind, register_kind
 from poe.density.capabilities import is_normalized
 from poe.density.checks import number_like
 from poe.density.expert import Expert, Mixture
@@ -48,6 +49,16 @@ class Method(Protocol):
         Returns:
             The value, with its error, bounds and doubts.
         """
+
+
+def _method(value: object) -> object:
+    return value if callable(value) and not isinstance(value, type | nn.Module) else REFUSED
+
+
+register_kind(
+    Method,
+    Kind("a method", _method, lambda value: ": make one, such as poe.normalizers.MBAR()"),
+)
 
 
 class Problem(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
@@ -30,6 +31,7 @@ from poe.normalizers.sides import group_doubts, share_doubts
 ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
 
 
+@checked
 @dataclass(frozen=True)
 class MBAR:
     """The multistate Bennett acceptance ratio over all levels of a run of particles.
@@ -66,6 +68,7 @@ class MBAR:
         return _concluded(problem, problem.walk(self.num_samples, 0.8, generator, report), _by_all)
 
 
+@checked
 @dataclass(frozen=True)
 class SMC:
     """Sequential Monte Carlo: the product of the mean weights of all levels, forward.
@@ -90,6 +93,7 @@ class SMC:
         return _concluded(problem, problem.walk(self.num_samples, 0.8, generator, report), _forward)
 
 
+@checked
 @dataclass(frozen=True)
 class ThermodynamicIntegration:
     """log Z₁ − log Z₀ = ∫ E_t U dt, U = d/dt log γ_t, over the levels of a run of particles.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -38,6 +39,7 @@ from poe.tuning.prepared import Prepared, prepared_particles
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
 
+@checked
 def smc(
     target: Expert,
     num_samples: int,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
@@ -33,6 +34,7 @@ REMEDY = (
 )
 
 
+@checked
 def smc_over_positions(
     target: Expert,
     num_samples: int,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, require_expert
 from poe.density.nonfinite import require_finite_of_each
@@ -42,6 +43,7 @@ POINTS = 300
 BINS = 70
 
 
+@checked
 def contributions(
     product: Expert,
     x: Tensor | Draws,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.space import Count, Space
 from poe.density.expert import Expert, require_expert
@@ -53,6 +54,7 @@ PANEL = 2.25
 """Width and height of a panel in inches."""
 
 
+@checked
 def densities(
     product: Expert,
     low: Bound = None,

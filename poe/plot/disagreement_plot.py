@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, require_expert
 from poe.density.nonfinite import require_finite_of_each
@@ -25,6 +26,7 @@ MAX_DRAWS = 240
 """Of a longer chain as many draws are shown, evenly chosen."""
 
 
+@checked
 def disagreement(
     product: Expert, draws: Draws, *, chain: int = 0, axes: Axes | None = None
 ) -> Figure:

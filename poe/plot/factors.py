@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from poe.core.arguments import checked
 from poe.density.expert import Expert, Tempered, require_expert
 
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
@@ -44,6 +45,7 @@ def factors_of(target: Expert) -> list[Factor]:
     return [Factor(name, expert, color_of(i)) for i, (name, expert) in enumerate(pairs)]
 
 
+@checked
 def colors(target: Expert) -> dict[str, str]:
     """The colour that each expert of a product has in all plots.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.style import GREY, INK, LABEL, SMALL, as_array, figure_of, on_paper, one_axis, write
 
@@ -19,6 +20,7 @@ GAP = 0.08
 """Between pictures, as a share of their height; one pixel at least."""
 
 
+@checked
 def images(
     images: Tensor,
     *,
@@ -61,8 +63,9 @@ def images(
     """
     pictures = _as_pictures(images)
     rows = _rows(len(pictures), rows, row_labels)
-    if not low < high:
+    if not low < high < math.inf:
         raise PoeError(f"expected low < high, got low={low} and high={high}")
+    low, high = float(low), float(high)
     is_beyond = (pictures < low) | (pictures > high)
     sheet = _sheet(((pictures - low) / (high - low)).clamp(0, 1), rows)
     height, width = sheet.shape[:2]

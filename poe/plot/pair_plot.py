@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.draws import Draws
 from poe.draws.export import component_names
@@ -39,6 +40,7 @@ COLOR = "#33557f"
 Element = int | Sequence[int]
 
 
+@checked
 def pairs(draws: Draws, *, elements: Sequence[Element] | None = None) -> Figure:
     """Histograms of elements on the diagonal, of every two below it, correlations above.
 

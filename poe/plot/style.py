@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from poe.core.arguments import told
 from poe.core.errors import PoeError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def new_figure(width: float, height: float) -> Figure:
 def one_axis(axes: Axes | None, width: float, height: float) -> Axes:
     """The axis to draw on: the one given as it is, or that of a new figure, dressed."""
     if axes is not None:
+        if not callable(getattr(axes, "add_artist", None)):
+            raise PoeError(f"expected axes of matplotlib, got {told(axes)}: use figure.subplots()")
         return axes
     axis: Axes = new_figure(width, height).subplots()
     dress(axis)
@@ -114,7 +117,10 @@ def tints(color: str) -> Colormap:
 
 def on_paper(name: str) -> Colormap:
     """One of matplotlib's colormaps, with white where there is nothing."""
-    colormap: Colormap = imported("matplotlib").colormaps[name]
+    known = imported("matplotlib").colormaps
+    if name not in known:
+        raise PoeError(f"expected a colormap of matplotlib, such as 'gray', got {name!r}")
+    colormap: Colormap = known[name]
     return colormap.with_extremes(bad="white")
 
 

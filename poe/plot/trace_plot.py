@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from poe.core.arguments import checked
 from poe.draws import Draws
 from poe.plot.positions import require_order
 from poe.plot.style import (
@@ -29,6 +30,7 @@ MAX_CHAINS = 40
 COLOR = "#27486f"
 
 
+@checked
 def trace(draws: Draws, *, axes: Axes | None = None) -> Figure:
     """The energy E(x) = −log p̃(x) of each chain along its draws.
 

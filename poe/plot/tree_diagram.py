@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, Mixture, Product, Tempered, experts_in, require_expert
 from poe.plot.factors import colors
@@ -56,6 +57,7 @@ class Node:
         return max((1 + child.depth for child in self.children), default=0)
 
 
+@checked
 def tree(product: Expert, *, axes: Axes | None = None) -> Figure:
     r"""The tree of a composition: AND, OR and NOT, with exponents, weights and names.
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.density.capabilities import is_normalized, log_prob_of
 from poe.density.expert import Expert, Mixture
 from poe.density.normalized import Normalized
 from poe.probabilities.normalize import Estimator, estimator_or_default
 
 
+@checked
 def any_of(
     *experts: Expert,
     weights: Sequence[float] | Tensor | None = None,

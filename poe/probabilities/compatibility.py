@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, texts, together, warn
 from poe.core.errors import PoeError
 from poe.density.checks import unique_names
@@ -104,6 +105,7 @@ class Compatibility:
     __repr__ = __str__
 
 
+@checked
 def compatibility(
     *experts: Expert,
     estimator: Estimator | None = None,

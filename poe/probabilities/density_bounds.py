@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, texts, together, warn
 from poe.core.errors import NormalizationError, PoeError
 from poe.core.randomness import resolve
@@ -67,6 +68,7 @@ class LogDensityBounds(NamedTuple):
         return not self.doubts
 
 
+@checked
 def log_density_bounds(
     expert: Expert,
     x: Tensor,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import Doubt, texts
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
@@ -51,6 +52,7 @@ class EvidenceRatio(NamedTuple):
         return not self.doubts
 
 
+@checked
 def evidence_ratio(
     numerator: Expert | LogPartition,
     denominator: Expert | LogPartition,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from poe.core.arguments import checked, require
 from poe.core.doubt import together, warn
 from poe.density.capabilities import check_proper
 from poe.density.expert import Expert
@@ -16,6 +18,7 @@ Estimator = Callable[[Expert], LogPartition]
 """How log Z is found."""
 
 
+@checked
 def normalize(
     expert: Expert,
     log_partition: LogPartition | None = None,
@@ -61,5 +64,10 @@ def estimator_or_default(
 ) -> Estimator:
     """The ``estimator``, or ``poe.log_partition`` with that generator."""
     if estimator is not None:
-        return estimator
+        return partial(_checked_estimate, estimator)
     return lambda target: estimate_log_partition(target, generator=generator)
+
+
+def _checked_estimate(estimator: Estimator, target: Expert) -> LogPartition:
+    found: LogPartition = require("what estimator= returns", estimator(target), LogPartition)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NormalizationError
 from poe.density.expert import Expert, Mixture, experts_in
 from poe.density.latent import Marginal
@@ -15,6 +16,7 @@ Sensitivities = dict[Normalized, Tensor]
 """∂ log p(x) / ∂ log Z for each normaliser, ``(*batch,)``."""
 
 
+@checked
 def log_density_error(expert: Expert, x: Tensor) -> Tensor:
     """The standard error of log p(x) that comes from normalisers.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, Mixture, Product, shared_space
 from poe.density.normalized import Normalized
@@ -26,6 +27,7 @@ class LogRatio(NamedTuple):
     std_error: Tensor
 
 
+@checked
 def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
     """The log-ratio of two points, log p̃(x) − log p̃(x'), where the normaliser cancels.
 
@@ -53,6 +55,7 @@ def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
     return first - second
 
 
+@checked
 def log_ratio_contributions(
     product: Product, x: Tensor, x_prime: Tensor, *, rows_at_once: int | None = None
 ) -> Tensor:
@@ -90,6 +93,7 @@ def log_ratio_contributions(
     return first - second
 
 
+@checked
 def log_prob_ratio(
     p: Expert,
     q: Expert,

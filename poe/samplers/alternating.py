@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import require
 from poe.core.errors import PoeError
 from poe.core.joint_space import Joint
 from poe.core.space import Space
@@ -117,7 +118,8 @@ class Alternating(OnDrawnNoise[MetropolisState]):
     ends_where_it_asked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kernels", tuple(self.kernels))
+        kernels = require("kernels", self.kernels, tuple[Kernel, ...])
+        object.__setattr__(self, "kernels", tuple(kernels))
         if not isinstance(self.space, Joint) or len(self.kernels) != len(self.space.parts):
             raise PoeError(
                 f"expected a poe.Joint and a kernel for each of its parts, got {self.space} and "

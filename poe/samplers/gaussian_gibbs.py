@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import uniforms
 from poe.density.expert import Expert
@@ -33,6 +34,7 @@ class GibbsNoise(NamedTuple):
     uniform: Tensor
 
 
+@checked
 @dataclass(frozen=True, eq=False)  # operators do not compare by value
 class GaussianGibbs(Corrected[MetropolisState]):
     """Draws the weights W ~ p(W | x) of all factors, then all of x ~ N(Q⁻¹b, Q⁻¹) given them.

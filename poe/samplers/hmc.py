@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.samplers.kernel import (
     Corrected,
@@ -144,6 +145,7 @@ class Hamiltonian(CorrectedWithScore):
         return LangevinState(position, log_density, score), momentum
 
 
+@checked
 @dataclass(frozen=True)
 class HMC(Hamiltonian):
     """Hamiltonian Monte Carlo with fresh momentum p ~ N(0, I) and L leapfrog steps of size h.
@@ -210,6 +212,7 @@ def whole_turn(scale: Tensor) -> int:
     return max(1, min(MAX_STEPS, round(ratio))) if math.isfinite(ratio) else MAX_STEPS
 
 
+@checked
 @dataclass(frozen=True)
 class SplitHMC(Hamiltonian):
     """Hamiltonian Monte Carlo around N(0, I): its flow is a rotation, done exactly.
@@ -283,6 +286,7 @@ def _cos_sin(angle: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
     return math.cos(angle), math.sin(angle)
 
 
+@checked
 @dataclass(frozen=True)
 class GeneralizedHMC(WithScale, WithMomentum, Corrected[MomentumState]):
     """Generalised HMC: p ← α p + √(1 − α²) z, then L leapfrog steps, accepted or turned back.

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from poe.core.arguments import REFUSED, Kind, register_kind, require
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.nonfinite import require_start
@@ -343,13 +344,7 @@ def require_kernel(kernel: object) -> None:
         PoeError: Where it has no ``init`` or ``step``, is a class, or claims a guarantee that there
             is not.
     """
-    absent = [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
-    if isinstance(kernel, type) or absent:
-        got = f"the class {kernel.__name__}" if isinstance(kernel, type) else repr(kernel)
-        raise PoeError(
-            "expected a kernel, with `init(target, x)` and `step(target, state, *, generator)`, "
-            f"got {got}{f', without {absent[0]}' if absent else ': make one, with its settings'}"
-        )
+    require("kernel", kernel, Kernel)
     if (claimed := getattr(kernel, "guarantee", BIASED)) not in (ASYMPTOTICALLY_EXACT, BIASED):
         raise PoeError(
             f"expected {type(kernel).__name__}.guarantee to be {ASYMPTOTICALLY_EXACT!r} or "
@@ -401,6 +396,25 @@ def stepped(
         )
     _require_state(kernel, "step", came[0], state.position.shape)
     return came
+
+
+def _kernel(value: object) -> object:
+    return REFUSED if isinstance(value, type) or _absent(value) else value
+
+
+def _absent(kernel: object) -> list[str]:
+    return [name for name in ("init", "step") if not callable(getattr(kernel, name, None))]
+
+
+def _how_to_make_one(kernel: object) -> str:
+    if isinstance(kernel, str):
+        return ": make one, such as poe.samplers.MALA()"
+    absent = _absent(kernel)
+    return f", without {absent[0]}" if absent else ": make one, with its settings"
+
+
+_WORDS = "a kernel, with `init(target, x)` and `step(target, state, *, generator)`"
+register_kind(Kernel, Kind(_WORDS, _kernel, _how_to_make_one))
 
 
 def require_inside(kernel: Kernel | None, space: Space, positions: Tensor) -> None:
@@ -537,9 +551,14 @@ def per_chain(value: Tensor | float | None, like: Tensor) -> Tensor | float:
 
 def require_positive(name: str, value: Tensor | float | None) -> None:
     """Refuse a step size that is not positive and finite; None (tune it) passes."""
-    if value is None or isinstance(value, Tensor):  # tensors: checked without a host sync, in use
+    if value is None or torch.compiler.is_compiling():
         return
-    if not 0.0 < value < float("inf"):
+    if isinstance(value, Tensor):
+        is_seen = value.device.type == "cpu"  # elsewhere that would be a host sync
+        is_fine = not is_seen or bool(((value > 0) & value.isfinite()).all())
+    else:
+        is_fine = 0.0 < value < float("inf")
+    if not is_fine:
         raise PoeError(f"expected a positive finite {name}, got {value}")
 
 

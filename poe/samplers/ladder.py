@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
@@ -48,6 +49,7 @@ class AnnealedState(NamedTuple):
         return self.inner.log_density
 
 
+@checked
 @dataclass(frozen=True)
 class AnnealedLangevin:
     """Run a kernel at each density of a ladder from broad to sharp, and go on at the target itself.

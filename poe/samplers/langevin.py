@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.samplers.kernel import (
     BIASED,
     Corrected,
@@ -76,6 +77,7 @@ def _propose(state: LangevinState, normal: Tensor, step_size: Tensor | float) ->
     return add_scaled(drifted, normal, _sqrt(2.0 * step_size), out=drifted)
 
 
+@checked
 @dataclass(frozen=True)
 class ULA(WithScore):
     """Unadjusted Langevin: y = x + ε ∇log p̃(x) + √(2ε) z, z ~ N(0, I). Biased by O(ε).
@@ -132,6 +134,7 @@ class ULA(WithScore):
         return LangevinState(position, log_density, score), info
 
 
+@checked
 @dataclass(frozen=True)
 class MALA(CorrectedWithScore):
     """Metropolis-adjusted Langevin: propose as ULA, accept with min(1, p̃(y) q(x|y) / p̃(x) q(y|x)).

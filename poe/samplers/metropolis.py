@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -23,6 +24,7 @@ from poe.samplers.kernel import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class MetropolisHastings(WithScale, Corrected[MetropolisState]):
     """Random-walk Metropolis: y = x + scale · z, z ~ N(0, I), accepted with min(1, p̃(y) / p̃(x)).

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.samplers.kernel import (
     BIASED,
@@ -205,6 +206,7 @@ def on_flat(target: Density, like: Tensor) -> Callable[[Tensor], tuple[Tensor, T
     return evaluate
 
 
+@checked
 @dataclass(frozen=True)
 class MCLMC(WithMomentum):
     """Microcanonical Langevin: dx = u dt, with |u| = 1 turned by the score and by noise.
@@ -291,6 +293,7 @@ class MCLMC(WithMomentum):
         return normalize(where_set(state, refreshed, normal))
 
 
+@checked
 @dataclass(frozen=True)
 class AdjustedMCLMC(CorrectedWithScore):
     """Microcanonical Monte Carlo with an accept step, and a fresh unit velocity each time.

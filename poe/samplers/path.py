@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product, Tempered
 from poe.samplers.kernel import Density, Kernel
@@ -18,6 +19,7 @@ SAME_PLACE = 100.0
 """Positions that differ by this many units of rounding went through a change of coordinates."""
 
 
+@checked
 def geometric_ladder(
     target: Expert, start: Expert, exponents: Sequence[float]
 ) -> tuple[Expert, ...]:

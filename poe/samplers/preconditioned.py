@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.samplers.kernel import (
     Density,
@@ -73,6 +74,7 @@ class PreconditionedState(NamedTuple):
         return self.inner.log_density
 
 
+@checked
 @dataclass(frozen=True)
 class Preconditioned(OnDrawnNoise[PreconditionedState]):
     """A kernel that moves in u, with x = μ + L u: step sizes refer to u.

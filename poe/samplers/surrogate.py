@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, shared_space
 from poe.samplers.kernel import (
@@ -47,6 +48,7 @@ class SurrogateState(NamedTuple):
     surrogate_score: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class SurrogateMALA(WithScale, Corrected[SurrogateState]):
     """MALA along the score g of any other expert, exact for the target: it needs no gradient of it.
@@ -173,6 +175,7 @@ class DelayedNoise(NamedTuple):
     uniform: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class DelayedAcceptance(Corrected[DelayedState]):
     """K corrected steps x → y on a surrogate s̃ as a proposal, then one decision on the target.

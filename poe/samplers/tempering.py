@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
@@ -29,6 +30,7 @@ from poe.samplers.kernel import (
     in_two_parts,
     map_leaves,
     require_kernel,
+    require_positive,
     require_rows,
     where_accepted,
 )
@@ -106,6 +108,7 @@ LEAST_REJECTION = 1e-3
 """A pair that never rejects still takes some room, so that the exponents stay apart."""
 
 
+@checked
 def swap_rates(state: TemperingState) -> Tensor:
     """The mean acceptance probability of swaps, for each adjacent pair of levels.
 
@@ -178,6 +181,7 @@ class TemperingNoise(NamedTuple):
     """``(chains, *event)``, where the start can be sampled exactly."""
 
 
+@checked
 @dataclass(frozen=True)
 class ParallelTempering(Corrected[TemperingState]):
     """Replicas at p̃_l ∝ start^(1 − β_l) target^β_l, β_1 < … < β_L = 1, which exchange positions.
@@ -252,6 +256,8 @@ class ParallelTempering(Corrected[TemperingState]):
                 f"expected {len(self.exponents)} step sizes, one for each exponent, got "
                 f"{len(self.step_size)}"
             )
+        for step_size in self.step_size or ():
+            require_positive("step_size", step_size)
         require_kernel(self.kernel)
         if self.step_size is not None and not is_tunable(self.kernel):
             raise PoeError(f"{type(self.kernel).__name__} has no step size: leave step_size out")

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.samplers.kernel import (
     BIASED,
     Density,
@@ -105,6 +106,7 @@ def uncorrected(log_density: Tensor, score: Tensor) -> Info:
     )
 
 
+@checked
 @dataclass(frozen=True)
 class UnderdampedLangevin(WithMomentum):
     """Underdamped (kinetic) Langevin, dx = p dt, dp = (∇log p̃(x) − γ p) dt + √(2γ) dW, by BAOAB.

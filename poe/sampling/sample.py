@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
@@ -53,6 +54,7 @@ CLOUD = 256
 """Draws of what warm-up learned of the target, to know its spread and directions by."""
 
 
+@checked
 def sample(
     target: Expert,
     num_samples: int,
@@ -297,7 +299,7 @@ def _sample_exactly(
 
 def _split(x: Tensor, num_chains: int) -> Tensor:
     """``(draws * chains, ...)`` to ``(chains, draws, ...)``."""
-    return x.reshape(-1, num_chains, *x.shape[1:]).transpose(0, 1)
+    return x.unflatten(0, (len(x) // num_chains, num_chains)).transpose(0, 1)
 
 
 def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.coordinates import Coordinates, require_chains
@@ -22,6 +23,7 @@ from poe.samplers.questions import starts_with_score
 from poe.sampling.tally import Tally
 
 
+@checked
 def short_run(
     expert: Expert,
     start: Tensor,
@@ -77,6 +79,8 @@ def short_run(
     exponent, kernel = 1.0, ULA(step_size)
     if noise is not None:
         exponent, kernel = 2.0 * step_size / noise**2, ULA(noise**2 / 2)
+        if exponent < 1e-30:
+            raise PoeError(f"expected a step_size that counts beside noise, got {step_size}")
     began = time.perf_counter()
     target = expert if exponent == 1.0 else expert**exponent
     found = advance(target, kernel, start, num_steps, generator=generator)
@@ -110,6 +114,7 @@ class Advanced(NamedTuple):
     tally: Tally
 
 
+@checked
 def advance(
     expert: Expert,
     kernel: Kernel,

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked, require_count
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.adapt import Uniform
@@ -65,6 +66,7 @@ def iterated_conditional_modes(target: Expert, x: Tensor) -> Tensor:
     return rows.reshape(x.shape)
 
 
+@checked
 def simulated_annealing(
     target: Expert,
     *,
@@ -101,6 +103,7 @@ def simulated_annealing(
         tensor([1., 0.])
     """
     _check_schedule(schedule)
+    require_count("num_chains", num_chains)
     _without_hidden(target)
     like = number_like(target)
     generator = resolve(generator, like.device)

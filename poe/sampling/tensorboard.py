@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.sampling.progress import Progress
 
@@ -31,6 +32,7 @@ class TensorBoard:
         >>> board.close()
     """
 
+    @checked
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = os.fspath(folder)
         self._writer = _writer(self.folder)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Binary, Space
@@ -127,6 +128,7 @@ class Autoregressive(Expert):
             self.space.require(x)
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, element by element; exact.

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from poe.core.arguments import require
 from poe.density.conditional import Given
 from poe.density.expert import At, Expert, Mixture, Product, Tempered, experts_in
 from poe.density.latent import Chain, Marginal, Posterior
@@ -140,6 +141,7 @@ def gaussian_factors(expert: Expert) -> tuple[GaussianFactor, ...] | None:
         >>> len(gaussian_factors(picture * picture))
         2
     """
+    require("expert", expert, nn.Module)
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from poe.core.arguments import checked, require
 from poe.core.space import Space
 from poe.density.checks import device_of
 from poe.density.conditional import Given
@@ -102,6 +103,7 @@ class OnPrefixes(Twist):
         tensor([[0., -inf]])
     """
 
+    @checked
     def __init__(
         self, fn: Callable[[Tensor], Tensor], space: Space, *, looks_ahead: bool = True
     ) -> None:
@@ -177,6 +179,7 @@ def twists(expert: Expert) -> Sequence[nn.Module]:
     >>> twists(experts.MADE(3) * field)
     [MADE(...)]
     """
+    require("expert", expert, nn.Module)
     return []
 
 
@@ -217,6 +220,7 @@ class LocalProduct(Autoregressive):
         torch.Size([5, 3])
     """
 
+    @checked
     def __init__(self, space: Space, factors: Sequence[nn.Module]) -> None:
         super().__init__()
         self.space, self.twists = space, nn.ModuleList(factors)

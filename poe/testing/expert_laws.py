@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import GradientError, PoeError
 from poe.density.capabilities import (
     can_sample_exactly,
@@ -27,6 +28,7 @@ from poe.testing.law_error import LawError
 Law = Callable[[Expert, Tensor], None]
 
 
+@checked
 def check_expert(expert: Expert, x: Tensor) -> None:
     """Check every law in ``EXPERT_LAWS`` at some events.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.expert import Expert
@@ -20,6 +21,7 @@ MIN_COUNT = 25
 """States that fewer chains are expected in are looked at together."""
 
 
+@checked
 def check_kernel(
     kernel: Kernel,
     target: Expert,
@@ -76,6 +78,7 @@ def check_kernel(
     >>> sorted(worst)
     ['log-density', 'mean', 'second moment']
     """
+    require_dimensions("exact_draws", exact_draws, "(chains, *event)")
     if len(exact_draws) < MIN_CHAINS:
         raise PoeError(f"expected at least {MIN_CHAINS} exact draws, got {len(exact_draws)}")
     if num_steps < 1:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
@@ -34,6 +35,7 @@ class TunedTempering(NamedTuple):
     num_gradients: int
 
 
+@checked
 def tune_tempering(
     target: Expert,
     start: Expert,

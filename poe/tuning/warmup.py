@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine, Diagonal, fit_affine
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
@@ -53,6 +54,7 @@ MAX_NUMBERS = 2**24
 """The most numbers that a window keeps of positions; beyond, some steps are left out."""
 
 
+@checked
 @dataclass(frozen=True)
 class Warmup:
     """How to warm up.
@@ -305,6 +307,7 @@ def _common(scale: Tensor) -> Tensor:
     return scale.log().mean().exp()
 
 
+@checked
 def warm_up(
     target: Expert,
     kernel: Kernel,
@@ -358,6 +361,7 @@ def warm_up(
     return rejoin(kernel, plan, learned[1:]), x
 
 
+@checked
 def tune_ladder(
     target: Expert,
     kernel: AnnealedLangevin,

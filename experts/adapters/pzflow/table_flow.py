@@ -16,6 +16,7 @@ from torch import Tensor, distributions as D, nn
 import poe
 from experts.adapters.pzflow.pickled_arrays import read_arrays
 from experts.adapters.pzflow.splines import Splines, splines_of
+from poe.core.arguments import checked
 from poe.core.errors import AdaptationError
 from poe.core.randomness import Lent, resolve
 from poe.files.atomic import content_of
@@ -83,6 +84,7 @@ class TableFlow(poe.Expert):
         """
         return self(x)
 
+    @checked
     @torch.no_grad()
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws.

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.capabilities import SpinPairs, spin_pairs
 from poe.density.expert import Expert
@@ -130,6 +131,7 @@ class _Half(NamedTuple):
     first: Tensor
 
 
+@checked
 @dataclass(frozen=True, eq=False, repr=False)  # tensors do not compare by value
 class Checkerboard(Corrected[CheckerboardState]):
     """Block Gibbs on a grid of one coupling: all sites of even row + column, then the others.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from poe.core.arguments import checked
 from poe.core.errors import ShapeError
 from poe.samplers.discrete.finite import CorrectedOnFiniteSpace, OnFiniteSpace, moved
 from poe.samplers.kernel import (
@@ -92,6 +93,7 @@ class DiscreteLangevin(OnFiniteSpace):
         return place, self.state_at(target, position)
 
 
+@checked
 @dataclass(frozen=True, eq=False)  # a preconditioner does not compare by value
 class DULA(DiscreteLangevin):
     """Discrete unadjusted Langevin: all elements change at once, each on its own. Biased.
@@ -155,6 +157,7 @@ class DULA(DiscreteLangevin):
         return moved_to, info
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class DMALA(WithScale, DiscreteLangevin, CorrectedOnFiniteSpace):
     """Discrete Metropolis-adjusted Langevin: propose as ``DULA``, and accept or stay.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.core.space import Space
 from poe.samplers.discrete.finite import moved, require_finite, require_inside
 from poe.samplers.kernel import (
@@ -34,6 +35,7 @@ class SweepNoise(NamedTuple):
     gumbel: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Gibbs(Corrected[MetropolisState]):
     """Systematic-scan Gibbs: one step draws every site in turn from p(xᵢ | the other sites).
@@ -172,6 +174,7 @@ class ScanNoise(NamedTuple):
     site: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class RandomScanGibbs(Gibbs):
     """Gibbs at n random sites a step, drawn with replacement, for each chain its own.
@@ -223,6 +226,7 @@ class SiteNoise(NamedTuple):
     uniform: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class SingleSiteMetropolis(Corrected[MetropolisState]):
     """One site drawn at random is given one of its other k − 1 values, all alike.

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked
 from poe.samplers.discrete.finite import CorrectedOnFiniteSpace, moved
 from poe.samplers.kernel import (
     Density,
@@ -40,6 +41,7 @@ def draw_move_noise(position: Tensor, num_moves: int, generator: torch.Generator
     return MoveNoise(gumbel, uniform)
 
 
+@checked
 @dataclass(frozen=True)
 class GibbsWithGradients(CorrectedOnFiniteSpace):
     """Gibbs-with-gradients: one element changes at a time, chosen by the gradient.
@@ -119,6 +121,7 @@ class Path(NamedTuple):
     is_on: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class PathAuxiliary(WithScale, CorrectedOnFiniteSpace):
     """L different elements change one after the other, each chosen by the estimated changes d at x.

@@ -106,7 +106,7 @@ def test_settings_that_learn_nothing_are_refused(settings: dict[str, int]) -> No
 
 @pytest.mark.parametrize("settings", [{"num_steps": 2.5}, {"num_chains": math.nan}])
 def test_settings_that_are_no_whole_numbers_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(poe.PoeError, match="must be a whole number"):
+    with pytest.raises(poe.PoeError, match="to be a whole number"):
         learn_denoiser(torch.zeros(4, 4), **settings)
 
 

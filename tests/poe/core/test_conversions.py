@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import poe
-from poe.core.conversions import bridge
+from poe.core.conversions import bridge, way_together
 
 SPACES: tuple[poe.Space, ...] = (
     poe.Real(2), poe.Real(()), poe.Real((2, 2)), poe.Interval(2, 0, 1), poe.Interval(2, 0, 255),
@@ -75,7 +75,59 @@ def test_a_product_says_both_spaces_and_the_bridge(source: poe.Space, goal: poe.
     words = str(caught.value)
     assert f"one lives on {goal}, other on {source}; " in words
     assert any(name in words for name in ("Transformed", ".at(", "Dequantized"))
-    assert words.endswith(bridge(source, goal))
+    assert words.endswith(way_together("one", goal, "other", source))
+
+
+@pytest.mark.parametrize(("source", "goal"), PAIRS, ids=IDS)
+def test_the_way_together_depends_on_no_order_and_leads_there(
+    source: poe.Space, goal: poe.Space
+) -> None:
+    words = way_together("a", source, "b", goal)
+    assert words == way_together("b", goal, "a", source)
+    experts = {"a": Flat(source), "b": Flat(goal)}
+    name = re.search(r"with (a|b) as expert|use (a|b)\.at", words)
+    assert name is not None, words
+    who = name[1] or name[2]
+    call = call_in(words.replace(f"{who}.at(", "expert.at("))
+    names = {"poe": poe, "torch": torch, "expert": experts[who], "map": nn.Identity()}
+    brought = eval(call, names)
+    other = experts["b" if who == "a" else "a"]
+    assert (other * brought).space == other.space
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        (poe.Real(2), poe.Interval(2, -1, 1)),
+        (poe.Real(2), poe.Positive(2)),
+        (poe.Positive(2), poe.Interval(2, 0, 5)),
+        (poe.Interval(2, -1, 1), poe.Interval(2, 0, 1)),
+        (poe.Real(3), poe.Simplex(3)),
+        (poe.Real((2, 2)), poe.PositiveDefinite(2)),
+    ],
+    ids=str,
+)
+def test_a_prior_on_a_part_is_met_at_the_same_x(wide: poe.Space, narrow: poe.Space) -> None:
+    for pair in ((wide, narrow), (narrow, wide)):
+        with pytest.raises(poe.SpaceMismatchError) as caught:
+            Flat(pair[0]) * Flat(pair[1])
+        words = str(caught.value)
+        assert re.search(r"same x, use Flat(_2)?\.at\(torch\.nn\.Identity\(\)", words), words
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (poe.Interval(2, 0, 255), poe.Interval(2, -1, 1)),
+        (poe.Interval(2, -1, 1), poe.Positive(2)),
+        (poe.PositiveDefinite(2), poe.Positive((2, 2))),
+        (poe.Interval(2, 0, 1), poe.Real(3)),
+        (poe.Binary(2), poe.Real(2)),
+    ],
+    ids=str,
+)
+def test_what_reaches_beyond_is_not_read_at_the_same_x(one: poe.Space, other: poe.Space) -> None:
+    assert "same x" not in way_together("a", one, "b", other)
 
 
 @pytest.mark.parametrize(

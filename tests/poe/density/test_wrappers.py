@@ -69,7 +69,7 @@ def test_half_precision_rounds_the_network_and_not_the_sum() -> None:
     [
         (lambda: poe.Chunked(network(), 0), "chunk_size >= 1, got 0"),
         (lambda: poe.Autocast(network(), torch.float64), "bfloat16 or torch.float16"),
-        (lambda: poe.Chunked(network().forward, 2), "expected an Expert"),  # type: ignore[arg-type]
+        (lambda: poe.Chunked(network().forward, 2), "to be an Expert"),  # type: ignore[arg-type]
     ],
 )
 def test_what_makes_no_sense_is_refused(build: object, message: str) -> None:

@@ -67,7 +67,7 @@ def test_draws_that_are_not_finite_are_counted(draws_of: DrawsOf) -> None:
     assert figure.get_supxlabel() == "1 draws that are not finite left out"
     with pytest.raises(poe.PoeError, match="expected draws that are finite, got none"):
         plot.pairs(draws_of(torch.full((1, 3, 2), torch.nan)))
-    with pytest.raises(poe.PoeError, match=r"expected poe.Draws, got Tensor"):
+    with pytest.raises(poe.PoeError, match="expected draws to be a Draws, got a tensor"):
         plot.pairs(x)  # type: ignore[arg-type]
 
 

@@ -285,7 +285,7 @@ def test_doubts_name_the_x() -> None:
 
 
 def test_what_is_no_expert_is_refused() -> None:
-    with pytest.raises(poe.OperatorError, match="expected an Expert"):
+    with pytest.raises(poe.OperatorError, match="expected expert to be an Expert"):
         poe.log_density_bounds(1.0, X)  # type: ignore[arg-type]
     with pytest.raises(poe.ShapeError):
         poe.log_density_bounds(MARGINAL, torch.zeros(2, 3))

@@ -96,7 +96,7 @@ def test_contributions_of_an_excluded_point() -> None:
 
 def test_contributions_need_a_product_and_a_positive_number_of_rows() -> None:
     x = torch.zeros(1, 2)
-    with pytest.raises(poe.PoeError, match="expected a product of experts, got Gaussian"):
+    with pytest.raises(poe.PoeError, match="product to be a Product, got experts"):
         poe.log_ratio_contributions(A, x, x)  # type: ignore[arg-type]
     with pytest.raises(poe.PoeError, match="rows_at_once >= 1, got 0"):
         poe.log_ratio_contributions(A * B, x, x, rows_at_once=0)
