@@ -25,10 +25,12 @@ class Kind(Enum):
     STUCK = "chains never moved"
     STILL = "chains hardly moved"
     ESCAPED = "chains are far from the others"
+    DEAD = "draws lie where the log-density is -inf"
     GROWING = "chains were still moving outward, so the target may be improper"
     NOT_CONVERGED = "chains disagree with each other"
     NOT_SETTLED = "what is repeated until it settles has not"
     NOT_COMPARED = "nothing shows whether chains have converged"
+    ONE_CHAIN = "there is one chain, compared with itself alone"
     FEW = "the draws are worth few independent ones"
     COLLAPSED = "a few weights outweigh all others"
     DISAGREEING = "independent groups of particles disagree with each other"
@@ -44,14 +46,21 @@ class Kind(Enum):
     OPPOSED = "an expert speaks against the rest"
     OTHER = "what only its words tell, as of a file of an earlier format"
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is told beside a result, and does not speak against it."""
+        return self in (Kind.ONE_CHAIN, Kind.NOT_COMPILED)
+
 
 class Doubt(NamedTuple):
     """Why a result is not to be trusted.
 
     Args:
         kind: What it is about, to decide by.
-        text: The doubt with its figures, and what to do about it, to read.
+        text: The doubt with its figures, to read.
         chains: The chains it is about, by number; empty where it is about all of them.
+        remedy: What to do about it, where the text does not say so, for who calls this from Python:
+            others have other means, and tell it by its kind.
 
     Example:
         >>> doubt = Doubt(Kind.STUCK, "1 of 4 chains never moved", chains=(2,))
@@ -62,6 +71,7 @@ class Doubt(NamedTuple):
     kind: Kind
     text: str
     chains: tuple[int, ...] = ()
+    remedy: str = ""
 
     def about(self, what: str) -> Doubt:
         """The same, of one thing among several.
@@ -79,7 +89,7 @@ class Doubt(NamedTuple):
         return self._replace(text=f"{what}: {self.text}")
 
     def __str__(self) -> str:
-        return self.text
+        return f"{self.text} {self.remedy}".rstrip()
 
 
 def as_facts(doubts: Iterable[Doubt]) -> list[dict[str, Any]]:
@@ -95,7 +105,12 @@ def from_facts(facts: Iterable[dict[str, Any]]) -> tuple[Doubt, ...]:
     True
     """
     return tuple(
-        Doubt(Kind.__members__.get(d["kind"], Kind.OTHER), d["text"], tuple(d["chains"]))
+        Doubt(
+            Kind.__members__.get(d["kind"], Kind.OTHER),
+            d["text"],
+            tuple(d["chains"]),
+            d.get("remedy", ""),
+        )
         for d in facts
     )
 
@@ -106,7 +121,7 @@ def texts(doubts: Iterable[Doubt]) -> tuple[str, ...]:
     >>> texts([Doubt(Kind.FEW, "too few draws")])
     ('too few draws',)
     """
-    return tuple(doubt.text for doubt in doubts)
+    return tuple(map(str, doubts))
 
 
 def kinds(doubts: Iterable[Doubt]) -> frozenset[Kind]:
@@ -136,7 +151,7 @@ def warn(doubts: Iterable[Doubt]) -> None:
     """
     level = _level_of_caller(sys._getframe())
     for doubt in doubts:
-        warnings.warn(doubt.text, TrustWarning, stacklevel=level)
+        warnings.warn(str(doubt), TrustWarning, stacklevel=level)
 
 
 def _level_of_caller(frame: FrameType | None) -> int:
