@@ -38,6 +38,7 @@ class Kind(Enum):
     UNSEEN = "mass seems to lie where no draw came to"
     LIGHT_TAILS = "what draws come from has lighter tails than the target"
     NOT_LOOKED = "other modes were not looked for to the end"
+    TOO_LONG_TO_LOOK = "looking for other modes to the end would have taken too long"
     NOT_COMPILED = "steps were to be compiled, and could not be"
     UNEQUAL_WEIGHTS = "weighted draws are handed to what takes all draws alike"
     NOT_BETTER = "what was learned is not surely better than what was there"
@@ -49,7 +50,12 @@ class Kind(Enum):
     @property
     def is_aside(self) -> bool:
         """Whether it is told beside a result, and does not speak against it."""
-        return self in (Kind.ONE_CHAIN, Kind.NOT_COMPILED)
+        return self.is_known or self is Kind.NOT_COMPILED
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it follows from what was asked for: told beside a result, and not warned of."""
+        return self in (Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK)
 
 
 class Doubt(NamedTuple):

@@ -19,6 +19,8 @@ FALSE_ALARMS = 0.01
 """How often chains that agree may be accused, over all components together."""
 SLOW = 4
 """Chains whose draws are worth a quarter of as many independent ones are not slow yet."""
+VERY_SLOW = 8
+"""A short chain's draws may be worth an eighth of as many independent ones before they are few."""
 NUMBERS = 2**15
 """So many are compared: a few components of many, and every few draws of very many."""
 LEAST_DRAWS = 20
@@ -82,7 +84,8 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
     .. math:: \\hat R^2 \\le 1 + (4 q - 1) / n, \\qquad
         q = \\chi^2_{m - 1, 1 - 0.01 / 2 s} / (m - 1)
 
-    since n · var(means) / W is χ² / (m − 1) for independent draws. ESS is few below ten a chain.
+    since n · var(means) / W is χ² / (m − 1) for independent draws. ESS is few below ten a chain, or
+    below an eighth of the draws where these are fewer than eighty a chain.
 
     Args:
         chosen: What to compare.
@@ -112,7 +115,7 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
         r_hat,
         ess,
         _limit(2 * chains, draws // 2, r_hat.numel(), max(1.0, SLOW / chosen.stride)),
-        min(ESS_OF_A_CHAIN * chains, chains * draws / SLOW),
+        min(ESS_OF_A_CHAIN * chains, chains * draws / VERY_SLOW),
         _said(chosen, is_batch),
     )
 

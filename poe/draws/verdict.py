@@ -134,11 +134,8 @@ class Judged(Record):
 
 
 def tell(draws: Judged) -> None:
-    """One `TrustWarning` for all that there is to doubt, at the line of the caller.
-
-    That there is one chain he knows.
-    """
-    if kinds(draws.verdict.doubts) <= {Kind.ONE_CHAIN}:
+    """One `TrustWarning` for all that there is to doubt, at the line of the caller."""
+    if all(kind.is_known for kind in kinds(draws.verdict.doubts)):
         return
     heading = "" if draws.is_trusted else "the run has not arrived: "
     warn([Doubt(draws.verdict.doubts[0].kind, heading + " ".join(draws.remarks))])
