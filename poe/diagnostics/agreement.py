@@ -76,13 +76,13 @@ class Agreement(NamedTuple):
 
 
 def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
-    """R-hat and ESS of some series, and what of them chance explains.
+    r"""R-hat and ESS of some series, and what of them chance explains.
 
     R-hat's limit is the larger one of 1.01 and what chains would show by chance whose draws are
     worth a quarter of as many independent ones: with s series, m half chains of n draws,
 
-    .. math:: \\hat R^2 \\le 1 + (4 q - 1) / n, \\qquad
-        q = \\chi^2_{m - 1, 1 - 0.01 / 2 s} / (m - 1)
+    .. math:: \hat R^2 \le 1 + (4 q - 1) / n, \qquad
+        q = \chi^2_{m - 1, 1 - 0.01 / 2 s} / (m - 1)
 
     since n · var(means) / W is χ² / (m − 1) for independent draws. ESS is few below ten a chain, or
     below an eighth of the draws where these are fewer than eighty a chain.

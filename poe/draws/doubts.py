@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, kinds
@@ -10,7 +9,7 @@ from poe.diagnostics.agreement import MAX_R_HAT, Agreement
 from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
 from poe.draws.record import Record
-from poe.samplers.questions import is_tunable
+from poe.samplers.questions import Setting, is_tunable
 
 COLLAPSED = 0.05
 """Weights worth less than this fraction of the draws have collapsed onto few of them."""
@@ -87,8 +86,10 @@ def divergence_doubts(draws: Record, is_doubted: bool) -> list[Doubt]:
 
 def _smaller_steps(draws: Record) -> str:
     """How advice begins, for who set a step size and for who did not."""
-    is_set = draws.kernel is not None and "step size" not in draws.tuned
-    return "Use a smaller step size," if is_set and is_tunable(draws.kernel) else "Use"
+    kernel = draws.kernel
+    has_steps = kernel is not None and is_tunable(kernel)
+    is_set = has_steps and Setting.SCALE.value not in draws.tuned
+    return "Use a smaller step size," if is_set else "Use"
 
 
 def _where(counts: Tensor) -> tuple[int, ...]:

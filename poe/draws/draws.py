@@ -10,8 +10,8 @@ from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
 from poe.draws.export import to_arviz, to_pandas, to_xarray
-from poe.draws.verdict import Judged
 from poe.draws.summary import Summary, summarize
+from poe.draws.verdict import Judged
 
 
 @dataclass(frozen=True, eq=False, repr=False)

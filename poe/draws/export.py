@@ -32,8 +32,8 @@ def to_xarray(draws: Judged, target: Expert | None = None) -> Any:
       experts says there, under the names of the product; they sum to ``log_density``;
     - ``acceptance_rate``, ``num_outside``, ``num_undefined``, ``num_divergent`` ``(chain,)``, where
       a kernel was run;
-    - attributes: guarantee, verdict, kernel and choice in words, seed, remarks (a line each), numbers
-      of steps and gradients, seconds, log partition where there is one.
+    - attributes: guarantee, verdict, kernel and choice in words, seed, remarks (a line each), steps
+      and gradients in numbers, seconds, log partition where there is one.
 
     Floating-point numbers become float64, which loses nothing; others stay as they are. Raises
     PoeError where ``collect=`` kept something else than positions and a target is given,

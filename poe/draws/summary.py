@@ -30,6 +30,9 @@ WEIGHTED_COLUMNS = {name: COLUMNS[name] for name in ("mean", "sd", "mcse")}
 MAX_ROWS = 20
 
 
+NOTHING_SAID = Verdict(())
+
+
 @dataclass(frozen=True, eq=False)
 class Summary:
     """Statistics of each component (tensors of the event shape) that print as a table.
@@ -54,7 +57,7 @@ class Summary:
     ess_tail: Tensor
     r_hat: Tensor
     footer: str = ""
-    verdict: Verdict = Verdict(())  # noqa: RUF009  (it is immutable)
+    verdict: Verdict = NOTHING_SAID
     ess_weights: Tensor | None = None
 
     @property

@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
         return all(doubt.kind.is_aside for doubt in self.doubts)
 
     def __str__(self) -> str:
-        """"arrived", "not arrived" and why; empty where there was nothing to compare."""
+        """Arrived, or not arrived and why; empty where there was nothing to compare."""
         if not self.is_trusted:
             against = [doubt.kind.value for doubt in self.doubts if not doubt.kind.is_aside]
             return f"not arrived: {'; '.join(dict.fromkeys(against))}"
@@ -137,5 +137,5 @@ def tell(draws: Judged) -> None:
     """One `TrustWarning` for all that there is to doubt, at the line of the caller."""
     if all(kind.is_known for kind in kinds(draws.verdict.doubts)):
         return
-    heading = "" if draws.is_trusted else "the run has not arrived: "
-    warn([Doubt(draws.verdict.doubts[0].kind, heading + " ".join(draws.remarks))])
+    heading = [] if draws.is_trusted else ["the run has not arrived:"]
+    warn([Doubt(draws.verdict.doubts[0].kind, "\n- ".join([*heading, *draws.remarks]))])

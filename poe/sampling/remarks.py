@@ -32,8 +32,7 @@ def chain_doubts(draws: Draws) -> list[Doubt]:
         doubts.append(Doubt(Kind.UNDEFINED, text, chains))
     if stuck := draws.stuck_chains:
         text = (
-            f"{len(stuck)} of {total} chains never moved while sampling (chain "
-            f"{stuck[0]} is one)."
+            f"{len(stuck)} of {total} chains never moved while sampling (chain {stuck[0]} is one)."
         )
         is_tuned = Setting.SCALE.value in draws.tuned
         remedy = f"{way_out(draws.kernel, is_tuned=is_tuned).capitalize()}."
