@@ -9,9 +9,11 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poe.cli.remedies import in_options
 from poe.cli.terminal import (
     NON_FINITE,
     BadInput,
@@ -25,6 +27,7 @@ from poe.cli.terminal import (
     positive,
     print_json,
 )
+from poe.core.doubt import as_facts
 from poe.core.errors import PoeError, StorageError
 from poe.draws import Draws
 from poe.draws.store import FORMAT as DRAWS
@@ -116,21 +119,15 @@ def as_bad_input(path: Path) -> Iterator[None]:
 
 def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
     """The summary on stdout, and whether to trust it."""
-    summary = draws.summary()
+    doubts = tuple(map(in_options, draws.verdict.doubts))
+    summary = replace(draws.summary(), verdict=draws.verdict._replace(doubts=doubts))
     if as_json:
         print_json(facts(draws, summary) | {"outputs": [str(path) for path in outputs]})
     else:
         print(summary)
         if draws.choice:
             print(f"sampler: {type(draws.kernel).__name__}, {draws.choice}")
-    return ExitCode.OK if is_trusted(draws, summary) else ExitCode.DOUBTFUL
-
-
-def is_trusted(draws: Draws, summary: Summary) -> bool:
-    """Whether nothing speaks against the draws; that exact ones are few does not."""
-    if draws.guarantee == "exact":
-        return not draws.doubts and not int(draws.num_nonfinite.sum())
-    return not summary.warnings
+    return ExitCode.OK if draws.is_trusted else ExitCode.DOUBTFUL
 
 
 def facts(draws: Draws, summary: Summary) -> dict[str, Any]:
@@ -140,7 +137,9 @@ def facts(draws: Draws, summary: Summary) -> dict[str, Any]:
     rate = draws.acceptance_rate
     return {
         "guarantee": draws.guarantee,
-        "is_trusted": is_trusted(draws, summary),
+        "verdict": str(summary.verdict),
+        "is_trusted": draws.is_trusted,
+        "doubts": as_facts(summary.doubts),
         "remarks": summary.warnings,
         "choice": draws.choice,
         "kernel": None if draws.kernel is None else type(draws.kernel).__name__,
@@ -161,8 +160,8 @@ choice, and say what the draws are worth: mean, sd, ESS, R-hat, the guarantee, a
 
 Ctrl-C leaves a checkpoint, and the message has the command that goes on from it (the same one);
 the run then gives the same bits as one that was not interrupted. Exact draws need none. Code 3
-means that there is a remark, such as an R-hat above 1.01 or an effective sample size below 400; a
-small number of exact draws is no reason to doubt them.
+means that the run has not arrived: chains that disagree by more than chance explains (R-hat), draws
+worth few independent ones (ESS), chains that are stuck or lost. That draws are few is no reason.
 
 {NON_FINITE}
 

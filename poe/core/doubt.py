@@ -26,10 +26,12 @@ class Kind(Enum):
     STILL = "chains hardly moved"
     ESCAPED = "chains are far from the others"
     IMPROPER = "mass seems to lie towards infinity, so the target may have no finite normaliser"
+    DEAD = "draws lie where the log-density is -inf"
     GROWING = "chains were still moving outward, so the target may be improper"
     NOT_CONVERGED = "chains disagree with each other"
     NOT_SETTLED = "what is repeated until it settles has not"
     NOT_COMPARED = "nothing shows whether chains have converged"
+    ONE_CHAIN = "there is one chain, compared with itself alone"
     FEW = "the draws are worth few independent ones"
     COLLAPSED = "a few weights outweigh all others"
     DISAGREEING = "independent groups of particles disagree with each other"
@@ -37,6 +39,7 @@ class Kind(Enum):
     UNSEEN = "mass seems to lie where no draw came to"
     LIGHT_TAILS = "what draws come from has lighter tails than the target"
     NOT_LOOKED = "other modes were not looked for to the end"
+    TOO_LONG_TO_LOOK = "looking for other modes to the end would have taken too long"
     NOT_COMPILED = "steps were to be compiled, and could not be"
     NOT_KEPT = "a checkpoint could not be written, and the run went on without"
     UNEQUAL_WEIGHTS = "weighted draws are handed to what takes all draws alike"
@@ -46,14 +49,26 @@ class Kind(Enum):
     OPPOSED = "an expert speaks against the rest"
     OTHER = "what only its words tell, as of a file of an earlier format"
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is told beside a result, and does not speak against it."""
+        return self.is_known or self is Kind.NOT_COMPILED
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it follows from what was asked for: told beside a result, and not warned of."""
+        return self in (Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK)
+
 
 class Doubt(NamedTuple):
     """Why a result is not to be trusted.
 
     Args:
         kind: What it is about, to decide by.
-        text: The doubt with its figures, and what to do about it, to read.
+        text: The doubt with its figures, to read.
         chains: The chains it is about, by number; empty where it is about all of them.
+        remedy: What to do about it, where the text does not say so, for who calls this from Python:
+            others have other means, and tell it by its kind.
 
     Example:
         >>> doubt = Doubt(Kind.STUCK, "1 of 4 chains never moved", chains=(2,))
@@ -64,6 +79,7 @@ class Doubt(NamedTuple):
     kind: Kind
     text: str
     chains: tuple[int, ...] = ()
+    remedy: str = ""
 
     def about(self, what: str) -> Doubt:
         """The same, of one thing among several.
@@ -81,7 +97,7 @@ class Doubt(NamedTuple):
         return self._replace(text=f"{what}: {self.text}")
 
     def __str__(self) -> str:
-        return self.text
+        return f"{self.text} {self.remedy}".rstrip()
 
 
 def as_facts(doubts: Iterable[Doubt]) -> list[dict[str, Any]]:
@@ -97,7 +113,12 @@ def from_facts(facts: Iterable[dict[str, Any]]) -> tuple[Doubt, ...]:
     True
     """
     return tuple(
-        Doubt(Kind.__members__.get(d["kind"], Kind.OTHER), d["text"], tuple(d["chains"]))
+        Doubt(
+            Kind.__members__.get(d["kind"], Kind.OTHER),
+            d["text"],
+            tuple(d["chains"]),
+            d.get("remedy", ""),
+        )
         for d in facts
     )
 
@@ -108,7 +129,7 @@ def texts(doubts: Iterable[Doubt]) -> tuple[str, ...]:
     >>> texts([Doubt(Kind.FEW, "too few draws")])
     ('too few draws',)
     """
-    return tuple(doubt.text for doubt in doubts)
+    return tuple(map(str, doubts))
 
 
 def kinds(doubts: Iterable[Doubt]) -> frozenset[Kind]:
@@ -138,7 +159,7 @@ def warn(doubts: Iterable[Doubt]) -> None:
     """
     level = _level_of_caller(sys._getframe())
     for doubt in doubts:
-        warnings.warn(doubt.text, TrustWarning, stacklevel=level)
+        warnings.warn(str(doubt), TrustWarning, stacklevel=level)
 
 
 def _level_of_caller(frame: FrameType | None) -> int:

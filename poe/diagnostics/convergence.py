@@ -48,6 +48,16 @@ def r_hat(samples: Tensor) -> Tensor:
     require_dimensions("samples", samples, DRAWS)
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
+    return rank_r_hat(samples)
+
+
+def rank_r_hat(samples: Tensor) -> Tensor:
+    """``r_hat``, of a single chain as well: whether its halves agree. ``(*event,)``.
+
+    >>> x = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    >>> rank_r_hat(x).item() < 1.01
+    True
+    """
     table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
     return by_component(lambda x: _rank_r_hat(split(x), table), samples)
 
@@ -96,13 +106,13 @@ def mcse_sd(samples: Tensor) -> Tensor:
 
 
 def _rank_r_hat(x: Tensor, table: Tensor) -> Tensor:
-    bulk = _r_hat(normal_scores(x, table))
+    bulk = scale_reduction(normal_scores(x, table))
     distance = (x.double() - _median(x)).abs()
-    tail = _r_hat(normal_scores(distance, table))
+    tail = scale_reduction(normal_scores(distance, table))
     return torch.where(tail > bulk, tail, bulk)  # that of the tail is NaN for two values, say
 
 
-def _r_hat(x: Tensor) -> Tensor:
+def scale_reduction(x: Tensor) -> Tensor:
     """√((B / W + n − 1) / n): ``(components, chains, draws) -> (components,)``."""
     n = x.shape[2]
     between, within = n * x.mean(2).var(1), x.var(2).mean(1)

@@ -5,62 +5,91 @@ from __future__ import annotations
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, kinds
+from poe.diagnostics.agreement import MAX_R_HAT, Agreement
+from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
 from poe.draws.record import Record
-
-MAX_R_HAT = 1.01
-
-
-MIN_ESS = 400.0
-"""The thresholds of Vehtari et al. 2021, section 4."""
-
-
-SHORT_CHAIN = 500
-
-
-SHORT_CHAIN_WORDS = (
-    "They are short, which alone raises R-hat: draw more from each, or use a longer warm-up."
-)
-
+from poe.samplers.questions import Setting, is_tunable
 
 COLLAPSED = 0.05
 """Weights worth less than this fraction of the draws have collapsed onto few of them."""
+FEW_BY_WEIGHT = 50.0
+"""Fewer equal draws than this give no standard error to rely on."""
+MANY_DIVERGED = 0.01
+"""A share of divergent steps that matters whatever else is seen."""
+
+
+def draw_doubts(draws: Record) -> list[Doubt]:
+    """On single draws: not finite, or where the target has no mass."""
+    doubts = []
+    dead = draws.num_dead
+    undefined = draws.num_nonfinite - dead
+    if num_bad := int(undefined.sum()):
+        text = f"{num_bad} draws are not finite: the statistics of their components are NaN."
+        doubts.append(Doubt(Kind.NOT_FINITE, text, _where(undefined)))
+    if num_dead := int(dead.sum()):
+        text = f"{num_dead} draws have a log-density of -inf: none of them is one of the target."
+        remedy = "Leave them out, or use a corrected kernel from a start inside the support."
+        doubts.append(Doubt(Kind.DEAD, text, _where(dead), remedy))
+    return doubts
 
 
 def chain_doubts(draws: Record) -> list[Doubt]:
-    """On what single chains did: not finite, divergent, stuck, still, far from the others."""
-    doubts = []
-    chains = len(draws.samples)
-    if num_bad := int(draws.num_nonfinite.sum()):
-        text = f"{num_bad} draws are not finite: the statistics of their components are NaN."
-        doubts.append(Doubt(Kind.NOT_FINITE, text, _where(draws.num_nonfinite)))
-    if draws.num_divergent is not None and (count := int(draws.num_divergent.sum())):
-        divergent = _where(draws.num_divergent)
-        text = (
-            f"{count} steps of {len(divergent)} of {chains} chains diverged: what lies where the "
-            "log-density bends sharply may be missing. Use a smaller step size."
-        )
-        doubts.append(Doubt(Kind.DIVERGED, text, divergent))
+    """On what single chains did: stuck, still."""
+    doubts, chains = [], len(draws.samples)
     if (stuck := draws.stuck_chains) and Kind.STUCK not in kinds(draws.doubts):
-        text = (
-            f"{len(stuck)} of {chains} chains never moved (chain {stuck[0]} is one): use a smaller "
-            "step size, a longer warm-up or another start."
-        )
-        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck)))
+        text = f"{len(stuck)} of {chains} chains never moved (chain {stuck[0]} is one)."
+        remedy = f"{_smaller_steps(draws)} a longer warm-up or another start."
+        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck), remedy))
     if still := draws.still_chains:
         text = (
             f"{len(still)} of {chains} chains hardly moved (chain {still[0]} is one): they count "
-            "one place many times. Use a smaller step size, or a longer warm-up."
+            "one place many times."
         )
-        doubts.append(Doubt(Kind.STILL, text, tuple(still)))
-    if far := draws.escaped_chains:
-        text = (
-            f"{len(far)} of {chains} chains are far from the others (chain {far[0]} is one): they "
-            "ran away, or sit in a mode of their own, and the averages mix both. Use a longer "
-            "warm-up, another start, or a sampler that moves between modes."
-        )
-        doubts.append(Doubt(Kind.ESCAPED, text, tuple(far)))
+        remedy = f"{_smaller_steps(draws)} a longer warm-up, or another kernel."
+        doubts.append(Doubt(Kind.STILL, text, tuple(still), remedy))
     return doubts
+
+
+def escape_doubts(x: Tensor, log_density: Tensor) -> list[Doubt]:
+    """On chains far from the others: x ``(chains, draws, components)``."""
+    distance = distance_from_others(x, log_density)
+    far = (distance >= MAX_DISTANCE).nonzero().flatten().tolist()
+    if not far:
+        return []
+    text = (
+        f"{len(far)} of {len(x)} chains are far from the others (chain {far[0]} is one): they ran "
+        "away, or sit in a mode of their own, and the averages mix both."
+    )
+    remedy = "Use a longer warm-up, another start, or a sampler that moves between modes."
+    return [Doubt(Kind.ESCAPED, text, tuple(far), remedy)]
+
+
+def divergence_doubts(draws: Record, is_doubted: bool) -> list[Doubt]:
+    """On trajectories that broke down: where they are many, or may be why the rest is in doubt.
+
+    A few among thousands that agree have nothing missing to show for it.
+    """
+    if draws.num_divergent is None or not (count := int(draws.num_divergent.sum())):
+        return []
+    chains, length = draws.log_density.shape
+    if count < MANY_DIVERGED * chains * length and not is_doubted:
+        return []
+    divergent = _where(draws.num_divergent)
+    text = (
+        f"{count} steps of {len(divergent)} of {chains} chains diverged: what lies where the "
+        "log-density bends sharply may be missing."
+    )
+    remedy = f"{_smaller_steps(draws)} a longer warm-up, another parametrisation or another kernel."
+    return [Doubt(Kind.DIVERGED, text, divergent, remedy)]
+
+
+def _smaller_steps(draws: Record) -> str:
+    """How advice begins, for who set a step size and for who did not."""
+    kernel = draws.kernel
+    has_steps = kernel is not None and is_tunable(kernel)
+    is_set = has_steps and Setting.SCALE.value not in draws.tuned
+    return "Use a smaller step size," if is_set else "Use"
 
 
 def _where(counts: Tensor) -> tuple[int, ...]:
@@ -68,62 +97,63 @@ def _where(counts: Tensor) -> tuple[int, ...]:
     return tuple(counts.nonzero().flatten().tolist())
 
 
-def convergence_doubts(draws: Record, r_hat: Tensor, ess: Tensor) -> list[Doubt]:
-    """On R-hat and ESS of the components of unweighted draws."""
-    if ess.isnan().all():
+def convergence_doubts(draws: Record, found: Agreement) -> list[Doubt]:
+    """On R-hat and ESS of unweighted draws."""
+    if found.ess.isnan().all():
         text = (
             "R-hat and ESS could not be computed (too few draws a chain, or draws that do not "
             "vary): nothing here shows that the chains have converged."
         )
-        return [Doubt(Kind.NOT_COMPARED, text)]
+        return [Doubt(Kind.NOT_COMPARED, text, remedy="Draw more from each chain.")]
     doubts = []
-    if r_hat.isnan().all():
+    if (worst := found.largest_r_hat) > found.limit:
+        by_chance = f"{MAX_R_HAT}" if found.limit == MAX_R_HAT else f"{found.limit:.3f} (by chance)"
+        who = "halves of the same chains" if _is_alone(draws) else "chains"
         text = (
-            "R-hat could not be computed, since there is one chain only: it may have missed what "
-            "others would find. Use four or more."
+            f"R-hat is {worst:.3f} > {by_chance}: the {who} disagree with each other, so they are "
+            "not shown to have converged."
         )
-        doubts.append(Doubt(Kind.NOT_COMPARED, text))
-    elif (worst := _finite_max(r_hat)) > MAX_R_HAT:
-        is_short = draws.samples.shape[1] < SHORT_CHAIN
+        remedy = "Draw more, or use a longer warm-up, another parametrisation or another kernel."
+        doubts.append(Doubt(Kind.NOT_CONVERGED, text, remedy=remedy))
+    if (least := found.smallest_ess) < found.few:
         text = (
-            f"R-hat is {worst:.3f} > {MAX_R_HAT}: the chains disagree with each other, so they are "
-            "not shown to have converged. "
-            + (SHORT_CHAIN_WORDS if is_short else "Use a longer warm-up or another kernel.")
+            f"the smallest ESS is {least:.0f} < {found.few:.0f}: the draws are worth few "
+            "independent ones."
         )
-        doubts.append(Doubt(Kind.NOT_CONVERGED, text))
-    if (least := -_finite_max(-ess)) < MIN_ESS:
+        remedy = "Draw more, or use another kernel."
+        doubts.append(Doubt(Kind.FEW, text, remedy=remedy))
+    if len(draws.samples) == 1 and not draws.is_batch:
         text = (
-            f"the smallest ESS is {least:.0f} < {MIN_ESS:.0f}: the draws are worth few independent "
-            "ones. Draw more."
+            "R-hat could not be computed, since there is one chain only, but of its halves: it may "
+            "have missed what others would find."
         )
-        doubts.append(Doubt(Kind.FEW, text))
+        doubts.append(Doubt(Kind.ONE_CHAIN, text, remedy="Use four or more."))
     return doubts
+
+
+def _is_alone(draws: Record) -> bool:
+    """Whether chains are compared with themselves alone."""
+    return draws.is_batch or len(draws.samples) == 1
 
 
 def weight_doubts(log_weights: Tensor, ess: float) -> list[Doubt]:
     """On the weights of weighted draws, of which ``ess`` is Kish's effective number."""
     if not ess > 0:  # NaN
-        text = (
-            "the weights are NaN, +inf, or all zero: no average of these draws means anything. "
-            "Look for positions where the target's log-density is not finite."
-        )
-        return [Doubt(Kind.NOT_FINITE, text)]
+        text = "the weights are NaN, +inf, or all zero: no average of these draws means anything."
+        remedy = "Look for positions where the target's log-density is not finite."
+        return [Doubt(Kind.NOT_FINITE, text, remedy=remedy)]
     if ess < COLLAPSED * log_weights.numel():
         largest = normalized_weights(log_weights).max().item()
         text = (
             f"the weights have collapsed: {log_weights.numel()} draws are worth {ess:.0f}, and one "
-            f"alone carries {largest:.0%} of all weight. Do not trust any average of them: use "
-            "more levels between the start and the target, or a start nearer to it."
+            f"alone carries {largest:.0%} of all weight. Do not trust any average of them."
         )
-        return [Doubt(Kind.COLLAPSED, text)]
-    if ess < MIN_ESS:
+        remedy = "Use more levels between the start and the target, or a start nearer to it."
+        return [Doubt(Kind.COLLAPSED, text, remedy=remedy)]
+    if ess < FEW_BY_WEIGHT:
         text = (
-            f"the weights are worth {ess:.0f} < {MIN_ESS:.0f} equal draws: averages are rough. Use "
-            "more draws, or more levels."
+            f"the weights are worth {ess:.0f} < {FEW_BY_WEIGHT:.0f} equal draws: averages are "
+            "rough."
         )
-        return [Doubt(Kind.FEW, text)]
+        return [Doubt(Kind.FEW, text, remedy="Use more particles, or more levels.")]
     return []
-
-
-def _finite_max(values: Tensor) -> float:
-    return values[~values.isnan()].max().item()

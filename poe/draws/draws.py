@@ -1,4 +1,4 @@
-"""Draws: samples with the guarantee they carry, and what there is to say about them."""
+"""Draws: samples with the guarantee of their method, and whether this run has arrived."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
 from poe.draws.export import to_arviz, to_pandas, to_xarray
-from poe.draws.record import Record
 from poe.draws.summary import Summary, summarize
+from poe.draws.verdict import Judged
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Draws(Record):
+class Draws(Judged):
     """What a sampler drew, and how.
+
+    Two things are said apart: ``guarantee``, what the method promises of ever longer runs, and
+    ``verdict``, whether this run has arrived: from R-hat, ESS, divergences, chains that are stuck,
+    still or lost, dead draws, weights. ``is_trusted`` where nothing speaks against it.
 
     Args:
         samples: In the target's own space, ``(chains, draws, *event)``, or whatever ``collect``
@@ -42,9 +46,12 @@ class Draws(Record):
         sampling_seconds: What sampling took.
         compile_seconds: What compiling took beside these.
         choice: Why this kernel, in words.
-        doubts: What the run itself noticed that speaks against the draws, each a ``poe.Doubt`` of a
-            kind, a text and the chains it is about; ``remarks`` are the texts.
+        doubts: What the run itself noticed on its way that speaks against the draws, each a
+            ``poe.Doubt`` of a kind, a text and the chains it is about. What the draws themselves
+            show comes to that in ``verdict``; ``remarks`` are the words of all.
         log_partition: log Z, where the run estimated it on its way.
+        tuned: Which settings of the kernel the caller left to the run, in words: "step size", ...
+        is_batch: Whether each chain has a density of its own, and is compared with itself alone.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product
 from poe.diagnostics import contributions_along, import_arviz
-from poe.draws.record import Record
+from poe.draws.verdict import Judged
 
 DISTRIBUTION = "product-of-experts"
 
@@ -23,7 +23,7 @@ DISTRIBUTION = "product-of-experts"
 CHAIN_STATISTICS = ("acceptance_rate", "num_outside", "num_undefined", "num_divergent")
 
 
-def to_xarray(draws: Record, target: Expert | None = None) -> Any:
+def to_xarray(draws: Judged, target: Expert | None = None) -> Any:
     """Draws as an ``xarray.Dataset``: what each draw is and says, and what befell each chain.
 
     - ``x`` ``(chain, draw, *event)``, ``log_density`` ``(chain, draw)``, unnormalised;
@@ -32,8 +32,8 @@ def to_xarray(draws: Record, target: Expert | None = None) -> Any:
       experts says there, under the names of the product; they sum to ``log_density``;
     - ``acceptance_rate``, ``num_outside``, ``num_undefined``, ``num_divergent`` ``(chain,)``, where
       a kernel was run;
-    - attributes: guarantee, kernel and choice in words, seed, remarks (a line each), numbers of
-      steps and gradients, seconds, log partition where there is one.
+    - attributes: guarantee, verdict, kernel and choice in words, seed, remarks (a line each), steps
+      and gradients in numbers, seconds, log partition where there is one.
 
     Floating-point numbers become float64, which loses nothing; others stay as they are. Raises
     PoeError where ``collect=`` kept something else than positions and a target is given,
@@ -60,7 +60,7 @@ def to_xarray(draws: Record, target: Expert | None = None) -> Any:
     return xarray.Dataset(variables, coordinates, attributes(draws))
 
 
-def to_arviz(draws: Record, target: Expert | None = None) -> Any:
+def to_arviz(draws: Judged, target: Expert | None = None) -> Any:
     """Draws as an ``arviz.InferenceData`` (from ArviZ 1 on an ``xarray.DataTree``).
 
     Group ``posterior`` holds ``x``; ``sample_stats`` all else that ``to_xarray`` gives, with the
@@ -84,7 +84,7 @@ def to_arviz(draws: Record, target: Expert | None = None) -> Any:
     return _required("xarray").DataTree.from_dict(groups)
 
 
-def to_pandas(draws: Record, target: Expert | None = None) -> Any:
+def to_pandas(draws: Judged, target: Expert | None = None) -> Any:
     """Draws as a tidy ``pandas.DataFrame``: a row each draw, a column each element of x.
 
     Columns: ``chain``, ``draw``, ``x[0]``, … (``x[0, 1]`` of a matrix, ``x`` of a number),
@@ -111,7 +111,7 @@ def to_pandas(draws: Record, target: Expert | None = None) -> Any:
     return frame
 
 
-def attributes(draws: Record) -> dict[str, str | int | float]:
+def attributes(draws: Judged) -> dict[str, str | int | float]:
     """What is known of all draws together: numbers and strings, as any file format can hold them.
 
     >>> x = torch.zeros(4, 5, 2)
@@ -125,6 +125,7 @@ def attributes(draws: Record) -> dict[str, str | int | float]:
         "kernel": None if draws.kernel is None else repr(draws.kernel),
         "choice": draws.choice,
         "seed": draws.seed,
+        "verdict": str(draws.verdict),
         "remarks": "\n".join(draws.remarks),
         "num_warmup": draws.num_warmup,
         "warmup_gradients": draws.warmup_gradients,
@@ -160,7 +161,7 @@ def component_names(event_shape: torch.Size) -> list[str]:
     return [f"x[{', '.join(map(str, index))}]" if index else "x" for index in indices]
 
 
-def _contributions(draws: Record, target: Expert) -> tuple[tuple[str, ...], Tensor]:
+def _contributions(draws: Judged, target: Expert) -> tuple[tuple[str, ...], Tensor]:
     event, expected = draws.samples.shape[2:], target.space.event_shape
     if event != expected:
         raise PoeError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.core.doubt import Doubt, texts
+from poe.core.doubt import Doubt
 from poe.density.normalized import LogPartition
 from poe.samplers.kernel import Kernel
 
@@ -39,17 +39,8 @@ class Record:
     choice: str = ""
     doubts: tuple[Doubt, ...] = ()
     log_partition: LogPartition | None = None
-
-    def __repr__(self) -> str:
-        chains, draws, *event = self.samples.shape
-        parts = [f"{chains} chains x {draws} draws of shape {tuple(event)}", self.guarantee]
-        parts += ["weighted"] * (self.log_weights is not None)
-        return f"Draws({', '.join(parts + [repr(self.kernel)] * (self.kernel is not None))})"
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What the run itself noticed, in words: the texts of ``doubts``."""
-        return texts(self.doubts)
+    tuned: tuple[str, ...] = ()
+    is_batch: bool = False
 
     @property
     def num_nonfinite(self) -> Tensor:
@@ -58,10 +49,22 @@ class Record:
         Weighted draws of weight zero do not count.
         """
         is_finite = self.samples.reshape(*self.log_density.shape, -1).isfinite().all(-1)
-        is_bad = ~(is_finite & self.log_density.isfinite())
+        return self._count(~(is_finite & self.log_density.isfinite()))
+
+    @property
+    def num_dead(self) -> Tensor:
+        """How many draws of each chain are finite, at a log-density of −inf: ``(chains,)``.
+
+        No such draw is one of the target. Weighted draws of weight zero do not count.
+        """
+        is_finite = self.samples.reshape(*self.log_density.shape, -1).isfinite().all(-1)
+        return self._count(is_finite & (self.log_density == -torch.inf))
+
+    def _count(self, flags: Tensor) -> Tensor:
+        """Of those that have a weight, in each chain."""
         if self.log_weights is not None:
-            is_bad = is_bad & (self.log_weights != -torch.inf)
-        return is_bad.sum(1)
+            flags = flags & (self.log_weights != -torch.inf)
+        return flags.sum(1)
 
     @property
     def stuck_chains(self) -> list[int]:
@@ -75,8 +78,9 @@ class Record:
         """The chains that stood still for a quarter of their draws, or hardly accepted a proposal.
 
         That is for 20 consecutive draws at least, or at less than a tenth of the chains' median
-        acceptance rate; those in ``stuck_chains`` are not repeated. Weighted draws have no order;
-        chains that accepted every proposal, as those of Gibbs do, stay where the density is.
+        acceptance rate, unless each has a density of its own; those in ``stuck_chains`` are not
+        repeated. Weighted draws have no order; chains that accepted every proposal, as those of
+        Gibbs do, stay where the density is.
         """
         is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
         if self.acceptance_rate is None or self.log_weights is not None or is_short:
@@ -84,6 +88,7 @@ class Record:
         stay = diagnostics.longest_stay(self.samples, self.log_density)
         is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4)
         is_rare = self.acceptance_rate < self.acceptance_rate.median() / 10
+        is_rare = is_rare & (not self.is_batch)
         has_rejected = self.acceptance_rate < 1
         is_moving = self.acceptance_rate > 0
         return ((is_long | is_rare) & is_moving & has_rejected).nonzero().flatten().tolist()
@@ -93,9 +98,10 @@ class Record:
         """The chains whose medians are ten robust sds or more away from those of the others.
 
         In position, or downward in log-density; see ``poe.diagnostics.distance_from_others``. None
-        of fewer than 20 draws a chain, and none of weighted draws.
+        of fewer than 20 draws a chain, of weighted draws, and of a batch of densities.
         """
-        if self.log_weights is not None or self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK:
+        is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
+        if self.is_batch or self.log_weights is not None or is_short:
             return []
         distance = diagnostics.distance_from_others(self.samples, self.log_density)
         return (distance >= diagnostics.MAX_DISTANCE).nonzero().flatten().tolist()

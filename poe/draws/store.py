@@ -15,6 +15,7 @@ from poe.core.doubt import Doubt, Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
 from poe.density.normalized import LogPartition
 from poe.draws.draws import Draws
+from poe.draws.verdict import Verdict
 from poe.files.atomic import write_bytes
 from poe.files.tensor_file import packed, read, require_own, understanding
 from poe.samplers.kernel import Kernel
@@ -57,7 +58,7 @@ KINDS: dict[str, type] = {
 def save_draws(draws: Draws, path: str | os.PathLike[str]) -> None:
     """Write draws to one safetensors file at ``path``, whole or not at all, with a hash.
 
-    All figures are kept bit for bit; of the kernel its description (``repr``).
+    All figures are kept bit for bit, and the verdict; of the kernel its description (``repr``).
 
     Args:
         draws: What a sampler gave.
@@ -110,6 +111,7 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     found: LogPartition | None = values.pop("log_partition")
     facts, tensors = _parted(values)
     facts["doubts"] = as_facts(draws.doubts)
+    facts["verdict"] = draws.verdict._asdict() | {"doubts": as_facts(draws.verdict.doubts)}
     facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
     facts["log_partition"] = None
     if found is not None:
@@ -149,6 +151,8 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
 def _draws_of(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Draws:
     known: dict[str, Any] = facts["draws"]
     known["doubts"] = _doubts(known)
+    known["tuned"] = tuple(known.get("tuned", ()))
+    verdict = known.pop("verdict", None)
     if known["kernel"] is not None:
         known["kernel"] = Described(_words(known["kernel"]), known["guarantee"])
     if (found := known["log_partition"]) is not None:
@@ -156,7 +160,10 @@ def _draws_of(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Draws:
         names = [name for name in tensors if name.startswith("log_partition.")]
         found |= {name.removeprefix("log_partition."): tensors.pop(name) for name in names}
         known["log_partition"] = LogPartition(**found)
-    return Draws(**(known | tensors))
+    draws = Draws(**(known | tensors))
+    if verdict is not None:  # else of an earlier version: judged anew
+        vars(draws)["verdict"] = Verdict(**(verdict | {"doubts": _doubts(verdict)}))
+    return draws
 
 
 def _words(value: object) -> str:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from poe import diagnostics
-from poe.core.doubt import Doubt, texts
-from poe.draws.doubts import chain_doubts, convergence_doubts, weight_doubts
+from poe.core.doubt import Doubt
+from poe.diagnostics.convergence import rank_r_hat
 from poe.draws.export import component_names
-from poe.draws.record import Record
+from poe.draws.verdict import Judged, Verdict
 
 COLUMNS = {
     "mean": "9.3f",
@@ -30,6 +30,9 @@ WEIGHTED_COLUMNS = {name: COLUMNS[name] for name in ("mean", "sd", "mcse")}
 MAX_ROWS = 20
 
 
+NOTHING_SAID = Verdict(())
+
+
 @dataclass(frozen=True, eq=False)
 class Summary:
     """Statistics of each component (tensors of the event shape) that print as a table.
@@ -42,8 +45,8 @@ class Summary:
         ess_tail: Effective sample size of the tails; NaN for weighted draws.
         r_hat: Whether chains agree; NaN for weighted draws.
         footer: Guarantee, numbers and kernel, in words.
-        doubts: Why the draws are not to be trusted; ``warnings`` are their words. Empty where
-            nothing was seen.
+        verdict: Whether the run has arrived; ``doubts`` are what speaks against it, ``warnings``
+            their words.
         ess_weights: Kish's ESS of weighted draws, ``()``; None where the draws are unweighted.
     """
 
@@ -54,13 +57,18 @@ class Summary:
     ess_tail: Tensor
     r_hat: Tensor
     footer: str = ""
-    doubts: tuple[Doubt, ...] = ()
+    verdict: Verdict = NOTHING_SAID
     ess_weights: Tensor | None = None
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Why the draws are not to be trusted; empty where nothing was seen."""
+        return self.verdict.doubts
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """The doubts, in words."""
-        return texts(self.doubts)
+        return self.verdict.remarks
 
     def __str__(self) -> str:
         formats = COLUMNS if self.ess_weights is None else WEIGHTED_COLUMNS
@@ -73,36 +81,35 @@ class Summary:
             for name, *row in itertools.islice(zip(names, *columns, strict=True), MAX_ROWS)
         ]
         more = [f"... and {len(names) - MAX_ROWS} more components"] if len(names) > MAX_ROWS else []
+        said = [": ".join(filter(None, [str(self.verdict), self.verdict.figures]))]
         words = [f"! {text}" for text in self.warnings]
-        return "\n".join([header, *rows, *more, self.footer, *words])
+        return "\n".join([header, *rows, *more, self.footer, *filter(None, said), *words])
 
     __repr__ = __str__
 
 
-def summarize(draws: Record) -> Summary:
-    """The summary of draws, weighted or not."""
+def summarize(draws: Judged) -> Summary:
+    """The summary of draws, weighted or not; of a batch of densities that of each chain.
+
+    Then the statistics are of shape ``(chains, *event)``, and R-hat is of a chain's halves.
+    """
     if draws.log_weights is not None:
         return _of_weighted(draws, draws.log_weights)
-    x = draws.samples
-    bulk, tail, r_hat = diagnostics.ess_bulk(x), diagnostics.ess_tail(x), diagnostics.r_hat(x)
+    x = draws.samples.transpose(0, 1)[None] if draws.is_batch else draws.samples
     wide = x.detach().double()
     return Summary(
         mean=wide.mean((0, 1)),
         sd=wide.flatten(0, 1).std(0),
         mcse=diagnostics.mcse_mean(x),
-        ess_bulk=bulk,
-        ess_tail=tail,
-        r_hat=r_hat,
+        ess_bulk=diagnostics.ess_bulk(x),
+        ess_tail=diagnostics.ess_tail(x),
+        r_hat=rank_r_hat(x) if draws.is_batch else diagnostics.r_hat(x),
         footer="; ".join(_facts(draws)),
-        doubts=(
-            *draws.doubts,
-            *chain_doubts(draws),
-            *convergence_doubts(draws, r_hat, torch.minimum(bulk, tail)),
-        ),
+        verdict=draws.verdict,
     )
 
 
-def _of_weighted(draws: Record, log_weights: Tensor) -> Summary:
+def _of_weighted(draws: Judged, log_weights: Tensor) -> Summary:
     moments = diagnostics.weighted_moments(draws.samples, log_weights)
     ess = diagnostics.kish_ess(log_weights)
     undefined = torch.full_like(moments.mean, torch.nan)
@@ -118,7 +125,7 @@ def _of_weighted(draws: Record, log_weights: Tensor) -> Summary:
         ess_tail=undefined,
         r_hat=undefined,
         footer="; ".join([*_facts(draws), worth]),
-        doubts=(*draws.doubts, *chain_doubts(draws), *weight_doubts(log_weights, ess.item())),
+        verdict=draws.verdict,
         ess_weights=ess,
     )
 
@@ -127,11 +134,15 @@ def _width(column_format: str) -> int:
     return int(column_format.split(".")[0])
 
 
-def _facts(draws: Record) -> list[str]:
+def _facts(draws: Judged) -> list[str]:
     chains, length = draws.samples.shape[:2]
     parts = [draws.guarantee, f"{chains} chains x {length} draws"]
+    if draws.is_batch:
+        parts.append("a density for each chain, the first index of x")
     if draws.kernel is not None:
         parts.append(f"{draws.num_warmup} warm-up steps")
     if draws.acceptance_rate is not None:
         parts.append(f"acceptance {draws.acceptance_rate.mean().item():.2f}")
+    if draws.num_divergent is not None and (count := int(draws.num_divergent.sum())):
+        parts.append(f"{count} divergent steps")
     return parts

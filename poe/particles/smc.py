@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.core.arguments import checked
-from poe.core.doubt import Doubt, Kind, warn
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.checks import device_of
@@ -29,6 +29,7 @@ from poe.diagnostics.independent_groups import (
 )
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
+from poe.draws.verdict import tell
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
@@ -225,9 +226,9 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    doubts = [*_doubts(draws), *look_far(begin.target, run.position).doubts]
-    warn(doubts)
-    return doubted(draws, doubts)
+    draws = doubted(draws, [*_doubts(draws), *look_far(begin.target, run.position).doubts])
+    tell(draws)
+    return draws
 
 
 def doubted(draws: Draws, doubts: Sequence[Doubt]) -> Draws:
@@ -261,9 +262,9 @@ def disagreement(log_z: Tensor, remedy: str) -> list[Doubt]:
         return []
     text = (
         f"the islands disagree: {len(log_z)} of them are worth {effective:.1f} by their weights, "
-        f"so log Z and its standard error are not to be trusted. {remedy}."
+        "so log Z and its standard error are not to be trusted."
     )
-    return [Doubt(Kind.DISAGREEING, text)]
+    return [Doubt(Kind.DISAGREEING, text, remedy=f"{remedy}.")]
 
 
 def _doubts(draws: Draws) -> list[Doubt]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from poe.core.arguments import checked
-from poe.core.doubt import Doubt, Kind, warn
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
@@ -21,6 +21,7 @@ from poe.density.conditional import require_one
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
 from poe.draws import Draws
+from poe.draws.verdict import tell
 from poe.particles.resampling import systematic_resample
 from poe.particles.smc import disagreement, doubted, partition_of_islands
 from poe.samplers.discrete.suffix import SuffixMetropolisHastings
@@ -223,9 +224,9 @@ def _gather(run: _Growth, target: Expert, num_moves: int, began: float) -> Draws
             log_z, "sequential Monte Carlo over positions", len(x) * (1 + num_moves)
         ),
     )
-    doubts = _doubts(draws, log_z)
-    warn(doubts)
-    return doubted(draws, doubts)
+    draws = doubted(draws, _doubts(draws, log_z))
+    tell(draws)
+    return draws
 
 
 def _rate(infos: list[Info], islands: int) -> Tensor | None:

@@ -44,6 +44,7 @@ from poe.samplers.kernel import BIASED, Kernel, TunableKernel
 
 WARMUP_STEPS = 1000
 WAY_OUT = "use a smaller step size, a longer warm-up or another start"
+WAY_OUT_OF_A_TUNED = "use a longer warm-up, another start, another parametrisation or kernel"
 
 
 class Setting(Enum):
@@ -409,9 +410,9 @@ def warmup_steps(kernel: Kernel, num_chains: int) -> int:
     return WARMUP_STEPS
 
 
-def way_out(kernel: Kernel | None) -> str:
-    """What to do about chains that never move, in words."""
-    return str(getattr(kernel, "way_out", WAY_OUT))
+def way_out(kernel: Kernel | None, *, is_tuned: bool = False) -> str:
+    """What to do about chains that never move, in words: for who did or did not set a step size."""
+    return str(getattr(kernel, "way_out", WAY_OUT_OF_A_TUNED if is_tuned else WAY_OUT))
 
 
 def _claims(kernel: Kernel, name: str) -> bool:

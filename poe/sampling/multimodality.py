@@ -79,8 +79,8 @@ class TooLong:
     @property
     def doubts(self) -> tuple[Doubt, ...]:
         """That nothing is known of other modes."""
-        text = f"{self.said}: where the target may have some, draw more, or start chains in all"
-        return (Doubt(Kind.NOT_LOOKED, text),)
+        remedy = "Where the target may have some, draw more, or start chains in all."
+        return (Doubt(Kind.TOO_LONG_TO_LOOK, f"{self.said}.", remedy=remedy),)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from poe.core.doubt import Doubt, Kind
 from poe.draws import Draws
 from poe.samplers.kernel import BIASED
-from poe.samplers.questions import way_out
+from poe.samplers.questions import Setting, way_out
 from poe.sampling.run import Run
 
 
@@ -20,9 +20,10 @@ def chain_doubts(draws: Draws) -> list[Doubt]:
     if undefined and draws.guarantee == BIASED:
         text = (
             f"{len(chains)} of {total} chains exploded: {undefined} of their positions "
-            "have a non-finite log-density or score. Use a smaller step size, or MALA."
+            "have a non-finite log-density or score."
         )
-        doubts.append(Doubt(Kind.EXPLODED, text, chains))
+        remedy = "Use a smaller step size, or MALA."
+        doubts.append(Doubt(Kind.EXPLODED, text, chains, remedy))
     elif undefined:
         text = (
             f"{undefined} proposals of {len(chains)} chains had a NaN or +inf log-density or a NaN "
@@ -31,10 +32,11 @@ def chain_doubts(draws: Draws) -> list[Doubt]:
         doubts.append(Doubt(Kind.UNDEFINED, text, chains))
     if stuck := draws.stuck_chains:
         text = (
-            f"{len(stuck)} of {total} chains never moved while sampling (chain "
-            f"{stuck[0]} is one): {way_out(draws.kernel)}."
+            f"{len(stuck)} of {total} chains never moved while sampling (chain {stuck[0]} is one)."
         )
-        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck)))
+        is_tuned = Setting.SCALE.value in draws.tuned
+        remedy = f"{way_out(draws.kernel, is_tuned=is_tuned).capitalize()}."
+        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck), remedy))
     return doubts
 
 

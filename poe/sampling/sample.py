@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
@@ -23,21 +22,15 @@ from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks, require_precision
 from poe.draws import Draws
+from poe.draws.verdict import tell
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
 from poe.files.tensor_file import require_own
 from poe.samplers.kernel import Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
-from poe.samplers.questions import guarantee, needs_fit, needs_tuning
+from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs_tuning
 from poe.sampling.driver import Checkpoint, Job, beside, say
-from poe.sampling.multimodality import (
-    TEMPERING,
-    Look,
-    Modes,
-    look_around,
-    look_nowhere,
-    tempered,
-)
+from poe.sampling.multimodality import TEMPERING, Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
@@ -154,7 +147,9 @@ def sample(
     path = _room_for(checkpoint)
     if is_exact:
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
-        return _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
+        draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
+        tell(draws)
+        return draws
     begin = prepared(
         target,
         num_chains,
@@ -185,7 +180,9 @@ def sample(
     look = look_around if kernel is None else look_nowhere
     with failing_where_improper(begin.target, begin.u):
         followed = _followed(begin, job, look)
-    return _gather(*followed)
+    draws = _gather(*followed, is_chosen=kernel is None)
+    tell(draws)
+    return draws
 
 
 def _room_for(checkpoint: str | os.PathLike[str] | None) -> Path | None:
@@ -294,6 +291,7 @@ def _sample_exactly(
         guarantee="exact",
         seconds=time.perf_counter() - began,
         seed=generator.initial_seed(),
+        is_batch=is_batch(target),
     )
 
 
@@ -302,8 +300,8 @@ def _split(x: Tensor, num_chains: int) -> Tensor:
     return x.unflatten(0, (len(x) // num_chains, num_chains)).transpose(0, 1)
 
 
-def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
-    """The draws of a finished run, and a warning for each thing it noticed."""
+def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Draws:
+    """The draws of a finished run, whose kernel was chosen or given, and what it noticed."""
     choice = begin.choice
     assert run.samples is not None
     assert run.log_density is not None
@@ -330,6 +328,8 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
         sampling_seconds=run.moment.seconds[1] - run.compile_seconds,
         compile_seconds=run.compile_seconds,
         seed=run.plan.generator.initial_seed(),
+        tuned=_tuned(run.plan, is_chosen),
+        is_batch=is_batch(begin.target),
     )
     doubts = [
         *run.moment.doubts,
@@ -337,8 +337,14 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
         *escape_doubts(run, draws),
         *compile_doubts(run),
     ]
-    warn(doubts)
     return replace(draws, doubts=tuple(doubts))
+
+
+def _tuned(plan: Plan, is_chosen: bool) -> tuple[str, ...]:
+    """The settings that the caller left to the run: all of them, where it chose the kernel."""
+    left_out = [missing(stage.kernel) for stage in plan.stages]
+    settings = Setting if is_chosen else frozenset().union(*left_out)
+    return tuple(sorted(setting.value for setting in settings))
 
 
 def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:

@@ -17,6 +17,7 @@ from poe.density.nonfinite import Rows, require_finite
 from poe.density.trials import require_score_once
 from poe.density.wrappers import require_precision
 from poe.draws import Draws
+from poe.draws.verdict import tell
 from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
 from poe.samplers.questions import starts_with_score
@@ -84,7 +85,7 @@ def short_run(
     began = time.perf_counter()
     target = expert if exponent == 1.0 else expert**exponent
     found = advance(target, kernel, start, num_steps, generator=generator)
-    return Draws(
+    draws = Draws(
         samples=found.positions[:, None],
         log_density=(found.log_density / exponent)[:, None],
         guarantee=BIASED,
@@ -98,6 +99,8 @@ def short_run(
         seed=generator.initial_seed(),
         choice=f"short run of {num_steps} steps from the given start",
     )
+    tell(draws)
+    return draws
 
 
 class Advanced(NamedTuple):

@@ -50,6 +50,7 @@ class Results:
                     self.guarantee = ui.label("no draws yet").classes("badge")
                     self.guarantee.props("data-testid=guarantee")
                     self.meaning = ui.label().props("data-testid=meaning")
+                    self.verdict = ui.label().props("data-testid=verdict")
                     self.facts = ui.label().classes("facts").props("data-testid=facts")
                 ui.label("Contribution of each expert").classes("caption")
                 self.contributions = _picture("contributions", "Contributions of the experts")
@@ -97,6 +98,7 @@ class Results:
         self.guarantee.classes(replace=f"badge {kind}")
         self.guarantee.set_text("no draws yet" if draws is None else draws.guarantee)
         self.meaning.set_text("" if draws is None else words.meaning(draws))
+        self.verdict.set_text("" if draws is None else words.verdict(draws))
         self.facts.set_text("" if draws is None else words.facts(draws))
 
 

@@ -44,8 +44,19 @@ def facts(draws: poe.Draws) -> str:
 
 
 def doubts(draws: poe.Draws) -> tuple[str, ...]:
-    """Why not to trust the draws yet: what ``draws.summary()`` warns of."""
-    return draws.summary().warnings
+    """Why not to trust the draws yet."""
+    return draws.remarks
+
+
+def verdict(draws: poe.Draws) -> str:
+    """Whether this run has arrived, beside what its guarantee says; empty for exact draws.
+
+    >>> x = torch.randn(4, 50, 1, generator=torch.Generator().manual_seed(0))
+    >>> verdict(poe.Draws(x, -0.5 * x.square().sum(-1), "asymptotically exact"))
+    'This run: arrived'
+    """
+    said = str(draws.verdict)
+    return f"This run: {said}" if said else ""
 
 
 def title(error: poe.PoeError) -> str:

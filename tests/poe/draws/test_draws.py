@@ -21,7 +21,8 @@ arviz.Numba.disable_numba()  # where Numba is there, NumPy 2.4 refuses what Arvi
 
 def draws_of(samples: Tensor, **fields: Any) -> poe.Draws:
     log_density = -0.5 * samples.square().reshape(*samples.shape[:2], -1).sum(-1)
-    return poe.Draws(samples, log_density, fields.pop("guarantee", "exact"), **fields)
+    guarantee = fields.pop("guarantee", "asymptotically exact")
+    return poe.Draws(samples, log_density, guarantee, **fields)
 
 
 @pytest.fixture
@@ -64,6 +65,8 @@ def test_it_prints_as_a_table(independent: Tensor) -> None:
     assert lines[3] == (
         "asymptotically exact; 4 chains x 500 draws; 7 warm-up steps; acceptance 0.50"
     )
+    assert lines[4].startswith("arrived: R-hat at most 1.0")
+    assert lines[4].endswith("of the log-density and 2 components")
     assert "MALA(step_size=0.5)" in repr(draws)
 
 
@@ -90,9 +93,13 @@ def test_chains_that_disagree(independent: Tensor) -> None:
 
 
 def test_a_small_ess() -> None:
-    samples = torch.randn(4, 50, 1, generator=torch.Generator().manual_seed(0))
-    (words,) = [w for w in draws_of(samples).summary().warnings if "ESS" in w]
-    assert "< 400" in words
+    steps = torch.randn(4, 400, 1, generator=torch.Generator().manual_seed(0))
+    slow = steps.clone()
+    for t in range(1, 400):
+        slow[:, t] = 0.97 * slow[:, t - 1] + steps[:, t]
+    (words,) = [w for w in draws_of(slow).summary().warnings if "ESS" in w]
+    assert "< 40" in words
+    assert draws_of(steps[:, :50]).summary().warnings == ()  # few, and worth their number
 
 
 def test_too_few_draws_show_nothing() -> None:
@@ -176,12 +183,24 @@ def words_of(samples: Tensor, **fields: Any) -> str:
 def test_one_chain_has_no_r_hat() -> None:
     samples = torch.randn(1, 2000, 1, generator=torch.Generator().manual_seed(0))
     assert words_of(samples).startswith("R-hat could not be computed, since there is one chain")
+    assert draws_of(samples).is_trusted
+    samples[:, 1000:] += 1.0
+    assert "halves of the same chains disagree" in words_of(samples)
+    assert not draws_of(samples).is_trusted
 
 
 def test_divergences_are_told_with_the_chains_they_come_from(independent: Tensor) -> None:
     assert words_of(independent, num_divergent=torch.zeros(4)) == ""
-    words = words_of(independent, num_divergent=torch.tensor([0, 3, 0, 4]))
-    assert words.startswith("7 steps of 2 of 4 chains diverged")
+    words = words_of(independent, num_divergent=torch.tensor([0, 30, 0, 40]))
+    assert words.startswith("70 steps of 2 of 4 chains diverged")
+
+
+def test_few_divergences_count_where_something_else_is_in_doubt(independent: Tensor) -> None:
+    few = torch.tensor([0, 3, 0, 4])
+    assert words_of(independent, num_divergent=few) == ""
+    assert "7 divergent steps" in str(draws_of(independent, num_divergent=few).summary())
+    independent[3] += 1.0
+    assert "7 steps of 2 of 4 chains diverged" in words_of(independent, num_divergent=few)
 
 
 def test_a_stuck_chain_is_told_once(independent: Tensor) -> None:
@@ -235,11 +254,12 @@ def test_weighted_draws_have_weighted_moments(independent: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "words"),
-    [(1.3, "the weights are worth"), (5.0, "the weights have collapsed")],
+    ("length", "scale", "words"),
+    [(125, 1.8, "the weights are worth"), (500, 5.0, "the weights have collapsed")],
 )
-def test_uneven_weights(independent: Tensor, scale: float, words: str) -> None:
-    assert words in words_of(independent, log_weights=scale * independent[:, :, 0])
+def test_uneven_weights(independent: Tensor, length: int, scale: float, words: str) -> None:
+    x = independent[:, :length]
+    assert words in words_of(x, log_weights=scale * x[:, :, 0])
 
 
 def test_weights_that_are_not_numbers(independent: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 import poe
-from poe.core.doubt import Doubt, Kind
+from poe.core.doubt import Doubt, Kind, texts
 from poe.studio import digits, draw, draws_file, garments, plane, words
 from poe.studio.draw import Frame, Settings, run
 from poe.studio.model import Composition, compose
@@ -116,7 +116,7 @@ def test_joined_counts_add_up() -> None:
     assert both.num_divergent is not None
     assert both.num_divergent.tolist() == [2, 2]
     assert both.num_gradients == 4
-    assert both.remarks == ("a", "b")
+    assert texts(both.doubts) == ("a", "b")
     assert both.num_outside is None
 
 
