@@ -106,7 +106,7 @@ class Gaussian(Expert):
         Returns:
             Draws, ``(num_samples, *event)``.
         """
-        return self.rsample(num_samples, generator=generator)
+        return self._draws(num_samples, generator)
 
     def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The same draws with their gradients in location and spread: m + L ε, ε ~ N(0, I).
@@ -121,6 +121,9 @@ class Gaussian(Expert):
         References:
             Kingma & Welling (2014), Auto-encoding variational Bayes, section 2.4, arXiv:1312.6114.
         """
+        return self._draws(num_samples, generator)
+
+    def _draws(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         generator = resolve(generator, self.loc.device)
         shape = (num_samples, *self.loc.shape)
         noise = torch.randn(

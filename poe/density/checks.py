@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
+from poe.density.questions import speaks_as
 
 
 def check_output(
@@ -100,18 +100,37 @@ def refuse(message: str) -> NoReturn:
     raise OperatorError(message)
 
 
+class NotInherited:
+    """In place of a method of a parent class that says something of the parent's density alone.
+
+    As if there were none, of this class on: what an expert lacks is looked up elsewhere.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: object, kind: type) -> NoReturn:
+        raise AttributeError(f"{kind.__name__} has no {self.name} of its own density")
+
+
 def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
     """The method of that name that a module has of itself or of its class, or None.
 
     Not by the attribute, which what the module lacks may be looked up for elsewhere. A property is
-    asked, and what it raises is raised.
+    asked, and what it raises is raised. A method of a class whose density the module does not say
+    (`poe.density.questions.speaks_as`) is none of it.
     """
     if name in vars(module):
         own: Callable[..., Any] = vars(module)[name]
         return own
-    found = inspect.getattr_static(type(module), name, None)
-    if found is None or not hasattr(found, "__get__"):
-        return found
+    owner = next((base for base in type(module).__mro__ if name in vars(base)), None)
+    if owner is None or not speaks_as(module, owner):
+        return None
+    found: Any = vars(owner)[name]
+    if isinstance(found, NotInherited):
+        return None
+    if not hasattr(found, "__get__"):
+        return found  # type: ignore[no-any-return]
     bound: Callable[..., Any] | None = found.__get__(module, type(module))
     return bound
 

@@ -38,13 +38,14 @@ from poe.density.expert import (
     experts_in,
     is_known_sum,
     is_normalized,
+    is_power,
     log_density_of_one_hot,
     log_prob_of,
     sampler_of,
     simplify,
 )
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import keeps_default
+from poe.density.questions import is_altered, keeps_default
 
 MAX_COMPONENTS = 1024
 """A product of mixtures with more than these is not multiplied out."""
@@ -65,9 +66,9 @@ def _(expert: Tempered | Product) -> Simplified:
 
 def merge(expert: Expert) -> Simplified:
     """The same density with the experts of each family merged into one."""
-    families: dict[type[Expert], list[Term]] = {}
+    families: dict[object, list[Term]] = {}
     for term in terms_of(expert):
-        families.setdefault(type(term.expert), []).append(term)
+        families.setdefault(family_of(term.expert), []).append(term)
     combined = {family: _combine_if_proper(terms) for family, terms in families.items()}
     if all(simple is None for simple in combined.values()):
         return Simplified(expert, torch.zeros(()))
@@ -81,6 +82,11 @@ def merge(expert: Expert) -> Simplified:
             factors.append(simple.expert)
             log_constant = log_constant + simple.log_constant
     return Simplified(factors[0] if len(factors) == 1 else Product(*factors), log_constant)
+
+
+def family_of(expert: Expert) -> object:
+    """What experts have in common that may be merged: their class; of an altered one, itself."""
+    return expert if is_altered(expert) else type(expert)
 
 
 def terms_of(expert: Expert) -> list[Term]:
@@ -243,7 +249,7 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
     """The first factor with a positive exponent that can be sampled exactly, with its name."""
     for name, factor in target._factors():
         is_positive = True
-        while isinstance(factor, Tempered):
+        while is_power(factor):
             is_positive = is_positive and factor.exponent.item() > 0
             factor = factor.expert
         if is_positive and can_sample_exactly(factor):
@@ -253,7 +259,7 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
 
 def _term(name: str, expert: Expert) -> Term:
     exponent = torch.ones((), dtype=torch.float64)
-    while isinstance(expert, Tempered):
+    while is_power(expert):
         exponent = exponent * expert.exponent
         expert = expert.expert
     return Term(name, expert, exponent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,10 +22,10 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
-from poe.density.checks import own_method
+from poe.density.checks import NotInherited, own_method
 from poe.density.expert import Expert, LogDensity, Sampler
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import keeps_default
+from poe.density.questions import inherits_density, keeps_default
 
 Condition = int | float | Tensor
 
@@ -36,12 +38,21 @@ class Conditional(nn.Module):
     says that one condition is a vector), or a tensor whose first dimension is the batch. A subclass
     whose log-density is normalised sets ``is_normalized = True``, and may define
     ``sample(condition, num_samples, *, generator=None) -> (num_samples, *event)``. One that knows
-    the integral over its condition in closed form overrides ``exact_marginal``.
+    the integral over its condition in closed form overrides ``exact_marginal``. A subclass of one
+    that has another ``log_density`` inherits none of these.
     """
 
     space: Space
     is_normalized: bool = False
     condition_ndim: int = 0
+    _density_methods: ClassVar[tuple[str, ...]] = ("log_density",)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, unknown in _OF_ONE_DENSITY.items():
+            owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
+            if not inherits_density(owner, cls):
+                setattr(cls, name, unknown)
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """The log-density of x where y is known, log p̃(x | y).
@@ -76,6 +87,15 @@ class Conditional(nn.Module):
             The expert on x, a ``poe.Given``.
         """
         return Given(self, condition)
+
+
+_OF_ONE_DENSITY: dict[str, object] = {
+    "is_normalized": False,
+    "exact_marginal": Conditional.exact_marginal,
+    "sample": NotInherited("sample"),
+    "log_density_of_one_hot": NotInherited("log_density_of_one_hot"),
+}
+"""What a subclass with another log-density does not inherit, and what it has instead."""
 
 
 class Given(Expert):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
@@ -23,6 +25,7 @@ from poe.core.image_of_space import moved
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
+    NotInherited,
     check_output,
     device_of,
     dtype_of,
@@ -34,7 +37,13 @@ from poe.density.checks import (
     unique_names,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
-from poe.density.questions import HandsOn, own_question, question
+from poe.density.questions import (
+    HandsOn,
+    inherits_density,
+    own_question,
+    question,
+    speaks_as,
+)
 
 Exponent = float | Tensor
 
@@ -45,12 +54,41 @@ Sampler = Callable[..., Tensor]
 """``num_samples``, and ``generator`` by its name, to draws ``(num_samples, *event)``."""
 
 
+def _settle(kind: type[Expert], name: str) -> None:
+    """A closed form of a class's own asks for hooks first; one of another density is not there."""
+    owner = next((base for base in kind.__mro__ if name in vars(base)), None)
+    if owner is kind and isinstance(found := vars(kind)[name], FunctionType):
+        setattr(kind, name, _of_the_class_alone(found))
+    elif owner not in (None, kind) and not inherits_density(cast(type, owner), kind):
+        setattr(kind, name, NotInherited(name))
+
+
+def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(method)
+    def asked(self: Expert, *args: Any, **named: Any) -> Tensor:
+        if not torch.compiler.is_compiling() and not speaks_as(self, type(self)):
+            raise NormalizationError(
+                f"expected {type(self).__name__} as its class defines it, to which its "
+                f"{method.__name__} belongs, got one with forward hooks or a method of its own: "
+                "take them off (handle.remove(), or torch.nn.utils.prune.remove), or use "
+                "log_density(x), poe.sample and poe.log_partition"
+            )
+        return method(self, *args, **named)
+
+    return asked
+
+
 class Expert(nn.Module):
     """An unnormalised log-density log p̃(x) on a space; subclasses implement `forward`.
 
     A subclass sets `self.space` and returns the log-density of shape `(*batch,)` for x of shape
     `(*batch, *event)`. Where the normaliser is known it also defines `log_prob(x)`, and where
     exact sampling exists `sample(num_samples, *, generator=None)`.
+
+    What is known of a class (a `log_prob`, closed forms, exact draws, structure) holds for its own
+    log-density. A subclass with another `forward`, or another method that `forward` goes through,
+    inherits none of it, save where the method is marked `poe.density.questions.interchangeable`;
+    nor does an instance with forward hooks.
 
     >>> class Laplace(Expert):
     ...     space = poe.Real(1)
@@ -61,6 +99,7 @@ class Expert(nn.Module):
     """
 
     space: Space
+    _density_methods: ClassVar[tuple[str, ...]] = ("__call__", "forward", "log_density", "energy")
     _missing_methods: ClassVar[dict[str, str]] = {
         "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
         "poe.log_partition(expert) for the normaliser",
@@ -68,6 +107,11 @@ class Expert(nn.Module):
         "log_density_of_one_hot": "has no gradient in the one-hot encoding of x; build it as "
         "poe.FromOneHot(fn, space=...), or give it a method of this name",
     }
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("log_prob", "sample", "rsample", "log_density_of_one_hot"):
+            _settle(cls, name)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
@@ -304,7 +348,7 @@ class Tempered(Expert):
 
     def __pow__(self, exponent: Exponent) -> Expert:
         learned = isinstance(self.exponent, nn.Parameter) or isinstance(exponent, nn.Parameter)
-        if learned or isinstance(exponent, Expert):
+        if learned or isinstance(exponent, Expert) or not is_power(self):
             return super().__pow__(exponent)
         return Tempered(self.expert, self.exponent * _as_exponent(exponent, self.expert))
 
@@ -314,7 +358,7 @@ class Tempered(Expert):
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
         factors = list(self.expert._factors())
-        if len(factors) == 1:
+        if len(factors) == 1 or not is_power(self):
             yield factors[0][0], self
             return
         for name, factor in factors:
@@ -385,7 +429,7 @@ class Product(Expert):
         return values.masked_fill(is_excluded & (values == torch.inf), 0)
 
     def __pow__(self, exponent: Exponent) -> Expert:
-        if isinstance(exponent, Expert):
+        if isinstance(exponent, Expert) or not is_product(self):
             return super().__pow__(exponent)
         weight = _as_exponent(exponent, self)
         powers = [expert**weight for expert in experts_in(self.experts)]
@@ -395,7 +439,10 @@ class Product(Expert):
         return f"names={list(self.names)}"
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
-        yield from zip(self.names, experts_in(self.experts), strict=True)
+        if is_product(self):
+            yield from zip(self.names, experts_in(self.experts), strict=True)
+        else:
+            yield type(self).__name__, self
 
 
 class Mixture(Expert):
@@ -782,7 +829,17 @@ def named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
 
 def is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
     """Whether it is a mixture whose components are all normalised."""
-    return isinstance(expert, Mixture) and all(e is None for e in expert.estimates)
+    return speaks_as(expert, Mixture) and all(e is None for e in expert.estimates)
+
+
+def is_power(expert: Expert) -> TypeGuard[Tempered]:
+    """Whether it says a power of the expert inside of it, and nothing else."""
+    return speaks_as(expert, Tempered)
+
+
+def is_product(expert: Expert) -> TypeGuard[Product]:
+    """Whether it says the product of the experts inside of it, and nothing else."""
+    return speaks_as(expert, Product)
 
 
 def _experts_below(module: nn.Module) -> Iterator[Expert]:

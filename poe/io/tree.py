@@ -37,6 +37,7 @@ from poe.core.space import (
     Space,
 )
 from poe.core.tensor_file import FORMAT_VERSION, sha256, write_bytes
+from poe.density.questions import is_altered
 
 FORMAT = "product-of-experts"
 DESCRIPTION = "expert.json"
@@ -260,6 +261,8 @@ def packed(
     Raises:
         StorageError: As `save`.
     """
+    for name, part in _parts(expert):
+        _require_unaltered(name, part)
     encoder = _Encoder(stored)
     tree = encoder.encode(expert)
     weights = safetensors.torch.save(encoder.tensors())
@@ -507,6 +510,16 @@ def _package_of(name: str) -> str:
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return module.named_modules(remove_duplicate=False)
+
+
+def _require_unaltered(name: str, module: nn.Module) -> None:
+    """What hooks and the like make of a module is in no file."""
+    if is_altered(module):
+        raise StorageError(
+            f"cannot save {type(module).__name__}{f' ({name})' if name else ''}: it has forward "
+            "hooks or a method of its own, which no file holds; take them off first "
+            "(handle.remove(), torch.nn.utils.prune.remove or remove_spectral_norm)"
+        )
 
 
 def _attributes(module: nn.Module, names: Sequence[str]) -> Fields:
