@@ -193,13 +193,14 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
 
     Raises:
         poe.DtypeError: For what is no real number.
-        poe.PoeError: Where it does not pass.
+        poe.PoeError: Where it does not pass, and for an ``nn.Parameter``.
         poe.ShapeError: For more than one number.
 
     Example:
         >>> number("bandwidth", torch.tensor(2), positive)
         2.0
     """
+    fixed(name, value, "give a float")
     # A float has more digits than torch's default dtype.
     tensor = value if isinstance(value, Tensor) else _tensor(name, value, torch.float64)
     check(name, tensor)
@@ -386,6 +387,28 @@ def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
             f"{tuple(tensor.shape)}: give one for each place"
         )
     return tensor
+
+
+def fixed(name: str, value: object, remedy: str) -> None:
+    """Refuse a parameter where other numbers are made of it, once: it would not be learned.
+
+    Args:
+        name: What the argument is called, for the error.
+        value: Any.
+        remedy: What to do instead.
+
+    Raises:
+        poe.PoeError: For an ``nn.Parameter``.
+
+    Example:
+        >>> fixed("mask", torch.nn.Parameter(torch.ones(2)), "give a tensor")
+        Traceback (most recent call last):
+        poe.PoeError: mask must be numbers, got an nn.Parameter, which would not be learned: give...
+    """
+    if isinstance(value, nn.Parameter):
+        raise PoeError(
+            f"{name} must be numbers, got an nn.Parameter, which would not be learned: {remedy}"
+        )
 
 
 def keep(module: nn.Module, name: str, value: Tensor | None) -> None:

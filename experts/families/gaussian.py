@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, keep, positive, real
+from experts.parameters import ArrayLike, fixed, keep, positive, real
 from poe import DtypeError, Expert, ImproperError, PoeError, Real, ShapeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
 from poe.structure.tails import name_direction
+
+ANEW = "build the expert anew in each step, of parameter.clone()"
 
 
 class Gaussian(Expert):
@@ -28,13 +30,14 @@ class Gaussian(Expert):
     Args:
         loc: The mean m, ``(*event)``; an ``nn.Parameter`` stays one.
         scale: Standard deviations, positive: a number for all, or ``(*event)``, of which an
-            ``nn.Parameter`` stays one.
+            ``nn.Parameter`` of that shape stays one.
         covariance: S, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
         precision: S^-1, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
 
     Raises:
         ShapeError: Where the shapes do not fit.
-        PoeError: Where the spread is not positive or not finite, or it is not one of the three.
+        PoeError: Where the spread is not positive or not finite, or it is not one of the three;
+            for an ``nn.Parameter`` that would not be learned.
 
     Example:
         >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
@@ -281,6 +284,7 @@ def _present(scale: Tensor | None) -> Tensor:
 def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
     tensor = positive("scale", scale, like=loc)
     if tensor.ndim == 0 and loc.ndim:
+        fixed("scale", scale, f"give one of shape {tuple(loc.shape)}, or {ANEW}")
         tensor = tensor.expand(loc.shape).clone()
     if tensor.shape != loc.shape:
         raise ShapeError(
@@ -311,6 +315,7 @@ def _inverse_cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
 
 
 def _symmetric(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
+    fixed(name, matrix, f"learn scale=, or {ANEW}")
     tensor = real(name, matrix, like=loc)
     d = loc.numel()
     if loc.ndim != 1 or tensor.shape != (d, d):

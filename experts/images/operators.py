@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, keep, pair, real, sizes, whole
+from experts.parameters import ArrayLike, fixed, keep, pair, real, sizes, whole
 from poe import PoeError, Real, ShapeError
 from poe.io import register
 
@@ -110,6 +110,7 @@ class Mask(LinearOperator):
 
     def __init__(self, mask: ArrayLike) -> None:
         super().__init__()
+        fixed("mask", mask, "give a tensor")
         mask = real("mask", mask)
         if not mask.is_meta and not bool(((mask == 0) | (mask == 1)).all()):
             raise PoeError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experts.parameters import ArrayLike, keep, number, positive, real, whole
+from experts.parameters import ArrayLike, fixed, keep, number, positive, real, whole
 from poe import Expert, Real, ShapeError
 from poe.io import Fields, register
 
@@ -158,6 +158,7 @@ class RelativeNeighbours(Neighbours):
         norm: float = 2.0,
         resolution: float = 0.03,
     ) -> None:
+        fixed("points", points, "give a tensor, or Neighbours, which keeps a parameter")
         super().__init__(points, num_neighbours, norm=norm, resolution=resolution)
         self.register_buffer("points_log_density", Neighbours.forward(self, self.points))
 

@@ -132,7 +132,7 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
         return None
     parts: list[Expert] = []
     log_weights: list[Tensor] = []
-    for component, weight in zip(experts_in(factor.experts), factor.weights, strict=True):
+    for component, weight in zip(experts_in(factor.experts), factor.proportions, strict=True):
         simple, log_constant = simplify(Product(component, *others))
         if isinstance(simple, Product | Tempered):
             return None
@@ -142,7 +142,7 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
         inner = simple if is_known_sum(simple) else Mixture([simple])
         parts += experts_in(inner.experts)
         log_weights.append(
-            inner.weights.double().log() + (weight.log() + log_constant + after - before)
+            inner.proportions.double().log() + (weight.log() + log_constant + after - before)
         )
     return _weighted(parts, torch.cat(log_weights))
 
@@ -156,8 +156,43 @@ def _(expert: Mixture) -> LogDensity | None:
 
 @sampler_of.register
 def _(expert: Mixture) -> Sampler | None:
+    """A component by what it counts in the density, and a draw of it; each log Z must be known."""
     samplers = [sampler_of(component) for component in experts_in(expert.experts)]
-    return None if None in samplers else expert._sample
+    weights = None if None in samplers else _shares(expert)
+    if weights is None:
+        return None
+
+    def sample(num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return expert._sample(weights, num_samples, generator)
+
+    return sample
+
+
+def _shares(expert: Mixture) -> Tensor | None:
+    """The mass of each component in the density as it is, of sum 1: wₖ Zₖ / Ẑₖ where Ẑₖ is given.
+
+    None where the true Zₖ of one is not known.
+    """
+    components = experts_in(expert.experts)
+    if all(estimate is None for estimate in expert.estimates):
+        return expert.proportions if all(map(is_normalized, components)) else None
+    with torch.no_grad():
+        gaps = [
+            _log_gap(component, estimate)
+            for component, estimate in zip(components, expert.estimates, strict=True)
+        ]
+        known = [gap for gap in gaps if gap is not None]
+        if len(known) < len(gaps):
+            return None
+        return (expert.proportions.double().log() + torch.tensor(known).double()).softmax(0)
+
+
+def _log_gap(component: Expert, estimate: float | None) -> float | None:
+    """log Z of a component as the mixture takes it, 0 where it is right; None if not known."""
+    if estimate is None:
+        return 0.0 if is_normalized(component) else None
+    log_z = exact_log_partition(component)
+    return None if log_z is None else float(log_z) - estimate
 
 
 @log_density_of_one_hot.register
@@ -175,21 +210,21 @@ def _(expert: Mixture) -> OneHotLogDensity | None:
 
     def of_one_hot(z: Tensor) -> Tensor:
         values = [part(z) - constant.to(z) for part, constant in parts]
-        return (torch.stack(values, -1) + expert.weights.log().to(z)).logsumexp(-1)
+        return (torch.stack(values, -1) + expert.proportions.log().to(z)).logsumexp(-1)
 
     return of_one_hot
 
 
 @check_proper.register
 def _(expert: Mixture) -> None:
-    for component, weight in zip(experts_in(expert.experts), expert.weights, strict=True):
+    for component, weight in zip(experts_in(expert.experts), expert.proportions, strict=True):
         if not weight.is_meta and weight > 0:
             check_proper(component)
 
 
 @tails.register
 def _(expert: Mixture) -> Tensor | None:
-    components = zip(experts_in(expert.experts), expert.weights.tolist(), strict=True)
+    components = zip(experts_in(expert.experts), expert.proportions.tolist(), strict=True)
     found = [tails(component) for component, weight in components if weight > 0]
     known = [part for part in found if part is not None]
     # Components that differ in their location alone have the same tails.

@@ -113,6 +113,7 @@ class Given(Expert):
         ShapeError: Where the condition has too few dimensions, and when called where x has another
             batch shape than a batch of conditions.
         DtypeError: Where the condition is neither a number nor a tensor.
+        PoeError: For an ``nn.Parameter``, which would not be learned.
     """
 
     condition: Tensor
@@ -232,6 +233,11 @@ def _(expert: Given) -> Tensor | None:
 
 
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
+    if isinstance(condition, nn.Parameter):
+        raise PoeError(
+            "expected a condition that is a number or a tensor, got an nn.Parameter, which would "
+            "not be learned: give its value, or learn it by conditional.log_density(x, parameter)"
+        )
     if isinstance(condition, Tensor):
         return condition.detach()
     if isinstance(condition, bool) or not isinstance(condition, int | float):

@@ -454,7 +454,8 @@ class Mixture(Expert):
 
     Args:
         experts: The components p_k, on one space.
-        weights: w ``(n_experts,)``, not negative, of sum 1; by default all the same.
+        weights: w ``(n_experts,)``, not negative, of sum 1; by default all the same. An
+            ``nn.Parameter`` v is learned: w = |v| / Σ|v|, whatever an optimiser makes of it.
         log_partitions: An estimate of log Z for each component, None for those with ``log_prob``;
             by default none.
 
@@ -462,7 +463,8 @@ class Mixture(Expert):
         NormalizationError: Where a component has neither ``log_prob`` nor an estimate.
         SpaceMismatchError: Where two live on different spaces.
         ShapeError: Where there are more or fewer weights or estimates than components.
-        PoeError: Without components, or where the weights are negative or do not sum to 1.
+        PoeError: Without components, where the weights are negative or do not sum to 1, and for a
+            tensor of them that an optimiser would change and that is no ``nn.Parameter``.
 
     Example:
         >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
@@ -491,9 +493,23 @@ class Mixture(Expert):
             for estimate in log_partitions or [None] * len(components)
         )
         _require_scale(components, self.estimates)
-        self.register_buffer(
-            "weights", _as_weights(weights, len(components), dtype_of(self.experts))
-        )
+        kept = _as_weights(weights, len(components), dtype_of(self.experts))
+        if isinstance(kept, nn.Parameter):
+            self.weights = kept
+        else:
+            self.register_buffer("weights", kept)
+
+    @property
+    def proportions(self) -> Tensor:
+        """What each component counts, of sum 1: the weights, as they are read where learned.
+
+        Returns:
+            w, ``(n_experts,)``.
+        """
+        if "weights" not in self._parameters:
+            return self.weights
+        sizes = self.weights.abs()
+        return sizes / sizes.sum()
 
     def forward(self, x: Tensor) -> Tensor:
         """log Σ_k w_k p_k(x), with estimated normalisers where they were given.
@@ -525,15 +541,18 @@ class Mixture(Expert):
     def _weighted(self, x: Tensor) -> Tensor:
         """log w_k p_k(x): `(*batch, n_experts)`."""
         values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
-        return values + self.weights.log().to(values.dtype)
+        return values + self.proportions.log().to(values.dtype)
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
         return expert.log_prob(x) if estimate is None else expert(x) - estimate
 
-    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+    @torch.no_grad()
+    def _sample(
+        self, weights: Tensor, num_samples: int, generator: torch.Generator | None
+    ) -> Tensor:
         generator = resolve(generator, self.weights.device)
-        chosen = torch.multinomial(self.weights, num_samples, True, generator=generator)
+        chosen = torch.multinomial(weights, num_samples, True, generator=generator)
         parts = [
             expert.sample(int((chosen == k).sum()), generator=generator)
             for k, expert in enumerate(experts_in(self.experts))
@@ -832,6 +851,12 @@ def is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
     return speaks_as(expert, Mixture) and all(e is None for e in expert.estimates)
 
 
+def has_estimated_weights(target: Expert) -> bool:
+    """Whether what a mixture's components count rests on estimates of their normalisers."""
+    mixtures = (part for part in target.modules() if isinstance(part, Mixture))
+    return any(estimate is not None for mixture in mixtures for estimate in mixture.estimates)
+
+
 def is_power(expert: Expert) -> TypeGuard[Tempered]:
     """Whether it says a power of the expert inside of it, and nothing else."""
     return speaks_as(expert, Tempered)
@@ -899,7 +924,7 @@ def _renamed(name: str, factors: list[tuple[str, Expert]]) -> list[tuple[str, Ex
 
 
 def _components(expert: Expert) -> list[tuple[Expert, float]]:
-    if not is_known_sum(expert):
+    if not is_known_sum(expert) or "weights" in expert._parameters:
         return [(expert, 1.0)]
     return list(zip(experts_in(expert.experts), expert.weights.tolist(), strict=True))
 
@@ -918,10 +943,19 @@ def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -
 def _as_weights(weights: Sequence[float] | Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
     if weights is None:
         return torch.full((count,), 1 / count, dtype=dtype)
-    tensor = torch.as_tensor(weights, dtype=dtype)
+    is_learned = isinstance(weights, nn.Parameter)
+    tensor = weights if is_learned else torch.as_tensor(weights, dtype=dtype)
+    if tensor.requires_grad and tensor.is_leaf and not is_learned:
+        raise PoeError(
+            "expected weights that are numbers or an nn.Parameter, got a tensor that requires a "
+            "gradient, which an optimiser would move off a sum of 1: use torch.nn.Parameter(w)"
+        )
     if tensor.shape != (count,):
         raise ShapeError(f"expected weights of shape ({count},), got {tuple(tensor.shape)}")
-    if not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
+    if is_learned:
+        if not (math.isfinite(total := float(tensor.detach().abs().sum())) and total > 0):
+            raise PoeError(f"expected finite weights, some above 0, got {tensor.tolist()}")
+    elif not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
         raise PoeError(
             f"expected weights >= 0 that sum to 1, got {tensor.tolist()}; use w / w.sum()"
         )

@@ -18,9 +18,9 @@ from poe.density.checks import collected, device_of
 from poe.density.closed_forms import exact_sample
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
-from poe.density.expert import Expert
+from poe.density.expert import Expert, has_estimated_weights
 from poe.draws import Draws
-from poe.samplers.kernel import Kernel, require_inside, require_kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import guarantee, needs_fit, needs_tuning
 from poe.sampling.driver import Job, say
@@ -203,7 +203,7 @@ def _sample_exactly(
     return Draws(
         samples=torch.cat(kept, 1),
         log_density=torch.cat(values, 1),
-        guarantee="exact",
+        guarantee=ASYMPTOTICALLY_EXACT if has_estimated_weights(target) else "exact",
         seconds=time.perf_counter() - began,
         seed=generator.initial_seed(),
     )
