@@ -220,13 +220,15 @@ def several(name: str, values: Iterable[ArrayLike]) -> list[ArrayLike]:
         Its entries.
 
     Raises:
-        poe.PoeError: Where it has none, being a number or the like.
+        poe.PoeError: Where it has none, being a number or the like, and for one ``nn.Parameter`` of
+            them all.
 
     Example:
         >>> several("weights", ([[1.0]], [[2.0]]))
         [[[1.0]], [[2.0]]]
     """
-    if not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0):
+    fixed(name, values, "give a list with a parameter for each layer")
+    if _is_single(values):
         raise PoeError(f"{name} must be a sequence, one for each layer, got {values!r}")
     return list(values)
 
@@ -264,7 +266,7 @@ def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -
     >>> sizes("shape", torch.Size([2, 3]))
     (2, 3)
     """
-    if not isinstance(shape, Iterable):
+    if _is_single(shape):
         raise PoeError(f"{name} must be whole numbers, got {shape}: give a tuple of them")
     return tuple(whole(f"{name}[{place}]", size, at_least) for place, size in enumerate(shape))
 
@@ -469,6 +471,10 @@ def _refuse_gradient(name: str, tensor: Tensor) -> None:
             f"{name} must be numbers, or natural parameters that are an nn.Parameter, got a tensor "
             "that requires a gradient: to learn them use expert.with_natural(nn.Parameter(...))"
         )
+
+
+def _is_single(values: object) -> bool:
+    return not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0)
 
 
 def _shown(tensor: Tensor) -> str:
