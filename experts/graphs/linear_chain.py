@@ -54,6 +54,7 @@ class LinearChain(Expert):
 
     unary: Tensor
     pairs: Tensor
+    may_be_infinite = ("unary", "pairs")
 
     def __init__(
         self,

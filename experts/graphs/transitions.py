@@ -45,6 +45,7 @@ class Transitions(nn.Module):
     start: Tensor
     pairs: Tensor
     end: Tensor
+    may_be_infinite = ("start", "pairs", "end")
 
     def __init__(
         self,

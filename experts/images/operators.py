@@ -27,6 +27,8 @@ class LinearOperator(nn.Module):
         True
     """
 
+    may_be_infinite = ()
+
     in_shape: torch.Size
     out_shape: torch.Size
 

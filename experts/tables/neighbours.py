@@ -64,6 +64,8 @@ class Neighbours(Expert):
         tensor([-0.4057, -1.3863, -1.3863])
     """
 
+    may_be_infinite = ()
+
     points: Tensor
 
     def __init__(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
+from poe.core.errors import DtypeError, NonFiniteError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
-from poe.density.questions import speaks_as
+from poe.density.questions import is_plain, speaks_as
 
 
 def check_output(
@@ -98,6 +99,81 @@ def unique_names(names: list[str]) -> tuple[str, ...]:
 def refuse(message: str) -> NoReturn:
     """Raise `OperatorError`."""
     raise OperatorError(message)
+
+
+GO_BACK = (
+    "go back to the last good checkpoint, with a smaller learning rate; a tensor whose infinities "
+    "mean something is named in the class's may_be_infinite"
+)
+
+
+@torch.no_grad()
+def require_numbers(target: nn.Module) -> None:
+    """Refuse what is made of no numbers, whose closed forms would not tell.
+
+    NaN is none, in any parameter, and in the buffers of an expert of which more is known than what
+    it evaluates to. There infinities are none either, where a class does not name the tensor in
+    ``may_be_infinite``.
+
+    Args:
+        target: An expert or a conditional.
+
+    Raises:
+        NonFiniteError: With the expert's and the tensor's name.
+
+    >>> broken = experts.Gaussian(torch.nn.Parameter(torch.zeros(2)), 1.0)
+    >>> broken.loc.data[1] = torch.nan
+    >>> require_numbers(broken ** 2)
+    Traceback (most recent call last):
+    poe.NonFiniteError: expected numbers in expert 'Gaussian', got nan in 1 of 2 ...
+    """
+    named = target._factors() if hasattr(target, "_factors") else [(type(target).__name__, target)]
+    for name, part in named:
+        for found in _numbers_of(part, "", False):
+            _require_numbers(name, found)
+
+
+class _Numbers(NamedTuple):
+    """A tensor of a module, and whether infinities are no numbers of it."""
+
+    path: str
+    owner: nn.Module
+    tensor: Tensor
+    is_finite: bool
+
+
+def _numbers_of(module: nn.Module, path: str, is_known: bool) -> Iterator[_Numbers]:
+    """All parameters, and the buffers of what says which of its tensors are numbers."""
+    is_expert = hasattr(module, "_density_methods")
+    said: tuple[str, ...] | None = getattr(module, "may_be_infinite", None)
+    is_strict = said is not None or (is_expert and not is_plain(type(module)))
+    is_known = is_strict if is_expert else is_known
+    buffers = module._buffers if is_strict else {}
+    for key, tensor in [*module._parameters.items(), *buffers.items()]:
+        if _has_floats(tensor):
+            is_finite = (is_known or is_strict) and key not in (said or ())
+            yield _Numbers(f"{path}{key}", module, tensor, is_finite)
+    for key, child in module.named_children():
+        yield from _numbers_of(child, f"{path}{key}.", is_known)
+
+
+def _has_floats(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    if tensor is None or tensor.is_meta or is_lazy(tensor):
+        return False
+    return tensor.is_floating_point()
+
+
+def _require_numbers(name: str, found: _Numbers) -> None:
+    tensor = found.tensor
+    if bool(tensor.sum().isfinite()):  # the quick way: of all tensors that are as they should be
+        return
+    wrong = ~tensor.isfinite() if found.is_finite else tensor.isnan()
+    if bool(wrong.any()):
+        raise NonFiniteError(
+            f"expected numbers in expert {name!r}, got {tensor[wrong][0].item()} in "
+            f"{int(wrong.sum())} of {wrong.numel()} of its {found.path} "
+            f"({type(found.owner).__name__}): {GO_BACK}"
+        )
 
 
 class NotInherited:

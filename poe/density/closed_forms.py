@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poe.core.errors import ImproperError, NormalizationError
+from poe.core.errors import ImproperError, NonFiniteError, NormalizationError, PoeError
 from poe.density.capabilities import (
     Term,
     can_sample_exactly,
@@ -25,7 +25,8 @@ from poe.density.capabilities import (
     tails,
     widen,
 )
-from poe.density.checks import dtype_of
+from poe.density.checks import GO_BACK, dtype_of, require_numbers
+from poe.density.deterministic import training_layers
 from poe.density.expert import (
     Expert,
     LogDensity,
@@ -256,12 +257,70 @@ def exact_sample(
     Raises `NormalizationError` where there is no exact sampler, `ImproperError` where there is
     nothing to sample.
     """
+    require_numbers(expert)
     check_proper(expert)
     if not can_sample_exactly(expert):
         raise NormalizationError(
             f"{type(expert).__name__} has no exact sampler; use poe.sample(expert, num_samples)"
         )
     return expert.sample(num_samples, generator=generator)
+
+
+@torch.no_grad()
+def require_agreement(target: Expert, x: Tensor) -> None:
+    """Refuse an expert whose closed form is that of another density than it evaluates to.
+
+    At some events, where they are numbers: the log-density, its simpler form, and ``log_prob`` with
+    log Z must be the same to half of the digits. Experts in training mode are not asked.
+
+    Args:
+        target: An expert with a closed form.
+        x: Events, ``(*batch, *event)``.
+
+    Raises:
+        NonFiniteError: Where the log-density is NaN.
+        PoeError: Where two of them differ.
+
+    >>> class Shifted(experts.Gaussian):
+    ...     def log_prob(self, x):
+    ...         return super().log_prob(x - 1)
+    >>> require_agreement(Shifted([0.0], scale=[1.0]), torch.zeros(1, 1))
+    Traceback (most recent call last):
+    poe.PoeError: expected the log-density of Shifted and its log_prob to say the same, got -0.91...
+    """
+    if training_layers(target):
+        return
+    value = target(x)
+    if bool(value.isnan().any()):
+        raise NonFiniteError(
+            f"expected a log-density that is a number, got NaN at {int(value.isnan().sum())} of "
+            f"{value.numel()} events of {target.space}, from {_nan_sayers(target, x)}; {GO_BACK}"
+        )
+    size = 1 + sum(factor(x).abs() for _, factor in target._factors())
+    simple, log_constant = simplify(target)
+    if simple is not target:
+        _require_same(target, "its simpler form", value, simple(x) + log_constant, size)
+    log_prob, log_z = log_prob_of(target), exact_log_partition(target)
+    if log_prob is not None and log_z is not None:
+        _require_same(target, "its log_prob", value, log_prob(x) + log_z.to(value), size)
+
+
+def _nan_sayers(target: Expert, x: Tensor) -> str:
+    names = [repr(name) for name, factor in target._factors() if factor(x).isnan().any()]
+    return f"expert {', '.join(names)}" if names else type(target).__name__
+
+
+def _require_same(target: Expert, other: str, value: Tensor, said: Tensor, size: Tensor) -> None:
+    digits = max(torch.finfo(value.dtype).eps, torch.finfo(said.dtype).eps) ** 0.5
+    gap = (value - said).abs()
+    is_wrong = value.isfinite() & said.isfinite() & (gap > digits * size)
+    if bool(is_wrong.any()):
+        raise PoeError(
+            f"expected the log-density of {type(target).__name__} and {other} to say the same, got "
+            f"{value[is_wrong][0].item():g} and {said[is_wrong][0].item():g} at one event: a "
+            "method of its class or one put in its place is that of another density; override "
+            "both or neither"
+        )
 
 
 def is_source(expert: Expert) -> bool:
@@ -271,6 +330,7 @@ def is_source(expert: Expert) -> bool:
 
 def require_source(start: Expert) -> Tensor:
     """log Z of what an estimate starts from: `()`; raises `NormalizationError` for no source."""
+    require_numbers(start)
     log_z = exact_log_partition(start) if can_sample_exactly(start) else None
     if log_z is None:
         raise NormalizationError(

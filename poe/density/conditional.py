@@ -45,6 +45,8 @@ class Conditional(nn.Module):
     space: Space
     is_normalized: bool = False
     condition_ndim: int = 0
+    may_be_infinite: ClassVar[tuple[str, ...] | None] = None
+    """The tensors in which an infinity means something; None where the values alone shall tell."""
     _density_methods: ClassVar[tuple[str, ...]] = ("log_density",)
 
     def __init_subclass__(cls) -> None:

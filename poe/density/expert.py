@@ -34,6 +34,7 @@ from poe.density.checks import (
     kind_of,
     own_method,
     refuse,
+    require_numbers,
     unique_names,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
@@ -64,6 +65,10 @@ def _settle(kind: type[Expert], name: str) -> None:
 
 
 def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    is_sampler = (
+        method.__name__ == "sample"
+    )  # comparisons with NaN may draw what looks like numbers
+
     @wraps(method)
     def asked(self: Expert, *args: Any, **named: Any) -> Tensor:
         if not torch.compiler.is_compiling() and not speaks_as(self, type(self)):
@@ -73,6 +78,8 @@ def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 "take them off (handle.remove(), or torch.nn.utils.prune.remove), or use "
                 "log_density(x), poe.sample and poe.log_partition"
             )
+        if is_sampler and not torch.compiler.is_compiling():
+            require_numbers(self)
         return method(self, *args, **named)
 
     return asked
@@ -99,6 +106,8 @@ class Expert(nn.Module):
     """
 
     space: Space
+    may_be_infinite: ClassVar[tuple[str, ...] | None] = None
+    """The tensors in which an infinity means something; None where the values alone shall tell."""
     _density_methods: ClassVar[tuple[str, ...]] = ("__call__", "forward", "log_density", "energy")
     _missing_methods: ClassVar[dict[str, str]] = {
         "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "

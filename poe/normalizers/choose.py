@@ -11,7 +11,7 @@ from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper
-from poe.density.checks import device_of
+from poe.density.checks import device_of, require_numbers
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.normalizers.doubts import warn_of
@@ -80,6 +80,7 @@ def find_log_partition(
     >>> found.value
     tensor(0.)
     """
+    require_numbers(target)
     check_proper(target)
     # Asked once: some closed forms are long sums.
     known = in_closed_form(target) if method is None else None

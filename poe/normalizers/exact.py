@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.density.adapt import Uniform
 from poe.density.capabilities import exact_log_partition
+from poe.density.checks import number_like
+from poe.density.closed_forms import require_agreement
+from poe.density.conditional import num_conditions
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
@@ -88,7 +93,25 @@ def in_closed_form(target: Expert) -> LogPartition | None:
     tensor(-1.2655)
     """
     closed = exact_log_partition(target)
-    return None if closed is None else _finite(closed, "closed form")
+    if closed is None:
+        return None
+    if not closed.is_meta and (x := somewhere(target)) is not None:
+        require_agreement(target, x)
+    return _finite(closed, "closed form")
+
+
+def somewhere(target: Expert) -> Tensor | None:
+    """Two events, the same at every call, or one for each density of a batch; None on Count."""
+    num_events = num_conditions(target) or 2
+    like = number_like(target)
+    generator = torch.Generator(like.device).manual_seed(0)
+    if target.space.num_values is not None:
+        return Uniform(target.space, like).sample(num_events, generator=generator)
+    if target.space.is_discrete:
+        return None
+    coordinates = Coordinates(target.space)
+    shape = (num_events, *coordinates.u_space.event_shape)
+    return coordinates.to_x(like.new_empty(shape).normal_(generator=generator))
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:

@@ -14,8 +14,8 @@ from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-from poe.density.checks import collected, device_of
-from poe.density.closed_forms import exact_sample
+from poe.density.checks import collected, device_of, require_numbers
+from poe.density.closed_forms import exact_sample, require_agreement
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert, has_estimated_weights
@@ -35,6 +35,8 @@ from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
+FEW = 4
+"""Draws at which closed forms are compared to the log-density."""
 
 
 def sample(
@@ -118,6 +120,7 @@ def sample(
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
     if kernel is not None:
         require_kernel(kernel)
+    require_numbers(target)
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
@@ -198,6 +201,8 @@ def _sample_exactly(
         for first in range(0, num_chains * num_draws, rows):
             count = min(rows, num_chains * num_draws - first)
             x = exact_sample(simple, count, generator)
+            if not first:
+                require_agreement(target, x if is_batch(target) else x[:FEW])
             kept.append(_split(collected(collect, x), num_chains))
             values.append(_split(target(x), num_chains))
     return Draws(
