@@ -127,8 +127,8 @@ def require_numbers(target: nn.Module) -> None:
     Traceback (most recent call last):
     poe.NonFiniteError: expected numbers in expert 'Gaussian', got nan in 1 of 2 ...
     """
-    named = target._factors() if hasattr(target, "_factors") else [(type(target).__name__, target)]
-    for name, part in named:
+    factors: Any = getattr(target, "_factors", lambda: [(type(target).__name__, target)])
+    for name, part in factors():
         for found in _numbers_of(part, "", False):
             _require_numbers(name, found)
 
@@ -144,9 +144,10 @@ class _Numbers(NamedTuple):
 
 def _numbers_of(module: nn.Module, path: str, is_known: bool) -> Iterator[_Numbers]:
     """All parameters, and the buffers of what says which of its tensors are numbers."""
-    is_expert = hasattr(module, "_density_methods")
+    kind: Any = type(module)
+    is_expert = hasattr(kind, "_density_methods")
     said: tuple[str, ...] | None = getattr(module, "may_be_infinite", None)
-    is_strict = said is not None or (is_expert and not is_plain(type(module)))
+    is_strict = said is not None or (is_expert and not is_plain(kind))
     is_known = is_strict if is_expert else is_known
     buffers = module._buffers if is_strict else {}
     for key, tensor in [*module._parameters.items(), *buffers.items()]:
@@ -202,11 +203,11 @@ def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
     owner = next((base for base in type(module).__mro__ if name in vars(base)), None)
     if owner is None or not speaks_as(module, owner):
         return None
-    found: Any = vars(owner)[name]
+    found = vars(owner)[name]
     if isinstance(found, NotInherited):
         return None
     if not hasattr(found, "__get__"):
-        return found  # type: ignore[no-any-return]
+        return found
     bound: Callable[..., Any] | None = found.__get__(module, type(module))
     return bound
 

@@ -296,7 +296,7 @@ def require_agreement(target: Expert, x: Tensor) -> None:
             f"expected a log-density that is a number, got NaN at {int(value.isnan().sum())} of "
             f"{value.numel()} events of {target.space}, from {_nan_sayers(target, x)}; {GO_BACK}"
         )
-    size = 1 + sum(factor(x).abs() for _, factor in target._factors())
+    size = 1 + torch.stack([factor(x).abs() for _, factor in target._factors()]).sum(0)
     simple, log_constant = simplify(target)
     if simple is not target:
         _require_same(target, "its simpler form", value, simple(x) + log_constant, size)

@@ -53,7 +53,7 @@ class Conditional(nn.Module):
         super().__init_subclass__()
         for name, unknown in _OF_ONE_DENSITY.items():
             owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
-            if not inherits_density(owner, cls):
+            if not inherits_density(cls, owner):
                 setattr(cls, name, unknown)
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _settle(kind: type[Expert], name: str) -> None:
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     if owner is kind and isinstance(found := vars(kind)[name], FunctionType):
         setattr(kind, name, _of_the_class_alone(found))
-    elif owner not in (None, kind) and not inherits_density(cast(type, owner), kind):
+    elif owner not in (None, kind) and not inherits_density(kind, owner):
         setattr(kind, name, NotInherited(name))
 
 
@@ -953,7 +953,7 @@ def _as_weights(weights: Sequence[float] | Tensor | None, count: int, dtype: tor
     if weights is None:
         return torch.full((count,), 1 / count, dtype=dtype)
     is_learned = isinstance(weights, nn.Parameter)
-    tensor = weights if is_learned else torch.as_tensor(weights, dtype=dtype)
+    tensor = torch.as_tensor(weights, dtype=None if is_learned else dtype)
     if tensor.requires_grad and tensor.is_leaf and not is_learned:
         raise PoeError(
             "expected weights that are numbers or an nn.Parameter, got a tensor that requires a "

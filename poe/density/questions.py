@@ -152,7 +152,7 @@ def answer_of(ask: _SingleDispatchCallable[Any], kind: type[nn.Module]) -> str |
 
 
 @lru_cache(maxsize=4096)
-def is_plain(kind: type[nn.Module]) -> bool:
+def is_plain(kind: Any) -> bool:
     """Whether nothing is known of a class but what its log-density evaluates to.
 
     Args:
@@ -211,11 +211,10 @@ def speaks_as(module: object, kind: type[Kind]) -> TypeGuard[Kind]:
     >>> speaks_as(Sharp([0.0], scale=[1.0]), experts.Gaussian)
     False
     """
-    own = type(module)
     if not isinstance(module, kind):
         return False
     is_changed = isinstance(module, nn.Module) and (is_altered(module) or _has_global_hooks())
-    return inherits_density(kind, own, _spoken_by(own)) and not is_changed
+    return inherits_density(type(module), kind) and not is_changed
 
 
 def is_altered(module: nn.Module) -> bool:
@@ -227,22 +226,27 @@ def is_altered(module: nn.Module) -> bool:
     Returns:
         True where it has forward hooks, or a method of its own that the log-density goes through.
     """
+    kind: Any = type(module)
     has_hooks = bool(module._forward_hooks or module._forward_pre_hooks)
-    return has_hooks or not _names(type(module)).isdisjoint(vars(module))
+    return has_hooks or not _names(kind).isdisjoint(vars(module))
 
 
-@lru_cache(maxsize=4096)
-def inherits_density(kind: type, own: type, spoken_by: object = None) -> bool:
+def inherits_density(own: Any, kind: Any) -> bool:
     """Whether a class says the density that the classes say which it has from another.
 
     Args:
-        kind: The other class, above.
         own: The class.
-        spoken_by: What it speaks by, where that may change.
+        kind: The other class, above.
 
     Returns:
         False where it replaced something of what was said before.
     """
+    spoken_by = tuple(getattr(own, name, None) for name in _entries(own))  # may be put there later
+    return _inherits_density(own, kind, spoken_by)
+
+
+@lru_cache(maxsize=4096)
+def _inherits_density(own: Any, kind: Any, spoken_by: object) -> bool:
     names = _names(own)
     above = [b for b in own.__mro__ if issubclass(b, kind) and not _is_abstract(b, names)]
     for name in names:
@@ -252,10 +256,6 @@ def inherits_density(kind: type, own: type, spoken_by: object = None) -> bool:
     return True
 
 
-def _spoken_by(kind: type) -> object:
-    return tuple(getattr(kind, name, None) for name in _entries(kind))
-
-
 def _entries(kind: type) -> tuple[str, ...]:
     """The methods by which a class's log-density is asked for."""
     found: tuple[str, ...] = getattr(kind, "_density_methods", ("forward",))
@@ -263,7 +263,7 @@ def _entries(kind: type) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _names(kind: type) -> frozenset[str]:
+def _names(kind: Any) -> frozenset[str]:
     """The names of all methods that the log-density goes through, in any of the classes."""
     found: set[str] = set()
     ahead = [*_entries(kind)]
