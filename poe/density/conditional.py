@@ -25,7 +25,7 @@ from poe.density.capabilities import (
 from poe.density.checks import NotInherited, own_method
 from poe.density.expert import Expert, LogDensity, Sampler
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import inherits_density, keeps_default
+from poe.density.questions import inherits_density, keeps_default, speaks_as
 
 Condition = int | float | Tensor
 
@@ -177,6 +177,22 @@ def conditional_sampler(conditional: Conditional) -> Sampler | None:
     return own_method(conditional, "sample")
 
 
+def normalizes(conditional: Conditional) -> bool:
+    """Whether p(x | y) is normalised: what a conditional says of itself, by its own log-density.
+
+    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+    >>> normalizes(step)
+    True
+    >>> step.log_density = lambda x, condition: x.sum(-1)
+    >>> normalizes(step)
+    False
+    """
+    if "is_normalized" in vars(conditional):
+        return conditional.is_normalized
+    owner = next(base for base in type(conditional).__mro__ if "is_normalized" in vars(base))
+    return conditional.is_normalized and speaks_as(conditional, owner)
+
+
 def one_for_each(condition: Tensor, count: int, ndim: int) -> Tensor:
     """A condition for each of `count` rows: one of `ndim` dimensions is repeated, a batch stays.
 
@@ -211,7 +227,7 @@ def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) 
 
 @log_prob_of.register
 def _(expert: Given) -> LogDensity | None:
-    return expert.__call__ if expert.conditional.is_normalized else None
+    return expert.__call__ if normalizes(expert.conditional) else None
 
 
 @sampler_of.register

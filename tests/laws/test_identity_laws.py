@@ -258,6 +258,17 @@ def test_a_conditional_of_another_log_density_inherits_nothing() -> None:
     )
 
 
+def test_a_conditional_with_a_method_of_its_own_is_not_known() -> None:
+    step = LinearGaussian([[2.0]], bias=[1.0], scale=[0.5])
+    step.log_density = lambda x, condition: -x.square().sum(-1)  # type: ignore[method-assign]
+    for known in (log_prob_of, sampler_of, exact_log_partition):
+        assert known(step.given(torch.tensor([0.5]))) is None
+        assert known(poe.Chain(normal(), step)) is None
+    assert conditional_tails(step) is None
+    with pytest.raises(poe.NormalizationError):
+        poe.Marginal(normal(), step, torch.zeros(4, 1))
+
+
 class SharpMADE(experts.MADE):
     def forward(self, x: Tensor) -> Tensor:
         return 4.0 * super().forward(x)
