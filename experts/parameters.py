@@ -193,13 +193,14 @@ def number(name: str, value: ArrayLike, check: Callable[[str, ArrayLike], Tensor
 
     Raises:
         poe.DtypeError: For what is no real number.
-        poe.PoeError: Where it does not pass.
+        poe.PoeError: Where it does not pass, and for an ``nn.Parameter``.
         poe.ShapeError: For more than one number.
 
     Example:
         >>> number("bandwidth", torch.tensor(2), positive)
         2.0
     """
+    fixed(name, value, "give a float")
     # A float has more digits than torch's default dtype.
     tensor = value if isinstance(value, Tensor) else _tensor(name, value, torch.float64)
     check(name, tensor)
@@ -221,13 +222,15 @@ def several(name: str, values: Iterable[ArrayLike]) -> list[ArrayLike]:
         Its entries.
 
     Raises:
-        poe.PoeError: Where it has none, being a number or the like.
+        poe.PoeError: Where it has none, being a number or the like, and for one ``nn.Parameter`` of
+            them all.
 
     Example:
         >>> several("weights", ([[1.0]], [[2.0]]))
         [[[1.0]], [[2.0]]]
     """
-    if not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0):
+    fixed(name, values, "give a list with a parameter for each layer")
+    if _is_single(values):
         raise PoeError(f"{name} must be a sequence, one for each layer, got {values!r}")
     return list(values)
 
@@ -265,7 +268,7 @@ def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -
     >>> sizes("shape", torch.Size([2, 3]))
     (2, 3)
     """
-    if not isinstance(shape, Iterable) or (isinstance(shape, Tensor) and shape.ndim == 0):
+    if _is_single(shape):
         raise PoeError(f"{name} must be whole numbers, got {shape}: give a tuple of them")
     return tuple(whole(f"{name}[{place}]", size, at_least) for place, size in enumerate(shape))
 
@@ -390,6 +393,28 @@ def filled(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     return tensor
 
 
+def fixed(name: str, value: object, remedy: str) -> None:
+    """Refuse a parameter where other numbers are made of it, once: it would not be learned.
+
+    Args:
+        name: What the argument is called, for the error.
+        value: Any.
+        remedy: What to do instead.
+
+    Raises:
+        poe.PoeError: For an ``nn.Parameter``.
+
+    Example:
+        >>> fixed("mask", torch.nn.Parameter(torch.ones(2)), "give a tensor")
+        Traceback (most recent call last):
+        poe.PoeError: mask must be numbers, got an nn.Parameter, which would not be learned: give...
+    """
+    if isinstance(value, nn.Parameter):
+        raise PoeError(
+            f"{name} must be numbers, got an nn.Parameter, which would not be learned: {remedy}"
+        )
+
+
 def keep(module: nn.Module, name: str, value: Tensor | None) -> None:
     """Hold a tensor in a module: as a parameter where it is one, else as a buffer.
 
@@ -448,6 +473,10 @@ def _refuse_gradient(name: str, tensor: Tensor) -> None:
             f"{name} must be numbers, or natural parameters that are an nn.Parameter, got a tensor "
             "that requires a gradient: to learn them use expert.with_natural(nn.Parameter(...))"
         )
+
+
+def _is_single(values: object) -> bool:
+    return not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0)
 
 
 def _shown(tensor: Tensor) -> str:

@@ -20,6 +20,7 @@ from poe.density.capabilities import can_sample_exactly, simplify
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.density.questions import speaks_as
 from poe.diagnostics.independent_groups import CONFIDENCE, log_mean
 from poe.diagnostics.weights import kish_ess
 from poe.normalizers.annealed import both_ways
@@ -108,7 +109,7 @@ class BaseRateAIS:
             NormalizationError: For any other target or start.
         """
         rbm, log_constant = simplify(target)
-        if not isinstance(rbm, RBM):
+        if not speaks_as(rbm, RBM):
             raise NormalizationError(
                 f"expected an RBM or a product of RBMs, got {type(rbm).__name__}: use "
                 "poe.normalizers.AIS() for other targets"
@@ -202,7 +203,7 @@ def _base(rbm: RBM, start: Expert | None, count: int, generator: torch.Generator
         pilot, betas = Path(rbm, rbm.b), torch.linspace(0, 1, PILOT_LEVELS + 1).tolist()
         _, x = _climb(pilot, betas, pilot.draw(count, generator), generator, lambda t, a: None)
         return data_log_odds(x).to(rbm.W)
-    if not isinstance(start, Bernoulli) or start.space != rbm.space:
+    if not speaks_as(start, Bernoulli) or start.space != rbm.space:
         raise NormalizationError(
             f"expected a start Bernoulli(log_odds) on {rbm.space}, got {type(start).__name__} on "
             f"{start.space}: give "

@@ -15,7 +15,7 @@ from experts.boltzmann.hidden_states import (
     hidden_log_partition,
     is_small,
 )
-from experts.parameters import ArrayLike, keep, positive, real
+from experts.parameters import ArrayLike, fixed, keep, positive, real
 from poe import Binary, Expert, Real, ShapeError
 from poe.core.arguments import checked
 from poe.core.randomness import resolve
@@ -72,6 +72,7 @@ class GaussianRBM(Expert):
         num_visible, num_hidden = weights.shape
         deviation = positive("scale", scale, like=weights)
         if deviation.shape == ():
+            fixed("scale", scale, f"give one of shape ({num_visible},)")
             deviation = deviation.expand(num_visible).contiguous()
         keep(self, "W", weights)
         sizes = {"b": (b, num_visible), "c": (c, num_hidden), "scale": (deviation, num_visible)}

@@ -27,6 +27,7 @@ from poe.density.capabilities import (
     sampler_of,
 )
 from poe.density.expert import Product, Sampler
+from poe.density.questions import speaks_as
 from poe.io import register
 from poe.normalizers.enumeration import (
     MAX_STATES,
@@ -259,10 +260,10 @@ def _(first: RBM, terms: Sequence[Term]) -> Simplified | None:
 @distribute.register
 def _(factor: RBM, others: Sequence[Expert]) -> Simplified | None:
     """A field of independent elements goes into the visible biases."""
-    fields = [other for other in others if isinstance(other, Bernoulli)]
+    fields = [other for other in others if speaks_as(other, Bernoulli)]
     if not fields:
         return None
-    rest = [other for other in others if not isinstance(other, Bernoulli)]
+    rest = [other for other in others if not speaks_as(other, Bernoulli)]
     biases = torch.stack([factor.b, *(field.natural.to(factor.b) for field in fields)]).sum(0)
     with_field = RBM(factor.W, biases, factor.c)
     constant = -torch.stack([field.log_partition(field.natural) for field in fields]).sum()

@@ -10,6 +10,7 @@ from experts.boltzmann.variational import mean_field, variational_bound
 from experts.families.discrete import Bernoulli
 from experts.parameters import whole
 from poe import Expert, LogDensityBounds, PoeError
+from poe.density.questions import speaks_as
 from poe.io import register
 from poe.probabilities.density_bounds import Find, bounds, has_exact_log_density
 
@@ -50,7 +51,7 @@ class VisibleDBM(Expert):
 
     def __init__(self, dbm: DBM, num_steps: int = 30) -> None:
         super().__init__()
-        if not isinstance(dbm, DBM):
+        if not speaks_as(dbm, DBM):
             raise PoeError(f"expected an experts.DBM, got {type(dbm).__name__}")
         self.dbm = dbm
         self.num_steps = whole("num_steps", num_steps)

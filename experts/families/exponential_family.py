@@ -62,7 +62,7 @@ class Member(Expert):
         return False
 
     def log_base_measure(self, x: Tensor) -> Tensor:
-        """The log base measure, asked for where h is not 1.
+        """The log base measure: 0 by default, and asked for where h is not 1.
 
         Args:
             x: Events, ``(*batch, *event)``.
@@ -70,7 +70,7 @@ class Member(Expert):
         Returns:
             log h(x), ``(*batch,)``.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement log_base_measure")
+        return self.natural.new_zeros(self.space.batch_shape(x))
 
     def log_partition(self, natural: Tensor) -> Tensor:
         """The log partition A of natural parameters.

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, keep, positive, real
+from experts.parameters import ArrayLike, fixed, keep, positive, real
 from poe import DtypeError, Expert, ImproperError, PoeError, Real, ShapeError
 from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import Simplified, Term, combine, is_small, tails
 from poe.io import Fields, register
 from poe.structure.tails import name_direction
+
+ANEW = "build the expert anew in each step, of parameter.clone()"
 
 
 class Gaussian(Expert):
@@ -29,13 +31,14 @@ class Gaussian(Expert):
     Args:
         loc: The mean m, ``(*event)``; an ``nn.Parameter`` stays one.
         scale: Standard deviations, positive: a number for all, or ``(*event)``, of which an
-            ``nn.Parameter`` stays one.
+            ``nn.Parameter`` of that shape stays one.
         covariance: S, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
         precision: S^-1, ``(d, d)``, symmetric and positive definite; then loc is ``(d,)``.
 
     Raises:
         ShapeError: Where the shapes do not fit.
-        PoeError: Where the spread is not positive or not finite, or it is not one of the three.
+        PoeError: Where the spread is not positive or not finite, or it is not one of the three;
+            for an ``nn.Parameter`` that would not be learned.
 
     Example:
         >>> a, b = Gaussian([-1.0], scale=[1.0]), Gaussian([2.0], scale=[0.5])
@@ -109,7 +112,7 @@ class Gaussian(Expert):
         Returns:
             Draws, ``(num_samples, *event)``.
         """
-        return self.rsample(num_samples, generator=generator)
+        return self._draws(num_samples, generator)
 
     def rsample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """The same draws with their gradients in location and spread: m + L ε, ε ~ N(0, I).
@@ -124,6 +127,9 @@ class Gaussian(Expert):
         References:
             Kingma & Welling (2014), Auto-encoding variational Bayes, section 2.4, arXiv:1312.6114.
         """
+        return self._draws(num_samples, generator)
+
+    def _draws(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         generator = resolve(generator, self.loc.device)
         shape = (num_samples, *self.loc.shape)
         noise = torch.randn(
@@ -281,6 +287,7 @@ def _present(scale: Tensor | None) -> Tensor:
 def _as_scale(scale: ArrayLike, loc: Tensor) -> Tensor:
     tensor = positive("scale", scale, like=loc)
     if tensor.ndim == 0 and loc.ndim:
+        fixed("scale", scale, f"give one of shape {tuple(loc.shape)}, or {ANEW}")
         tensor = tensor.expand(loc.shape).clone()
     if tensor.shape != loc.shape:
         raise ShapeError(
@@ -311,6 +318,7 @@ def _inverse_cholesky(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
 
 
 def _symmetric(name: str, matrix: ArrayLike, loc: Tensor) -> Tensor:
+    fixed(name, matrix, f"learn scale=, or {ANEW}")
     tensor = real(name, matrix, like=loc)
     d = loc.numel()
     if loc.ndim != 1 or tensor.shape != (d, d):

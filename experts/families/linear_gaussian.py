@@ -13,6 +13,7 @@ from poe import Conditional, Expert, Real, ShapeError, simplify
 from poe.core.arguments import checked
 from poe.core.randomness import resolve
 from poe.density.capabilities import conditional_tails
+from poe.density.questions import speaks_as
 from poe.io import register
 
 
@@ -126,7 +127,7 @@ class LinearGaussian(Conditional):
             tensor([7.])
         """
         known = simplify(prior).expert
-        if not isinstance(known, Gaussian) or known.loc.ndim != 1:
+        if not speaks_as(known, Gaussian) or known.loc.ndim != 1:
             return None
         loc = self._mean(known.loc[None])[0]
         spread = self.weight @ known.covariance @ self.weight.mT

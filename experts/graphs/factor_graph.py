@@ -37,6 +37,7 @@ class Tables(nn.Module):
 
     scopes: Tensor
     values: Tensor
+    may_be_infinite = ("values",)
 
     def __init__(self, scopes: Tensor, values: Tensor) -> None:
         super().__init__()

@@ -55,6 +55,7 @@ class LinearChain(Expert):
 
     unary: Tensor
     pairs: Tensor
+    may_be_infinite = ("unary", "pairs")
 
     @checked
     def __init__(

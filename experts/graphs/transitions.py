@@ -46,6 +46,7 @@ class Transitions(nn.Module):
     start: Tensor
     pairs: Tensor
     end: Tensor
+    may_be_infinite = ("start", "pairs", "end")
 
     @checked
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, keep, pair, real, sizes, whole
+from experts.parameters import ArrayLike, fixed, keep, pair, real, sizes, whole
 from poe import PoeError, Real, ShapeError
 from poe.core.arguments import checked
 from poe.io import register
@@ -27,6 +27,8 @@ class LinearOperator(nn.Module):
         >>> torch.allclose((halve(x) * y).sum(), (x * halve.adjoint(y)).sum(), atol=1e-5)
         True
     """
+
+    may_be_infinite = ()
 
     in_shape: torch.Size
     out_shape: torch.Size
@@ -113,6 +115,7 @@ class Mask(LinearOperator):
     @checked
     def __init__(self, mask: ArrayLike) -> None:
         super().__init__()
+        fixed("mask", mask, "give a tensor")
         mask = real("mask", mask)
         if not mask.is_meta and not bool(((mask == 0) | (mask == 1)).all()):
             raise PoeError(

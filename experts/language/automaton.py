@@ -56,6 +56,7 @@ class Automaton(Expert):
     classes: Tensor
     log_accept: Tensor
     log_count: Tensor
+    may_be_infinite = ("log_accept", "log_count")
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experts.families.gaussian import Gaussian
-from experts.parameters import ArrayLike, keep, real, whole
+from experts.parameters import ArrayLike, fixed, keep, real, whole
 from poe import Conditional, Expert, LogDensityBounds, PoeError, Real, ShapeError
 from poe.core.arguments import checked, require_dimensions
 from poe.core.randomness import resolve
@@ -155,6 +155,7 @@ class VAE(Expert):
                 f"expected a normalised poe.Conditional as decoder, got {type(decoder).__name__}: "
                 "wrap a network as GaussianDecoder(net, log_scale, shape)"
             )
+        fixed("noises", noises, "give a tensor")
         noises = real("noises", noises)
         if noises.ndim != 2 or not noises.numel():
             raise ShapeError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import poe
-from experts.parameters import ArrayLike, floats
+from experts.parameters import ArrayLike, fixed, floats
 from poe.core.arguments import checked
 
 ANY = "any"
@@ -46,6 +46,7 @@ class NoisyConditional(poe.Conditional):
         super().__init__()
         self.space = space
         self.labels = tuple(labels)
+        fixed("noise_level", noise_level, "give a number")
         level = floats("noise_level", noise_level).to(torch.get_default_dtype())
         self.register_buffer("noise_level", require_noise_level(level))
 

@@ -14,6 +14,7 @@ from poe import Expert, PoeError
 from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind, warn
 from poe.density.capabilities import simplify
+from poe.density.questions import speaks_as
 
 
 class Beliefs(NamedTuple):
@@ -141,12 +142,12 @@ def _bethe(graph: _Graph, messages: Tensor, beliefs: Tensor) -> Tensor:
 
 def _graph(target: Expert) -> tuple[_Graph, torch.Size, Tensor]:
     found, log_constant = simplify(target)
-    if isinstance(found, Ising):
+    if speaks_as(found, Ising):
         spin = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=found.fields.device)
         factors = found.couplings.double()[:, None, None] * spin[:, None] * spin
         fields = found.fields.double().flatten()[:, None] * spin
         log_constant = log_constant + found.offset
-    elif isinstance(found, Potts):
+    elif speaks_as(found, Potts):
         agree = torch.eye(found.num_labels, dtype=torch.float64, device=found.fields.device)
         factors = found.couplings.double()[:, None, None] * agree
         fields = found.fields.double().flatten(0, -2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experts.parameters import ArrayLike, aligned, filled, indices, keep
+from experts.parameters import ArrayLike, aligned, filled, fixed, indices, keep
 from experts.spins.lattice import check_edges, grid_graph, united
 from poe import Categorical as CategoricalSpace, Expert
 from poe.core.arguments import checked
@@ -71,6 +71,7 @@ class Potts(Expert):
         labels = torch.Size((num_labels,))
         each = torch.Size((*self.space.event_shape, num_labels))
         if fields.shape == labels and fields.shape != each:
+            fixed("fields", fields, f"give one of shape {tuple(each)}")
             fields = fields.expand(each).clone()
         self.register_buffer("edges", edges.to(fields.device))
         keep(self, "couplings", filled("couplings", couplings, edges.shape[1:]))
@@ -106,6 +107,7 @@ class Potts(Expert):
             >>> mosaic(torch.zeros(1, 4, 4))
             tensor([24.])
         """
+        fixed("coupling", coupling, "give Potts(edges, parameter, ...)")
         strength, fields = aligned(coupling=coupling, field=field)
         edges, couplings = grid_graph("Potts", shape, strength, periodic)
         return cls(edges, couplings, fields, tuple(shape), num_labels)

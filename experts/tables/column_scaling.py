@@ -24,6 +24,8 @@ class Standardize(nn.Module):
         tensor([[1., 1.]])
     """
 
+    may_be_infinite = ()
+
     loc: Tensor
     scale: Tensor
 
@@ -86,6 +88,8 @@ class NormalScores(nn.Module):
                 [0.9674],
                 [2.9674]])
     """
+
+    may_be_infinite = ()
 
     knots: Tensor
     scores: Tensor

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experts.parameters import ArrayLike, keep, number, positive, real, whole
+from experts.parameters import ArrayLike, fixed, keep, number, positive, real, whole
 from poe import Expert, Real, ShapeError
 from poe.core.arguments import checked
 from poe.io import Fields, register
@@ -64,6 +64,8 @@ class Neighbours(Expert):
         >>> expert(torch.tensor([[2.5], [9.0], [5.0]]))
         tensor([-0.4057, -1.3863, -1.3863])
     """
+
+    may_be_infinite = ()
 
     points: Tensor
 
@@ -161,6 +163,7 @@ class RelativeNeighbours(Neighbours):
         norm: float = 2.0,
         resolution: float = 0.03,
     ) -> None:
+        fixed("points", points, "give a tensor, or Neighbours, which keeps a parameter")
         super().__init__(points, num_neighbours, norm=norm, resolution=resolution)
         self.register_buffer("points_log_density", Neighbours.forward(self, self.points))
 

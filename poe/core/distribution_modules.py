@@ -93,6 +93,11 @@ class Parts(nn.Module):
             else:
                 setattr(self, name, value)
 
+    @property
+    def may_be_infinite(self) -> tuple[str, ...]:
+        """The arguments of which nobody here knows whether an infinity means something."""
+        return self.names
+
     def arguments(self) -> dict[str, Any]:
         """The present arguments; inner objects as `Parts`."""
         values = ((name, getattr(self, name)) for name in self.names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from functools import singledispatch
 from typing import NamedTuple, Self
 
 import torch
@@ -20,7 +19,14 @@ from poe.density.expert import (
     sampler_of,
     simplify,
 )
-from poe.density.questions import QUESTIONS, answer_of, keeps_default, own_question, question
+from poe.density.questions import (
+    QUESTIONS,
+    answer_of,
+    asked_of_a_class,
+    keeps_default,
+    own_question,
+    question,
+)
 
 __all__ = [
     "MAX_ELEMENTS",
@@ -161,7 +167,7 @@ def tails(expert: Expert) -> Tensor | None:
     return None
 
 
-@singledispatch
+@asked_of_a_class
 def conditional_tails(conditional: nn.Module) -> Tensor | None:
     """G ``(d, d)`` of p(y | x) as a function of both, z = (x, y) on Real: ½ z' G z + o(|z|²).
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from poe.core.errors import DtypeError, OperatorError, PoeError, ShapeError
+from poe.core.errors import DtypeError, NonFiniteError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
+from poe.density.questions import is_plain, speaks_as
 
 HALF = (torch.bfloat16, torch.float16)
 """Of 8 and 11 bits: networks tolerate them, and log-densities, sums and normalisers do not."""
@@ -141,17 +142,112 @@ def refuse(message: str) -> NoReturn:
     raise OperatorError(message)
 
 
+GO_BACK = (
+    "go back to the last good checkpoint, with a smaller learning rate; a tensor whose infinities "
+    "mean something is named in the class's may_be_infinite"
+)
+
+
+@torch.no_grad()
+def require_numbers(target: nn.Module) -> None:
+    """Refuse what is made of no numbers, whose closed forms would not tell.
+
+    NaN is none, in any parameter, and in the buffers of an expert of which more is known than what
+    it evaluates to. There infinities are none either, where a class does not name the tensor in
+    ``may_be_infinite``.
+
+    Args:
+        target: An expert or a conditional.
+
+    Raises:
+        NonFiniteError: With the expert's and the tensor's name.
+
+    >>> broken = experts.Gaussian(torch.nn.Parameter(torch.zeros(2)), 1.0)
+    >>> broken.loc.data[1] = torch.nan
+    >>> require_numbers(broken ** 2)
+    Traceback (most recent call last):
+    poe.NonFiniteError: expected numbers in expert 'Gaussian', got nan in 1 of 2 ...
+    """
+    factors: Any = getattr(target, "_factors", lambda: [(type(target).__name__, target)])
+    for name, part in factors():
+        for found in _numbers_of(part, "", False):
+            _require_numbers(name, found)
+
+
+class _Numbers(NamedTuple):
+    """A tensor of a module, and whether infinities are no numbers of it."""
+
+    path: str
+    owner: nn.Module
+    tensor: Tensor
+    is_finite: bool
+
+
+def _numbers_of(module: nn.Module, path: str, is_known: bool) -> Iterator[_Numbers]:
+    """All parameters, and the buffers of what says which of its tensors are numbers."""
+    kind: Any = type(module)
+    is_expert = hasattr(kind, "_density_methods")
+    said: tuple[str, ...] | None = getattr(module, "may_be_infinite", None)
+    is_strict = said is not None or (is_expert and not is_plain(kind))
+    is_known = is_strict if is_expert else is_known
+    buffers = module._buffers if is_strict else {}
+    for key, tensor in [*module._parameters.items(), *buffers.items()]:
+        if _has_floats(tensor):
+            is_finite = (is_known or is_strict) and key not in (said or ())
+            yield _Numbers(f"{path}{key}", module, tensor, is_finite)
+    for key, child in module.named_children():
+        yield from _numbers_of(child, f"{path}{key}.", is_known)
+
+
+def _has_floats(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    if tensor is None or tensor.is_meta or is_lazy(tensor):
+        return False
+    return tensor.is_floating_point()
+
+
+def _require_numbers(name: str, found: _Numbers) -> None:
+    tensor = found.tensor
+    if bool(tensor.sum().isfinite()):  # the quick way: of all tensors that are as they should be
+        return
+    wrong = ~tensor.isfinite() if found.is_finite else tensor.isnan()
+    if bool(wrong.any()):
+        raise NonFiniteError(
+            f"expected numbers in expert {name!r}, got {tensor[wrong][0].item()} in "
+            f"{int(wrong.sum())} of {wrong.numel()} of its {found.path} "
+            f"({type(found.owner).__name__}): {GO_BACK}"
+        )
+
+
+class NotInherited:
+    """In place of a method of a parent class that says something of the parent's density alone.
+
+    As if there were none, of this class on: what an expert lacks is looked up elsewhere.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: object, kind: type) -> NoReturn:
+        raise AttributeError(f"{kind.__name__} has no {self.name} of its own density")
+
+
 def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:
     """The method of that name that a module has of itself or of its class, or None.
 
     Not by the attribute, which what the module lacks may be looked up for elsewhere. A property is
-    asked, and what it raises is raised.
+    asked, and what it raises is raised. A method of a class whose density the module does not say
+    (`poe.density.questions.speaks_as`) is none of it.
     """
     if name in (held := getattr(module, "__dict__", {})):
         own: Callable[..., Any] = held[name]
         return own
-    found = inspect.getattr_static(type(module), name, None)
-    if found is None or not hasattr(found, "__get__"):
+    owner = next((base for base in type(module).__mro__ if name in vars(base)), None)
+    if owner is None or not speaks_as(module, owner):
+        return None
+    found = vars(owner)[name]
+    if isinstance(found, NotInherited):
+        return None
+    if not hasattr(found, "__get__"):
         return found
     bound: Callable[..., Any] | None = found.__get__(module, type(module))
     return bound

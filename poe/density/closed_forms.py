@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poe.core.errors import DtypeError, ImproperError, NormalizationError
+from poe.core.errors import DtypeError, ImproperError, NonFiniteError, NormalizationError, PoeError
 from poe.density.capabilities import (
     Term,
     can_sample_exactly,
@@ -25,7 +25,7 @@ from poe.density.capabilities import (
     tails,
     widen,
 )
-from poe.density.checks import HALF, dtype_of
+from poe.density.checks import GO_BACK, HALF, dtype_of, require_numbers
 from poe.density.expert import (
     Expert,
     LogDensity,
@@ -38,13 +38,15 @@ from poe.density.expert import (
     experts_in,
     is_known_sum,
     is_normalized,
+    is_power,
     log_density_of_one_hot,
     log_prob_of,
     sampler_of,
     simplify,
 )
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import keeps_default
+from poe.density.questions import is_altered, keeps_default
+from poe.density.trials import training_layers
 
 MAX_COMPONENTS = 1024
 """A product of mixtures with more than these is not multiplied out."""
@@ -65,9 +67,9 @@ def _(expert: Tempered | Product) -> Simplified:
 
 def merge(expert: Expert) -> Simplified:
     """The same density with the experts of each family merged into one."""
-    families: dict[type[Expert], list[Term]] = {}
+    families: dict[object, list[Term]] = {}
     for term in terms_of(expert):
-        families.setdefault(type(term.expert), []).append(term)
+        families.setdefault(family_of(term.expert), []).append(term)
     combined = {family: _combine_if_proper(terms) for family, terms in families.items()}
     if all(simple is None for simple in combined.values()):
         return Simplified(expert, torch.zeros(()))
@@ -81,6 +83,11 @@ def merge(expert: Expert) -> Simplified:
             factors.append(simple.expert)
             log_constant = log_constant + simple.log_constant
     return Simplified(factors[0] if len(factors) == 1 else Product(*factors), log_constant)
+
+
+def family_of(expert: Expert) -> object:
+    """What experts have in common that may be merged: their class; of an altered one, itself."""
+    return expert if is_altered(expert) else type(expert)
 
 
 def terms_of(expert: Expert) -> list[Term]:
@@ -126,7 +133,7 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
         return None
     parts: list[Expert] = []
     log_weights: list[Tensor] = []
-    for component, weight in zip(experts_in(factor.experts), factor.weights, strict=True):
+    for component, weight in zip(experts_in(factor.experts), factor.proportions, strict=True):
         simple, log_constant = simplify(Product(component, *others))
         if isinstance(simple, Product | Tempered):
             return None
@@ -136,7 +143,7 @@ def _(factor: Mixture, others: Sequence[Expert]) -> Simplified | None:
         inner = simple if is_known_sum(simple) else Mixture([simple])
         parts += experts_in(inner.experts)
         log_weights.append(
-            inner.weights.double().log() + (weight.log() + log_constant + after - before)
+            inner.proportions.double().log() + (weight.log() + log_constant + after - before)
         )
     return _weighted(parts, torch.cat(log_weights))
 
@@ -150,8 +157,43 @@ def _(expert: Mixture) -> LogDensity | None:
 
 @sampler_of.register
 def _(expert: Mixture) -> Sampler | None:
+    """A component by what it counts in the density, and a draw of it; each log Z must be known."""
     samplers = [sampler_of(component) for component in experts_in(expert.experts)]
-    return None if None in samplers else expert._sample
+    weights = None if None in samplers else _shares(expert)
+    if weights is None:
+        return None
+
+    def sample(num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        return expert._sample(weights, num_samples, generator)
+
+    return sample
+
+
+def _shares(expert: Mixture) -> Tensor | None:
+    """The mass of each component in the density as it is, of sum 1: wₖ Zₖ / Ẑₖ where Ẑₖ is given.
+
+    None where the true Zₖ of one is not known.
+    """
+    components = experts_in(expert.experts)
+    if all(estimate is None for estimate in expert.estimates):
+        return expert.proportions if all(map(is_normalized, components)) else None
+    with torch.no_grad():
+        gaps = [
+            _log_gap(component, estimate)
+            for component, estimate in zip(components, expert.estimates, strict=True)
+        ]
+        known = [gap for gap in gaps if gap is not None]
+        if len(known) < len(gaps):
+            return None
+        return (expert.proportions.double().log() + torch.tensor(known).double()).softmax(0)
+
+
+def _log_gap(component: Expert, estimate: float | None) -> float | None:
+    """log Z of a component as the mixture takes it, 0 where it is right; None if not known."""
+    if estimate is None:
+        return 0.0 if is_normalized(component) else None
+    log_z = exact_log_partition(component)
+    return None if log_z is None else float(log_z) - estimate
 
 
 @log_density_of_one_hot.register
@@ -169,21 +211,21 @@ def _(expert: Mixture) -> OneHotLogDensity | None:
 
     def of_one_hot(z: Tensor) -> Tensor:
         values = [part(z) - constant.to(z) for part, constant in parts]
-        return (torch.stack(values, -1) + expert.weights.log().to(z)).logsumexp(-1)
+        return (torch.stack(values, -1) + expert.proportions.log().to(z)).logsumexp(-1)
 
     return of_one_hot
 
 
 @check_proper.register
 def _(expert: Mixture) -> None:
-    for component, weight in zip(experts_in(expert.experts), expert.weights, strict=True):
+    for component, weight in zip(experts_in(expert.experts), expert.proportions, strict=True):
         if not weight.is_meta and weight > 0:
             check_proper(component)
 
 
 @tails.register
 def _(expert: Mixture) -> Tensor | None:
-    components = zip(experts_in(expert.experts), expert.weights.tolist(), strict=True)
+    components = zip(experts_in(expert.experts), expert.proportions.tolist(), strict=True)
     found = [tails(component) for component, weight in components if weight > 0]
     known = [part for part in found if part is not None]
     # Components that differ in their location alone have the same tails.
@@ -215,6 +257,7 @@ def exact_sample(
     Raises `NormalizationError` where there is no exact sampler, `ImproperError` where there is
     nothing to sample, `DtypeError` where draws are half precise.
     """
+    require_numbers(expert)
     check_proper(expert)
     if not can_sample_exactly(expert):
         raise NormalizationError(
@@ -229,6 +272,63 @@ def exact_sample(
     return x
 
 
+@torch.no_grad()
+def require_agreement(target: Expert, x: Tensor) -> None:
+    """Refuse an expert whose closed form is that of another density than it evaluates to.
+
+    At some events, where they are numbers: the log-density, its simpler form, and ``log_prob`` with
+    log Z must be the same to half of the digits. Experts in training mode are not asked.
+
+    Args:
+        target: An expert with a closed form.
+        x: Events, ``(*batch, *event)``.
+
+    Raises:
+        NonFiniteError: Where the log-density is NaN.
+        PoeError: Where two of them differ.
+
+    >>> class Shifted(experts.Gaussian):
+    ...     def log_prob(self, x):
+    ...         return super().log_prob(x - 1)
+    >>> require_agreement(Shifted([0.0], scale=[1.0]), torch.zeros(1, 1))
+    Traceback (most recent call last):
+    poe.PoeError: expected the log-density of Shifted and its log_prob to say the same, got -0.91...
+    """
+    if training_layers(target):
+        return
+    value = target(x)
+    if bool(value.isnan().any()):
+        raise NonFiniteError(
+            f"expected a log-density that is a number, got NaN at {int(value.isnan().sum())} of "
+            f"{value.numel()} events of {target.space}, from {_nan_sayers(target, x)}; {GO_BACK}"
+        )
+    size = 1 + torch.stack([factor(x).abs() for _, factor in target._factors()]).sum(0)
+    simple, log_constant = simplify(target)
+    if simple is not target:
+        _require_same(target, "its simpler form", value, simple(x) + log_constant, size)
+    log_prob, log_z = log_prob_of(target), exact_log_partition(target)
+    if log_prob is not None and log_z is not None:
+        _require_same(target, "its log_prob", value, log_prob(x) + log_z.to(value), size)
+
+
+def _nan_sayers(target: Expert, x: Tensor) -> str:
+    names = [repr(name) for name, factor in target._factors() if factor(x).isnan().any()]
+    return f"expert {', '.join(names)}" if names else type(target).__name__
+
+
+def _require_same(target: Expert, other: str, value: Tensor, said: Tensor, size: Tensor) -> None:
+    digits = max(torch.finfo(value.dtype).eps, torch.finfo(said.dtype).eps) ** 0.5
+    gap = (value - said).abs()
+    is_wrong = value.isfinite() & said.isfinite() & (gap > digits * size)
+    if bool(is_wrong.any()):
+        raise PoeError(
+            f"expected the log-density of {type(target).__name__} and {other} to say the same, got "
+            f"{value[is_wrong][0].item():g} and {said[is_wrong][0].item():g} at one event: a "
+            "method of its class or one put in its place is that of another density; override "
+            "both or neither"
+        )
+
+
 def is_source(expert: Expert) -> bool:
     """Whether it has both exact draws and a known normaliser: what estimates can start from."""
     return can_sample_exactly(expert) and exact_log_partition(expert) is not None
@@ -236,6 +336,7 @@ def is_source(expert: Expert) -> bool:
 
 def require_source(start: Expert) -> Tensor:
     """log Z of what an estimate starts from: `()`; raises `NormalizationError` for no source."""
+    require_numbers(start)
     log_z = exact_log_partition(start) if can_sample_exactly(start) else None
     if log_z is None:
         raise NormalizationError(
@@ -249,7 +350,7 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
     """The first factor with a positive exponent that can be sampled exactly, with its name."""
     for name, factor in target._factors():
         is_positive = True
-        while isinstance(factor, Tempered):
+        while is_power(factor):
             is_positive = is_positive and factor.exponent.item() > 0
             factor = factor.expert
         if is_positive and can_sample_exactly(factor):
@@ -259,7 +360,7 @@ def samplable_factor(target: Expert) -> tuple[str, Expert] | None:
 
 def _term(name: str, expert: Expert) -> Term:
     exponent = torch.ones((), dtype=torch.float64)
-    while isinstance(expert, Tempered):
+    while is_power(expert):
         exponent = exponent * expert.exponent
         expert = expert.expert
     return Term(name, expert, exponent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +23,10 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
-from poe.density.checks import own_method
+from poe.density.checks import NotInherited, own_method
 from poe.density.expert import Expert, LogDensity, Sampler
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import keeps_default
+from poe.density.questions import inherits_density, keeps_default, speaks_as
 
 Condition = int | float | Tensor
 
@@ -37,12 +39,23 @@ class Conditional(nn.Module):
     says that one condition is a vector), or a tensor whose first dimension is the batch. A subclass
     whose log-density is normalised sets ``is_normalized = True``, and may define
     ``sample(condition, num_samples, *, generator=None) -> (num_samples, *event)``. One that knows
-    the integral over its condition in closed form overrides ``exact_marginal``.
+    the integral over its condition in closed form overrides ``exact_marginal``. A subclass of one
+    that has another ``log_density`` inherits none of these.
     """
 
     space: Space
     is_normalized: bool = False
     condition_ndim: int = 0
+    may_be_infinite: ClassVar[tuple[str, ...] | None] = None
+    """The tensors in which an infinity means something; None where the values alone shall tell."""
+    _density_methods: ClassVar[tuple[str, ...]] = ("log_density",)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, unknown in _OF_ONE_DENSITY.items():
+            owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
+            if not inherits_density(cls, owner):
+                setattr(cls, name, unknown)
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
         """The log-density of x where y is known, log p̃(x | y).
@@ -79,6 +92,15 @@ class Conditional(nn.Module):
         return Given(self, condition)
 
 
+_OF_ONE_DENSITY: dict[str, object] = {
+    "is_normalized": False,
+    "exact_marginal": Conditional.exact_marginal,
+    "sample": NotInherited("sample"),
+    "log_density_of_one_hot": NotInherited("log_density_of_one_hot"),
+}
+"""What a subclass with another log-density does not inherit, and what it has instead."""
+
+
 class Given(Expert):
     """A conditional with its condition bound: log-density log p̃(x | y).
 
@@ -94,6 +116,7 @@ class Given(Expert):
         ShapeError: Where the condition has too few dimensions, and when called where x has another
             batch shape than a batch of conditions.
         DtypeError: Where the condition is neither a number nor a tensor.
+        PoeError: For an ``nn.Parameter``, which would not be learned.
     """
 
     condition: Tensor
@@ -155,6 +178,22 @@ def conditional_sampler(conditional: Conditional) -> Sampler | None:
     return own_method(conditional, "sample")
 
 
+def normalizes(conditional: Conditional) -> bool:
+    """Whether p(x | y) is normalised: what a conditional says of itself, by its own log-density.
+
+    >>> step = experts.LinearGaussian(weight=[[2.0]], bias=[1.0], scale=[0.5])
+    >>> normalizes(step)
+    True
+    >>> step.log_density = lambda x, condition: x.sum(-1)
+    >>> normalizes(step)
+    False
+    """
+    if "is_normalized" in vars(conditional):
+        return conditional.is_normalized
+    owner = next(base for base in type(conditional).__mro__ if "is_normalized" in vars(base))
+    return conditional.is_normalized and speaks_as(conditional, owner)
+
+
 def one_for_each(condition: Tensor, count: int, ndim: int) -> Tensor:
     """A condition for each of `count` rows: one of `ndim` dimensions is repeated, a batch stays.
 
@@ -189,7 +228,7 @@ def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) 
 
 @log_prob_of.register
 def _(expert: Given) -> LogDensity | None:
-    return expert.__call__ if expert.conditional.is_normalized else None
+    return expert.__call__ if normalizes(expert.conditional) else None
 
 
 @sampler_of.register
@@ -213,6 +252,11 @@ def _(expert: Given) -> Tensor | None:
 
 
 def _as_condition(condition: Condition, conditional: Conditional) -> Tensor:
+    if isinstance(condition, nn.Parameter):
+        raise PoeError(
+            "expected a condition that is a number or a tensor, got an nn.Parameter, which would "
+            "not be learned: give its value, or learn it by conditional.log_density(x, parameter)"
+        )
     if isinstance(condition, Tensor):
         return condition.detach()
     is_number = isinstance(condition, float) or whole(condition) is not REFUSED

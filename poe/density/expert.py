@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, wraps
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeGuard, cast
 
 import torch
@@ -40,6 +41,7 @@ from poe.core.no_gradient import (
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.checks import (
+    NotInherited,
     check_output,
     device_of,
     dtype_of,
@@ -49,10 +51,17 @@ from poe.density.checks import (
     own_method,
     precise,
     refuse,
+    require_numbers,
     unique_names,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
-from poe.density.questions import HandsOn, own_question, question
+from poe.density.questions import (
+    HandsOn,
+    inherits_density,
+    own_question,
+    question,
+    speaks_as,
+)
 
 Exponent = float | Tensor
 
@@ -63,12 +72,47 @@ Sampler = Callable[..., Tensor]
 """``num_samples``, and ``generator`` by its name, to draws ``(num_samples, *event)``."""
 
 
+def _settle(kind: type[Expert], name: str) -> None:
+    """A closed form of a class's own asks for hooks first; one of another density is not there."""
+    owner = next((base for base in kind.__mro__ if name in vars(base)), None)
+    if owner is kind and isinstance(found := vars(kind)[name], FunctionType):
+        setattr(kind, name, _of_the_class_alone(found))
+    elif owner not in (None, kind) and not inherits_density(kind, owner):
+        setattr(kind, name, NotInherited(name))
+
+
+def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    is_sampler = (
+        method.__name__ == "sample"
+    )  # comparisons with NaN may draw what looks like numbers
+
+    @wraps(method)
+    def asked(self: Expert, *args: Any, **named: Any) -> Tensor:
+        if not torch.compiler.is_compiling() and not speaks_as(self, type(self)):
+            raise NormalizationError(
+                f"expected {type(self).__name__} as its class defines it, to which its "
+                f"{method.__name__} belongs, got one with forward hooks or a method of its own: "
+                "take them off (handle.remove(), or torch.nn.utils.prune.remove), or use "
+                "log_density(x), poe.sample and poe.log_partition"
+            )
+        if is_sampler and not torch.compiler.is_compiling():
+            require_numbers(self)
+        return method(self, *args, **named)
+
+    return asked
+
+
 class Expert(nn.Module):
     """An unnormalised log-density log p̃(x) on a space; subclasses implement `forward`.
 
     A subclass sets `self.space` and returns the log-density of shape `(*batch,)` for x of shape
     `(*batch, *event)`. Where the normaliser is known it also defines `log_prob(x)`, and where
     exact sampling exists `sample(num_samples, *, generator=None)`.
+
+    What is known of a class (a `log_prob`, closed forms, exact draws, structure) holds for its own
+    log-density. A subclass with another `forward`, or another method that `forward` goes through,
+    inherits none of it, save where the method is marked `poe.density.questions.interchangeable`;
+    nor does an instance with forward hooks.
 
     >>> class Laplace(Expert):
     ...     space = poe.Real(1)
@@ -79,6 +123,9 @@ class Expert(nn.Module):
     """
 
     space: Space
+    may_be_infinite: ClassVar[tuple[str, ...] | None] = None
+    """The tensors in which an infinity means something; None where the values alone shall tell."""
+    _density_methods: ClassVar[tuple[str, ...]] = ("__call__", "forward", "log_density", "energy")
     _missing_methods: ClassVar[dict[str, str]] = {
         "log_prob": "has no log_prob, since its normaliser is not known; use log_density(x), and "
         "poe.log_partition(expert) for the normaliser",
@@ -86,6 +133,11 @@ class Expert(nn.Module):
         "log_density_of_one_hot": "has no gradient in the one-hot encoding of x; build it as "
         "poe.FromOneHot(fn, space=...), or give it a method of this name",
     }
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("log_prob", "sample", "rsample", "log_density_of_one_hot"):
+            _settle(cls, name)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
@@ -325,7 +377,7 @@ class Tempered(Expert):
 
     def __pow__(self, exponent: Exponent) -> Expert:
         learned = isinstance(self.exponent, nn.Parameter) or isinstance(exponent, nn.Parameter)
-        if learned or isinstance(exponent, Expert):
+        if learned or isinstance(exponent, Expert) or not is_power(self):
             return super().__pow__(exponent)
         return Tempered(self.expert, self.exponent * _as_exponent(exponent, self.expert))
 
@@ -335,7 +387,7 @@ class Tempered(Expert):
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
         factors = list(self.expert._factors())
-        if len(factors) == 1:
+        if len(factors) == 1 or not is_power(self):
             yield factors[0][0], self
             return
         for name, factor in factors:
@@ -406,7 +458,7 @@ class Product(Expert):
         return values.masked_fill(is_excluded & (values == torch.inf), 0)
 
     def __pow__(self, exponent: Exponent) -> Expert:
-        if isinstance(exponent, Expert):
+        if isinstance(exponent, Expert) or not is_product(self):
             return super().__pow__(exponent)
         weight = _as_exponent(exponent, self)
         powers = [expert**weight for expert in experts_in(self.experts)]
@@ -416,7 +468,10 @@ class Product(Expert):
         return f"names={list(self.names)}"
 
     def _factors(self) -> Iterator[tuple[str, Expert]]:
-        yield from zip(self.names, experts_in(self.experts), strict=True)
+        if is_product(self):
+            yield from zip(self.names, experts_in(self.experts), strict=True)
+        else:
+            yield type(self).__name__, self
 
 
 class Mixture(Expert):
@@ -428,7 +483,8 @@ class Mixture(Expert):
 
     Args:
         experts: The components p_k, on one space.
-        weights: w ``(n_experts,)``, not negative, of sum 1; by default all the same.
+        weights: w ``(n_experts,)``, not negative, of sum 1; by default all the same. An
+            ``nn.Parameter`` v is learned: w = |v| / Σ|v|, whatever an optimiser makes of it.
         log_partitions: An estimate of log Z for each component, None for those with ``log_prob``;
             by default none.
 
@@ -436,7 +492,8 @@ class Mixture(Expert):
         NormalizationError: Where a component has neither ``log_prob`` nor an estimate.
         SpaceMismatchError: Where two live on different spaces.
         ShapeError: Where there are more or fewer weights or estimates than components.
-        PoeError: Without components, or where the weights are negative or do not sum to 1.
+        PoeError: Without components, where the weights are negative or do not sum to 1, and for a
+            tensor of them that an optimiser would change and that is no ``nn.Parameter``.
 
     Example:
         >>> m = Mixture([experts.Gaussian([0.0], 1.0), experts.Gaussian([4.0], 1.0)], [0.25, 0.75])
@@ -466,9 +523,23 @@ class Mixture(Expert):
             for estimate in log_partitions or [None] * len(components)
         )
         _require_scale(components, self.estimates)
-        self.register_buffer(
-            "weights", _as_weights(weights, len(components), dtype_of(self.experts))
-        )
+        kept = _as_weights(weights, len(components), dtype_of(self.experts))
+        if isinstance(kept, nn.Parameter):
+            self.weights = kept
+        else:
+            self.register_buffer("weights", kept)
+
+    @property
+    def proportions(self) -> Tensor:
+        """What each component counts, of sum 1: the weights, as they are read where learned.
+
+        Returns:
+            w, ``(n_experts,)``.
+        """
+        if "weights" not in self._parameters:
+            return self.weights
+        sizes = self.weights.abs()
+        return sizes / sizes.sum()
 
     def forward(self, x: Tensor) -> Tensor:
         """log Σ_k w_k p_k(x), with estimated normalisers where they were given.
@@ -500,7 +571,7 @@ class Mixture(Expert):
     def _weighted(self, x: Tensor) -> Tensor:
         """log w_k p_k(x): `(*batch, n_experts)`."""
         values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
-        return values + self.weights.log().to(values.dtype)
+        return values + self.proportions.log().to(values.dtype)
 
     def _component(self, k: int, x: Tensor) -> Tensor:
         expert, estimate = experts_in(self.experts)[k], self.estimates[k]
@@ -508,9 +579,12 @@ class Mixture(Expert):
             return expert(x) - estimate
         return followed(expert, expert.log_prob, self.space)(x)
 
-    def _sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+    @torch.no_grad()
+    def _sample(
+        self, weights: Tensor, num_samples: int, generator: torch.Generator | None
+    ) -> Tensor:
         generator = resolve(generator, self.weights.device)
-        chosen = torch.multinomial(self.weights, num_samples, True, generator=generator)
+        chosen = torch.multinomial(weights, num_samples, True, generator=generator)
         parts = [
             expert.sample(int((chosen == k).sum()), generator=generator)
             for k, expert in enumerate(experts_in(self.experts))
@@ -830,7 +904,23 @@ def named_product(names: tuple[str, ...], experts: list[Expert]) -> Product:
 
 def is_known_sum(expert: Expert) -> TypeGuard[Mixture]:
     """Whether it is a mixture whose components are all normalised."""
-    return isinstance(expert, Mixture) and all(e is None for e in expert.estimates)
+    return speaks_as(expert, Mixture) and all(e is None for e in expert.estimates)
+
+
+def has_estimated_weights(target: Expert) -> bool:
+    """Whether what a mixture's components count rests on estimates of their normalisers."""
+    mixtures = (part for part in target.modules() if isinstance(part, Mixture))
+    return any(estimate is not None for mixture in mixtures for estimate in mixture.estimates)
+
+
+def is_power(expert: Expert) -> TypeGuard[Tempered]:
+    """Whether it says a power of the expert inside of it, and nothing else."""
+    return speaks_as(expert, Tempered)
+
+
+def is_product(expert: Expert) -> TypeGuard[Product]:
+    """Whether it says the product of the experts inside of it, and nothing else."""
+    return speaks_as(expert, Product)
 
 
 def _experts_below(module: nn.Module) -> Iterator[Expert]:
@@ -891,7 +981,7 @@ def _renamed(name: str, factors: list[tuple[str, Expert]]) -> list[tuple[str, Ex
 
 
 def _components(expert: Expert) -> list[tuple[Expert, float]]:
-    if not is_known_sum(expert):
+    if not is_known_sum(expert) or "weights" in expert._parameters:
         return [(expert, 1.0)]
     return list(zip(experts_in(expert.experts), expert.weights.tolist(), strict=True))
 
@@ -910,10 +1000,19 @@ def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -
 def _as_weights(weights: Sequence[float] | Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
     if weights is None:
         return torch.full((count,), 1 / count, dtype=dtype)
-    tensor = torch.as_tensor(weights, dtype=dtype)
+    is_learned = isinstance(weights, nn.Parameter)
+    tensor = torch.as_tensor(weights, dtype=None if is_learned else dtype)
+    if tensor.requires_grad and tensor.is_leaf and not is_learned:
+        raise PoeError(
+            "expected weights that are numbers or an nn.Parameter, got a tensor that requires a "
+            "gradient, which an optimiser would move off a sum of 1: use torch.nn.Parameter(w)"
+        )
     if tensor.shape != (count,):
         raise ShapeError(f"expected weights of shape ({count},), got {tuple(tensor.shape)}")
-    if not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
+    if is_learned:
+        if not (math.isfinite(total := float(tensor.detach().abs().sum())) and total > 0):
+            raise PoeError(f"expected finite weights, some above 0, got {tensor.tolist()}")
+    elif not bool((tensor >= 0).all()) or abs(float(tensor.sum()) - 1) > 1e-5:
         raise PoeError(
             f"expected weights >= 0 that sum to 1, got {tensor.tolist()}; use w / w.sum()"
         )

@@ -27,9 +27,14 @@ from poe.density.capabilities import (
     tails,
 )
 from poe.density.checks import dtype_of
-from poe.density.conditional import Conditional, conditional_sampler, log_density_of_rows
+from poe.density.conditional import (
+    Conditional,
+    conditional_sampler,
+    log_density_of_rows,
+    normalizes,
+)
 from poe.density.expert import Expert, LogDensity, Sampler, require_expert
-from poe.density.questions import keeps_default
+from poe.density.questions import keeps_default, speaks_as
 
 
 class Chain(Expert):
@@ -109,7 +114,7 @@ class Chain(Expert):
 
 @log_prob_of.register
 def _(expert: Chain) -> LogDensity | None:
-    is_known = is_normalized(expert.prior) and expert.conditional.is_normalized
+    is_known = is_normalized(expert.prior) and normalizes(expert.conditional)
     return expert._log_prob if is_known else None
 
 
@@ -122,12 +127,12 @@ def _(expert: Chain) -> Sampler | None:
 
 @exact_log_partition.register
 def _(expert: Chain) -> Tensor | None:
-    return exact_log_partition(expert.prior) if expert.conditional.is_normalized else None
+    return exact_log_partition(expert.prior) if normalizes(expert.conditional) else None
 
 
 @check_proper.register
 def _(expert: Chain) -> None:
-    if expert.conditional.is_normalized:
+    if normalizes(expert.conditional):
         check_proper(expert.prior)
 
 
@@ -355,7 +360,10 @@ def _(expert: Marginal) -> Tensor:
 
 @exact_log_partition.register
 def _(expert: Posterior) -> Tensor | None:
-    exact = expert.conditional.exact_marginal(expert.prior)
+    conditional = expert.conditional
+    if not speaks_as(conditional, type(conditional)):
+        return None
+    exact = conditional.exact_marginal(expert.prior)
     return None if exact is None else exact.log_prob(expert.x)
 
 
@@ -389,7 +397,7 @@ def _require_normalized(prior: Expert, conditional: Conditional) -> None:
             f"expected a normalised prior p(z), got {type(prior).__name__} without an exact "
             "log_prob; use a prior whose normaliser is known"
         )
-    if not conditional.is_normalized:
+    if not normalizes(conditional):
         raise NormalizationError(
             f"expected a normalised conditional p(x | z), got {type(conditional).__name__}, whose "
             "is_normalized is False: its normaliser may depend on z"

@@ -59,8 +59,8 @@ class LogPartition(NamedTuple):
 
     @property
     def is_trusted(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.doubts
+        """Whether nothing speaks against it, and it is a number."""
+        return not self.doubts and (self.value.is_meta or not bool(self.value.isnan()))
 
     @property
     def is_exact(self) -> bool:
@@ -100,6 +100,7 @@ class Normalized(Wrapper):
     std_error: Tensor
     lower: Tensor
     upper: Tensor
+    may_be_infinite = ("std_error", "lower", "upper")
 
     @checked
     def __init__(self, expert: Expert, log_partition: LogPartition) -> None:

@@ -35,11 +35,12 @@ from poe.density.expert import (
     Wrapper,
     conjunction,
     experts_in,
+    is_product,
     named_product,
     require_expert,
 )
 from poe.density.one_hot import OneHotLogDensity
-from poe.density.questions import keeps_default
+from poe.density.questions import interchangeable, keeps_default, speaks_as
 
 
 class Chunked(Wrapper):
@@ -111,6 +112,8 @@ class Chunked(Wrapper):
         Returns:
             The log-density, ``(*batch,)``, and its gradient, both detached.
         """
+        if not speaks_as(self, Chunked):
+            return super().log_density_and_score(x)
         parts = [self.expert.log_density_and_score(chunk) for chunk in x.split(self.chunk_size)]
         log_density, score = zip(*parts, strict=True)
         return torch.cat(log_density), torch.cat(score)
@@ -275,6 +278,7 @@ class Merged(Product):
         self.simple = simple.expert
         self.register_buffer("log_constant", simple.log_constant)
 
+    @interchangeable
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.simple(x) + self.log_constant
         return value
@@ -303,7 +307,7 @@ def merged(expert: Expert) -> Expert:
     >>> merged(product).simple.names, product(x), merged(product)(x)
     (('Gaussian', 'FromLogDensity'), tensor([-6.1447]), tensor([-6.1447]))
     """
-    if not isinstance(expert, Product):
+    if not is_product(expert):
         return expert
     with torch.no_grad():  # exponents that are learned count as they are
         simple = merge(expert)

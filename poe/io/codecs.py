@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from poe.core.distribution_modules import KINDS, Feature, Parts
+from poe.core.errors import StorageError
 from poe.core.ranges import Floats, Indices, Resize
 from poe.density.adapt import (
     FromDistribution,
@@ -32,7 +33,12 @@ def _attributes(*names: str) -> Callable[[nn.Module], Fields]:
 
 
 def _build_mixture(fields: Fields) -> Mixture:
-    mixture = Mixture(fields["experts"], fields["weights"], log_partitions=fields["log_partitions"])
+    mixture = Mixture(fields["experts"], log_partitions=fields["log_partitions"])
+    if fields["weights"].shape != mixture.weights.shape:
+        raise StorageError(
+            f"expected weights of {len(mixture.experts)} components, got shape "
+            f"{tuple(fields['weights'].shape)}"
+        )
     mixture.weights = fields["weights"]  # bit for bit, in the dtype it had
     return mixture
 

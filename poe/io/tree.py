@@ -41,6 +41,7 @@ from poe.core.space import (
     Simplex,
     Space,
 )
+from poe.density.questions import is_altered
 from poe.files.atomic import alone_in, content_of, require_room, write_bytes
 from poe.files.tensor_file import FORMAT_VERSION, NO_HASH, is_sealed, loads, sealed, sha256
 from poe.io.bounds import Allowance
@@ -272,6 +273,8 @@ def packed(
     Raises:
         StorageError: As `save`.
     """
+    for name, part in _parts(expert):
+        _require_unaltered(name, part)
     encoder = _Encoder(stored)
     tree = encoder.encode(expert)
     weights = safetensors.torch.save(encoder.tensors())
@@ -627,6 +630,20 @@ def _package_of(name: str) -> str:
     """What to import for a class of that name, as far as the name says."""
     package = name.rpartition(".")[0]
     return f"`import {package}`" if package else "`import experts`, for example"
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return module.named_modules(remove_duplicate=False)
+
+
+def _require_unaltered(name: str, module: nn.Module) -> None:
+    """What hooks and the like make of a module is in no file."""
+    if is_altered(module):
+        raise StorageError(
+            f"cannot save {type(module).__name__}{f' ({name})' if name else ''}: it has forward "
+            "hooks or a method of its own, which no file holds; take them off first "
+            "(handle.remove(), torch.nn.utils.prune.remove or remove_spectral_norm)"
+        )
 
 
 def _attributes(module: nn.Module, names: Sequence[str]) -> Fields:

@@ -13,7 +13,7 @@ from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper
-from poe.density.checks import device_of, number_like
+from poe.density.checks import device_of, number_like, require_numbers
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
@@ -88,6 +88,7 @@ def find_log_partition(
     tensor(0.)
     """
     require_precision(target)
+    require_numbers(target)
     check_proper(target)
     # Asked once: some closed forms are long sums.
     known = in_closed_form(target) if method is None else None

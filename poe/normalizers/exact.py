@@ -10,10 +10,11 @@ from torch import Tensor
 from poe.core.arguments import checked
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
 from poe.core.randomness import aside
+from poe.density.adapt import Uniform
 from poe.density.capabilities import exact_log_partition
 from poe.density.checks import number_like
-from poe.density.closed_forms import exact_sample
-from poe.density.conditional import is_batch
+from poe.density.closed_forms import exact_sample, require_agreement
+from poe.density.conditional import is_batch, num_conditions
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
@@ -106,7 +107,25 @@ def in_closed_form(target: Expert) -> LogPartition | None:
     tensor(-1.2655)
     """
     closed = exact_log_partition(target)
-    return None if closed is None else _finite(closed, "closed form")
+    if closed is None:
+        return None
+    if not closed.is_meta and (x := somewhere(target)) is not None:
+        require_agreement(target, x)
+    return _finite(closed, "closed form")
+
+
+def somewhere(target: Expert) -> Tensor | None:
+    """Two events, the same at every call, or one for each density of a batch; None on Count."""
+    num_events = num_conditions(target) or 2
+    like = number_like(target)
+    generator = torch.Generator(like.device).manual_seed(0)
+    if target.space.num_values is not None:
+        return Uniform(target.space, like).sample(num_events, generator=generator)
+    if target.space.is_discrete:
+        return None
+    coordinates = Coordinates(target.space)
+    shape = (num_events, *coordinates.u_space.event_shape)
+    return coordinates.to_x(like.new_empty(shape).normal_(generator=generator))
 
 
 def _require_function(target: Expert, generator: torch.Generator) -> None:

@@ -16,7 +16,7 @@ from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
-from poe.density.checks import device_of
+from poe.density.checks import device_of, require_numbers
 from poe.density.conditional import require_one
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
@@ -258,6 +258,7 @@ def _check(
         )
     if not 0.0 <= ess_threshold <= 1.0:
         raise PoeError(f"expected 0 <= ess_threshold <= 1, got {ess_threshold}")
+    require_numbers(target)
     check_proper(target)
     require_one(
         target, "islands mix their particles, so run poe.smc_over_positions once for each condition"

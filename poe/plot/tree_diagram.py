@@ -115,7 +115,7 @@ def node_of(expert: Expert) -> Node:
         named = zip(expert.names, experts_in(expert.experts), strict=True)
         return Node(AND, children=tuple(replace(node_of(e), name=name) for name, e in named))
     if isinstance(expert, Mixture):
-        weighted = zip(expert.weights.tolist(), experts_in(expert.experts), strict=True)
+        weighted = zip(expert.proportions.tolist(), experts_in(expert.experts), strict=True)
         return Node(OR, children=tuple(_in_mixture(node_of(e), weight) for weight, e in weighted))
     parts = tuple(node_of(part) for part in _parts(expert))
     return Node(type(expert).__name__, children=parts)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poe.core.arguments import checked
 from poe.density.capabilities import is_normalized, log_prob_of
+from poe.density.checks import require_numbers
 from poe.density.expert import Expert, Mixture
 from poe.density.normalized import Normalized
 from poe.probabilities.normalize import Estimator, estimator_or_default
@@ -55,6 +56,7 @@ def any_of(
 
 
 def _normalized(expert: Expert, find: Estimator) -> Expert:
+    require_numbers(expert)
     is_scaled = is_normalized(expert) or isinstance(expert, Normalized | Mixture)
     return (
         expert

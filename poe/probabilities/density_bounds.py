@@ -211,7 +211,7 @@ def _(expert: Mixture, x: Tensor, find: Find) -> LogDensityBounds:
             "poe.any_of(*experts, weights=weights)"
         )
     parts = [_component_bounds(component, x, find) for component in experts_in(expert.experts)]
-    logs = expert.weights.log().to(parts[0].lower)
+    logs = expert.proportions.log().to(parts[0].lower)
     lower, upper = (torch.logsumexp(torch.stack(side, -1) + logs, -1) for side in _sides(parts))
     return _all_of(parts, lower, upper)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poe.core.arguments import checked
 from poe.core.errors import PoeError
-from poe.density.expert import Expert, Product, Tempered
+from poe.density.expert import Expert, Product, is_power
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.questions import needs_score, says_whether_it_needs_score
 
@@ -206,7 +206,7 @@ def geometric_path(start: Expert, target: Expert) -> GeometricPath:
 
 def _unwrapped(factor: Expert) -> tuple[float, Expert]:
     power = 1.0
-    while isinstance(factor, Tempered):
+    while is_power(factor):
         power, factor = power * factor.exponent.item(), factor.expert
     return power, factor
 

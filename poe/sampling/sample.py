@@ -15,18 +15,18 @@ from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
-from poe.density.checks import collected, device_of
-from poe.density.closed_forms import exact_sample
+from poe.density.checks import collected, device_of, require_numbers
+from poe.density.closed_forms import exact_sample, require_agreement
 from poe.density.conditional import is_batch
 from poe.density.coordinates import number_of_chains
-from poe.density.expert import Expert
+from poe.density.expert import Expert, has_estimated_weights
 from poe.density.wrappers import in_chunks, require_precision
 from poe.draws import Draws
 from poe.draws.verdict import tell
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
 from poe.files.tensor_file import require_own
-from poe.samplers.kernel import Kernel, require_inside, require_kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs_tuning
 from poe.sampling.driver import Checkpoint, Job, beside, say
@@ -45,6 +45,8 @@ Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
 CLOUD = 256
 """Draws of what warm-up learned of the target, to know its spread and directions by."""
+FEW = 4
+"""Draws at which closed forms are compared to the log-density."""
 
 
 @checked
@@ -137,6 +139,7 @@ def sample(
     if kernel is not None:
         require_kernel(kernel)
     require_precision(target)
+    require_numbers(target)
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
@@ -283,12 +286,14 @@ def _sample_exactly(
         for first in range(0, num_chains * num_draws, rows):
             count = min(rows, num_chains * num_draws - first)
             x = exact_sample(simple, count, generator)
+            if not first:
+                require_agreement(target, x if is_batch(target) else x[:FEW])
             kept.append(_split(collected(collect, x), num_chains))
             values.append(_split(target(x), num_chains))
     return Draws(
         samples=torch.cat(kept, 1),
         log_density=torch.cat(values, 1),
-        guarantee="exact",
+        guarantee=ASYMPTOTICALLY_EXACT if has_estimated_weights(target) else "exact",
         seconds=time.perf_counter() - began,
         seed=generator.initial_seed(),
         is_batch=is_batch(target),

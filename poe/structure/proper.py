@@ -17,8 +17,8 @@ from poe.core.space import (
     Space,
 )
 from poe.density.capabilities import Term, check_proper, combine, is_normalized, tails
-from poe.density.closed_forms import terms_of
-from poe.density.expert import Expert, Product, Tempered
+from poe.density.closed_forms import family_of, terms_of
+from poe.density.expert import Expert, Product, Tempered, is_power, is_product
 from poe.structure.quadratic_forms import decide
 from poe.structure.tails import (
     MAX_NUMBERS,
@@ -47,7 +47,7 @@ def is_proper(expert: Expert) -> bool | None:
     (True, False)
     """
     try:
-        if isinstance(expert, Tempered | Product):
+        if is_power(expert) or is_product(expert):
             return True if _is_proven(expert) else None
         check_proper(expert)
     except ImproperError:
@@ -95,7 +95,7 @@ def _is_proven(expert: Tempered | Product) -> bool:
         return False
     with torch.no_grad():
         terms = terms_of(expert)
-        is_one_family = len({type(term.expert) for term in terms}) == 1
+        is_one_family = len({family_of(term.expert) for term in terms}) == 1
         if is_one_family and combine(terms[0].expert, terms) is not None:
             return True
         _refuse_inverses(expert.space, terms)

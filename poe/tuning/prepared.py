@@ -10,7 +10,7 @@ from torch import Tensor
 from poe.core.affine import Affine
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
-from poe.density.checks import number_like
+from poe.density.checks import number_like, require_numbers
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
@@ -88,6 +88,7 @@ def prepared(
     >>> begin.u.shape, begin.started_at, begin.choice.kernel
     (torch.Size([8, 2]), 'standard normals', Preconditioned(kernel=SplitHMC(...), affine=None))
     """
+    require_numbers(target)
     check_proper(target)
     if chains_at_once is not None:
         require_one(target, "leave chains_at_once out, or sample fewer conditions")
@@ -139,6 +140,7 @@ def prepared_particles(
     """
     require_one(target, remedy)
     require_precision(target)
+    require_numbers(target)
     check_proper(target)
     log_constant, started_at = 0.0, "`start`"
     if source is None:
@@ -147,6 +149,7 @@ def prepared_particles(
         like = number_like(target)
         started_at, source = broad_start(target, like)
     shared_space(("start", "target"), [source, target], "path")
+    require_numbers(source)
     check_proper(source)
     require_source(source)
     coordinates = Coordinates(target.space)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError, SpaceMismatchError
+from poe.density.questions import speaks_as
 from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
 from poe.structure.autoregressive import (
     Autoregressive,
@@ -82,7 +83,7 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
     needs_score: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Autoregressive):
+        if not speaks_as(self.model, Autoregressive):
             raise PoeError(
                 f"expected a poe.Autoregressive model to draw from, got "
                 f"{type(self.model).__name__}: give the autoregressive factor of the target, or "

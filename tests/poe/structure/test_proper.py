@@ -14,6 +14,7 @@ import experts
 import poe
 from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample
+from poe.density.questions import interchangeable
 from poe.exponents import fit_exponents_by_score_matching as fit
 from poe.structure.proper import is_proper
 
@@ -204,6 +205,7 @@ def test_each_end_is_met_by_another_component(n: int) -> None:
 class Untouched(experts.Gaussian):
     """Never evaluated."""
 
+    @interchangeable
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("evaluated")
 
