@@ -25,6 +25,7 @@ from poe.density.capabilities import (
     exact_log_partition,
     sampler_of,
 )
+from poe.density.checks import leaves_x
 from poe.density.expert import Product, Sampler
 from poe.io import register
 from poe.normalizers.enumeration import (
@@ -110,6 +111,7 @@ class RBM(Expert):
         # A log-density and the sweep after it ask for the same log-odds.
         self._latest, self._latest_log_z = Latest(), Latest()
 
+    @leaves_x  # a copy would be none of the tensors that the latest answer was about
     def forward(self, x: Tensor) -> Tensor:
         """The unnormalised log-density.
 

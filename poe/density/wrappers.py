@@ -24,7 +24,7 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
-from poe.density.checks import floats_of
+from poe.density.checks import floats_of, leaves_x
 from poe.density.closed_forms import merge
 from poe.density.expert import (
     Expert,
@@ -74,6 +74,7 @@ class Chunked(Wrapper):
         """The expert that is evaluated."""
         return self.expert
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         """The expert's log-density, chunk by chunk.
 
@@ -229,6 +230,7 @@ class Merged(Product):
         self.simple = simple.expert
         self.register_buffer("log_constant", simple.log_constant)
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.simple(x) + self.log_constant
         return value

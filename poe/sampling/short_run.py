@@ -151,7 +151,7 @@ def advance(
     generator = resolve(generator, x.device)
     coordinates = Coordinates(expert.space)
     target = coordinates.pull(expert)
-    state = started(kernel, target, coordinates.to_u(x.detach()))
+    state = started(kernel, target, coordinates.to_u(x.detach().clone()))
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
         state, info = stepped(kernel, target, state, generator=generator)

@@ -34,7 +34,7 @@ def start(
         x, where = _drawn_inside(target, source, num_chains, generator)
     else:
         require_chains(target.space, initial, "`initial`")
-        x, where = initial.detach(), "`initial`"
+        x, where = initial.detach().clone(), "`initial`"
     with torch.no_grad():
         require_start(target, x, target(x))
     return x, where
