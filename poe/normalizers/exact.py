@@ -14,6 +14,7 @@ from poe.density.normalized import LogPartition, exact
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
+from poe.samplers.guarded import Raised
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Enumeration:
                 f"expected at most {MAX_STATES} states to sum over, got {target.space}: leave "
                 "`method` out"
             )
-        return _finite(log_sum(target), "enumeration", int(count))
+        raised = Raised()
+        found = _finite(log_sum(target, raised), "enumeration", int(count))
+        return found._replace(doubts=(*found.doubts, *raised.doubts()))
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        value, error, num_evaluations = integrate(target)
+        raised = Raised()
+        value, error, num_evaluations = integrate(target, raised)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
             value,
@@ -78,6 +82,7 @@ class Quadrature:
             num_evaluations=num_evaluations,
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
+            doubts=tuple(raised.doubts()),
         )
 
 

@@ -139,7 +139,7 @@ def smc(
     begin, source = prepared_particles(
         target, start, kernel=kernel, remedy=ONE_AT_A_TIME, generator=generator
     )
-    particles = Particles(begin.target, source, schedule, generator)
+    particles = Particles(begin.target, source, schedule, generator, begin.raised)
     _say(progress, f"{_in_words(schedule, begin.choice)}, from {begin.started_at}")
     with tqdm(disable=not progress, unit="level", file=sys.stderr) as bar:
         for one, other in pairwise((source, *path, begin.target)):
@@ -219,7 +219,7 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    doubts = _doubts(draws)
+    doubts = [*_doubts(draws), *begin.raised.doubts()]
     warn(doubts)
     return doubted(draws, doubts)
 

@@ -46,6 +46,7 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
     told = {"learned": known, "doubts": as_facts(moment.doubts)}
+    told["raised"] = [run.plan.raised.count, run.plan.raised.first]
     write(path, {**facts, **counts, **told}, tensors)
 
 
@@ -81,6 +82,7 @@ def restore(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Ru
         generator_state=generator_state,
         doubts=from_facts(facts.get("doubts", ())),
     )
+    plan.raised.count, plan.raised.first = facts.get("raised", (0, ""))
     run = Run(plan, moment)
     if "samples" in tensors:
         run.samples = _refilled(tensors["samples"], plan.num_draws)

@@ -145,6 +145,7 @@ def sample(
         collect=collect,
         suspects=suspects(target),
         compile=compile,
+        raised=begin.raised,
     )
     settings = (begin.target, kernel, counts, initial, collect, seed)
     job = Job(plan, settings, progress, checkpoint, callback)
@@ -245,6 +246,7 @@ def _gather(begin: Prepared, run: Run, seconds: float) -> Draws:
     )
     doubts = [
         *run.moment.doubts,
+        *run.plan.raised.doubts(),
         *chain_doubts(draws),
         *escape_doubts(run, draws),
         *compile_doubts(run),

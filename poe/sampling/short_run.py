@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError
+from poe.core.doubt import warn
+from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import Rows, require_finite
 from poe.draws import Draws
+from poe.samplers.guarded import Guarded, Raised, guarded
 from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
 from poe.sampling.tally import Tally
+from poe.tuning.start import refuse_raised
 
 
 def short_run(
@@ -149,9 +152,9 @@ def advance(
     require_kernel(kernel)
     require_chains(expert.space, x, "x")
     generator = resolve(generator, x.device)
-    coordinates = Coordinates(expert.space)
-    target = coordinates.pull(expert)
-    state = started(kernel, target, coordinates.to_u(x.detach().clone()))
+    coordinates, raised = Coordinates(expert.space), Raised()
+    target = guarded(expert, coordinates, raised)
+    state = _begun(kernel, target, coordinates.to_u(x.detach().clone()))
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
         state, info = stepped(kernel, target, state, generator=generator)
@@ -164,4 +167,14 @@ def advance(
     said = torch.where(is_at_a_point, log_density, torch.nan)
     where = f"chains after {num_steps} steps of {kernel}"
     require_finite(Rows(expert, where, positions, said))
+    warn(raised.doubts())
     return Advanced(positions, log_density, tally)
+
+
+def _begun(kernel: Kernel, target: Guarded, u: Tensor) -> Any:
+    """The state at the start, where the density raises no error."""
+    try:
+        return started(kernel, target, u)
+    except NonFiniteError:
+        refuse_raised(target.raised, len(u))
+        raise
