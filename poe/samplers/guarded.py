@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,8 @@ class Guarded(Wrapper):
     def __init__(self, expert: Expert, raised: Raised) -> None:
         super().__init__()
         self.space, self.expert, self.raised = expert.space, expert, raised
-        self._is_batch = is_batch(expert)
+        self._ask_both = expert.log_density_and_score  # looked up once: it takes a microsecond
+        self._is_batch, self._is_discrete = is_batch(expert), expert.space.is_discrete
         self._good: Tensor | None = None
         """A position ``(1, *event)``, or of a batch of densities one for each."""
         self.has_answered = False
@@ -107,7 +109,7 @@ class Guarded(Wrapper):
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The log-density ``(n,)`` and its gradient, which is any where there is no density."""
-        log_density, score = self._answer(self.expert.log_density_and_score, x)
+        log_density, score = self._answer(self._ask_both, x)
         return log_density, score
 
     def beside(self, other: Expert) -> Guarded:
@@ -117,16 +119,16 @@ class Guarded(Wrapper):
         return self._others[id(other)]
 
     def _answer(self, ask: Ask, x: Tensor) -> Answer:
-        if x.is_meta or x.ndim != len(self.space.event_shape) + 1:
-            return ask(x)
         if torch.compiler.is_compiling():  # an error ends the block, which is done again eagerly
             return self._somewhere(ask, x)
+        if x.is_meta or x.ndim != len(self.space.event_shape) + 1:
+            return ask(x)
         if self._good is None:
             self._good = self._good_of(x)
         if self._is_batch and len(x) != len(self._good):
             return ask(x)
         try:
-            answer = self._somewhere(ask, x)
+            answer = ask(x) if self._is_tame(x) else self._somewhere(ask, x)
         except Exception as error:
             if is_of_memory(error):
                 raise
@@ -135,20 +137,24 @@ class Guarded(Wrapper):
             self.has_answered = True
         return answer
 
+    def _is_tame(self, x: Tensor) -> bool:
+        """Whether all positions are finite, as far as that can be told without waiting."""
+        return self._is_discrete or (x.is_cpu and math.isfinite(x.detach().sum().item()))
+
     def _good_of(self, x: Tensor) -> Tensor:
         """The first of these positions that is finite; of a batch of densities one for each."""
-        is_somewhere = _is_somewhere(x)
-        first = x.index_select(0, is_somewhere.view(-1).int().argmax(0, keepdim=True))
-        first = first.detach().nan_to_num()  # finite even if none of them is
-        return torch.where(is_somewhere, x.detach(), first) if self._is_batch else first
+        is_wild = _is_wild(x.detach())
+        first = x.detach().index_select(0, is_wild.view(-1).int().argmin(0, keepdim=True))
+        first = first.nan_to_num()  # finite even if none of them is
+        return torch.where(is_wild, first, x.detach()) if self._is_batch else first
 
     def _somewhere(self, ask: Ask, x: Tensor) -> Answer:
         """The answer at finite positions, and that of nowhere at others."""
-        if self.space.is_discrete or self._good is None:
+        if self._is_discrete or self._good is None:
             return ask(x)
-        is_somewhere = _is_somewhere(x)
-        value, *score = ask(torch.where(is_somewhere, x, self._good))
-        return torch.where(is_somewhere.view(-1), value, nowhere(value.dtype)), *score
+        is_wild = _is_wild(x)
+        value, *score = ask(torch.where(is_wild, self._good, x))
+        return value.masked_fill(is_wild.view(-1), nowhere(value.dtype)), *score
 
     def _after_error(self, ask: Ask, x: Tensor, error: Exception) -> Answer:
         """The answers of the rows that have one; the very error where none has."""
@@ -212,7 +218,7 @@ class Guarded(Wrapper):
         """That it has answered, and at the first time where."""
         if self.has_answered:
             return
-        is_good = _is_somewhere(x).flatten()
+        is_good = ~_is_wild(x.detach()).flatten()
         is_good[list(errors)] = False
         if not self._is_batch and bool(is_good.any()):
             self._good = x[is_good][:1].detach().clone()
@@ -251,15 +257,10 @@ def beside(target: Density, other: Expert) -> Expert:
     return inner.beside(other) if isinstance(inner, Guarded) else other
 
 
-def _is_somewhere(x: Tensor) -> Tensor:
-    """Whether rows are finite, and their sum: ``(n, *event) -> (n, 1, ..., 1)``.
-
-    In three passes, two of them over one number a row. Not asked of whole numbers.
-    """
-    if not x.is_floating_point():
-        return torch.ones_like(x[(..., *[slice(1)] * (x.ndim - 1))], dtype=torch.bool)
+def _is_wild(x: Tensor) -> Tensor:
+    """Whether rows, or their sums, are not finite: ``(n, *event) -> (n, 1, ..., 1)``."""
     total = x.sum(tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x
-    return (total - total).logical_not()
+    return (total - total).isnan()
 
 
 def _nothing(known: Answer) -> tuple[Any, ...]:

@@ -577,10 +577,11 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
     """
     is_outside = log_density == -torch.inf
     is_broken = log_ratio.isnan() | (log_density == torch.inf)
-    is_undefined = is_broken & ~is_low(log_density)
-    is_divergent = (is_broken | (log_ratio < DIVERGENT)) & ~is_outside
-    probability = log_ratio.exp().clamp(max=1.0)
-    probability = probability.masked_fill(is_outside | is_broken, 0.0)
+    # Of truth values a > b is "a and not b", in one pass.
+    is_undefined = is_broken > is_low(log_density)
+    is_divergent = (is_broken | (log_ratio < DIVERGENT)) > is_outside
+    probability = log_ratio.exp().clamp_(max=1.0)
+    probability = probability.masked_fill_(is_outside | is_broken, 0.0)
     return Info(probability, uniform < probability, is_outside, is_undefined, is_divergent)
 
 
