@@ -26,6 +26,7 @@ from poe.density.capabilities import (
     exact_log_partition,
     sampler_of,
 )
+from poe.density.checks import leaves_x
 from poe.density.expert import Product, Sampler
 from poe.density.questions import speaks_as
 from poe.io import register
@@ -113,6 +114,7 @@ class RBM(Expert):
         # A log-density and the sweep after it ask for the same log-odds.
         self._latest, self._latest_log_z = Latest(), Latest()
 
+    @leaves_x  # a copy would be none of the tensors that the latest answer was about
     def forward(self, x: Tensor) -> Tensor:
         """The unnormalised log-density.
 

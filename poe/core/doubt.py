@@ -19,6 +19,7 @@ class Kind(Enum):
     """What a doubt is about; the value says it in general."""
 
     UNDEFINED = "the target is NaN or +inf at positions that were asked for"
+    RAISED = "the target raised an error at positions that were asked for"
     NOT_FINITE = "a result, or a draw, is not finite"
     EXPLODED = "chains of an uncorrected kernel ran off to where nothing is finite"
     DIVERGED = "the discretisation of trajectories broke down"

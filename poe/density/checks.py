@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, NamedTuple, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,51 @@ def kind_of(value: object) -> str:
         if isinstance(value, int | float)
         else type(value).__name__
     )
+
+
+Forward = TypeVar("Forward", bound=Callable[..., Tensor])
+
+
+def leaves_x(forward: Forward) -> Forward:
+    """Mark a ``forward`` that only reads x, or hands it to experts: it is given x itself.
+
+    Any other is given a copy, since what it does to its argument is not known. The mark is the
+    function's own, so that a subclass with another ``forward`` does not inherit it.
+    """
+    forward.leaves_x = True  # type: ignore[attr-defined]
+    return forward
+
+
+def handed_out(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module's ``forward`` is given for x: a copy, which it may change in place.
+
+    x itself goes to one that leaves it as it is, and where gradients are recorded: there a copy
+    costs a part of the graph, and a change is found by its version.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        return x
+    is_read = getattr(module.forward, "leaves_x", False) and not module._forward_pre_hooks
+    return x if is_read else x.clone()
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where that is not counted."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+
+
+def explain_change(module: nn.Module, error: RuntimeError) -> None:
+    """Turn torch's complaint about a change of x in place into words."""
+    if "a leaf Variable that requires grad" in str(error):
+        refuse_change(module, error)
+
+
+def refuse_change(module: nn.Module, error: RuntimeError | None = None) -> NoReturn:
+    """Raise `PoeError`: a module changed its argument in place, which others read too."""
+    raise PoeError(
+        f"expected {type(module).__name__} to leave its argument x as it is where gradients are "
+        "recorded, got a change in place: write x = x.abs() in place of x.abs_(), or work on "
+        "x.clone()"
+    ) from error
 
 
 def unique_names(names: list[str]) -> tuple[str, ...]:
@@ -268,7 +313,7 @@ def collected(collect: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
     """
     if collect is None:
         return x
-    kept: object = collect(x)
+    kept: object = collect(x.clone())  # it may change its argument, and not the chain
     if isinstance(kept, Tensor) and kept.shape[:1] == x.shape[:1]:
         return kept
     got = f"shape {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__

@@ -142,7 +142,7 @@ class Given(Expert):
             The log-density, ``(*batch,)``.
         """
         self._check_batch(self.space.batch_shape(x))
-        return self.conditional.log_density(x, self.condition)
+        return self.conditional.log_density(x, self.condition.clone())
 
     @property
     def is_batch(self) -> bool:
@@ -217,7 +217,7 @@ def log_density_of_rows(conditional: Conditional, x: Tensor, condition: Tensor) 
 
     `(n, *event)` and `(n, ...) -> (n,)`. Raises `ShapeError` where the conditional returns another.
     """
-    value = conditional.log_density(x, condition)
+    value = conditional.log_density(x.clone(), condition.clone())  # it may change them
     if value.shape != x.shape[:1]:
         raise ShapeError(
             f"expected a log-density of shape {tuple(x.shape[:1])} from "

@@ -45,14 +45,17 @@ from poe.density.checks import (
     check_output,
     device_of,
     dtype_of,
+    explain_change,
     explain_placement,
     floats_of,
+    handed_out,
     kind_of,
+    leaves_x,
     own_method,
     precise,
     refuse,
-    require_numbers,
     unique_names,
+    version_of,
 )
 from poe.density.one_hot import OneHotLogDensity, smooth_place
 from poe.density.questions import (
@@ -142,12 +145,16 @@ class Expert(nn.Module):
     def __call__(self, x: Tensor) -> Tensor:
         """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
         batch_shape = self.space.batch_shape(x)
+        handed, version = handed_out(self, x), version_of(x)
         try:
-            value = super().__call__(x)
+            value = super().__call__(handed)
         except RuntimeError as error:
             explain_numpy(self, x, error)
+            explain_change(self, error)
             explain_placement(self, x, error)
             raise
+        if version_of(x) != version:
+            refuse_change(self)
         check_output(self, self.space, value, x, batch_shape)
         if records_graph(x):
             require_graph(self, super().__call__, value, x, self.space)
@@ -218,7 +225,7 @@ class Expert(nn.Module):
         if torch.compiler.is_compiling():
             return _by_transform(function, place)
         with torch.inference_mode(False), torch.enable_grad():
-            position = (place.clone() if place.is_inference() else place).detach().requires_grad_()
+            position = place.detach().clone().requires_grad_()
             value = function(position)
             check_output(self, self.space, value, x, batch_shape)
             score = _gradient(value, position)
@@ -351,6 +358,7 @@ class Tempered(Expert):
         else:
             self.register_buffer("exponent", weight)
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         """w log p̃(x).
 
@@ -430,6 +438,7 @@ class Product(Expert):
         self.experts = nn.ModuleList([expert for _, expert in factors])
         self.space = shared_space(self.names, [expert for _, expert in factors])
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         """The sum of what the factors say, −inf where one of them excludes x.
 
@@ -541,6 +550,7 @@ class Mixture(Expert):
         sizes = self.weights.abs()
         return sizes / sizes.sum()
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         """log Σ_k w_k p_k(x), with estimated normalisers where they were given.
 

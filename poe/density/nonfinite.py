@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import NonFiniteError
-from poe.density.expert import Expert, Product, experts_in
+from poe.density.expert import Expert, Product, Wrapper, experts_in
 
 REMEDY = (
     "Go back to the last good checkpoint with a smaller step size or learning rate, or a "
@@ -114,6 +114,8 @@ def _kinds(values: Tensor) -> str:
 
 def _culprits(part: Rows) -> str:
     """The factors that are at fault by themselves, or else the expert as a whole."""
+    if not bool(part.x.isfinite().all()):  # an expert is not asked about what is no position
+        return f"{type(part.expert).__name__}, at positions that are not finite"
     factors = Product(part.expert)
     at_fault = [
         repr(name)
@@ -139,16 +141,20 @@ def require_start(target: object, x: Tensor, log_density: Tensor, *others: Tenso
         return
     chains = bad.nonzero().flatten().tolist()
     first = chains[0]
+    said = "a position that is not finite"
+    if bool(x.isfinite().all()):
+        said = f"log-density {log_density[first].item()}{_factors_at_fault(target, x, first)}"
     raise NonFiniteError(
         f"expected a finite log-density and score at the start of every chain, got others at "
-        f"{len(chains)} of {len(x)}: chain {first} has log-density "
-        f"{log_density[first].item()}{_factors_at_fault(target, x, first)}. Start inside the "
-        "support of every expert, by `initial=` in poe.sample."
+        f"{len(chains)} of {len(x)}: chain {first} has {said}. Start inside the support of every "
+        "expert, by `initial=` in poe.sample."
     )
 
 
 def _factors_at_fault(target: object, x: Tensor, chain: int) -> str:
     """Which experts of a product are not finite at that chain, in words."""
+    while isinstance(target, Wrapper):
+        target = target.inner()
     if not isinstance(target, Product):
         return ""
     with torch.no_grad():

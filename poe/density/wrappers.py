@@ -26,7 +26,7 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
-from poe.density.checks import HALF, device_of, floats_of
+from poe.density.checks import HALF, device_of, floats_of, leaves_x
 from poe.density.closed_forms import merge
 from poe.density.expert import (
     Expert,
@@ -78,6 +78,7 @@ class Chunked(Wrapper):
         """The expert that is evaluated."""
         return self.expert
 
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         """The expert's log-density, chunk by chunk.
 
@@ -279,6 +280,7 @@ class Merged(Product):
         self.register_buffer("log_constant", simple.log_constant)
 
     @interchangeable
+    @leaves_x
     def forward(self, x: Tensor) -> Tensor:
         value: Tensor = self.simple(x) + self.log_constant
         return value

@@ -61,7 +61,7 @@ class Score(NamedTuple):
 
 def score_of(expert: Expert, x: Tensor) -> Score:
     """The score of each row, differentiable."""
-    position = x.detach().requires_grad_()
+    position = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         value = expert(position)
         if not value.requires_grad:  # a constant density

@@ -149,7 +149,7 @@ class ReplayBuffer(nn.Module):
 
     def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
         with torch.no_grad():
-            return self.start.sample(count, generator=generator)
+            return self.start.sample(count, generator=generator).clone()  # ours to write to
 
     def extra_repr(self) -> str:
         return f"num_chains={self.num_chains}, reseeded={self.reseeded:g}"

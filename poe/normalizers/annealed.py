@@ -79,7 +79,7 @@ class AIS:
         problem = pose(target, start, generator, report)
         ladder = problem.walk(self.num_samples, 0.8, generator, report)
         ends = problem.draws(self.num_samples, generator, report)
-        path = geometric_path(problem.start, problem.target)
+        path = geometric_path(problem.start, problem.target, problem.raised)
         steps = _steps(ladder, path, self.substeps)
         each = -(-self.num_samples // NUM_ISLANDS)
         below = exact_sample(problem.start, NUM_ISLANDS * each, generator)

@@ -55,7 +55,12 @@ class Evidence(NamedTuple):
 
 def concluded(problem: Problem, found: Evidence) -> LogPartition:
     """The result in the target's own dtype, with every doubt about it."""
-    doubts = (*found.doubts, *_weight_doubts(found), *_doubts_from_elsewhere(problem, found))
+    doubts = (
+        *found.doubts,
+        *_weight_doubts(found),
+        *_doubts_from_elsewhere(problem, found),
+        *problem.raised.doubts(),
+    )
     like = problem.scouts.position
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     rounding = problem.rounding()

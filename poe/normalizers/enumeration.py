@@ -14,6 +14,7 @@ from tqdm import tqdm
 from poe.core.errors import NonFiniteError, NormalizationError
 from poe.core.space import Binary, Space
 from poe.density.expert import Expert
+from poe.samplers.guarded import Guarded, Raised
 
 MAX_TABLE = 2**20
 """The most states of which a table is made."""
@@ -59,11 +60,12 @@ def states(space: Space) -> Tensor:
     return _states(space, 0, int(count), None)
 
 
-def log_sum(target: Expert) -> Tensor:
+def log_sum(target: Expert, raised: Raised | None = None) -> Tensor:
     """log of the sum of p̃ over all events of a finite space, in bounded memory.
 
     Args:
         target: p̃.
+        raised: Where errors at some events are kept, which have no probability.
 
     Returns:
         log Z, ``()``.
@@ -71,10 +73,11 @@ def log_sum(target: Expert) -> Tensor:
     Raises:
         NonFiniteError: Where a log-density is NaN or +inf.
     """
+    asked = Guarded(target, Raised() if raised is None else raised)
     total: Tensor | None = None
     with torch.no_grad():
         for part in _batches(target):
-            values = target(part)
+            values = asked(part)
             if bool((values.isnan() | values.isposinf()).any()):
                 raise NonFiniteError(f"a log-density of {type(target).__name__} is NaN or +inf")
             partial = torch.logsumexp(values.double(), 0)

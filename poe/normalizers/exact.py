@@ -22,6 +22,7 @@ from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate
+from poe.samplers.guarded import Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start
 
@@ -63,7 +64,9 @@ class Enumeration:
                 "`method` out"
             )
         _require_function(target, generator)
-        return _finite(log_sum(target), "enumeration", int(count))
+        raised = Raised()
+        found = _finite(log_sum(target, raised), "enumeration", int(count))
+        return found._replace(doubts=(*found.doubts, *raised.doubts()))
 
 
 @checked
@@ -85,7 +88,8 @@ class Quadrature:
                 "leave `method` out"
             )
         _require_function(target, generator)
-        value, error, num_evaluations, x = integrate(target)
+        raised = Raised()
+        value, error, num_evaluations, x = integrate(target, raised)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
             value,
@@ -96,7 +100,7 @@ class Quadrature:
             num_evaluations=num_evaluations,
             confidence=0.95,
             rests_on="both bounds rest on no needle being missed",
-            doubts=look_far(target, Coordinates(target.space).to_u(x)).doubts,
+            doubts=(*look_far(target, Coordinates(target.space).to_u(x)).doubts, *raised.doubts()),
         )
 
 

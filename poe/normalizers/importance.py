@@ -147,7 +147,7 @@ def _tilts_of_start(problem: Problem, num_samples: int, generator: torch.Generat
 
 def _tilts(problem: Problem, x: Tensor) -> Tensor:
     """log p̃ − log p₀ at ``(groups, n, *event)``: ``(groups, n)``; −inf where it is undefined."""
-    return or_nothing(tilts_at(problem.start, problem.target, x))
+    return or_nothing(tilts_at(problem.start, problem.target, x, problem.raised))
 
 
 def _log_densities(density: Expert, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from poe.diagnostics.weights import kish_ess
 from poe.normalizers.mbar import Normalizers, mbar
 from poe.normalizers.sides import Sides
 from poe.particles.islands import Particles, Passed, Schedule
+from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import choose_for_particles
 
@@ -62,12 +63,21 @@ def schedule(num_samples: int, conditional_ess: float = 0.8) -> Schedule:
 
 
 def walk(
-    target: Expert, start: Expert, schedule: Schedule, generator: torch.Generator, report: Report
+    target: Expert,
+    start: Expert,
+    schedule: Schedule,
+    generator: torch.Generator,
+    report: Report,
+    raised: Raised | None = None,
 ) -> Levels:
-    """Particles from ``start`` to ``target`` by the default kernel for what the target offers."""
-    particles = Particles(target, start, schedule, generator)
+    """Particles from ``start`` to ``target`` by the default kernel for what the target offers.
+
+    Errors of the target at some positions are kept in ``raised``.
+    """
+    particles = Particles(target, start, schedule, generator, raised)
     log_start = particles.log_z[0].item()
-    choice = choose_for_particles(structure_of(target), target, particles.position)
+    asked = Guarded(target, particles.raised)
+    choice = choose_for_particles(structure_of(target), asked, particles.position)
     particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position

@@ -19,6 +19,7 @@ from poe.normalizers.sides import group_doubts
 from poe.normalizers.summits import CLIMBS, NONE, Found, around, find_summits
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import needs_score
 from poe.tuning.prepared import prepared_particles
@@ -84,6 +85,8 @@ class Problem(NamedTuple):
     """What was taken out of the target: it is to be added to log Z."""
     original: Expert
     """The target on its own space."""
+    raised: Raised
+    """The errors of the target at some positions, on the way so far."""
 
     @property
     def num_evaluations(self) -> int:
@@ -95,7 +98,8 @@ class Problem(NamedTuple):
         x = self.scouts.position.flatten(0, 1)[:64]
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
-            size = self.target(x).double().abs().mean()
+            values = Guarded(self.target, self.raised)(x).double()
+            size = values[values.isfinite()].abs().mean()
         return size * torch.finfo(dtype).eps
 
     def walk(
@@ -103,11 +107,11 @@ class Problem(NamedTuple):
     ) -> Levels:
         """Particles from the start to the target."""
         plan = schedule(num_samples, conditional_ess)
-        return walk(self.target, self.start, plan, generator, report)
+        return walk(self.target, self.start, plan, generator, report, self.raised)
 
     def draws(self, num_samples: int, generator: torch.Generator, report: Report) -> Levels:
         """Draws of the target that owe nothing to the start: from what is nearer."""
-        return walk(self.target, self.nearer, schedule(num_samples), generator, report)
+        return walk(self.target, self.nearer, schedule(num_samples), generator, report, self.raised)
 
 
 def pose(
@@ -119,19 +123,19 @@ def pose(
     original, target, coordinates = posed.target, posed.density, posed.coordinates
     like = number_like(target)
     name, broad = broad_start(target, like)
-    has_score = needs_score(posed.choice.kernel)
-    scouts, summits = _scouted(target, broad, has_score, generator, report)
+    raised, has_score = posed.raised, needs_score(posed.choice.kernel)
+    scouts, summits = _scouted(target, broad, has_score, generator, report, raised)
     # On a discrete space a density of independent elements may favour one mode so much that
     # particles from there never come back to the others: they begin where the scouts did.
     is_discrete = target.space.is_discrete
-    nearer = broad if is_discrete else _fit(target, scouts, has_score, generator)
+    nearer = broad if is_discrete else _fit(Guarded(target, raised), scouts, has_score, generator)
     if start is None:
         begin, where = nearer, name if is_discrete else f"a density fitted to particles from {name}"
     else:
         begin, where = coordinates.pull(start), type(start).__name__
-    tilts = tilts_at(begin, target, scouts.position)
-    log_constant = posed.log_constant
-    return Problem(target, begin, where, scouts, tilts, summits, nearer, log_constant, original)
+    tilts = tilts_at(begin, target, scouts.position, raised)
+    constant = posed.log_constant
+    return Problem(target, begin, where, scouts, tilts, summits, nearer, constant, original, raised)
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
@@ -142,9 +146,9 @@ def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator)
     return levels.position.flatten(0, 1)[rows[order]]
 
 
-def tilts_at(start: Expert, target: Expert, position: Tensor) -> Tensor:
+def tilts_at(start: Expert, target: Expert, position: Tensor, raised: Raised) -> Tensor:
     """d/dt log γ_t at positions ``(islands, n, *event)``: ``(islands, n)``."""
-    path = geometric_path(start, target)
+    path = geometric_path(start, target, raised)
     tilt = path.tilt(path.evaluate(position.flatten(0, 1), with_score=False))
     return tilt.reshape(position.shape[:2])
 
@@ -159,24 +163,35 @@ def _fit(target: Expert, scouts: Levels, has_score: bool, generator: torch.Gener
 
 
 def _scouted(
-    target: Expert, broad: Expert, has_score: bool, generator: torch.Generator, report: Report
+    target: Expert,
+    broad: Expert,
+    has_score: bool,
+    generator: torch.Generator,
+    report: Report,
+    raised: Raised,
 ) -> tuple[Levels, Found]:
     """Scouts, and what climbing from them reaches; more of them where they disagree or miss it.
 
     Without a score nothing climbs.
     """
-    scouts = walk(target, broad, SCOUTS, generator, report)
+    scouts = walk(target, broad, SCOUTS, generator, report, raised)
     if group_doubts(scouts.log_z):
-        scouts = _after(scouts.num_evaluations, walk(target, broad, MORE, generator, report))
+        scouts = _after(
+            scouts.num_evaluations, walk(target, broad, MORE, generator, report, raised)
+        )
     if target.space.is_discrete or not has_score:
         return scouts, NONE
-    found = find_summits(target, equally_weighted(scouts, CLIMBS, generator), generator)
+    found = find_summits(
+        Guarded(target, raised), equally_weighted(scouts, CLIMBS, generator), generator
+    )
     log_z, error = log_mean(scouts.log_z), standard_error_of_log_mean(scouts.log_z)
     missed = [summit for summit in found.summits if summit.missed(scouts, log_z, error)]
     if not (missed and is_normalized(broad)):
         return scouts, found
     both = Mixture([broad, around(missed, target.space)])
-    return _after(scouts.num_evaluations, walk(target, both, SCOUTS, generator, report)), found
+    return _after(
+        scouts.num_evaluations, walk(target, both, SCOUTS, generator, report, raised)
+    ), found
 
 
 def _after(num_evaluations: int, levels: Levels) -> Levels:

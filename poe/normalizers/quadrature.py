@@ -26,6 +26,7 @@ from poe.core.space import (
     Space,
 )
 from poe.density.expert import Expert
+from poe.samplers.guarded import Guarded, Raised
 
 MAX_EVALUATIONS = 4_000_000
 EVALUATIONS_AT_ONCE = 2**16
@@ -107,11 +108,12 @@ class Integral(NamedTuple):
     position: Tensor
 
 
-def integrate(target: Expert) -> Integral:
+def integrate(target: Expert, raised: Raised | None = None) -> Integral:
     """log of the integral of p̃.
 
     Args:
         target: p̃, in one to three continuous dimensions.
+        raised: Where errors at some positions are kept, which have no density there.
 
     Returns:
         The value, its error, how often p̃ was evaluated, and where its mass is.
@@ -123,7 +125,8 @@ def integrate(target: Expert) -> Integral:
     """
     chart, like = _chart(target.space), _reference(target)
     tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
-    cells, num_evaluations = _refined(target, chart, like, tolerance)
+    asked = Guarded(target, Raised() if raised is None else raised)
+    cells, num_evaluations = _refined(asked, chart, like, tolerance)
     value, error = _total(target, chart, cells, like)
     return Integral(value, error, num_evaluations, _typical(target, chart, cells, like))
 
@@ -159,7 +162,7 @@ def nodes(target: Expert, tolerance: float) -> Nodes:
         True
     """
     chart, like = _chart(target.space), _reference(target)
-    cells, _ = _refined(target, chart, like, tolerance)
+    cells, _ = _refined(Guarded(target, Raised()), chart, like, tolerance)
     _total(target, chart, cells, like)
     rule = _rule(cells.centers.shape[1], cells.centers.device)
     t = (cells.centers[:, None] + cells.half_widths[:, None] * rule.nodes).flatten(0, 1)
@@ -168,7 +171,7 @@ def nodes(target: Expert, tolerance: float) -> Nodes:
     return Nodes(x, log_volume.flatten() + chart.log_jacobian(t).sum(-1))
 
 
-def _refined(target: Expert, chart: _Chart, like: Tensor, tolerance: float) -> tuple[_Cells, int]:
+def _refined(target: Guarded, chart: _Chart, like: Tensor, tolerance: float) -> tuple[_Cells, int]:
     """Cells split until the rules agree, and the evaluations that took."""
     cells = _evaluate(target, chart, like, *_initial_cells(chart, target, like.device))
     evaluations = first = len(cells.centers) * 15 ** cells.centers.shape[1]
@@ -241,7 +244,7 @@ def _is_unsure(cells: _Cells, tolerance: float) -> Tensor:
 
 
 def _evaluate(
-    target: Expert, chart: _Chart, like: Tensor, centers: Tensor, half_widths: Tensor
+    target: Guarded, chart: _Chart, like: Tensor, centers: Tensor, half_widths: Tensor
 ) -> _Cells:
     rule = _rule(centers.shape[1], centers.device)
     count = max(1, CELLS_OF_EVALUATIONS // len(rule.nodes))
@@ -251,7 +254,7 @@ def _evaluate(
 
 
 def _evaluate_some(
-    target: Expert, chart: _Chart, like: Tensor, rule: _Rule, centers: Tensor, half_widths: Tensor
+    target: Guarded, chart: _Chart, like: Tensor, rule: _Rule, centers: Tensor, half_widths: Tensor
 ) -> _Cells:
     t = (centers[:, None] + half_widths[:, None] * rule.nodes).flatten(0, 1)
     log_density = _log_density(target, chart, t, like).reshape(len(centers), -1)
@@ -268,7 +271,7 @@ def _evaluate_some(
     return _Cells(centers, half_widths, *(torch.stack(c, -1) for c in zip(*columns, strict=True)))
 
 
-def _log_density(target: Expert, chart: _Chart, t: Tensor, like: Tensor) -> Tensor:
+def _log_density(target: Guarded, chart: _Chart, t: Tensor, like: Tensor) -> Tensor:
     """The log-density over t in float64: `(points, d) -> (points,)`."""
     x = chart.to_x(t).to(like).reshape(-1, *target.space.event_shape)
     with torch.no_grad():
@@ -276,7 +279,7 @@ def _log_density(target: Expert, chart: _Chart, t: Tensor, like: Tensor) -> Tens
     is_broken = values.isnan() | values.isposinf()
     if bool(is_broken.any()):
         raise NonFiniteError(
-            f"the log-density of {type(target).__name__} is NaN or +inf at "
+            f"the log-density of {type(target.expert).__name__} is NaN or +inf at "
             f"x = {x[is_broken][0].tolist()}; look at its contributions there"
         )
     return values

@@ -24,6 +24,7 @@ from poe.particles.mutation import (
     move_chains,
 )
 from poe.particles.resampling import num_strips, snake_order, systematic_resample
+from poe.samplers.guarded import Raised, pulled
 from poe.samplers.kernel import Kernel, require_inside
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
 from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, missing
@@ -63,9 +64,15 @@ class Particles:
     """The particles on their way, and the log of every island's Ẑ."""
 
     def __init__(
-        self, target: Expert, start: Expert, schedule: Schedule, generator: torch.Generator
+        self,
+        target: Expert,
+        start: Expert,
+        schedule: Schedule,
+        generator: torch.Generator,
+        raised: Raised | None = None,
     ) -> None:
         self.target, self.schedule, self.generator = target, schedule, generator
+        self.raised = Raised() if raised is None else raised
         self.coordinates = Coordinates(target.space)
         self.position, self.log_z = self._begin(start)
         self.tally = Tally(schedule.num_islands)
@@ -107,7 +114,8 @@ class Particles:
                 f"{type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
         # Where the coordinates have a Jacobian, both are new objects: no factor is shared.
-        path = geometric_path(self.coordinates.pull(start), self.coordinates.pull(end))
+        ends = (pulled(each, self.coordinates, self.raised) for each in (start, end))
+        path = geometric_path(*ends, self.raised)
         by_score = starts_by_score(kernel, path, self.position[: self.schedule.num_chains])
         parts, temperature = path.evaluate(self.position, by_score), 0.0
         self.tally.num_evaluations += len(self.position)

@@ -143,7 +143,7 @@ def smc(
     begin, source = prepared_particles(
         target, start, kernel=kernel, remedy=ONE_AT_A_TIME, generator=generator
     )
-    particles = Particles(begin.target, source, schedule, generator)
+    particles = Particles(begin.target, source, schedule, generator, begin.raised)
     _say(progress, f"{_in_words(schedule, begin.choice)}, from {begin.started_at}")
     with (
         failing_where_improper(begin.target, begin.u),
@@ -226,7 +226,8 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
             run.log_z + log_constant, "sequential Monte Carlo", run.tally.num_evaluations
         ),
     )
-    draws = doubted(draws, [*_doubts(draws), *look_far(begin.target, run.position).doubts])
+    far = look_far(begin.target, run.position)
+    draws = doubted(draws, [*_doubts(draws), *far.doubts, *begin.raised.doubts()])
     tell(draws)
     return draws
 

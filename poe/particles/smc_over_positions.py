@@ -25,6 +25,7 @@ from poe.draws.verdict import tell
 from poe.particles.resampling import systematic_resample
 from poe.particles.smc import disagreement, doubted, partition_of_islands
 from poe.samplers.discrete.suffix import SuffixMetropolisHastings
+from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.structure.autoregressive import as_events, at_rows, draw_value, num_places
 from poe.structure.twists import LocalProduct, normalized, twists as own_twists
@@ -187,7 +188,9 @@ class _Growth:
 @torch.no_grad()
 def _gather(run: _Growth, target: Expert, num_moves: int, began: float) -> Draws:
     x = as_events(target, run.values)
-    log_density = target(x)
+    raised = Raised()
+    asked = Guarded(target, raised)
+    log_density = asked(x)
     is_undefined = log_density.isnan() | (log_density == torch.inf)
     log_density = log_density.masked_fill(is_undefined, -torch.inf)
     run.finish(log_density)
@@ -201,9 +204,9 @@ def _gather(run: _Growth, target: Expert, num_moves: int, began: float) -> Draws
     if num_moves:
         rows = run.resample()
         x, log_density = x[rows], log_density[rows]
-        state = kernel.state_at(target, x)
+        state = kernel.state_at(asked, x)
         for _ in range(num_moves):
-            state, info = kernel.step(target, state, generator=run.generator)
+            state, info = kernel.step(asked, state, generator=run.generator)
             infos.append(info)
         x, log_density = state.position, state.log_density
     islands = len(log_z)
@@ -224,7 +227,7 @@ def _gather(run: _Growth, target: Expert, num_moves: int, began: float) -> Draws
             log_z, "sequential Monte Carlo over positions", len(x) * (1 + num_moves)
         ),
     )
-    draws = doubted(draws, _doubts(draws, log_z))
+    draws = doubted(draws, [*_doubts(draws, log_z), *raised.doubts()])
     tell(draws)
     return draws
 

@@ -72,9 +72,9 @@ class Info(NamedTuple):
         is_accepted: Whether it was.
         is_outside: The proposal has log-density −inf: outside the support, a legal value.
         is_undefined: The proposal's log-density or score is NaN, or its log-density +inf: a fault
-            of the target or an exploded chain.
-        is_divergent: The log acceptance ratio is below −1000, or undefined: the discretisation
-            broke down.
+            of the target. Of an uncorrected kernel also a chain that exploded.
+        is_divergent: The log acceptance ratio is below −1000, or undefined, or the proposal no
+            finite position: the discretisation broke down.
     """
 
     acceptance_probability: Tensor
@@ -586,11 +586,45 @@ def accept(log_ratio: Tensor, log_density: Tensor, uniform: Tensor) -> Info:
         tensor([ True, False])
     """
     is_outside = log_density == -torch.inf
-    is_undefined = (log_ratio.isnan() & ~is_outside) | (log_density == torch.inf)
-    is_divergent = is_undefined | ((log_ratio < DIVERGENT) & ~is_outside)
-    probability = log_ratio.exp().clamp(max=1.0)
-    probability = probability.masked_fill(is_outside | is_undefined, 0.0)
+    is_broken = log_ratio.isnan() | (log_density == torch.inf)
+    # Of truth values a > b is "a and not b", in one pass.
+    is_undefined = is_broken > is_low(log_density)
+    is_divergent = (is_broken | (log_ratio < DIVERGENT)) > is_outside
+    probability = log_ratio.exp().clamp_(max=1.0)
+    probability = probability.masked_fill_(is_outside | is_broken, 0.0)
     return Info(probability, uniform < probability, is_outside, is_undefined, is_divergent)
+
+
+def nowhere(dtype: torch.dtype) -> float:
+    """The log-density of a position that is not finite: nearly the least number.
+
+    Neither −inf, which is a legal value outside the support, nor NaN, which is a fault of the
+    target: a step that leads there is divergent. Such values may be added and tempered.
+    """
+    return torch.finfo(dtype).min / 8
+
+
+def is_low(log_density: Tensor) -> Tensor:
+    """Whether log-densities are −inf, or those of positions that are not finite.
+
+    >>> is_low(torch.tensor([-1e20, torch.nan, -torch.inf, nowhere(torch.float32) * 1e-6]))
+    tensor([False, False,  True,  True])
+    """
+    return log_density < _lowest(log_density.dtype)
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    """Of finite positions: tempered down to 1e-8, that of nowhere is lower."""
+    return -float(torch.finfo(dtype).max ** 0.75)
+
+
+def is_number(log_density: Tensor) -> Tensor:
+    """Whether log-densities are finite, and of finite positions.
+
+    >>> is_number(torch.tensor([-1e20, torch.nan, -torch.inf, nowhere(torch.float32)]))
+    tensor([ True, False, False, False])
+    """
+    return (log_density >= _lowest(log_density.dtype)) & (log_density < torch.inf)
 
 
 def all_accepted(log_density: Tensor) -> Info:

@@ -20,6 +20,7 @@ from poe.samplers.kernel import (
     OnDrawnNoise,
     WithScale,
     accept,
+    is_number,
     per_chain,
     require_positive,
     sum_event,
@@ -123,7 +124,7 @@ class ULA(WithScore):
         position = _propose(state, noise.normal, per_chain(self.step_size, state.position))
         log_density, score = target.log_density_and_score(position)
         is_outside = log_density == -torch.inf
-        is_finite = log_density.isfinite() & sum_event(score).isfinite()
+        is_finite = is_number(log_density) & sum_event(score).isfinite()
         info = Info(
             acceptance_probability=torch.ones_like(log_density),
             is_accepted=torch.ones_like(is_outside),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert, Product, is_power
-from poe.samplers.kernel import Density, Kernel
+from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.kernel import Density, Kernel, is_low
 from poe.samplers.questions import needs_score, says_whether_it_needs_score
 
 SAME_PLACE = 100.0
@@ -130,14 +132,26 @@ class GeometricPath:
     start: Density
     rest: Density | None
     exponent: float = 0.0
+    raised: Raised | None = None
+    """Where errors of both are kept, if they are asked as `Guarded`."""
+
+    @cached_property
+    def asked(self) -> tuple[Density, Density | None]:
+        """Both parts, as they are asked."""
+        return self._guarded(self.start), None if self.rest is None else self._guarded(self.rest)
+
+    def _guarded(self, part: Density) -> Density:
+        is_bare = self.raised is not None and isinstance(part, Expert)
+        return Guarded(part, self.raised) if is_bare else part  # type: ignore[arg-type]
 
     def evaluate(self, x: Tensor, with_score: bool = True) -> Parts:
         """Both parts at ``x`` ``(rows, *event)``, detached: each is evaluated once."""
-        answers = [_ask(self.start, x, with_score)]
-        if self.rest is None:
+        start, rest = self.asked
+        answers = [_ask(start, x, with_score)]
+        if rest is None:
             answers.append(tuple(map(torch.zeros_like, answers[0])))  # type: ignore[arg-type]
         else:
-            answers.append(_ask(self.rest, x, with_score))
+            answers.append(_ask(rest, x, with_score))
         log_density, score = zip(*answers, strict=True)
         # A copy of the position, which a kernel cannot change.
         return Parts(x.clone(), torch.stack(log_density), torch.stack(score))
@@ -164,9 +178,14 @@ class GeometricPath:
         return Product(start, self.rest**temperature)
 
     def tilt(self, parts: Parts) -> Tensor:
-        """d/dt log γ_t, which all weights are made of, in float64: ``(rows,)``."""
+        """d/dt log γ_t, which all weights are made of, in float64: ``(rows,)``.
+
+        A position that is not finite has no weight.
+        """
         start, rest = parts.log_density.double()
-        return rest if self.exponent == 1.0 else (self.exponent - 1.0) * start + rest
+        tilt = rest if self.exponent == 1.0 else (self.exponent - 1.0) * start + rest
+        is_nowhere = is_low(parts.log_density) & (parts.log_density > -torch.inf)
+        return tilt.masked_fill(is_nowhere.any(0), -torch.inf)
 
     def _weighted(self, values: Tensor, temperature: Tensor | float) -> Tensor:
         """Without a say for weight 0."""
@@ -185,8 +204,8 @@ def _ask(density: Density, x: Tensor, with_score: bool) -> tuple[Tensor, Tensor]
     return log_density, log_density.new_empty((len(x), 0))
 
 
-def geometric_path(start: Expert, target: Expert) -> GeometricPath:
-    """The path from ``start`` to ``target``.
+def geometric_path(start: Expert, target: Expert, raised: Raised | None = None) -> GeometricPath:
+    """The path from ``start`` to ``target``, whose errors at some positions are kept in ``raised``.
 
     A factor of the target is recognised by being the same object, under any powers.
     """
@@ -198,10 +217,10 @@ def geometric_path(start: Expert, target: Expert) -> GeometricPath:
         else:
             rest.append(factor)
     if exponent == 0.0:
-        return GeometricPath(start, target)
+        return GeometricPath(start, target, raised=raised)
     if not rest:
-        return GeometricPath(start, None, exponent)
-    return GeometricPath(start, rest[0] if len(rest) == 1 else Product(*rest), exponent)
+        return GeometricPath(start, None, exponent, raised)
+    return GeometricPath(start, rest[0] if len(rest) == 1 else Product(*rest), exponent, raised)
 
 
 def _unwrapped(factor: Expert) -> tuple[float, Expert]:

@@ -19,6 +19,7 @@ from poe.density.capabilities import can_sample_exactly
 from poe.density.closed_forms import exact_sample
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert, shared_space
+from poe.samplers.guarded import beside
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -451,7 +452,7 @@ class ParallelTempering(Corrected[TemperingState]):
     def _level(self, target: Density, chains: int, rows: Tensor) -> Level:
         """The densities of these rows, the last of all, each at its level's exponent."""
         exponents = _of_rows(self.exponents, chains, rows)[-len(rows) :]
-        return Level(GeometricPath(self.start, target), exponents)
+        return Level(GeometricPath(beside(target, self.start), target), exponents)
 
     def _kernel_of_rows(self, chains: int, rows: Tensor) -> OnDrawnNoise[Any]:
         """The kernel with its level's step size, and what else differs by levels, at each row."""

@@ -16,6 +16,7 @@ from poe.samplers.kernel import (
     Info,
     Noise,
     OnDrawnNoise,
+    is_number,
     per_chain,
     require_positive,
     sum_event,
@@ -96,7 +97,7 @@ def refresh(momentum: Tensor, normal: Tensor, time: Tensor | float) -> Tensor:
 def uncorrected(log_density: Tensor, score: Tensor) -> Info:
     """What happened in a step that is always taken: a chain that is lost is counted, not hidden."""
     is_outside = log_density == -torch.inf
-    is_finite = log_density.isfinite() & sum_event(score).isfinite()
+    is_finite = is_number(log_density) & sum_event(score).isfinite()
     return Info(
         acceptance_probability=torch.ones_like(log_density),
         is_accepted=torch.ones_like(is_outside),

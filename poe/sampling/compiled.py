@@ -67,10 +67,9 @@ class Block:
         try:
             with torch.no_grad():
                 result = self._compiled(state, noises)
-        except Exception as error:
-            if not _is_of_the_compiler(error):
-                raise
-            self.failure = _in_one_line(error)
+        except Exception as error:  # one of the target's own is met by its steps, one by one
+            if _is_of_the_compiler(error):
+                self.failure = _in_one_line(error)
             result = None
         if self._is_cold:
             self.compile_seconds += time.perf_counter() - began

@@ -20,6 +20,7 @@ from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
 from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Raised
 from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
@@ -116,6 +117,7 @@ def look_elsewhere(
     budget: int,
     chains_at_once: int | None = None,
     generator: torch.Generator,
+    raised: Raised | None = None,
 ) -> Seen:
     """Whether some of the target's mass is where no chain is, and does not come to the chains.
 
@@ -131,6 +133,7 @@ def look_elsewhere(
         budget: How many positions may be evaluated; beyond, nothing is concluded.
         chains_at_once: Evaluate the target on no more positions than this at a time.
         generator: Where random numbers come from.
+        raised: Where errors at some positions are kept, which have no density there.
 
     Returns:
         What was found. An error of the target is a value as well, since the target need not be
@@ -146,7 +149,7 @@ def look_elsewhere(
     comparing = num_steps * gradients_per_step(kernel) * (num_compared + min(num_compared, len(u)))
     if comparing > budget:
         return TooLong(0)
-    particles = Particles(search, start, _schedule(num_compared), generator)
+    particles = Particles(search, start, _schedule(num_compared), generator, raised)
     moves = Preconditioned(MetropolisHastings() if is_walk else SplitHMC())
     try:
         for _ in particles.levels(start, search, moves):
@@ -244,6 +247,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         budget=round(SHARE * planned * len(u)),
         chains_at_once=begin.chains_at_once,
         generator=aside(run.plan.generator),
+        raised=begin.raised,
     )
     num_gradients = -(-seen.num_evaluations // len(u))
     return Watched(seen, Spent(0, num_gradients, time.perf_counter() - began))

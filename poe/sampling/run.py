@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from poe.core.doubt import Doubt
 from poe.density.checks import collected
 from poe.density.coordinates import Coordinates
+from poe.samplers.guarded import Raised
 from poe.samplers.kernel import Info
 from poe.samplers.questions import Learned, gradients_per_step
 from poe.sampling.compiled import Block
@@ -82,6 +83,8 @@ class Plan:
     """The factors that may send chains to infinity, for which they are watched."""
     compile: bool = False
     """Whether to sample in compiled blocks of steps."""
+    raised: Raised = field(default_factory=Raised)
+    """The errors of the target at some positions, on the way so far."""
     before: Spent = NOTHING_SPENT
     """What other runs took that led to this plan: it counts as warm-up."""
 

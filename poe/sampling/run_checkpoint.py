@@ -27,7 +27,7 @@ REMEDY = "delete it to start the run afresh"
 FACTS: dict[str, type | tuple[type, ...]] = {
     "parts": dict, "start": dict, "phase": int, "step": int, "num_steps": int, "learned": list,
     "num_gradients": list, "seconds": list, "seconds_in_all": float, "is_finished": bool,
-    "doubts": list,
+    "doubts": list, "raised": list,
 }  # fmt: skip
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
 STEPS_TRIED = 4
@@ -66,6 +66,7 @@ def save(run: Run, path: Path, signature: Signature, seconds: float) -> None:
         "seconds_in_all": seconds,
         "learned": known,
         "doubts": as_facts(doubts),
+        "raised": [run.plan.raised.count, run.plan.raised.first],
     }
     signature.require_alone(path)
     write(path, {**signature.facts(), **counts, **told}, tensors)
@@ -104,6 +105,7 @@ def restore(
     state = _state(plan, facts["phase"], len(signature.points), learned, tensors, path)
     with understanding(path, KIND, REMEDY):
         plan.generator.set_state(generator_state)
+        plan.raised.count, plan.raised.first = facts["raised"]
         run = Run(plan, _moment(facts, tensors, state, learned, generator_state))
         if "samples" in tensors:
             run.samples = _refilled(tensors["samples"], plan.num_draws)

@@ -170,6 +170,7 @@ def sample(
         collect=collect,
         suspects=suspects(target),
         compile=compile,
+        raised=begin.raised,
     )
     called_with: dict[str, object] = {
         "target": begin.target,
@@ -338,6 +339,7 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
     )
     doubts = [
         *run.moment.doubts,
+        *run.plan.raised.doubts(),
         *chain_doubts(draws),
         *escape_doubts(run, draws),
         *compile_doubts(run),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.errors import PoeError
+from poe.core.doubt import warn
+from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
@@ -18,10 +19,12 @@ from poe.density.trials import require_score_once
 from poe.density.wrappers import require_precision
 from poe.draws import Draws
 from poe.draws.verdict import tell
+from poe.samplers.guarded import Guarded, Raised, guarded
 from poe.samplers.kernel import BIASED, Kernel, require_inside, require_kernel, started, stepped
 from poe.samplers.langevin import ULA
 from poe.samplers.questions import starts_with_score
 from poe.sampling.tally import Tally
+from poe.tuning.start import refuse_raised
 
 
 @checked
@@ -164,12 +167,12 @@ def advance(
     require_chains(expert.space, x, "x")
     require_precision(expert)
     generator = resolve(generator, x.device)
-    coordinates = Coordinates(expert.space)
-    target = coordinates.pull(expert)
-    u = coordinates.to_u(x.detach())
+    coordinates, raised = Coordinates(expert.space), Raised()
+    target = guarded(expert, coordinates, raised)
+    u = coordinates.to_u(x.detach().clone())
     if starts_with_score(kernel, target, u):
         require_score_once(expert, target, coordinates.pull, u)
-    state = started(kernel, target, u)
+    state = _begun(kernel, target, u)
     tally = Tally.none(len(x), x.device)
     for _ in range(num_steps):
         state, info = stepped(kernel, target, state, generator=generator)
@@ -182,4 +185,14 @@ def advance(
     said = torch.where(is_at_a_point, log_density, torch.nan)
     where = f"chains after {num_steps} steps of {kernel}"
     require_finite(Rows(expert, where, positions, said))
+    warn(raised.doubts())
     return Advanced(positions, log_density, tally)
+
+
+def _begun(kernel: Kernel, target: Guarded, u: Tensor) -> Any:
+    """The state at the start, where the density raises no error."""
+    try:
+        return started(kernel, target, u)
+    except NonFiniteError:
+        refuse_raised(target.raised, len(u))
+        raise

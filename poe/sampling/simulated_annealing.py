@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked, require_count
+from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
 from poe.density.adapt import Uniform
 from poe.density.capabilities import Conditionals, conditionals, simplify
 from poe.density.checks import number_like
 from poe.density.expert import Expert
+from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.kernel import or_nothing
 from poe.structure.conditionals import colours
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import in_blocks, on_checkerboard
@@ -119,7 +122,10 @@ def simulated_annealing(
         x = state.position
     x = iterated_conditional_modes(target, x)
     with torch.no_grad():
-        return x[target(x).argmax()]
+        raised = Raised()
+        best = x[or_nothing(Guarded(target, raised)(x)).argmax()]
+    warn(raised.doubts())
+    return best
 
 
 def _without_hidden(target: Expert) -> Conditionals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, shared_space
 from poe.density.trials import require_function, require_score
 from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
+from poe.samplers.guarded import Guarded, Raised, guarded, pulled
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee, starts_with_score
 from poe.structure.discrete import structure_of
@@ -31,7 +33,8 @@ class Prepared(NamedTuple):
     - ``density``: the same in the coordinates u in which chains move, Jacobian included;
     - ``log_constant``: what was taken out of the target, to be added to its log-density;
     - ``u`` ``(chains, *event)``: where chains start; of particles a few, to try things at;
-    - ``started_at``: what these are, in words.
+    - ``started_at``: what these are, in words;
+    - ``raised``: the errors of the target at some positions, on the way so far.
     """
 
     target: Expert
@@ -41,11 +44,12 @@ class Prepared(NamedTuple):
     u: Tensor
     started_at: str
     choice: Choice
+    raised: Raised
     chains_at_once: int | None = None
 
     def pull(self, density: Expert) -> Expert:
         """Another density on the target's space, as the chains see it."""
-        return in_chunks(self.coordinates.pull(density), self.chains_at_once)
+        return in_chunks(guarded(density, self.coordinates, self.raised), self.chains_at_once)
 
     def rescaled(self, affine: Affine) -> Prepared:
         """The same target where chains move in other coordinates: those of an affine map."""
@@ -94,15 +98,20 @@ def prepared(
         require_one(target, "leave chains_at_once out, or sample fewer conditions")
     target = merged(target)
     coordinates = Coordinates(target.space)
-    x, started_at = start(target, num_chains, initial, coordinates, generator)
+    raised = Raised()
+    x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
-    density = in_chunks(coordinates.pull(target), chains_at_once)
+    density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
     choice = _given(kernel) or choose(structure_of(target), density, u)
+    tried = partial(guarded, coordinates=coordinates, raised=Raised())
+    asked = in_chunks(tried(target), chains_at_once)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
-    require_function(target, density, coordinates.pull, u, is_corrected=is_corrected)
-    if kernel is not None and starts_with_score(kernel, density, u):
-        require_score(target, density, coordinates.pull, u)
-    return Prepared(target, density, coordinates, 0.0, u, started_at, choice, chains_at_once)
+    require_function(target, asked, tried, u, is_corrected=is_corrected)
+    if kernel is not None and starts_with_score(kernel, asked, u):
+        require_score(target, asked, tried, u)
+    return Prepared(
+        target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
+    )
 
 
 def prepared_particles(
@@ -152,15 +161,18 @@ def prepared_particles(
     require_numbers(source)
     check_proper(source)
     require_source(source)
-    coordinates = Coordinates(target.space)
-    density = coordinates.pull(target)
+    coordinates, raised = Coordinates(target.space), Raised()
+    density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
     u = exact_sample(coordinates.pull(source), FEW_POSITIONS, aside(generator))
-    x = coordinates.to_x(u)
-    choice = _given(kernel) or choose_for_particles(structure_of(target), density, u)
-    require_function(target, density, coordinates.pull, u)  # their weights compare its values
-    if kernel is not None and starts_with_score(kernel, density, u):
-        require_score(target, density, coordinates.pull, u)
-    begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice)
+    choice = _given(kernel) or choose_for_particles(
+        structure_of(target), Guarded(density, raised), u
+    )
+    tried = partial(guarded, coordinates=coordinates, raised=Raised())
+    asked = tried(target)
+    require_function(target, asked, tried, u)  # their weights compare its values
+    if kernel is not None and starts_with_score(kernel, asked, u):
+        require_score(target, asked, tried, u)
+    begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
     return begin, source
 
 

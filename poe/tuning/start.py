@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from poe.core.errors import NonFiniteError
 from poe.density.adapt import Uniform, as_expert
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
@@ -15,8 +16,11 @@ from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
+from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised, is_of_memory
 
 MAX_START_ATTEMPTS = 100
+MAX_FAILED_ATTEMPTS = 3
+"""So often may the log-density raise an error at all starts, before it is taken for its own."""
 BROAD = 10.0
 """The standard deviation of a start that shall miss no mode, in unconstrained units."""
 
@@ -27,17 +31,52 @@ def start(
     initial: Tensor | None,
     coordinates: Coordinates,
     generator: torch.Generator,
+    raised: Raised,
 ) -> tuple[Tensor, str]:
-    """Start positions in the target's space, and where they come from in words."""
+    """Start positions in the target's space, and where they come from in words.
+
+    Where the target raises an error at some of those drawn, these are drawn again, and it is noted
+    in ``raised``. An error at all of them is its own, and one at some of those given is refused.
+    """
     if initial is None:
         source = _source(target, coordinates)
-        x, where = _drawn_inside(target, source, num_chains, generator)
+        x, where = _drawn_inside(Guarded(target, raised), source, num_chains, generator)
     else:
         require_chains(target.space, initial, "`initial`")
-        x, where = initial.detach(), "`initial`"
-    with torch.no_grad():
-        require_start(target, x, target(x))
+        x, where = initial.detach().clone(), "`initial`"
+    require_good_start(target, x)
     return x, where
+
+
+@torch.no_grad()
+def require_good_start(target: Expert, x: Tensor) -> None:
+    """Refuse starts where the log-density is not finite, or raises an error.
+
+    Args:
+        target: p̃.
+        x: Where chains shall start, ``(chains, *event)``.
+
+    Raises:
+        NonFiniteError: Where a position is no number, or the log-density at some is none, or raises
+            an error; one that it raises at all of them is its own.
+    """
+    raised = Raised()
+    log_density = Guarded(target, raised)(x)
+    refuse_raised(raised, len(x))
+    require_start(target, x, log_density, x)
+
+
+def refuse_raised(raised: Raised, num_chains: int) -> None:
+    """Refuse starts at which the log-density raised an error. Raises NonFiniteError."""
+    if not raised.count:
+        return
+    chains = sorted(raised.latest)
+    raise NonFiniteError(
+        f"expected a log-density at the start of every chain, got an error at {len(chains)} of "
+        f"{num_chains}, chains {', '.join(map(str, chains[:8]))}{', ...' * (len(chains) > 8)} "
+        f"({raised.first}): start these where it can be evaluated, by `initial=`, or leave "
+        "`initial` out"
+    ) from raised.latest[chains[0]]
 
 
 class _Source(NamedTuple):
@@ -78,17 +117,30 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
 
 @torch.no_grad()
 def _drawn_inside(
-    target: Expert, source: _Source, num_chains: int, generator: torch.Generator
+    target: Guarded, source: _Source, num_chains: int, generator: torch.Generator
 ) -> tuple[Tensor, str]:
-    """Draws, repeated for the chains where the target's log-density is −inf, and what they are."""
-    x = source.draw(num_chains, generator)
-    for _ in range(MAX_START_ATTEMPTS):
-        is_outside = target(x) == -torch.inf
+    """Draws, repeated where the target's log-density is −inf, NaN or an error, and what they are.
+
+    The log-density is asked as one that may raise errors, at least so often as it does at all.
+    """
+    x, num_undefined = source.draw(num_chains, generator), 0
+    for attempt in range(MAX_START_ATTEMPTS):
+        try:
+            log_density = target(x)
+        except Exception as error:  # at all of these positions, and so perhaps at all others
+            is_last = attempt == MAX_FAILED_ATTEMPTS or target.has_answered
+            if is_last or is_of_memory(error) or isinstance(error, OF_PROGRAMS):
+                raise
+            x = source.draw(num_chains, generator)
+            continue
+        is_outside = log_density.isnan() | (log_density == -torch.inf)
+        num_undefined += int(log_density.isnan().sum())
         if not is_outside.any():
             break
         again = source.draw(num_chains, generator)
         x = torch.where(is_outside.reshape(-1, *([1] * (x.ndim - 1))), again, x)
-    return x, source.said
+    told = f", {num_undefined} drawn again where the log-density is NaN" if num_undefined else ""
+    return x, f"{source.said}{told}"
 
 
 def _has_coordinates(x: Tensor, coordinates: Coordinates) -> Tensor:

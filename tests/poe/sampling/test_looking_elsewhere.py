@@ -46,11 +46,19 @@ def sampled(target: poe.Expert, progress: bool = False, **options: object) -> po
 def test_an_error_far_out_is_said(error: Exception) -> None:
     with pytest.warns(poe.TrustWarning, match=type(error).__name__):
         draws = sampled(two_modes(error))
-    [doubt] = [doubt for doubt in draws.doubts if doubt.kind is Kind.NOT_LOOKED]
+    [doubt] = [doubt for doubt in draws.doubts if doubt.kind is Kind.RAISED]
     assert str(error) in doubt.text
     assert doubt.text in draws.remarks
     assert doubt.text in draws.summary().warnings
     assert not draws.is_trusted
+    assert abs(draws.summary().mean.item()) < 4 * draws.summary().mcse.item()
+
+
+def test_that_there_is_no_memory_for_the_look_is_said() -> None:
+    with pytest.warns(poe.TrustWarning, match="MemoryError"):
+        draws = sampled(two_modes(MemoryError("nothing left")))
+    [doubt] = [doubt for doubt in draws.doubts if doubt.kind is Kind.NOT_LOOKED]
+    assert "nothing left" in doubt.text
 
 
 @pytest.mark.law

@@ -8,6 +8,7 @@ from torch import Tensor
 import poe
 from poe.density.checks import floats_of
 from poe.density.coordinates import Coordinates
+from poe.samplers.guarded import Raised
 from poe.tuning.start import start
 
 
@@ -33,12 +34,12 @@ def test_an_exponent_has_no_say_in_the_dtype() -> None:
 
 def test_the_start_has_the_dtype_of_the_target_and_says_where_it_comes_from() -> None:
     target, g = Wide() ** torch.tensor(0.5), torch.Generator().manual_seed(0)
-    x, where = start(target, 3, None, Coordinates(target.space), g)
+    x, where = start(target, 3, None, Coordinates(target.space), g, Raised())
     assert x.shape == (3, 2)
     assert x.dtype == torch.float64
     assert where == "standard normals"
     initial = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
-    x, where = start(target, 3, initial, Coordinates(target.space), g)
+    x, where = start(target, 3, initial, Coordinates(target.space), g, Raised())
     assert torch.equal(x, initial)
     assert not x.requires_grad
     assert where == "`initial`"
