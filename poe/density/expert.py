@@ -54,6 +54,8 @@ from poe.density.checks import (
     own_method,
     precise,
     refuse,
+    refuse_change,
+    require_numbers,
     unique_names,
     version_of,
 )

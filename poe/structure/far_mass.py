@@ -167,13 +167,13 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
         Nothing: inside, the run is made.
 
     Raises:
-        ImproperError: In place of another PoeError, where rays tell that mass is infinite.
+        ImproperError: In place of another PoeError or RuntimeError, where rays tell that mass is infinite.
     """
     try:
         yield
     except ImproperError:
         raise
-    except (PoeError, torch.linalg.LinAlgError) as error:
+    except (PoeError, RuntimeError) as error:  # such as that of a factorisation
         if doubts := look_far(target, u).doubts:
             raise ImproperError(f"{doubts[0]}. The run itself ended in: {error}") from error
         raise
