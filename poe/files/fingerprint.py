@@ -193,13 +193,12 @@ def _(value: nn.Module) -> Said:
 
 @said.register(torch.jit.ScriptModule)
 def _(value: Any) -> Said:
-    own = _joined(b"script", *(str(part.code).encode() for part in value.modules()))
-    return Said(own, list(value.state_dict().items()))
+    return Said(_script(value.inlined_graph), list(value.state_dict().items()))
 
 
 @said.register(torch.jit.ScriptFunction)
 def _(value: Any) -> Said:
-    return Said(_joined(b"script", str(value.code).encode()))
+    return Said(_script(value.inlined_graph))
 
 
 @said.register(Mapping)
@@ -346,6 +345,11 @@ def _code(code: types.CodeType) -> bytes:
     )
     told = repr((names, counts)).encode()
     return _joined(code.co_code, code.co_exceptiontable, told, *constants)
+
+
+def _script(graph: Any) -> bytes:
+    """A graph without the remarks of where in which file each line is from."""
+    return _joined(b"script", re.sub(r"\s*# .*", "", str(graph)).encode())
 
 
 def _content(cell: types.CellType) -> object:
