@@ -193,12 +193,16 @@ def _(value: nn.Module) -> Said:
 
 @said.register(torch.jit.ScriptModule)
 def _(value: Any) -> Said:
-    return Said(_script(value.inlined_graph), list(value.state_dict().items()))
+    code, constants = value.code_with_constants
+    own = _joined(b"script", re.sub(r"___torch_mangle_\d+", "", code).encode())
+    parts = [("constants", constants.const_mapping), *value.named_children()]
+    return Said(own, [*parts, *value.state_dict().items()])
 
 
 @said.register(torch.jit.ScriptFunction)
 def _(value: Any) -> Said:
-    return Said(_script(value.inlined_graph))
+    graph = str(torch._C._jit_pass_canonicalize(value.graph))
+    return Said(_joined(b"script", re.sub(r"\s*# .*", "", graph).encode()))
 
 
 @said.register(Mapping)
@@ -345,11 +349,6 @@ def _code(code: types.CodeType) -> bytes:
     )
     told = repr((names, counts)).encode()
     return _joined(code.co_code, code.co_exceptiontable, told, *constants)
-
-
-def _script(graph: Any) -> bytes:
-    """A graph without the remarks of where in which file each line is from."""
-    return _joined(b"script", re.sub(r"\s*# .*", "", str(graph)).encode())
 
 
 def _content(cell: types.CellType) -> object:
