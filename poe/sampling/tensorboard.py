@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from poe.core.errors import PoeError
+from poe.core.errors import PoeError, StorageError
 from poe.sampling.progress import Progress
 
 
@@ -23,6 +23,7 @@ class TensorBoard:
 
     Raises:
         ImportError: Where TensorBoard is missing, with the remedy.
+        StorageError: Where nothing can be written there.
 
     Example:
         >>> import tempfile
@@ -77,4 +78,9 @@ def _writer(folder: str) -> Any:
         raise ImportError(
             'TensorBoard is missing: pip install "product-of-experts[tensorboard]"'
         ) from error
-    return SummaryWriter(folder)
+    try:
+        return SummaryWriter(folder)
+    except OSError as error:
+        raise StorageError(
+            f"expected a folder to write to at {folder}, got {error}: give another"
+        ) from error

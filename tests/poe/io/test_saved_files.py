@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,35 @@ def test_adapters_are_imported_where_a_folder_needs_them() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "TableFlow" in run.stdout
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_what_later_versions_saved_is_read(version: str) -> None:
+    """A product with a shared factor and a network, and draws, each version of the same."""
+    folder = SAVED.parent / version
+    description = json.loads((folder / "product" / "expert.json").read_text())
+    assert description["format_version"] == int(version[1:])
+    x = torch.tensor([[0.0, 0.0], [1.0, -1.0]], dtype=torch.float64)
+    expected = torch.tensor([-5.629707336425781, -7.379706382751465], dtype=torch.float64)
+    product = poe.load(folder / "product")
+    torch.testing.assert_close(log_density(product, x), expected, rtol=1e-6, atol=1e-6)
+    draws = poe.load_draws(folder / "draws.safetensors")
+    assert draws.samples.double().sum().item() == 27.480130629613996
+    assert draws.log_density.double().sum().item() == -47.762914180755615
+    assert repr(draws.kernel) == "MALA(step_size=0.5)"
+
+
+def test_a_file_of_the_version_before_that_was_altered_is_refused(tmp_path: Path) -> None:
+    for name in ("draws.safetensors", "product"):  # a copy for each
+        shutil.copytree(SAVED.parent / "v2", tmp_path / name)
+    for path in (tmp_path / "draws.safetensors" / "draws.safetensors", *weights(tmp_path)):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(poe.StorageError, match="altered"):
+        poe.load_draws(tmp_path / "draws.safetensors" / "draws.safetensors")
+    with pytest.raises(poe.StorageError, match="altered"):
+        poe.load(tmp_path / "product" / "product")
+
+
+def weights(folder: Path) -> list[Path]:
+    return list((folder / "product" / "product").glob("weights-*"))
