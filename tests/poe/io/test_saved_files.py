@@ -131,11 +131,13 @@ def test_saved_draws_are_what_they_were(name: str) -> None:
     assert found == told["log_partition"]
 
 
-def test_a_run_of_before_is_refused_in_words() -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_run_of_before_is_refused_in_words(version: str) -> None:
     target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    words = r"format_version 3 at .*run\.safetensors, got 1, which an earlier version .* delete it"
+    path = SAVED.parent / version / "run.safetensors"
+    words = rf"format_version 3 at .*run\.safetensors, got {version[1:]}, which an earlier version .* delete it"
     with pytest.raises(poe.StorageError, match=words):
-        poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
+        poe.sample(target, 90, checkpoint=path, progress=False)
 
 
 @pytest.mark.process
