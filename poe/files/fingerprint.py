@@ -181,10 +181,7 @@ def _(value: nn.Module) -> Said:
         if tensor is not None
     }
     hooks = [*value._forward_hooks.values(), *value._forward_pre_hooks.values()]
-    # Some say which of their attributes are made of the others, and cannot be copied.
-    kept = value.__getstate__()
-    held_by_it = kept if isinstance(kept, dict) else vars(value)
-    more = {name: held for name, held in held_by_it.items() if name not in OF_EVERY_MODULE}
+    more = {name: held for name, held in _kept(value).items() if name not in OF_EVERY_MODULE}
     names = [*parts, "", *value._parameters, str(value.training)]
     own = _joined(_name_of(type(value)), *map(str.encode, names))
     own_code = [("class", type(value)), *((f"hook {k}", hook) for k, hook in enumerate(hooks))]
@@ -349,6 +346,15 @@ def _code(code: types.CodeType) -> bytes:
     )
     told = repr((names, counts)).encode()
     return _joined(code.co_code, code.co_exceptiontable, told, *constants)
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    """Its attributes; of modules that say which of these cannot be copied, the others."""
+    try:
+        kept = module.__getstate__()
+    except Exception:  # some, as parametrised ones, refuse to be copied at all
+        return vars(module)
+    return kept if isinstance(kept, dict) else vars(module)
 
 
 def _content(cell: types.CellType) -> object:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
+from poe.files.fingerprint import fingerprints
 from poe.io.tree import _codecs
 
 SAVED = next(p for p in Path(__file__).parents if p.name == "tests") / "fixtures" / "saved" / "v1"
@@ -185,3 +186,16 @@ def test_a_file_of_the_version_before_that_was_altered_is_refused(tmp_path: Path
 
 def weights(folder: Path) -> list[Path]:
     return list((folder / "product" / "product").glob("weights-*"))
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_two_copies_of_an_expert_have_one_fingerprint(folder: str) -> None:
+    """Of every expert that can be saved, so that its runs are taken up again."""
+    first, second = loaded(folder), loaded(folder)
+    before = fingerprints({"target": second})
+    assert fingerprints({"target": first}) == before
+    if not isinstance(first, experts.Transitions | nn.ModuleList):
+        x = torch.tensor(EXPECTED[folder]["x"])
+        first(x.to(getattr(torch, EXPECTED[folder]["dtype"])))
+        after = fingerprints({"target": first})
+        assert {path for path in before if before[path] != after.get(path)} == set()
