@@ -34,12 +34,14 @@ def train(
     The learning rate falls over ``steps`` updates; ``stop`` ends the run before they are done.
 
     A checkpoint is written every 500 steps; a run that finds one continues from it with the same
-    bits. Raises ``ValueError`` at the first loss that is not finite.
+    bits. Raises ``ValueError`` at the first loss that is not finite, and for the checkpoint of a
+    run with other settings.
     """
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.Adam(module.parameters(), learning_rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(0)
-    start = resume(checkpoint, module, average, optimizer, generator)
+    settings = {"steps": steps, "learning_rate": learning_rate}
+    start = resume(checkpoint, module, average, optimizer, generator, settings)
     progress = trange(start, stop or steps, initial=start, total=stop or steps, mininterval=5)
     running = 0.0
     for step in progress:
@@ -56,7 +58,7 @@ def train(
         if step % 25 == 0:
             progress.set_postfix(loss=f"{running:.3f}", refresh=False)
         if (step + 1) % 500 == 0:
-            save(checkpoint, step + 1, module, average, optimizer, generator)
+            save(checkpoint, step + 1, module, average, optimizer, generator, settings)
     return average.eval()
 
 
@@ -81,16 +83,22 @@ def save(
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    settings: dict[str, float],
 ) -> None:
     state = {
+        "settings": settings,
         "step": step,
         "module": module.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
     }
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(state, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def resume(
@@ -99,11 +107,17 @@ def resume(
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    settings: dict[str, float],
 ) -> int:
-    """Load the checkpoint if there is one; the step to go on from."""
+    """Load the checkpoint if there is one, of these settings; the step to go on from."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # whatever the file is
+        raise ValueError(f"{path} is no checkpoint: give another place") from error
+    if state.get("settings") != settings:
+        raise ValueError(f"{path} is of a run with {state.get('settings')}, not {settings}")
     module.load_state_dict(state["module"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])

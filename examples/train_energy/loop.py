@@ -9,6 +9,7 @@ the density of the pictures with noise.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,8 @@ def train(
         "regularization": regularization,
         "averaging": averaging,
         "chains": "none" if state.chains is None else state.chains.describe(),
+        "images": float(images.double().sum()),
+        "generator": digest(state.generator),
     }
     good = resume(checkpoint, state, settings)
     progress = trange(good, steps, initial=good, total=steps, mininterval=2, unit="update")
@@ -193,16 +196,22 @@ def save(path: Path, step: int, state: State, settings: Settings) -> None:
         "chains": {} if state.chains is None else state.chains.state_dict(),
         "generator": state.generator.get_state(),
     }
-    part = path.with_suffix(".part")
-    torch.save(held, part)
-    os.replace(part, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(held, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def resume(path: Path, state: State, settings: Settings) -> int:
     """Load the checkpoint if there is one, of these settings; the step to go on from."""
     if not path.exists():
         return 0
-    held: dict[str, Any] = torch.load(path, weights_only=True)
+    try:
+        held: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # whatever the file is
+        raise ValueError(f"{path} is no checkpoint: give another place") from error
     require_same(path, held["settings"], settings)
     state.expert.load_state_dict(held["expert"])
     state.average.load_state_dict(held["average"])
@@ -213,9 +222,14 @@ def resume(path: Path, state: State, settings: Settings) -> int:
     return int(held["step"])
 
 
+def digest(generator: torch.Generator) -> str:
+    """What tells the state that a run begins in from others."""
+    return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()[:16]
+
+
 def require_same(path: Path, held: Settings, settings: Settings) -> None:
     """A run goes on as it began."""
-    other = [f"{k} {held[k]}, not {v}" for k, v in settings.items() if held[k] != v]
+    other = [f"{k} {held.get(k)}, not {v}" for k, v in settings.items() if held.get(k) != v]
     if other:
         raise ValueError(
             f"{path} is of a run with {'; '.join(other)}: give its settings to go on with it, or "

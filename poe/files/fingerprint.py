@@ -181,10 +181,7 @@ def _(value: nn.Module) -> Said:
         if tensor is not None
     }
     hooks = [*value._forward_hooks.values(), *value._forward_pre_hooks.values()]
-    # Some say which of their attributes are made of the others, and cannot be copied.
-    kept = value.__getstate__()
-    held_by_it = kept if isinstance(kept, dict) else vars(value)
-    more = {name: held for name, held in held_by_it.items() if name not in OF_EVERY_MODULE}
+    more = {name: held for name, held in _kept(value).items() if name not in OF_EVERY_MODULE}
     names = [*parts, "", *value._parameters, str(value.training)]
     own = _joined(_name_of(type(value)), *map(str.encode, names))
     own_code = [("class", type(value)), *((f"hook {k}", hook) for k, hook in enumerate(hooks))]
@@ -193,13 +190,16 @@ def _(value: nn.Module) -> Said:
 
 @said.register(torch.jit.ScriptModule)
 def _(value: Any) -> Said:
-    own = _joined(b"script", *(str(part.code).encode() for part in value.modules()))
-    return Said(own, list(value.state_dict().items()))
+    code, constants = value.code_with_constants
+    own = _joined(b"script", re.sub(r"___torch_mangle_\d+", "", code).encode())
+    parts = [("constants", constants.const_mapping), *value.named_children()]
+    return Said(own, [*parts, *value.state_dict().items()])
 
 
 @said.register(torch.jit.ScriptFunction)
 def _(value: Any) -> Said:
-    return Said(_joined(b"script", str(value.code).encode()))
+    graph = str(torch._C._jit_pass_canonicalize(value.graph))
+    return Said(_joined(b"script", re.sub(r"\s*# .*", "", graph).encode()))
 
 
 @said.register(Mapping)
@@ -346,6 +346,15 @@ def _code(code: types.CodeType) -> bytes:
     )
     told = repr((names, counts)).encode()
     return _joined(code.co_code, code.co_exceptiontable, told, *constants)
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    """Its attributes; of modules that say which of these cannot be copied, the others."""
+    try:
+        kept = module.__getstate__()
+    except Exception:  # some, as parametrised ones, refuse to be copied at all
+        return vars(module)
+    return kept if isinstance(kept, dict) else vars(module)
 
 
 def _content(cell: types.CellType) -> object:

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ OF_A_SAVE = re.compile("weights-[0-9a-f]{16}\\.safetensors")
 """The weights that `save` wrote: a user's own, of another name, are left alone."""
 ATTEMPTS = 100
 """So often a reader begins again where the description has changed beneath it."""
+MOMENT = 0.01
+"""Seconds between two attempts, where what is read is being written."""
 MOST_PARTS = 1_000_000
 """Of a tree, those that are shared counted wherever they stand."""
 ROOM, ROOM_OF_WEIGHTS = 2**30, 16
@@ -409,12 +412,29 @@ def _read_beside_who_writes(file: Path) -> tuple[Fields, dict[str, Tensor], int]
         try:
             return (description, *_read_weights(file, description))
         except StorageError:
-            if _content_of_description(file) == content:
+            is_changed = _content_of_description(file) != content
+            if not (is_changed or _is_being_written(file, description)):
                 raise
     raise StorageError(
         f"expected {file} to stay for as long as it takes to read its weights, got another "
         f"{ATTEMPTS} times: read it again when nobody saves there"
     )
+
+
+def _is_being_written(file: Path, description: Fields) -> bool:
+    """Whether weights of a name that lasts were just replaced, and their description not yet.
+
+    Then after a moment.
+    """
+    place = file.parent / Path(description["weights"]).name
+    try:
+        written, described = place.stat().st_mtime, file.stat().st_mtime
+    except (OSError, ValueError):
+        return False
+    if OF_A_SAVE.fullmatch(place.name) or not described < written or time.time() - written > 1:
+        return False
+    time.sleep(MOMENT)
+    return True
 
 
 class _Encoder:

@@ -149,6 +149,8 @@ def sample(
     began = Start.of(generator, is_given=is_given)
     path = _room_for(checkpoint)
     if is_exact:
+        if path is not None:
+            require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
         tell(draws)

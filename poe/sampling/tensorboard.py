@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from poe.core.arguments import checked
-from poe.core.errors import PoeError
+from poe.core.errors import PoeError, StorageError
 from poe.sampling.progress import Progress
 
 
@@ -24,6 +24,7 @@ class TensorBoard:
 
     Raises:
         ImportError: Where TensorBoard is missing, with the remedy.
+        StorageError: Where nothing can be written there.
 
     Example:
         >>> import tempfile
@@ -79,4 +80,9 @@ def _writer(folder: str) -> Any:
         raise ImportError(
             'TensorBoard is missing: pip install "product-of-experts[tensorboard]"'
         ) from error
-    return SummaryWriter(folder)
+    try:
+        return SummaryWriter(folder)
+    except OSError as error:
+        raise StorageError(
+            f"expected a folder to write to at {folder}, got {error}: give another"
+        ) from error

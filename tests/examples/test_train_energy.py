@@ -229,3 +229,16 @@ def test_the_card_states_the_updates_that_its_command_makes() -> None:
     assert found == made
     assert f"with {round(share * DENOISING.updates):,} updates by denoising before" in training
     assert training.startswith("**Training.** 666 updates by denoising")
+
+
+def test_a_checkpoint_of_another_generator_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    train(begun("none"), path)
+    other = begun("none")
+    torch.rand(1, generator=other.generator)
+    with pytest.raises(ValueError, match="is of a run with generator"):
+        train(other, path)
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        train(begun("none"), path)
+    assert path.read_text() == "precious"

@@ -139,7 +139,7 @@ def test_parameters_are_halved_and_buffers_kept(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "vae.safetensors").values()
     dtypes = {dtype: sum(t.dtype == dtype for t in stored) for dtype in (torch.half, torch.float)}
     assert dtypes == {torch.half: len(list(vae.parameters())), torch.float: 1}
-    assert {"format_version": 2, "licence": "MIT", "card": "vae.md"}.items() <= description.items()
+    assert {"format_version": 3, "licence": "MIT", "card": "vae.md"}.items() <= description.items()
     found = read(tmp_path / "vae.json")
     assert {tensor.dtype for tensor in found.state_dict().values()} == {torch.float32}
     assert torch.equal(found.noises, vae.noises)

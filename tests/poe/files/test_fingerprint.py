@@ -188,6 +188,16 @@ def reads_it(x: Any) -> Any:
     return FACTOR * x
 
 
+def test_a_module_that_cannot_be_copied_is_told_by_its_numbers() -> None:
+    def normalised(weight: float) -> nn.Module:
+        net = nn.utils.skip_init(nn.Linear, 2, 1, bias=False)
+        nn.init.constant_(net.weight, weight)
+        return nn.utils.parametrizations.weight_norm(net)
+
+    assert fingerprint(normalised(2.0)) == fingerprint(normalised(2.0))
+    assert fingerprint(normalised(2.0)) != fingerprint(normalised(2.5))
+
+
 def compiled(source: Any) -> Any:
     return torch.compile(source, backend="eager")
 

@@ -17,8 +17,9 @@ from torch import nn
 
 import experts
 import poe
+from experts.pretrained.writing import Card, write
 from poe.files.tensor_file import NO_HASH, sealed
-from poe.io import DESCRIPTION
+from poe.io import DESCRIPTION, read
 from tests.seeds import seeded
 
 A = experts.Gaussian([0.0], scale=[1.0])
@@ -135,6 +136,23 @@ def test_readers_see_whole_experts_beside_two_savers(tmp_path: Path) -> None:
     assert poe.load(tmp_path).loc.item() in seen
     poe.save(A, tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".")], "left by the killed"
+
+
+def test_weights_that_keep_their_name_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of shipped experts: between the weights and their description there is a moment."""
+    card = Card("MIT", ("none",), "None.")
+    file = write(experts.Gaussian([0.0], scale=1.0), "normal", card, into=tmp_path)
+    before = file.read_bytes()
+    write(experts.Gaussian([5.0], scale=1.0), "normal", card, into=tmp_path)
+    after = file.read_bytes()
+    file.write_bytes(before)
+    now = time.time()
+    os.utime(file, (now - 5, now - 5))
+    os.utime(tmp_path / "normal.safetensors", (now, now))
+    monkeypatch.setattr(time, "sleep", lambda _: file.write_bytes(after))
+    assert read(file).loc.item() == 5.0
 
 
 # What means harm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import experts
 import poe
+from poe.files.fingerprint import fingerprints
 from poe.io.tree import _codecs
 
 SAVED = next(p for p in Path(__file__).parents if p.name == "tests") / "fixtures" / "saved" / "v1"
@@ -130,11 +132,13 @@ def test_saved_draws_are_what_they_were(name: str) -> None:
     assert found == told["log_partition"]
 
 
-def test_a_run_of_before_is_refused_in_words() -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_run_of_before_is_refused_in_words(version: str) -> None:
     target = poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
-    words = r"format_version 3 at .*run\.safetensors, got 1, which an earlier version .* delete it"
+    path = SAVED.parent / version / "run.safetensors"
+    words = rf"format_version 3 at .*, got {version[1:]}, which an earlier version .* delete it"
     with pytest.raises(poe.StorageError, match=words):
-        poe.sample(target, 90, checkpoint=SAVED / "run.safetensors", progress=False)
+        poe.sample(target, 90, checkpoint=path, progress=False)
 
 
 @pytest.mark.process
@@ -150,3 +154,48 @@ def test_adapters_are_imported_where_a_folder_needs_them() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "TableFlow" in run.stdout
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_what_later_versions_saved_is_read(version: str) -> None:
+    """A product with a shared factor and a network, and draws, each version of the same."""
+    folder = SAVED.parent / version
+    description = json.loads((folder / "product" / "expert.json").read_text())
+    assert description["format_version"] == int(version[1:])
+    x = torch.tensor([[0.0, 0.0], [1.0, -1.0]], dtype=torch.float64)
+    expected = torch.tensor([-5.629707336425781, -7.379706382751465], dtype=torch.float64)
+    product = poe.load(folder / "product")
+    torch.testing.assert_close(log_density(product, x), expected, rtol=1e-6, atol=1e-6)
+    draws = poe.load_draws(folder / "draws.safetensors")
+    assert draws.samples.double().sum().item() == 27.480130629613996
+    assert draws.log_density.double().sum().item() == -47.762914180755615
+    assert repr(draws.kernel) == "MALA(step_size=0.5)"
+
+
+def test_a_file_of_the_version_before_that_was_altered_is_refused(tmp_path: Path) -> None:
+    for name in ("draws.safetensors", "product"):  # a copy for each
+        shutil.copytree(SAVED.parent / "v2", tmp_path / name)
+    for path in (tmp_path / "draws.safetensors" / "draws.safetensors", *weights(tmp_path)):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(poe.StorageError, match="altered"):
+        poe.load_draws(tmp_path / "draws.safetensors" / "draws.safetensors")
+    with pytest.raises(poe.StorageError, match="altered"):
+        poe.load(tmp_path / "product" / "product")
+
+
+def weights(folder: Path) -> list[Path]:
+    return list((folder / "product" / "product").glob("weights-*"))
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_two_copies_of_an_expert_have_one_fingerprint(folder: str) -> None:
+    """Of every expert that can be saved, so that its runs are taken up again."""
+    first, second = loaded(folder), loaded(folder)
+    before = fingerprints({"target": second})
+    assert fingerprints({"target": first}) == before
+    if not isinstance(first, experts.Transitions | nn.ModuleList):
+        x = torch.tensor(EXPECTED[folder]["x"])
+        first(x.to(getattr(torch, EXPECTED[folder]["dtype"])))
+        after = fingerprints({"target": first})
+        assert {path for path in before if before[path] != after.get(path)} == set()
