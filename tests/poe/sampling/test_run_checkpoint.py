@@ -42,6 +42,8 @@ class Interrupted(poe.Expert):
         self.at, self.error, self.calls = at, error, 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:  # where its score is tried, before the run
+            return -0.5 * x.square().sum(-1)
         self.calls += 1
         if self.calls == self.at:
             raise self.error
@@ -76,7 +78,7 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
 
 
 @pytest.mark.parametrize("per_chain", [False, True])
-@pytest.mark.parametrize("at", [9, 11, 13, 17, 21, 24, 28, 43, 50])
+@pytest.mark.parametrize("at", [15, 16, 17, 21, 25, 28, 32, 43, 50])
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_gives_the_same_bits(
     name: str, at: int, per_chain: bool, tmp_path: Path
@@ -122,7 +124,7 @@ def test_interrupted_twice_and_by_an_error(tmp_path: Path) -> None:
     path = tmp_path / "run"
     _interrupted(path, 30, RuntimeError)
     with pytest.raises(KeyboardInterrupt):
-        _resume(path, target=Interrupted(9))
+        _resume(path, target=Interrupted(15))
     whole = _resume(tmp_path / "other")
     assert torch.equal(_resume(path).samples, whole.samples)
     assert list(tmp_path.iterdir()) == sorted(tmp_path.iterdir())
@@ -134,12 +136,12 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
     target = Interrupted(None)
     again = _resume(tmp_path / "run", target=target)
     assert torch.equal(first.samples, again.samples)
-    assert target.calls < 7  # nothing was sampled anew
+    assert target.calls < 11  # nothing was sampled anew
 
 
 def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        quiet(Interrupted(30), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
+        quiet(Interrupted(36), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as file:
         position = file.get_tensor("position")
     resumed = quiet(Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
@@ -185,8 +187,8 @@ def test_a_checkpoint_of_a_function_that_says_something_else_is_refused(tmp_path
 
     def first(x: Tensor) -> Tensor:
         nonlocal calls
-        calls += 1
-        if calls == 30:
+        calls += x.dtype == torch.float32  # its score is tried in float64
+        if calls == 36:
             raise KeyboardInterrupt
         return -0.5 * x.square().sum(-1)
 
