@@ -18,7 +18,7 @@ from poe.density.normalized import LogPartition, exact
 from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
-from poe.normalizers.quadrature import can_integrate, integrate
+from poe.normalizers.quadrature import can_integrate, integrate, reference
 from poe.tuning.start import broad_start
 
 FEW_POSITIONS = 8
@@ -56,7 +56,7 @@ class Enumeration:
                 f"expected at most {MAX_STATES} states to sum over, got {target.space}: leave "
                 "`method` out"
             )
-        _require_function(target, generator)
+        _require_function(target, number_like(target), generator)
         return _finite(log_sum(target), "enumeration", int(count))
 
 
@@ -77,7 +77,7 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        _require_function(target, generator)
+        _require_function(target, reference(target), generator)
         value, error, num_evaluations = integrate(target)
         lower, upper = value - 2 * error, value + 2 * error
         return LogPartition(
@@ -102,11 +102,11 @@ def in_closed_form(target: Expert) -> LogPartition | None:
     return None if closed is None else _finite(closed, "closed form")
 
 
-def _require_function(target: Expert, generator: torch.Generator) -> None:
+def _require_function(target: Expert, like: Tensor, generator: torch.Generator) -> None:
     """Try the target at a few positions, taken aside; of a batch of densities others speak."""
     if is_batch(target):
         return
-    _, source = broad_start(target, number_like(target))
+    _, source = broad_start(target, like)
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     require_function(target, target, lambda factor: factor, x)
 

@@ -115,7 +115,7 @@ def integrate(target: Expert) -> Integral:
         NonFiniteError: Where a log-density is NaN or +inf or all are -inf.
         NormalizationError: Where the space has no chart or the cells run out.
     """
-    chart, like = _chart(target.space), _reference(target)
+    chart, like = _chart(target.space), reference(target)
     tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
     cells, num_evaluations = _refined(target, chart, like, tolerance)
     return Integral(*_total(target, chart, cells, like), num_evaluations)
@@ -151,7 +151,7 @@ def nodes(target: Expert, tolerance: float) -> Nodes:
         >>> bool((area - (2 * torch.pi) ** 0.5).abs() < 2e-5)
         True
     """
-    chart, like = _chart(target.space), _reference(target)
+    chart, like = _chart(target.space), reference(target)
     cells, _ = _refined(target, chart, like, tolerance)
     _total(target, chart, cells, like)
     rule = _rule(cells.centers.shape[1], cells.centers.device)
@@ -320,7 +320,7 @@ def _chart(space: Space) -> _Chart:
     )
 
 
-def _reference(target: Expert) -> Tensor:
+def reference(target: Expert) -> Tensor:
     """A tensor of the dtype and device at which the target wants x."""
     tensors = itertools.chain(target.parameters(), target.buffers())
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
