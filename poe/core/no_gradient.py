@@ -242,8 +242,10 @@ def _changes_smoothly(function: Callable[[Tensor], Tensor], u: Tensor) -> bool:
 def _shrinks(changes: Tensor, rounding: Tensor) -> Tensor:
     """Whether changes ``(moves, *batch)`` shrink with the moves at last, as far as they are seen.
 
-    The first may be too large to tell. What is seen must shrink twice, if it is seen so often.
+    The first may be too large to tell, or leave the support. What is seen must shrink twice, if it
+    is seen so often.
     """
+    changes = changes.masked_fill(~changes.isfinite(), torch.nan)
     num_seen = torch.zeros_like(changes[0])
     num_shrunk = torch.zeros_like(changes[0])
     for larger, smaller in pairwise(changes):
@@ -251,7 +253,7 @@ def _shrinks(changes: Tensor, rounding: Tensor) -> Tensor:
         is_smaller = (smaller > rounding) & (smaller <= 0.5 * larger)
         num_seen += is_seen
         num_shrunk = torch.where(is_seen, is_smaller * (num_shrunk + 1), num_shrunk)
-    return (changes[0] > rounding) & (num_shrunk >= num_seen.clamp(max=2.0))
+    return (changes > rounding).any(0) & (num_shrunk >= num_seen.clamp(max=2.0))
 
 
 def in_double(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -276,10 +278,10 @@ def value_near(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def units_in_last_place(value: Tensor) -> Tensor:
-    """The rounding of values, of the precision that they show to be computed in; their shape."""
+    """The rounding of values, or of 1, in the precision that they show; of their shape."""
     dtype = torch.float32 if bool((value == value.float()).all()) else value.dtype
     dtype = dtype if value.dtype == torch.float64 else value.dtype
-    return torch.finfo(dtype).eps * value.abs().nan_to_num(0.0, 0.0, 0.0)
+    return torch.finfo(dtype).eps * value.abs().nan_to_num(1.0, 1.0, 1.0).clamp(min=1.0)
 
 
 def directions(x: Tensor, count: int) -> Tensor:

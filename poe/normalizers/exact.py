@@ -21,7 +21,7 @@ from poe.density.normalized import LogPartition, exact
 from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
-from poe.normalizers.quadrature import can_integrate, integrate
+from poe.normalizers.quadrature import can_integrate, integrate, reference
 from poe.samplers.guarded import Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start
@@ -63,7 +63,7 @@ class Enumeration:
                 f"expected at most {MAX_STATES} states to sum over, got {target.space}: leave "
                 "`method` out"
             )
-        _require_function(target, generator)
+        _require_function(target, number_like(target), generator)
         raised = Raised()
         found = _finite(log_sum(target, raised), "enumeration", int(count))
         return found._replace(doubts=(*found.doubts, *raised.doubts()))
@@ -87,7 +87,7 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        _require_function(target, generator)
+        _require_function(target, reference(target), generator)
         raised = Raised()
         value, error, num_evaluations, x = integrate(target, raised)
         lower, upper = value - 2 * error, value + 2 * error
@@ -132,11 +132,11 @@ def somewhere(target: Expert) -> Tensor | None:
     return coordinates.to_x(like.new_empty(shape).normal_(generator=generator))
 
 
-def _require_function(target: Expert, generator: torch.Generator) -> None:
+def _require_function(target: Expert, like: Tensor, generator: torch.Generator) -> None:
     """Try the target at a few positions, taken aside; of a batch of densities others speak."""
     if is_batch(target):
         return
-    _, source = broad_start(target, number_like(target))
+    _, source = broad_start(target, like)
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
     require_function(target, target, lambda factor: factor, x)
 

@@ -123,7 +123,7 @@ def integrate(target: Expert, raised: Raised | None = None) -> Integral:
         NonFiniteError: Where a log-density is NaN or +inf or all are -inf.
         NormalizationError: Where the space has no chart or the cells run out.
     """
-    chart, like = _chart(target.space), _reference(target)
+    chart, like = _chart(target.space), reference(target)
     tolerance = max(1e-10, 8 * torch.finfo(like.dtype).eps)
     asked = Guarded(target, Raised() if raised is None else raised)
     cells, num_evaluations = _refined(asked, chart, like, tolerance)
@@ -161,7 +161,7 @@ def nodes(target: Expert, tolerance: float) -> Nodes:
         >>> bool((area - (2 * torch.pi) ** 0.5).abs() < 2e-5)
         True
     """
-    chart, like = _chart(target.space), _reference(target)
+    chart, like = _chart(target.space), reference(target)
     cells, _ = _refined(Guarded(target, Raised()), chart, like, tolerance)
     _total(target, chart, cells, like)
     rule = _rule(cells.centers.shape[1], cells.centers.device)
@@ -339,7 +339,7 @@ def _chart(space: Space) -> _Chart:
     )
 
 
-def _reference(target: Expert) -> Tensor:
+def reference(target: Expert) -> Tensor:
     """A tensor of the dtype and device at which the target wants x."""
     tensors = itertools.chain(target.parameters(), target.buffers())
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]

@@ -31,6 +31,9 @@ FLAT: dict[str, Callable[[Tensor], Tensor]] = {
     "steps": lambda x: x.detach().floor().sum(-1),
     "an indicator": lambda x: (x > 0).all(-1).log(),
     "a count": lambda x: (x.abs() > 0.5).double().sum(-1),
+    "a constraint": lambda x: (
+        x[..., 0].detach().new_zeros(x.shape[:-1]).masked_fill(x.sum(-1) > 1, -torch.inf)
+    ),
     "a flat piece": lambda x: -(x.detach().abs() - 9).relu().sum(-1),
     "rounding": lambda x: x.detach().softmax(-1).sum(-1),
     "steps by numpy": lambda x: torch.from_numpy(np.floor(x.detach().numpy()).sum(-1)),

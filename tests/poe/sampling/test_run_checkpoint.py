@@ -58,6 +58,8 @@ class Interrupted(poe.Expert):
         self.errors.put(error)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:  # where its score is tried, before the run
+            return -0.5 * x.square().sum(-1)
         self.calls += 1
         self.left -= 1
         if self.left == 0:
@@ -93,7 +95,7 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
 
 
 @pytest.mark.parametrize("per_chain", [False, True])
-@pytest.mark.parametrize("at", [11, 12, 13, 17, 21, 24, 28, 43, 50])
+@pytest.mark.parametrize("at", [15, 16, 17, 21, 25, 28, 32, 43, 50])
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_gives_the_same_bits(
     name: str, at: int, per_chain: bool, tmp_path: Path
@@ -139,7 +141,7 @@ def test_interrupted_twice_and_by_an_error(tmp_path: Path) -> None:
     path = tmp_path / "run"
     _interrupted(path, 30, RuntimeError)
     with pytest.raises(KeyboardInterrupt):
-        _resume(path, target=Interrupted(9))
+        _resume(path, target=Interrupted(15))
     whole = _resume(tmp_path / "other")
     assert torch.equal(_resume(path).samples, whole.samples)
     assert list(tmp_path.iterdir()) == sorted(tmp_path.iterdir())
@@ -156,7 +158,7 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
 
 def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        quiet(Interrupted(30), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
+        quiet(Interrupted(36), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as file:
         position = file.get_tensor("position")
     resumed = quiet(Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
