@@ -32,13 +32,14 @@ class Rays(NamedTuple):
 
     - ``origin``, ``direction`` ``(rays, d)``: u and v, which is a standard deviation long;
     - ``flat`` ``(rays,)``: k, the dimension of what v was drawn from;
-    - ``is_line`` ``(rays,)``: whether v is at an angle to the axes, so that rounding loses u.
+    - ``limit`` ``(rays,)``: log r up to which they lead. Where v is at an angle to the axes, what
+      cancels of squares is lost in their rounding from r = ε^(−1/2) on, and u itself from 1 / ε.
     """
 
     origin: Tensor
     direction: Tensor
     flat: Tensor
-    is_line: Tensor
+    limit: Tensor
 
     def one(self, row: int) -> Rays:
         """A single one of them."""
@@ -74,7 +75,8 @@ class Frame:
     def upward(self) -> Rays:
         """For counts: towards infinity alone."""
         rays = self.rays()
-        return rays._replace(direction=rays.direction.abs(), is_line=torch.zeros_like(rays.is_line))
+        limit = torch.full_like(rays.limit, torch.inf)
+        return rays._replace(direction=rays.direction.abs(), limit=limit)
 
     def apart(self) -> Rays:
         """A few from each start, start by start: ``(directions * n, d)``."""
@@ -86,7 +88,7 @@ class Frame:
             self.starts.repeat(len(directions), 1),
             directions.repeat_interleave(n, 0),
             flat.repeat_interleave(n),
-            torch.zeros(n * len(directions), dtype=torch.bool, device=self.starts.device),
+            self.starts.new_full((n * len(directions),), torch.inf, dtype=torch.float64),
         )
 
     def again(self, ray: Rays, is_upward: bool) -> Rays:
@@ -96,7 +98,7 @@ class Frame:
             turned = self._normal(NUM_AGAIN) * (ray.direction != 0)
             direction = direction + ANGLE * self.scale * turned
         direction = direction.abs() if is_upward else direction
-        rest = (ray.flat.expand(NUM_AGAIN), ray.is_line.expand(NUM_AGAIN))
+        rest = (ray.flat.expand(NUM_AGAIN), ray.limit.expand(NUM_AGAIN))
         return Rays(self._origins(NUM_AGAIN), direction, *rest)
 
     def units(self) -> Tensor:
@@ -109,8 +111,9 @@ class Frame:
     def _leaving(self, directions: Tensor, flat: Tensor, is_line: bool) -> Rays:
         both = torch.cat([directions, -directions])
         flat = flat.expand(len(directions)).repeat(2)
-        told = torch.full((len(both),), is_line, device=both.device)
-        return Rays(self._origins(len(both)), both, flat, told)
+        is_aslant = ((both != 0).sum(1) > 1) & is_line
+        limit = torch.where(is_aslant, 1 / torch.finfo(both.dtype).eps, torch.inf).double()
+        return Rays(self._origins(len(both)), both, flat, 0.5 * limit.log())
 
     def _origins(self, count: int) -> Tensor:
         """Starts, moved a little: chains may begin where a density is like nowhere nearby."""
