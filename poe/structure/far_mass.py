@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _LinAlgError as LinAlgError
 
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import ImproperError, PoeError
@@ -173,7 +174,7 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
         yield
     except ImproperError:
         raise
-    except (PoeError, torch.linalg.LinAlgError) as error:
+    except (PoeError, LinAlgError) as error:
         if doubts := look_far(target, u).doubts:
             raise ImproperError(f"{doubts[0]}. The run itself ended in: {error}") from error
         raise
@@ -231,15 +232,15 @@ class _Field:
             again = frame.again(rays.one(row), self.is_count)
             seen = self.along(again)
             confirmed = _is_heavy(again, seen, near).double()
-            if confirmed.mean() >= ENOUGH and not self._falls_farther(again):
+            if confirmed.mean() >= ENOUGH and not self._falls_farther(again, frame.rounding):
                 return self.told(again, seen, int(confirmed.argmax()), near)
         return None
 
-    def _falls_farther(self, rays: Rays) -> bool:
+    def _falls_farther(self, rays: Rays, rounding: float) -> bool:
         """Whether the like of one ray, which end early, all fall beyond, and not by rounding."""
         if bool((rays.limit == torch.inf).any()):
             return False
-        limit = torch.full_like(rays.limit, math.log(0.01 / torch.finfo(rays.origin.dtype).eps))
+        limit = torch.full_like(rays.limit, math.log(0.01 / rounding))
         seen = self.along(rays._replace(limit=limit))
         fall = (seen.value[:, 0] - seen.value[:, -1]).clamp(max=1e30)
         return bool(fall.mean() > 10 + 3 * fall.std())
