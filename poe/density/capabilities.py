@@ -136,8 +136,8 @@ def can_sample_exactly(expert: Expert) -> bool:
 def check_proper(expert: Expert) -> None:
     """Raise `ImproperError` where the expert can be shown to have no finite normaliser.
 
-    Where nothing can be decided this returns in silence; samplers then watch for escape. How it is
-    decided: ``poe.structure.proper.is_proper``.
+    Where nothing can be decided this returns in silence; then the density is watched along rays
+    (``poe.structure.far_mass``). How it is decided: ``poe.structure.proper.is_proper``.
     """
 
 

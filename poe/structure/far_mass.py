@@ -231,9 +231,18 @@ class _Field:
             again = frame.again(rays.one(row), self.is_count)
             seen = self.along(again)
             confirmed = _is_heavy(again, seen, near).double()
-            if confirmed.mean() >= ENOUGH:
+            if confirmed.mean() >= ENOUGH and not self._falls_farther(again, frame.rounding):
                 return self.told(again, seen, int(confirmed.argmax()), near)
         return None
+
+    def _falls_farther(self, rays: Rays, rounding: float) -> bool:
+        """Whether the like of one ray, which end early, all fall beyond, and not by rounding."""
+        if bool((rays.limit == torch.inf).any()):
+            return False
+        limit = torch.full_like(rays.limit, math.log(0.01 / rounding))
+        seen = self.along(rays._replace(limit=limit))
+        fall = (seen.value[:, 0] - seen.value[:, -1]).clamp(max=1e30)
+        return bool(fall.mean() > 10 + 3 * fall.std())
 
     def _look_apart(self, frame: Frame, heights: Tensor) -> FarMass | None:
         """One density a chain: a chain is suspected by at least two of its own rays."""
@@ -344,7 +353,7 @@ class _Field:
         near = (NEAR * rays.flat.double().sqrt()).log()
         dtype = rays.direction.dtype
         far = torch.full_like(near, FAR.get(dtype, FAR_IN_HALF) * math.log(10.0))
-        far = torch.where(rays.is_line, far.clamp(max=math.log(0.01 / torch.finfo(dtype).eps)), far)
+        far = torch.minimum(far, rays.limit)
         share = torch.linspace(0, 1, NUM_RADII, dtype=torch.float64, device=near.device)
         if not (self.coordinates.is_identity or self.is_count):
             far = self._reach(rays, near, far)

@@ -32,13 +32,14 @@ class Rays(NamedTuple):
 
     - ``origin``, ``direction`` ``(rays, d)``: u and v, which is a standard deviation long;
     - ``flat`` ``(rays,)``: k, the dimension of what v was drawn from;
-    - ``is_line`` ``(rays,)``: whether v is at an angle to the axes, so that rounding loses u.
+    - ``limit`` ``(rays,)``: log r up to which they lead. Where v is at an angle to the axes, what
+      cancels of squares is lost in a rounding of ε from r = ε^(−1/2) on, and u itself from 1 / ε.
     """
 
     origin: Tensor
     direction: Tensor
     flat: Tensor
-    is_line: Tensor
+    limit: Tensor
 
     def one(self, row: int) -> Rays:
         """A single one of them."""
@@ -57,7 +58,8 @@ class Frame:
         self.starts, self.d = starts, starts.shape[1]
         self.generator = seeded_alike(starts)
         self.is_of_draws = cloud is not None
-        self.scale, self.principal = _spread(starts[:0] if cloud is None else cloud)
+        spread = _spread(starts[:0] if cloud is None else cloud)
+        self.scale, self.principal, self.narrowest, self._apart = spread
 
     def rays(self, *straight: Tensor) -> Rays:
         """Along axes, their diagonals, the draws' principal directions, given ones; at random."""
@@ -74,7 +76,8 @@ class Frame:
     def upward(self) -> Rays:
         """For counts: towards infinity alone."""
         rays = self.rays()
-        return rays._replace(direction=rays.direction.abs(), is_line=torch.zeros_like(rays.is_line))
+        limit = torch.full_like(rays.limit, torch.inf)
+        return rays._replace(direction=rays.direction.abs(), limit=limit)
 
     def apart(self) -> Rays:
         """A few from each start, start by start: ``(directions * n, d)``."""
@@ -86,7 +89,7 @@ class Frame:
             self.starts.repeat(len(directions), 1),
             directions.repeat_interleave(n, 0),
             flat.repeat_interleave(n),
-            torch.zeros(n * len(directions), dtype=torch.bool, device=self.starts.device),
+            self.starts.new_full((n * len(directions),), torch.inf, dtype=torch.float64),
         )
 
     def again(self, ray: Rays, is_upward: bool) -> Rays:
@@ -96,7 +99,7 @@ class Frame:
             turned = self._normal(NUM_AGAIN) * (ray.direction != 0)
             direction = direction + ANGLE * self.scale * turned
         direction = direction.abs() if is_upward else direction
-        rest = (ray.flat.expand(NUM_AGAIN), ray.is_line.expand(NUM_AGAIN))
+        rest = (ray.flat.expand(NUM_AGAIN), ray.limit.expand(NUM_AGAIN))
         return Rays(self._origins(NUM_AGAIN), direction, *rest)
 
     def units(self) -> Tensor:
@@ -109,13 +112,20 @@ class Frame:
     def _leaving(self, directions: Tensor, flat: Tensor, is_line: bool) -> Rays:
         both = torch.cat([directions, -directions])
         flat = flat.expand(len(directions)).repeat(2)
-        told = torch.full((len(both),), is_line, device=both.device)
-        return Rays(self._origins(len(both)), both, flat, told)
+        is_aslant = ((both != 0).sum(1) > 1) & is_line
+        limit = torch.where(is_aslant, self.rounding**-0.5, torch.inf).double()
+        return Rays(self._origins(len(both)), both, flat, limit.log())
+
+    @property
+    def rounding(self) -> float:
+        """How far that of a direction may lead from a line, in units of what is narrowest."""
+        return torch.finfo(self.scale.dtype).eps / self.narrowest
 
     def _origins(self, count: int) -> Tensor:
         """Starts, moved a little: chains may begin where a density is like nowhere nearby."""
         rows = torch.randint(len(self.starts), (count,), generator=self.generator, device=self._at)
-        return self.starts[rows] + NEARBY * self.scale * self._normal(count)
+        drawn = self._drawn(count, len(self._apart))
+        return self.starts[rows] + NEARBY * drawn @ self._apart
 
     def _axes(self, most: int) -> Tensor:
         chosen = torch.randperm(self.d, generator=self.generator, device=self._at)[:most]
@@ -163,7 +173,9 @@ class Frame:
         return random * self.scale / random.norm(dim=1, keepdim=True), (random != 0).sum(1)
 
     def _normal(self, count: int) -> Tensor:
-        shape = (count, self.d)
+        return self._drawn(count, self.d)
+
+    def _drawn(self, *shape: int) -> Tensor:
         drawn = torch.randn(shape, generator=self.generator, device=self._at)
         return drawn.to(self.scale.dtype)
 
@@ -172,21 +184,36 @@ class Frame:
         return self.starts.device
 
 
-def _spread(cloud: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviations ``(d,)``, 1 where there are none, and some principal directions.
+class _Spread(NamedTuple):
+    """What positions tell of a density, in d dimensions.
 
-    The directions are a standard deviation long: those of most variance, and of least.
+    - ``scale`` ``(d,)``: standard deviations, 1 where there are none;
+    - ``principal`` ``(n, d)``: directions of most variance and of least, as long as ``scale``;
+    - ``narrowest``: the least standard deviation of all directions, in units of ``scale``;
+    - ``apart`` ``(m, d)``: positions less their mean, and a unit for each element that is still.
     """
+
+    scale: Tensor
+    principal: Tensor
+    narrowest: float
+    apart: Tensor
+
+
+def _spread(cloud: Tensor) -> _Spread:
     floats = cloud if cloud.is_floating_point() else cloud.to(torch.get_default_dtype())
     floats = floats[floats.isfinite().all(1)][:: 1 + len(floats) // MAX_CLOUD]
     n, d = floats.shape
+    ones, nothing = floats.new_ones(d), floats.new_zeros(0, d)
     if n < 2:
-        return floats.new_ones(d), floats.new_zeros(0, d)
+        return _Spread(ones, nothing, 1.0, torch.diag_embed(ones))
     scale = floats.std(0)
-    scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+    is_still = ~((scale > 0) & scale.isfinite())
+    scale = torch.where(is_still, ones, scale)
     centred = (floats - floats.mean(0)) / scale
-    if d == 1 or not bool(centred.isfinite().all()):
-        return scale, floats.new_zeros(0, d)
-    _, _, rows = torch.linalg.svd(centred, full_matrices=False)
+    if not bool(centred.isfinite().all()):
+        return _Spread(scale, nothing, 1.0, torch.diag_embed(scale))
+    _, sizes, rows = torch.linalg.svd(centred, full_matrices=False)
     rows = torch.cat([rows[:NUM_PRINCIPAL], rows[NUM_PRINCIPAL:][-NUM_PRINCIPAL:]])
-    return scale, rows * scale
+    narrowest = float(sizes[-1]) / n**0.5 if n > d and not bool(is_still.any()) else 1.0
+    apart = torch.cat([centred * scale / n**0.5, torch.diag_embed(ones)[is_still]])
+    return _Spread(scale, nothing if d == 1 else rows * scale, narrowest, apart)
