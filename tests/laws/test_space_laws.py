@@ -63,6 +63,12 @@ def _on_labels(space: poe.Space, k: int) -> Case:
     return _of_elements(space, math.log(sum(weights)), second)
 
 
+def _mixed(space: poe.Joint, log_z: float, squares: float) -> Case:
+    """The same on a mixed state, by log Z and E |x|² of all of it."""
+    case = _of_elements(space, 0.0, squares / space.event_shape.numel())
+    return case._replace(log_z=log_z)
+
+
 def _between(space: poe.Interval) -> Case:
     """The normal cut off at the bounds, by the error function."""
     low, high = space.low, space.high
@@ -118,10 +124,20 @@ CASES: list[Case] = [
     _on_labels(poe.Categorical((), 3), 3),
     _on_labels(poe.Categorical(2, 3), 3),
     _on_labels(poe.Sequence(3, 4), 3),
+    _mixed(
+        poe.Joint((poe.Real(2), poe.Binary(1))),
+        2 * NORMAL + math.log(1 + math.exp(-0.5)),
+        2 + 1 / (1 + math.exp(0.5)),
+    ),
+    _mixed(
+        poe.Joint((poe.Real(()), poe.Binary((1, 2)))),
+        NORMAL + 2 * math.log(1 + math.exp(-0.5)),
+        1 + 2 / (1 + math.exp(0.5)),
+    ),
 ]
 of_spaces = pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.space))
 CONTINUOUS = [case for case in CASES if not case.space.is_discrete]
-DISCRETE = [case for case in CASES if case.space.is_discrete]
+DISCRETE = [case for case in CASES if case.space.num_values]
 
 KERNELS: list[Kernel] = [
     ULA(0.05),
