@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,15 +24,20 @@ from poe.samplers.kernel import (
     require_kernel,
 )
 from poe.samplers.questions import (
+    Learned,
+    Setting,
     can_restart,
     draws_beforehand,
+    filled,
     gradients_per_step,
     guarantee,
     has_memory,
     is_of_one_density,
+    is_tunable,
     missing,
     needs_score,
     space_of,
+    target_acceptance,
 )
 
 
@@ -79,8 +84,9 @@ class Alternating(OnDrawnNoise[MetropolisState]):
     constant. Each leaves p invariant, and so does their composition. So a continuous part may move
     by MALA or HMC and a label by Gibbs.
 
-    Of ``Info``: accepted where any part was, the probability their mean, undefined, outside or
-    divergent where any was.
+    Of ``Info``: accepted where any part was, undefined, outside or divergent where any was; the
+    probability is the mean over the parts whose kernels have a step size, if any do, else over all.
+    A step size left out is tuned by that, one for all parts that leave it out.
 
     Args:
         space: A ``poe.Joint``, the target's.
@@ -89,8 +95,9 @@ class Alternating(OnDrawnNoise[MetropolisState]):
             gradient.
 
     Raises:
-        PoeError: Where the space is no Joint with as many parts, or a kernel is none, leaves a
-            setting out, has a memory, is built for one density or on another space than its part.
+        PoeError: Where the space is no Joint with as many parts, or a kernel is none, leaves out
+            more than its step size, has a memory, is built for one density or on another space than
+            its part.
 
     References:
         Geman & Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian
@@ -127,6 +134,28 @@ class Alternating(OnDrawnNoise[MetropolisState]):
             )
         for kernel, part in zip(self.kernels, self.space.parts, strict=True):
             _check(kernel, part)
+
+    @property
+    def missing(self) -> frozenset[Setting]:
+        """The step size, where a part's kernel leaves its own out: they share one."""
+        return frozenset().union(*map(missing, self.kernels))
+
+    def filled(self, learned: Learned) -> Alternating:
+        """With what the parts' kernels leave out as learned.
+
+        Args:
+            learned: What warm-up knows.
+
+        Returns:
+            A copy.
+        """
+        return replace(self, kernels=tuple(filled(kernel, learned) for kernel in self.kernels))
+
+    @property
+    def target_acceptance(self) -> float:
+        """The mean over the parts' kernels that have a step size."""
+        goals = [target_acceptance(kernel) for kernel in self.kernels if is_tunable(kernel)]
+        return sum(goals) / max(1, len(goals))
 
     @property
     def guarantee(self) -> str:
@@ -167,14 +196,19 @@ class Alternating(OnDrawnNoise[MetropolisState]):
             inner, info = kernel.transition(density, inner, drawn)
             x = density.whole(inner.position)
             infos.append(info)
+        together = _together(infos)
+        tuned = [i for i, kernel in zip(infos, self.kernels, strict=True) if is_tunable(kernel)]
+        if tuned:
+            probability = torch.stack([info.acceptance_probability for info in tuned]).mean(0)
+            together = together._replace(acceptance_probability=probability)
         # Asked once more where it ends: a level of a path knows its parts there by that.
-        return self.state_at(target, x), _together(infos)
+        return self.state_at(target, x), together
 
 
 def _check(kernel: Kernel, part: Space) -> None:
     require_kernel(kernel)
     name = type(kernel).__name__
-    if left_out := sorted(setting.value for setting in missing(kernel)):
+    if left_out := sorted(setting.value for setting in missing(kernel) - {Setting.SCALE}):
         raise PoeError(
             f"expected {name} with its {' and '.join(left_out)}, got None: parts are not tuned "
             "together; give one"

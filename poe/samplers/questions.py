@@ -353,9 +353,9 @@ def target_acceptance(kernel: Kernel) -> float:
     Raises:
         PoeError: Where it has none.
     """
-    if not is_tunable(kernel):
+    if not hasattr(kernel, "target_acceptance"):
         raise PoeError(f"{type(kernel).__name__} has no step size to tune: give it with one")
-    return kernel.target_acceptance
+    return float(kernel.target_acceptance)
 
 
 def max_scale(kernel: Kernel) -> float:

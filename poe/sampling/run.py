@@ -153,13 +153,13 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether every draw was made."""
-        return self.is_sampling and self.moment.step == self.plan.num_draws
+        return self.is_sampling and self.moment.step >= self.plan.num_draws
 
     def advance(self) -> None:
         """One step, one block of compiled steps, or the passage from one phase to the next."""
         began = time.perf_counter()
         stage = self._stage()
-        if self.moment.step == stage.num_steps:
+        if self.moment.step >= stage.num_steps:
             moment = self._next_phase(stage)
         elif self.is_sampling and self.plan.compile and self._block(stage) is not None:
             moment = self._stepped_in_block(stage)

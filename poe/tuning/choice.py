@@ -9,10 +9,13 @@ from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
+from poe.core.joint_space import Joint
+from poe.core.space import Real
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
 from poe.density.trials import is_score_contradicted
+from poe.samplers.alternating import Alternating
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard
 from poe.samplers.discrete.chromatic import ChromaticGibbs
@@ -64,6 +67,8 @@ def choose(known: Structure, density: Expert, u: Tensor) -> Choice:
         >>> choose(known, target, torch.randn(8, 2)).why
         'a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains'
     """
+    if isinstance(known.space, Joint):
+        return by_parts(known.space, density, u)
     if known.space.is_discrete:
         return by_structure(known) or by_elements(known, density, u)
     if known.is_batch:
@@ -95,6 +100,8 @@ def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice
     Raises:
         PoeError: As ``choose`` does.
     """
+    if isinstance(known.space, Joint):
+        return by_parts(known.space, density, u[:FEW_POSITIONS])
     if known.space.is_discrete:
         return by_structure(known) or on_discrete(known)
     if without := why_no_score(density, u[:FEW_POSITIONS]):
@@ -126,6 +133,23 @@ def why_no_score(density: Expert, u: Tensor) -> str | None:
     if is_score_contradicted(density, u):
         return "its score is another than differences of its values show"
     return None
+
+
+def by_parts(space: Joint, density: Density, u: Tensor) -> Choice:
+    """A mixed state part by part: real numbers by a kernel with a step size, labels by Gibbs.
+
+    Args:
+        space: The target's.
+        density: The target.
+        u: Where chains start, ``(chains, n)``.
+
+    Returns:
+        The kernel, and in words why this one.
+    """
+    kernel = MALA() if has_score(density, u) else MetropolisHastings()
+    kernels = (kernel if isinstance(part, Real) else Gibbs(part) for part in space.parts)
+    how = f"real numbers by {type(kernel).__name__}, labels by Gibbs"
+    return Choice(Alternating(space, tuple(kernels)), f"a mixed state part by part: {how}")
 
 
 def by_structure(known: Structure) -> Choice | None:

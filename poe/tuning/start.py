@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from poe.core.errors import NonFiniteError
-from poe.density.adapt import Uniform, as_expert
+from poe.density.adapt import FromDistribution, Uniform, as_expert
+from poe.core.joint_space import Joint
+from poe.core.space import Real, Space
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
 from poe.density.coordinates import Coordinates, require_chains
-from poe.density.expert import Expert
+from poe.density.expert import Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised, is_of_memory
@@ -110,6 +112,9 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
     factor = samplable_factor(target)
     if factor is not None:
         return _Source(f"draws of expert {factor[0]!r}", factor[1], like, coordinates)
+    if isinstance(target.space, Joint):
+        said = "standard normals, and any label alike"
+        return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
     if target.space.is_discrete:
         return _Source("any state alike", Uniform(target.space, like), like, coordinates)
     return _Source("standard normals", None, like, coordinates)
@@ -143,6 +148,50 @@ def _drawn_inside(
     return x, f"{source.said}{told}"
 
 
+def _normal(space: Space, like: Tensor, scale: float) -> Expert:
+    """N(0, scale² I) on a ``Real``."""
+    zeros = like.new_zeros(space.event_shape)
+    normal = Independent(Normal(zeros, torch.full_like(zeros, scale)), zeros.ndim)
+    return FromDistribution(normal)
+
+
+class OfParts(Expert):
+    """On a mixed state: N(0, scale² I) of the real parts, and every label alike.
+
+    >>> space = poe.Joint((poe.Real(1), poe.Binary(1)))
+    >>> expert = OfParts(space, torch.zeros(()), 1.0)
+    >>> expert.log_prob(torch.zeros(1, 2))  # − log(2π) / 2 − log 2
+    tensor([-1.6121])
+    """
+
+    def __init__(self, space: Joint, like: Tensor, scale: float) -> None:
+        super().__init__()
+        self.space: Joint = space
+        self.experts = nn.ModuleList(
+            [
+                _normal(part, like, scale) if isinstance(part, Real) else Uniform(part, like)
+                for part in space.parts
+            ]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum over the parts: ``(*batch, n) -> (*batch,)``."""
+        pairs = zip(self.experts, self.space.split(x), strict=True)
+        return torch.stack([expert(part) for expert, part in pairs]).sum(0)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), the log-density itself: ``(*batch, n) -> (*batch,)``."""
+        return self(x)
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, n)``."""
+        draws = [
+            expert.sample(num_samples, generator=generator) for expert in experts_in(self.experts)
+        ]
+        like = next(x for x in draws if x.is_floating_point())
+        return self.space.join(*(x.to(like.dtype) for x in draws))
+
+
 def _has_coordinates(x: Tensor, coordinates: Coordinates) -> Tensor:
     """Whether x has coordinates that are numbers, as a matrix that is singular by rounding has not.
 
@@ -172,11 +221,12 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     factor = samplable_factor(target)
     if factor is not None:
         return f"expert {factor[0]!r}", factor[1]
+    if isinstance(target.space, Joint):
+        return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)
-    zeros = like.new_zeros(coordinates.u_space.event_shape)
-    broad = as_expert(Independent(Normal(zeros, torch.full_like(zeros, BROAD)), zeros.ndim))
+    broad = _normal(coordinates.u_space, like, BROAD)
     if not coordinates.is_identity:
         broad = Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
     return "a broad Gaussian", broad

@@ -25,6 +25,7 @@ from poe.samplers import (
     MetropolisState,
     ParallelTempering,
     PathAuxiliary,
+    Preconditioned,
     RandomScanGibbs,
 )
 from poe.samplers.alternating import Part, _together
@@ -199,7 +200,7 @@ def test_what_does_not_fit_is_refused(g: torch.Generator) -> None:
     for space, kernels, words in (
         (SPACE, (MALA(0.1),), "a kernel for each of its parts"),
         (poe.Real(3), (MALA(0.1), Gibbs(LABEL)), "expected a poe.Joint"),
-        (SPACE, (MALA(), Gibbs(LABEL)), "with its step size"),
+        (SPACE, (Preconditioned(MALA()), Gibbs(LABEL)), "with its preconditioner"),
         (SPACE, (MALA(0.1), Gibbs(poe.Binary(1))), r"on its part Categorical\(\(\), 3\)"),
     ):
         with pytest.raises(poe.PoeError, match=words):
@@ -211,6 +212,23 @@ def test_what_does_not_fit_is_refused(g: torch.Generator) -> None:
     with pytest.raises(poe.PoeError, match="without a gradient on the part"):
         gradient.step(TARGET, state, generator=g)
     assert Alternating(SPACE, (ULA(0.1), Gibbs(LABEL))).guarantee == "biased"
+
+
+def test_a_step_size_left_out_is_tuned_on_the_parts_that_have_one(g: torch.Generator) -> None:
+    draws = poe.sample(TARGET, 400, warmup=200, generator=g, progress=False)
+    assert isinstance(draws.kernel, Alternating)
+    kernel, labels = draws.kernel.kernels
+    assert isinstance(kernel, MALA)
+    assert isinstance(kernel.step_size, float)
+    assert isinstance(labels, Gibbs)
+    step = Alternating(SPACE, (kernel, Gibbs(LABEL)))
+    state, accepted = step.init(TARGET, exact_mixture(g, 4000)), []
+    for _ in range(4):
+        state, info = step.step(TARGET, state, generator=g)
+        accepted.append(info.acceptance_probability.mean())
+    assert abs(torch.stack(accepted).mean() - MALA.target_acceptance) < 0.15  # of 4 chains
+    with pytest.raises(poe.PoeError, match="step size was left out"):
+        poe.advance(TARGET, Alternating(SPACE, (MALA(), Gibbs(LABEL))), exact_mixture(g, 4), 2)
 
 
 def test_a_joint_space_holds_its_parts(tmp_path: Path) -> None:
@@ -228,7 +246,5 @@ def test_a_joint_space_holds_its_parts(tmp_path: Path) -> None:
     for wrong in ((poe.Real(2),), (poe.Real(1), poe.Count(1)), (poe.Positive(1), LABEL)):
         with pytest.raises(poe.PoeError, match="at least two parts"):
             poe.Joint(wrong)
-    with pytest.raises(poe.PoeError, match=r"by `initial="):
-        poe.sample(TARGET, 10, progress=False)
     poe.save(poe.FromLogDensity(torch.nn.Flatten(0), space=SPACE), tmp_path / "joint")
     assert poe.load(tmp_path / "joint").space == SPACE
