@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_room
 from poe.core.doubt import Doubt, Kind, warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -131,6 +131,7 @@ def smc(
     began = time.perf_counter()
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
+    require_room(num_samples, target.space.event_shape, device_of(target))
     if kernel is not None:
         require_kernel(kernel)
     schedule = _schedule(

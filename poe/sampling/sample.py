@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_room
 from poe.core.doubt import warn
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -124,6 +124,8 @@ def sample(
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
     device = device_of(target) if initial is None else initial.device
+    if collect is None:
+        require_room(num_samples, target.space.event_shape, device)
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
     seed = None if generator is None else generator.initial_seed()
     generator = resolve(generator, device)
