@@ -293,7 +293,8 @@ def _kind(hint: Any) -> Kind:
     if any(isinstance(each, ForwardRef) for each in arguments):
         return ANYTHING  # numbers in lists of lists, which know a door of their own
     if origin in (Union, types.UnionType):
-        return _any_of([_kind(each) for each in arguments])
+        is_path = any(get_origin(each) is os.PathLike for each in arguments)
+        return _any_of([_kind(each) for each in arguments if not (is_path and each is str)])
     if origin is Literal:
         words = " or ".join(map(repr, arguments))
         return Kind(words, lambda value: value if value in arguments else REFUSED)
@@ -436,6 +437,8 @@ def _round(value: Any) -> str:
     number = _number(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         return ""
+    if whole(number) is not REFUSED:
+        return ": use 0 or more"
     return f": use at most {MOST:.0e}" if abs(number) > MOST else ": use a whole one"
 
 
@@ -481,8 +484,12 @@ def _called(value: Any) -> Any:
 
 
 def _path(value: Any) -> Any:
-    path = instance_of(os.PathLike, value)
-    return path if path is REFUSED or "\0" not in os.fspath(path) else REFUSED
+    """A path that a system can have: not empty, without a zero, no name above 255 bytes."""
+    if not isinstance(value, str | os.PathLike) or not (text := os.fsdecode(value)):
+        return REFUSED
+    names = re.split(r"[/\\]", text)
+    is_odd = "\0" in text or any(len(os.fsencode(name)) > 255 for name in names)
+    return REFUSED if is_odd else value
 
 
 def _make_one(value: Any) -> str:

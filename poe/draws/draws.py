@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poe import diagnostics
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
@@ -72,6 +73,7 @@ class Draws(Record):
         """
         return summarize(self)
 
+    @checked
     def experts(self, target: Expert) -> ExpertReport:
         """What each expert of the target does along these draws: who vetoes, is saturated, pulls.
 
@@ -93,6 +95,7 @@ class Draws(Record):
             )
         return diagnostics.expert_report(target, self.samples)
 
+    @checked
     def to_arviz(self, target: Expert | None = None) -> Any:
         """These draws as an ``arviz.InferenceData`` (ArviZ >= 1: an ``xarray.DataTree``).
 
@@ -113,6 +116,7 @@ class Draws(Record):
         """
         return to_arviz(self, target)
 
+    @checked
     def to_xarray(self, target: Expert | None = None) -> Any:
         """These draws as an ``xarray.Dataset`` with named dimensions; see ``poe.draws.export``.
 
@@ -135,6 +139,7 @@ class Draws(Record):
         """
         return to_xarray(self, target)
 
+    @checked
     def to_pandas(self, target: Expert | None = None) -> Any:
         """These draws as a tidy ``pandas.DataFrame``, a row each; see ``poe.draws.export``.
 
