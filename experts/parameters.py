@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, SupportsIndex
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poe import DtypeError, PoeError, ShapeError
+from poe.core import arguments
 
 ArrayLike = Tensor | float | Sequence["ArrayLike"]
 """Numbers: a tensor, a number, or lists of them."""
@@ -253,13 +253,10 @@ def whole(name: str, value: SupportsIndex, at_least: int | None = 1) -> int:
         >>> whole("num_steps", 3)
         3
     """
-    try:
-        count = operator.index(value)
-    except (TypeError, RuntimeError) as error:
-        raise _not_whole(name, value, at_least) from error
-    if at_least is not None and count < at_least:
+    count: Any = arguments.whole(value)
+    if count is arguments.REFUSED or (at_least is not None and count < at_least):
         raise _not_whole(name, value, at_least)
-    return count
+    return int(count)
 
 
 def sizes(name: str, shape: Iterable[SupportsIndex], at_least: int | None = 1) -> tuple[int, ...]:

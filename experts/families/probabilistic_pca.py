@@ -100,7 +100,7 @@ class ProbabilisticPCA(poe.Expert):
             tensor(0.4996)
         """
         rows = real("rows", rows)
-        if rows.ndim == 0 or len(rows) < 2:
+        if rows.ndim == 0 or len(rows) < 2 or rows.is_meta:
             raise ShapeError(
                 f"expected rows of shape (n, *event), at least 2, got {tuple(rows.shape)}"
             )

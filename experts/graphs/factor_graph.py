@@ -124,6 +124,7 @@ class FactorGraph(Expert):
         self._assemble(space, _stacked(space, factors))
 
     @classmethod
+    @checked
     def from_tables(cls, space: Space, tables: Iterable[tuple[Tensor, Tensor]]) -> FactorGraph:
         """The factor graph of tables that are stacked already, which may be learned.
 

@@ -91,6 +91,7 @@ class Ising(Expert):
         self._assemble(edges, upper[edges[0], edges[1]], field, matrix.shape[:1])
 
     @classmethod
+    @checked
     def from_edges(
         cls,
         edges: Tensor | Sequence[Sequence[int]],
@@ -126,6 +127,7 @@ class Ising(Expert):
         return model
 
     @classmethod
+    @checked
     def grid(
         cls,
         shape: tuple[int, int],

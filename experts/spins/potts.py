@@ -78,6 +78,7 @@ class Potts(Expert):
         keep(self, "fields", filled("fields", fields, each))
 
     @classmethod
+    @checked
     def grid(
         cls,
         shape: tuple[int, int],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experts.parameters import ArrayLike, keep, positive, real
-from poe import ShapeError
+from poe import DtypeError, ShapeError
 from poe.core.arguments import checked
 from poe.io import register
 
@@ -37,6 +37,7 @@ class Standardize(nn.Module):
         keep(self, "scale", positive("scale", scale, like=center))
 
     @classmethod
+    @checked
     def fitted(cls, rows: ArrayLike) -> Standardize:
         """That of a table's columns; a constant column keeps its own unit.
 
@@ -102,6 +103,7 @@ class NormalScores(nn.Module):
         keep(self, "scores", real("scores", scores, like=places))
 
     @classmethod
+    @checked
     def fitted(cls, rows: ArrayLike) -> NormalScores:
         """That of a table's columns, a knot for each value that one takes and one beyond each end.
 
@@ -157,6 +159,8 @@ def _table(rows: ArrayLike) -> Tensor:
             f"expected a table of shape (n, d) with n >= 2, got {tuple(rows.shape)}; "
             "give one row for each example"
         )
+    if rows.is_meta or rows.dtype.itemsize < 4:
+        raise DtypeError(f"expected a table of float32 or float64, got {rows.dtype}: use .float()")
     return rows
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experts.parameters import ArrayLike, fixed, keep, number, positive, real, whole
-from poe import Expert, Real, ShapeError
+from poe import DtypeError, Expert, Real, ShapeError
 from poe.core.arguments import checked
 from poe.io import Fields, register
 
@@ -85,6 +85,8 @@ class Neighbours(Expert):
                 f"expected points of shape (n, d) with n > num_neighbours = {num_neighbours}, got "
                 f"{tuple(points.shape)}; give more rows or ask for fewer neighbours"
             )
+        if points.dtype.itemsize < 4:
+            raise DtypeError(f"expected points of float32 or float64, got {points.dtype}")
         self.space = Real(points.shape[1])
         keep(self, "points", points)
         self.num_neighbours = num_neighbours

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.core.errors import DtypeError, PoeError, ShapeError
+from poe.core.errors import DtypeError, PoeError, ShapeError, SizeError
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 MOST = 10**10
@@ -90,23 +91,50 @@ def checked(call: Checked) -> Checked:
 
 def _at_the_door(call: Callable[..., Any], owner: type | None) -> Callable[..., Any]:
     """A function, or the constructor of a dataclass, whose fields tell of the classes above too."""
-    signature = inspect.signature(call)
     kinds = cache(partial(_kinds_of, call, owner))
 
     @wraps(call)
     def at_the_door(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return call(*args, **kwargs)
+        known = kinds()
+        first = [_taken(*kind, each) for kind, each in zip(known.first, args, strict=False)]
+        rest = [_taken(*known.rest, each) for each in args[len(first) :]]
+        named = {
+            name: _taken(name, known.named.get(name, known.others), each)
+            for name, each in kwargs.items()
+        }
         try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            return call(*args, **kwargs)  # raises it again, in Python's own words
-        for name, kind in kinds().items():
-            if name in bound.arguments:
-                bound.arguments[name] = _taken(name, bound.arguments[name], kind)
-        return call(*bound.args, **bound.kwargs)
+            return call(*first, *rest, **named)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, PoeError) or not _is_out_of_memory(error):
+                raise
+            raise SizeError(_too_large(call, error)) from error
 
     return at_the_door
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of the processor's: that of a device is known by torch's own error, which people catch."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def _too_large(call: Callable[..., Any], error: BaseException) -> str:
+    size = re.search(r"allocate (\d+) bytes", str(error))
+    asked = f"got {int(size[1]) / 2**30:.3g} GiB at once" if size else "got more"
+    return (
+        f"expected {call.__qualname__} to be asked for what memory holds, {asked}: ask for less, "
+        "or for one part after another"
+    )
+
+
+class Kinds(NamedTuple):
+    """What a function takes: in order, then of ``*args``, by name, and of ``**kwargs``."""
+
+    first: tuple[tuple[str, Kind], ...]
+    rest: tuple[str, Kind]
+    named: dict[str, Kind]
+    others: Kind
 
 
 def require(name: str, value: Any, kind: Any) -> Any:
@@ -115,7 +143,7 @@ def require(name: str, value: Any, kind: Any) -> Any:
     >>> require("num_steps", torch.tensor(3.0), int)
     3
     """
-    return _taken(name, value, _kind(kind))
+    return _taken(name, _kind(kind), value)
 
 
 def require_count(name: str, value: Any, at_least: int = 1) -> int:
@@ -142,6 +170,28 @@ def require_dimensions(name: str, x: Tensor, expected: str) -> None:
     least = sum(not size.startswith("*") for size in sizes)
     if x.ndim < least or (x.ndim > least and least == len(sizes)):
         raise ShapeError(f"expected {name} of shape {expected}, got {tuple(x.shape)}")
+
+
+def require_memory(count: int, shape: torch.Size, device: torch.device) -> None:
+    """Refuse more events than the machine's memory holds as float32; other devices say so at once.
+
+    >>> require_memory(10**10, torch.Size([1000]), torch.device("cpu"))
+    Traceback (most recent call last):
+    poe.SizeError: expected draws that memory holds, got 10,000,000,000 of shape (1000,), ...
+    """
+    needed = 4 * count * shape.numel()
+    if device.type == "cpu" and needed > _memory():
+        raise SizeError(
+            f"expected draws that memory holds, got {count:,} of shape {tuple(shape)}, "
+            f"{needed / 2**30:.3g} GiB: draw fewer, or keep less of each by collect="
+        )
+
+
+def _memory() -> float:
+    """Of this machine in bytes; infinite where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return float("inf")
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def told(value: object) -> str:
@@ -183,23 +233,33 @@ def instance_of(kind: type, value: Any) -> Any:
     return value if isinstance(value, kind) and not isinstance(value, type) else REFUSED
 
 
-def _kinds_of(call: Callable[..., Any], owner: type | None) -> dict[str, Kind]:
-    """The kind of each parameter that has an annotation which can be read."""
-    found = {}
-    for name, parameter in inspect.signature(call).parameters.items():
-        if parameter.annotation is inspect.Parameter.empty:
-            continue
-        kind = _kind(_hint(name, parameter.annotation, _namespaces(call, owner, name)))
-        match parameter.kind:
-            case inspect.Parameter.VAR_POSITIONAL:
-                kind = _sequence(kind, tuple)
-            case inspect.Parameter.VAR_KEYWORD:
-                kind = kind._replace(take=partial(_take_values, kind))
-        if name == "num_samples" and owner is None and _is_method(call):
-            kind = kind._replace(take=partial(_not_negative, kind))
-        if kind is not ANYTHING:
-            found[name] = kind
-    return found
+def _kinds_of(call: Callable[..., Any], owner: type | None) -> Kinds:
+    """The kind of each parameter, as far as its annotation can be read."""
+    parameters = inspect.signature(call).parameters
+    found = {name: _kind_of(call, owner, each) for name, each in parameters.items()}
+
+    def those(*places: Any) -> dict[str, Kind]:
+        return {name: found[name] for name, each in parameters.items() if each.kind in places}
+
+    of = inspect.Parameter
+    rest = those(of.VAR_POSITIONAL) or {"an argument": ANYTHING}
+    others = those(of.VAR_KEYWORD) or {"an argument": ANYTHING}
+    return Kinds(
+        first=tuple(those(of.POSITIONAL_ONLY, of.POSITIONAL_OR_KEYWORD).items()),
+        rest=next(iter(rest.items())),
+        named=those(of.POSITIONAL_OR_KEYWORD, of.KEYWORD_ONLY),
+        others=next(iter(others.values())),
+    )
+
+
+def _kind_of(call: Callable[..., Any], owner: type | None, parameter: inspect.Parameter) -> Kind:
+    name = parameter.name
+    if parameter.annotation is inspect.Parameter.empty:
+        return ANYTHING
+    kind = _kind(_hint(name, parameter.annotation, _namespaces(call, owner, name)))
+    if name == "num_samples" and owner is None and _is_method(call):
+        return kind._replace(take=partial(_not_negative, kind))
+    return kind
 
 
 def _is_method(call: Callable[..., Any]) -> bool:
@@ -233,7 +293,8 @@ def _kind(hint: Any) -> Kind:
     if any(isinstance(each, ForwardRef) for each in arguments):
         return ANYTHING  # numbers in lists of lists, which know a door of their own
     if origin in (Union, types.UnionType):
-        return _any_of([_kind(each) for each in arguments])
+        is_path = any(get_origin(each) is os.PathLike for each in arguments)
+        return _any_of([_kind(each) for each in arguments if not (is_path and each is str)])
     if origin is Literal:
         words = " or ".join(map(repr, arguments))
         return Kind(words, lambda value: value if value in arguments else REFUSED)
@@ -266,9 +327,13 @@ def _any_of(kinds: list[Kind]) -> Kind:
         return ANYTHING
 
     def take(value: Any) -> Any:
-        found = [taken for kind in kinds if (taken := kind.take(value)) is not REFUSED]
-        is_one = any(taken is value for taken in found)
-        return value if is_one else next(iter(found), REFUSED)
+        found = REFUSED
+        for kind in kinds:
+            taken = kind.take(value)
+            if taken is value:
+                return value
+            found = taken if found is REFUSED else found
+        return found
 
     def remedy(value: Any) -> str:
         return next((text for kind in kinds if (text := kind.remedy(value))), "")
@@ -333,12 +398,7 @@ def _has_refused(taken: Iterable[Any]) -> bool:
     return any(each is REFUSED for each in taken)
 
 
-def _take_values(kind: Kind, named: dict[str, Any]) -> Any:
-    taken = {name: kind.take(value) for name, value in named.items()}
-    return REFUSED if _has_refused(taken.values()) else taken
-
-
-def _taken(name: str, value: Any, kind: Kind) -> Any:
+def _taken(name: str, kind: Kind, value: Any) -> Any:
     taken = kind.take(value)
     if taken is REFUSED:
         came = f"{told(value)}{kind.remedy(value)}"
@@ -352,6 +412,8 @@ def whole(value: Any) -> Any:
     >>> whole(1e3), whole(np.int64(2)), whole(2.5) is REFUSED
     (1000, 2, True)
     """
+    if type(value) is int:
+        return value if abs(value) <= MOST else REFUSED
     number = _number(value) if isinstance(value, float | np.floating | Tensor) else value
     if isinstance(number, bool | np.bool_):
         return REFUSED
@@ -375,11 +437,15 @@ def _round(value: Any) -> str:
     number = _number(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         return ""
+    if whole(number) is not REFUSED:
+        return ": use 0 or more"
     return f": use at most {MOST:.0e}" if abs(number) > MOST else ": use a whole one"
 
 
 def _number(value: Any) -> Any:
     """A real number as Python's; what learns stays a tensor. Else ``REFUSED``."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         if value.ndim or value.is_complex() or value.dtype == torch.bool:
             return REFUSED
@@ -418,8 +484,12 @@ def _called(value: Any) -> Any:
 
 
 def _path(value: Any) -> Any:
-    path = instance_of(os.PathLike, value)
-    return path if path is REFUSED or "\0" not in os.fspath(path) else REFUSED
+    """A path that a system can have: not empty, without a zero, no name above 255 bytes."""
+    if not isinstance(value, str | os.PathLike) or not (text := os.fsdecode(value)):
+        return REFUSED
+    names = re.split(r"[/\\]", text)
+    is_odd = "\0" in text or any(len(os.fsencode(name)) > 255 for name in names)
+    return REFUSED if is_odd else value
 
 
 def _make_one(value: Any) -> str:

@@ -15,6 +15,10 @@ class DtypeError(PoeError, TypeError):
     """A tensor has the wrong dtype or lies on the wrong device, or the value is no tensor."""
 
 
+class SizeError(PoeError, MemoryError):
+    """More numbers are asked for than memory holds; the message says how many."""
+
+
 class OperatorError(PoeError, TypeError):
     """An operator has no meaning between densities; the message names the one that has."""
 

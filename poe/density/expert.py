@@ -638,6 +638,7 @@ class At(Expert):
             generator = Feature(generator)
         if not isinstance(generator, nn.Module):
             raise PoeError(f"expected an nn.Module G, got {type(generator).__name__}")
+        require("space", space, Space | None)
         self.space = _input_space(generator) if space is None else space
         self.expert = require_expert(expert)
         self.generator = generator
@@ -882,6 +883,8 @@ def require_expert(candidate: object) -> Expert:
 def _how_to_make_one(candidate: object) -> str:
     if isinstance(candidate, type):
         return ": make one, with its parameters"
+    if isinstance(candidate, list | tuple | dict):
+        return "; unpack it, as in poe.Product(*experts) or poe.Product(**experts)"
     if hasattr(candidate, "given"):
         return "; bind it to a condition first: conditional.given(y)"
     return (

@@ -226,6 +226,8 @@ def _require_positions(target: Expert, samples: Tensor, proposals: Tensor | None
             f"expected positions (chains, draws, *{tuple(target.space.event_shape)}), got "
             f"{tuple(samples.shape)}"
         )
+    if target.space.is_discrete:
+        target.space.require(samples)
     if not samples.numel():
         raise ShapeError(f"expected at least one draw, got {tuple(samples.shape)}")
     if proposals is not None and proposals.shape != samples.shape:

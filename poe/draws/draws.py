@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poe import diagnostics
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
@@ -79,6 +80,7 @@ class Draws(Judged):
         """
         return summarize(self)
 
+    @checked
     def experts(self, target: Expert) -> ExpertReport:
         """What each expert of the target does along these draws: who vetoes, is saturated, pulls.
 
@@ -100,6 +102,7 @@ class Draws(Judged):
             )
         return diagnostics.expert_report(target, self.samples)
 
+    @checked
     def to_arviz(self, target: Expert | None = None) -> Any:
         """These draws as an ``arviz.InferenceData`` (ArviZ >= 1: an ``xarray.DataTree``).
 
@@ -120,6 +123,7 @@ class Draws(Judged):
         """
         return to_arviz(self, target)
 
+    @checked
     def to_xarray(self, target: Expert | None = None) -> Any:
         """These draws as an ``xarray.Dataset`` with named dimensions; see ``poe.draws.export``.
 
@@ -142,6 +146,7 @@ class Draws(Judged):
         """
         return to_xarray(self, target)
 
+    @checked
     def to_pandas(self, target: Expert | None = None) -> Any:
         """These draws as a tidy ``pandas.DataFrame``, a row each; see ``poe.draws.export``.
 

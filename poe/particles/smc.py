@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_memory
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import PoeError
 from poe.core.randomness import resolve
@@ -133,6 +133,7 @@ def smc(
     began = time.perf_counter()
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
+    require_memory(num_samples, target.space.event_shape, device_of(target))
     if kernel is not None:
         require_kernel(kernel)
     schedule = _schedule(

@@ -12,7 +12,7 @@ from torch import Tensor
 from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
-from poe.samplers.kernel import Density, Info, Kernel, TunableKernel
+from poe.samplers.kernel import Density, Info, Kernel, TunableKernel, require_positive
 from poe.samplers.langevin import MALA
 from poe.samplers.questions import (
     Learned,
@@ -109,6 +109,8 @@ class AnnealedLangevin:
     def __post_init__(self) -> None:
         if self.steps_per_level < 1:
             raise PoeError(f"expected steps_per_level >= 1, got {self.steps_per_level}")
+        for step_size in self.step_size or ():
+            require_positive("step_size", step_size)
         settings = {
             "kernel": self.kernel,
             "step_size": self.step_size,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_memory
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
@@ -143,6 +143,9 @@ def sample(
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
+    if collect is None:
+        where = device_of(target) if initial is None else initial.device
+        require_memory(num_samples, target.space.event_shape, where)
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
     device = device_of(target) if initial is None else initial.device
     is_given, generator = generator is not None, resolve(generator, device)

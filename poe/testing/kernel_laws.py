@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked, require_dimensions
+from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.space import Space
+from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
 from poe.testing.law_error import LawError
@@ -78,7 +79,7 @@ def check_kernel(
     >>> sorted(worst)
     ['log-density', 'mean', 'second moment']
     """
-    require_dimensions("exact_draws", exact_draws, "(chains, *event)")
+    require_chains(target.space, exact_draws, "exact_draws")
     if len(exact_draws) < MIN_CHAINS:
         raise PoeError(f"expected at least {MIN_CHAINS} exact draws, got {len(exact_draws)}")
     if num_steps < 1:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from poe.core.errors import NonFiniteError
-from poe.density.adapt import FromDistribution, Uniform, as_expert
 from poe.core.joint_space import Joint
 from poe.core.space import Real, Space
+from poe.density.adapt import FromDistribution, Uniform
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
 from poe.density.coordinates import Coordinates, require_chains

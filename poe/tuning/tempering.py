@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_count
 from poe.core.errors import PoeError
 from poe.density.expert import Expert
 from poe.samplers.kernel import Kernel
@@ -87,7 +87,7 @@ def tune_tempering(
     """
     if num_steps < MIN_STEPS:
         raise PoeError(f"expected num_steps >= {MIN_STEPS} to tune a ladder in, got {num_steps}")
-    levels = FIRST_LEVELS if num_levels is None else num_levels
+    levels = FIRST_LEVELS if num_levels is None else require_count("num_levels", num_levels, 2)
     # Densities change fastest at the start, so that is where the first levels are closest.
     exponents = tuple(((torch.arange(levels).double() / (levels - 1)) ** 3).tolist())
     tempering = ParallelTempering(

@@ -1059,9 +1059,24 @@ def methods() -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
             yield f"{name}.{sign}", getattr(thing, sign), {"*other": (thing,)}
         yield f"{name}.__pow__", thing.__pow__, {"*exponent": (0.5,)}
         yield f"{name}.at", thing.at, {"generator": nn.Identity(), "space": thing.space}
+    of_edges = {"edges": [[0, 1], [1, 2]], "couplings": 0.5, "fields": [0.1, 0.0, 0.0], "shape": 3}
+    yield "experts.Ising.from_edges", experts.Ising.from_edges, of_edges
+    yield "experts.Ising.grid", experts.Ising.grid, {"shape": (3, 3), "coupling": 0.5, "field": 0.1}
+    yield (
+        "experts.Potts.grid",
+        experts.Potts.grid,
+        {"shape": (3, 3), "coupling": 0.5, "num_labels": 3},
+    )
+    for kind in (experts.tables.Standardize, experts.tables.NormalScores):
+        yield f"experts.{kind.__name__}.fitted", kind.fitted, {"rows": normal(9, 2)}
+    rows = {"rows": normal(9, 3), "num_components": 1}
+    yield "experts.ProbabilisticPCA.fit", experts.ProbabilisticPCA.fit, rows
+    tables = {"space": poe.Binary(2), "tables": [(torch.tensor([0, 1]), normal(2, 2))]}
+    yield "experts.FactorGraph.from_tables", experts.FactorGraph.from_tables, tables
     yield "poe.Product.contributions", product().contributions, {"x": normal(4, 2)}
     yield "poe.Conditional.given", labelled().given, {"condition": normal(2)}
     space = poe.Real(2)
     for method in ("contains", "require", "batch_shape", "as_vector"):
         yield f"poe.Space.{method}", getattr(space, method), {"x": normal(4, 2)}
-    yield "poe.Draws.summary", draws().summary, {}
+    yield "poe.Draws.experts", draws().experts, {"target": product}
+    yield "poe.Draws.to_pandas", draws().to_pandas, {"target": product}

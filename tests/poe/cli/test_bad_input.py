@@ -52,7 +52,8 @@ TABLES = {
     **{f"a = {value}": f"[experts]\na = {value}\n" for value in VALUES},
     **{f"or = {value}": f"[experts.a.or]\nx = {value}\n" for value in VALUES},
     **{
-        f"covariance = {value}": f'[experts.a]\nkind = "Gaussian"\nloc = [0.0]\ncovariance = {value}\n'
+        f"covariance = {value}": '[experts.a]\nkind = "Gaussian"\nloc = [0.0]\n'
+        f"covariance = {value}\n"
         for value in VALUES
     },
     **{
