@@ -77,11 +77,13 @@ def judged(draws: Record) -> Verdict:
     Independent, exact draws have no chains to compare; of weighted draws the weights count; a
     single draw of each chain of an uncorrected kernel, whose guarantee says it all, shows nothing.
     """
+    if draws.samples.numel() == 0:
+        return Verdict(draws.doubts)
     own = (*draws.doubts, *draw_doubts(draws))
     if draws.log_weights is not None:
         return _of_weighted(draws, draws.log_weights, own)
     is_short = draws.guarantee == BIASED and draws.samples.shape[1] < diagnostics.MIN_DRAWS
-    if draws.guarantee == EXACT or is_short or draws.samples.numel() == 0:
+    if draws.guarantee == EXACT or is_short:
         return Verdict(own)
     chosen = series(draws.samples, draws.log_density)
     found = agreement(chosen, is_batch=draws.is_batch)
