@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from poe import diagnostics
 from poe.core.arguments import checked
-from poe.core.errors import PoeError
+from poe.core.errors import PoeError, ShapeError
 from poe.density.expert import Expert
 from poe.diagnostics.experts import ExpertReport
 from poe.draws.export import to_arviz, to_pandas, to_xarray
@@ -54,12 +56,23 @@ class Draws(Judged):
         tuned: Which settings of the kernel the caller left to the run, in words: "step size", ...
         is_batch: Whether each chain has a density of its own, and is compared with itself alone.
 
+    Raises:
+        ShapeError: For log-densities that are not one for each draw.
+
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> x = torch.randn(4, 500, 2, generator=g)
         >>> Draws(x, -0.5 * x.square().sum(-1), "exact")
         Draws(4 chains x 500 draws of shape (2,), exact)
     """
+
+    def __post_init__(self) -> None:
+        chains = tuple(self.samples.shape[:2]) if isinstance(self.samples, Tensor) else None
+        if chains is not None and tuple(self.log_density.shape) != chains:
+            raise ShapeError(
+                f"expected a log-density for each draw, (chains, draws) = {chains}, got "
+                f"{tuple(self.log_density.shape)}: reshape samples to (chains, draws, *event)"
+            )
 
     def summary(self) -> Summary:
         """Mean, sd, MCSE, ESS and R-hat of each component, with plain words where they are bad.

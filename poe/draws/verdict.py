@@ -22,6 +22,8 @@ from poe.draws.doubts import (
 from poe.draws.record import MIN_DRAWS_TO_BE_STUCK, Record
 
 EXACT, BIASED = "exact", "biased"
+TELLING = 1.1
+"""Where chance explains more than this R-hat, chains are too short to show that they agree."""
 
 
 class Verdict(NamedTuple):
@@ -32,6 +34,7 @@ class Verdict(NamedTuple):
         r_hat: The largest of what was compared; NaN where nothing was.
         ess: The smallest one; of weighted draws that of their weights; NaN where none is defined.
         compared: Which series these are of, in words.
+        limit: The R-hat that chance explains.
 
     Example:
         >>> x = torch.randn(4, 500, 1, generator=torch.Generator().manual_seed(0))
@@ -45,6 +48,7 @@ class Verdict(NamedTuple):
     r_hat: float = math.nan
     ess: float = math.nan
     compared: str = ""
+    limit: float = math.nan
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -57,11 +61,13 @@ class Verdict(NamedTuple):
         return all(doubt.kind.is_aside for doubt in self.doubts)
 
     def __str__(self) -> str:
-        """Arrived, or not arrived and why; empty where there was nothing to compare."""
+        """Arrived, or not and why, or too short to tell; empty where nothing was compared."""
         if not self.is_trusted:
             against = [doubt.kind.value for doubt in self.doubts if not doubt.kind.is_aside]
             return f"not arrived: {'; '.join(dict.fromkeys(against))}"
-        return "" if math.isnan(self.ess) else "arrived"
+        if math.isnan(self.ess):
+            return ""
+        return "too short to tell" if self.limit > TELLING else "arrived"
 
     @property
     def figures(self) -> str:
@@ -77,11 +83,13 @@ def judged(draws: Record) -> Verdict:
     Independent, exact draws have no chains to compare; of weighted draws the weights count; a
     single draw of each chain of an uncorrected kernel, whose guarantee says it all, shows nothing.
     """
+    if draws.samples.numel() == 0:
+        return Verdict(draws.doubts)
     own = (*draws.doubts, *draw_doubts(draws))
     if draws.log_weights is not None:
         return _of_weighted(draws, draws.log_weights, own)
     is_short = draws.guarantee == BIASED and draws.samples.shape[1] < diagnostics.MIN_DRAWS
-    if draws.guarantee == EXACT or is_short or draws.samples.numel() == 0:
+    if draws.guarantee == EXACT or is_short:
         return Verdict(own)
     chosen = series(draws.samples, draws.log_density)
     found = agreement(chosen, is_batch=draws.is_batch)
@@ -89,7 +97,7 @@ def judged(draws: Record) -> Verdict:
     doubts = [*own, *chain_doubts(draws), *apart, *convergence_doubts(draws, found)]
     is_doubted = not Verdict(tuple(doubts)).is_trusted
     doubts += divergence_doubts(draws, is_doubted)
-    return Verdict(tuple(doubts), found.largest_r_hat, found.smallest_ess, found.said)
+    return Verdict(tuple(doubts), found.largest_r_hat, found.smallest_ess, found.said, found.limit)
 
 
 def _far_apart(draws: Record, values: Tensor) -> list[Doubt]:
@@ -129,8 +137,8 @@ class Judged(Record):
         chains, draws, *event = self.samples.shape
         parts = [f"{chains} chains x {draws} draws of shape {tuple(event)}", self.guarantee]
         parts += ["weighted"] * (self.log_weights is not None)
-        parts += [repr(self.kernel)] * (self.kernel is not None)
-        return f"Draws({', '.join(filter(None, [*parts, str(self.verdict)]))})"
+        kernel = "" if self.kernel is None else repr(self.kernel)
+        return f"Draws({', '.join(filter(None, [*parts, str(self.verdict), kernel]))})"
 
 
 def tell(draws: Judged) -> None:

@@ -56,9 +56,9 @@ def test_a_run_that_has_not_arrived_says_so_once_and_everywhere(tmp_path: Path) 
 
 
 def test_a_run_that_has_arrived_is_not_accused() -> None:
-    draws, warned = told(opaque(2), 400, kernel=poe.samplers.HMC(0.5, 4))
+    draws, warned = told(opaque(2), 1000, kernel=poe.samplers.HMC(0.5, 4), warmup=50)
     assert (warned, draws.remarks, draws.is_trusted) == ([], (), True)
-    assert repr(draws).endswith(", arrived)")
+    assert "asymptotically exact, arrived, HMC(" in repr(draws)
     assert draws.verdict.r_hat < 1.05
     assert draws.verdict.ess > 40
     assert draws.verdict.figures.endswith("of the log-density and 2 components")
@@ -156,6 +156,18 @@ def test_few_numbers_are_compared_whatever_the_size() -> None:
 def test_the_limit_of_long_chains_is_that_of_the_literature() -> None:
     x = torch.randn(20, 1000, 2, generator=torch.Generator().manual_seed(0))
     assert agreement(series(x, x[..., 0])).limit == MAX_R_HAT
+
+
+def test_few_draws_are_not_said_to_have_arrived() -> None:
+    x = torch.randn(4, 20, 1, generator=torch.Generator().manual_seed(0))
+    draws = poe.Draws(x, x[..., 0], "asymptotically exact")
+    assert draws.is_trusted
+    assert "too short to tell" in repr(draws)
+
+
+def test_a_log_density_for_each_draw() -> None:
+    with pytest.raises(poe.ShapeError, match=r"\(chains, draws\) = \(4, 20\), got \(80,\)"):
+        poe.Draws(torch.zeros(4, 20, 1), torch.zeros(80), "asymptotically exact")
 
 
 def test_dead_draws_are_counted() -> None:
