@@ -40,7 +40,9 @@ from poe.density.checks import (
 from poe.density.one_hot import OneHotLogDensity, smooth_place
 from poe.density.questions import (
     HandsOn,
+    has_global_hooks,
     inherits_density,
+    is_altered,
     own_question,
     question,
     speaks_as,
@@ -65,13 +67,12 @@ def _settle(kind: type[Expert], name: str) -> None:
 
 
 def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    is_sampler = (
-        method.__name__ == "sample"
-    )  # comparisons with NaN may draw what looks like numbers
+    # Comparisons with NaN may draw what looks like numbers.
+    is_sampler = method.__name__ == "sample"
 
     @wraps(method)
     def asked(self: Expert, *args: Any, **named: Any) -> Tensor:
-        if not torch.compiler.is_compiling() and not speaks_as(self, type(self)):
+        if not torch.compiler.is_compiling() and (is_altered(self) or has_global_hooks()):
             raise NormalizationError(
                 f"expected {type(self).__name__} as its class defines it, to which its "
                 f"{method.__name__} belongs, got one with forward hooks or a method of its own: "

@@ -213,7 +213,7 @@ def speaks_as(module: object, kind: type[Kind]) -> TypeGuard[Kind]:
     """
     if not isinstance(module, kind):
         return False
-    is_changed = isinstance(module, nn.Module) and (is_altered(module) or _has_global_hooks())
+    is_changed = isinstance(module, nn.Module) and (is_altered(module) or has_global_hooks())
     return inherits_density(type(module), kind) and not is_changed
 
 
@@ -316,8 +316,10 @@ def _is_abstract(kind: type, names: frozenset[str]) -> bool:
     return any(f is not None and "NotImplementedError" in f.__code__.co_names for f in functions)
 
 
-def _has_global_hooks() -> bool:
+def has_global_hooks() -> bool:
     """Whether every module has hooks, beside those by which torch itself counts and traces."""
+    if not (torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks):
+        return False
     hooks = (*torch_module._global_forward_hooks.values(),)
     hooks += (*torch_module._global_forward_pre_hooks.values(),)
     return any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks)
