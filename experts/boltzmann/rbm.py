@@ -88,6 +88,7 @@ class RBM(Expert):
     W: Tensor
     b: Tensor
     c: Tensor
+    may_be_infinite = ()
 
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
         super().__init__()

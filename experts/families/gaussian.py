@@ -50,6 +50,7 @@ class Gaussian(Expert):
     loc: Tensor
     scale: Tensor | None
     scale_tril: Tensor | None
+    may_be_infinite = ()
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class LinearGaussian(Conditional):
     weight: Tensor
     bias: Tensor
     scale: Tensor
+    may_be_infinite = ()
     is_normalized = True
 
     def __init__(self, weight: ArrayLike, bias: ArrayLike, scale: ArrayLike) -> None:

@@ -51,6 +51,7 @@ class ProbabilisticPCA(poe.Expert):
     loc: Tensor
     loadings: Tensor
     scale: Tensor
+    may_be_infinite = ()
 
     def __init__(self, loc: ArrayLike, loadings: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()

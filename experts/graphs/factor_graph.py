@@ -117,6 +117,8 @@ class FactorGraph(Expert):
         tensor(2.)
     """
 
+    may_be_infinite = ()
+
     def __init__(self, space: Space, factors: Iterable[Factor]) -> None:
         super().__init__()
         self._assemble(space, _stacked(space, factors))

@@ -39,6 +39,7 @@ class GaussianLikelihood(Expert):
 
     observed: Tensor
     scale: Tensor
+    may_be_infinite = ()
 
     def __init__(self, operator: LinearOperator, observed: ArrayLike, scale: ArrayLike) -> None:
         super().__init__()
@@ -97,6 +98,7 @@ class SaltAndPepper(Expert):
     probability: Tensor
     scale: Tensor
     step: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self,

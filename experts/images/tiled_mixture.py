@@ -83,6 +83,7 @@ class TiledMixture(Expert):
     means: Tensor
     probabilities: Tensor
     log_z: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self, target: Product, patches: PatchMixture, seen: Seen, constant: Tensor

@@ -36,6 +36,7 @@ class GaussianDecoder(Conditional):
     """
 
     log_scale: Tensor
+    may_be_infinite = ()
     is_normalized = True
 
     def __init__(self, net: nn.Module, log_scale: ArrayLike, shape: tuple[int, ...]) -> None:
@@ -144,6 +145,7 @@ class VAE(Expert):
     """
 
     noises: Tensor
+    may_be_infinite = ()
 
     def __init__(self, encoder: nn.Module, decoder: Conditional, noises: ArrayLike) -> None:
         super().__init__()

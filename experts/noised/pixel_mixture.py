@@ -50,6 +50,8 @@ class PixelMixture(NoisyConditional):
         (torch.Size([5, 4, 4]), torch.Size([5]))
     """
 
+    may_be_infinite = ()
+
     is_normalized = True
 
     def __init__(

@@ -75,6 +75,7 @@ class Ising(Expert):
     couplings: Tensor
     fields: Tensor
     offset: Tensor
+    may_be_infinite = ()
 
     def __init__(self, J: ArrayLike, h: ArrayLike = 0.0) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ class Potts(Expert):
     edges: Tensor
     couplings: Tensor
     fields: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self,

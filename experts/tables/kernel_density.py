@@ -69,6 +69,7 @@ class KernelDensity(Expert):
 
     points: Tensor
     weights: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from poe.core.errors import DtypeError, NonFiniteError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
-from poe.density.questions import is_plain, speaks_as
+from poe.density.questions import speaks_as
 
 
 def check_output(
@@ -111,9 +111,8 @@ GO_BACK = (
 def require_numbers(target: nn.Module) -> None:
     """Refuse what is made of no numbers, whose closed forms would not tell.
 
-    NaN is none, in any parameter, and in the buffers of an expert of which more is known than what
-    it evaluates to. There infinities are none either, where a class does not name the tensor in
-    ``may_be_infinite``.
+    NaN is none, in any parameter, and in the buffers of a class that says by ``may_be_infinite``
+    which of its tensors may hold infinities: in others of such an expert these are none either.
 
     Args:
         target: An expert or a conditional.
@@ -144,15 +143,13 @@ class _Numbers(NamedTuple):
 
 def _numbers_of(module: nn.Module, path: str, is_known: bool) -> Iterator[_Numbers]:
     """All parameters, and the buffers of what says which of its tensors are numbers."""
-    kind: Any = type(module)
-    is_expert = hasattr(kind, "_density_methods")
     said: tuple[str, ...] | None = getattr(module, "may_be_infinite", None)
-    is_strict = said is not None or (is_expert and not is_plain(kind))
-    is_known = is_strict if is_expert else is_known
+    is_strict = said is not None
+    is_known = is_strict if hasattr(module, "_density_methods") else is_known or is_strict
     buffers = module._buffers if is_strict else {}
     for key, tensor in [*module._parameters.items(), *buffers.items()]:
         if _has_floats(tensor):
-            is_finite = (is_known or is_strict) and key not in (said or ())
+            is_finite = is_known and key not in (said or ())
             yield _Numbers(f"{path}{key}", module, tensor, is_finite)
     for key, child in module.named_children():
         yield from _numbers_of(child, f"{path}{key}.", is_known)

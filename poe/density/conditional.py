@@ -119,6 +119,7 @@ class Given(Expert):
     """
 
     condition: Tensor
+    may_be_infinite = ()
 
     def __init__(self, conditional: Conditional, condition: Condition) -> None:
         super().__init__()

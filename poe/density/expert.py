@@ -321,6 +321,7 @@ class Tempered(Expert):
     """
 
     exponent: Tensor
+    may_be_infinite = ()
 
     def __init__(self, expert: Expert, exponent: Exponent) -> None:
         super().__init__()
@@ -483,6 +484,7 @@ class Mixture(Expert):
     """
 
     weights: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self,

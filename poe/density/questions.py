@@ -151,25 +151,6 @@ def answer_of(ask: _SingleDispatchCallable[Any], kind: type[nn.Module]) -> str |
     return "hands on" if nearest is HandsOn else "answers"
 
 
-@lru_cache(maxsize=4096)
-def is_plain(kind: Any) -> bool:
-    """Whether nothing is known of a class but what its log-density evaluates to.
-
-    Args:
-        kind: Of experts, or of conditionals.
-
-    Returns:
-        False where it has a rule for a question, or draws or a normaliser of its own.
-
-    >>> is_plain(poe.FromEnergy), is_plain(experts.Gaussian)
-    (True, False)
-    """
-    methods = ("log_prob", "sample", "log_density_of_one_hot")
-    has_own = any(inspect.getattr_static(kind, name, None) is not None for name in methods)
-    answers = any(answer_of(ask, kind) == "answers" for ask in QUESTIONS)
-    return not (has_own or answers or getattr(kind, "is_normalized", False))
-
-
 def interchangeable(method: Method) -> Method:
     """Mark a method that says what the one above it says, evaluated otherwise.
 
