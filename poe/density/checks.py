@@ -180,11 +180,19 @@ class NotInherited:
     As if there were none, of this class on: what an expert lacks is looked up elsewhere.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, owner: type) -> None:
+        self.name, self.owner = name, owner
 
     def __get__(self, module: object, kind: type) -> NoReturn:
-        raise AttributeError(f"{kind.__name__} has no {self.name} of its own density")
+        raise AttributeError(self.in_words(kind))
+
+    def in_words(self, kind: type) -> str:
+        """Why there is none, and what to do."""
+        return (
+            f"{kind.__name__} does not inherit {self.name} from {self.owner.__name__}, since its "
+            f"log-density is another: define {self.name} in {kind.__name__} too, or mark what it "
+            "overrides by poe.density.questions.interchangeable where that says the same"
+        )
 
 
 def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
@@ -62,8 +63,8 @@ def _settle(kind: type[Expert], name: str) -> None:
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     if owner is kind and isinstance(found := vars(kind)[name], FunctionType):
         setattr(kind, name, _of_the_class_alone(found))
-    elif owner not in (None, kind) and not inherits_density(kind, owner):
-        setattr(kind, name, NotInherited(name))
+    elif owner is not None and owner is not kind and not inherits_density(kind, owner):
+        setattr(kind, name, NotInherited(name, owner))
 
 
 def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -296,6 +297,9 @@ class Expert(nn.Module):
             return super().__getattr__(name)
         found = _ask_closed_form(self, name)
         if found is None:
+            lost = inspect.getattr_static(type(self), name, None)
+            if isinstance(lost, NotInherited):
+                raise AttributeError(lost.in_words(type(self)))
             raise AttributeError(f"{type(self).__name__} {self._missing_methods[name]}")
         return found
 

@@ -293,8 +293,14 @@ def _is_abstract(kind: type, names: frozenset[str]) -> bool:
     """Whether a class leaves it to others what its log-density is."""
     if any(getattr(kind, name, None) is None for name in _entries(kind)):
         return True
-    functions = (_function(_definition(kind, name)) for name in names)
-    return any(f is not None and "NotImplementedError" in f.__code__.co_names for f in functions)
+    return any(_is_left_open(_function(_definition(kind, name))) for name in names)
+
+
+def _is_left_open(function: FunctionType | None) -> bool:
+    if function is None:
+        return False
+    is_marked = getattr(function, "__isabstractmethod__", False)
+    return is_marked or "NotImplementedError" in function.__code__.co_names
 
 
 def has_global_hooks() -> bool:
