@@ -122,6 +122,8 @@ class Flow(poe.Expert):
         torch.Size([4, 2])
     """
 
+    may_be_infinite = ()
+
     def __init__(self, nflows_flow: NFlow) -> None:
         super().__init__()
         if not isinstance(nflows_flow, NFlow):
@@ -344,6 +346,8 @@ class ContextFlow(poe.Conditional):
         >>> expert.log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
+
+    may_be_infinite = ()
 
     is_normalized = True
 

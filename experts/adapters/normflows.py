@@ -65,6 +65,8 @@ class NormflowsFlow(poe.Expert):
         torch.Size([3])
     """
 
+    may_be_infinite = ()
+
     def __init__(self, flow: NormalizingFlow | MultiscaleFlow) -> None:
         super().__init__()
         _require_usable(flow)
@@ -130,6 +132,8 @@ class NormflowsClassFlow(poe.Conditional):
         >>> NormflowsClassFlow(flow).given(1).log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
+
+    may_be_infinite = ()
 
     is_normalized = True
 
@@ -215,6 +219,8 @@ class NormflowsContextFlow(poe.Conditional):
         AdaptationError: As ``NormflowsFlow``, and for a base that does not say its shape.
         DtypeError: When called, for contexts of integers.
     """
+
+    may_be_infinite = ()
 
     is_normalized = True
     condition_ndim = 1

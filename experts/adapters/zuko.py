@@ -63,6 +63,8 @@ class ZukoFlow(poe.Expert):
         (torch.Size([3]), 'Real(2)')
     """
 
+    may_be_infinite = ()
+
     def __init__(self, flow: LazyDistribution) -> None:
         super().__init__()
         _require_usable(flow)
@@ -153,6 +155,8 @@ class ZukoConditional(poe.Conditional):
         >>> expert.log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
+
+    may_be_infinite = ()
 
     is_normalized = True
 

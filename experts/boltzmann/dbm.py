@@ -67,6 +67,8 @@ class DBM(Expert):
         (tensor(4.4040), 'closed form')
     """
 
+    may_be_infinite = ()
+
     def __init__(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike]) -> None:
         super().__init__()
         matrices = [

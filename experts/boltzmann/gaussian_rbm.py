@@ -62,6 +62,7 @@ class GaussianRBM(Expert):
     b: Tensor
     c: Tensor
     scale: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike, *, scale: ArrayLike = 1.0) -> None:

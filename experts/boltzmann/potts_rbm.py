@@ -57,6 +57,7 @@ class PottsRBM(Expert):
     W: Tensor
     b: Tensor
     c: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:

@@ -90,6 +90,7 @@ class RBM(Expert):
     W: Tensor
     b: Tensor
     c: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, W: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:

@@ -31,6 +31,7 @@ class Member(Expert):
     """
 
     natural: Tensor
+    may_be_infinite = ()
 
     def __init__(self, natural: Tensor, space: Space) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ class Gaussian(Expert):
     loc: Tensor
     scale: Tensor | None
     scale_tril: Tensor | None
+    may_be_infinite = ()
 
     @checked
     def __init__(

@@ -41,6 +41,7 @@ class LinearGaussian(Conditional):
     weight: Tensor
     bias: Tensor
     scale: Tensor
+    may_be_infinite = ()
     is_normalized = True
 
     @checked

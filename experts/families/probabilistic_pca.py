@@ -52,6 +52,7 @@ class ProbabilisticPCA(poe.Expert):
     loc: Tensor
     loadings: Tensor
     scale: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, loc: ArrayLike, loadings: ArrayLike, scale: ArrayLike) -> None:

@@ -43,6 +43,7 @@ class Constraint(Expert):
     """
 
     allowed: Tensor
+    may_be_infinite = ()
 
     def __init__(self, shape: int | tuple[int, ...], allowed: Tensor | Sequence[bool]) -> None:
         super().__init__()

@@ -118,6 +118,8 @@ class FactorGraph(Expert):
         tensor(2.)
     """
 
+    may_be_infinite = ()
+
     @checked
     def __init__(self, space: Space, factors: Iterable[Factor]) -> None:
         super().__init__()

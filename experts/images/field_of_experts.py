@@ -49,6 +49,7 @@ class FieldOfExperts(Expert):
 
     logits: Tensor
     scales: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self, filters: Tensor, logits: ArrayLike, scales: ArrayLike, shape: tuple[int, int]

@@ -40,6 +40,7 @@ class GaussianLikelihood(Expert):
 
     observed: Tensor
     scale: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, operator: LinearOperator, observed: ArrayLike, scale: ArrayLike) -> None:
@@ -99,6 +100,7 @@ class SaltAndPepper(Expert):
     probability: Tensor
     scale: Tensor
     step: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(

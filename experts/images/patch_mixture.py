@@ -56,6 +56,7 @@ class PatchMixture(Expert):
 
     logits: Tensor
     scale_trils: Tensor
+    may_be_infinite = ()
 
     def __init__(
         self,

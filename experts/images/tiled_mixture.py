@@ -84,6 +84,7 @@ class TiledMixture(Expert):
     means: Tensor
     probabilities: Tensor
     log_z: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(

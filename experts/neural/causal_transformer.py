@@ -104,6 +104,8 @@ class CausalTransformer(Autoregressive):
         (torch.Size([4, 3]), torch.Size([4]), torch.Size([4, 3, 5]))
     """
 
+    may_be_infinite = ()
+
     @checked
     def __init__(
         self,

@@ -67,6 +67,8 @@ class MADE(Autoregressive):
         (torch.Size([5, 4]), torch.Size([5]))
     """
 
+    may_be_infinite = ()
+
     @checked
     def __init__(self, shape: int | tuple[int, ...], hidden: Sequence[int] = (64,)) -> None:
         super().__init__()

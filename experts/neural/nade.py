@@ -50,6 +50,8 @@ class NADE(Autoregressive):
         (torch.Size([5, 4]), torch.Size([5]))
     """
 
+    may_be_infinite = ()
+
     @checked
     def __init__(self, shape: int | tuple[int, ...], hidden: int = 64) -> None:
         super().__init__()

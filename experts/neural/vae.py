@@ -37,6 +37,7 @@ class GaussianDecoder(Conditional):
     """
 
     log_scale: Tensor
+    may_be_infinite = ()
     is_normalized = True
 
     @checked
@@ -147,6 +148,7 @@ class VAE(Expert):
     """
 
     noises: Tensor
+    may_be_infinite = ()
 
     def __init__(self, encoder: nn.Module, decoder: Conditional, noises: ArrayLike) -> None:
         super().__init__()

@@ -247,6 +247,8 @@ class ImageFlow(NoisyConditional):
         (torch.Size([5, 4, 4]), torch.Size([5]))
     """
 
+    may_be_infinite = ()
+
     is_normalized = True
 
     @checked

@@ -51,6 +51,8 @@ class PixelMixture(NoisyConditional):
         (torch.Size([5, 4, 4]), torch.Size([5]))
     """
 
+    may_be_infinite = ()
+
     is_normalized = True
 
     @checked

@@ -76,6 +76,7 @@ class Ising(Expert):
     couplings: Tensor
     fields: Tensor
     offset: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(self, J: ArrayLike, h: ArrayLike = 0.0) -> None:

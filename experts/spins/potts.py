@@ -53,6 +53,7 @@ class Potts(Expert):
     edges: Tensor
     couplings: Tensor
     fields: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(

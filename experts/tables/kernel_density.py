@@ -70,6 +70,7 @@ class KernelDensity(Expert):
 
     points: Tensor
     weights: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from poe.core.errors import DtypeError, NonFiniteError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
-from poe.density.questions import is_plain, speaks_as
+from poe.density.questions import speaks_as
 
 HALF = (torch.bfloat16, torch.float16)
 """Of 8 and 11 bits: networks tolerate them, and log-densities, sums and normalisers do not."""
@@ -197,9 +197,8 @@ GO_BACK = (
 def require_numbers(target: nn.Module) -> None:
     """Refuse what is made of no numbers, whose closed forms would not tell.
 
-    NaN is none, in any parameter, and in the buffers of an expert of which more is known than what
-    it evaluates to. There infinities are none either, where a class does not name the tensor in
-    ``may_be_infinite``.
+    NaN is none, in any parameter, and in the buffers of a class that says by ``may_be_infinite``
+    which of its tensors may hold infinities: in others of such an expert these are none either.
 
     Args:
         target: An expert or a conditional.
@@ -230,15 +229,13 @@ class _Numbers(NamedTuple):
 
 def _numbers_of(module: nn.Module, path: str, is_known: bool) -> Iterator[_Numbers]:
     """All parameters, and the buffers of what says which of its tensors are numbers."""
-    kind: Any = type(module)
-    is_expert = hasattr(kind, "_density_methods")
     said: tuple[str, ...] | None = getattr(module, "may_be_infinite", None)
-    is_strict = said is not None or (is_expert and not is_plain(kind))
-    is_known = is_strict if is_expert else is_known
+    is_strict = said is not None
+    is_known = is_strict if hasattr(module, "_density_methods") else is_known or is_strict
     buffers = module._buffers if is_strict else {}
     for key, tensor in [*module._parameters.items(), *buffers.items()]:
         if _has_floats(tensor):
-            is_finite = (is_known or is_strict) and key not in (said or ())
+            is_finite = is_known and key not in (said or ())
             yield _Numbers(f"{path}{key}", module, tensor, is_finite)
     for key, child in module.named_children():
         yield from _numbers_of(child, f"{path}{key}.", is_known)
@@ -269,11 +266,19 @@ class NotInherited:
     As if there were none, of this class on: what an expert lacks is looked up elsewhere.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, owner: type) -> None:
+        self.name, self.owner = name, owner
 
     def __get__(self, module: object, kind: type) -> NoReturn:
-        raise AttributeError(f"{kind.__name__} has no {self.name} of its own density")
+        raise AttributeError(self.in_words(kind))
+
+    def in_words(self, kind: type) -> str:
+        """Why there is none, and what to do."""
+        return (
+            f"{kind.__name__} does not inherit {self.name} from {self.owner.__name__}, since its "
+            f"log-density is another: define {self.name} in {kind.__name__} too, or mark what it "
+            "overrides by poe.density.questions.interchangeable where that says the same"
+        )
 
 
 def own_method(module: nn.Module, name: str) -> Callable[..., Any] | None:

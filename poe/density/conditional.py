@@ -95,8 +95,8 @@ class Conditional(nn.Module):
 _OF_ONE_DENSITY: dict[str, object] = {
     "is_normalized": False,
     "exact_marginal": Conditional.exact_marginal,
-    "sample": NotInherited("sample"),
-    "log_density_of_one_hot": NotInherited("log_density_of_one_hot"),
+    "sample": NotInherited("sample", Conditional),
+    "log_density_of_one_hot": NotInherited("log_density_of_one_hot", Conditional),
 }
 """What a subclass with another log-density does not inherit, and what it has instead."""
 
@@ -120,6 +120,7 @@ class Given(Expert):
     """
 
     condition: Tensor
+    may_be_infinite = ()
 
     def __init__(self, conditional: Conditional, condition: Condition) -> None:
         super().__init__()

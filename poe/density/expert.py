@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -62,7 +63,9 @@ from poe.density.checks import (
 from poe.density.one_hot import OneHotLogDensity, smooth_place
 from poe.density.questions import (
     HandsOn,
+    has_global_hooks,
     inherits_density,
+    is_altered,
     own_question,
     question,
     speaks_as,
@@ -82,18 +85,17 @@ def _settle(kind: type[Expert], name: str) -> None:
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     if owner is kind and isinstance(found := vars(kind)[name], FunctionType):
         setattr(kind, name, _of_the_class_alone(found))
-    elif owner not in (None, kind) and not inherits_density(kind, owner):
-        setattr(kind, name, NotInherited(name))
+    elif owner is not None and owner is not kind and not inherits_density(kind, owner):
+        setattr(kind, name, NotInherited(name, owner))
 
 
 def _of_the_class_alone(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    is_sampler = (
-        method.__name__ == "sample"
-    )  # comparisons with NaN may draw what looks like numbers
+    # Comparisons with NaN may draw what looks like numbers.
+    is_sampler = method.__name__ == "sample"
 
     @wraps(method)
     def asked(self: Expert, *args: Any, **named: Any) -> Tensor:
-        if not torch.compiler.is_compiling() and not speaks_as(self, type(self)):
+        if not torch.compiler.is_compiling() and (is_altered(self) or has_global_hooks()):
             raise NormalizationError(
                 f"expected {type(self).__name__} as its class defines it, to which its "
                 f"{method.__name__} belongs, got one with forward hooks or a method of its own: "
@@ -324,6 +326,9 @@ class Expert(nn.Module):
             return super().__getattr__(name)
         found = _ask_closed_form(self, name)
         if found is None:
+            lost = inspect.getattr_static(type(self), name, None)
+            if isinstance(lost, NotInherited):
+                raise AttributeError(lost.in_words(type(self)))
             raise AttributeError(f"{type(self).__name__} {self._missing_methods[name]}")
         return found
 
@@ -349,6 +354,7 @@ class Tempered(Expert):
     """
 
     exponent: Tensor
+    may_be_infinite = ()
 
     def __init__(self, expert: Expert, exponent: Exponent) -> None:
         super().__init__()
@@ -513,6 +519,7 @@ class Mixture(Expert):
     """
 
     weights: Tensor
+    may_be_infinite = ()
 
     @checked
     def __init__(

@@ -210,6 +210,7 @@ class Marginal(Expert):
     """
 
     draws: Tensor
+    may_be_infinite = ()
     _missing_methods: ClassVar[dict[str, str]] = {
         **Expert._missing_methods,
         "log_prob": "has no log_prob, since its integral over z is only estimated; use "

@@ -151,25 +151,6 @@ def answer_of(ask: _SingleDispatchCallable[Any], kind: type[nn.Module]) -> str |
     return "hands on" if nearest is HandsOn else "answers"
 
 
-@lru_cache(maxsize=4096)
-def is_plain(kind: Any) -> bool:
-    """Whether nothing is known of a class but what its log-density evaluates to.
-
-    Args:
-        kind: Of experts, or of conditionals.
-
-    Returns:
-        False where it has a rule for a question, or draws or a normaliser of its own.
-
-    >>> is_plain(poe.FromEnergy), is_plain(experts.Gaussian)
-    (True, False)
-    """
-    methods = ("log_prob", "sample", "log_density_of_one_hot")
-    has_own = any(inspect.getattr_static(kind, name, None) is not None for name in methods)
-    answers = any(answer_of(ask, kind) == "answers" for ask in QUESTIONS)
-    return not (has_own or answers or getattr(kind, "is_normalized", False))
-
-
 def interchangeable(method: Method) -> Method:
     """Mark a method that says what the one above it says, evaluated otherwise.
 
@@ -213,7 +194,7 @@ def speaks_as(module: object, kind: type[Kind]) -> TypeGuard[Kind]:
     """
     if not isinstance(module, kind):
         return False
-    is_changed = isinstance(module, nn.Module) and (is_altered(module) or _has_global_hooks())
+    is_changed = isinstance(module, nn.Module) and (is_altered(module) or has_global_hooks())
     return inherits_density(type(module), kind) and not is_changed
 
 
@@ -312,12 +293,20 @@ def _is_abstract(kind: type, names: frozenset[str]) -> bool:
     """Whether a class leaves it to others what its log-density is."""
     if any(getattr(kind, name, None) is None for name in _entries(kind)):
         return True
-    functions = (_function(_definition(kind, name)) for name in names)
-    return any(f is not None and "NotImplementedError" in f.__code__.co_names for f in functions)
+    return any(_is_left_open(_function(_definition(kind, name))) for name in names)
 
 
-def _has_global_hooks() -> bool:
+def _is_left_open(function: FunctionType | None) -> bool:
+    if function is None:
+        return False
+    is_marked = getattr(function, "__isabstractmethod__", False)
+    return is_marked or "NotImplementedError" in function.__code__.co_names
+
+
+def has_global_hooks() -> bool:
     """Whether every module has hooks, beside those by which torch itself counts and traces."""
+    if not (torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks):
+        return False
     hooks = (*torch_module._global_forward_hooks.values(),)
     hooks += (*torch_module._global_forward_pre_hooks.values(),)
     return any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks)

@@ -113,7 +113,7 @@ class Chunked(Wrapper):
         Returns:
             The log-density, ``(*batch,)``, and its gradient, both detached.
         """
-        if not speaks_as(self, Chunked):
+        if not torch.compiler.is_compiling() and not speaks_as(self, Chunked):
             return super().log_density_and_score(x)
         parts = [self.expert.log_density_and_score(chunk) for chunk in x.split(self.chunk_size)]
         log_density, score = zip(*parts, strict=True)

@@ -6,6 +6,7 @@ a plain density: nothing that is known of its class is said of it.
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -237,6 +238,40 @@ def test_a_class_may_say_that_it_says_the_same_or_answer_for_itself() -> None:
     assert own.sample(4000, generator=torch.Generator().manual_seed(0)).std() < 0.6
     assert not hasattr(own, "rsample")
     assert tails(own) is None
+
+
+class LeftOpen(poe.Expert):
+    """What its subclasses are to define, by an abstract method or by NotImplementedError."""
+
+    space = poe.Real(1)
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self(x) - self.log_z()
+
+    def log_z(self) -> float:
+        raise NotImplementedError
+
+
+class FilledIn(LeftOpen):
+    def forward(self, x: Tensor) -> Tensor:
+        return -0.5 * x.square().sum(-1)
+
+    def log_z(self) -> float:
+        return 0.9189385332
+
+
+class Widened(FilledIn):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 4
+
+
+def test_a_class_that_others_fill_in_lends_its_methods() -> None:
+    assert abs(FilledIn().log_prob(torch.zeros(1, 1)) + 0.9189385) < 1e-6
+    with pytest.raises(AttributeError, match=r"does not inherit log_prob from LeftOpen.*define"):
+        Widened().log_prob(torch.zeros(1, 1))
 
 
 class SharpStep(LinearGaussian):

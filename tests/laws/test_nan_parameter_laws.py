@@ -143,7 +143,45 @@ class Masked(poe.Expert):
         return -gap.square().sum(-1)
 
 
+class MaskedPair(poe.Autoregressive):
+    """A user's normalised expert, one of whose buffers is a mask of −inf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = poe.Binary(2)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def begin(self, num_sequences: int) -> poe.structure.autoregressive.PrefixState:
+        return poe.structure.autoregressive.PrefixState(torch.zeros(num_sequences, 1))
+
+    def log_next(self, state: Any, place: int) -> Tensor:
+        logits = state.values.expand(-1, 2)
+        return (logits + self.mask if place else logits).log_softmax(1)
+
+    def append(self, state: Any, place: int, values: Tensor) -> Any:
+        return state
+
+
+EVALUATED = {
+    "Classifier", "DensityRatio", "Discriminator", "JEM", "NeuralEnergy", "NoisyConditional",
+    "NoisyEnergy", "ReconstructionEnergy", "VisibleDBM",
+}  # fmt: skip
+"""Nothing is known of these but what they evaluate to, or an expert inside says it."""
+
+
+def test_every_expert_says_which_of_its_tensors_may_be_infinite() -> None:
+    kinds = [kind for name in experts.__all__ if isinstance(kind := getattr(experts, name), type)]
+    silent = {
+        kind.__name__
+        for kind in kinds
+        if issubclass(kind, poe.Expert | poe.Conditional) and kind.may_be_infinite is None
+    }
+    assert silent == EVALUATED
+
+
 def test_what_means_something_is_not_accused() -> None:
+    assert poe.log_partition(MaskedPair()).value == 0
+    assert (poe.sample(MaskedPair(), 20, progress=False).samples[..., 1] == 0).all()
     require_numbers(Masked() * experts.Gaussian([0.0, 0.0], 1.0))
     require_numbers(experts.FactorGraph(poe.Binary(2), [((0, 1), [[0.0, -torch.inf], [0.0, 0.0]])]))
     never = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]])

@@ -47,6 +47,8 @@ class TableFlow(poe.Expert):
         flows, The Astronomical Journal, arXiv:2405.04740.
     """
 
+    may_be_infinite = ()
+
     def __init__(self, columns: Sequence[str], base: poe.Expert, layers: Sequence[nn.Module]):
         super().__init__()
         self.columns = tuple(columns)
