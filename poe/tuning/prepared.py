@@ -22,7 +22,7 @@ from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
-from poe.tuning.start import broad_start, start
+from poe.tuning.start import broad_start, first_answered, start
 
 
 class Prepared(NamedTuple):
@@ -150,12 +150,21 @@ def prepared_particles(
     coordinates, raised = Coordinates(target.space), Raised()
     density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
     asked = Guarded(density, raised)
-    x = exact_sample(source, FEW_POSITIONS, aside(generator))
-    u = coordinates.to_u(x)
+    u = _few_positions(asked, source, coordinates, aside(generator))
+    x = coordinates.to_x(u)
     choice = _given(kernel) or choose_for_particles(structure_of(target), asked, u)
     require_deterministic(target, asked, u, x)  # their weights compare its values
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
     return begin, source
+
+
+def _few_positions(
+    asked: Guarded, source: Expert, coordinates: Coordinates, generator: torch.Generator
+) -> Tensor:
+    """Some of a source's draws, as particles see them, where the density can be evaluated."""
+    return first_answered(
+        asked, lambda: coordinates.to_u(exact_sample(source, FEW_POSITIONS, generator))
+    )
 
 
 def _given(kernel: Kernel | None) -> Choice | None:
