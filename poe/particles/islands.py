@@ -114,8 +114,8 @@ class Particles:
                 f"{type(kernel).__name__}: use MetropolisHastings, MALA or HMC"
             )
         # Where the coordinates have a Jacobian, both are new objects: no factor is shared.
-        ends = (pulled(each, self.coordinates, self.raised) for each in (start, end))
-        path = geometric_path(*ends, self.raised)
+        one, other = (pulled(each, self.coordinates, self.raised) for each in (start, end))
+        path = geometric_path(one, other, self.raised)
         by_score = starts_by_score(kernel, path, self.position[: self.schedule.num_chains])
         parts, temperature = path.evaluate(self.position, by_score), 0.0
         self.tally.num_evaluations += len(self.position)

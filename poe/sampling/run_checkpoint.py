@@ -45,8 +45,8 @@ def save(run: Run, path: str | os.PathLike[str], facts: dict[str, Any]) -> None:
         tensors["log_density"] = run.log_density[: moment.step]
     counts = {name: getattr(moment, name) for name in COUNTS}
     known = [_describe(learned) for learned in moment.learned]
-    told = {"learned": known, "doubts": as_facts(moment.doubts)}
-    told["raised"] = [run.plan.raised.count, run.plan.raised.first]
+    raised = [run.plan.raised.count, run.plan.raised.first]
+    told = {"learned": known, "doubts": as_facts(moment.doubts), "raised": raised}
     write(path, {**facts, **counts, **told}, tensors)
 
 

@@ -288,7 +288,7 @@ def _normal_at_numbers(x: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
 @pytest.mark.parametrize(
     "kernel",
-    [poe.samplers.ULA(1.0), poe.samplers.UnderdampedLangevin(3.0), poe.samplers.MCLMC(3.0)],
+    [poe.samplers.ULA(1.0), poe.samplers.UnderdampedLangevin(3.0)],
 )
 def test_an_exploded_chain_is_still_one(kernel: poe.samplers.Kernel) -> None:
     draws = poe.sample(
