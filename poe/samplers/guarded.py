@@ -43,6 +43,8 @@ class Raised:
         """What the first error said."""
         self.latest: dict[int, Exception] = {}
         """The errors of the latest call that had some, by rows."""
+        self.has_answered = False
+        """Whether a density of the run was ever evaluated without one."""
 
     def note(self, errors: dict[int, Exception]) -> None:
         """Count those of some rows."""
@@ -134,7 +136,7 @@ class Guarded(Wrapper):
                 raise
             return self._after_error(ask, x, error)
         if not self.has_answered:
-            self.has_answered = True
+            self.has_answered = self.raised.has_answered = True
         return answer
 
     def _is_tame(self, x: Tensor) -> bool:
@@ -158,8 +160,8 @@ class Guarded(Wrapper):
 
     def _after_error(self, ask: Ask, x: Tensor, error: Exception) -> Answer:
         """The answers of the rows that have one; the very error where none has."""
-        is_first = not self.has_answered
-        if self._good is None or (is_first and (self._is_batch or isinstance(error, OF_PROGRAMS))):
+        is_own = isinstance(error, OF_PROGRAMS) and not self.raised.has_answered
+        if self._good is None or is_own or (self._is_batch and not self.has_answered):
             raise error
         errors: dict[int, Exception] = {}
         parts = self._by_halves(ask, x, range(len(x)), error, errors)
@@ -222,7 +224,7 @@ class Guarded(Wrapper):
         is_good[list(errors)] = False
         if not self._is_batch and bool(is_good.any()):
             self._good = x[is_good][:1].detach().clone()
-        self.has_answered = True
+        self.has_answered = self.raised.has_answered = True
 
 
 def is_of_memory(error: Exception) -> bool:

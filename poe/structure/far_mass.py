@@ -167,7 +167,8 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
         Nothing: inside, the run is made.
 
     Raises:
-        ImproperError: In place of another PoeError or RuntimeError, where rays tell that mass is infinite.
+        ImproperError: In place of another PoeError or RuntimeError, where rays tell that mass is
+            infinite.
     """
     try:
         yield

@@ -135,7 +135,7 @@ def why_no_score(density: Expert, u: Tensor) -> str | None:
     return None
 
 
-def by_parts(space: Joint, density: Density, u: Tensor) -> Choice:
+def by_parts(space: Joint, density: Expert, u: Tensor) -> Choice:
     """A mixed state part by part: real numbers by a kernel with a step size, labels by Gibbs.
 
     Args:
@@ -146,10 +146,12 @@ def by_parts(space: Joint, density: Density, u: Tensor) -> Choice:
     Returns:
         The kernel, and in words why this one.
     """
-    kernel = MALA() if has_score(density, u) else MetropolisHastings()
+    without = why_no_score(density, u)
+    kernel = MetropolisHastings() if without else MALA()
     kernels = (kernel if isinstance(part, Real) else Gibbs(part) for part in space.parts)
     how = f"real numbers by {type(kernel).__name__}, labels by Gibbs"
-    return Choice(Alternating(space, tuple(kernels)), f"a mixed state part by part: {how}")
+    why = f"a mixed state part by part: {how}"
+    return Choice(Alternating(space, tuple(kernels)), f"{why}; {without}" if without else why)
 
 
 def by_structure(known: Structure) -> Choice | None:

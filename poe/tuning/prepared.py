@@ -23,7 +23,7 @@ from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee, starts_with_score
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
-from poe.tuning.start import broad_start, start
+from poe.tuning.start import broad_start, first_answered, start
 
 
 class Prepared(NamedTuple):
@@ -163,17 +163,24 @@ def prepared_particles(
     require_source(source)
     coordinates, raised = Coordinates(target.space), Raised()
     density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
-    u = exact_sample(coordinates.pull(source), FEW_POSITIONS, aside(generator))
-    choice = _given(kernel) or choose_for_particles(
-        structure_of(target), Guarded(density, raised), u
-    )
+    known, asked = structure_of(target), Guarded(density, raised)
+    u = _few_positions(asked, source, coordinates, aside(generator))
+    choice = _given(kernel) or choose_for_particles(known, asked, u)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())
-    asked = tried(target)
-    require_function(target, asked, tried, u)  # their weights compare its values
+    require_function(target, tried(target), tried, u)  # their weights compare its values
     if kernel is not None and starts_with_score(kernel, asked, u):
-        require_score(target, asked, tried, u)
+        require_score(target, tried(target), tried, u)
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
     return begin, source
+
+
+def _few_positions(
+    asked: Guarded, source: Expert, coordinates: Coordinates, generator: torch.Generator
+) -> Tensor:
+    """Some of a source's draws, as particles see them, where the density can be evaluated."""
+    return first_answered(
+        asked, lambda: exact_sample(coordinates.pull(source), FEW_POSITIONS, generator)
+    )
 
 
 def _given(kernel: Kernel | None) -> Choice | None:

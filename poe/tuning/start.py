@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised, is_of_memory
 
 MAX_START_ATTEMPTS = 100
-MAX_FAILED_ATTEMPTS = 3
+MAX_FAILED_ATTEMPTS = 5
 """So often may the log-density raise an error at all starts, before it is taken for its own."""
 BROAD = 10.0
 """The standard deviation of a start that shall miss no mode, in unconstrained units."""
@@ -66,6 +67,32 @@ def require_good_start(target: Expert, x: Tensor) -> None:
     log_density = Guarded(target, raised)(x)
     refuse_raised(raised, len(x))
     require_start(target, x, log_density, x)
+
+
+@torch.no_grad()
+def first_answered(target: Guarded, draw: Callable[[], Tensor]) -> Tensor:
+    """Positions at some of which the log-density can be evaluated, drawn again a few times.
+
+    Args:
+        target: p̃, asked for the first time.
+        draw: Draws positions, ``(n, *event)``.
+
+    Returns:
+        The first that are so. An error at all of the last ones, and one of the program at once, is
+        the target's own, and is raised.
+    """
+    for _ in range(MAX_FAILED_ATTEMPTS):
+        x = draw()
+        try:
+            target(x)
+        except Exception as error:
+            if is_of_memory(error) or isinstance(error, OF_PROGRAMS):
+                raise
+        else:
+            return x
+    x = draw()
+    target(x)
+    return x
 
 
 def refuse_raised(raised: Raised, num_chains: int) -> None:
@@ -124,20 +151,11 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
 def _drawn_inside(
     target: Guarded, source: _Source, num_chains: int, generator: torch.Generator
 ) -> tuple[Tensor, str]:
-    """Draws, repeated where the target's log-density is −inf, NaN or an error, and what they are.
-
-    The log-density is asked as one that may raise errors, at least so often as it does at all.
-    """
-    x, num_undefined = source.draw(num_chains, generator), 0
-    for attempt in range(MAX_START_ATTEMPTS):
-        try:
-            log_density = target(x)
-        except Exception as error:  # at all of these positions, and so perhaps at all others
-            is_last = attempt == MAX_FAILED_ATTEMPTS or target.has_answered
-            if is_last or is_of_memory(error) or isinstance(error, OF_PROGRAMS):
-                raise
-            x = source.draw(num_chains, generator)
-            continue
+    """Draws, repeated where the log-density is −inf, NaN or an error, and what they are."""
+    x = first_answered(target, lambda: source.draw(num_chains, generator))
+    num_undefined = 0
+    for _ in range(MAX_START_ATTEMPTS):
+        log_density = target(x)
         is_outside = log_density.isnan() | (log_density == -torch.inf)
         num_undefined += int(log_density.isnan().sum())
         if not is_outside.any():

@@ -45,6 +45,7 @@ from poe.density.wrappers import Merged, merged
 from poe.normalizers.enumeration import states
 from poe.probabilities.density_bounds import bounds, has_exact_log_density, log_density_bounds
 from poe.probabilities.normalizer_error import sensitivities
+from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
@@ -145,6 +146,7 @@ SAMPLES: dict[type[poe.Expert], list[poe.Expert]] = {
         poe.Chunked(e, 1000)
         for e in (narrow, narrow**2, quartic, magnet, coins**2, labels, clock, made, narrow | broad)
     ],
+    Guarded: [Guarded(e, Raised()) for e in (narrow, narrow**2, quartic, magnet, labels, clock)],
     poe.Normalized: [poe.normalize(e) for e in (narrow**2, magnet, labels**2, clock, made**2)]
     + [with_estimate(narrow * quartic), with_estimate(magnet)],
     poe.Together: [alike(narrow, narrow), alike(coins, coins), alike(labels, labels)],

@@ -14,6 +14,7 @@ import poe
 from poe.core.doubt import Kind
 from poe.diagnostics.settled import FAR_APART, MANY_MODES, r_hat_of_settled
 from poe.samplers import Dense, MetropolisHastings, ParallelTempering, Preconditioned, SplitHMC
+from poe.samplers.guarded import Guarded, Raised
 from poe.sampling.multimodality import (
     Failed,
     Modes,
@@ -128,17 +129,35 @@ def test_all_that_is_spent_is_counted() -> None:
     assert abs(num_rows - found.num_evaluations) <= 16 + 8  # those moved on begin somewhere
 
 
-def test_a_target_that_is_not_defined_far_out_is_said_to_be_so() -> None:
+def far_out(error: Exception) -> poe.Expert:
+    """A normal density that raises an error beyond 8."""
+
     def narrow(x: Tensor) -> Tensor:
         if bool((x.abs() > 8).any()):
-            raise ValueError("a table ends at 8")
+            raise error
         return -0.5 * x.square().sum(-1)
 
-    found = look(poe.FromLogDensity(narrow, space=poe.Real(2)))
+    return poe.FromLogDensity(narrow, space=poe.Real(2))
+
+
+def test_a_target_that_is_not_defined_far_out_has_no_mass_there() -> None:
+    target, raised = far_out(ValueError("a table ends at 8")), Raised()
+    u = torch.randn(8, 2, generator=seeded(100))
+    density = Guarded(target, raised)
+    found = look_elsewhere(
+        target, density, HERE, u, budget=PLENTY, generator=seeded(0), raised=raised
+    )
+    assert isinstance(found, Nothing)
+    [doubt] = raised.doubts()
+    assert "ValueError: a table ends at 8" in doubt.text
+
+
+def test_that_there_is_no_memory_for_it_is_said_to_be_so() -> None:
+    found = look(far_out(MemoryError("nothing left")))
     assert isinstance(found, Failed)
     [doubt] = found.doubts
     assert doubt.kind is Kind.NOT_LOOKED
-    assert found.said == "could not look for other modes: ValueError out there: a table ends at 8"
+    assert found.said == "could not look for other modes: MemoryError out there: nothing left"
 
 
 # In poe.sample
