@@ -49,7 +49,7 @@ class Described:
 GUARANTEES = ("exact", "asymptotically exact", "biased")
 KINDS: dict[str, type] = {
     "guarantee": str, "choice": str, "doubts": tuple, "seed": int, "kernel": Described,
-    "log_partition": LogPartition,
+    "log_partition": LogPartition, "tuned": tuple, "is_batch": bool,
 }  # fmt: skip
 """Of the figures that are neither numbers nor tensors."""
 
@@ -111,7 +111,7 @@ def packed_draws(draws: Draws, about: Mapping[str, Any] | None = None) -> bytes:
     found: LogPartition | None = values.pop("log_partition")
     facts, tensors = _parted(values)
     facts["doubts"] = as_facts(draws.doubts)
-    facts["verdict"] = draws.verdict._asdict() | {"doubts": as_facts(draws.verdict.doubts)}
+    facts["verdict"] = _told(draws.verdict)
     facts["kernel"] = None if draws.kernel is None else repr(draws.kernel)
     facts["log_partition"] = None
     if found is not None:
@@ -151,7 +151,7 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
 def _draws_of(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Draws:
     known: dict[str, Any] = facts["draws"]
     known["doubts"] = _doubts(known)
-    known["tuned"] = tuple(known.get("tuned", ()))
+    known["tuned"] = _names(known.get("tuned", []))
     verdict = known.pop("verdict", None)
     if known["kernel"] is not None:
         known["kernel"] = Described(_words(known["kernel"]), known["guarantee"])
@@ -162,8 +162,28 @@ def _draws_of(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Draws:
         known["log_partition"] = LogPartition(**found)
     draws = Draws(**(known | tensors))
     if verdict is not None:  # else of an earlier version: judged anew
-        vars(draws)["verdict"] = Verdict(**(verdict | {"doubts": _doubts(verdict)}))
+        vars(draws)["verdict"] = _verdict(verdict)
     return draws
+
+
+FIGURES = ("r_hat", "ess", "limit")
+"""Of a verdict, in words: JSON has no NaN and no infinity."""
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    figures = {name: repr(float(getattr(verdict, name))) for name in FIGURES}
+    return {"doubts": as_facts(verdict.doubts), "compared": verdict.compared, **figures}
+
+
+def _verdict(told: dict[str, Any]) -> Verdict:
+    figures = {name: float(_words(told[name])) for name in FIGURES}
+    return Verdict(_doubts(told), compared=_words(told["compared"]), **figures)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"names are {value!r}")
+    return tuple(map(_words, value))
 
 
 def _words(value: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import PoeError
+from poe.core.errors import GradientError, PoeError
 from poe.density.checks import leaves_x
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -131,6 +131,8 @@ class Guarded(Wrapper):
             return ask(x)
         try:
             answer = ask(x) if self._is_tame(x) else self._somewhere(ask, x)
+        except GradientError:  # of the expert, and of no position
+            raise
         except Exception as error:
             if is_of_memory(error):
                 raise

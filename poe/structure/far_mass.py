@@ -190,10 +190,10 @@ def far_mass(
     >>> far_mass(constant, torch.randn(8, 1)).found.where
     'towards infinity'
     """
-    field, starts = _Field(target, rows_at_once), u.detach().flatten(1)
+    field, starts = _Field(target, rows_at_once), _in_rows(u)
     if 0 in starts.shape:
         return Looked(None, 0)
-    around = starts if cloud is None else cloud.detach().flatten(1)
+    around = starts if cloud is None else _in_rows(cloud)
     heights = field.heights(starts)
     found = field.look(Frame(starts[heights > -torch.inf], around), heights)
     if found is None and not field.is_told:
@@ -203,6 +203,11 @@ def far_mass(
         frame = Frame(beside[others > -torch.inf], None)
         found = field.look(frame, torch.maximum(heights, others))
     return Looked(found, field.num_evaluations)
+
+
+def _in_rows(u: Tensor) -> Tensor:
+    """``(n, *event)`` to ``(n, d)``; single numbers too are rows, of one."""
+    return u.detach().reshape(len(u), -1) if len(u) else u.detach().new_empty((0, 1))
 
 
 class _Field:
