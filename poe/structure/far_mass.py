@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _LinAlgError as LinAlgError
 
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import ImproperError, PoeError
@@ -174,7 +173,7 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
         yield
     except ImproperError:
         raise
-    except (PoeError, LinAlgError) as error:
+    except (PoeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         if doubts := look_far(target, u).doubts:
             raise ImproperError(f"{doubts[0]}. The run itself ended in: {error}") from error
         raise
