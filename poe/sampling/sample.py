@@ -270,7 +270,7 @@ def _normal_like(u: Tensor, generator: torch.Generator) -> Tensor:
 
 def _stages(begin: Prepared, warmup: int | Warmup | None) -> tuple[Window, ...]:
     """The warm-up's stages, in the chains' coordinates, some chains at a time."""
-    asked = Warmup(warmup) if isinstance(warmup, int) else warmup
+    asked = warmup if warmup is None or isinstance(warmup, Warmup) else Warmup(warmup)
     plan = windows(begin.target, begin.choice.kernel, asked, len(begin.u))
     return tuple(window._replace(density=begin.pull(window.density)) for window in plan)
 

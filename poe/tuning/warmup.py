@@ -71,15 +71,15 @@ class Warmup:
             own target; it is noisier, so it needs more steps.
 
     Raises:
-        PoeError: For a negative number of steps.
+        PoeError: For a number of steps that is negative or not whole.
     """
 
     num_steps: int = 1000
     per_chain: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_steps < 0:
-            raise PoeError(f"expected num_steps >= 0, got {self.num_steps}")
+        if self.num_steps < 0 or self.num_steps % 1:
+            raise PoeError(f"expected num_steps >= 0, got {self.num_steps}: give a whole number")
 
 
 class Window(NamedTuple):

@@ -174,7 +174,8 @@ NESTED: list[poe.Expert] = [
 ]
 LEAVES = {
     "Autoregressive", "FittedGaussian", "FittedMixture", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "Uniform", "Wrapper",
+    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts", "Uniform",
+    "Wrapper",
 }  # fmt: skip
 
 

@@ -406,3 +406,15 @@ def test_what_was_learned_is_put_in_its_places() -> None:
     assert filled == Preconditioned(SplitHMC(filled.kernel.step_size, num_steps=3), affine)
     assert filled.kernel.step_size == pytest.approx(0.2)  # the geometric mean
     assert rejoin(SPLIT, plan, (learned,) * len(plan)) == filled
+
+
+@pytest.mark.parametrize("num_steps", [0.07 * 100, -1, 2.5])
+def test_a_warmup_of_steps_that_are_not_whole_is_refused(num_steps: float) -> None:
+    with pytest.raises(poe.PoeError, match=r"num_steps|warmup"):
+        poe.sample(
+            poe.FromEnergy(lambda x: x.square().sum(-1), space=poe.Real(1)),
+            4,
+            warmup=num_steps,  # type: ignore[arg-type]
+            generator=torch.Generator().manual_seed(0),
+            progress=False,
+        )
