@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,13 +71,14 @@ def _exact(
     product, recipe = composition.product, composition.recipe
     draws: poe.Draws | None = None
     for count in _pieces(settings.num_draws, recipe):
-        piece = poe.sample(
-            product,
-            count * recipe.num_chains,
-            num_chains=recipe.num_chains,
-            generator=generator,
-            progress=False,
-        )
+        with _told_by_the_page():
+            piece = poe.sample(
+                product,
+                count * recipe.num_chains,
+                num_chains=recipe.num_chains,
+                generator=generator,
+                progress=False,
+            )
         draws = joined(draws, piece)
         yield _frame(product, "independent, exact draws", draws, settings.num_draws)
 
@@ -95,15 +98,16 @@ def _chains(
     kernel = recipe.corrected if settings.is_corrected else recipe.unadjusted
     draws: poe.Draws | None = None
     for count in _pieces(settings.num_draws, recipe):
-        piece = poe.sample(
-            product,
-            count * recipe.num_chains,
-            kernel=kernel,
-            warmup=0 if draws else recipe.warmup,
-            initial=x,
-            generator=generator,
-            progress=False,
-        )
+        with _told_by_the_page():
+            piece = poe.sample(
+                product,
+                count * recipe.num_chains,
+                kernel=kernel,
+                warmup=0 if draws else recipe.warmup,
+                initial=x,
+                generator=generator,
+                progress=False,
+            )
         assert piece.kernel is not None
         draws, kernel, x = joined(draws, piece), piece.kernel, piece.samples[:, -1]
         frame = _frame(product, type(kernel).__name__, draws, settings.num_draws)
@@ -112,6 +116,14 @@ def _chains(
             energy=torch.cat([before, frame.energy], 1),
             num_before=before.shape[1],
         )
+
+
+@contextmanager
+def _told_by_the_page() -> Iterator[None]:
+    """What is doubtful about a piece is judged of all of them together, and shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", poe.TrustWarning)
+        yield
 
 
 def _pieces(num_draws: int, recipe: Recipe) -> Iterator[int]:

@@ -112,7 +112,7 @@ def test_no_more_is_spent_than_the_budget(budget: int) -> None:
 
     found = look(poe.FromLogDensity(counted, space=poe.Real(2)), budget=budget)
     assert isinstance(found, TooLong)
-    assert [doubt.kind for doubt in found.doubts] == [Kind.NOT_LOOKED]
+    assert [doubt.kind for doubt in found.doubts] == [Kind.TOO_LONG_TO_LOOK]
     assert num_rows == found.num_evaluations
     assert num_rows <= budget + 700  # it stops after a level, and the start is one
 
