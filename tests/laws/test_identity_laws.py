@@ -153,6 +153,7 @@ def sharp_ones() -> Iterator[tuple[str, poe.Expert]]:
     yield "hooked power", hooked(normal() ** 2, 2.0)
     yield "hooked mixture", hooked(normal() | normal())
     yield "a hooked factor beside its like", hooked(normal(), 3.0) * normal()
+    yield "a hooked factor behind its like", normal() * hooked(normal(), 3.0)
     yield "a power of a hooked product", hooked(normal() * normal()) ** 0.5
     yield "in a wrapper", poe.Chunked(Sharp([0.0], scale=[1.0]), 100)
     yield "moved", poe.Transformed(Sharp([0.0], scale=[1.0]), torch.distributions.ExpTransform())
