@@ -93,7 +93,9 @@ def sample(
         initial: Where the chains start, ``(chains, *event)``. By default draws of the first expert
             of the product that can be sampled exactly, else standard normals in unconstrained
             coordinates, on a discrete space any state alike; drawn again, up to 100 times, where
-            the target's log-density is −inf.
+            the target's log-density is −inf or NaN, or raises an error. Such an error at some of
+            the positions that a run comes to counts as −inf there, and is told in a remark; at all
+            of them it is the target's own.
         generator: Of all that is drawn; a fresh one, seeded by the system, by default.
         progress: A line that says what was chosen and a progress bar, both on stderr.
         checkpoint: A file that an interrupted run is written to, and resumed from by the same
