@@ -242,6 +242,12 @@ def _memory() -> float:
 def told(value: object) -> str:
     """What came, in a few words.
 
+    Args:
+        value: Anything.
+
+    Returns:
+        The words.
+
     >>> told(torch.zeros(2, 3)), told(None), told(int), told(2.5), told("ten")
     ('a tensor of shape (2, 3)', 'None', 'the class int', 'float 2.5', "'ten'")
     """
@@ -453,6 +459,12 @@ def _taken(name: str, kind: Kind, value: Any) -> Any:
 
 def whole(value: Any) -> Any:
     """A whole number, from whatever holds one; else ``REFUSED``.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The number, or ``REFUSED``.
 
     >>> whole(1e3), whole(np.int64(2)), whole(2.5) is REFUSED
     (1000, 2, True)
