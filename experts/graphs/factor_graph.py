@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from experts.graphs.variable_elimination import (
 )
 from experts.parameters import ArrayLike, indices, keep, log_values
 from poe import Expert, PoeError, ShapeError, Space
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require
 from poe.core.last_call_cache import Latest
 from poe.core.randomness import resolve
 from poe.core.space import Binary
@@ -126,7 +126,6 @@ class FactorGraph(Expert):
         self._assemble(space, _stacked(space, factors))
 
     @classmethod
-    @checked
     def from_tables(cls, space: Space, tables: Iterable[tuple[Tensor, Tensor]]) -> FactorGraph:
         """The factor graph of tables that are stacked already, which may be learned.
 
@@ -142,6 +141,8 @@ class FactorGraph(Expert):
             ShapeError: Where scopes and values do not fit, or an arity is above 12.
             PoeError: For elements that are not there or not different, and for NaN or +inf entries.
         """
+        require("space", space, Space)
+        tables = require("tables", tables, Sequence[tuple[Any, Any]])
         expert = cls.__new__(cls)
         Expert.__init__(expert)
         expert._assemble(

@@ -72,16 +72,23 @@ def checked(call: Checked) -> Checked:
     Numbers are taken from whatever holds one (1e3 or ``np.int64(2)`` for a count), and so is a
     sequence. All else of another kind is refused, by what was expected, what came and the remedy.
     What is missing or unknown by name is left to Python, and a graph that is being captured to what
-    called it.
+    called it. An allocation that fails inside says how much was asked for.
 
-    >>> @checked
-    ... def doubled(count: int) -> int:
-    ...     return 2 * count
-    >>> doubled(1e3)
-    2000
-    >>> doubled("10")
-    Traceback (most recent call last):
-    poe.PoeError: expected count to be a whole number, got '10': use int('10')
+    Args:
+        call: The function or the class.
+
+    Returns:
+        The same, checked.
+
+    Example:
+        >>> @checked
+        ... def doubled(count: int) -> int:
+        ...     return 2 * count
+        >>> doubled(1e3)
+        2000
+        >>> doubled("10")
+        Traceback (most recent call last):
+        poe.PoeError: expected count to be a whole number, got '10': use int('10')
     """
     if isinstance(call, type):
         call.__init__ = _at_the_door(call.__init__, call)  # type: ignore[misc]
@@ -138,7 +145,18 @@ class Kinds(NamedTuple):
 
 
 def require(name: str, value: Any, kind: Any) -> Any:
-    """The value as one of a kind, such as ``int`` or ``Tensor``, or the error that names both.
+    """The value as one of a kind, or the error that names both.
+
+    Args:
+        name: What the argument is called.
+        value: What came.
+        kind: An annotation, such as ``int`` or ``Tensor | None``.
+
+    Returns:
+        The value, or what of its kind it holds.
+
+    Raises:
+        PoeError: For another kind.
 
     >>> require("num_steps", torch.tensor(3.0), int)
     3
@@ -148,6 +166,17 @@ def require(name: str, value: Any, kind: Any) -> Any:
 
 def require_count(name: str, value: Any, at_least: int = 1) -> int:
     """A whole number, at least so large.
+
+    Args:
+        name: What the argument is called.
+        value: What came.
+        at_least: The least that it may be.
+
+    Returns:
+        The number.
+
+    Raises:
+        PoeError: For what is no whole number, or less.
 
     >>> require_count("num_steps", 0)
     Traceback (most recent call last):
@@ -162,6 +191,14 @@ def require_count(name: str, value: Any, at_least: int = 1) -> int:
 def require_dimensions(name: str, x: Tensor, expected: str) -> None:
     """Refuse a tensor of another number of dimensions; a star stands for any number of them.
 
+    Args:
+        name: What the argument is called.
+        x: What came.
+        expected: Such as "(chains, draws, *event)".
+
+    Raises:
+        ShapeError: Where x has fewer or more.
+
     >>> require_dimensions("samples", torch.zeros(3), "(chains, draws, *event)")
     Traceback (most recent call last):
     poe.ShapeError: expected samples of shape (chains, draws, *event), got (3,)
@@ -174,6 +211,14 @@ def require_dimensions(name: str, x: Tensor, expected: str) -> None:
 
 def require_memory(count: int, shape: torch.Size, device: torch.device) -> None:
     """Refuse more events than the machine's memory holds as float32; other devices say so at once.
+
+    Args:
+        count: How many.
+        shape: Of one event.
+        device: Where they are to lie.
+
+    Raises:
+        SizeError: Where they cannot.
 
     >>> require_memory(10**10, torch.Size([1000]), torch.device("cpu"))
     Traceback (most recent call last):
@@ -196,6 +241,12 @@ def _memory() -> float:
 
 def told(value: object) -> str:
     """What came, in a few words.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The words.
 
     >>> told(torch.zeros(2, 3)), told(None), told(int), told(2.5), told("ten")
     ('a tensor of shape (2, 3)', 'None', 'the class int', 'float 2.5', "'ten'")
@@ -408,6 +459,12 @@ def _taken(name: str, kind: Kind, value: Any) -> Any:
 
 def whole(value: Any) -> Any:
     """A whole number, from whatever holds one; else ``REFUSED``.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The number, or ``REFUSED``.
 
     >>> whole(1e3), whole(np.int64(2)), whole(2.5) is REFUSED
     (1000, 2, True)

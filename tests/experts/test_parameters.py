@@ -374,7 +374,7 @@ def test_what_cannot_be_numbers_is_named(check: Callable[..., Tensor], value: An
         (log_values, [-math.inf, math.inf], r"spin must be numbers or -inf, got inf at \(1,\)"),
         (indices, [0.5], "spin must be whole numbers, got torch.float32"),
         (whole, 0, "spin must be a whole number >= 1, got 0"),
-        (whole, 2.0, "spin must be a whole number >= 1, got 2"),
+        (whole, 2.5, r"spin must be a whole number >= 1, got 2\.5"),
         (sizes, (2, 0), r"spin\[1\] must be a whole number >= 1, got 0"),
         (sizes, 3, "spin must be whole numbers, got 3"),
     ],
