@@ -53,7 +53,7 @@ class Kind(Enum):
     @property
     def is_aside(self) -> bool:
         """Whether it is told beside a result, and does not speak against it."""
-        return self.is_known or self is Kind.NOT_COMPILED
+        return self.is_known or self in (Kind.NOT_COMPILED, Kind.NOT_KEPT, Kind.RAISED)
 
     @property
     def is_known(self) -> bool:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from poe.core.errors import PoeError, StorageError
+from poe.core.errors import StorageError
 from poe.files.atomic import content_of, write_bytes
 from poe.files.fingerprint import bytes_of
 
@@ -144,7 +144,7 @@ def understanding(path: str | os.PathLike[str], kind: str, remedy: str) -> Itera
         Nothing.
 
     Raises:
-        StorageError: In place of any error but those of this package.
+        StorageError: In place of any other error.
 
     >>> with understanding("run", "checkpoint", "delete it"):
     ...     {}["step"]
@@ -153,7 +153,7 @@ def understanding(path: str | os.PathLike[str], kind: str, remedy: str) -> Itera
     """
     try:
         yield
-    except PoeError:
+    except StorageError:
         raise
     except Exception as error:  # a file can be wrong in any way
         raise StorageError(

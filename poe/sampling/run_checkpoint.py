@@ -147,6 +147,9 @@ def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]
         warmup, sampling = facts[name]
         if warmup < 0 or sampling < 0:
             raise ValueError(f"{name} is {facts[name]}")
+    count, first = facts["raised"]
+    if not isinstance(count, int) or not isinstance(first, str):
+        raise ValueError(f"raised is {facts['raised']}")
     stages = [*(stage.num_steps for stage in plan.stages), plan.num_draws]
     if not 0 <= facts["step"] <= stages[facts["phase"]] or facts["phase"] < 0:
         raise ValueError(f"step {facts['step']} of stage {facts['phase']}")

@@ -153,12 +153,12 @@ def test_a_finished_run_is_read_back(tmp_path: Path) -> None:
     target = Interrupted(None)
     again = _resume(tmp_path / "run", target=target)
     assert torch.equal(first.samples, again.samples)
-    assert target.calls < 15  # nothing was sampled anew
+    assert target.calls < 20  # nothing was sampled anew
 
 
 def test_a_run_without_a_generator_resumes_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        quiet(Interrupted(36), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
+        quiet(Interrupted(52), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as file:
         position = file.get_tensor("position")
     resumed = quiet(Interrupted(None), 90, kernel=MALA(), warmup=20, checkpoint=tmp_path / "run")
