@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import ImproperError, PoeError
+from poe.core.errors import ImproperError, NonFiniteError, PoeError
 from poe.core.space import Count, Real
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -171,7 +171,7 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except ImproperError:
+    except (ImproperError, NonFiniteError):  # which say themselves what to mend
         raise
     except (PoeError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         if doubts := look_far(target, u).doubts:
@@ -189,10 +189,10 @@ def far_mass(
     >>> far_mass(constant, torch.randn(8, 1)).found.where
     'towards infinity'
     """
-    field, starts = _Field(target, rows_at_once), u.detach().flatten(1)
+    field, starts = _Field(target, rows_at_once), u.detach().reshape(len(u), -1)
     if 0 in starts.shape:
         return Looked(None, 0)
-    around = starts if cloud is None else cloud.detach().flatten(1)
+    around = starts if cloud is None else cloud.detach().reshape(len(cloud), -1)
     heights = field.heights(starts)
     found = field.look(Frame(starts[heights > -torch.inf], around), heights)
     if found is None and not field.is_told:
@@ -314,7 +314,7 @@ class _Field:
         u = frame.starts[:1] + distance * units
         self.num_evaluations += len(u)
         try:
-            score = self.target.score(self._to_x(u)).flatten(1) * frame.scale
+            score = self.target.score(self._to_x(u)).reshape(u.shape) * frame.scale
         except OUT_OF_MEMORY:
             raise
         except Exception:  # far from all draws, as in `_tried`
@@ -371,7 +371,7 @@ class _Field:
     def _is_apart(self, u: Tensor) -> Tensor:
         """Whether each of ``(n, d)`` is known by its x."""
         try:
-            back = self.coordinates.to_u(self._to_x(u)).flatten(1)
+            back = self.coordinates.to_u(self._to_x(u)).reshape(u.shape)
         except OUT_OF_MEMORY:
             raise
         except (RuntimeError, ValueError):  # a matrix that rounding made singular, say
