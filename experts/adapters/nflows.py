@@ -9,7 +9,7 @@ import poe
 from experts.adapters.context import require_floats
 from poe.core.arguments import checked, told
 from poe.core.randomness import borrowed, resolve
-from poe.density.capabilities import is_small, tails
+from poe.density import capabilities
 from poe.density.conditional import one_for_each
 from poe.density.trials import require_settled
 
@@ -179,7 +179,7 @@ class Flow(poe.Expert):
         return self.flow._transform.inverse(noise)[0]
 
 
-@tails.register
+@capabilities.tails.register
 def _(expert: Flow) -> Tensor | None:
     """A' S⁻² A of a Gaussian base of scales S, where T(x) = A x + O(1).
 
@@ -187,7 +187,9 @@ def _(expert: Flow) -> Tensor | None:
     their volume grows no faster than |x|. Couplings that scale by a network have no such A.
     """
     base, flow = expert.flow._distribution, expert.flow
-    if type(base) not in (StandardNormal, DiagonalNormal) or not is_small(expert.space):
+    if type(base) not in (StandardNormal, DiagonalNormal) or not capabilities.is_small(
+        expert.space
+    ):
         return None
     vectors = torch.eye(expert.space.event_shape.numel()).to(own_tensor(flow))
     moved = _far_out(flow._transform, vectors.reshape(-1, *expert.space.event_shape))

@@ -23,7 +23,7 @@ from poe.core.arguments import checked
 from poe.core.optional_imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
-from poe.density.capabilities import is_small, tails
+from poe.density import capabilities
 from poe.density.transformed import mask_outside
 from poe.density.trials import require_settled
 
@@ -109,11 +109,15 @@ class ZukoFlow(poe.Expert):
             return self.flow().sample((num_samples,))
 
 
-@tails.register
+@capabilities.tails.register
 def _(expert: ZukoFlow) -> Tensor | None:
     """S⁻² of a normal base of scales S, where T is of splines, which are x + O(1)."""
     flow = expert.flow
-    if not (isinstance(flow, Flow) and is_small(expert.space) and _is_of_splines(flow.transform)):
+    if not (
+        isinstance(flow, Flow)
+        and capabilities.is_small(expert.space)
+        and _is_of_splines(flow.transform)
+    ):
         return None
     base = flow.base()
     if type(base) is not DiagNormal or base.base_dist.scale.is_meta:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import ImproperError, PoeError
+from poe.core.errors import ImproperError, NonFiniteError, PoeError
 from poe.core.space import Count, Real
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -172,7 +172,7 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except ImproperError:
+    except (ImproperError, NonFiniteError):  # which say themselves what to mend
         raise
     except (PoeError, RuntimeError) as error:  # such as that of a factorisation
         if doubts := look_far(target, u).doubts:
@@ -320,7 +320,7 @@ class _Field:
         u = frame.starts[:1] + distance * units
         self.num_evaluations += len(u)
         try:
-            score = self.target.score(self._to_x(u)).flatten(1) * frame.scale
+            score = self.target.score(self._to_x(u)).reshape(u.shape) * frame.scale
         except OUT_OF_MEMORY:
             raise
         except Exception:  # far from all draws, as in `_tried`
@@ -377,7 +377,7 @@ class _Field:
     def _is_apart(self, u: Tensor) -> Tensor:
         """Whether each of ``(n, d)`` is known by its x."""
         try:
-            back = self.coordinates.to_u(self._to_x(u)).flatten(1)
+            back = self.coordinates.to_u(self._to_x(u)).reshape(u.shape)
         except OUT_OF_MEMORY:
             raise
         except (RuntimeError, ValueError):  # a matrix that rounding made singular, say
