@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from poe.core.last_call_cache import Latest
+
 PLAIN = (
     int, float, complex, str, bytes, bytearray, range, slice, Path, np.generic, enum.Enum,
     torch.dtype, torch.device, torch.layout, torch.memory_format, re.Pattern,
@@ -148,6 +150,12 @@ def said(value: object) -> Said:
     if held := _held(value):
         return Said(own, [("class", kind), *sorted(held.items())])
     return Said(own, [("class", kind), *_reduced(value)])
+
+
+@said.register
+def _(value: Latest) -> Said:
+    """What it remembers follows from what is told beside it."""
+    return Said(_name_of(type(value)))
 
 
 @said.register

@@ -159,10 +159,19 @@ def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]
         found = tuple(tensors[name].shape[:2]) if name in tensors else None
         if found != kept:
             raise ValueError(f"{name} has shape {found}, for {kept}")
+    _require_sizes(tensors)
+
+
+def _require_sizes(tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where what is one number, or one for each chain, is something else."""
+    num_chains = len(tensors["position"])
     for name, tensor in tensors.items():
-        is_scale = name.startswith("learned.") and name.endswith(".0")
-        sizes = (1, num_chains) if is_scale else (num_chains,)
-        if (is_scale or name.startswith("tally.")) and tensor.numel() not in sizes:
+        is_scale = name.startswith("averaging.") or (
+            name.startswith("learned.") and name.endswith(".0")
+        )
+        shapes = [(num_chains,), ()] if is_scale else [(num_chains,)]
+        is_told = is_scale or name.startswith("tally.")
+        if is_told and tuple(tensor.shape) not in shapes:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}")
 
 
