@@ -191,7 +191,8 @@ def _state(
         position = tensors["position"]
         if len(position) != num_chains:
             raise ValueError(f"positions of {len(position)} chains, for {num_chains}")
-        averaging = _unnamed("averaging", tensors)
+        averages = _unnamed("averaging", tensors)
+        averaging = DualAveraging(*averages) if averages else None
         stacked = [one.unbind(0) for one in _unnamed("visited", tensors)]
         visited = tuple(zip(*stacked, strict=True))
     template = kernel.init(stage.density, position)
@@ -201,7 +202,7 @@ def _state(
     is_random = f"{PREFIX}said.target" not in tensors
     if not (is_the_same or is_random):
         raise _another_target(path)
-    return WindowState(inner, DualAveraging(*averaging) if averaging else None, visited)
+    return WindowState(inner, averaging, visited)
 
 
 def _require_same_at_draws(

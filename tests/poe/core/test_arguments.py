@@ -40,7 +40,7 @@ def test_a_count_is_taken_from_what_holds_one(value: Any) -> None:
     "value",
     [
         2.5, math.nan, math.inf, "3", "MALA", True, np.bool_(True), None, [3], torch.tensor([3]),
-        torch.tensor(True), 1j, 10**12, 2**70, -(10**400), 1e308, object(), int, np.array([3]),
+        torch.tensor(True), 1j, 10**12, 2**70, -(10**400), 1e308, "ten", int, np.array([3]),
     ],
     ids=repr,
 )  # fmt: skip
