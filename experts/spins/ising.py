@@ -131,7 +131,7 @@ class Ising(Expert):
     @checked
     def grid(
         cls,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         coupling: ArrayLike,
         field: ArrayLike = 0.0,
         periodic: bool = False,

@@ -10,7 +10,7 @@ from poe import PoeError, ShapeError, Space
 
 
 def grid_graph(
-    family: str, shape: tuple[int, int], strength: Tensor, periodic: bool
+    family: str, shape: tuple[int, ...], strength: Tensor, periodic: bool
 ) -> tuple[Tensor, Tensor]:
     """Edges and couplings of nearest neighbours on a grid.
 
@@ -32,7 +32,7 @@ def grid_graph(
         tensor([[0, 1, 0, 2],
                 [2, 3, 1, 3]])
     """
-    shape = sizes("shape", shape)  # type: ignore[assignment]
+    shape = sizes("shape", shape)
     if len(shape) != 2:
         raise ShapeError(
             f"expected a grid of (rows, cols), got {shape}: for other lattices use "

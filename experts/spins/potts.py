@@ -82,7 +82,7 @@ class Potts(Expert):
     @checked
     def grid(
         cls,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         coupling: ArrayLike,
         num_labels: int,
         field: ArrayLike = 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from poe.density.trials import require_function
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate, reference
-from poe.samplers.guarded import Raised
+from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start
 
@@ -138,7 +139,8 @@ def _require_function(target: Expert, like: Tensor, generator: torch.Generator) 
         return
     _, source = broad_start(target, like)
     x = exact_sample(source, FEW_POSITIONS, aside(generator))
-    require_function(target, target, lambda factor: factor, x)
+    tried = partial(Guarded, raised=Raised())  # a few of these may be where it raises an error
+    require_function(target, tried(target), tried, x)
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:

@@ -450,19 +450,19 @@ EXPERTS: dict[str, Callable[[], tuple[poe.Expert, Tensor]]] = {
         _real(4, 2, 3),
     ),
     "PixelMixture": lambda: (
-        PixelMixture((1, 2), "ab", 0.5, channels=3, blocks=1, components=2).given("b"),
+        PixelMixture((1, 2), ("a", "b"), 0.5, channels=3, blocks=1, components=2).given("b"),
         _real(3, 1, 2),
     ),
     "ImageFlow": lambda: (
-        ImageFlow((1, 2), "ab", 0.5, layers=2, hidden=4).given("b"),
+        ImageFlow((1, 2), ("a", "b"), 0.5, layers=2, hidden=4).given("b"),
         _real(3, 1, 2),
     ),
     "ImageFlow, a batch of densities": lambda: (
-        ImageFlow((2, 2), "ab", 0.5, layers=2, hidden=4).given(torch.tensor([1, 0, 1])),
+        ImageFlow((2, 2), ("a", "b"), 0.5, layers=2, hidden=4).given(torch.tensor([1, 0, 1])),
         _real(3, 2, 2),
     ),
     "DensityRatio": lambda: (
-        DensityRatio(ImageFlow((1, 2), "ab", 0.5, layers=2, hidden=4)).given("b"),
+        DensityRatio(ImageFlow((1, 2), ("a", "b"), 0.5, layers=2, hidden=4)).given("b"),
         _real(3, 1, 2),
     ),
     "VAE": lambda: (

@@ -404,7 +404,7 @@ REFUSED: dict[str, tuple[Callable[[], Ising], str]] = {
         lambda: Ising.from_edges([[0], [1]], nn.Parameter(torch.zeros(1)), _normal(2), 2),
         "of one dtype.*before making it a parameter",
     ),
-    "grid of three sides": (lambda: Ising.grid((2, 2, 2), 1.0), "for other lattices use"),  # type: ignore[arg-type]
+    "grid of three sides": (lambda: Ising.grid((2, 2, 2), 1.0), "for other lattices use"),
     "grid's coupling": (lambda: Ising.grid((2, 3), torch.ones(2, 3)), r"of shape \(2, 2, 3\)"),
     "grid's field": (
         lambda: Ising.grid((2, 3), 1.0, torch.ones(3)),

@@ -138,4 +138,4 @@ def test_refusals() -> None:
     with pytest.raises(poe.PoeError, match=r"between sites 0 ... 2 of Categorical\(3, 2\)"):
         Potts([[0], [3]], 0.5, 0.0, 3, 2)
     with pytest.raises(poe.ShapeError, match=r"use Potts\(edges"):
-        Potts.grid((2, 2, 2), 0.5, 2)  # type: ignore[arg-type]
+        Potts.grid((2, 2, 2), 0.5, 2)

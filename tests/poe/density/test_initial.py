@@ -43,11 +43,11 @@ def test_another_shape_is_refused(kernel: Kernel | None, shape: tuple[int, ...])
     [
         (poe.Real(2), torch.zeros(4, 2, dtype=torch.int64), "floating-point"),
         (poe.Real(2), torch.zeros(4, 2, dtype=torch.bool), "floating-point"),
-        (poe.Real(2), torch.zeros(4, 2, dtype=torch.complex64), "floating-point"),
+        (poe.Real(2), torch.zeros(4, 2, dtype=torch.complex64), "that is complex"),
         (poe.Real(2), torch.zeros(4, 2, dtype=torch.bfloat16), "float32 or float64"),
         (poe.Real(2), torch.zeros(4, 2, dtype=torch.float16), "float32 or float64"),
         (poe.Real(2), torch.zeros(4, 2, device="meta"), "in memory"),
-        (poe.Real(2), torch.zeros(4, 2).to_sparse(), "in memory"),
+        (poe.Real(2), torch.zeros(4, 2).to_sparse(), r"to_dense\(\)"),
         (poe.Categorical(2, 3), torch.zeros(4, 2, dtype=torch.int32), r"to\(torch.int64\)"),
         (poe.Sequence(3, 2), torch.zeros(4, 2, dtype=torch.uint8), r"to\(torch.int64\)"),
         (poe.Binary(2), torch.zeros(4, 2, dtype=torch.bool), r"x\.float\(\)"),

@@ -54,11 +54,10 @@ def test_an_error_far_out_is_said(error: Exception) -> None:
     assert abs(draws.summary().mean.item()) < 4 * draws.summary().mcse.item()
 
 
-def test_that_there_is_no_memory_for_the_look_is_said() -> None:
-    with pytest.warns(poe.TrustWarning, match="MemoryError"):
-        draws = sampled(two_modes(MemoryError("nothing left")))
-    [doubt] = [doubt for doubt in draws.doubts if doubt.kind is Kind.NOT_LOOKED]
-    assert "nothing left" in doubt.text
+def test_that_there_is_no_memory_far_out_ends_the_run() -> None:
+    with pytest.raises(MemoryError) as raised:
+        sampled(two_modes(MemoryError("nothing left")))
+    assert "nothing left" in str(raised.value.__cause__)
 
 
 @pytest.mark.law

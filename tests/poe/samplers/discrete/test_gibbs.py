@@ -347,7 +347,7 @@ def test_a_sharp_density_is_not_called_stuck_and_an_isolated_state_is() -> None:
     sharp = run(lambda x: 12.0 * x.sum(-1))
     assert not sharp.stuck_chains
     assert not sharp.still_chains
-    with pytest.warns(poe.TrustWarning, match="no single element can change"):
+    with pytest.warns(poe.TrustWarning, match="No single element can change"):
         isolated = run(lambda x: torch.where(x.sum(-1) % 3 == 0, 0.0, -torch.inf))
     assert isolated.stuck_chains == [0, 1, 2, 3]
 
