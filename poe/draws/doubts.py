@@ -11,6 +11,8 @@ from poe.diagnostics.weights import normalized_weights
 from poe.draws.record import Record
 from poe.samplers.questions import Setting, is_tunable
 
+UNMOVED = 1e6
+"""A larger R-hat is that of chains that do not move, up to rounding."""
 COLLAPSED = 0.05
 """Weights worth less than this fraction of the draws have collapsed onto few of them."""
 FEW_BY_WEIGHT = 50.0
@@ -109,8 +111,9 @@ def convergence_doubts(draws: Record, found: Agreement) -> list[Doubt]:
     if (worst := found.largest_r_hat) > found.limit:
         by_chance = f"{MAX_R_HAT}" if found.limit == MAX_R_HAT else f"{found.limit:.3f} (by chance)"
         who = "halves of the same chains" if _is_alone(draws) else "chains"
+        how_large = f"{worst:.3f}" if worst < UNMOVED else "infinite"
         text = (
-            f"R-hat is {worst:.3f} > {by_chance}: the {who} disagree with each other, so they are "
+            f"R-hat is {how_large} > {by_chance}: the {who} disagree with each other, so they are "
             "not shown to have converged."
         )
         remedy = "Draw more, or use a longer warm-up, another parametrisation or another kernel."

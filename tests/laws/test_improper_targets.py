@@ -94,6 +94,7 @@ def is_doubted(entry: Callable[..., tuple[Doubt, ...]], target: poe.Expert) -> b
             return True
 
 
+@pytest.mark.law
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize("target", IMPROPER.values(), ids=IMPROPER)
 def test_an_improper_target_is_doubted(
