@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import GradientError, PoeError
+from poe.core.errors import DtypeError, GradientError, PoeError, ShapeError
 from poe.density.checks import leaves_x
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -23,6 +23,8 @@ Answer = tuple[Tensor, ...]
 Ask = Callable[[Tensor], Answer]
 OF_PROGRAMS = (NameError, TypeError, AttributeError, ImportError, NotImplementedError, PoeError)
 """Errors that come everywhere, if one comes first."""
+OF_NO_POSITION = (GradientError, DtypeError, ShapeError)
+"""What an expert says of itself, or of the kind of tensor that it is given."""
 NO_MEMORY = ("out of memory", "can't allocate memory")
 """What torch's own errors say, which on some devices are of no kind of their own."""
 
@@ -131,7 +133,7 @@ class Guarded(Wrapper):
             return ask(x)
         try:
             answer = ask(x) if self._is_tame(x) else self._somewhere(ask, x)
-        except GradientError:  # of the expert, and of no position
+        except OF_NO_POSITION:
             raise
         except Exception as error:
             if is_of_memory(error):

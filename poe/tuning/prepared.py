@@ -102,9 +102,9 @@ def prepared(
     x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
-    choice = _given(kernel) or choose(structure_of(target), density, u)
-    tried = partial(guarded, coordinates=coordinates, raised=Raised())
+    tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
     asked = in_chunks(tried(target), chains_at_once)
+    choice = _given(kernel) or choose(structure_of(target), asked, u)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
     if kernel is not None and starts_with_score(kernel, asked, u):
@@ -163,13 +163,13 @@ def prepared_particles(
     require_source(source)
     coordinates, raised = Coordinates(target.space), Raised()
     density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
-    known, asked = structure_of(target), Guarded(density, raised)
-    u = _few_positions(asked, source, coordinates, aside(generator))
-    choice = _given(kernel) or choose_for_particles(known, asked, u)
-    tried = partial(guarded, coordinates=coordinates, raised=Raised())
-    require_function(target, tried(target), tried, u)  # their weights compare its values
+    u = _few_positions(Guarded(density, raised), source, coordinates, aside(generator))
+    tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
+    asked = tried(target)
+    choice = _given(kernel) or choose_for_particles(structure_of(target), asked, u)
+    require_function(target, asked, tried, u)  # their weights compare its values
     if kernel is not None and starts_with_score(kernel, asked, u):
-        require_score(target, tried(target), tried, u)
+        require_score(target, asked, tried, u)
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
     return begin, source
 
