@@ -124,13 +124,18 @@ class Coordinates:
         """
         return self._rescaled(expert if self.is_unbounded else self._unbounded(expert))
 
+    def was_of_u(self, expert: Expert) -> bool:
+        """Whether an expert is a density of u that was moved to x, so that it is known in u."""
+        if not isinstance(expert, Transformed) or expert.space != self.space:
+            return False
+        came_from = expert.bijection
+        back = parts_of(self.space.to_unconstrained.inv)
+        return isinstance(came_from, Parts) and came_from.is_same_as(back)
+
     def _unbounded(self, expert: Expert) -> Expert:
-        transform = self.space.to_unconstrained
-        if isinstance(expert, Transformed) and expert.space == self.space:
-            came_from = expert.bijection
-            if isinstance(came_from, Parts) and came_from.is_same_as(parts_of(transform.inv)):
-                return expert.expert
-        return Transformed(expert, transform)
+        if isinstance(expert, Transformed) and self.was_of_u(expert):
+            return expert.expert
+        return Transformed(expert, self.space.to_unconstrained)
 
     def _rescaled(self, expert: Expert) -> Expert:
         return expert if self.affine is None else Rescaled(expert, self.affine)

@@ -77,7 +77,7 @@ def walk(
     particles = Particles(target, start, schedule, generator, raised)
     log_start = particles.log_z[0].item()
     asked = Guarded(target, particles.raised)
-    choice = choose_for_particles(structure_of(target), asked, particles.position)
+    choice = choose_for_particles(structure_of(target), asked, _inside(asked, particles.position))
     particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position
@@ -89,6 +89,13 @@ def walk(
         particles.tally.num_evaluations,
         int(torch.as_tensor(particles.tally.undefined).sum()),
     )
+
+
+@torch.no_grad()
+def _inside(target: Guarded, x: Tensor) -> Tensor:
+    """The positions with mass, where it can be told what the target offers; else all of them."""
+    has_mass = target(x) > -torch.inf
+    return x[has_mass] if not x.is_meta and bool(has_mass.any()) else x
 
 
 def sides(levels: Levels) -> Sides:

@@ -239,8 +239,8 @@ def is_of_memory(error: Exception) -> bool:
 
 def pulled(expert: Expert, coordinates: Coordinates, raised: Raised) -> Expert:
     """The density of u, its expert guarded where the way from u to x may end at infinity."""
-    inner = expert if coordinates.is_identity else Guarded(expert, raised)
-    return coordinates.pull(inner)
+    is_plain = coordinates.is_unbounded or coordinates.was_of_u(expert)
+    return coordinates.pull(expert if is_plain else Guarded(expert, raised))
 
 
 def guarded(expert: Expert, coordinates: Coordinates, raised: Raised) -> Guarded:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.coordinates import require_chains
@@ -22,7 +21,6 @@ MIN_COUNT = 25
 """States that fewer chains are expected in are looked at together."""
 
 
-@checked
 def check_kernel(
     kernel: Kernel,
     target: Expert,

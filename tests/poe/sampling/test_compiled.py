@@ -11,6 +11,7 @@ from torch import Tensor
 
 import poe
 import poe.sampling.compiled
+from poe.core.doubt import Kind
 from poe.samplers import MALA, Diagonal, MetropolisHastings, Preconditioned, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.sampling.compiled import Block
@@ -76,7 +77,7 @@ def test_compiled_draws_are_the_eager_ones_to_rounding() -> None:
     assert 0 < eager.acceptance_rate.mean() < 1  # type: ignore[union-attr]
     assert compiled.compile_seconds > 0
     assert eager.compile_seconds == 0
-    assert compiled.remarks == ()
+    assert compiled.doubts == ()  # of so few draws more is said
 
 
 KERNELS: list[Kernel] = [
@@ -94,7 +95,7 @@ KERNELS: list[Kernel] = [
 def test_every_kind_of_kernel_is_captured(kernel: Kernel) -> None:
     compiled = sample(expert(), 9, kernel=kernel, warmup=20, compile=True)
     same(compiled, sample(expert(), 9, kernel=kernel, warmup=20))
-    assert compiled.remarks == ()
+    assert compiled.doubts == ()  # of so few draws more is said
 
 
 @pytest.mark.usefixtures("_without_a_code_generator")
@@ -104,7 +105,7 @@ def test_a_product_on_a_constrained_space_is_captured() -> None:
     initial = torch.ones(CHAINS, 2, dtype=F64)
     compiled = sample(a**0.5 * b, 6, initial=initial, compile=True)
     same(compiled, sample(a**0.5 * b, 6, initial=initial))
-    assert compiled.remarks == ()
+    assert compiled.doubts == ()  # of so few draws more is said
 
 
 @pytest.mark.usefixtures("_without_a_code_generator")
@@ -186,7 +187,7 @@ def test_a_model_that_cannot_be_captured_is_sampled_without_and_this_is_said() -
     assert torch.equal(draws.samples, eager.samples)  # the very same: no random number is lost
     assert torch.equal(draws.log_density, eager.log_density)
     same(draws, eager)
-    [remark] = draws.remarks
+    [remark] = [doubt.text for doubt in draws.doubts if doubt.kind is Kind.NOT_COMPILED]
     assert "the steps could not be compiled in one graph" in remark
     assert "data-dependent" in remark
     assert "\n" not in remark
@@ -201,7 +202,7 @@ def test_without_a_compiler_it_is_sampled_without_and_this_is_said() -> None:
     with inductor.patch(settings), pytest.warns(poe.TrustWarning, match="could not be compiled"):
         draws = sample(expert(), 7, compile=True)
     assert torch.equal(draws.samples, eager.samples)
-    [remark] = draws.remarks
+    [remark] = [doubt.text for doubt in draws.doubts if doubt.kind is Kind.NOT_COMPILED]
     assert "no-such-compiler" in remark or "C++ compiler" in remark
     assert "\n" not in remark
 

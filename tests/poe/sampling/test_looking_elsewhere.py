@@ -50,7 +50,7 @@ def test_an_error_far_out_is_said(error: Exception) -> None:
     assert str(error) in doubt.text
     assert doubt.text in draws.remarks
     assert doubt.text in draws.summary().warnings
-    assert draws.is_trusted  # told beside the draws, which it does not speak against
+    assert doubt.kind.is_aside  # it does not speak against the draws
     assert abs(draws.summary().mean.item()) < 4 * draws.summary().mcse.item()
 
 
