@@ -122,9 +122,12 @@ def sample(
     Raises:
         ImproperError: Where Z is known to be infinite.
         DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
-        NonFiniteError: For a start outside the support.
-        PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
-            random, or of a module in training mode with dropout or batch normalisation.
+        GradientError: Where the score that a given kernel asks for is lost, whole or in part.
+        NonFiniteError: For a start outside the support, and for parameters that are no numbers.
+        PoeError: For counts without a kernel; for a log-density that depends on what other rows are
+            evaluated with it; for a corrected kernel on one that is random, or of a module in
+            training mode with dropout or batch normalisation; for a closed form of another density.
+        SizeError: For more draws than memory holds.
         StorageError: For a checkpoint of another run, or an altered one; for a finished one where
             no generator is given; where no file can be written there.
 
