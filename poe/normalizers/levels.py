@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ from poe.normalizers.sides import Sides
 from poe.particles.islands import Particles, Passed, Schedule
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
-from poe.tuning.choice import choose_for_particles
+from poe.tuning.choice import FEW_POSITIONS, choose_for_particles
+from poe.tuning.start import first_answered
 
 NUM_ISLANDS = 16
 """So many give a standard error of 15 degrees of freedom."""
@@ -77,7 +79,9 @@ def walk(
     particles = Particles(target, start, schedule, generator, raised)
     log_start = particles.log_z[0].item()
     asked = Guarded(target, particles.raised)
-    choice = choose_for_particles(structure_of(target), asked, particles.position)
+    some = cycle(particles.position.split(FEW_POSITIONS))  # the first may all raise an error
+    u = first_answered(asked, lambda: next(some))
+    choice = choose_for_particles(structure_of(target), asked, u)
     particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position
