@@ -32,19 +32,9 @@ try:
         IdentityTransform,
         InverseTransform,
         LULinear,
-        MaskedPiecewiseQuadraticAutoregressiveTransform,
-        MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
         NaiveLinear,
         OneByOneConvolution,
         Permutation,
-        PiecewiseCubicCDF,
-        PiecewiseCubicCouplingTransform,
-        PiecewiseLinearCDF,
-        PiecewiseLinearCouplingTransform,
-        PiecewiseQuadraticCDF,
-        PiecewiseQuadraticCouplingTransform,
-        PiecewiseRationalQuadraticCDF,
-        PiecewiseRationalQuadraticCouplingTransform,
         PointwiseAffineTransform,
         QRLinear,
         RandomPermutation,
@@ -57,7 +47,7 @@ except ImportError as error:
     raise ImportError(
         'expected nflows to be installed, got none: pip install "nflows>=0.14"'
     ) from error
-from experts.adapters.nflows_support import on_support, support
+from experts.adapters.nflows_support import SPLINES, on_support, support
 
 AFFINE = (
     ActNorm,
@@ -77,19 +67,6 @@ AFFINE = (
     SqueezeTransform,
 )
 """Transforms x to A x + b, and their inverses, once they are in evaluation mode."""
-SPLINES = (
-    MaskedPiecewiseQuadraticAutoregressiveTransform,
-    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
-    PiecewiseCubicCDF,
-    PiecewiseCubicCouplingTransform,
-    PiecewiseLinearCDF,
-    PiecewiseLinearCouplingTransform,
-    PiecewiseQuadraticCDF,
-    PiecewiseQuadraticCouplingTransform,
-    PiecewiseRationalQuadraticCDF,
-    PiecewiseRationalQuadraticCouplingTransform,
-)
-"""With linear tails these move each element within a box, and leave it outside."""
 
 
 class Flow(poe.Expert):

@@ -19,9 +19,13 @@ from nflows.transforms import (
     MultiscaleCompositeTransform,
     Permutation,
     PiecewiseCubicCDF,
+    PiecewiseCubicCouplingTransform,
     PiecewiseLinearCDF,
+    PiecewiseLinearCouplingTransform,
     PiecewiseQuadraticCDF,
+    PiecewiseQuadraticCouplingTransform,
     PiecewiseRationalQuadraticCDF,
+    PiecewiseRationalQuadraticCouplingTransform,
     PointwiseAffineTransform,
     Sigmoid,
     SqueezeTransform,
@@ -36,6 +40,21 @@ import poe
 
 Range = tuple[float, float]
 """The lowest and the highest value of every element."""
+SPLINES = (
+    MaskedPiecewiseCubicAutoregressiveTransform,
+    MaskedPiecewiseLinearAutoregressiveTransform,
+    MaskedPiecewiseQuadraticAutoregressiveTransform,
+    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    PiecewiseCubicCDF,
+    PiecewiseCubicCouplingTransform,
+    PiecewiseLinearCDF,
+    PiecewiseLinearCouplingTransform,
+    PiecewiseQuadraticCDF,
+    PiecewiseQuadraticCouplingTransform,
+    PiecewiseRationalQuadraticCDF,
+    PiecewiseRationalQuadraticCouplingTransform,
+)
+"""Of the unit interval; with linear tails they move elements within a box, and leave it outside."""
 REALS: Range = (-math.inf, math.inf)
 UNIT: Range = (0.0, 1.0)
 
@@ -120,19 +139,14 @@ def _(layer: Tanh, image: Range) -> Range:
     return _exactly(layer, image, (-1.0, 1.0), REALS)
 
 
-@domain.register(MaskedPiecewiseCubicAutoregressiveTransform)
-@domain.register(MaskedPiecewiseLinearAutoregressiveTransform)
-@domain.register(MaskedPiecewiseQuadraticAutoregressiveTransform)
-@domain.register(MaskedPiecewiseRationalQuadraticAutoregressiveTransform)
-@domain.register(PiecewiseCubicCDF)
-@domain.register(PiecewiseLinearCDF)
-@domain.register(PiecewiseQuadraticCDF)
-@domain.register(PiecewiseRationalQuadraticCDF)
-@domain.register(PiecewiseCouplingTransform)
-def _(layer: Transform, image: Range) -> Range:
+def _of_spline(layer: Transform, image: Range) -> Range:
     """A spline maps the unit interval to itself, and with tails the reals."""
     own = UNIT if getattr(layer, "tails", None) is None else REALS
     return _exactly(layer, image, own, own)
+
+
+for _spline in (*SPLINES, PiecewiseCouplingTransform):
+    domain.register(_spline)(_of_spline)
 
 
 def _through(layers: Iterable[Transform], image: Range) -> Range:

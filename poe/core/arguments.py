@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poe.core.errors import DtypeError, PoeError, ShapeError, SizeError
+from poe.core.errors import DtypeError, PoeError, ShapeError, SizeError, is_out_of_memory
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 MOST = 10**10
@@ -113,17 +113,14 @@ def _at_the_door(call: Callable[..., Any], owner: type | None) -> Callable[..., 
         }
         try:
             return call(*first, *rest, **named)
+        except (PoeError, torch.OutOfMemoryError):  # of a device, which people catch
+            raise
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, PoeError) or not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise SizeError(_too_large(call, error)) from error
 
     return at_the_door
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Of the processor's: that of a device is known by torch's own error, which people catch."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _too_large(call: Callable[..., Any], error: BaseException) -> str:

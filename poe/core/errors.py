@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
+NO_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch's own errors say, which on some devices are of no kind of their own."""
+
 
 class PoeError(ValueError):
     """Any error that this package raises on purpose."""
@@ -58,3 +63,20 @@ class TrustWarning(UserWarning):
 # A traceback names them by the place where users find them.
 for _kind in (PoeError, *PoeError.__subclasses__(), TrustWarning):
     _kind.__module__ = "poe"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error tells that there is no memory left, for which no argument is to blame.
+
+    Args:
+        error: Any.
+
+    Returns:
+        Whether it does, by its kind or its words.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    is_told = isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)
+    return is_known or is_told

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from poe.core.arguments import told
 from poe.core.errors import DtypeError, NonFiniteError, OperatorError, PoeError, ShapeError
 from poe.core.space import Space
 from poe.density.questions import speaks_as
@@ -33,7 +34,7 @@ def check_output(
     """Raise where `value` is no log-density of shape `(*batch,)` for x `(*batch, *event)`."""
     if not isinstance(value, Tensor):
         raise DtypeError(
-            f"expected {type(expert).__name__}.forward to return a tensor, got {kind_of(value)}"
+            f"expected {type(expert).__name__}.forward to return a tensor, got {told(value)}"
         )
     if value.shape != batch_shape:
         raise ShapeError(
@@ -110,15 +111,6 @@ def number_like(module: nn.Module) -> Tensor:
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-def kind_of(value: object) -> str:
-    """The type of `value` in words, and a number's value."""
-    return (
-        f"{type(value).__name__} {value!r}"
-        if isinstance(value, int | float)
-        else type(value).__name__
-    )
 
 
 Forward = TypeVar("Forward", bound=Callable[..., Tensor])

@@ -50,7 +50,6 @@ from poe.density.checks import (
     explain_placement,
     floats_of,
     handed_out,
-    kind_of,
     leaves_x,
     own_method,
     precise,
@@ -267,25 +266,20 @@ class Expert(nn.Module):
     def __mul__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other)
-        refuse(
-            f"cannot multiply an expert by {kind_of(other)}: to weight an expert use `expert ** 2`"
-        )
+        refuse(f"cannot multiply an expert by {told(other)}: to weight an expert use `expert ** 2`")
 
     def __rmul__(self, other: object) -> NoReturn:
-        refuse(
-            f"cannot multiply {kind_of(other)} by an expert: to weight an expert use `expert ** 2`"
-        )
+        refuse(f"cannot multiply {told(other)} by an expert: to weight an expert use `expert ** 2`")
 
     def __truediv__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other**-1)
         refuse(
-            f"cannot divide an expert by {kind_of(other)}: "
-            "for a temperature T use `expert ** (1 / T)`"
+            f"cannot divide an expert by {told(other)}: for a temperature T use `expert ** (1 / T)`"
         )
 
     def __rtruediv__(self, other: object) -> NoReturn:
-        refuse(f"cannot divide {kind_of(other)} by an expert: use `a / b` or `b ** -1`")
+        refuse(f"cannot divide {told(other)} by an expert: use `a / b` or `b ** -1`")
 
     def __pow__(self, exponent: Exponent) -> Expert:
         if isinstance(exponent, Expert):
@@ -299,12 +293,12 @@ class Expert(nn.Module):
         if isinstance(other, Expert):
             return either(self, other)
         refuse(
-            f"cannot mix an expert with {kind_of(other)}: use `a | b` or `Mixture([a, b], weights)`"
+            f"cannot mix an expert with {told(other)}: use `a | b` or `Mixture([a, b], weights)`"
         )
 
     def __ror__(self, other: object) -> NoReturn:
         refuse(
-            f"cannot mix {kind_of(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`"
+            f"cannot mix {told(other)} with an expert: use `a | b` or `Mixture([a, b], weights)`"
         )
 
     def __add__(self, other: object) -> NoReturn:
@@ -979,7 +973,7 @@ def _gradient(value: Tensor, position: Tensor) -> Tensor:
 
 def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:
     if isinstance(exponent, bool) or not isinstance(exponent, int | float | Tensor):
-        refuse(f"expected an exponent that is a number or a 0-d tensor, got {kind_of(exponent)}")
+        refuse(f"expected an exponent that is a number or a 0-d tensor, got {told(exponent)}")
     if isinstance(exponent, Tensor):
         if exponent.ndim != 0:
             raise ShapeError(

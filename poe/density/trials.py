@@ -25,7 +25,7 @@ from poe.core.no_gradient import (
     units_in_last_place,
     value_near,
 )
-from poe.density.expert import Expert, Tempered
+from poe.density.expert import Expert, is_power
 
 Pull = Callable[[Expert], Expert]
 """What brings an expert to the chains' coordinates."""
@@ -361,7 +361,7 @@ def _changes(
 
 def _named(target: Expert) -> Iterator[tuple[str, Expert]]:
     for name, factor in target._factors():
-        while isinstance(factor, Tempered):
+        while is_power(factor):
             factor = factor.expert
         yield name, factor
 

@@ -9,7 +9,7 @@ from poe.diagnostics.agreement import MAX_R_HAT, Agreement
 from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
 from poe.draws.record import Record
-from poe.samplers.questions import Setting, is_tunable
+from poe.samplers.questions import Setting, is_tunable, way_out
 
 UNMOVED = 1e6
 """A larger R-hat is that of chains that do not move, up to rounding."""
@@ -41,8 +41,7 @@ def chain_doubts(draws: Record) -> list[Doubt]:
     doubts, chains = [], len(draws.samples)
     if (stuck := draws.stuck_chains) and Kind.STUCK not in kinds(draws.doubts):
         text = f"{len(stuck)} of {chains} chains never moved (chain {stuck[0]} is one)."
-        remedy = f"{_smaller_steps(draws)} a longer warm-up or another start."
-        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck), remedy))
+        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck), _way_out(draws)))
     if still := draws.still_chains:
         text = (
             f"{len(still)} of {chains} chains hardly moved (chain {still[0]} is one): they count "
@@ -84,6 +83,12 @@ def divergence_doubts(draws: Record, is_doubted: bool) -> list[Doubt]:
     )
     remedy = f"{_smaller_steps(draws)} a longer warm-up, another parametrisation or another kernel."
     return [Doubt(Kind.DIVERGED, text, divergent, remedy)]
+
+
+def _way_out(draws: Record) -> str:
+    """What to do about chains that never move: their kernel knows."""
+    words = way_out(draws.kernel, is_tuned=Setting.SCALE.value in draws.tuned)
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _smaller_steps(draws: Record) -> str:

@@ -18,7 +18,7 @@ from poe.draws.draws import Draws
 from poe.draws.verdict import Verdict
 from poe.files.atomic import write_bytes
 from poe.files.tensor_file import packed, read, require_own, understanding
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, BIASED, EXACT, Kernel
 
 FORMAT = "product-of-experts draws"
 KIND, REMEDY = "file of draws", "write it again with poe.save_draws"
@@ -46,7 +46,7 @@ class Described:
         self.init(target, Tensor())
 
 
-GUARANTEES = ("exact", "asymptotically exact", "biased")
+GUARANTEES = (EXACT, ASYMPTOTICALLY_EXACT, BIASED)
 KINDS: dict[str, type] = {
     "guarantee": str, "choice": str, "doubts": tuple, "seed": int, "kernel": Described,
     "log_partition": LogPartition, "tuned": tuple, "is_batch": bool,
@@ -137,11 +137,7 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
         StorageError: Where the file is missing, truncated, altered, of another kind, or of a newer
             version.
     """
-    facts, tensors = read(path, kind=KIND, remedy=REMEDY, oldest=1)
-    if facts.get("format") != FORMAT:
-        raise StorageError(
-            f"expected draws that poe.save_draws wrote at {path}, got another file of this package"
-        )
+    facts, tensors = read(path, form=FORMAT, kind=KIND, remedy=REMEDY, oldest=1)
     with understanding(path, KIND, REMEDY):
         draws = _draws_of(facts, tensors)
         _require_consistent(draws)

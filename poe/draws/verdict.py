@@ -20,8 +20,8 @@ from poe.draws.doubts import (
     weight_doubts,
 )
 from poe.draws.record import MIN_DRAWS_TO_BE_STUCK, Record
+from poe.samplers.kernel import BIASED, EXACT
 
-EXACT, BIASED = "exact", "biased"
 TELLING = 1.1
 """Where chance explains more than this R-hat, chains are too short to show that they agree."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import StorageError
 from poe.files.fingerprint import fingerprint, fingerprints
 from poe.files.tensor_file import facts_of
@@ -215,6 +216,23 @@ def is_same(one: Tensor, other: Tensor) -> bool:
         return torch.equal(one.cpu(), other.cpu())
     near = torch.finfo(one.dtype).eps ** 0.5
     return torch.allclose(one.cpu(), other.cpu(), rtol=near, atol=near, equal_nan=True)
+
+
+def not_kept(path: str | os.PathLike[str], error: Exception) -> Doubt:
+    """The doubt that a run could not be kept.
+
+    Args:
+        path: Its checkpoint.
+        error: Why it could not be written.
+
+    Returns:
+        The doubt, which says so.
+    """
+    text = (
+        f"the checkpoint {path} could not be written ({type(error).__name__}: {error}): the run "
+        "went on without, and cannot be taken up from where it ended"
+    )
+    return Doubt(Kind.NOT_KEPT, text)
 
 
 def _is_of_another(path: str | os.PathLike[str], differ: list[str]) -> StorageError:

@@ -82,6 +82,7 @@ def packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
 def read(
     path: str | os.PathLike[str],
     *,
+    form: str | None = None,
     kind: str = "checkpoint of poe.sample",
     remedy: str = "delete it to start the run afresh",
     oldest: int = FORMAT_VERSION,
@@ -90,6 +91,7 @@ def read(
 
     Args:
         path: The file.
+        form: What is under ``format`` in its facts; None for whatever it is.
         kind: What the file should be, for the errors.
         remedy: What to do where it is not, for the errors.
         oldest: The first format version whose facts still mean what they mean now. By default the
@@ -100,8 +102,8 @@ def read(
         The facts and the tensors, on the CPU.
 
     Raises:
-        StorageError: Where there is no such file, it is truncated or altered, or of a version that
-            is newer than this one or before the oldest.
+        StorageError: Where there is no such file, it is truncated or altered, of another format, or
+            of a version that is newer than this one or before the oldest.
     """
     try:
         content = content_of(path)
@@ -128,7 +130,12 @@ def read(
             f"earlier version of this package wrote: go on with that version, or {remedy}"
         )
     with understanding(path, kind, remedy):
-        return _facts_in(text), tensors
+        facts = _facts_in(text)
+    if form is not None and facts.get("format") != form:
+        raise StorageError(
+            f"expected a {kind} at {path}, got another file of this package: give another path"
+        )
+    return facts, tensors
 
 
 @contextmanager

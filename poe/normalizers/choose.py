@@ -61,8 +61,10 @@ def log_partition(
     Raises:
         ImproperError: Where Z is known to be infinite.
         DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
-        NonFiniteError: Where p̃ is NaN or +inf or zero everywhere.
+        NonFiniteError: Where p̃ is NaN or +inf or zero everywhere, and for parameters that are none.
         NormalizationError: Where a method does not apply.
+        PoeError: For a log-density that is random, or depends on what other rows are evaluated with
+            it; for a closed form of another density.
 
     Example:
         >>> a, b = experts.Gaussian([-1.0], scale=[1.0]), experts.Gaussian([2.0], scale=[0.5])

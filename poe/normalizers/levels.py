@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ from poe.normalizers.sides import Sides
 from poe.particles.islands import Particles, Passed, Schedule
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
-from poe.tuning.choice import choose_for_particles
+from poe.tuning.choice import FEW_POSITIONS, choose_for_particles
+from poe.tuning.start import first_answered
 
 NUM_ISLANDS = 16
 """So many give a standard error of 15 degrees of freedom."""
@@ -77,7 +79,9 @@ def walk(
     particles = Particles(target, start, schedule, generator, raised)
     log_start = particles.log_z[0].item()
     asked = Guarded(target, particles.raised)
-    choice = choose_for_particles(structure_of(target), asked, _inside(asked, particles.position))
+    some = cycle(particles.position.split(FEW_POSITIONS))  # the first may all raise an error
+    u = first_answered(asked, lambda: next(some))
+    choice = choose_for_particles(structure_of(target), asked, u)
     particles.follow(start, target, choice.kernel, report)
     islands = schedule.num_islands
     position = particles.position
@@ -89,13 +93,6 @@ def walk(
         particles.tally.num_evaluations,
         int(torch.as_tensor(particles.tally.undefined).sum()),
     )
-
-
-@torch.no_grad()
-def _inside(target: Guarded, x: Tensor) -> Tensor:
-    """The positions with mass, where it can be told what the target offers; else all of them."""
-    has_mass = target(x) > -torch.inf
-    return x[has_mass] if not x.is_meta and bool(has_mass.any()) else x
 
 
 def sides(levels: Levels) -> Sides:

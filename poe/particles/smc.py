@@ -103,10 +103,15 @@ def smc(
         are adapted it is up to a tenth too small (measured with 1000 chains).
 
     Raises:
-        NonFiniteError: Where no particle is inside the support.
+        DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
+        GradientError: Where the score that a given kernel asks for is lost, whole or in part.
+        ImproperError: Where the target is known to have no finite integral, or fails and seems so.
+        NonFiniteError: Where no particle is inside the support; for parameters that are no numbers.
         NormalizationError: For a start without sampler or normaliser.
         PoeError: For settings out of range, for spaces of infinitely many discrete values without a
-            kernel and a start, for log-densities that are random, and for batches of densities.
+            kernel and a start, for log-densities that are random or depend on what other rows are
+            evaluated with them, and for batches of densities.
+        SizeError: For more draws than memory holds.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers,

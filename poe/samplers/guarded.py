@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import DtypeError, GradientError, PoeError, ShapeError
+from poe.core.errors import DtypeError, GradientError, PoeError, ShapeError, is_out_of_memory
 from poe.density.checks import leaves_x
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -25,8 +25,6 @@ OF_PROGRAMS = (NameError, TypeError, AttributeError, ImportError, NotImplemented
 """Errors that come everywhere, if one comes first."""
 OF_NO_POSITION = (GradientError, DtypeError, ShapeError)
 """What an expert says of itself, or of the kind of tensor that it is given."""
-NO_MEMORY = ("out of memory", "can't allocate memory")
-"""What torch's own errors say, which on some devices are of no kind of their own."""
 
 
 class Raised:
@@ -136,7 +134,7 @@ class Guarded(Wrapper):
         except OF_NO_POSITION:
             raise
         except Exception as error:
-            if is_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return self._after_error(ask, x, error)
         if not self.has_answered:
@@ -193,7 +191,7 @@ class Guarded(Wrapper):
             try:
                 answers.append(self._of(ask, x, half))
             except Exception as fault:
-                if is_of_memory(fault):
+                if is_out_of_memory(fault):
                     raise
                 answers += self._by_halves(ask, x, half, fault, errors)
         return answers
@@ -229,12 +227,6 @@ class Guarded(Wrapper):
         if not self._is_batch and bool(is_good.any()):
             self._good = x[is_good][:1].detach().clone()
         self.has_answered = self.raised.has_answered = True
-
-
-def is_of_memory(error: Exception) -> bool:
-    """Whether it tells that there is no memory left, which no position is to blame for."""
-    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_known or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY))
 
 
 def pulled(expert: Expert, coordinates: Coordinates, raised: Raised) -> Expert:

@@ -32,6 +32,7 @@ from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.nonfinite import require_start
 
+EXACT = "exact"
 ASYMPTOTICALLY_EXACT = "asymptotically exact"
 BIASED = "biased"
 DIVERGENT = -1000.0

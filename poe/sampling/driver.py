@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Self
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.core.doubt import Doubt, Kind, warn
-from poe.files.signature import Signature
+from poe.core.doubt import warn
+from poe.files.signature import Signature, not_kept
 from poe.sampling.progress import Callback, Reporter
 from poe.sampling.run import Plan, Run
 from poe.sampling.run_checkpoint import Functions, restore, save
@@ -152,15 +151,6 @@ class Following:
             self._failure = None
         except Exception as error:  # a full disk, a lost folder: no draws are lost with it
             self._failure = error
-
-
-def not_kept(path: str | os.PathLike[str], error: Exception) -> Doubt:
-    """That a run could not be kept, and why."""
-    text = (
-        f"the checkpoint {path} could not be written ({type(error).__name__}: {error}): the run "
-        "went on without, and cannot be taken up from where it ended"
-    )
-    return Doubt(Kind.NOT_KEPT, text)
 
 
 def say(progress: bool, text: str) -> None:

@@ -7,7 +7,6 @@ import torch
 from poe.core.doubt import Doubt, Kind
 from poe.draws import Draws
 from poe.samplers.kernel import BIASED
-from poe.samplers.questions import Setting, way_out
 from poe.sampling.run import Run
 
 
@@ -30,13 +29,6 @@ def chain_doubts(draws: Draws) -> list[Doubt]:
             "score, and were rejected: the target is not defined there."
         )
         doubts.append(Doubt(Kind.UNDEFINED, text, chains))
-    if stuck := draws.stuck_chains:
-        text = (
-            f"{len(stuck)} of {total} chains never moved while sampling (chain {stuck[0]} is one)."
-        )
-        is_tuned = Setting.SCALE.value in draws.tuned
-        remedy = f"{way_out(draws.kernel, is_tuned=is_tuned).capitalize()}."
-        doubts.append(Doubt(Kind.STUCK, text, tuple(stuck), remedy))
     return doubts
 
 

@@ -90,11 +90,7 @@ def restore(
         StorageError: Where it is no checkpoint, or one of another run, or where a function says
             something else than it did.
     """
-    facts, tensors = read(path, kind=KIND, remedy=REMEDY)
-    if facts.get("format") != FORMAT:
-        raise StorageError(
-            f"expected a {KIND} at {path}, got another file of this package: give another path"
-        )
+    facts, tensors = read(path, form=FORMAT, kind=KIND, remedy=REMEDY)
     with understanding(path, KIND, REMEDY):
         signature.require(path, facts, is_finished=facts["is_finished"])
         _require_facts(plan, facts, tensors)

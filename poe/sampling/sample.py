@@ -26,7 +26,7 @@ from poe.draws.verdict import tell
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
 from poe.files.tensor_file import require_own
-from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_inside, require_kernel
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, EXACT, Kernel, require_inside, require_kernel
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs_tuning
 from poe.sampling.driver import Checkpoint, Job, beside, say
@@ -122,9 +122,12 @@ def sample(
     Raises:
         ImproperError: Where Z is known to be infinite.
         DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
-        NonFiniteError: For a start outside the support.
-        PoeError: For counts without a kernel; for a corrected kernel on a log-density that is
-            random, or of a module in training mode with dropout or batch normalisation.
+        GradientError: Where the score that a given kernel asks for is lost, whole or in part.
+        NonFiniteError: For a start outside the support, and for parameters that are no numbers.
+        PoeError: For counts without a kernel; for a log-density that depends on what other rows are
+            evaluated with it; for a corrected kernel on one that is random, or of a module in
+            training mode with dropout or batch normalisation; for a closed form of another density.
+        SizeError: For more draws than memory holds.
         StorageError: For a checkpoint of another run, or an altered one; for a finished one where
             no generator is given; where no file can be written there.
 
@@ -202,11 +205,9 @@ def _room_for(checkpoint: str | os.PathLike[str] | None) -> Path | None:
         return None
     path = Path(checkpoint)
     require_room(path)
-    for one in (path, beside(path, TEMPERING)):
-        if one.exists() and not one.is_file():
-            require_room(one)
-        if one.exists() and one != path:
-            require_own(one, FORMAT)
+    if (other := beside(path, TEMPERING)).exists():
+        require_room(other)
+        require_own(other, FORMAT)
     return path
 
 
@@ -301,7 +302,7 @@ def _sample_exactly(
     return Draws(
         samples=torch.cat(kept, 1),
         log_density=torch.cat(values, 1),
-        guarantee=ASYMPTOTICALLY_EXACT if has_estimated_weights(target) else "exact",
+        guarantee=ASYMPTOTICALLY_EXACT if has_estimated_weights(target) else EXACT,
         seconds=time.perf_counter() - began,
         seed=generator.initial_seed(),
         is_batch=is_batch(target),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import ImproperError, NonFiniteError, PoeError
+from poe.core.errors import ImproperError, NonFiniteError, PoeError, is_out_of_memory
 from poe.core.space import Count, Real
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
@@ -46,7 +46,6 @@ NOTABLE = 3.0
 """A log-density is higher far out than among draws where it is so by more than chance."""
 NATS = 10.0
 """Mass of exp(−10) of that at the draws, a unit of log r, is worth a word."""
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 class FarMass(NamedTuple):
@@ -175,6 +174,8 @@ def failing_where_improper(target: Expert, u: Tensor) -> Iterator[None]:
     except (ImproperError, NonFiniteError):  # which say themselves what to mend
         raise
     except (PoeError, RuntimeError) as error:  # such as that of a factorisation
+        if is_out_of_memory(error):
+            raise
         if doubts := look_far(target, u).doubts:
             raise ImproperError(f"{doubts[0]}. The run itself ended in: {error}") from error
         raise
@@ -321,9 +322,9 @@ class _Field:
         self.num_evaluations += len(u)
         try:
             score = self.target.score(self._to_x(u)).reshape(u.shape) * frame.scale
-        except OUT_OF_MEMORY:
-            raise
-        except Exception:  # far from all draws, as in `_tried`
+        except Exception as error:  # far from all draws, as in `_tried`
+            if is_out_of_memory(error):
+                raise
             return None
         return score if bool(score.isfinite().all()) else None
 
@@ -378,9 +379,9 @@ class _Field:
         """Whether each of ``(n, d)`` is known by its x."""
         try:
             back = self.coordinates.to_u(self._to_x(u)).reshape(u.shape)
-        except OUT_OF_MEMORY:
-            raise
-        except (RuntimeError, ValueError):  # a matrix that rounding made singular, say
+        except (RuntimeError, ValueError) as error:  # a matrix that rounding made singular, say
+            if is_out_of_memory(error):
+                raise
             return torch.zeros(len(u), dtype=torch.bool, device=u.device)
         return ((back - u).abs() <= 1e-2 * (1 + u.abs())).all(1)
 
@@ -392,9 +393,9 @@ class _Field:
         is_finite = u.isfinite().all(1)
         try:
             said = self._said(torch.where(is_finite[:, None], u, torch.zeros_like(u)))
-        except OUT_OF_MEMORY:
-            raise
-        except Exception:  # far from all draws: no evidence, and no fault of a run that stays here
+        except Exception as error:  # far from all draws: no evidence, and no fault of a run
+            if is_out_of_memory(error):
+                raise
             return None
         return torch.where(is_finite, said, torch.nan)
 

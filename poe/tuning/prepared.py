@@ -81,7 +81,7 @@ def prepared(
 
     Raises:
         ImproperError: Where the target is known to have no finite integral.
-        NonFiniteError: Where chains start outside the support.
+        NonFiniteError: Where chains start outside the support; for parameters that are no numbers.
         GradientError: Where the score that a given kernel asks for is lost, whole or in part.
         PoeError: For a batch of densities on some chains at a time, a space without a kernel, a
             log-density that is random where the kernel needs a function, or one that depends on

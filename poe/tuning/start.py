@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from poe.core.errors import NonFiniteError
+from poe.core.errors import NonFiniteError, is_out_of_memory
 from poe.core.joint_space import Joint
 from poe.core.space import Real, Space
 from poe.density.adapt import FromDistribution, Uniform
@@ -19,7 +19,7 @@ from poe.density.coordinates import Coordinates, require_chains
 from poe.density.expert import Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
-from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised, is_of_memory
+from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -86,7 +86,7 @@ def first_answered(target: Guarded, draw: Callable[[], Tensor]) -> Tensor:
         try:
             target(x)
         except Exception as error:
-            if is_of_memory(error) or isinstance(error, OF_PROGRAMS):
+            if is_out_of_memory(error) or isinstance(error, OF_PROGRAMS):
                 raise
         else:
             return x

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from poe.core.doubt import Doubt, Kind, warn
-from poe.core.errors import PoeError, ShapeError, StorageError
+from poe.core.doubt import warn
+from poe.core.errors import PoeError, ShapeError
 from poe.files.atomic import require_room
-from poe.files.signature import Signature, Start, sign
+from poe.files.signature import Signature, Start, not_kept, sign
 from poe.files.tensor_file import read, understanding, write
 
 FORMAT = "product-of-experts training"
@@ -263,12 +263,7 @@ class Checkpoint:
         """
         if not Path(self.path).exists():
             return None
-        facts, tensors = read(self.path, kind=KIND, remedy=REMEDY)
-        if facts.get("format") != FORMAT:
-            raise StorageError(
-                f"expected a {KIND} at {self.path}, got another file of this package: give another "
-                "path"
-            )
+        facts, tensors = read(self.path, form=FORMAT, kind=KIND, remedy=REMEDY)
         with understanding(self.path, KIND, REMEDY):
             self.training.require(self.path, facts, is_finished=facts["is_finished"])
             stage, updates, terms = (int(facts[name]) for name in ("stage", "updates", "terms"))
@@ -338,12 +333,7 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         if self._failure is not None and self._checkpoint is not None:
-            text = (
-                f"the checkpoint {self._checkpoint.path} could not be written "
-                f"({type(self._failure).__name__}: {self._failure}): training went on without, and "
-                "cannot be taken up from where it ended"
-            )
-            warn([Doubt(Kind.NOT_KEPT, text)])
+            warn([not_kept(self._checkpoint.path, self._failure)])
 
 
 def checkpoint_at(

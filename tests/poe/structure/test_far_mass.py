@@ -187,11 +187,19 @@ def test_what_raises_or_is_nan_far_out_is_no_evidence() -> None:
         assert not look_far(target, torch.randn(4, 2, generator=torch.Generator())).doubts
 
 
-def test_memory_that_runs_out_is_no_matter_of_tails() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),  # what a CPU's tensors raise
+    ],
+)
+def test_memory_that_runs_out_is_no_matter_of_tails(error: Exception) -> None:
     def greedy(x: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("of memory")
+        raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error), match=str(error)):
         look_far(poe.FromLogDensity(greedy, space=poe.Real(1)), torch.zeros(4, 1))
 
 
