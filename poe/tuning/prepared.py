@@ -102,9 +102,9 @@ def prepared(
     x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
-    choice = _given(kernel) or choose(structure_of(target), density, u)
-    tried = partial(guarded, coordinates=coordinates, raised=Raised())
+    tried = partial(guarded, coordinates=coordinates, raised=Raised())  # its errors are no run's
     asked = in_chunks(tried(target), chains_at_once)
+    choice = _given(kernel) or choose(structure_of(target), asked, u)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
     if kernel is not None and starts_with_score(kernel, asked, u):
@@ -165,8 +165,8 @@ def prepared_particles(
     density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
     known, asked = structure_of(target), Guarded(density, raised)
     u = _few_positions(asked, source, coordinates, aside(generator))
-    choice = _given(kernel) or choose_for_particles(known, asked, u)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())
+    choice = _given(kernel) or choose_for_particles(known, tried(target), u)
     require_function(target, tried(target), tried, u)  # their weights compare its values
     if kernel is not None and starts_with_score(kernel, asked, u):
         require_score(target, tried(target), tried, u)
