@@ -87,7 +87,7 @@ def divergence_doubts(draws: Record, is_doubted: bool) -> list[Doubt]:
 def _smaller_steps(draws: Record) -> str:
     """How advice begins, for who set a step size and for who did not."""
     kernel = draws.kernel
-    has_steps = kernel is not None and is_tunable(kernel)
+    has_steps = kernel is not None and (is_tunable(kernel) or hasattr(kernel, "step_size"))
     is_set = has_steps and Setting.SCALE.value not in draws.tuned
     return "Use a smaller step size," if is_set else "Use"
 
