@@ -117,7 +117,7 @@ def convergence_doubts(draws: Record, found: Agreement) -> list[Doubt]:
         doubts.append(Doubt(Kind.NOT_CONVERGED, text, remedy=remedy))
     if (least := found.smallest_ess) < found.few:
         text = (
-            f"the smallest ESS is {least:.0f} < {found.few:.0f}: the draws are worth few "
+            f"the smallest ESS is {least:.3g} < {found.few:.3g}: the draws are worth few "
             "independent ones."
         )
         remedy = "Draw more, or use another kernel."
