@@ -26,6 +26,7 @@ from poe.core.arguments import (
 from poe.core.conversions import way_together
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
+    NonFiniteError,
     NormalizationError,
     OperatorError,
     PoeError,
@@ -501,6 +502,7 @@ class Mixture(Expert):
 
     Raises:
         NormalizationError: Where a component has neither ``log_prob`` nor an estimate.
+        NonFiniteError: Where an estimate is no finite number.
         SpaceMismatchError: Where two live on different spaces.
         ShapeError: Where there are more or fewer weights or estimates than components.
         PoeError: Without components, where the weights are negative or do not sum to 1, and for a
@@ -1010,6 +1012,11 @@ def _require_scale(experts: list[Expert], estimates: tuple[float | None, ...]) -
             raise NormalizationError(
                 f"expected normalised components, but {type(expert).__name__} has no log_prob; "
                 "give an estimate in log_partitions=, for example poe.log_partition(expert).value"
+            )
+        if estimate is not None and not math.isfinite(estimate):
+            raise NonFiniteError(
+                f"expected finite log_partitions, got {estimate} for {type(expert).__name__}: "
+                "give None for a component that has log_prob, or leave it out of the mixture"
             )
 
 

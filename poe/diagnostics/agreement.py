@@ -19,8 +19,9 @@ FALSE_ALARMS = 0.01
 """How often chains that agree may be accused, over all components together."""
 SLOW = 4
 """Chains whose draws are worth a quarter of as many independent ones are not slow yet."""
-VERY_SLOW = 8
-"""A short chain's draws may be worth an eighth of as many independent ones before they are few."""
+VERY_SLOW = 16
+"""A short chain's draws may be worth a sixteenth of as many independent ones before they are few:
+the smallest of several ESS of 50 draws a chain comes out at half of their true one."""
 NUMBERS = 2**15
 """So many are compared: a few components of many, and every few draws of very many."""
 LEAST_DRAWS = 20
@@ -85,7 +86,7 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
         q = \chi^2_{m - 1, 1 - 0.01 / 2 s} / (m - 1)
 
     since n · var(means) / W is χ² / (m − 1) for independent draws. ESS is few below ten a chain, or
-    below an eighth of the draws where these are fewer than eighty a chain.
+    below a sixteenth of the draws where these are fewer than 160 a chain.
 
     Args:
         chosen: What to compare.
@@ -139,7 +140,7 @@ def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     tails = ((scores < -TAIL).float(), (scores > TAIL).float())
     sizes = torch.stack([effective_size(part) for part in (scores, *tails)])
     return (
-        r_hat.index_copy(0, varies, parts.nan_to_num(0.0).amax(0)),
+        r_hat.index_copy(0, varies, parts.nan_to_num(0.0, posinf=math.inf).amax(0)),
         ess.index_copy(0, varies, sizes.amin(0).float()),
     )
 

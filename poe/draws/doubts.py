@@ -94,7 +94,7 @@ def _way_out(draws: Record) -> str:
 def _smaller_steps(draws: Record) -> str:
     """How advice begins, for who set a step size and for who did not."""
     kernel = draws.kernel
-    has_steps = kernel is not None and is_tunable(kernel)
+    has_steps = kernel is not None and (is_tunable(kernel) or hasattr(kernel, "step_size"))
     is_set = has_steps and Setting.SCALE.value not in draws.tuned
     return "Use a smaller step size," if is_set else "Use"
 
@@ -125,7 +125,7 @@ def convergence_doubts(draws: Record, found: Agreement) -> list[Doubt]:
         doubts.append(Doubt(Kind.NOT_CONVERGED, text, remedy=remedy))
     if (least := found.smallest_ess) < found.few:
         text = (
-            f"the smallest ESS is {least:.0f} < {found.few:.0f}: the draws are worth few "
+            f"the smallest ESS is {least:.3g} < {found.few:.3g}: the draws are worth few "
             "independent ones."
         )
         remedy = "Draw more, or use another kernel."

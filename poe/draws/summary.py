@@ -144,5 +144,5 @@ def _facts(draws: Judged) -> list[str]:
     if draws.acceptance_rate is not None:
         parts.append(f"acceptance {draws.acceptance_rate.mean().item():.2f}")
     if draws.num_divergent is not None and (count := int(draws.num_divergent.sum())):
-        parts.append(f"{count} divergent steps")
+        parts.append(f"{count} divergent step{'s' * (count != 1)}")
     return parts

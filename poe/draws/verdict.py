@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
     @property
     def figures(self) -> str:
         """What it rests on, in words; empty where there was nothing to compare."""
-        if not self.compared:
+        if not self.compared or math.isnan(self.ess):
             return ""
         return f"R-hat at most {self.r_hat:.3f}, ESS at least {self.ess:.0f} of {self.compared}"
 

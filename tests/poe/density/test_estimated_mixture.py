@@ -80,3 +80,10 @@ def test_what_is_normalised_is_drawn_as_before() -> None:
     draws = poe.sample(mixture, 4000, generator=torch.Generator().manual_seed(0), progress=False)
     assert draws.guarantee == "exact"
     assert abs((draws.samples > FAR / 2).double().mean() - 0.75) < 4.5 * (0.1875 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("estimate", [torch.nan, torch.inf, -torch.inf])
+def test_an_estimate_that_is_no_finite_number_is_refused(estimate: float) -> None:
+    normal = experts.Gaussian([0.0], scale=[1.0])
+    with pytest.raises(poe.NonFiniteError, match="finite log_partitions"):
+        poe.Mixture([normal, normal], log_partitions=[None, estimate])

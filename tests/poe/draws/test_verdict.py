@@ -259,3 +259,33 @@ def test_particles_whose_weights_collapse_warn_once() -> None:
     assert len(caught) == 1
     assert not draws.is_trusted
     assert "not arrived" in repr(draws)
+
+
+def test_chains_that_stand_still_apart_have_an_infinite_r_hat() -> None:
+    stuck = torch.arange(4.0)[:, None, None].expand(4, 50, 1)
+    verdict = poe.Draws(stuck, stuck[..., 0], "asymptotically exact").verdict
+    assert verdict.r_hat == torch.inf
+    assert any("R-hat is inf" in remark for remark in verdict.remarks)
+
+
+def test_figures_that_are_none_are_not_told() -> None:
+    x = torch.randn(4, 2, 1, generator=seeded())
+    verdict = poe.Draws(x, x[..., 0], "asymptotically exact").verdict
+    assert kinds(verdict.doubts) == {Kind.NOT_COMPARED}
+    assert not verdict.figures
+
+
+def test_who_gave_an_uncorrected_kernel_its_steps_is_told_to_make_them_smaller() -> None:
+    x, divergent = torch.randn(4, 100, 1, generator=seeded()), torch.full((4,), 50)
+    draws = poe.Draws(x, x[..., 0], "biased", kernel=poe.samplers.ULA(1.5), num_divergent=divergent)
+    assert "smaller step size" in draws.remarks[-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_short_chains_of_some_dependence_are_not_few(seed: int) -> None:
+    g, x = torch.Generator().manual_seed(seed), torch.zeros(4, 50, 4)
+    x[:, 0] = torch.randn(4, 4, generator=g)
+    for t in range(1, 50):  # worth a third of as many independent draws
+        x[:, t] = 0.5 * x[:, t - 1] + 0.75**0.5 * torch.randn(4, 4, generator=g)
+    draws = poe.Draws(x, x.square().sum(-1), "asymptotically exact")
+    assert Kind.FEW not in kinds(draws.verdict.doubts)

@@ -130,3 +130,21 @@ def test_what_merging_takes_out_is_told() -> None:
         chains.density.log_density(chains.u),
     )
     torch.testing.assert_close(chains.density.log_density(chains.u), target(chains.u))
+
+
+def logistic() -> poe.Expert:
+    """Of float32 tables alone, as most models are: in float64 it raises an error."""
+    with seeds.seeded():
+        rows = torch.randn(30, 2)
+    return poe.FromLogDensity(
+        lambda x: -torch.nn.functional.softplus(x @ rows.T).sum(-1) - x.square().sum(-1),
+        space=poe.Real(2),
+    )
+
+
+@pytest.mark.parametrize("begin", [poe.sample, poe.smc], ids=["sample", "smc"])
+def test_errors_of_what_is_tried_in_another_dtype_are_none_of_the_run(
+    begin: Callable[..., poe.Draws],
+) -> None:
+    draws = begin(logistic(), 400, generator=seeded(), progress=False)
+    assert not draws.remarks
