@@ -200,7 +200,7 @@ def _room_for(checkpoint: str | os.PathLike[str] | None) -> Path | None:
     """The path, where nothing stands against a checkpoint there, nor beside it."""
     if checkpoint is None:
         return None
-    path = Path(checkpoint)
+    path = Path(checkpoint).absolute()  # a callback may go to another folder
     require_room(path)
     for one in (path, beside(path, TEMPERING)):
         if one.exists() and not one.is_file():
