@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from poe import Binary, Expert
+from poe.core.randomness import choose
 from poe.normalizers.enumeration import (
     MAX_STATES,
     MAX_TABLE,
@@ -54,5 +55,5 @@ def draw_hidden(density: Expert, num_samples: int, generator: torch.Generator) -
     """Independent draws from a table of all states: ``(num_samples, h)``."""
     table = states(density.space).to(generator.device)
     values = torch.cat([density(part) for part in table.split(STATES_AT_ONCE)])
-    chosen = torch.multinomial(values.softmax(0), num_samples, True, generator=generator)
+    chosen = choose(values.softmax(0), num_samples, generator=generator)
     return table[chosen]

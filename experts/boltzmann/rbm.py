@@ -14,7 +14,7 @@ from experts.parameters import ArrayLike, keep, real
 from poe import Binary, Expert, ShapeError
 from poe.core.arguments import checked
 from poe.core.last_call_cache import Latest
-from poe.core.randomness import resolve, uniforms
+from poe.core.randomness import choose, resolve, uniforms
 from poe.density.capabilities import (
     Conditionals,
     LogOdds,
@@ -213,7 +213,7 @@ class RBM(Expert):
         probability = torch.cat([small(part) for part in parts]).softmax(0)
         if not num_samples:
             return self.W.new_zeros(0, len(self.W))
-        chosen = torch.multinomial(probability, num_samples, True, generator=generator)
+        chosen = choose(probability, num_samples, generator=generator)
         if len(small.W) == len(self.W):  # the visible layer itself
             return table[chosen].to(self.W)
         log_odds = self.visible_log_odds(table[chosen])

@@ -11,6 +11,7 @@ from experts.families.exponential_family import Samplable
 from experts.parameters import ArrayLike, alike, positive, real
 from poe.core.arguments import checked, require_dimensions
 from poe.core.errors import ShapeError
+from poe.core.randomness import choose
 from poe.density.capabilities import (
     Conditionals,
     LabelPairs,
@@ -126,7 +127,7 @@ class Categorical(Samplable):
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         rows = self.natural.softmax(-1).reshape(-1, self.natural.shape[-1])
-        draws = torch.multinomial(rows, num_samples, replacement=True, generator=generator)
+        draws = choose(rows, num_samples, generator=generator)
         return draws.T.reshape(num_samples, *self.natural.shape[:-1])
 
 

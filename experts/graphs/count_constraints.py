@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from experts.parameters import real, whole
 from poe import Binary, Expert, PoeError
 from poe.core.arguments import checked
-from poe.core.randomness import resolve
+from poe.core.randomness import choose, resolve
 from poe.density.capabilities import Simplified, Term, combine, exact_log_partition
 from poe.io import register
 from poe.structure.twists import Twist, twists
@@ -120,7 +120,7 @@ class Constraint(Expert):
         device = self.allowed.device
         generator = resolve(generator, device)
         weights = self.log_counts().double().softmax(0)
-        counts = torch.multinomial(weights, num_samples, True, generator=generator)
+        counts = choose(weights, num_samples, generator=generator)
         shape = (num_samples, self.num_elements)
         keys = torch.rand(shape, dtype=torch.float64, generator=generator, device=device)
         ranks = keys.argsort(1).argsort(1)

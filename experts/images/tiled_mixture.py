@@ -14,7 +14,7 @@ from experts.images.operators import FilterBank
 from experts.images.patch_mixture import PatchMixture
 from poe import Expert, ImproperError, PoeError, Product
 from poe.core.arguments import checked
-from poe.core.randomness import resolve
+from poe.core.randomness import choose, resolve
 from poe.density.capabilities import Simplified, distribute
 from poe.structure.gaussian_factors import GaussianFactor, gaussian_factors
 
@@ -138,7 +138,7 @@ class TiledMixture(Expert):
         """
         generator = resolve(generator, self.log_z.device)
         chances = self.probabilities.mT
-        chosen = torch.multinomial(chances, num_samples, replacement=True, generator=generator)
+        chosen = choose(chances, num_samples, generator=generator)
         size = max(1, MAX_NUMBERS // max(1, self.precisions.numel()))
         draws = [self._draw(part, generator) for part in chosen.mT.split(size)]
         return as_picture(torch.cat(draws), self.bank)

@@ -12,7 +12,7 @@ from torch.distributions import Beta, Gamma
 from experts.parameters import ArrayLike, keep, number, positive, probabilities, real
 from poe import Expert, PoeError, Real, ShapeError
 from poe.core.arguments import checked
-from poe.core.randomness import borrowed, resolve
+from poe.core.randomness import borrowed, choose, resolve
 from poe.io import register
 
 _CHUNK_SIZE = 1024  # rows at once, which bounds the memory of their distances to all points
@@ -129,7 +129,7 @@ class KernelDensity(Expert):
             ``(num_samples, d)``.
         """
         generator = resolve(generator, self.points.device)
-        row = torch.multinomial(self.weights, num_samples, True, generator=generator)
+        row = choose(self.weights, num_samples, generator=generator)
         center = self.points[row]
         step = torch.empty_like(center).normal_(generator=generator)
         if self.kernel != "gaussian":

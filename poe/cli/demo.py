@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from poe.cli.terminal import ExitCode, seed
+from poe.cli.terminal import ExitCode, finite, seed
 from poe.demo.attributes import CLASSES, SLANTS, THICKNESSES, Combination
 
 DEMO = """\
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     demo.add_argument("--digit", choices=CLASSES, help="one class; give all three attributes")
     demo.add_argument("--slant", choices=SLANTS)
     demo.add_argument("--thickness", choices=THICKNESSES)
-    demo.add_argument("--prior-exponent", type=float, metavar="K", help="default: the plan's")
+    demo.add_argument("--prior-exponent", type=finite, metavar="K", help="default: the plan's")
     demo.add_argument("--seed", type=seed, default=0)
     demo.add_argument("--fast", action="store_true", help="few short chains: a check, no figures")
     demo.add_argument("--output", type=Path, default=Path("demo"), help="folder (default demo)")

@@ -34,7 +34,7 @@ from poe.draws.store import FORMAT as DRAWS
 from poe.draws.summary import Summary
 from poe.files.atomic import require_room
 from poe.files.own import require_own_picture
-from poe.files.tensor_file import require_own, sha256
+from poe.files.tensor_file import format_of, require_own, sha256
 from poe.sampling.driver import beside
 from poe.sampling.multimodality import TEMPERING
 from poe.sampling.run_checkpoint import FORMAT
@@ -102,10 +102,11 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def forget(before: dict[Path, tuple[int, int] | None]) -> None:
-    """Remove the checkpoints of a run that is done: those that it wrote."""
+    """Remove the checkpoints of a run that is done: those that it wrote, and no other file."""
     for path, known in before.items():
-        if stamp(path) != known:
-            path.unlink(missing_ok=True)
+        real = Path(os.path.realpath(path))
+        if stamp(real) != known and real.is_file() and format_of(real) == FORMAT:
+            real.unlink(missing_ok=True)
 
 
 @contextmanager

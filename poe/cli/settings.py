@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-from poe.cli.terminal import BadInput
+from poe.cli.terminal import BadInput, shortened
 from poe.core.space import Space
 
 
@@ -26,6 +26,8 @@ def named(text: str, known: Mapping[str, type], space: Space) -> Any:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise _refusal(text, f"{error.msg}") from error
+    except (RecursionError, MemoryError) as error:
+        raise _refusal(text, "it is nested too deeply") from error
     return _build(text, tree, known, space)
 
 
@@ -91,5 +93,5 @@ def _told(settings: Mapping[str, Field[Any]]) -> str:
 
 def _refusal(text: str, why: str) -> BadInput:
     return BadInput(
-        f"expected a name with settings, such as HMC(step_size=0.1); got {text!r}: {why}"
+        f"expected a name with settings, such as HMC(step_size=0.1); got {shortened(text)}: {why}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from poe.cli.terminal import ExitCode, new_command
+from poe.cli.terminal import ExitCode, new_command, port
 
 DESCRIPTION = """\
 A web page on this machine: choose experts, set their exponents with sliders, and watch their
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     line = "a web page: choose experts, and watch their product sampled"
     studio = new_command(commands, "studio", line, DESCRIPTION)
     studio.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
-    studio.add_argument("--port", type=int, default=8080)
+    studio.add_argument("--port", type=port, default=8080)
     studio.add_argument("--no-browser", action="store_true", help="open no browser")
     studio.set_defaults(run=run)
 

@@ -120,7 +120,9 @@ def positive(text: str) -> int:
     """A whole number of at least 1."""
     number = _whole(text)
     if not 1 <= number <= MOST:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST}, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 1 to {MOST}, got {shortened(text)}"
+        )
     return number
 
 
@@ -128,12 +130,40 @@ def seed(text: str) -> int:
     """A whole number of 64 bits, with a sign or without."""
     number = _whole(text)
     if not -(2**63) <= number < 2**64:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 64 bits, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of 64 bits, got {shortened(text)}"
+        )
     return number
+
+
+def finite(text: str) -> float:
+    """A number, and neither NaN nor infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {shortened(text)}")
+    return number
+
+
+def port(text: str) -> int:
+    """The number of a port; 0 lets the system choose one."""
+    number = _whole(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {shortened(text)}")
+    return number
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """What was typed, as far as it helps to see it again."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}..."
 
 
 def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number, got {shortened(text)}"
+        ) from error

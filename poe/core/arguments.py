@@ -546,6 +546,11 @@ def _path(value: Any) -> Any:
     return REFUSED if is_odd else value
 
 
+def _shorter(value: Any) -> str:
+    is_path = isinstance(value, str | os.PathLike) and bool(os.fsdecode(value))
+    return ": use names of at most 255 bytes, none of them zero" if is_path else ""
+
+
 def _make_one(value: Any) -> str:
     return ": make one, with its settings" if isinstance(value, type) else ""
 
@@ -574,7 +579,7 @@ _KINDS |= {
     str: Kind("a string", partial(instance_of, str)),
     Callable: Kind("a function", _called, _make_one),
     Tensor: Kind("a tensor", _dense, _to_tensor, DtypeError),
-    os.PathLike: Kind("a path", _path),
+    os.PathLike: Kind("a path", _path, _shorter),
     torch.Generator: Kind("a torch.Generator", partial(instance_of, torch.Generator), _seed),
     torch.dtype: Kind("a torch.dtype", partial(instance_of, torch.dtype)),
 }

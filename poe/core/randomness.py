@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from poe.core.errors import PoeError
+
 
 def resolve(
     generator: torch.Generator | None, device: torch.device | str = "cpu"
@@ -24,12 +26,41 @@ def resolve(
 
     Returns:
         The generator.
+
+    Raises:
+        PoeError: For the meta device, on which there are no numbers.
     """
     if generator is not None:
         return generator
+    if torch.device(device).type == "meta":
+        raise PoeError(
+            "expected tensors that hold numbers to draw from, got tensors on the meta device: load "
+            "the weights first (load_state_dict(..., assign=True))"
+        )
     fresh = torch.Generator(device=device)
     fresh.seed()
     return fresh
+
+
+def choose(
+    weights: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Independent draws k ~ weights, with replacement; none where none are asked for.
+
+    Args:
+        weights: One for each of the choices, ``(..., K)``.
+        num_samples: How many.
+        generator: Of the draws.
+
+    Returns:
+        Indices ``(..., num_samples)``.
+
+    >>> choose(torch.tensor([0.0, 1.0]), 3), choose(torch.ones(2), 0).shape
+    (tensor([1, 1, 1]), torch.Size([0]))
+    """
+    if num_samples == 0:  # which torch refuses
+        return weights.new_empty((*weights.shape[:-1], 0), dtype=torch.int64)
+    return torch.multinomial(weights, num_samples, replacement=True, generator=generator)
 
 
 def aside(generator: torch.Generator) -> torch.Generator:

@@ -226,7 +226,8 @@ class FromDistribution(Expert):
         tensors = (*self.parameters(), *self.buffers())
         device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with borrowed(resolve(generator, device)):
-            return self.parts.build().sample((num_samples,))
+            # Some of torch's refuse to draw nothing.
+            return self.parts.build().sample((max(num_samples, 1),))[:num_samples]
 
     def _dtype(self) -> torch.dtype:
         tensors = [*self.parameters(), *self.buffers()]

@@ -40,7 +40,7 @@ from poe.core.no_gradient import (
     records_graph,
     require_graph,
 )
-from poe.core.randomness import resolve
+from poe.core.randomness import choose, resolve
 from poe.core.space import Space
 from poe.density.checks import (
     NotInherited,
@@ -599,7 +599,7 @@ class Mixture(Expert):
         self, weights: Tensor, num_samples: int, generator: torch.Generator | None
     ) -> Tensor:
         generator = resolve(generator, self.weights.device)
-        chosen = torch.multinomial(weights, num_samples, True, generator=generator)
+        chosen = choose(weights, num_samples, generator=generator)
         parts = [
             expert.sample(int((chosen == k).sum()), generator=generator)
             for k, expert in enumerate(experts_in(self.experts))

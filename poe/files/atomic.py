@@ -72,7 +72,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> path.read_text(), temporary.exists()
     ('a, b', False)
     """
-    path = Path(os.path.realpath(path))
+    path = _followed(path)
     _require_place(path)
     clean_up(path.parent)
     temporary = path.with_name(_temporary_name(path))
@@ -102,7 +102,7 @@ def require_room(path: str | os.PathLike[str]) -> None:
         Traceback (most recent call last):
         poe.StorageError: expected a file in a folder that exists at /nowhere/run, found no ...
     """
-    real = Path(os.path.realpath(path))
+    real = _followed(path)
     _require_place(real)
     trial = real.with_name(_temporary_name(real))
     try:
@@ -166,21 +166,34 @@ def clean_up(folder: Path) -> None:
             _unlink(folder / entry.name)
 
 
+def _followed(path: str | os.PathLike[str]) -> Path:
+    """Where a path leads, links followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a zero within
+        raise StorageError(
+            f"expected the path of a file, got {os.fspath(path)!r} ({error}): give another"
+        ) from error
+
+
 def _require_place(path: Path) -> None:
     if not path.parent.is_dir():
         raise StorageError(
             f"expected a file in a folder that exists at {path}, found no folder {path.parent}: "
             "make it first"
         )
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "a device or a pipe"
+    is_loop = path.is_symlink()  # other links have been followed
+    if is_loop or (path.exists() and not path.is_file()):
+        what = (
+            "a link to itself" if is_loop else "a folder" if path.is_dir() else "a device or a pipe"
+        )
         raise StorageError(
             f"expected a file in a folder that exists, got {what} at {path}: give another path"
         )
 
 
 def _temporary_name(path: Path) -> str:
-    stem = path.stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+    stem = path.stem.encode(errors="ignore")[:LONGEST_STEM].decode(errors="ignore")
     maker = f"{_host()}-{os.getpid()}-{_began(os.getpid()) or '0'}"
     return f".{stem}.poe-{maker}-{uuid4().hex[:8]}{path.suffix[:LONGEST_STEM]}"
 

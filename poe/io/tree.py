@@ -305,6 +305,11 @@ def write(file: Path, description: Fields, weights: bytes) -> None:
     told = json.dumps({**description, "sha256": NO_HASH}, indent=1, allow_nan=False).encode()
     content, place = sealed(told, len(told)), file.parent / description["weights"]
     require_room(file)
+    if file.is_symlink():
+        raise StorageError(
+            f"expected a file of its own at {file}, got a link to {os.path.realpath(file)}, which "
+            "others may load: save into another folder"
+        )
     with _storing(file), alone_in(file.parent) as is_alone:
         before, is_new = _weights_before(file), not place.exists()
         if is_new or place.name == before:

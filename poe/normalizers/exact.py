@@ -123,6 +123,8 @@ def somewhere(target: Expert) -> Tensor | None:
     """Two events, the same at every call, or one for each density of a batch; None on Count."""
     num_events = num_conditions(target) or 2
     like = number_like(target)
+    if like.is_meta:
+        return None
     generator = torch.Generator(like.device).manual_seed(0)
     if target.space.num_values is not None:
         return Uniform(target.space, like).sample(num_events, generator=generator)

@@ -14,7 +14,7 @@ from poe.core.affine import (
     fit_affine,
 )
 from poe.core.arguments import checked
-from poe.core.randomness import resolve
+from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
 from poe.density.expert import Expert
 
@@ -92,7 +92,7 @@ class FittedMixture(Expert):
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: ``(num_samples, *event)``."""
         generator = resolve(generator, self.loc.device)
-        chosen = torch.multinomial(self.log_weights.exp(), num_samples, True, generator=generator)
+        chosen = choose(self.log_weights.exp(), num_samples, generator=generator)
         noise = self.loc.new_empty((num_samples, self.loc.shape[1])).normal_(generator=generator)
         x = self.loc[chosen] + torch.einsum("nij,nj->ni", self.factor[chosen], noise)
         return x.reshape(num_samples, *self.space.event_shape)

@@ -111,6 +111,8 @@ class AnnealedLangevin:
             raise PoeError(f"expected steps_per_level >= 1, got {self.steps_per_level}")
         for step_size in self.step_size or ():
             require_positive("step_size", step_size)
+        for noise_level in self.noise_levels or ():
+            require_positive("noise_levels", noise_level)
         settings = {
             "kernel": self.kernel,
             "step_size": self.step_size,

@@ -146,9 +146,7 @@ def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]
     count, first = facts["raised"]
     if not isinstance(count, int) or not isinstance(first, str):
         raise ValueError(f"raised is {facts['raised']}")
-    stages = [*(stage.num_steps for stage in plan.stages), plan.num_draws]
-    if not 0 <= facts["step"] <= stages[facts["phase"]] or facts["phase"] < 0:
-        raise ValueError(f"step {facts['step']} of stage {facts['phase']}")
+    _require_place(plan, facts)
     num_chains, is_sampling = len(tensors["position"]), facts["phase"] == len(plan.stages)
     kept = (facts["step"], num_chains) if is_sampling and facts["step"] else None
     for name in ("samples", "log_density"):
@@ -156,6 +154,18 @@ def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]
         if found != kept:
             raise ValueError(f"{name} has shape {found}, for {kept}")
     _require_sizes(tensors)
+
+
+def _require_place(plan: Plan, facts: dict[str, Any]) -> None:
+    """Raise ValueError where no run of the plan is at that step, after so many."""
+    phase, step, stages = facts["phase"], facts["step"], [s.num_steps for s in plan.stages]
+    lengths = [*stages, plan.num_draws]
+    if not 0 <= phase < len(lengths) or not 0 <= step <= lengths[phase]:
+        raise ValueError(f"step {step} of stage {phase}")
+    if facts["num_steps"] != sum(stages[:phase]) + step:
+        raise ValueError(f"step {step} of stage {phase} after {facts['num_steps']}")
+    if facts["is_finished"] != (phase == len(stages) and step == plan.num_draws):
+        raise ValueError(f"is_finished is {facts['is_finished']} at step {step} of stage {phase}")
 
 
 def _require_sizes(tensors: dict[str, Tensor]) -> None:
@@ -169,6 +179,12 @@ def _require_sizes(tensors: dict[str, Tensor]) -> None:
         is_told = is_scale or name.startswith("tally.")
         if is_told and tuple(tensor.shape) not in shapes:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}")
+        if is_scale and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise ValueError(f"{name} is {tensor.tolist()}")
+        if name.startswith("tally.") and (tensor.dtype != torch.int64 or bool((tensor < 0).any())):
+            raise ValueError(f"{name} is {tensor.tolist()}")
+        if tensor.is_complex():
+            raise ValueError(f"{name} is complex")
 
 
 def _state(
@@ -262,6 +278,8 @@ def _filled(template: Any, leaves: list[Tensor]) -> Any:
     pairs = list(zip(own, leaves, strict=True))
     if any(torch.as_tensor(old).shape != new.shape for old, new in pairs):
         raise ValueError("its state has other shapes")
+    if any(isinstance(old, Tensor) and old.dtype != new.dtype for old, new in pairs):
+        raise ValueError("its state has other dtypes")
     filled = [new if isinstance(old, Tensor) else type(old)(new.item()) for old, new in pairs]
     return tree_unflatten(filled, structure)
 

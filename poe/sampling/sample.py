@@ -203,7 +203,7 @@ def _room_for(checkpoint: str | os.PathLike[str] | None) -> Path | None:
     """The path, where nothing stands against a checkpoint there, nor beside it."""
     if checkpoint is None:
         return None
-    path = Path(checkpoint)
+    path = Path(checkpoint).absolute()  # a callback may go to another folder
     require_room(path)
     if (other := beside(path, TEMPERING)).exists():
         require_room(other)

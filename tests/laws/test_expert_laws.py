@@ -30,6 +30,7 @@ from experts.adapters.jax import JaxLogDensity
 from experts.adapters.onnx import OnnxClassifier
 from experts.noised.score_model import ScoreModel
 from poe.density.capabilities import can_sample_exactly
+from poe.density.conditional import num_conditions
 from poe.testing import EXPERT_LAWS, LawError, check_expert, expert_laws as laws
 from tests.seeds import seeded
 
@@ -533,6 +534,14 @@ def test_draws_carry_no_gradient_whatever_is_learned(case: tuple[str, poe.Expert
             tensor.requires_grad_()
     draws = expert.sample(len(x), generator=torch.Generator().manual_seed(0))
     assert not draws.requires_grad
+
+
+def test_no_draws_are_as_good_as_some(case: tuple[str, poe.Expert, Tensor]) -> None:
+    expert = case[1]
+    if not can_sample_exactly(expert) or num_conditions(expert):
+        pytest.skip("has no draws, or so many for each of its conditions")
+    draws = expert.sample(0, generator=torch.Generator().manual_seed(0))
+    assert draws.shape == (0, *expert.space.event_shape)
 
 
 class Broken(poe.Expert):

@@ -368,7 +368,9 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--only", default="", help="what is in the callable's name")
     chosen = options.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    room = BYTES if most == resource.RLIM_INFINITY else min(BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
     torch.set_num_threads(1)
     every = [each for each in tries() if chosen.only in each.name]
     asked = sample_of(every, chosen.calls, chosen.seed)

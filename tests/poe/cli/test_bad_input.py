@@ -120,6 +120,8 @@ def test_a_composition_that_cannot_be_read_is_named(
         ["--kernel", "MALA(" * 300 + ")" * 300], ["--output", "x"], ["--output", "."],
         ["--output", "nowhere/x.safetensors"], ["--output", "x" * 300 + ".safetensors"],
         ["--output", "x.png"], ["--checkpoint", "."], ["--checkpoint", "x" * 300],
+        ["--checkpoint", "\0"], ["--output", "\0.safetensors"], ["--num", "9" * 5000],
+        ["--kernel", "MALA(step_size=" + "-" * 5000 + "1)"], ["--kernel", "MALA(" * 5000],
         ["--nonsense"],
     ],
     ids=lambda words: " ".join(words)[:40],

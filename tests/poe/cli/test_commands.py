@@ -20,9 +20,11 @@ import experts
 import poe
 from poe.cli import main
 from poe.cli.composition import read
+from poe.cli.sample import FORMAT, forget
 from poe.cli.terminal import ExitCode
 from poe.core.doubt import Doubt, Kind
 from poe.density.normalized import LogPartition
+from poe.files.tensor_file import write
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples" / "compositions"
@@ -228,7 +230,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(
     [command] = [line.strip() for line in told.splitlines() if line.startswith("    python -m poe")]
     _, *again = command.split("python -m poe ", 1)
     assert main(shlex.split(*again)) in (ExitCode.OK, ExitCode.DOUBTFUL)
-    assert "resumed from x.safetensors.checkpoint after" in capsys.readouterr().err
+    assert f"resumed from {tmp_path / 'x.safetensors.checkpoint'} after" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
     undisturbed = tmp_path / "y.safetensors"
@@ -458,6 +460,24 @@ def test_a_checkpoint_that_was_not_written_is_not_removed(
     assert Path("kept").read_bytes() == before
     main(["sample", "chains.toml", "--quiet", "--num", "40", "--warmup", "20", "--checkpoint", "w"])
     assert {path.name for path in here.iterdir()} == {"chains.toml", "exact.toml", "kept"}
+
+
+def test_only_a_checkpoint_is_removed_after_a_run(here: Path) -> None:
+    """What others put in its place while it ran is theirs."""
+    before: dict[Path, tuple[int, int] | None] = {}
+    for name in ("text", "pipe", "link", "folder", "run", "linked run"):
+        before[here / name] = None
+    (here / "text").write_text("mine")
+    os.mkfifo(here / "pipe")
+    (here / "link").symlink_to(here / "text")
+    (here / "folder").mkdir()
+    for name in ("run", "far"):
+        write(here / name, {"format": FORMAT}, {})
+    (here / "linked run").symlink_to(here / "far")
+    forget(before)
+    left = {"chains.toml", "exact.toml", "text", "pipe", "link", "folder", "linked run"}
+    assert {path.name for path in here.iterdir()} == left
+    assert (here / "text").read_text() == "mine"
 
 
 def raises(progress: poe.Progress) -> None:

@@ -154,6 +154,7 @@ def test_a_graph_that_is_captured_is_left_alone(monkeypatch: pytest.MonkeyPatch)
         lambda: GAUSSIAN(torch.zeros(1, 2).to_sparse()),
         lambda: poe.samplers.MALA(torch.tensor(math.nan)),
         lambda: poe.diagnostics.r_hat(torch.zeros(3)),
+        lambda: poe.samplers.AnnealedLangevin((GAUSSIAN,), noise_levels=(math.nan, 1.0)),
     ],
 )
 def test_public_calls_refuse_in_words(call: Callable[[], Any]) -> None:

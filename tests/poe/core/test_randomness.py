@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import experts
+import poe
 from poe.core.randomness import uniforms
 
 COUNT = 4_000_001  # odd: half of the last word is left over
@@ -59,3 +61,10 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_generator_is_touched() 
 def test_on_meta_there_are_none() -> None:
     like = torch.empty((), device="meta")
     assert uniforms((3, 2), like=like, generator=torch.Generator()).shape == (3, 2)
+
+
+def test_what_has_no_numbers_cannot_be_drawn_from() -> None:
+    empty = experts.Gaussian(torch.zeros(2, device="meta"), torch.ones(2, device="meta"))
+    for call in (poe.sample, poe.smc):
+        with pytest.raises(poe.PoeError, match="meta device: load the weights"):
+            call(empty, 10, progress=False)

@@ -98,7 +98,10 @@ def test_a_file_keeps_who_may_read_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("name", ["a" * 250, "ä" * 120, "x." + "y" * 240, "no suffix", ".hidden"])
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 250, "ä" * 120, "x." + "y" * 240, "no suffix", ".hidden", "no \udcff UTF-8"],
+)
 def test_any_name_that_a_file_may_have_can_be_written(name: str, tmp_path: Path) -> None:
     require_room(tmp_path / name)
     write_bytes(tmp_path / name, b"content")
@@ -108,16 +111,16 @@ def test_any_name_that_a_file_may_have_can_be_written(name: str, tmp_path: Path)
 def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
-    for place in ("", "no/file", "file/inner", "pipe", "/dev/null", "/proc/file"):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in ("", "no/file", "file/inner", "pipe", "loop"):
         with pytest.raises(poe.StorageError, match="expected a"):
             require_room(tmp_path / place)
-    for place in ("", "no/file", "file/inner", "pipe", "/dev/null"):
         with pytest.raises(poe.StorageError, match="expected a"):
             write_bytes(tmp_path / place, b"")
     assert (tmp_path / "file").read_text() == "mine"
-    assert names(tmp_path) == {"file", "pipe"}
+    assert names(tmp_path) == {"file", "pipe", "loop"}
     require_room(tmp_path / "new")
-    assert names(tmp_path) == {"file", "pipe"}
+    assert names(tmp_path) == {"file", "pipe", "loop"}
 
 
 def test_only_files_are_read(tmp_path: Path) -> None:

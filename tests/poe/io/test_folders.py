@@ -68,6 +68,17 @@ def test_a_file_that_has_the_name_of_the_weights_is_not_written_over(tmp_path: P
     assert (tmp_path / "other" / name).read_text() == "precious"
 
 
+def test_a_description_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    """The expert that it belongs to would lose its weights."""
+    poe.save(A, tmp_path / "one")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / DESCRIPTION).symlink_to(tmp_path / "one" / DESCRIPTION)
+    with pytest.raises(poe.StorageError, match="got a link to"):
+        poe.save(B, tmp_path / "other")
+    assert torch.equal(poe.load(tmp_path / "one")(X), A(X))
+    assert names(tmp_path / "other") == {DESCRIPTION}
+
+
 def test_a_folder_that_cannot_be_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "folder", Path("/proc/folder")):

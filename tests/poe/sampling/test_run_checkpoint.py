@@ -591,18 +591,48 @@ def test_a_checkpoint_that_is_sealed_anew_and_says_nonsense_is_refused(tmp_path:
     _interrupted(path)
     facts, tensors = read(path)
     for name in facts.keys() - {"format"}:
-        for value in (None, "no", {}, [None, None]):
-            if (name, value) not in (("num_steps", -1), ("parts", {})):
+        for value in (None, "no", {}, [None, None], -1):
+            if (name, value) not in (("seconds_in_all", -1), ("parts", {})):
                 write(path, {**facts, name: value}, tensors)
                 _refuses(path)
         write(path, {k: v for k, v in facts.items() if k != name}, tensors)
         _refuses(path)
     for name in tensors:
-        for other in (torch.zeros(7), torch.zeros(0), torch.zeros(2, 2, 2, dtype=torch.int64)):
+        like = tensors[name].to(torch.complex64)
+        others = (torch.zeros(7), torch.zeros(0), torch.zeros(2, 2, 2, dtype=torch.int64), like)
+        for other in others:
             write(path, facts, {**tensors, name: other})
             _refuses(path)
         write(path, facts, {k: v for k, v in tensors.items() if k != name})
         _refuses(path)
+
+
+def test_a_checkpoint_that_is_sealed_anew_and_counts_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    _interrupted(path)
+    facts, tensors = read(path)
+    for name, value in (("num_steps", facts["num_steps"] + 1), ("is_finished", True)):
+        write(path, {**facts, name: value}, tensors)
+        _refuses(path)
+    for name, other in (
+        ("tally.0", tensors["tally.0"].float()),
+        ("tally.1", tensors["tally.1"] - 1000),
+        ("learned.0.0", torch.full_like(tensors["learned.0.0"], math.nan)),
+        ("state.0", tensors["state.0"].double()),
+    ):
+        write(path, facts, {**tensors, name: other})
+        _refuses(path)
+
+
+def test_a_checkpoint_stays_where_it_is_while_a_callback_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    _resume(Path("run"), callback=lambda _: os.chdir(tmp_path / "other"))
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["run"]
+    assert not list((tmp_path / "other").iterdir())
 
 
 def _refuses(path: Path) -> None:
