@@ -18,13 +18,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.core.errors import ImproperError, NonFiniteError, NormalizationError, PoeError
 from poe.core.space import (
     Interval,
     Positive,
     Real,
     Space,
 )
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.samplers.guarded import Guarded, Raised
 
@@ -340,8 +341,24 @@ def _chart(space: Space) -> _Chart:
 
 
 def reference(target: Expert) -> Tensor:
-    """A tensor of the dtype and device at which the target wants x."""
+    """A tensor of the dtype and device at which the target wants x; float64 where it takes that."""
     tensors = itertools.chain(target.parameters(), target.buffers())
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     # 0-d tensors (exponents) adapt to any dtype, so they do not decide.
-    return next((t for t in floats if t.ndim), torch.zeros((), dtype=torch.float64)).detach()
+    known = next((tensor for tensor in floats if tensor.ndim), None)
+    return _tried(target) if known is None else known.detach()
+
+
+@torch.no_grad()
+def _tried(target: Expert) -> Tensor:
+    """That of a target without arrays of its own: numbers in a closure may be of any dtype."""
+    coordinates = Coordinates(target.space)
+    rows = torch.linspace(-1, 1, 2).reshape(-1, *[1] * len(coordinates.u_space.event_shape))
+    x = coordinates.to_x(rows.expand(-1, *coordinates.u_space.event_shape))
+    for dtype in (torch.float64, torch.float32):
+        try:
+            target(x.to(dtype))
+        except (RuntimeError, PoeError):  # of the dtype, or one that comes again where it is told
+            continue
+        return x.new_zeros((), dtype=dtype)
+    return x.new_zeros((), dtype=torch.float64)
