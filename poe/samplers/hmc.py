@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
@@ -19,6 +19,7 @@ from poe.samplers.kernel import (
     Noise,
     WithScale,
     accept,
+    copied,
     draw_noise,
     per_chain,
     require_positive,
@@ -86,7 +87,7 @@ class Hamiltonian(CorrectedWithScore):
         scale, num_steps = self.step_size, self.num_steps
         if num_steps is None:
             num_steps = learned.num_steps if scale is None else whole_turn(torch.as_tensor(scale))
-        return replace(
+        return copied(
             self, step_size=learned.scale if scale is None else scale, num_steps=num_steps
         )
 

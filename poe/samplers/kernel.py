@@ -9,6 +9,7 @@ that compiles in one graph. What a kernel can do beside is asked in ``poe.sample
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import (
@@ -493,6 +494,24 @@ class Corrected(OnDrawnNoise[S]):
         return ASYMPTOTICALLY_EXACT
 
 
+Copied = TypeVar("Copied")
+
+
+def copied(kernel: Copied, /, **settings: object) -> Copied:
+    """A frozen kernel with settings that were computed here, whose kinds need no check.
+
+    That would wait for numbers that lie on a device.
+
+    >>> copied(poe.samplers.MALA(0.5), step_size=torch.tensor(0.25))
+    MALA(step_size=tensor(0.2500))
+    """
+    other = copy.copy(kernel)
+    for name, value in settings.items():
+        object.__setattr__(other, name, value)
+    getattr(other, "__post_init__", lambda: None)()
+    return other
+
+
 class WithScale:
     """A kernel with one scale, the field that ``scale_field`` names; None is tuned in warm-up."""
 
@@ -513,6 +532,8 @@ class WithScale:
         Returns:
             A copy.
         """
+        if isinstance(value, Tensor):  # at each step of a warm-up
+            return copied(self, **{self.scale_field: value})
         return replace(self, **{self.scale_field: value})  # type: ignore[type-var]
 
 

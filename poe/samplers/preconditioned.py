@@ -16,6 +16,7 @@ from poe.samplers.kernel import (
     Info,
     Kernel,
     OnDrawnNoise,
+    copied,
     in_two_parts,
     require_kernel,
 )
@@ -180,7 +181,7 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         Raises:
             PoeError: Where the inner kernel has no scale.
         """
-        return replace(self, kernel=with_scale(self.kernel, value))
+        return copied(self, kernel=with_scale(self.kernel, value))
 
     @property
     def missing(self) -> frozenset[Setting]:
@@ -198,7 +199,7 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
             A copy.
         """
         affine = learned.affine if self.affine is None else self.affine
-        return replace(self, kernel=filled(self.kernel, learned), affine=affine)
+        return copied(self, kernel=filled(self.kernel, learned), affine=affine)
 
     @property
     def from_far(self) -> Self:

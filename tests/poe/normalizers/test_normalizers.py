@@ -273,3 +273,11 @@ def test_sides_and_groups_that_contradict_each_other_are_said() -> None:
     assert "apart" in Sides(noise[0], noise[1] + 5.0).doubts()[0].text
     assert not group_doubts(noise[0])
     assert "groups are worth 1.0" in group_doubts(torch.tensor([0.0, 30.0, 0.0, 1.0]))[0].text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_in_a_closure_are_taken_in_their_own_dtype(dtype: torch.dtype) -> None:
+    scale = torch.tensor([[2.0]], dtype=dtype)
+    target = poe.FromLogDensity(lambda x: -0.5 * (x @ scale).square().sum(-1), space=poe.Real(1))
+    truth = 0.5 * math.log(2 * math.pi) - math.log(2)
+    assert poe.log_partition(target).value.item() == pytest.approx(truth, abs=1e-5)

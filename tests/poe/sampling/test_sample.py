@@ -492,8 +492,8 @@ def test_what_led_to_tempering_counts_as_warm_up(tempered: Tempered) -> None:
     draws, num_rows = tempered
     assert isinstance(draws.kernel, ParallelTempering)
     num_evaluations = draws.warmup_gradients + draws.num_gradients
-    # Some few more: where the chains start, and where each level of the ladder does.
-    assert num_evaluations <= num_rows / 8 <= num_evaluations + 12
+    # Some few more: where the chains start, are tried, and where each level of the ladder starts.
+    assert num_evaluations <= num_rows / 8 <= num_evaluations + 50
     assert draws.num_warmup > 200 + 200 + 500
     assert draws.seconds >= draws.warmup_seconds + draws.sampling_seconds
     assert draws.warmup_seconds > 5 * draws.sampling_seconds
