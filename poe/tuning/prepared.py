@@ -102,9 +102,9 @@ def prepared(
     x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
+    choice = _given(kernel) or choose(structure_of(target), density, u)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())
     asked = in_chunks(tried(target), chains_at_once)
-    choice = _given(kernel) or choose(structure_of(target), asked, u)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
     if kernel is not None and starts_with_score(kernel, asked, u):
