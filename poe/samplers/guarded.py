@@ -65,7 +65,10 @@ class Raised:
 
 def in_one_line(error: Exception) -> str:
     """The kind of an error, and the beginning of what it says."""
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # a class whose words are its own fault
+        said = ""
     return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__
 
 
@@ -163,7 +166,9 @@ class Guarded(Wrapper):
     def _after_error(self, ask: Ask, x: Tensor, error: Exception) -> Answer:
         """The answers of the rows that have one; the very error where none has."""
         is_own = isinstance(error, OF_PROGRAMS) and not self.raised.has_answered
-        if self._good is None or is_own or (self._is_batch and not self.has_answered):
+        if self._good is None or x.dtype != self._good.dtype:  # it is tried in another precision
+            raise error
+        if is_own or (self._is_batch and not self.has_answered):
             raise error
         errors: dict[int, Exception] = {}
         parts = self._by_halves(ask, x, range(len(x)), error, errors)

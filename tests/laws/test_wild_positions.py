@@ -16,6 +16,7 @@ from torch.distributions import Normal
 import poe
 from poe.core.doubt import Doubt, Kind
 from poe.samplers.guarded import Guarded, Raised
+from tests.seeds import seeded
 
 FAR = 1.5
 INITIAL = torch.linspace(-1, 1, 8)[:, None].repeat(1, 2)
@@ -210,6 +211,38 @@ def test_an_error_about_the_number_of_rows_is_about_no_position() -> None:
 
     with pytest.raises(AssertionError, match="too many rows"):
         RUNS["sample by MALA"](poe.FromLogDensity(log_density, space=poe.Real(2)))
+
+
+@pytest.mark.filterwarnings("ignore::poe.TrustWarning")
+def test_a_network_that_takes_no_float64_is_tried_without_a_word() -> None:
+    with seeded():
+        net = torch.nn.Linear(2, 1)
+    target = poe.FromLogDensity(
+        lambda x: net(x).squeeze(-1) - x.square().sum(-1), space=poe.Real(2)
+    )
+    draws = poe.sample(target, 100, num_chains=4, warmup=20, generator=_g(), progress=False)
+    particles = poe.smc(target, 64, generator=_g(), progress=False)
+    told = [doubt.kind for doubt in (*draws.doubts, *particles.doubts)]
+    assert Kind.RAISED not in told
+
+
+def test_a_dtype_that_is_refused_is_no_fault_of_positions() -> None:
+    with seeded():
+        net = torch.nn.Linear(2, 1)
+    asked = Guarded(poe.FromLogDensity(lambda x: net(x).squeeze(-1), space=poe.Real(2)), Raised())
+    asked(INITIAL)
+    with pytest.raises(RuntimeError, match="dtype"):
+        asked(INITIAL.double())
+
+
+def test_an_error_without_words_is_told_by_its_class() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    raised = Raised()
+    raised.note({0: Mute()})
+    assert raised.first == "Mute"
 
 
 def test_an_error_at_some_given_starts_names_them() -> None:
