@@ -53,12 +53,18 @@ class Kind(Enum):
     @property
     def is_aside(self) -> bool:
         """Whether it is told beside a result, and does not speak against it."""
-        return self.is_known or self in (Kind.NOT_COMPILED, Kind.NOT_KEPT, Kind.RAISED)
+        return self in ASIDE
 
     @property
     def is_known(self) -> bool:
         """Whether it follows from what was asked for: told beside a result, and not warned of."""
-        return self in (Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK)
+        return self in KNOWN
+
+
+ASIDE = (
+    Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK, Kind.NOT_COMPILED, Kind.NOT_KEPT, Kind.RAISED
+)  # fmt: skip
+KNOWN = (Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK, Kind.NOT_COMPARED)
 
 
 class Doubt(NamedTuple):

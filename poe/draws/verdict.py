@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from poe import diagnostics
-from poe.core.doubt import Doubt, Kind, kinds, texts, warn
+from poe.core.doubt import ASIDE, Doubt, Kind, kinds, texts, warn
 from poe.diagnostics.agreement import agreement, series
 from poe.draws.doubts import (
     chain_doubts,
@@ -62,6 +62,8 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """Arrived, or not and why, or too short to tell; empty where nothing was compared."""
+        if kinds(self.doubts) - set(ASIDE) == {Kind.NOT_COMPARED}:
+            return "nothing shows whether it has arrived"
         if not self.is_trusted:
             against = [doubt.kind.value for doubt in self.doubts if not doubt.kind.is_aside]
             return f"not arrived: {'; '.join(dict.fromkeys(against))}"

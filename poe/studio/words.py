@@ -51,7 +51,7 @@ def doubts(draws: poe.Draws) -> tuple[str, ...]:
 def verdict(draws: poe.Draws) -> str:
     """Whether this run has arrived, beside what its guarantee says; empty for exact draws.
 
-    >>> x = torch.randn(4, 50, 1, generator=torch.Generator().manual_seed(0))
+    >>> x = torch.randn(4, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> verdict(poe.Draws(x, -0.5 * x.square().sum(-1), "asymptotically exact"))
     'This run: arrived'
     """
