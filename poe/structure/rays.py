@@ -17,8 +17,9 @@ from torch import Tensor
 MAX_AXES, NUM_PAIRS, NUM_CONES, NUM_FLATS, NUM_PRINCIPAL, NUM_SIGNS = 32, 8, 24, 8, 4, 4
 MAX_CURVED, NUM_CLIMBS = 64, 8
 """Up to so many dimensions the curvature far out is worked out; beyond, from so many directions."""
-FEW = 8
-"""So many axes and cones for a batch of densities, each with rays of its own."""
+FEW, FEWER = 8, 2
+"""So many axes and cones for a batch of densities, each with rays of its own; and in more
+dimensions than that, where no few axes are all, and an evaluation is seldom cheap."""
 NUM_AGAIN = 8
 """From so many other draws or in directions nearby, a ray is looked at again."""
 ANGLE, NEARBY = 0.05, 0.1
@@ -81,9 +82,10 @@ class Frame:
 
     def apart(self) -> Rays:
         """A few from each start, start by start: ``(directions * n, d)``."""
-        axes, (random, flats) = self._axes(FEW), self._in_flats()
-        directions = torch.cat([axes, -axes, random[:FEW]])
-        flat = torch.cat([torch.ones_like(flats[:1]).expand(2 * len(axes)), flats[:FEW]])
+        count = FEW if self.d <= FEW else FEWER
+        axes, (random, flats) = self._axes(count), self._in_flats()
+        directions = torch.cat([axes, -axes, random[:count]])
+        flat = torch.cat([torch.ones_like(flats[:1]).expand(2 * len(axes)), flats[:count]])
         n = len(self.starts)
         return Rays(
             self.starts.repeat(len(directions), 1),
