@@ -76,7 +76,7 @@ class _WithoutGradient(torch.autograd.Function):
 
 # Whose graph was followed, and how often others were flat. Kept beside the experts, not on them:
 # copies and files know nothing of it, and two experts of one architecture stay alike.
-_FOLLOWED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_FOLLOWED: set[weakref.ref[nn.Module]] = set()  # a WeakSet takes three times as long to ask
 _TRIES: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
@@ -87,20 +87,30 @@ def records_graph(x: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or x.is_meta or _is_transformed(x))
 
 
+def is_followed(expert: nn.Module, value: Tensor) -> bool:
+    """Whether a value of an expert's keeps a graph, as one that was followed to x before did.
+
+    By attributes alone, since it is asked at every evaluation; True in a graph that is captured.
+    """
+    return torch.compiler.is_compiling() or (
+        value.requires_grad and weakref.ref(expert) in _FOLLOWED
+    )
+
+
 def require_graph(
     expert: nn.Module, function: Callable[[Tensor], Tensor], value: Tensor, x: Tensor, space: Space
 ) -> None:
     """Raise where `value`, what a function says of x, varies with x and keeps no graph to it.
 
-    By attributes alone once the graph of an expert was followed to x. Where there is none, the
-    function is called at positions nearby: the score of a flat density or of steps is 0 rightly.
-    That is done at its first values, and then at the 16th, 32nd, 64th …: nothing in the long run.
+    Where there is no graph, the function is called at positions nearby: the score of a flat density
+    or of steps is 0 rightly. That is done at its first values, and then at the 16th, 32nd, 64th …:
+    nothing in the long run. Of x that keeps no graph (see `records_graph`) nothing is asked.
 
     Args:
         expert: Whose function it is.
         function: ``(*batch, *event) -> (*batch,)``.
         value: Of the function at x, ``(*batch,)``.
-        x: Positions that `records_graph`, ``(*batch, *event)``.
+        x: Positions, ``(*batch, *event)``.
         space: Where they live.
 
     Raises:
@@ -114,16 +124,14 @@ def require_graph(
         Traceback (most recent call last):
         poe.GradientError: expected Identity to return a log-density with a graph to x, got one ...
     """
-    if value.requires_grad and expert in _FOLLOWED:
-        return
-    if _is_transformed(value):
+    if is_followed(expert, value) or not records_graph(x) or _is_transformed(value):
         return
     tries = _TRIES.get(expert, 0) + 1
     _TRIES[expert] = tries
     if tries > FIRST and tries & (tries - 1):
         return
     if leads_to(value, x):
-        _FOLLOWED.add(expert)
+        _FOLLOWED.add(weakref.ref(expert, _FOLLOWED.discard))
     elif varies_smoothly(function, x.detach(), space):
         del _TRIES[expert]
         raise GradientError(
@@ -134,24 +142,20 @@ def require_graph(
 
 
 def followed(
-    expert: nn.Module, function: Callable[[Tensor], Tensor], space: Space
-) -> Callable[[Tensor], Tensor]:
-    """A function of an expert's, ``(*batch, *event) -> (*batch,)``, whose lost graph is found out.
+    expert: nn.Module, function: Callable[[Tensor], Tensor], space: Space, x: Tensor
+) -> Tensor:
+    """What a function of an expert's says of x, ``(*batch,)``, where a lost graph is found out.
 
     Arguments and what is raised are as of `require_graph`.
     """
-
-    def checked(x: Tensor) -> Tensor:
-        try:
-            value = function(x)
-        except RuntimeError as error:
-            explain_numpy(expert, x, error)
-            raise
-        if records_graph(x) and isinstance(value, Tensor):
-            require_graph(expert, function, value, x, space)
-        return value
-
-    return checked
+    try:
+        value = function(x)
+    except RuntimeError as error:
+        explain_numpy(expert, x, error)
+        raise
+    if isinstance(value, Tensor) and not is_followed(expert, value):
+        require_graph(expert, function, value, x, space)
+    return value
 
 
 def explain_numpy(expert: nn.Module, x: Tensor, error: RuntimeError) -> None:

@@ -110,10 +110,11 @@ class Space:
             >>> Real(2).batch_shape(torch.zeros(5, 2))
             torch.Size([5])
         """
-        _require_tensor(self, x)
-        event = self.event_shape
-        split = x.ndim - len(event)
-        if split < 0 or x.shape[split:] != event:
+        if not isinstance(x, Tensor) or x.layout is not torch.strided:
+            _require_tensor(self, x)
+        event, shape = self.event_shape, x.shape
+        split = len(shape) - len(event)
+        if split < 0 or shape[split:] != event:
             raise ShapeError(
                 f"expected x of shape (*batch, {', '.join(map(str, event))}) for {self}, "
                 f"got {tuple(x.shape)}; put the batch first and the event last"
@@ -123,7 +124,7 @@ class Space:
                 f"expected floating-point x in {self}, got {x.dtype}; "
                 "use x.to(torch.get_default_dtype())"
             )
-        return x.shape[:split]
+        return shape[:split]
 
     def unconstrained(self) -> Space:
         """The space of the unconstrained coordinates, always a ``Real``.
@@ -519,7 +520,7 @@ def _require_tensor(space: Space, x: object) -> None:
         raise DtypeError(
             f"expected a torch.Tensor in {space}, got {type(x).__name__}; use torch.as_tensor(x)"
         )
-    if x.layout != torch.strided:
+    if x.layout is not torch.strided:
         raise DtypeError(f"expected a dense tensor in {space}, got a sparse one; use x.to_dense()")
 
 

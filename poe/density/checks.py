@@ -138,9 +138,9 @@ def handed_out(module: nn.Module, x: Tensor) -> Tensor:
     return x if is_read else x.clone()
 
 
-def version_of(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where that is not counted."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+def version_of(x: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where that is not counted."""
+    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def explain_change(module: nn.Module, error: RuntimeError) -> None:

@@ -34,12 +34,7 @@ from poe.core.errors import (
     SpaceMismatchError,
 )
 from poe.core.image_of_space import moved
-from poe.core.no_gradient import (
-    explain_numpy,
-    followed,
-    records_graph,
-    require_graph,
-)
+from poe.core.no_gradient import explain_numpy, followed, is_followed, require_graph
 from poe.core.randomness import choose, resolve
 from poe.core.space import Space
 from poe.density.checks import (
@@ -149,7 +144,8 @@ class Expert(nn.Module):
     def __call__(self, x: Tensor) -> Tensor:
         """The log-density with its shapes checked: `(*batch, *event) -> (*batch,)`."""
         batch_shape = self.space.batch_shape(x)
-        handed, version = handed_out(self, x), version_of(x)
+        handed = handed_out(self, x)
+        version = version_of(x) if handed is x else None
         try:
             value = super().__call__(handed)
         except RuntimeError as error:
@@ -157,10 +153,10 @@ class Expert(nn.Module):
             explain_change(self, error)
             explain_placement(self, x, error)
             raise
-        if version_of(x) != version:
+        if version is not None and x._version != version:
             refuse_change(self)
         check_output(self, self.space, value, x, batch_shape)
-        if records_graph(x):
+        if not is_followed(self, value):
             require_graph(self, super().__call__, value, x, self.space)
         return precise(value)
 
@@ -224,21 +220,22 @@ class Expert(nn.Module):
         Raises:
             PoeError: On a discrete space, where there is no gradient.
         """
-        batch_shape = self.space.batch_shape(x)  # before x is asked for a gradient
         function, place = self._differentiable(x)
         if torch.compiler.is_compiling():
             return _by_transform(function, place)
         with torch.inference_mode(False), torch.enable_grad():
             position = place.detach().clone().requires_grad_()
             value = function(position)
-            check_output(self, self.space, value, x, batch_shape)
             score = _gradient(value, position)
         return value.detach(), score
 
     def _differentiable(self, x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """What is differentiated, and where."""
         if not self.space.is_discrete:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                self.space.batch_shape(x)  # before x is asked for a gradient
             return self, x
+        batch_shape = self.space.batch_shape(x)
         function, place = smooth_place(
             self.space,
             x,
@@ -246,7 +243,15 @@ class Expert(nn.Module):
             own=lambda: log_density_of_one_hot(self),
             without=lambda: _without(self),
         )
-        return (self if function is None else followed(self, function, self.space)), place
+        if function is None:
+            return self, place
+
+        def asked(z: Tensor) -> Tensor:
+            value = followed(self, function, self.space, z)
+            check_output(self, self.space, value, x, batch_shape)
+            return value
+
+        return asked, place
 
     def at(self, generator: nn.Module | Transform, space: Space | None = None) -> At:
         """This expert read through a map G, without a Jacobian: z -> log p̃(G(z)).
@@ -585,14 +590,14 @@ class Mixture(Expert):
 
     def _weighted(self, x: Tensor) -> Tensor:
         """log w_k p_k(x): `(*batch, n_experts)`."""
-        values = torch.stack([self._component(k, x) for k in range(len(self.experts))], -1)
+        components = zip(experts_in(self.experts), self.estimates, strict=True)
+        values = torch.stack([self._component(*each, x) for each in components], -1)
         return values + self.proportions.log().to(values.dtype)
 
-    def _component(self, k: int, x: Tensor) -> Tensor:
-        expert, estimate = experts_in(self.experts)[k], self.estimates[k]
+    def _component(self, expert: Expert, estimate: float | None, x: Tensor) -> Tensor:
         if estimate is not None:
             return expert(x) - estimate
-        return followed(expert, expert.log_prob, self.space)(x)
+        return followed(expert, expert.log_prob, self.space, x)
 
     @torch.no_grad()
     def _sample(
@@ -970,7 +975,8 @@ def _by_transform(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
 def _gradient(value: Tensor, position: Tensor) -> Tensor:
     if not value.requires_grad:  # a constant density, such as a uniform one
         return torch.zeros_like(position)
-    return torch.autograd.grad(value.sum(), position, materialize_grads=True)[0]
+    each = torch.ones_like(value)
+    return torch.autograd.grad(value, position, each, materialize_grads=True)[0]
 
 
 def _as_exponent(exponent: Exponent, expert: nn.Module) -> Tensor:

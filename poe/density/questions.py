@@ -207,9 +207,10 @@ def is_altered(module: nn.Module) -> bool:
     Returns:
         True where it has forward hooks, or a method of its own that the log-density goes through.
     """
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
     kind: Any = type(module)
-    has_hooks = bool(module._forward_hooks or module._forward_pre_hooks)
-    return has_hooks or not _names(kind).isdisjoint(vars(module))
+    return not _names(kind).isdisjoint(module.__dict__)
 
 
 def inherits_density(own: Any, kind: Any) -> bool:

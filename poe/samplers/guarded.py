@@ -98,6 +98,7 @@ class Guarded(Wrapper):
         self.space, self.expert, self.raised = expert.space, expert, raised
         self._ask_both = expert.log_density_and_score  # looked up once: it takes a microsecond
         self._is_batch, self._is_discrete = is_batch(expert), expert.space.is_discrete
+        self._ndim = 1 + len(expert.space.event_shape)
         self._good: Tensor | None = None
         """A position ``(1, *event)``, or of a batch of densities one for each."""
         self.has_answered = False
@@ -114,8 +115,8 @@ class Guarded(Wrapper):
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The log-density ``(n,)`` and its gradient, which is any where there is no density."""
-        log_density, score = self._answer(self._ask_both, x)
-        return log_density, score
+        both: tuple[Tensor, Tensor] = self._answer(self._ask_both, x)
+        return both
 
     def beside(self, other: Expert) -> Guarded:
         """Another expert that is asked at the same positions."""
@@ -123,10 +124,10 @@ class Guarded(Wrapper):
             self._others[id(other)] = Guarded(other, self.raised)
         return self._others[id(other)]
 
-    def _answer(self, ask: Ask, x: Tensor) -> Answer:
+    def _answer(self, ask: Ask, x: Tensor) -> Any:
         if torch.compiler.is_compiling():  # an error ends the block, which is done again eagerly
             return self._somewhere(ask, x)
-        if x.is_meta or x.ndim != len(self.space.event_shape) + 1:
+        if x.is_meta or x.ndim != self._ndim:
             return ask(x)
         if self._good is None:
             self._good = self._good_of(x)
@@ -146,7 +147,9 @@ class Guarded(Wrapper):
 
     def _is_tame(self, x: Tensor) -> bool:
         """Whether all positions are finite, as far as that can be told without waiting."""
-        return self._is_discrete or (x.is_cpu and math.isfinite(x.detach().sum().item()))
+        if self._is_discrete:
+            return True
+        return x.is_cpu and math.isfinite((x.detach() if x.requires_grad else x).sum().item())
 
     def _good_of(self, x: Tensor) -> Tensor:
         """The first of these positions that is finite; of a batch of densities one for each."""
