@@ -37,6 +37,7 @@ class Kind(Enum):
     COLLAPSED = "a few weights outweigh all others"
     DISAGREEING = "independent groups of particles disagree with each other"
     INCONSISTENT = "two ways to the same number differ"
+    ROUNDED = "draws lie closer together than their numbers can tell apart"
     UNSEEN = "mass seems to lie where no draw came to"
     LIGHT_TAILS = "what draws come from has lighter tails than the target"
     NOT_LOOKED = "other modes were not looked for to the end"

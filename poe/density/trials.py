@@ -166,6 +166,34 @@ def require_row_by_row(target: Expert, density: Expert, pull: Pull, u: Tensor) -
     )
 
 
+@torch.no_grad()
+def require_same_with_gradients(density: Expert, u: Tensor) -> None:
+    """Raise `PoeError` where a log-density is another one while gradients are recorded.
+
+    So it is where one factor writes into x behind torch's back, through ``x.data`` or a numpy view
+    of it: without gradients each has a copy, and with them the factors after it read the change.
+
+    Args:
+        density: In the chains' coordinates.
+        u: Positions in these, ``(chains, *event)``; of integers or on meta nothing is tried.
+    """
+    if u.is_meta or density.space.is_discrete:
+        return
+    gap = _difference(density(u), _value_with_gradients(density, u))
+    if gap is not None and _gap(density, u) is None:  # noise would differ anyway
+        raise PoeError(
+            "expected one log-density, whether gradients are recorded or not, got values that "
+            f"differ by up to {gap:.3g}: an expert that changes x in place, as in x.data.clamp_() "
+            "or by a numpy view of x.detach(), is to work on x.clone()"
+        )
+
+
+def _value_with_gradients(density: Expert, u: Tensor) -> Tensor:
+    """NaN where it cannot be had: what comes of that is said where a score is asked for."""
+    with torch.enable_grad():
+        return value_near(density, u.clone().requires_grad_()).detach()
+
+
 def _blamed(target: Expert, is_at_fault: Callable[[Expert], bool]) -> str:
     """The experts at fault, in words; the target where none is so by itself."""
     names = [repr(name) for name, factor in _named(target) if is_at_fault(factor)]

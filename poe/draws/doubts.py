@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, kinds
+from poe.core.space import Space
 from poe.diagnostics.agreement import MAX_R_HAT, Agreement
 from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
 from poe.draws.record import Record
+from poe.samplers.kernel import EXACT
 from poe.samplers.questions import Setting, is_tunable, way_out
 
 UNMOVED = 1e6
@@ -19,6 +22,37 @@ FEW_BY_WEIGHT = 50.0
 """Fewer equal draws than this give no standard error to rely on."""
 MANY_DIVERGED = 0.01
 """A share of divergent steps that matters whatever else is seen."""
+
+
+ROUNDED = 2.0
+"""Draws that spread by fewer units in the last place tell of their rounding."""
+FEW_ROWS = 1000
+"""So many draws of each chain tell a spread."""
+
+
+def rounding_doubts(draws: Record, space: Space) -> list[Doubt]:
+    """On draws x of a continuous space that lie closer together than their numbers can tell apart.
+
+    Chains that stand still are another matter; exact draws that are all the same are rounded.
+    """
+    x = draws.samples[:, :: 1 + draws.samples.shape[1] // FEW_ROWS].flatten(0, 1).detach()
+    if space.is_discrete or len(x) < 2 or x.numel() == 0:
+        return []
+    unit = torch.finfo(x.dtype).eps * x.abs().amin(0)
+    spread = (x - x[0]).std(0)
+    may_be_still = draws.guarantee != EXACT and bool(draws.stuck_chains)
+    is_rounded = (spread < ROUNDED * unit) & ((spread > 0) | (not may_be_still))
+    if not bool(is_rounded.any()):
+        return []
+    first = is_rounded.flatten().nonzero()[0, 0]
+    at, by, apart = (float(part.flatten()[first]) for part in (x[0], spread, unit))
+    text = (
+        f"{int(is_rounded.sum())} elements of the draws spread by no more than rounding, one near "
+        f"{at:.3g} by {by:.1g} where {x.dtype} has steps of {apart:.1g}: what depends on their "
+        "spread is lost."
+    )
+    remedy = "Use float64 (.double()), or measure x from near its mean."
+    return [Doubt(Kind.ROUNDED, text, remedy=remedy)]
 
 
 def draw_doubts(draws: Record) -> list[Doubt]:

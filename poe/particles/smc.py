@@ -29,6 +29,7 @@ from poe.diagnostics.independent_groups import (
 )
 from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
+from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
 from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
@@ -233,7 +234,8 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
         ),
     )
     far = look_far(begin.target, run.position)
-    draws = doubted(draws, [*_doubts(draws), *far.doubts, *begin.raised.doubts()])
+    rounded = rounding_doubts(draws, begin.target.space)
+    draws = doubted(draws, [*_doubts(draws), *rounded, *far.doubts, *begin.raised.doubts()])
     tell(draws)
     return draws
 

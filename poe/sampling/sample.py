@@ -22,6 +22,7 @@ from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert, has_estimated_weights
 from poe.density.wrappers import in_chunks, require_precision
 from poe.draws import Draws
+from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
 from poe.files.atomic import require_room
 from poe.files.signature import Start, sign
@@ -161,8 +162,7 @@ def sample(
             require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-        tell(draws)
-        return draws
+        return _told(draws, target, collect)
     begin = prepared(
         target,
         num_chains,
@@ -194,7 +194,14 @@ def sample(
     look = look_around if kernel is None else look_nowhere
     with failing_where_improper(begin.target, begin.u):
         followed = _followed(begin, job, look)
-    draws = _gather(*followed, is_chosen=kernel is None)
+    return _told(_gather(*followed, is_chosen=kernel is None), target, collect)
+
+
+def _told(draws: Draws, target: Expert, collect: Collect | None) -> Draws:
+    """What is to be doubted of the draws of a run, told once."""
+    if collect is None:
+        rounded = rounding_doubts(draws, target.space)
+        draws = replace(draws, doubts=(*draws.doubts, *rounded))
     tell(draws)
     return draws
 

@@ -16,7 +16,7 @@ from poe.density.closed_forms import exact_sample, require_source
 from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, shared_space
-from poe.density.trials import require_function, require_score
+from poe.density.trials import require_function, require_same_with_gradients, require_score
 from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
 from poe.samplers.guarded import Guarded, Raised, guarded, pulled
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
@@ -107,8 +107,10 @@ def prepared(
     choice = _given(kernel) or choose(structure_of(target), asked, u)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
-    if kernel is not None and starts_with_score(kernel, asked, u):
-        require_score(target, asked, tried, u)
+    if starts_with_score(choice.kernel, asked, u):
+        require_same_with_gradients(asked, u)
+        if kernel is not None:
+            require_score(target, asked, tried, u)
     return Prepared(
         target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
     )
@@ -168,8 +170,10 @@ def prepared_particles(
     asked = tried(target)
     choice = _given(kernel) or choose_for_particles(structure_of(target), asked, u)
     require_function(target, asked, tried, u)  # their weights compare its values
-    if kernel is not None and starts_with_score(kernel, asked, u):
-        require_score(target, asked, tried, u)
+    if starts_with_score(choice.kernel, asked, u):
+        require_same_with_gradients(asked, u)
+        if kernel is not None:
+            require_score(target, asked, tried, u)
     begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
     return begin, source
 

@@ -134,6 +134,35 @@ def test_where_gradients_are_recorded_a_change_is_refused_in_words(change: str, 
     assert torch.equal(x, -torch.ones(4, 2))
 
 
+UNSEEN: dict[str, Callable[[Tensor], object]] = {
+    "by numpy": lambda x: _at_most_one(x.detach().numpy()),
+    "of its data": lambda x: x.data.clamp_(max=1.0),
+}
+
+
+def _at_most_one(array: object) -> None:
+    import numpy as np
+
+    np.minimum(array, 1.0, out=array)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("run", [poe.sample, poe.smc, poe.log_partition])
+@pytest.mark.parametrize("space", [poe.Real(6), poe.Positive(6)])  # too many for quadrature
+@pytest.mark.parametrize("change", UNSEEN)
+def test_a_change_that_torch_does_not_count_is_found_at_the_start(
+    change: str, space: poe.Space, run: Callable[..., object]
+) -> None:
+    def changing(x: Tensor) -> Tensor:
+        UNSEEN[change](x)
+        return -0.5 * x.square().sum(-1)
+
+    after = poe.FromLogDensity(lambda x: -0.5 * (x - 3).square().sum(-1), space=space)
+    target = poe.FromLogDensity(changing, space=space) * after
+    more = () if run is poe.log_partition else (400,)
+    with pytest.raises(poe.PoeError, match="whether gradients are recorded or not"):
+        run(target, *more, generator=_g(), progress=False)
+
+
 @pytest.mark.parametrize("ask", [poe.Expert.score, poe.losses.score_matching])
 def test_a_gradient_is_never_asked_for_at_the_callers_own_tensor(
     ask: Callable[[poe.Expert, Tensor], object],

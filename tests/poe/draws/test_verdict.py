@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,26 @@ def test_short_chains_of_some_dependence_are_not_few(seed: int) -> None:
         x[:, t] = 0.5 * x[:, t - 1] + 0.75**0.5 * torch.randn(4, 4, generator=g)
     draws = poe.Draws(x, x.square().sum(-1), "asymptotically exact")
     assert Kind.FEW not in kinds(draws.verdict.doubts)
+
+
+ROUNDED = experts.Gaussian([0.0, 1e9], scale=[1.0, 1.0])  # floats near 1e9 are 64 apart
+
+
+@pytest.mark.parametrize("run", [poe.sample, poe.smc])
+def test_draws_that_numbers_cannot_tell_apart_are_doubted(run: Callable[..., poe.Draws]) -> None:
+    with pytest.warns(poe.TrustWarning, match="1 elements of the draws spread by no more than ro"):
+        draws = run(ROUNDED, 512, generator=seeded(), progress=False)
+    assert Kind.ROUNDED in kinds(draws.doubts)
+
+
+@pytest.mark.parametrize(("scale", "is_rounded"), [(0.1, False), (0.01, True)])  # 1/128 apart
+def test_a_spread_of_few_steps_is_told_from_one_of_many(scale: float, is_rounded: bool) -> None:
+    draws = told(experts.Gaussian([1e5], scale=[scale]), 512)[0]
+    assert (Kind.ROUNDED in kinds(draws.doubts)) == is_rounded
+
+
+def test_what_stands_still_rightly_is_not_called_rounded() -> None:
+    certain = experts.Bernoulli(torch.tensor([100.0, 0.0]))  # the first is always 1
+    assert told(certain, 512)[0].doubts == ()
+    draws, _ = told(opaque(1), 40, kernel=poe.samplers.MALA(step_size=1e12), warmup=0)
+    assert Kind.ROUNDED not in kinds(draws.doubts)
