@@ -123,9 +123,9 @@ def test_as_many_gradients_are_counted_as_were_evaluated(monkeypatch: pytest.Mon
         target, 640, kernel=Preconditioned(SplitHMC()), num_chains=64, warmup=100,
         initial=STARTS["spread"], progress=False, generator=seeded(),
     )  # fmt: skip
-    # Beside: the start is looked at, seen to be no noise (2) and each row by itself (3), and its
-    # score compared with differences (1 + 16).
-    starts = 23
+    # Beside: the start is looked at, seen to be no noise (2), each row by itself (3) and the same
+    # where gradients are recorded (2), and its score compared with differences (1 + 16).
+    starts = 25
     assert draws.warmup_gradients + draws.num_gradients == target.calls - starts
     assert draws.num_gradients == 10
 
