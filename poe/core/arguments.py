@@ -229,6 +229,33 @@ def require_memory(count: int, shape: torch.Size, device: torch.device) -> None:
         )
 
 
+COPIES = 8
+"""A step holds positions, scores and proposals of all chains, noise, and a graph of values."""
+
+
+def require_memory_for_chains(num_chains: int, shape: torch.Size, device: torch.device) -> None:
+    """Refuse more chains than the machine's memory holds while they move.
+
+    Args:
+        num_chains: How many.
+        shape: Of one event.
+        device: Where they are to move.
+
+    Raises:
+        SizeError: Where it does not.
+
+    >>> require_memory_for_chains(10**10, torch.Size([2]), torch.device("cpu"))
+    Traceback (most recent call last):
+    poe.SizeError: expected chains that memory holds, got 10,000,000,000 of shape (2,), of which ...
+    """
+    needed = 4 * COPIES * num_chains * max(1, shape.numel())
+    if device.type == "cpu" and needed > _memory():
+        raise SizeError(
+            f"expected chains that memory holds, got {num_chains:,} of shape {tuple(shape)}, of "
+            f"which a step takes about {needed / 2**30:.3g} GiB: use fewer, and longer ones"
+        )
+
+
 def _memory() -> float:
     """Of this machine in bytes; infinite where the system does not say."""
     if not hasattr(os, "sysconf"):

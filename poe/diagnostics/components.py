@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import require_dimensions
-from poe.core.errors import ShapeError
+from poe.core.errors import PoeError, ShapeError
 
 DRAWS = "(chains, draws, *event)"
 """The shape of draws, in words."""
@@ -28,6 +28,8 @@ def by_component(statistic: Statistic, samples: Tensor) -> Tensor:
     It is NaN where a component does not vary or is not finite, or the draws are fewer than four.
     """
     require_dimensions("samples", samples, DRAWS)
+    if samples.is_meta:
+        raise PoeError("expected draws with values to compare, got ones on meta: use a real device")
     chains, draws, *event = samples.shape
     num_components = math.prod(event)
     if draws < MIN_DRAWS or chains * num_components == 0:

@@ -83,9 +83,10 @@ def judged(draws: Record) -> Verdict:
     """The verdict on draws, made by hand or by a run.
 
     Independent, exact draws have no chains to compare; of weighted draws the weights count; a
-    single draw of each chain of an uncorrected kernel, whose guarantee says it all, shows nothing.
+    single draw of each chain of an uncorrected kernel, whose guarantee says it all, shows nothing,
+    and so do draws on meta.
     """
-    if draws.samples.numel() == 0:
+    if draws.samples.numel() == 0 or draws.samples.is_meta:
         return Verdict(draws.doubts)
     own = (*draws.doubts, *draw_doubts(draws))
     if draws.log_weights is not None:

@@ -42,6 +42,7 @@ from poe.core.space import (
     Simplex,
     Space,
 )
+from poe.density.checks import require_numbers
 from poe.density.questions import is_altered
 from poe.files.atomic import alone_in, content_of, require_room, write_bytes
 from poe.files.tensor_file import FORMAT_VERSION, NO_HASH, is_sealed, loads, sealed, sha256
@@ -243,6 +244,8 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         StorageError: Where a part of the composition has no registered class (a bare function has
             none), a space is none of this package, or a tensor holds no numbers.
+        NonFiniteError: Where a parameter is NaN, which `load` would refuse; what was saved there
+            before stays.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -250,6 +253,7 @@ def save(expert: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> load(folder)(torch.zeros(1, 1))
     tensor([-1.8379])
     """
+    require_numbers(expert)
     description, weights = packed(expert)
     folder = Path(path)
     if folder.exists() and not folder.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked, require_memory
+from poe.core.arguments import checked, require_memory, require_memory_for_chains
 from poe.core.errors import PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
@@ -154,6 +154,7 @@ def sample(
         require_memory(num_samples, target.space.event_shape, where)
     num_chains = number_of_chains(target, num_samples, num_chains, initial)
     device = device_of(target) if initial is None else initial.device
+    require_memory_for_chains(num_chains, target.space.event_shape, device)
     is_given, generator = generator is not None, resolve(generator, device)
     began = Start.of(generator, is_given=is_given)
     path = _room_for(checkpoint)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import poe
 from poe import diagnostics
 from poe.diagnostics import components, ess as ranks
 
@@ -85,3 +86,9 @@ def test_ties_share_the_average_of_their_ranks() -> None:
     expected = torch.special.ndtri((average.double() - 0.375) / 6.25)
     scores = ranks.normal_scores(x, ranks.scores_of_half_ranks(6, x.device))
     torch.testing.assert_close(scores[:, 0], expected)
+
+
+@each_function
+def test_draws_on_meta_have_no_values_to_compare(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(poe.PoeError, match="got ones on meta"):
+        function(torch.zeros(4, 100, 2, device="meta"))

@@ -291,3 +291,10 @@ def pull(x: Tensor) -> Tensor:
 
 def push(x: Tensor) -> Tensor:
     return 0.5 * x.square().sum(-1)
+
+
+def test_draws_on_meta_can_be_printed() -> None:
+    x = torch.zeros(4, 100, 2, device="meta")
+    draws = poe.Draws(x, x[..., 0], "asymptotically exact")
+    assert repr(draws) == "Draws(4 chains x 100 draws of shape (2,), asymptotically exact)"
+    assert draws.is_trusted

@@ -283,3 +283,12 @@ def test_a_part_that_is_shared_by_many_is_saved_and_loaded(tmp_path: Path) -> No
     loaded = poe.load(tmp_path)
     assert torch.equal(loaded(X), shared(X))
     assert not any(part.training for part in loaded.experts[0].modules())
+
+
+def test_an_expert_of_nan_replaces_nothing_that_can_be_loaded(tmp_path: Path) -> None:
+    poe.save(A, tmp_path / "a")
+    diverged = experts.Gaussian(nn.Parameter(torch.zeros(1)), scale=[1.0])
+    diverged.loc.data.fill_(torch.nan)
+    with pytest.raises(poe.NonFiniteError, match="expected numbers in expert 'Gaussian', got nan"):
+        poe.save(diverged, tmp_path / "a")
+    assert torch.equal(poe.load(tmp_path / "a")(X), A(X))

@@ -505,3 +505,13 @@ def test_a_tempered_run_resumes_with_the_same_bits(tempered: Tempered, tmp_path:
     assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)
     assert (tmp_path / "run.tempering").exists()
     assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_more_chains_than_memory_holds_are_refused_before_any_is_made(is_exact: bool) -> None:
+    plain = poe.FromEnergy(lambda x: x.square().sum(-1), space=poe.Real(2))
+    target = experts.Gaussian([0.0, 0.0], 1.0) if is_exact else plain
+    with pytest.raises(
+        poe.SizeError, match="chains that memory holds, got 10,000,000,000 of shape"
+    ):
+        poe.sample(target, 100, num_chains=10**10, progress=False)
