@@ -145,8 +145,12 @@ def version_of(x: Tensor) -> int | None:
 
 def explain_change(module: nn.Module, error: RuntimeError) -> None:
     """Turn torch's complaint about a change of x in place into words."""
-    if "a leaf Variable that requires grad" in str(error):
+    if any(text in str(error) for text in _REFUSED_CHANGES):
         refuse_change(module, error)
+
+
+_REFUSED_CHANGES = ("a leaf Variable that requires grad", "change requires_grad flags of leaf")
+"""What torch says of changes in place that it does not make."""
 
 
 def refuse_change(module: nn.Module, error: RuntimeError | None = None) -> NoReturn:

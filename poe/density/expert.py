@@ -26,6 +26,7 @@ from poe.core.arguments import (
 from poe.core.conversions import way_together
 from poe.core.distribution_modules import Feature
 from poe.core.errors import (
+    GradientError,
     NonFiniteError,
     NormalizationError,
     OperatorError,
@@ -973,6 +974,11 @@ def _by_transform(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tens
 
 
 def _gradient(value: Tensor, position: Tensor) -> Tensor:
+    if not position.requires_grad:
+        raise GradientError(
+            "expected a log-density that leaves x.requires_grad as it is, got one that switches it "
+            "off in place, which loses every gradient: take x.detach() where none is wanted"
+        )
     if not value.requires_grad:  # a constant density, such as a uniform one
         return torch.zeros_like(position)
     each = torch.ones_like(value)

@@ -213,3 +213,20 @@ def test_a_replay_buffer_is_no_view_of_what_its_start_keeps() -> None:
     buffer = poe.ReplayBuffer(start, 5)
     buffer.put(torch.arange(5), torch.ones(5, 1))
     assert torch.equal(start.kept, torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize("space", [poe.Real(2), poe.Positive(2)])
+def test_switching_off_the_gradient_of_x_gives_no_score_of_zero(space: poe.Space) -> None:
+    plain = poe.FromLogDensity(
+        lambda x: -x.requires_grad_(False).square().sum(-1),
+        space=space,  # fmt: skip
+    )
+    other = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=space)
+    x = torch.ones(4, 2)
+    for target in (plain, plain * other, other * plain):
+        with pytest.raises(poe.GradientError, match="leaves x.requires_grad as it is"):
+            target.score(x)
+    with pytest.raises(poe.PoeError, match=r"x.requires_grad as it is|leave its argument x as"):
+        poe.sample(
+            plain, 40, kernel=poe.samplers.MALA(0.1), warmup=0, generator=_g(), progress=False
+        )
