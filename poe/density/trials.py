@@ -179,7 +179,8 @@ def require_same_with_gradients(density: Expert, u: Tensor) -> None:
     """
     if u.is_meta or density.space.is_discrete:
         return
-    gap = _difference(density(u), _value_with_gradients(density, u))
+    with_gradients = _value_with_gradients(density, u)
+    gap = None if with_gradients is None else _difference(density(u), with_gradients)
     if gap is not None and _gap(density, u) is None:  # noise would differ anyway
         raise PoeError(
             "expected one log-density, whether gradients are recorded or not, got values that "
@@ -188,10 +189,11 @@ def require_same_with_gradients(density: Expert, u: Tensor) -> None:
         )
 
 
-def _value_with_gradients(density: Expert, u: Tensor) -> Tensor:
-    """NaN where it cannot be had: what comes of that is said where a score is asked for."""
+def _value_with_gradients(density: Expert, u: Tensor) -> Tensor | None:
+    """None where it cannot be had: what comes of that is said where a score is asked for."""
     with torch.enable_grad():
-        return value_near(density, u.clone().requires_grad_()).detach()
+        value = value_near(density, u.clone().requires_grad_()).detach()
+    return None if value.shape != u.shape[:1] else value
 
 
 def _blamed(target: Expert, is_at_fault: Callable[[Expert], bool]) -> str:
