@@ -190,6 +190,7 @@ def jem_loss(
         )
     found = contrastive_divergence(jem, data, model, regularization=regularization)
     logits = jem.classifier.logits(data)
+    _require_classes(labels, logits)
     cross_entropy = F.cross_entropy(logits, labels)
     if not cross_entropy.is_meta and not bool(cross_entropy.isfinite()):
         raise NonFiniteError(
@@ -199,6 +200,21 @@ def jem_loss(
     accuracy = (logits.detach().argmax(-1) == labels).to(logits.dtype).mean()
     parts = found.parts | {"cross_entropy": cross_entropy.detach(), "accuracy": accuracy}
     return Loss(found.value + cross_entropy, parts)
+
+
+def _require_classes(labels: Tensor, logits: Tensor) -> None:
+    if labels.device != logits.device:
+        raise poe.DtypeError(
+            f"expected labels on {logits.device}, where data lie, got {labels.device}: use "
+            f"labels.to('{logits.device}')"
+        )
+    if labels.is_meta:
+        return
+    if bool(((labels < 0) | (labels >= logits.shape[-1])).any()):
+        raise poe.PoeError(
+            f"expected labels from 0 to {logits.shape[-1] - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )
 
 
 register(

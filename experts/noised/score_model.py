@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import poe
+from experts.parameters import whole
 from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
 from poe.core.no_gradient import without_gradient
@@ -93,6 +94,7 @@ class ScoreModel(poe.Conditional):
             )
         self.net, self.space, self.prediction = net, space, prediction
         self.register_buffer("alphas_cumprod", _falling(torch.as_tensor(alphas_cumprod)))
+        whole("num_nodes", num_nodes)
         at, weights = np.polynomial.legendre.leggauss(num_nodes)
         like = self.alphas_cumprod
         self.register_buffer("nodes", torch.from_numpy((at + 1) / 2).to(like))

@@ -12,7 +12,7 @@ from experts.families.discrete import Bernoulli
 from experts.parameters import floats, number, probability, whole
 from experts.spins.ising import Ising
 from poe import Expert, PoeError, Product, ShapeError
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_values
 from poe.core.randomness import resolve
 from poe.density.capabilities import simplify
 from poe.structure.discrete import structure_of
@@ -48,6 +48,7 @@ def binary_channel(noisy: Tensor, flip_probability: float) -> Bernoulli:
     """
     flip_probability = number("flip_probability", flip_probability, probability)
     y = floats("noisy", noisy)
+    require_values("noisy", y)
     if not y.is_meta and not bool(((y == 0) | (y == 1)).all()):
         raise PoeError(
             f"expected a picture of 0 and 1, got values from {y.min().item():g} to "

@@ -229,6 +229,26 @@ def require_memory(count: int, shape: torch.Size, device: torch.device) -> None:
         )
 
 
+def require_values(name: str, x: Tensor) -> None:
+    """Refuse a tensor on meta, which has a shape and no values.
+
+    Args:
+        name: What the argument is called.
+        x: The tensor, of any shape.
+
+    Raises:
+        PoeError: For one on meta.
+
+    >>> require_values("x", torch.zeros(3, device="meta"))
+    Traceback (most recent call last):
+    poe.PoeError: expected x with values, got one on meta, which has none: use a real device
+    """
+    if x.is_meta:
+        raise PoeError(
+            f"expected {name} with values, got one on meta, which has none: use a real device"
+        )
+
+
 COPIES = 8
 """A step holds positions, scores and proposals of all chains, noise, and a graph of values."""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poe.core.arguments import require_dimensions
-from poe.core.errors import PoeError, ShapeError
+from poe.core.arguments import require_dimensions, require_values
+from poe.core.errors import ShapeError
 
 DRAWS = "(chains, draws, *event)"
 """The shape of draws, in words."""
@@ -28,8 +28,7 @@ def by_component(statistic: Statistic, samples: Tensor) -> Tensor:
     It is NaN where a component does not vary or is not finite, or the draws are fewer than four.
     """
     require_dimensions("samples", samples, DRAWS)
-    if samples.is_meta:
-        raise PoeError("expected draws with values to compare, got ones on meta: use a real device")
+    require_values("samples", samples)
     chains, draws, *event = samples.shape
     num_components = math.prod(event)
     if draws < MIN_DRAWS or chains * num_components == 0:

@@ -196,8 +196,8 @@ def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
             f"expected log_weights of shape (chains, draws) = {tuple(shape)}, got "
             f"{tuple(log_weights.shape)}"
         )
-    if bool(log_weights.isnan().any()):
-        raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN")
+    if not bool((log_weights < torch.inf).all()):
+        raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN or inf")
     return normalized_weights(log_weights).flatten()
 
 
@@ -212,8 +212,8 @@ def _sum(samples: Tensor, scores: Tensor, weights: Tensor, length: float) -> tup
 
 def _blocks(samples: Tensor, scores: Tensor, length: float) -> Iterator[tuple[slice, Tensor]]:
     """The Stein kernel's matrix, some of its rows at a time: ``(rows, n)`` in float64."""
-    if not 0 < float(length) ** 2 < float("inf"):
-        raise PoeError(f"expected a positive finite length, got {length}")
+    if not 0 < float(length) * float(length) < float("inf"):
+        raise PoeError(f"expected a length whose square is positive and finite, got {length}")
     if samples.shape != scores.shape or samples.ndim < 2:
         raise ShapeError(
             "expected samples and scores of one shape (chains, draws, *event), got "

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.core.arguments import checked
-from poe.core.errors import AdaptationError
+from poe.core.errors import AdaptationError, PoeError
 from poe.core.randomness import resolve
 from poe.density.capabilities import check_proper
 from poe.density.expert import Product
@@ -89,6 +89,8 @@ def fit_exponents_by_likelihood(
         >>> fit_exponents_by_likelihood(product, x, generator=g).weights.round(decimals=1)
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
+    if num_particles < 1:
+        raise PoeError(f"expected num_particles >= 1, got {num_particles}")
     check_proper(product)
     generator = resolve(generator, x.device)
     fit, held_out = split(product, x, generator)

@@ -99,4 +99,4 @@ def _mean(values: Tensor, log_weights: Tensor | None) -> Tensor:
         )
     if not log_weights.is_meta and not bool((log_weights < torch.inf).all()):
         raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN or inf")
-    return (log_weights.detach().softmax(0).to(values) * values).sum()
+    return (log_weights.detach().to(values).softmax(0) * values).sum()

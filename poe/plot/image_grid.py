@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_values
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.plot.style import GREY, INK, LABEL, SMALL, as_array, figure_of, on_paper, one_axis, write
 
@@ -87,6 +87,7 @@ def images(
 
 def _as_pictures(images: Tensor) -> Tensor:
     """``(n, h, w, channels)``."""
+    require_values("images", images)
     x = images.detach().cpu().double()
     if x.ndim == 3:
         x = x.unsqueeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -82,7 +83,8 @@ def short_run(
     generator = resolve(generator, start.device)
     exponent, kernel = 1.0, ULA(step_size)
     if noise is not None:
-        exponent, kernel = 2.0 * step_size / noise**2, ULA(noise**2 / 2)
+        square = noise * noise  # which overflows to inf, where noise**2 raises an error
+        exponent, kernel = 2.0 * step_size / square, ULA(min(square, sys.float_info.max) / 2)
         if exponent < 1e-30:
             raise PoeError(f"expected a step_size that counts beside noise, got {step_size}")
     began = time.perf_counter()

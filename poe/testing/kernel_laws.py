@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poe.core.arguments import checked, told
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.coordinates import require_chains
@@ -21,6 +22,7 @@ MIN_COUNT = 25
 """States that fewer chains are expected in are looked at together."""
 
 
+@checked
 def check_kernel(
     kernel: Kernel,
     target: Expert,
@@ -83,6 +85,8 @@ def check_kernel(
     if num_steps < 1:
         raise PoeError(f"expected num_steps >= 1, got {num_steps}")
     state = (init or kernel.init)(target, exact_draws)
+    if not isinstance(getattr(state, "position", None), Tensor):
+        raise PoeError(f"expected init to return a state with a position, got {told(state)}")
     before = _moments(target, exact_draws)
     rounds = []
     for step in range(1, num_steps + 1):

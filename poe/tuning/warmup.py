@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine, Diagonal, fit_affine
-from poe.core.arguments import checked
+from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
@@ -349,6 +349,7 @@ def warm_up(
         True
     """
     require_chains(target.space, x, "x")
+    require_values("x", x)
     require_precision(target)
     plan = windows(target, kernel, warmup, len(x))
     learned: tuple[Learned, ...] = (first_learned(plan[0], x),)

@@ -90,5 +90,5 @@ def test_ties_share_the_average_of_their_ranks() -> None:
 
 @each_function
 def test_draws_on_meta_have_no_values_to_compare(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(poe.PoeError, match="got ones on meta"):
+    with pytest.raises(poe.PoeError, match="expected samples with values, got one on meta"):
         function(torch.zeros(4, 100, 2, device="meta"))
