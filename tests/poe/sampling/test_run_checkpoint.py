@@ -95,7 +95,7 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
 
 
 @pytest.mark.parametrize("per_chain", [False, True])
-@pytest.mark.parametrize("at", [15, 16, 17, 21, 25, 28, 32, 43, 50])
+@pytest.mark.parametrize("at", [17, 18, 19, 21, 25, 28, 32, 43, 50])
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_gives_the_same_bits(
     name: str, at: int, per_chain: bool, tmp_path: Path
