@@ -35,6 +35,7 @@ FAR = {torch.float64: 30.0, torch.float32: 12.0}
 FAR_IN_HALF = 3.0
 MIN_SPAN, MIN_KNOWN = math.log(10.0), 4
 """Rays that end sooner, or tell at fewer radii, say nothing."""
+LAST_STEPS = 3
 NUM_TURNS = 4
 """How often a gradient is followed to the next."""
 MAX_CONFIRMED, ENOUGH = 6, 0.75
@@ -269,24 +270,22 @@ class _Field:
 
     def heights(self, u: Tensor) -> Tensor:
         """log π at each of ``(n, d)``, −inf where it is not known."""
-        said = self._tried(u)
-        if said is None:
-            return torch.full((len(u),), -torch.inf, dtype=torch.float64, device=u.device)
-        value = conjunction(said)
+        value = conjunction(self._tried(u))
         return torch.where(value.isfinite(), value, -torch.inf)
 
     def along(self, rays: Rays) -> _Seen:
-        """Outward, radius by radius; where the target raises, all rays end."""
+        """Outward, radius by radius; a ray ends where the target raises, or says no finite value."""
         log_radius = self._log_radii(rays)
         shape, eps = log_radius.shape, torch.finfo(rays.direction.dtype).eps
         value = torch.full(shape, torch.nan, dtype=torch.float64, device=log_radius.device)
         noise, is_ambiguous = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
+        is_open = torch.ones_like(is_ambiguous[:, 0])
         for j in range(NUM_RADII):
-            said = self._tried(self._position(rays, log_radius[:, j]))
-            if said is None:
-                break
-            value[:, j], is_ambiguous[:, j] = conjunction(said), said.isposinf().any(0)
-            noise[:, j] = 4 * eps * said.abs().sum(0)
+            at = torch.where(is_open, log_radius[:, j], -torch.inf)  # back where it began
+            said = self._tried(self._position(rays, at))
+            value[:, j] = torch.where(is_open, conjunction(said), torch.nan)
+            is_ambiguous[:, j], noise[:, j] = said.isposinf().any(0), 4 * eps * said.abs().sum(0)
+            is_open = is_open & value[:, j].isfinite()
         is_rounding = ~(noise <= (1e-3 * value.abs()).clamp(min=0.1))
         is_known = (~is_ambiguous & value.isfinite() & ~is_rounding).cummin(1).values
         is_next = is_known.sum(1, keepdim=True).clamp(max=NUM_RADII - 1)
@@ -388,16 +387,22 @@ class _Field:
     def _to_x(self, u: Tensor) -> Tensor:
         return self.coordinates.to_x(u.reshape(-1, *self.coordinates.u_space.event_shape))
 
-    def _tried(self, u: Tensor) -> Tensor | None:
-        """What factors say, NaN where a position is not finite; None where the target raises."""
+    def _tried(self, u: Tensor) -> Tensor:
+        """What factors say, NaN where a position is not finite, or the target raises there."""
         is_finite = u.isfinite().all(1)
+        said = self._said_or_nan(torch.where(is_finite[:, None], u, torch.zeros_like(u)))
+        return torch.where(is_finite, said, torch.nan)
+
+    def _said_or_nan(self, u: Tensor) -> Tensor:
         try:
-            said = self._said(torch.where(is_finite[:, None], u, torch.zeros_like(u)))
+            return self._said(u)
         except Exception as error:  # far from all draws: no evidence, and no fault of a run
             if is_out_of_memory(error):
                 raise
-            return None
-        return torch.where(is_finite, said, torch.nan)
+            if len(u) == 1 or is_batch(self.target):
+                shape = (len(self.factors) + 1, len(u))
+                return torch.full(shape, torch.nan, dtype=torch.float64, device=u.device)
+            return torch.cat([self._said_or_nan(half) for half in u.chunk(2)], 1)
 
     def _said(self, u: Tensor) -> Tensor:
         """Each factor's log-density, and the volume's, ``(factors + 1, n)`` in float64."""
@@ -450,21 +455,31 @@ def _is_heavy(rays: Rays, seen: _Seen, near: Tensor) -> Tensor:
     value, log_radius = (_at(column, last) for column in (seen.value, seen.log_radius))
     slope, error = _slope(seen)
     is_flat = (last >= MIN_KNOWN) & (slope - 2 * error >= -flat - SLOWEST)
+    is_higher = value - _at(seen.noise, last) > near + NOTABLE
+    is_rising = _is_rising(seen, flat, is_higher)
+    # A floor is reached after a fall that the slope of the whole ray still shows.
+    slope = torch.where(is_rising, torch.maximum(slope, _last_slope(seen)), slope)
     beyond = (slope + flat).clamp(min=0.0) * (LARGEST - log_radius)
     is_worth = value + flat * log_radius + beyond > near - NATS
-    is_higher = value - _at(seen.noise, last) > near + NOTABLE
-    keeps = _is_rising(seen, flat, is_higher) | is_flat
-    return seen.is_long & keeps & is_worth & (~seen.is_zero | is_higher)
+    return seen.is_long & (is_rising | is_flat) & is_worth & (~seen.is_zero | is_higher)
 
 
 def _is_rising(seen: _Seen, flat: Tensor, is_higher: Tensor) -> Tensor:
-    """Whether each of the last three steps keeps h, for sure, or where it is high perhaps."""
+    """Whether each of the last steps keeps h, for sure, or where it is high perhaps."""
     steps = seen.log_radius.diff(dim=1)
     rise = seen.value.diff(dim=1) + flat[:, None] * steps
     rounding = seen.noise[:, 1:] + seen.noise[:, :-1]
     keeps = rise - torch.where(is_higher[:, None], -rounding, rounding) >= -SLOWEST * steps
-    steps_back = [(seen.last - back).clamp(min=0) for back in (1, 2, 3)]
+    steps_back = [(seen.last - back).clamp(min=0) for back in range(1, LAST_STEPS + 1)]
     return torch.stack([_at(keeps, index) for index in steps_back]).all(0)
+
+
+def _last_slope(seen: _Seen) -> Tensor:
+    """d log π / d log r over the last steps that tell: ``(rays,)``."""
+    before = (seen.last - LAST_STEPS).clamp(min=0)
+    rise = _at(seen.value, seen.last) - _at(seen.value, before)
+    run = _at(seen.log_radius, seen.last) - _at(seen.log_radius, before)
+    return rise / run.clamp(min=1e-9)
 
 
 def _slope(seen: _Seen) -> tuple[Tensor, Tensor]:
