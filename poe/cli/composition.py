@@ -72,7 +72,7 @@ def read(path: str | os.PathLike[str]) -> Composition:
     top = _parsed(Path(path))
     top.require_only(("title", "experts"))
     entries = top.table("experts").tables()
-    found = {name: expert(entry) for name, entry in entries.items()}
+    found = {name: expert(_alone(entry)) for name, entry in entries.items()}
     _require_one_space(top, "experts", found, "product")
     return Composition(found, {name: exponent(entry) for name, entry in entries.items()})
 
@@ -140,9 +140,19 @@ def raised(one: Expert, weight: float) -> Expert:
 
 def _powers(entry: Table, key: str) -> dict[str, Expert]:
     inner = entry.table(key).tables()
-    found = {name: expert(one) for name, one in inner.items()}
+    found = {name: expert(one if key == "or" else _alone(one)) for name, one in inner.items()}
     _require_one_space(entry, key, found, "product" if key == "and" else "mixture")
     return {name: raised(found[name], exponent(one)) for name, one in inner.items()}
+
+
+def _alone(entry: Table) -> Table:
+    """The entry itself; one outside an OR has no share of a whole."""
+    for name in ("weight", "log_partition"):
+        if name in entry.values:
+            raise entry.error(
+                name, "expected it inside an OR alone, where shares are told: use exponent here"
+            )
+    return entry
 
 
 def _weights(entry: Table, inner: dict[str, Table]) -> list[float] | None:

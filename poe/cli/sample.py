@@ -162,7 +162,8 @@ choice, and say what the draws are worth: mean, sd, ESS, R-hat, the guarantee, a
 Ctrl-C leaves a checkpoint, and the message has the command that goes on from it (the same one);
 the run then gives the same bits as one that was not interrupted. Exact draws need none. Code 3
 means that the run has not arrived: chains that disagree by more than chance explains (R-hat), draws
-worth few independent ones (ESS), chains that are stuck or lost. That draws are few is no reason.
+worth few independent ones (ESS), chains that are stuck or lost; or that chains of a handful of
+draws show nothing at all. That a right run is short is no reason.
 
 {NON_FINITE}
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, VonMises
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from poe.core.arguments import checked
+from poe.core.arguments import checked, told
 from poe.core.distribution_modules import Opaque, Parts, parts_of
-from poe.core.errors import AdaptationError, PoeError
+from poe.core.errors import AdaptationError, DtypeError, PoeError
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import (
     Binary,
@@ -152,7 +152,10 @@ class FromEnergy(Expert):
         Returns:
             The unnormalised log-density, ``(*batch,)``.
         """
-        return -self.fn(x)
+        energy = self.fn(x)
+        if not hasattr(energy, "__neg__"):
+            raise DtypeError(f"expected the energy to return a tensor, got {told(energy)}")
+        return -energy
 
 
 class FromDistribution(Expert):
@@ -281,15 +284,15 @@ def _require_space(space: object) -> Space:
 
 
 def _require_callable(fn: Any) -> Any:
-    if callable(fn) and not isinstance(fn, Expert):
+    if callable(fn) and not isinstance(fn, Expert | type):
         return fn
     _refuse_function(fn)
 
 
 def _refuse_function(fn: object) -> NoReturn:
     raise AdaptationError(
-        f"expected a function of x that returns a log-density or an energy, got "
-        f"{type(fn).__name__}; an Expert needs no adaptation"
+        f"expected a function of x that returns a log-density or an energy, got {told(fn)}; "
+        "an Expert needs no adaptation, and of a class make an instance"
     )
 
 

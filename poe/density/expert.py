@@ -273,6 +273,8 @@ class Expert(nn.Module):
     def __mul__(self, other: object) -> Product:
         if isinstance(other, Expert):
             return Product(self, other)
+        if not isinstance(other, int | float | Tensor):
+            require_expert(other)
         refuse(f"cannot multiply an expert by {told(other)}: to weight an expert use `expert ** 2`")
 
     def __rmul__(self, other: object) -> NoReturn:
@@ -604,6 +606,7 @@ class Mixture(Expert):
     def _sample(
         self, weights: Tensor, num_samples: int, generator: torch.Generator | None
     ) -> Tensor:
+        require_numbers(self)
         generator = resolve(generator, self.weights.device)
         chosen = choose(weights, num_samples, generator=generator)
         parts = [

@@ -99,6 +99,19 @@ def require_evaluation_mode(target: Expert) -> None:
             )
 
 
+def require_no_batch_statistics(target: Expert) -> None:
+    """Raise `PoeError`, naming the expert, where batch normalisation reads a row by the others.
+
+    To be asked before the expert is: each call in training mode changes what the layer keeps.
+    """
+    for name, factor in _named(target):
+        if any(isinstance(m, _BatchNorm) and _is_in_training(m, ()) for m in factor.modules()):
+            raise PoeError(
+                f"expected a log-density that each row of x has by itself, got expert {name!r} "
+                "with batch normalisation in training mode: call target.eval() first"
+            )
+
+
 @torch.no_grad()
 def require_function(
     target: Expert, density: Expert, pull: Pull, u: Tensor, *, is_corrected: bool = True
@@ -277,6 +290,7 @@ _COMPARED: weakref.WeakSet[Expert] = weakref.WeakSet()
 def require_score_once(target: Expert, density: Expert, pull: Pull, u: Tensor) -> None:
     """The same at an expert's first positions alone: for what is called anew at every step."""
     if target not in _COMPARED:
+        require_no_batch_statistics(target)
         require_score(target, density, pull, u)
         _COMPARED.add(target)
 

@@ -17,6 +17,7 @@ from poe.density.checks import device_of, number_like, require_numbers
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.density.trials import require_evaluation_mode
 from poe.density.wrappers import require_precision
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.enumeration import MAX_STATES, num_states
@@ -96,6 +97,7 @@ def find_log_partition(
     known = in_closed_form(target) if method is None else None
     if known is not None:
         return known
+    require_evaluation_mode(target)
     chosen = _choose(target) if method is None else method
     generator = resolve(generator, device_of(target))
     with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:

@@ -11,6 +11,7 @@ from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError, ShapeError
 from poe.density.expert import Expert, Mixture, Product, shared_space
 from poe.density.normalized import Normalized
+from poe.density.trials import require_no_batch_statistics
 from poe.probabilities.normalize import Estimator, estimator_or_default
 from poe.probabilities.normalizer_error import combined_error, sensitivities
 
@@ -43,6 +44,7 @@ def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
         ShapeError: Where the two shapes differ.
         NonFiniteError: Where a log-density is NaN or +inf, or both points are excluded: there the
             ratio does not exist.
+        PoeError: For an expert with batch normalisation in training mode.
 
     Example:
         >>> g = experts.Gaussian([0.0], scale=[1.0])
@@ -50,6 +52,7 @@ def log_ratio(target: Expert, x: Tensor, x_prime: Tensor) -> Tensor:
         tensor([0.5000])
     """
     _require_same_shape(x, x_prime)
+    require_no_batch_statistics(target)
     first, second = target(x), target(x_prime)
     _require_ratio(target, first, second)
     return first - second
@@ -74,7 +77,8 @@ def log_ratio_contributions(
         Contributions, ``(*batch, n_experts)``, in the order of ``product.names``.
 
     Raises:
-        PoeError: For what is no product, and for less than one row at once.
+        PoeError: For what is no product, for less than one row at once, and for an expert with
+            batch normalisation in training mode.
         ShapeError: Where the two shapes differ.
         NonFiniteError: Where a log-density is NaN or +inf, or both points are excluded.
 
@@ -88,6 +92,7 @@ def log_ratio_contributions(
     if rows_at_once is not None and rows_at_once < 1:
         raise PoeError(f"expected rows_at_once >= 1, got {rows_at_once}")
     _require_same_shape(x, x_prime)
+    require_no_batch_statistics(product)
     first, second = (_contributions(product, each, rows_at_once) for each in (x, x_prime))
     _require_ratio(product, first.sum(-1), second.sum(-1))
     return first - second

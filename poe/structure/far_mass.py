@@ -274,7 +274,7 @@ class _Field:
         return torch.where(value.isfinite(), value, -torch.inf)
 
     def along(self, rays: Rays) -> _Seen:
-        """Outward, radius by radius; a ray ends where the target raises, or says no finite value."""
+        """Outward, radius by radius; a ray ends where the target raises, or is not finite."""
         log_radius = self._log_radii(rays)
         shape, eps = log_radius.shape, torch.finfo(rays.direction.dtype).eps
         value = torch.full(shape, torch.nan, dtype=torch.float64, device=log_radius.device)

@@ -16,7 +16,13 @@ from poe.density.closed_forms import exact_sample, require_source
 from poe.density.conditional import require_one
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, shared_space
-from poe.density.trials import require_function, require_same_with_gradients, require_score
+from poe.density.trials import (
+    require_evaluation_mode,
+    require_function,
+    require_no_batch_statistics,
+    require_same_with_gradients,
+    require_score,
+)
 from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
 from poe.samplers.guarded import Guarded, Raised, guarded, pulled
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
@@ -94,6 +100,9 @@ def prepared(
     """
     require_numbers(target)
     check_proper(target)
+    if kernel is None or guarantee(kernel) == ASYMPTOTICALLY_EXACT:
+        require_evaluation_mode(target)
+    require_no_batch_statistics(target)
     if chains_at_once is not None:
         require_one(target, "leave chains_at_once out, or sample fewer conditions")
     target = merged(target)
@@ -153,6 +162,7 @@ def prepared_particles(
     require_precision(target)
     require_numbers(target)
     check_proper(target)
+    require_evaluation_mode(target)
     log_constant, started_at = 0.0, "`start`"
     if source is None:
         target, log_constant = without_constant(target)

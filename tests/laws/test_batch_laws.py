@@ -23,6 +23,14 @@ def normal(x: Tensor) -> Tensor:
     return -0.5 * x.square().sum(-1)
 
 
+def network() -> nn.Module:
+    """A small one with batch normalisation, as it is made: in training mode."""
+    with seeded():
+        return nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0)
+        )
+
+
 def in_training() -> Callable[[Tensor], Tensor]:
     """Batch normalisation that trains, inside of a plain function."""
     with seeded():
@@ -132,3 +140,33 @@ def test_no_right_expert_is_accused(name: str) -> None:
     rows = x if num_conditions(expert) else torch.cat([x, x.flip(0), x[:1]])
     for u in (coordinates.to_u(rows), coordinates.to_u(x[:1].expand_as(x))):
         require_function(expert, coordinates.pull(expert), coordinates.pull, u)
+
+
+def log_ratio(target: poe.Expert) -> object:
+    return poe.log_ratio(target, torch.zeros(4, 2), torch.ones(4, 2))
+
+
+REFUSING: dict[str, Callable[[poe.Expert], object]] = {
+    "sample": lambda target: poe.sample(target, 100, progress=False),
+    "sample, uncorrected": lambda target: poe.sample(
+        target, 100, kernel=poe.samplers.ULA(0.01), progress=False
+    ),
+    "smc": lambda target: poe.smc(target, 100, progress=False),
+    "log_partition": lambda target: poe.log_partition(target, progress=False),
+    "normalize": poe.normalize,
+    "log_ratio": log_ratio,
+    "short_run": lambda target: poe.short_run(target, torch.zeros(4, 2), 3, 0.1),
+}
+
+
+@pytest.mark.parametrize("run", REFUSING)
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_network_in_training_mode_is_refused_before_it_is_asked(run: str, is_alone: bool) -> None:
+    """So that .eval(), the remedy, finds the statistics that training left."""
+    net = network()
+    energy = poe.FromEnergy(net, space=poe.Real(2))
+    target = energy if is_alone else poe.FromLogDensity(normal, space=poe.Real(2)) * energy**2.0
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(poe.PoeError, match=r"in training mode: call target.eval\(\) first"):
+        REFUSING[run](target)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

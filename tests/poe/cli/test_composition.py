@@ -221,6 +221,14 @@ REFUSED = {
         f"[experts.c.or.a]\n{GAUSSIAN}weight = 0.5\n[experts.c.or.b]\n{GAUSSIAN}",
         "experts.c.or: expected a weight for each or for none, got none for b",
     ),
+    "a weight where there is no or": (
+        f"[experts.a]\n{GAUSSIAN}weight = 0.5\n",
+        "experts.a.weight: expected it inside an OR alone, where shares are told: use exponent",
+    ),
+    "a log Z in an and": (
+        f"[experts.c.and.a]\n{GAUSSIAN}log_partition = 0.5\n",
+        "experts.c.and.a.log_partition: expected it inside an OR alone",
+    ),
     "weights of another sum": (
         f"[experts.c.or.a]\n{GAUSSIAN}weight = 0.5\n[experts.c.or.b]\n{GAUSSIAN}weight = 0.2\n",
         "experts.c.or: expected ",

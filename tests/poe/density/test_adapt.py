@@ -415,6 +415,10 @@ def test_function_and_space_are_checked(kind: type[poe.FromEnergy]) -> None:
         kind(torch.sum, space=2)  # type: ignore[arg-type]
     with pytest.raises(poe.AdaptationError, match="expected a function of x"):
         kind(3, space=poe.Real(1))  # type: ignore[arg-type]
+    with pytest.raises(poe.AdaptationError, match="got the class Linear"):
+        poe.FromEnergy(torch.nn.Linear, space=poe.Real(1))
+    with pytest.raises(poe.DtypeError, match="expected the energy to return a tensor, got tuple"):
+        poe.FromEnergy(lambda x: (x.sum(-1),), space=poe.Real(1))(torch.zeros(2, 1))
     with pytest.raises(poe.AdaptationError, match="needs no adaptation"):
         kind(poe.as_expert(D.Normal(0.0, 1.0)), space=poe.Real(()))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 import poe
 from experts import Gaussian
@@ -142,6 +143,8 @@ REFUSED: dict[str, tuple[Callable[[poe.Expert], object], str]] = {
     "a * 2": (lambda a: a * 2, r"to weight an expert use `expert \*\* 2`"),
     "tensor * a": (lambda a: torch.tensor(2.0) * a, r"to weight an expert use `expert \*\* 2`"),
     "a * tensor": (lambda a: a * torch.ones(3), r"to weight an expert use `expert \*\* 2`"),
+    "a * distribution": (lambda a: a * Normal(0.0, 1.0), r"use poe.as_expert\(distribution\)"),
+    "a * function": (lambda a: a * torch.sum, r"poe.FromLogDensity\(fn, space=...\)"),
     "a / 2": (lambda a: a / 2, r"for a temperature T use `expert \*\* \(1 / T\)`"),
     "1 / a": (lambda a: 1 / a, r"`b \*\* -1`"),
     "a + a": (lambda a: a + a, r"`a \* b` for AND, `a \| b` for OR"),

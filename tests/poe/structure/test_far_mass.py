@@ -93,6 +93,7 @@ IMPROPER = {
     "waves": Case(lambda x: 3 * x.cos().sum(-1)),
     "floor at exp(-50)": Case(floored),
     "clamped energy": Case(lambda x: -(0.5 * squares(x)).clamp(max=40)),
+    "clamped far out": Case(lambda x: -(0.5 * squares(x)).clamp(max=300)),
     "falls to one side": Case(falls_to_one_side),
     "grows far out": Case(lambda x: 0.01 * squares(x) - 2 * squares(x).clamp(max=9)),
     "r^(-d)": Case(lambda x: -0.5 * x.shape[-1] * torch.log1p(squares(x))),
@@ -185,6 +186,19 @@ def test_what_raises_or_is_nan_far_out_is_no_evidence() -> None:
     for log_density in (raising, lambda x: torch.where(squares(x) < 50, 0.0, torch.nan)):
         target = poe.FromLogDensity(log_density, space=poe.Real(2))
         assert not look_far(target, torch.randn(4, 2, generator=torch.Generator())).doubts
+
+
+def test_a_ray_that_meets_an_error_ends_no_other() -> None:
+    """Flat in x0, and an error where |x1| is large: as of a matrix that cannot be factorised."""
+
+    def raising(x: Tensor) -> Tensor:
+        if bool((x[..., 1].abs() > 50).any()):
+            raise ArithmeticError("not positive definite")
+        return -x[..., 1].square()
+
+    target = poe.FromLogDensity(raising, space=poe.Real(2))
+    [doubt] = look_far(target, torch.randn(4, 2, generator=torch.Generator())).doubts
+    assert doubt.kind is Kind.IMPROPER
 
 
 @pytest.mark.parametrize(
