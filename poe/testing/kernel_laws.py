@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked, told
+from poe.core.arguments import require, require_count, told
 from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.density.coordinates import require_chains
-from poe.density.expert import Expert
-from poe.samplers.kernel import Kernel
+from poe.density.expert import Expert, require_expert
+from poe.samplers.kernel import Kernel, require_kernel
 from poe.testing.law_error import LawError
 
 MIN_CHAINS = 40_000
@@ -22,7 +22,6 @@ MIN_COUNT = 25
 """States that fewer chains are expected in are looked at together."""
 
 
-@checked
 def check_kernel(
     kernel: Kernel,
     target: Expert,
@@ -79,11 +78,15 @@ def check_kernel(
     >>> sorted(worst)
     ['log-density', 'mean', 'second moment']
     """
+    if not hasattr(target, "space"):  # a level of a path is none, and may be given one
+        require_expert(target)
+    require_kernel(kernel)
     require_chains(target.space, exact_draws, "exact_draws")
     if len(exact_draws) < MIN_CHAINS:
         raise PoeError(f"expected at least {MIN_CHAINS} exact draws, got {len(exact_draws)}")
-    if num_steps < 1:
-        raise PoeError(f"expected num_steps >= 1, got {num_steps}")
+    num_steps, max_z = require_count("num_steps", num_steps), require("max_z", max_z, float)
+    require("generator", generator, torch.Generator)
+    require("init", init, Callable[[Expert, Tensor], Any] | None)
     state = (init or kernel.init)(target, exact_draws)
     if not isinstance(getattr(state, "position", None), Tensor):
         raise PoeError(f"expected init to return a state with a position, got {told(state)}")

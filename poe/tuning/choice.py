@@ -280,8 +280,8 @@ def on_discrete(known: Structure) -> Choice:
     if space.num_values is None:
         raise PoeError(
             f"expected a kernel for the discrete space {space}, whose elements have infinitely "
-            "many values: those chosen here move on continuous or finite ones. Give one that moves "
-            "on that space, by `kernel=`."
+            "many values: all kernels here move on continuous or finite ones. Count no further "
+            "than to a largest value (poe.Categorical), or give one of your own, by `kernel=`."
         )
     if known.is_batch and space.num_values > 2:
         raise PoeError(
