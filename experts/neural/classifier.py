@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import poe
-from poe.core.arguments import checked, require
+from poe.core.arguments import checked, told
 from poe.core.errors import AdaptationError, PoeError, ShapeError
 from poe.core.space import Binary
 from poe.io import register
@@ -79,8 +79,11 @@ class Classifier(poe.Conditional):
         Raises:
             PoeError: For what is no integer, and where the net has no such class.
         """
-        require("label", condition, int | float | Tensor)
-        label = torch.as_tensor(condition)
+        try:
+            label = torch.as_tensor(condition)
+        except (TypeError, ValueError, RuntimeError) as error:
+            got = told(condition)
+            raise PoeError(f"expected a label that is a class index, got {got}") from error
         if label.is_floating_point() or label.dtype == torch.bool or bool((label < 0).any()):
             raise PoeError(
                 f"expected a label that is a class index 0, 1, ... (an integer), got {condition}"

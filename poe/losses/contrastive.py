@@ -99,4 +99,5 @@ def _mean(values: Tensor, log_weights: Tensor | None) -> Tensor:
         )
     if not log_weights.is_meta and not bool((log_weights < torch.inf).all()):
         raise NonFiniteError("expected log_weights that are numbers or -inf, got NaN or inf")
-    return (log_weights.detach().to(values).softmax(0) * values).sum()
+    floats = log_weights if log_weights.is_floating_point() else log_weights.to(values)
+    return (floats.detach().softmax(0).to(values) * values).sum()

@@ -107,7 +107,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_bad_labels_and_nets_are_refused_in_words() -> None:
     classifier = experts.Classifier(NET, SPACE)
-    for label in (1.5, -1):
+    for label in (1.5, -1, "cat", True):
         with pytest.raises(poe.PoeError, match="that is a class index"):
             classifier.given(label)
     with pytest.raises(poe.PoeError, match="no class 3 of 3"):
