@@ -25,7 +25,7 @@ from poe.normalizers.levels import Report
 from poe.normalizers.quadrature import can_integrate, integrate, reference
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
-from poe.tuning.start import broad_start
+from poe.tuning.start import broad_start, first_answered
 
 FEW_POSITIONS = 8
 """So many show whether a log-density is a function of each row."""
@@ -140,9 +140,11 @@ def _require_function(target: Expert, like: Tensor, generator: torch.Generator) 
     if is_batch(target):
         return
     _, source = broad_start(target, like)
-    x = exact_sample(source, FEW_POSITIONS, aside(generator))
-    tried = partial(Guarded, raised=Raised())  # a few of these may be where it raises an error
-    require_function(target, tried(target), tried, x)
+    beside = aside(generator)
+    tried = partial(Guarded, raised=Raised())  # some of these may be where it raises an error
+    asked = tried(target)
+    x = first_answered(asked, lambda: exact_sample(source, FEW_POSITIONS, beside))
+    require_function(target, asked, tried, x)
 
 
 def _finite(value: Tensor, method: str, num_evaluations: int = 0) -> LogPartition:

@@ -17,9 +17,9 @@ from torch import Tensor
 MAX_AXES, NUM_PAIRS, NUM_CONES, NUM_FLATS, NUM_PRINCIPAL, NUM_SIGNS = 32, 8, 24, 8, 4, 4
 MAX_CURVED, NUM_CLIMBS = 64, 8
 """Up to so many dimensions the curvature far out is worked out; beyond, from so many directions."""
-FEW, FEWER = 8, 2
-"""So many axes and cones for a batch of densities, each with rays of its own; and in more
-dimensions than that, where no few axes are all, and an evaluation is seldom cheap."""
+MANY, FEW, FEWER = 16, 8, 2
+"""Of a batch of densities each has rays of its own: all axes of so many dimensions, and some cones;
+and in more, where an evaluation is seldom cheap, so many of both."""
 NUM_AGAIN = 8
 """From so many other draws or in directions nearby, a ray is looked at again."""
 ANGLE, NEARBY = 0.05, 0.1
@@ -82,8 +82,8 @@ class Frame:
 
     def apart(self) -> Rays:
         """A few from each start, start by start: ``(directions * n, d)``."""
-        count = FEW if self.d <= FEW else FEWER
-        axes, (random, flats) = self._axes(count), self._in_flats()
+        num_axes, count = (MANY, FEW) if self.d <= MANY else (FEWER, FEWER)
+        axes, (random, flats) = self._axes(num_axes), self._in_flats()
         directions = torch.cat([axes, -axes, random[:count]])
         flat = torch.cat([torch.ones_like(flats[:1]).expand(2 * len(axes)), flats[:count]])
         n = len(self.starts)

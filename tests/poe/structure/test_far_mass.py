@@ -238,20 +238,23 @@ def test_the_words_name_the_place_and_what_grows() -> None:
 
 
 class Scaled(poe.Conditional):
-    """exp(-rate x²), which is improper at rate 0."""
+    """exp(-rate x₀² - x₁² - ...), which is improper at rate 0."""
 
-    space = poe.Real(1)
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.space = poe.Real(dimension)
 
     def log_density(self, x: Tensor, condition: Tensor) -> Tensor:
-        return -condition[..., 0] * squares(x)
+        return -condition[..., 0] * x[..., 0].square() - squares(x[..., 1:])
 
 
-def test_of_a_batch_the_chains_are_named() -> None:
+@pytest.mark.parametrize("d", [1, 2, 10, 16])
+def test_of_a_batch_the_chains_are_named(d: int) -> None:
     rates = torch.tensor([[1.0], [0.0], [2.0], [0.0]])
-    u = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
-    [doubt] = look_far(Scaled().given(rates), u).doubts
+    u = torch.randn(4, d, generator=torch.Generator().manual_seed(0))
+    [doubt] = look_far(Scaled(d).given(rates), u).doubts
     assert doubt.chains == (1, 3)
-    assert not look_far(Scaled().given(rates + 1), u).doubts
+    assert not look_far(Scaled(d).given(rates + 1), u).doubts
 
 
 def test_what_fails_towards_an_improper_target_says_why() -> None:
