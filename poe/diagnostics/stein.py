@@ -213,7 +213,7 @@ def _sum(samples: Tensor, scores: Tensor, weights: Tensor, length: float) -> tup
 def _blocks(samples: Tensor, scores: Tensor, length: float) -> Iterator[tuple[slice, Tensor]]:
     """The Stein kernel's matrix, some of its rows at a time: ``(rows, n)`` in float64."""
     if not 0 < float(length) * float(length) < float("inf"):
-        raise PoeError(f"expected a length whose square is positive and finite, got {length}")
+        raise PoeError(f"expected a positive finite length, whose square is so too, got {length}")
     if samples.shape != scores.shape or samples.ndim < 2:
         raise ShapeError(
             "expected samples and scores of one shape (chains, draws, *event), got "
