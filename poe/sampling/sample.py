@@ -182,6 +182,7 @@ def sample(
         suspects=suspects(target),
         compile=compile,
         raised=begin.raised,
+        before=Spent(0, -(-begin.num_evaluations // num_chains), 0.0),
     )
     called_with: dict[str, object] = {
         "target": begin.target,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine
+from poe.core.affine import MAX_DENSE_DIMENSION, Affine
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
 from poe.density.checks import number_like, require_numbers
@@ -26,10 +26,14 @@ from poe.density.trials import (
 from poe.density.wrappers import in_chunks, merged, require_precision, without_constant
 from poe.samplers.guarded import Guarded, Raised, guarded, pulled
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
-from poe.samplers.questions import guarantee, starts_with_score
+from poe.samplers.questions import guarantee, needs_fit, needs_score, starts_with_score
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
+from poe.tuning.pathfinder import find_mass
 from poe.tuning.start import broad_start, first_answered, start
+
+LEAST_PATHS, MOST_PATHS = 16, 64
+"""From so many starts paths lead to the mass: more than a few, to tell by which ones arrived."""
 
 
 class Prepared(NamedTuple):
@@ -52,6 +56,8 @@ class Prepared(NamedTuple):
     choice: Choice
     raised: Raised
     chains_at_once: int | None = None
+    num_evaluations: int = 0
+    """Of positions, on the way to the start."""
 
     def pull(self, density: Expert) -> Expert:
         """Another density on the target's space, as the chains see it."""
@@ -120,9 +126,31 @@ def prepared(
         require_same_with_gradients(asked, u)
         if kernel is not None:
             require_score(target, asked, tried, u)
-    return Prepared(
+    begin = Prepared(
         target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
     )
+    is_left_open = kernel is None and initial is None
+    return _led_to_mass(begin, asked, generator) if is_left_open else begin
+
+
+def _led_to_mass(begin: Prepared, asked: Expert, generator: torch.Generator) -> Prepared:
+    """Chains at draws of normals that paths from their starts lead to, where there is a way.
+
+    There is one where a preconditioner will be fitted to positions and scores, of few enough
+    dimensions for a normal to say where the mass is.
+    """
+    kernel, u = begin.choice.kernel, begin.u
+    is_small = u[0].numel() <= MAX_DENSE_DIMENSION
+    if u.is_meta or not (is_small and needs_fit(kernel) and needs_score(kernel)):
+        return begin
+    if len(u) < LEAST_PATHS:
+        x, _ = start(begin.target, LEAST_PATHS, None, begin.coordinates, generator, Raised())
+        u = begin.coordinates.to_u(x)
+    found = find_mass(asked, u[:MOST_PATHS], len(begin.u), generator)
+    said = f"{begin.started_at}, led to where mass is by L-BFGS"
+    if found.num_restarted:
+        said += f" ({found.num_restarted} of {len(begin.u)} by others' paths)"
+    return begin._replace(u=found.position, started_at=said, num_evaluations=found.num_evaluations)
 
 
 def prepared_particles(
