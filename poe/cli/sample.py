@@ -194,7 +194,9 @@ def add(commands: Any) -> None:
         help="walk down these levels of noise first, which experts of noised data have",
     )
     command.add_argument("--steps-per-level", type=positive, default=100, help="on it (100)")
-    command.add_argument("--chains", type=positive, help="default: 4 to 64, by --num")
+    command.add_argument(
+        "--chains", type=positive, help="default: 4 to 128, by --num and dimension"
+    )
     command.add_argument("--warmup", type=positive, help="steps before the first draw")
     command.add_argument(
         "--output",

@@ -22,6 +22,7 @@ from poe.density.capabilities import (
     spin_pairs,
     tails,
 )
+from poe.density.checks import device_of
 from poe.density.conditional import num_conditions
 from poe.density.expert import Expert, LogDensity, Sampler
 from poe.density.questions import keeps_default
@@ -174,11 +175,11 @@ keeps_default(
 def number_of_chains(
     target: Expert, num_samples: int, num_chains: int | None, initial: Tensor | None
 ) -> int:
-    """The number of chains, on which all who have a say must agree; by default 4 to 64.
+    """The number of chains, on which all who have a say must agree.
 
     Args:
         target: With its number of conditions, if it is a batch.
-        num_samples: By which the default goes, one chain for each 1000.
+        num_samples: By which the default goes (``default_chains``).
         num_chains: As asked for, or None.
         initial: Starts, ``(chains, *event)``, or None.
 
@@ -202,7 +203,32 @@ def number_of_chains(
     if len(set(said.values())) > 1 or any(count < 1 for count in said.values()):
         text = ", ".join(f"{who} = {count}" for who, count in said.items())
         raise ShapeError(f"expected one number of chains >= 1, got {text}: make them agree")
-    return next(iter(said.values()), min(64, max(4, num_samples // 1000)))
+    if said:
+        return next(iter(said.values()))
+    return default_chains(num_samples, target.space.event_shape.numel(), device_of(target))
+
+
+def default_chains(num_samples: int, dimension: int, device: torch.device) -> int:
+    """As many chains as are free: a step of many takes hardly longer than one of few.
+
+    One for each 100 samples, up to 128 and to 2¹³ numbers in all, on an accelerator up to 1024 and
+    2²⁰; where that is more, one for each 1000 samples, up to 64. At least 4.
+
+    Args:
+        num_samples: Of all chains together.
+        dimension: Of x.
+        device: Where they move.
+
+    Returns:
+        The number of chains.
+
+    Example:
+        >>> [default_chains(20_000, d, torch.device("cpu")) for d in (2, 100, 784)]
+        [128, 81, 20]
+    """
+    most, numbers = (128, 2**13) if device.type == "cpu" else (1024, 2**20)
+    free = min(num_samples // 100, most, numbers // max(1, dimension))
+    return max(4, free, min(num_samples // 1000, 64))
 
 
 def _require_values(space: Space, initial: Tensor) -> None:

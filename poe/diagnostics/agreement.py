@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.diagnostics.components import MIN_DRAWS, extremes, split
+from poe.diagnostics.components import MIN_DRAWS, extremes, grouped, split
 from poe.diagnostics.convergence import scale_reduction
 from poe.diagnostics.ess import effective_size, normal_scores, scores_of_half_ranks
 
@@ -17,6 +17,9 @@ MAX_R_HAT = 1.01
 """Of Vehtari et al. 2021, section 4."""
 FALSE_ALARMS = 0.01
 """How often chains that agree may be accused, over all components together."""
+FORGETTING = 0.25
+"""How much of a chain's second half its first may foretell: half a chain is some 2.5 times as long
+as it remembers."""
 SLOW = 4
 """Chains whose draws are worth a quarter of as many independent ones are not slow yet."""
 VERY_SLOW = 16
@@ -52,7 +55,9 @@ class Agreement(NamedTuple):
     """What a comparison of chains came to.
 
     Args:
-        r_hat: Of each series, or of the halves of each chain where that has a density of its own.
+        r_hat: Of each series, or of the halves of each chain where that has a density of its own;
+            of many short chains that of groups of them.
+        has_stayed: Whether chains that were compared in groups stay where others do not come.
         ess: The smaller one of bulk and tail, likewise.
         limit: An R-hat that chance explains, ``MAX_R_HAT`` at least.
         few: An ESS that is few.
@@ -60,6 +65,7 @@ class Agreement(NamedTuple):
     """
 
     r_hat: Tensor
+    has_stayed: bool
     ess: Tensor
     limit: float
     few: float
@@ -85,8 +91,9 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
     .. math:: \hat R^2 \le 1 + (4 q - 1) / n, \qquad
         q = \chi^2_{m - 1, 1 - 0.01 / 2 s} / (m - 1)
 
-    since n · var(means) / W is χ² / (m − 1) for independent draws. ESS is few below ten a chain, or
-    below a sixteenth of the draws where these are fewer than 160 a chain.
+    since n · var(means) / W is χ² / (m − 1) for independent draws. Of many short chains, groups of
+    them count as the chains here. ESS is few below ten a chain, or below a sixteenth of the draws
+    where these are fewer than 160 a chain.
 
     Args:
         chosen: What to compare.
@@ -110,39 +117,62 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
     values = chosen.values
     if is_batch:  # (1, draws, chains * series): the halves of a chain alone
         values = values.transpose(0, 1).flatten(1)[None]
-    r_hat, ess = _statistics(values)
+    r_hat, foretold, ess = _statistics(values, chosen.stride)
     chains, draws = values.shape[:2]
+    halves, slowness = split(values.new_zeros(1, chains, draws)), max(1.0, SLOW / chosen.stride)
+    groups = grouped(halves, chosen.stride).shape[1:]
     return Agreement(
         r_hat,
+        groups[0] < 2 * chains and _largest(foretold) > _foretold_by_chance(chains, r_hat.numel()),
         ess,
-        _limit(2 * chains, draws // 2, r_hat.numel(), max(1.0, SLOW / chosen.stride)),
-        min(ESS_OF_A_CHAIN * chains, chains * draws / VERY_SLOW),
+        _limit(*groups, r_hat.numel(), slowness),
+        min(ESS_OF_A_CHAIN * groups[0] / 2, chains * draws / VERY_SLOW),
         _said(chosen, is_batch),
     )
 
 
-def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """R-hat, and the smaller one of bulk and tail ESS, from two sorts: each ``(series,)``.
+def _statistics(values: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """R-hat, what halves of chains foretell, and the smaller one of bulk and tail ESS.
+
+    Each ``(series,)``, from two sorts.
 
     NaN for fewer than four draws a chain, and where a series does not vary or is not finite.
     """
     x = values.permute(2, 0, 1).flatten(1).unflatten(1, values.shape[:2])
-    r_hat = ess = torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
+    nothing = torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
     low, high = extremes(x)
     varies = (low.isfinite() & high.isfinite() & (low != high)).nonzero().flatten()
     if values.shape[1] < MIN_DRAWS or len(varies) == 0:
-        return r_hat, ess
+        return nothing, nothing, nothing
     x = split(x[varies])
     table = scores_of_half_ranks(x[0].numel(), x.device).float()
     median = x.flatten(1).median(1).values[:, None, None]
     scores, distances = normal_scores(x, table), normal_scores((x - median).abs(), table)
-    parts = torch.stack([scale_reduction(part) for part in (scores, distances)])
+    parts = torch.stack([scale_reduction(grouped(part, stride)) for part in (scores, distances)])
     tails = ((scores < -TAIL).float(), (scores > TAIL).float())
     sizes = torch.stack([effective_size(part) for part in (scores, *tails)])
     return (
-        r_hat.index_copy(0, varies, parts.nan_to_num(0.0, posinf=math.inf).amax(0)),
-        ess.index_copy(0, varies, sizes.amin(0).float()),
+        nothing.index_copy(0, varies, parts.nan_to_num(0.0, posinf=math.inf).amax(0)),
+        nothing.index_copy(0, varies, _foretold(scores).float()),
+        nothing.index_copy(0, varies, sizes.amin(0).float()),
     )
+
+
+def _foretold(x: Tensor) -> Tensor:
+    """The correlation over chains of the means of their first and second halves: ``(series,)``.
+
+    Small where chains are long enough to forget; an Ornstein-Uhlenbeck process that has forgotten
+    1 - 1 / e of where it was after half a chain has 0.54. x as ``split`` gives it.
+    """
+    first, second = x.mean(2).unflatten(1, (2, -1)).unbind(1)
+    first, second = (half - half.mean(1, keepdim=True) for half in (first, second))
+    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+
+
+def _foretold_by_chance(chains: int, count: int) -> float:
+    """What chains show of it that forget in less than half their length, of so many series."""
+    normal = NormalDist().inv_cdf(1 - FALSE_ALARMS / (2 * count))
+    return FORGETTING + normal / math.sqrt(chains)
 
 
 def series(samples: Tensor, log_density: Tensor) -> Series:

@@ -15,6 +15,9 @@ DRAWS = "(chains, draws, *event)"
 """The shape of draws, in words."""
 MIN_DRAWS = 4
 """Fewer draws a chain than this have no R-hat and no ESS: they are NaN."""
+DRAWS_OF_A_GROUP = 500
+"""As many as half a chain has where four of 1000 draws are compared."""
+LEAST_GROUPS = 4
 NUMBERS_AT_ONCE = 2**19
 """Few enough to stay in a processor's cache from one operation to the next."""
 
@@ -60,6 +63,27 @@ def split(x: Tensor) -> Tensor:
     """
     half = x.shape[2] // 2
     return torch.cat([x[:, :, :half], x[:, :, -half:]], 1)
+
+
+def grouped(x: Tensor, stride: int = 1) -> Tensor:
+    """Halves of short chains, as ``split`` gives them, joined end to end to groups of 500 draws.
+
+    First halves with first, second with second; at least four groups of each, and none of single
+    chains that are longer. Of chains of which every ``stride``-th draw is left, as many groups. What does not fill a group, fewer draws than there are groups, is left
+    out.
+
+    ``(components, 2 * chains, n) -> (components, 2 * groups, m)``
+
+    >>> grouped(torch.zeros(1, 2 * 256, 39)).shape, grouped(torch.zeros(1, 2 * 4, 125)).shape
+    (torch.Size([1, 38, 525]), torch.Size([1, 8, 125]))
+    """
+    chains, n = x.shape[1] // 2, x.shape[2]
+    count = max(LEAST_GROUPS, chains * n * stride // DRAWS_OF_A_GROUP)
+    if count >= chains:
+        return x
+    length = chains * n // count
+    halves = x.unflatten(1, (2, chains)).flatten(2)[:, :, : count * length]
+    return halves.unflatten(2, (count, length)).flatten(1, 2)
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked, require_dimensions
-from poe.diagnostics.components import DRAWS, by_component, require_log_density, split
+from poe.diagnostics.components import DRAWS, by_component, grouped, require_log_density, split
 from poe.diagnostics.ess import argsort, effective_size, normal_scores, scores_of_half_ranks
 
 MAX_DISTANCE = 10.0
@@ -26,7 +26,9 @@ def r_hat(samples: Tensor) -> Tensor:
     """Rank-normalised split R-hat of each component; 1 when chains agree.
 
     The larger one of that of the values and that of their distances from the median, both by their
-    normal scores.
+    normal scores. Of many short chains, those are compared that groups of them make, joined end to
+    end: by what a chain of 39 draws is off from another by chance, it says nothing of the run
+    (nested R-hat: √(1 + B / W), of variances between and within groups).
 
     Args:
         samples: Draws, ``(chains, draws, *event)``.
@@ -39,6 +41,10 @@ def r_hat(samples: Tensor) -> Tensor:
         Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and
         localization: an improved R-hat for assessing convergence of MCMC, sections 4.1 and 4.2,
         doi:10.1214/20-BA1221.
+
+        Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman (2024), Nested R-hat: assessing
+        the convergence of Markov chain Monte Carlo when running many short chains,
+        doi:10.1214/24-BA1453.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -106,9 +112,9 @@ def mcse_sd(samples: Tensor) -> Tensor:
 
 
 def _rank_r_hat(x: Tensor, table: Tensor) -> Tensor:
-    bulk = scale_reduction(normal_scores(x, table))
+    bulk = scale_reduction(grouped(normal_scores(x, table)))
     distance = (x.double() - _median(x)).abs()
-    tail = scale_reduction(normal_scores(distance, table))
+    tail = scale_reduction(grouped(normal_scores(distance, table)))
     return torch.where(tail > bulk, tail, bulk)  # that of the tail is NaN for two values, say
 
 

@@ -157,6 +157,10 @@ def convergence_doubts(draws: Record, found: Agreement) -> list[Doubt]:
         )
         remedy = "Draw more, or use a longer warm-up, another parametrisation or another kernel."
         doubts.append(Doubt(Kind.NOT_CONVERGED, text, remedy=remedy))
+    elif found.has_stayed:
+        text = "where a chain is in its first half foretells its second: chains have not mixed."
+        remedy = "Draw more, or use a longer warm-up, another parametrisation or another kernel."
+        doubts.append(Doubt(Kind.NOT_CONVERGED, text, remedy=remedy))
     if (least := found.smallest_ess) < found.few:
         text = (
             f"the smallest ESS is {least:.3g} < {found.few:.3g}: the draws are worth few "

@@ -85,9 +85,10 @@ def sample(
         num_samples: At least so many, of all chains together.
         kernel: Its settings are kept, and the warm-up is burn-in; a step size left out is tuned.
             ``draws.kernel`` shows what was used.
-        num_chains: By default 4 to 64, one for each 1000 samples (long enough for R-hat to
-            mean something); more is cheaper a draw where the target is costly. A batch of densities
-            (one condition per chain) has as many chains as conditions.
+        num_chains: By default as many as are free: one for each 100 samples, up to 128 and to 2¹³
+            numbers in all (on an accelerator 1024 and 2²⁰), or one for each 1000, up to 64, where
+            that is more; 4 at least. A batch of densities (one condition per chain) has as many
+            chains as conditions.
         warmup: Number of steps, or a ``Warmup``. By default 1000; to fit a preconditioner fewer
             with more chains, down to 200; with an annealed kernel the steps at the target after the
             ladder, by default ``steps_per_level``.
