@@ -69,8 +69,8 @@ def grouped(x: Tensor, stride: int = 1) -> Tensor:
     """Halves of short chains, as ``split`` gives them, joined end to end to groups of 500 draws.
 
     First halves with first, second with second; at least four groups of each, and none of single
-    chains that are longer. Of chains of which every ``stride``-th draw is left, as many groups. What does not fill a group, fewer draws than there are groups, is left
-    out.
+    chains that are longer. Of chains of which every ``stride``-th draw is left, as many groups.
+    What does not fill a group, fewer draws than there are groups, is left out.
 
     ``(components, 2 * chains, n) -> (components, 2 * groups, m)``
 
