@@ -9,6 +9,7 @@ from poe.core.affine import (
     LowRank,
     fit_affine,
 )
+from poe.samplers.adaptive_step import AdaptiveStepHMC
 from poe.samplers.alternating import Alternating
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard, CheckerboardState
@@ -38,6 +39,7 @@ __all__ = [
     "MALA",
     "MCLMC",
     "ULA",
+    "AdaptiveStepHMC",
     "AdjustedMCLMC",
     "Affine",
     "Alternating",

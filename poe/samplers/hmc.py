@@ -46,12 +46,8 @@ class TrajectoryNoise(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hamiltonian(CorrectedWithScore):
-    """A trajectory of kicks and drifts with fresh momentum p ~ N(0, I), then one accept step.
-
-    Accepted with min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)); one step costs L gradients.
-    A subclass says what drifts and what kicks; both conserve volume and can be reversed.
-    """
+class Trajectory(CorrectedWithScore):
+    """A corrected kernel that goes L steps of size h with fresh momentum; one costs L gradients."""
 
     num_steps: int | None = 5
     jitter: float = 0.0
@@ -99,6 +95,21 @@ class Hamiltonian(CorrectedWithScore):
         )
         return TrajectoryNoise(normal, uniform, variation)
 
+    def _varied(self, noise: TrajectoryNoise) -> Tensor | float | None:
+        """Each chain's own step size in this step."""
+        if noise.variation is None or self.step_size is None:
+            return self.step_size
+        return self.step_size * (1.0 + self.jitter * noise.variation)
+
+
+@dataclass(frozen=True)
+class Hamiltonian(Trajectory):
+    """A trajectory of kicks and drifts with fresh momentum p ~ N(0, I), then one accept step.
+
+    Accepted with min(1, exp(log p̃(x') − |p'|²/2 − log p̃(x) + |p|²/2)); one step costs L gradients.
+    A subclass says what drifts and what kicks; both conserve volume and can be reversed.
+    """
+
     def _force(self, position: Tensor, score: Tensor) -> Tensor:
         """What kicks the momentum: ``(chains, *event)``."""
         raise NotImplementedError(f"{type(self).__name__} must implement _force")
@@ -119,12 +130,6 @@ class Hamiltonian(CorrectedWithScore):
         log_ratio = proposed.log_density - state.log_density + kinetic
         info = accept(log_ratio, proposed.log_density, noise.uniform)
         return LangevinState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
-
-    def _varied(self, noise: TrajectoryNoise) -> Tensor | float | None:
-        """Each chain's own step size in this step."""
-        if noise.variation is None or self.step_size is None:
-            return self.step_size
-        return self.step_size * (1.0 + self.jitter * noise.variation)
 
     def _trajectory(
         self, target: Density, state: LangevinState, momentum: Tensor, h: Tensor | float

@@ -23,6 +23,7 @@ FOLLOW_A_SCORE: dict[str, Kernel] = {
     "MALA": samplers.MALA(0.1),
     "HMC": samplers.HMC(0.1, 2),
     "SplitHMC": samplers.Preconditioned(samplers.SplitHMC()),
+    "AdaptiveStepHMC": samplers.AdaptiveStepHMC(0.1),
     "GeneralizedHMC": samplers.GeneralizedHMC(0.1),
     "UnderdampedLangevin": samplers.UnderdampedLangevin(0.1),
     "MCLMC": samplers.MCLMC(0.1, 1.0),

@@ -18,6 +18,7 @@ from poe.samplers import (
     MALA,
     MCLMC,
     ULA,
+    AdaptiveStepHMC,
     AdjustedMCLMC,
     AnnealedLangevin,
     DelayedAcceptance,
@@ -34,6 +35,7 @@ from poe.samplers import (
     SurrogateMALA,
     UnderdampedLangevin,
 )
+from poe.samplers.adaptive_step import log_local_frequency
 from poe.samplers.kernel import Kernel, Noise
 from poe.samplers.microcanonical import LEAPFROG, MINIMAL_NORM
 from poe.testing import LawError
@@ -151,6 +153,15 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "HMC": lambda target: HMC(0.5, num_steps=4),
     "HMC, large step": lambda target: HMC(1.1, num_steps=2),
     "HMC, much varied": lambda target: HMC(0.7, num_steps=3, jitter=0.9),
+    "AdaptiveStepHMC": lambda target: AdaptiveStepHMC(0.5, num_steps=4),
+    "AdaptiveStepHMC, large step": lambda target: AdaptiveStepHMC(1.6, num_steps=3),
+    "AdaptiveStepHMC, one step": lambda target: AdaptiveStepHMC(1.0, num_steps=1, jitter=0.0),
+    "AdaptiveStepHMC, per chain": lambda target: AdaptiveStepHMC(
+        torch.linspace(0.1, 1.5, CHAINS), num_steps=5, jitter=0.9
+    ),
+    "Preconditioned AdaptiveStepHMC": lambda target: Preconditioned(
+        AdaptiveStepHMC(0.8, num_steps=3), dense(target)
+    ),
     "GeneralizedHMC": lambda target: GeneralizedHMC(0.5),
     "GeneralizedHMC, large step": lambda target: GeneralizedHMC(1.1, num_steps=2, friction=0.1),
     "GeneralizedHMC, per chain": lambda target: GeneralizedHMC(torch.linspace(0.1, 1.2, CHAINS)),
@@ -209,6 +220,9 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     ),
     "ParallelTempering GeneralizedHMC": lambda target: ParallelTempering(
         broad(target), GeneralizedHMC(0.5, friction=0.3), (0.0, 1.0)
+    ),
+    "ParallelTempering AdaptiveStepHMC": lambda target: ParallelTempering(
+        broad(target), AdaptiveStepHMC(0.8, num_steps=3), (0.0, 1.0)
     ),
     "ParallelTempering AdjustedMCLMC": lambda target: ParallelTempering(
         broad(target), AdjustedMCLMC(0.5, num_steps=3), (0.0, 1.0)
@@ -337,7 +351,28 @@ class JacobianOfSpace(AdjustedMCLMC):
         return end, kinetic * n / (n - 1)
 
 
+@dataclass(frozen=True)
+class ForgottenDeviation(AdaptiveStepHMC):
+    """Accepts as if the frequency of the last step were as likely as that of the first."""
+
+    def _trajectory(self, target, state, momentum, log_frequency, step_size):  # type: ignore[no-untyped-def]
+        end = super()._trajectory(target, state, momentum, log_frequency, step_size)
+        first, here = log_local_frequency(state.score), log_local_frequency(end.state.score)
+        return end._replace(log_frequency=here + log_frequency - first)
+
+
+@dataclass(frozen=True)
+class StepOfTheStart(HMC):
+    """The published mistake: a step size by the score at the start, and no word of the way back."""
+
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        local = self.step_size * (-log_local_frequency(state.score)).exp()
+        return HMC(local, self.num_steps, self.jitter).transition(target, state, noise)
+
+
 MISTAKES: dict[str, Kernel] = {
+    "deviation of the last step forgotten": ForgottenDeviation(2.2, num_steps=1),
+    "step size of the start": StepOfTheStart(2.2, num_steps=1),
     "partial refresh without the flip": ForgottenFlip(0.9, num_steps=4, friction=0.01),
     "in-place momentum": AliasedMomentum(0.8),
     "Jacobian of the turns forgotten": ForgottenJacobian(1.0, num_steps=2),

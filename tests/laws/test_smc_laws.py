@@ -14,6 +14,7 @@ import poe
 from poe.samplers import (
     HMC,
     MALA,
+    AdaptiveStepHMC,
     AdjustedMCLMC,
     DelayedAcceptance,
     Diagonal,
@@ -86,6 +87,7 @@ KERNELS: dict[str, Kernel] = {
     "MALA": MALA(0.25),
     "HMC": HMC(0.5, num_steps=3),
     "SplitHMC": SplitHMC(0.6),
+    "AdaptiveStepHMC": AdaptiveStepHMC(0.6),
     "GeneralizedHMC": GeneralizedHMC(0.5),
     "AdjustedMCLMC": AdjustedMCLMC(0.5),
 }

@@ -20,6 +20,7 @@ from poe.density.expert import Expert
 from poe.samplers import (
     HMC,
     MALA,
+    AdaptiveStepHMC,
     AdjustedMCLMC,
     DelayedAcceptance,
     Dense,
@@ -47,6 +48,7 @@ KERNELS: dict[str, Kernel] = {
     "MALA": MALA(0.3),
     "HMC": HMC(0.5, num_steps=3),
     "SplitHMC": SplitHMC(0.8),
+    "AdaptiveStepHMC": AdaptiveStepHMC(0.6, num_steps=4),
     "GeneralizedHMC": GeneralizedHMC(0.5, friction=0.3),
     "AdjustedMCLMC": AdjustedMCLMC(0.5),
 }

@@ -40,6 +40,7 @@ KERNELS: dict[str, poe.samplers.Kernel | None] = {
     "HMC": poe.samplers.HMC(0.7, num_steps=3),
     "GeneralizedHMC": poe.samplers.GeneralizedHMC(0.7),
     "SplitHMC": poe.samplers.SplitHMC(1.0),
+    "AdaptiveStepHMC": poe.samplers.AdaptiveStepHMC(1.0),
     "AdjustedMCLMC": poe.samplers.AdjustedMCLMC(1.0, num_steps=4),
     "preconditioned": poe.samplers.Preconditioned(poe.samplers.MALA()),
     "tempered": poe.samplers.ParallelTempering(
@@ -300,7 +301,7 @@ def steep(space: poe.Space) -> poe.Expert:
 
 
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
-@pytest.mark.parametrize("name", ["MALA", "HMC", "GeneralizedHMC", "SplitHMC"])
+@pytest.mark.parametrize("name", ["MALA", "HMC", "GeneralizedHMC", "SplitHMC", "AdaptiveStepHMC"])
 def test_a_trajectory_that_ends_nowhere_is_divergent_and_nothing_else(name: str) -> None:
     kernel = KERNELS[name]
     target = poe.FromLogDensity(_normal_at_numbers, space=poe.Real(2))

@@ -478,6 +478,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "poe.samplers.RandomScanGibbs": {"space": poe.Binary(2)},
     "poe.samplers.SingleSiteMetropolis": {"space": poe.Binary(2)},
+    "poe.samplers.AdaptiveStepHMC": {"step_size": 0.1, "num_steps": 2, "jitter": 0.1},
     "poe.samplers.SplitHMC": {"step_size": 0.1, "num_steps": 2, "jitter": 0.1},
     "poe.samplers.SuffixMetropolisHastings": {"model": sequence_model},
     "poe.samplers.SurrogateMALA": {"surrogate": gaussian, "step_size": 0.1},

@@ -12,7 +12,14 @@ from torch import Tensor
 import poe
 import poe.sampling.compiled
 from poe.core.doubt import Kind
-from poe.samplers import MALA, Diagonal, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers import (
+    MALA,
+    AdaptiveStepHMC,
+    Diagonal,
+    MetropolisHastings,
+    Preconditioned,
+    SplitHMC,
+)
 from poe.samplers.kernel import Kernel
 from poe.sampling.compiled import Block
 
@@ -86,6 +93,7 @@ KERNELS: list[Kernel] = [
         Diagonal(torch.zeros(2, dtype=F64), torch.tensor([0.5, 0.8], dtype=F64)),
     ),
     Preconditioned(SplitHMC(num_steps=None)),
+    Preconditioned(AdaptiveStepHMC(num_steps=None)),
     MetropolisHastings(0.7),
 ]
 

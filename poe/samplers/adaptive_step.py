@@ -1,0 +1,168 @@
+"""Hamiltonian Monte Carlo whose step size fits the place, for scales that vary along the chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.arguments import checked
+from poe.samplers.hmc import Trajectory
+from poe.samplers.kernel import Density, Info, accept, per_chain, sum_event, where_accepted
+from poe.samplers.langevin import LangevinState, add_scaled
+
+SPREAD = 0.25
+"""The standard deviation of the log of the first step size around the one that fits."""
+FLOOR = 4.0
+"""Mean squares of scores below it change little: a zero of the score shall not look flat."""
+
+
+class AdaptiveNoise(NamedTuple):
+    """Momentum ``(chains, *event)``; a uniform to accept by, two numbers that vary the step size.
+
+    Those are ``(chains,)``: of the whole trajectory, in (−1, 1), and of its first step, normal.
+    """
+
+    normal: Tensor
+    uniform: Tensor
+    variation: Tensor | None
+    deviation: Tensor
+
+
+class End(NamedTuple):
+    """Where a trajectory ends: the state; log-density −inf if it left the support on the way."""
+
+    state: LangevinState
+    momentum: Tensor
+    log_frequency: Tensor
+    """s, of its last step: ``(chains,)``."""
+
+
+@checked
+@dataclass(frozen=True)
+class AdaptiveStepHMC(Trajectory):
+    """Hamiltonian Monte Carlo whose steps are as long as the score allows at each place.
+
+    With the frequency U(x)² = (4 + |∇log p̃(x)|² / d) / 5, which is 1 where a target of unit scale
+    has its mass, one step goes h / U(x): short in the neck of a funnel, long in its mouth. The log
+    of the frequency that a trajectory steps by is a variable of its own, drawn anew for each,
+    s ~ N(log U(x), 0.25²), and reflected about log U where two steps meet:
+
+    p ← p + h/2 e^(−s) ∇log p̃(x);  x ← x + h e^(−s) p;  s' = 2 log U(x) − s;
+    p ← p + h/2 (e^(−s) + e^(−s')) ∇log p̃(x);  …  p ← p + h/2 e^(−s) ∇log p̃(x).
+
+    Kicks and drifts are shears and the reflection turns s about a function of x, so the volume of
+    (x, p, s) is conserved, and the map, p flipped, is its own inverse. Accepted with the ratio of
+    p̃(x) e^(−|p|²/2) N(s; log U(x), 0.25²) at its two ends. One step costs L gradients. A trajectory
+    that leaves the support anywhere is rejected.
+
+    The 4 keeps the step from growing without bound where the score is 0; so give it whitened
+    coordinates: ``Preconditioned(AdaptiveStepHMC())``.
+
+    Args:
+        step_size: h, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
+            an acceptance rate of 0.8.
+        num_steps: L, the same for all chains; None is chosen in warm-up, to make h L = 1.65.
+        jitter: Each chain's h is h (1 + jitter v), v ~ U(−1, 1), anew in each trajectory.
+
+    Raises:
+        PoeError: For L < 1, a jitter outside [0, 1), and a step size that is not positive.
+
+    References:
+        Huang & Leimkuhler (1997), The adaptive Verlet method, doi:10.1137/S1064827595284658 (the
+        reflection, there of the step's inverse); Bou-Rabee, Carpenter & Marsden (2024), GIST: Gibbs
+        self-tuning for locally adaptive Hamiltonian Monte Carlo, arXiv:2404.15253 (a setting drawn
+        given the place, with its density at both ends).
+
+    Example:
+        >>> import poe
+        >>> def funnel(x):  # v ~ N(0, 9), y ~ N(0, exp(v))
+        ...     v, y = x.unbind(-1)
+        ...     return -v.square() / 18 - 0.5 * y.square() * (-v).exp() - 0.5 * v
+        >>> target = poe.FromLogDensity(funnel, space=poe.Real(2))
+        >>> kernel = AdaptiveStepHMC(step_size=0.1, num_steps=8)
+        >>> start = torch.tensor([[-6.0, 0.05], [6.0, 20.0]])  # in the neck, and in the mouth
+        >>> state = kernel.init(target, start)
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(1))
+        >>> info.is_accepted, (state.position - start)[:, 1].abs() > 0.1
+        (tensor([True, True]), tensor([False,  True]))
+    """
+
+    num_steps: int | None = 8
+    jitter: float = 0.3
+
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    target_acceptance: ClassVar[float] = 0.8
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> AdaptiveNoise:
+        noise = super().draw_noise(position, generator)
+        deviation = torch.empty_like(noise.uniform).normal_(generator=generator)
+        return AdaptiveNoise(*noise, deviation)
+
+    def transition(
+        self, target: Density, state: LangevinState, noise: AdaptiveNoise
+    ) -> tuple[LangevinState, Info]:
+        deviation = SPREAD * noise.deviation
+        end = self._trajectory(
+            target,
+            state,
+            noise.normal,
+            log_frequency=log_local_frequency(state.score) + deviation,
+            step_size=per_chain(self._varied(noise), state.position),
+        )
+        last_deviation = end.log_frequency - log_local_frequency(end.state.score)
+        # Differences of squares as products: two large sums would lose the difference.
+        kinetic = 0.5 * sum_event((noise.normal - end.momentum) * (noise.normal + end.momentum))
+        drawn = 0.5 * (deviation - last_deviation) * (deviation + last_deviation) / SPREAD**2
+        log_ratio = end.state.log_density - state.log_density + kinetic + drawn
+        info = accept(log_ratio, end.state.log_density, noise.uniform)
+        chosen = map(partial(where_accepted, info.is_accepted), end.state, state)
+        return LangevinState(*chosen), info
+
+    def _trajectory(
+        self,
+        target: Density,
+        state: LangevinState,
+        momentum: Tensor,
+        log_frequency: Tensor,
+        step_size: Tensor | float,
+    ) -> End:
+        """L steps, each as long as the places at both of its ends ask for.
+
+        To reject for any point on the way keeps the balance: the way back has the same points.
+        """
+        position, score = state.position, state.score
+        is_outside = torch.zeros_like(state.log_density, dtype=torch.bool)
+        h = step_size * per_chain((-log_frequency).exp(), position)
+        momentum = add_scaled(momentum, score, 0.5 * h)
+        for step in range(self.gradients_per_step):
+            position = add_scaled(position, momentum, h)
+            log_density, score = target.log_density_and_score(position)
+            is_outside = is_outside | (log_density == -torch.inf)
+            before, kick = h, 0.5 * h
+            if step < self.gradients_per_step - 1:
+                log_frequency = 2.0 * log_local_frequency(score) - log_frequency
+                h = step_size * per_chain((-log_frequency).exp(), position)
+                kick = 0.5 * (before + h)
+            momentum = add_scaled(momentum, score, kick)
+        log_density = log_density.masked_fill(is_outside, -torch.inf)
+        return End(LangevinState(position, log_density, score), momentum, log_frequency)
+
+
+def log_local_frequency(score: Tensor) -> Tensor:
+    """log U, U² = (4 + |∇log p̃|² / d) / 5: how fast a density of unit scale moves at a place.
+
+    Shapes: ``(chains, *event) -> (chains,)``.
+
+    >>> log_local_frequency(torch.tensor([[1.0, -1.0], [0.0, 2e30]]))
+    tensor([ 0.0000, 68.6194])
+    """
+    rows = score.reshape(len(score), -1)
+    largest = rows.abs().amax(1).clamp(min=1.0)  # whose squares may be more than a number holds
+    mean_square = (rows / largest[:, None]).square().mean(1)
+    floor = FLOOR / largest.square()
+    return largest.log() + 0.5 * ((floor + mean_square) / (FLOOR + 1.0)).log()
