@@ -53,6 +53,7 @@ class Setting(Enum):
     SCALE = "step size"
     AFFINE = "preconditioner"
     NUM_STEPS = "number of steps"
+    INTEGRATOR = "integrator"
 
 
 # Asked at every step, so not made anew.
@@ -69,12 +70,14 @@ class Learned(NamedTuple):
         affine: The preconditioner.
         num_steps: Of a trajectory.
         r_hat: The largest of chains that no longer drift, over a fitted kernel's last stretch.
+        has_varying_scale: Whether one step size does not fit all places that chains come to.
     """
 
     scale: Tensor | float | None = None
     affine: Affine | None = None
     num_steps: int | None = None
     r_hat: float = math.nan
+    has_varying_scale: bool = False
 
 
 class Leg(NamedTuple):

@@ -46,6 +46,7 @@ Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
 CLOUD = 256
 """Draws of what warm-up learned of the target, to know its spread and directions by."""
+VARYING = ", in steps that fit the place, since the scale of the score varies along the chains"
 FEW = 4
 """Draws at which closed forms are compared to the log-density."""
 
@@ -339,7 +340,7 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
         log_density=run.log_density.transpose(0, 1),
         guarantee=known,
         kernel=used,
-        choice=choice.why,
+        choice=choice.why + (VARYING if run.moment.learned[-1].has_varying_scale else ""),
         acceptance_rate=tally.accepted / run.plan.num_draws,
         num_outside=tally.outside,
         num_undefined=tally.undefined,

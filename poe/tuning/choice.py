@@ -23,6 +23,7 @@ from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
 from poe.samplers.discrete.discrete_langevin import DMALA
 from poe.samplers.discrete.finite import estimated_changes, moved
 from poe.samplers.discrete.gibbs import Gibbs
+from poe.samplers.fitted_hmc import FittedHMC
 from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.langevin import MALA
@@ -83,7 +84,7 @@ def choose(known: Structure, density: Expert, u: Tensor) -> Choice:
     is_dense = dimension <= MAX_DENSE_DIMENSION
     shape = "a Gaussian of full covariance" if is_dense else "a Gaussian of diagonal plus low rank"
     why = f"a score in {dimension} dimensions: HMC around {shape} fitted to all chains"
-    return Choice(Preconditioned(SplitHMC(num_steps=None)), why)
+    return Choice(Preconditioned(FittedHMC()), why)
 
 
 def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice:

@@ -22,6 +22,7 @@ from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
 from poe.diagnostics.settled import r_hat_of_settled
+from poe.diagnostics.varying_scale import has_varying_scale
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
 from poe.samplers.ladder import AnnealedLangevin
@@ -153,7 +154,7 @@ def _windows(whole: Window) -> tuple[Window, ...]:
         lengths = [int(share * whole.num_steps) for share in WINDOWS]
         # A scale that was given is meant for the last map, not for those before.
         open_kernel = with_scale(whole.kernel, None) if is_tunable(whole.kernel) else whole.kernel
-        learns = missing(open_kernel) & {Setting.SCALE, Setting.AFFINE}
+        learns = missing(open_kernel) & {Setting.SCALE, Setting.AFFINE, Setting.INTEGRATOR}
         fitting = window._replace(kernel=open_kernel, learns=learns)
         before = [fitting._replace(num_steps=length) for length in lengths]
         before[0] = before[0]._replace(kernel=from_far(fitting.kernel))
@@ -197,7 +198,7 @@ def first_learned(window: Window, x: Tensor) -> Learned:
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
     start = started(shaped(window.kernel, learned), window.density, x)
-    return learned._replace(affine=_fitted((_visit(start),), learned))
+    return learned._replace(affine=_all_of((_visit(start),), learned).fitted(learned.affine))
 
 
 class WindowState(NamedTuple):
@@ -279,27 +280,41 @@ def end_window(window: Window, state: WindowState, learned: Learned) -> Learned:
         visited = torch.stack([visit[0] for visit in state.visited])
         learned = learned._replace(r_hat=r_hat_of_settled(visited))
     elif Setting.AFFINE in window.learns and state.visited:
-        learned = learned._replace(affine=_fitted(state.visited, learned))
+        learned = _refitted(window, _all_of(state.visited, learned), learned)
     if Setting.AFFINE in window.learns or Setting.SCALE in window.learns:
         learned = learned._replace(num_steps=whole_turn(torch.as_tensor(learned.scale)))
     return learned
 
 
-def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine:
-    """The map fitted to all that was visited; scores come in the coordinates of the map before.
+class Visits(NamedTuple):
+    """Where chains were, in the target's coordinates: positions and scores, ``(n, d)``, if known."""
 
-    Where a chain of an uncorrected kernel exploded there is nothing to fit to.
-    """
+    position: Tensor
+    score: Tensor | None
+
+    def fitted(self, affine: Affine) -> Affine:
+        """The map fitted to them; where a chain of an uncorrected kernel exploded, the one before."""
+        return fit_affine(self.position, self.score) if len(self.position) > 1 else affine
+
+
+def _all_of(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Visits:
+    """All that was visited and is finite; scores come in the coordinates of the map before."""
     parts = [torch.cat(part) for part in zip(*visited, strict=True)]
     rows = [part.reshape(len(part), -1) for part in parts]
     is_finite = torch.stack([part.isfinite().all(1) for part in rows]).all(0)
     position, *score = (part[is_finite] for part in parts)
     assert learned.affine is not None
-    if len(position) < 2:
-        return learned.affine
-    if not score:
-        return fit_affine(position)
-    return fit_affine(position, learned.affine.push_score(score[0]))
+    return Visits(position, learned.affine.push_score(score[0]) if score else None)
+
+
+def _refitted(window: Window, visits: Visits, learned: Learned) -> Learned:
+    """The map, and the kind of integrator, by what was visited."""
+    assert learned.affine is not None
+    learned = learned._replace(affine=visits.fitted(learned.affine))
+    if Setting.INTEGRATOR not in window.learns or visits.score is None:
+        return learned
+    is_varying = has_varying_scale(visits.position, visits.score)
+    return learned._replace(has_varying_scale=is_varying)
 
 
 def _common(scale: Tensor) -> Tensor:
