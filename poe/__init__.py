@@ -76,6 +76,7 @@ from poe.probabilities.ratio import (
     log_ratio_contributions,
 )
 from poe.sampling.progress import Progress
+from poe.sampling.reached import Reached
 from poe.sampling.sample import sample
 from poe.sampling.short_run import Advanced, advance, short_run
 from poe.sampling.simulated_annealing import simulated_annealing
@@ -105,16 +106,17 @@ __all__ = [
     "GradientError", "ImproperError", "Interval", "Joint", "LocalProduct", "LogDensityBounds",
     "LogPartition", "LogRatio", "Marginal", "Mixture", "NonFiniteError", "NormalizationError",
     "Normalized", "OnPrefixes", "OperatorError", "PoeError", "Positive", "PositiveDefinite",
-    "Product", "Progress", "Real", "Relaxed", "ReplayBuffer", "Sequence", "ShapeError", "Simplex",
-    "Simplified", "SizeError", "Space", "SpaceMismatchError", "StorageError", "Summary", "Tempered",
-    "TensorBoard", "Together", "Transformed", "TrustWarning", "Twist", "Warmup", "advance",
-    "any_of", "as_expert", "calibrate", "compatibility", "contrast", "distribution_tails",
-    "evidence_ratio", "fit_exponents_by_likelihood", "fit_exponents_by_log_score",
-    "fit_exponents_by_score_matching", "gaussian_factors", "io", "link", "load", "load_draws",
-    "log_density_bounds", "log_density_error", "log_partition", "log_prob_ratio", "log_ratio",
-    "log_ratio_contributions", "losses", "normalize", "normalizers", "plot", "ranges", "sample",
-    "samplers", "save", "save_draws", "short_run", "simplify", "simulated_annealing",
-    "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "twists", "warm_up",
+    "Product", "Progress", "Reached", "Real", "Relaxed", "ReplayBuffer", "Sequence", "ShapeError",
+    "Simplex", "Simplified", "SizeError", "Space", "SpaceMismatchError", "StorageError", "Summary",
+    "Tempered", "TensorBoard", "Together", "Transformed", "TrustWarning", "Twist", "Warmup",
+    "advance", "any_of", "as_expert", "calibrate", "compatibility", "contrast",
+    "distribution_tails", "evidence_ratio", "fit_exponents_by_likelihood",
+    "fit_exponents_by_log_score", "fit_exponents_by_score_matching", "gaussian_factors", "io",
+    "link", "load", "load_draws", "log_density_bounds", "log_density_error", "log_partition",
+    "log_prob_ratio", "log_ratio", "log_ratio_contributions", "losses", "normalize", "normalizers",
+    "plot", "ranges", "sample", "samplers", "save", "save_draws", "short_run", "simplify",
+    "simulated_annealing", "smc", "smc_over_positions", "tune_ladder", "tune_tempering", "twists",
+    "warm_up",
 ]  # fmt: skip
 
 __getattr__ = found_when_asked(__name__, submodules=["hub", "testing"])

@@ -7,6 +7,7 @@ from poe.core.doubt import Doubt, Kind
 WARMUP_OR_KERNEL = "a longer warm-up (--warmup) or another kernel (--kernel)"
 MORE = f"Draw more (--num), or use {WARMUP_OR_KERNEL}."
 REMEDIES = {
+    Kind.BUDGET: "Give it more (max_gradients, max_seconds in --until).",
     Kind.DEAD: "Use a corrected kernel, such as MALA (--kernel).",
     Kind.DIVERGED: f"Use {WARMUP_OR_KERNEL}.",
     Kind.ESCAPED: f"Use {WARMUP_OR_KERNEL}.",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from poe.draws import Draws
     from poe.samplers.kernel import Kernel
     from poe.samplers.ladder import AnnealedLangevin
+    from poe.sampling.reached import Reached
 
 
 def default_checkpoint(options: argparse.Namespace) -> Path:
@@ -127,7 +128,8 @@ def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
     else:
         print(summary)
         if draws.choice:
-            print(f"sampler: {type(draws.kernel).__name__}, {draws.choice}")
+            sampler = "exact" if draws.kernel is None else type(draws.kernel).__name__
+            print(f"sampler: {sampler}, {draws.choice}")
     return ExitCode.OK if draws.is_trusted else ExitCode.DOUBTFUL
 
 
@@ -170,6 +172,7 @@ draws show nothing at all. That a right run is short is no reason.
   python -m poe sample examples/compositions/gaussians.toml --num 10000
   python -m poe sample examples/compositions/not.toml --output draws.safetensors --json
   python -m poe sample examples/compositions/not.toml --kernel "HMC(num_steps=8)" --warmup 500
+  python -m poe sample examples/compositions/not.toml --num 1000 --until "Reached(ess=400)"
   python -m poe sample examples/compositions/digits.toml --num 16 --chains 16 \\
       --noise-ladder 0.6,0.3 --steps-per-level 4 --output digits.safetensors --output digits.png
 """
@@ -194,6 +197,11 @@ def add(commands: Any) -> None:
         help="walk down these levels of noise first, which experts of noised data have",
     )
     command.add_argument("--steps-per-level", type=positive, default=100, help="on it (100)")
+    command.add_argument(
+        "--until",
+        metavar="REACHED",
+        help='go on from --num until it is enough, such as "Reached(ess=400, max_seconds=60)"',
+    )
     command.add_argument(
         "--chains", type=positive, help="default: 4 to 128, by --num and dimension"
     )
@@ -228,9 +236,12 @@ def run(options: argparse.Namespace, top: argparse.ArgumentParser) -> ExitCode:
         kernel = named(options.kernel, classes(poe.samplers, "step"), product.space)
     if options.noise_ladder is not None:
         kernel = down_the_ladder(product, kernel, options)
+    until = None
+    if options.until is not None:
+        until = named(options.until, {"Reached": poe.Reached}, product.space)
     before = stamps(checkpoint)
     try:
-        draws = draw(product, kernel, options, checkpoint)
+        draws = draw(product, kernel, until, options, checkpoint)
         write(draws, options.output, options.quiet)
     except KeyboardInterrupt:
         note("sample", how_to_go_on(options, checkpoint))
@@ -266,6 +277,7 @@ def down_the_ladder(
 def draw(
     product: Product,
     kernel: Kernel | None,
+    until: Reached | None,
     options: argparse.Namespace,
     checkpoint: Path | None,
 ) -> Draws:
@@ -285,6 +297,7 @@ def draw(
             generator=torch.Generator().manual_seed(options.seed),
             progress=not options.quiet,
             checkpoint=checkpoint,
+            until=until,
         )
 
 

@@ -222,7 +222,7 @@ def require_memory(count: int, shape: torch.Size, device: torch.device) -> None:
     poe.SizeError: expected draws that memory holds, got 10,000,000,000 of shape (1000,), ...
     """
     needed = 4 * count * shape.numel()
-    if device.type == "cpu" and needed > _memory():
+    if device.type == "cpu" and needed > memory(device):
         raise SizeError(
             f"expected draws that memory holds, got {count:,} of shape {tuple(shape)}, "
             f"{needed / 2**30:.3g} GiB: draw fewer, or keep less of each by collect="
@@ -269,16 +269,28 @@ def require_memory_for_chains(num_chains: int, shape: torch.Size, device: torch.
     poe.SizeError: expected chains that memory holds, got 10,000,000,000 of shape (2,), of which ...
     """
     needed = 4 * COPIES * num_chains * max(1, shape.numel())
-    if device.type == "cpu" and needed > _memory():
+    if device.type == "cpu" and needed > memory(device):
         raise SizeError(
             f"expected chains that memory holds, got {num_chains:,} of shape {tuple(shape)}, of "
             f"which a step takes about {needed / 2**30:.3g} GiB: use fewer, and longer ones"
         )
 
 
-def _memory() -> float:
-    """Of this machine in bytes; infinite where the system does not say."""
-    if not hasattr(os, "sysconf"):
+def memory(device: torch.device) -> float:
+    """Of this machine, or of its accelerator, in bytes; infinite where the system does not say.
+
+    Args:
+        device: Which of the two.
+
+    Returns:
+        The whole, whatever is taken of it.
+
+    >>> memory(torch.device("cpu")) > 2**20
+    True
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
         return float("inf")
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 

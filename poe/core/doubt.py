@@ -42,6 +42,7 @@ class Kind(Enum):
     LIGHT_TAILS = "what draws come from has lighter tails than the target"
     NOT_LOOKED = "other modes were not looked for to the end"
     TOO_LONG_TO_LOOK = "looking for other modes to the end would have taken too long"
+    BUDGET = "a budget was spent before the draws were worth what was asked for"
     NOT_COMPILED = "steps were to be compiled, and could not be"
     NOT_KEPT = "a checkpoint could not be written, and the run went on without"
     UNEQUAL_WEIGHTS = "weighted draws are handed to what takes all draws alike"
@@ -63,7 +64,8 @@ class Kind(Enum):
 
 
 ASIDE = (
-    Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK, Kind.NOT_COMPILED, Kind.NOT_KEPT, Kind.RAISED
+    Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK, Kind.BUDGET, Kind.NOT_COMPILED, Kind.NOT_KEPT,
+    Kind.RAISED,
 )  # fmt: skip
 KNOWN = (Kind.ONE_CHAIN, Kind.TOO_LONG_TO_LOOK, Kind.NOT_COMPARED)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from poe.core.arguments import checked
 from poe.samplers.adaptive_step import AdaptiveStepHMC
-from poe.samplers.hmc import SplitHMC, Trajectory
+from poe.samplers.hmc import SplitHMC
+from poe.samplers.kernel import Kernel
 from poe.samplers.questions import Learned, Setting
+from poe.samplers.repeated import Repeated
 
 
 @checked
@@ -17,7 +19,7 @@ class FittedHMC(SplitHMC):
 
     ``SplitHMC`` until warm-up has learned more; then that, or ``AdaptiveStepHMC`` where the scale
     of the score varies along the chains (``Learned.has_varying_scale``). Step size and number of
-    steps are left out as well.
+    steps are left out as well, and where chains mix slowly, draws are several steps apart.
 
     Example:
         >>> FittedHMC().filled(Learned(scale=0.5, num_steps=3, has_varying_scale=True))
@@ -33,7 +35,8 @@ class FittedHMC(SplitHMC):
         """All settings, and the kind."""
         return frozenset({Setting.SCALE, Setting.NUM_STEPS, Setting.INTEGRATOR})
 
-    def filled(self, learned: Learned) -> Trajectory:  # type: ignore[override]
+    def filled(self, learned: Learned) -> Kernel:  # type: ignore[override]
         """The kind that fits, with what it leaves out as learned."""
         kind = AdaptiveStepHMC if learned.has_varying_scale else SplitHMC
-        return kind(num_steps=None).filled(learned)
+        kernel = kind(num_steps=None).filled(learned)
+        return kernel if learned.num_repeats == 1 else Repeated(kernel, learned.num_repeats)

@@ -71,6 +71,8 @@ class Learned(NamedTuple):
         num_steps: Of a trajectory.
         r_hat: The largest of chains that no longer drift, over a fitted kernel's last stretch.
         has_varying_scale: Whether one step size does not fit all places that chains come to.
+        autocorrelation_time: Of the slowest component or its square, in steps, over that stretch.
+        num_repeats: So many steps from one draw to the next.
     """
 
     scale: Tensor | float | None = None
@@ -78,6 +80,8 @@ class Learned(NamedTuple):
     num_steps: int | None = None
     r_hat: float = math.nan
     has_varying_scale: bool = False
+    autocorrelation_time: float = math.nan
+    num_repeats: int = 1
 
 
 class Leg(NamedTuple):

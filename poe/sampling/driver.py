@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -95,7 +96,9 @@ class Following:
         self._reporter = Reporter(job.callback, run)
         self._written = self._reported = time.monotonic()
         self._failure: Exception | None = None
-        total, first = run.plan.num_warmup + run.plan.num_draws, run.moment.num_steps
+        is_known = run.plan.until is None
+        total = run.plan.num_warmup + run.plan.num_draws if is_known else None
+        first = run.moment.num_steps
         self._bar = tqdm(total=total, initial=first, disable=not job.progress, unit="step")
 
     @property
@@ -139,10 +142,11 @@ class Following:
         run, self._reported = self.run, time.monotonic()
         if not self.job.progress:
             return
-        self._bar.set_description("sampling" if run.is_sampling else "warm-up", refresh=False)
+        self._bar.set_description_str("sampling" if run.is_sampling else "warm-up", refresh=False)
+        told = [] if math.isnan(run.worth.ess) else [str(run.worth)]
         if run.acceptance_probability is not None:
-            acceptance = run.acceptance_probability.mean().item()
-            self._bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+            told.append(f"acceptance {run.acceptance_probability.mean().item():.2f}")
+        self._bar.set_postfix_str(", ".join(told), refresh=False)
         self._bar.update(run.moment.num_steps - self._bar.n)
 
     def _write(self) -> None:

@@ -17,7 +17,7 @@ class Progress(NamedTuple):
 
     Args:
         step: Steps done, warm-up included.
-        total_steps: Steps planned, warm-up included.
+        total_steps: Steps planned, warm-up included; with ``until`` those before the next look.
         is_sampling: Whether the warm-up is over.
         log_density: The chains' mean log-density, in the coordinates in which they move (of the
             level, on a ladder's warm-up).
@@ -28,6 +28,8 @@ class Progress(NamedTuple):
         num_divergent: How often one was divergent.
         num_gradients: How often each chain evaluated the target.
         seconds: The time it took.
+        ess: The smallest one, when draws were last looked at; NaN before, and without ``until``.
+        r_hat: The largest one, likewise.
     """
 
     step: int
@@ -40,6 +42,8 @@ class Progress(NamedTuple):
     num_divergent: int
     num_gradients: int
     seconds: float
+    ess: float = math.nan
+    r_hat: float = math.nan
 
 
 Callback = Callable[[Progress], object]
@@ -51,7 +55,7 @@ def progress_of(run: Run) -> Progress:
     probability = run.acceptance_probability
     return Progress(
         step=plan.before.num_steps + moment.num_steps,
-        total_steps=plan.before.num_steps + plan.num_warmup + plan.num_draws,
+        total_steps=plan.before.num_steps + plan.num_warmup + moment.wanted,
         is_sampling=run.is_sampling,
         log_density=moment.state.inner.log_density.double().mean().item(),
         acceptance=math.nan if probability is None else probability.double().mean().item(),
@@ -60,6 +64,8 @@ def progress_of(run: Run) -> Progress:
         num_divergent=int(moment.tally.divergent.sum()),
         num_gradients=sum(moment.num_gradients),
         seconds=sum(moment.seconds),
+        ess=run.worth.ess,
+        r_hat=run.worth.r_hat,
     )
 
 
@@ -68,12 +74,17 @@ class Reporter:
 
     def __init__(self, callback: Callback | None, run: Run) -> None:
         self._callback = callback
-        self._every = max(1, (run.plan.num_warmup + run.plan.num_draws) // REPORTS)
-        self._next = (run.moment.num_steps // self._every + 1) * self._every
+        self._next = _next_report(run)
 
     def look(self, run: Run) -> None:
         """Call back, where it is time."""
         if self._callback is None or not (run.moment.num_steps >= self._next or run.is_done):
             return
-        self._next = (run.moment.num_steps // self._every + 1) * self._every
+        self._next = _next_report(run)
         self._callback(progress_of(run))
+
+
+def _next_report(run: Run) -> int:
+    """At which step: at multiples of a hundredth of the steps that are planned."""
+    every = max(1, (run.plan.num_warmup + run.moment.wanted) // REPORTS)
+    return (run.moment.num_steps // every + 1) * every

@@ -6,6 +6,7 @@ consistent one behind, and a run resumed from it gives the same bits.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,13 +16,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.arguments import memory
 from poe.core.doubt import Doubt
 from poe.density.checks import collected
 from poe.density.coordinates import Coordinates
+from poe.draws import Draws
 from poe.samplers.guarded import Raised
-from poe.samplers.kernel import Info
+from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Info
 from poe.samplers.questions import Learned, gradients_per_step
 from poe.sampling.compiled import Block
+from poe.sampling.reached import (
+    MEMORY,
+    SHARE_OF_MEMORY,
+    Ending,
+    Reached,
+    Worth,
+    next_look,
+    worth_of_all,
+)
 from poe.sampling.tally import Spread, Tally
 from poe.tuning.warmup import (
     Window,
@@ -32,6 +44,7 @@ from poe.tuning.warmup import (
     first_learned,
     run_window,
     shaped,
+    spaced,
 )
 
 
@@ -54,6 +67,8 @@ class Moment(NamedTuple):
     tally: Tally
     spread: Spread | None
     generator_state: Tensor
+    wanted: int
+    """At so many draws it is asked whether they are enough."""
     doubts: tuple[Doubt, ...] = ()
     """What was noticed on the way that speaks against the draws."""
 
@@ -72,7 +87,7 @@ NOTHING_SPENT = Spent()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: warm-up stages, then ``num_draws`` draws; all in coordinates u."""
+    """What a run does: warm-up stages, then ``num_draws`` draws or more; all in coordinates u."""
 
     stages: tuple[Window, ...]
     num_draws: int
@@ -87,6 +102,15 @@ class Plan:
     """The errors of the target at some positions, on the way so far."""
     before: Spent = NOTHING_SPENT
     """What other runs took that led to this plan: it counts as warm-up."""
+    until: Reached | None = None
+    """What draws are to be worth before they are enough; None where ``num_draws`` are."""
+    is_batch: bool = False
+    """Whether each chain has a density of its own."""
+
+    @property
+    def most_draws(self) -> int:
+        """No run of this plan makes more."""
+        return self.num_draws if self.until is None else sys.maxsize
 
     @property
     def is_watched(self) -> bool:
@@ -109,6 +133,10 @@ class Run:
         self.log_density: Tensor | None = None
         self.acceptance_probability: Tensor | None = None
         self.block: Block | None = None
+        self.worth = Worth()
+        """What the draws were worth when they were last looked at."""
+        self.ending: Ending | None = None
+        """Why no more draws are made; None while they are."""
         self._steps: Iterator[tuple[WindowState, Info]] | None = None
 
     @classmethod
@@ -130,6 +158,7 @@ class Run:
             tally=tally,
             spread=spread,
             generator_state=plan.generator.get_state(),
+            wanted=plan.num_draws,
         )
         return cls(plan, moment._replace(seconds=(time.perf_counter() - began, 0.0)))
 
@@ -152,8 +181,8 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether every draw was made."""
-        return self.is_sampling and self.moment.step >= self.plan.num_draws
+        """Whether the draws are enough, or no more may be made."""
+        return self.ending is not None
 
     def advance(self) -> None:
         """One step, one block of compiled steps, or the passage from one phase to the next."""
@@ -165,10 +194,55 @@ class Run:
             moment = self._stepped_in_block(stage)
         else:
             moment = self._stepped(stage)
+        self.moment = self._timed(moment, began)
+        self.ask()
+
+    def ask(self) -> None:
+        """See whether the draws are enough: where it is time, and where a budget is spent."""
+        step, until = self.moment.step, self.plan.until
+        if not self.is_sampling or step < self.plan.num_draws:
+            return
+        if until is None:
+            self.ending = Ending()
+            return
+        spent, began = self._spent(until), time.perf_counter()
+        if step < self.moment.wanted and not spent:
+            return
+        draws = self._draws()
+        self.worth = worth_of_all(draws) if spent else until.worth(draws)
+        if spent or until.is_met(self.worth):
+            self.ending = until.ending(self.worth, spent)
+        else:
+            self.moment = self._timed(self.moment._replace(wanted=next_look(step)), began)
+
+    def _timed(self, moment: Moment, began: float) -> Moment:
+        """The moment with what passed since then."""
         warmup, sampling = moment.seconds
         elapsed = time.perf_counter() - began
         seconds = (warmup, sampling + elapsed) if self.is_sampling else (warmup + elapsed, sampling)
-        self.moment = moment._replace(seconds=seconds)
+        return moment._replace(seconds=seconds)
+
+    def _spent(self, until: Reached) -> str:
+        """The budget that has no room for another step, in words; empty where each has."""
+        moment, before = self.moment, self.plan.before
+        num_steps = 1 if self.block is None or self.block.failure else self.block.num_steps
+        num_gradients = before.num_gradients + sum(moment.num_gradients)
+        num_gradients += num_steps * gradients_per_step(self.sampling.kernel)
+        assert self.samples is not None
+        assert self.log_density is not None
+        row = self.samples[0].nbytes + self.log_density[0].nbytes
+        if next_look(moment.step) * row > SHARE_OF_MEMORY * memory(self.samples.device):
+            return MEMORY
+        seconds = before.seconds + sum(moment.seconds)
+        return until.spent(max(num_gradients, moment.num_steps + num_steps), seconds)
+
+    def _draws(self) -> Draws:
+        """The draws so far, to be looked at."""
+        assert self.samples is not None
+        assert self.log_density is not None
+        kept = (self.samples[: self.moment.step], self.log_density[: self.moment.step])
+        x, log_density = (each.transpose(0, 1) for each in kept)
+        return Draws(x, log_density, ASYMPTOTICALLY_EXACT, is_batch=self.plan.is_batch)
 
     @property
     def compile_seconds(self) -> float:
@@ -182,7 +256,7 @@ class Run:
     def sampling(self) -> Window:
         """What follows the warm-up: filled in once, since a number leaves the device for it."""
         last = self.plan.stages[-1]
-        return Window(last.density, fill(last, self.moment.learned[-1]), self.plan.num_draws)
+        return Window(last.density, fill(last, self.moment.learned[-1]), self.plan.most_draws)
 
     def _stepped(self, stage: Window) -> Moment:
         moment = self.moment
@@ -241,9 +315,15 @@ class Run:
         moment, phase = self.moment, self.moment.phase + 1
         self._steps = None
         learned = end_window(stage, moment.state, moment.learned[-1])
-        moment = moment._replace(phase=phase, step=0, learned=(*moment.learned, learned))
-        if phase == len(self.plan.stages):  # sampling goes on from the very state
-            return moment._replace(state=WindowState(moment.state.inner, None))
+        stages, known = self.plan.stages, [learned]
+        while phase < len(stages) and not stages[phase].is_needed(learned):
+            phase += 1
+            known.append(learned)
+        if phase == len(stages):  # sampling goes on from the very state
+            known[-1] = spaced(stages[-1], learned)
+            state, learned = WindowState(moment.state.inner, None), (*moment.learned, *known)
+            return moment._replace(phase=phase, step=0, learned=learned, state=state)
+        moment = moment._replace(phase=phase, step=0, learned=(*moment.learned, *known))
         warmup, sampling = moment.num_gradients
         x = stage.descend(moment.state.inner)
         return moment._replace(
@@ -254,16 +334,14 @@ class Run:
     def _record(self, u: Tensor, log_density: Tensor) -> None:
         """Keep some steps' draws, ``(steps, chains, *event)`` and ``(steps, chains)``."""
         coordinates, step = self.plan.coordinates, self.moment.step
+        count = max(self.moment.wanted, step + len(u))
         x = coordinates.to_x(u.flatten(0, 1))
         log_density = coordinates.log_density_of_x(u.flatten(0, 1), x, log_density.flatten())
         x = x.unflatten(0, u.shape[:2])
         collect = self.plan.collect
         kept = x if collect is None else torch.stack([collected(collect, each) for each in x])
-        if self.samples is None or self.log_density is None:
-            self.samples = _room(kept, self.plan.num_draws)
-            self.log_density = _room(log_density.reshape(u.shape[:2]), self.plan.num_draws)
-        self.samples[step : step + len(u)] = kept
-        self.log_density[step : step + len(u)] = log_density.reshape(u.shape[:2])
+        self.samples = written(self.samples, kept, step, count)
+        self.log_density = written(self.log_density, log_density.reshape(u.shape[:2]), step, count)
 
 
 def is_warm(run: Run) -> bool:
@@ -272,10 +350,29 @@ def is_warm(run: Run) -> bool:
 
 
 def is_done(run: Run) -> bool:
-    """Whether every draw was made."""
+    """Whether the draws are enough, or no more may be made."""
     return run.is_done
 
 
-def _room(first: Tensor, num_draws: int) -> Tensor:
-    """An empty tensor ``(draws, chains, ...)``, in whose order draws come, for draws like these."""
-    return first.new_empty((num_draws, *first.shape[1:]))
+def written(kept: Tensor | None, draws: Tensor, step: int, count: int) -> Tensor:
+    """A tensor ``(draws, chains, ...)``, in whose order draws come, with more draws in it.
+
+    Args:
+        kept: What was kept before, or None.
+        draws: The draws to write, ``(steps, chains, ...)``.
+        step: Where.
+        count: For how many draws there is to be room, where there is none.
+
+    Returns:
+        ``kept`` itself where it has room, else a larger copy.
+
+    >>> written(torch.zeros(2, 1), torch.ones(1, 1), 2, 3).flatten()
+    tensor([0., 0., 1.])
+    """
+    room = kept
+    if room is None or len(room) < step + len(draws):
+        room = draws.new_empty((count, *draws.shape[1:]))
+        if kept is not None:
+            room[:step] = kept[:step]
+    room[step : step + len(draws)] = draws
+    return room

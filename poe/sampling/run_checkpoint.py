@@ -16,7 +16,8 @@ from poe.core.errors import PoeError, StorageError
 from poe.files.signature import PREFIX, Signature, is_same
 from poe.files.tensor_file import read, understanding, write
 from poe.samplers.questions import Learned
-from poe.sampling.run import Moment, Plan, Run
+from poe.sampling.reached import next_look
+from poe.sampling.run import Moment, Plan, Run, written
 from poe.sampling.tally import Spread, Tally
 from poe.tuning.dual_averaging import DualAveraging
 from poe.tuning.warmup import WindowState, fill, shaped
@@ -27,9 +28,9 @@ REMEDY = "delete it to start the run afresh"
 FACTS: dict[str, type | tuple[type, ...]] = {
     "parts": dict, "start": dict, "phase": int, "step": int, "num_steps": int, "learned": list,
     "num_gradients": list, "seconds": list, "seconds_in_all": float, "is_finished": bool,
-    "doubts": list, "raised": list,
+    "doubts": list, "raised": list, "wanted": int,
 }  # fmt: skip
-COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds")
+COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds", "wanted")
 STEPS_TRIED = 4
 """At so many stored draws of each chain the target is asked again."""
 
@@ -104,10 +105,12 @@ def restore(
         plan.raised.count, plan.raised.first = facts["raised"]
         run = Run(plan, _moment(facts, tensors, state, learned, generator_state))
         if "samples" in tensors:
-            run.samples = _refilled(tensors["samples"], plan.num_draws)
-            run.log_density = _refilled(tensors["log_density"], plan.num_draws)
+            count = max(facts["wanted"], facts["step"])
+            run.samples = written(None, tensors["samples"], 0, count)
+            run.log_density = written(None, tensors["log_density"], 0, count)
     if run.samples is not None and plan.collect is None:
         _require_same_at_draws(functions["target"], tensors, path)
+    run.ask()
     return run, facts
 
 
@@ -130,6 +133,7 @@ def _moment(
         tally=Tally(*_unnamed("tally", tensors)),
         spread=Spread(*spread) if spread else None,
         generator_state=generator_state,
+        wanted=facts["wanted"],
         doubts=from_facts(facts["doubts"]),
     )
 
@@ -159,13 +163,18 @@ def _require_facts(plan: Plan, facts: dict[str, Any], tensors: dict[str, Tensor]
 def _require_place(plan: Plan, facts: dict[str, Any]) -> None:
     """Raise ValueError where no run of the plan is at that step, after so many."""
     phase, step, stages = facts["phase"], facts["step"], [s.num_steps for s in plan.stages]
-    lengths = [*stages, plan.num_draws]
+    lengths = [*stages, plan.most_draws]
     if not 0 <= phase < len(lengths) or not 0 <= step <= lengths[phase]:
         raise ValueError(f"step {step} of stage {phase}")
     if facts["num_steps"] != sum(stages[:phase]) + step:
         raise ValueError(f"step {step} of stage {phase} after {facts['num_steps']}")
-    if facts["is_finished"] != (phase == len(stages) and step == plan.num_draws):
+    may_end = phase == len(stages) and step >= plan.num_draws
+    must_end = may_end and plan.until is None
+    if not must_end <= facts["is_finished"] <= may_end:
         raise ValueError(f"is_finished is {facts['is_finished']} at step {step} of stage {phase}")
+    furthest = next_look(step) if may_end and not must_end else plan.num_draws
+    if not plan.num_draws <= facts["wanted"] <= furthest:
+        raise ValueError(f"wanted is {facts['wanted']} at step {step} of stage {phase}")
 
 
 def _require_sizes(tensors: dict[str, Tensor]) -> None:
@@ -250,12 +259,6 @@ def _learned(index: int, told: dict[str, Any], tensors: dict[str, Tensor]) -> Le
 
 def _affine_parts(affine: Affine | None) -> list[Tensor]:
     return [] if affine is None else list(vars(affine).values())
-
-
-def _refilled(draws: Tensor, num_draws: int) -> Tensor:
-    room = draws.new_empty((num_draws, *draws.shape[1:]))
-    room[: len(draws)] = draws
-    return room
 
 
 def _leaves(state: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ from poe.core.randomness import aside, resolve
 from poe.density.capabilities import can_sample_exactly, check_proper, simplify
 from poe.density.checks import collected, device_of, require_numbers
 from poe.density.closed_forms import exact_sample, require_agreement
-from poe.density.conditional import is_batch
+from poe.density.conditional import is_batch, num_conditions
 from poe.density.coordinates import number_of_chains
 from poe.density.expert import Expert, has_estimated_weights
 from poe.density.wrappers import in_chunks, require_precision
@@ -33,6 +33,7 @@ from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs
 from poe.sampling.driver import Checkpoint, Job, beside, say
 from poe.sampling.multimodality import TEMPERING, Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
+from poe.sampling.reached import Reached
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
 from poe.sampling.run_checkpoint import FORMAT
@@ -46,7 +47,7 @@ Collect = Callable[[Tensor], Tensor]
 ROWS_AT_ONCE = 4096
 CLOUD = 256
 """Draws of what warm-up learned of the target, to know its spread and directions by."""
-VARYING = ", in steps that fit the place, since the scale of the score varies along the chains"
+VARYING = "in steps that fit the place, since the scale of the score varies along the chains"
 FEW = 4
 """Draws at which closed forms are compared to the log-density."""
 
@@ -67,6 +68,7 @@ def sample(
     collect: Collect | None = None,
     chains_at_once: int | None = None,
     compile: bool = False,
+    until: Reached | None = None,
 ) -> Draws:
     """Draw from x ~ p̃ / Z: at least ``num_samples`` draws, as ``(chains, draws, *event)``.
 
@@ -118,6 +120,9 @@ def sample(
         compile: Sample in blocks of steps compiled in one graph. That takes seconds, once a run
             (``draws.compile_seconds``), and pays where steps are many; a model that cannot be
             captured is sampled without, and this is said.
+        until: What the draws are to be worth: ``poe.Reached(ess=400)`` goes on from ``num_samples``
+            (and twice the ESS) until it is so, or a budget is spent; ``draws.choice`` says which. A
+            checkpoint is gone on with by other budgets too. By default ``num_samples`` are enough.
 
     Returns:
         The draws, with what is known of them.
@@ -151,6 +156,8 @@ def sample(
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
+    if until is not None:
+        num_samples = until.at_least(num_samples, num_conditions(target) or 1)
     if collect is None:
         where = device_of(target) if initial is None else initial.device
         require_memory(num_samples, target.space.event_shape, where)
@@ -165,6 +172,7 @@ def sample(
             require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
+        draws = draws if until is None else replace(draws, choice=until.at_once(draws.log_density))
         return _told(draws, target, collect)
     begin = prepared(
         target,
@@ -185,6 +193,8 @@ def sample(
         compile=compile,
         raised=begin.raised,
         before=Spent(0, -(-begin.num_evaluations // num_chains), 0.0),
+        until=until,
+        is_batch=is_batch(begin.target),
     )
     called_with: dict[str, object] = {
         "target": begin.target,
@@ -192,6 +202,7 @@ def sample(
         "num_samples, num_chains, warmup": counts,
         "initial": initial,
         "collect": collect,
+        "until": None if until is None else until.without_budgets,
     }
     kept = None if path is None else _checkpoint(path, began, called_with, begin, collect)
     job = Job(plan, progress, kept, callback)
@@ -330,22 +341,25 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
     choice = begin.choice
     assert run.samples is not None
     assert run.log_density is not None
+    assert run.ending is not None
+    num_draws = run.moment.step
     used = rejoin(choice.kernel, run.plan.stages, run.moment.learned[1:])
     known = guarantee(used)
     require_inside(used, begin.target.space, run.moment.state.inner.position)
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     before = run.plan.before
+    varying = VARYING if run.moment.learned[-1].has_varying_scale else ""
     draws = Draws(
-        samples=run.samples.transpose(0, 1),
-        log_density=run.log_density.transpose(0, 1),
+        samples=run.samples[:num_draws].transpose(0, 1),
+        log_density=run.log_density[:num_draws].transpose(0, 1),
         guarantee=known,
         kernel=used,
-        choice=choice.why + (VARYING if run.moment.learned[-1].has_varying_scale else ""),
-        acceptance_rate=tally.accepted / run.plan.num_draws,
+        choice="; ".join(filter(None, [choice.why, varying, run.ending.said])),
+        acceptance_rate=tally.accepted / num_draws,
         num_outside=tally.outside,
         num_undefined=tally.undefined,
         num_divergent=tally.divergent,
-        num_warmup=before.num_steps + run.plan.num_warmup,
+        num_warmup=before.num_steps + run.moment.num_steps - num_draws,
         warmup_gradients=before.num_gradients + warmup_gradients,
         num_gradients=num_gradients,
         seconds=seconds,
@@ -362,6 +376,7 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
         *chain_doubts(draws),
         *escape_doubts(run, draws),
         *compile_doubts(run),
+        *run.ending.doubts,
     ]
     return replace(draws, doubts=tuple(doubts))
 
@@ -380,9 +395,10 @@ def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:
         "preconditioner fitted": any(map(needs_fit, kernels)),
     }
     learned = ", ".join(what for what, is_learned in learns.items() if is_learned)
+    until = "" if plan.until is None else f" at least, until {plan.until},"
     return (
         f"{_kernel_name(choice.kernel)} ({choice.why}), {num_chains} chains x {plan.num_draws} "
-        f"draws after {plan.num_warmup} warm-up steps" + (f" ({learned})" if learned else "")
+        f"draws{until} after {plan.num_warmup} warm-up steps" + (f" ({learned})" if learned else "")
     )
 
 

@@ -21,6 +21,8 @@ from poe.core.errors import PoeError
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
+from poe.diagnostics.components import MIN_DRAWS
+from poe.diagnostics.ess import effective_size
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.diagnostics.varying_scale import has_varying_scale
 from poe.samplers.hmc import whole_turn
@@ -49,6 +51,11 @@ WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""
 SCALING = 0.15
 """The share after them in which the trajectory's length is found; the rest tunes its steps."""
+SLOW = 8.0
+"""Chains of such an autocorrelation time after their warm-up go through one twice as long."""
+GRADIENTS_OF_A_DRAW = 48
+REMEMBERED = 4.0
+"""The autocorrelation time that draws shall have."""
 SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
@@ -97,6 +104,12 @@ class Window(NamedTuple):
     """Whether the level's settings are those learned here."""
     descend: Callable[[Any], Tensor] = attrgetter("position")
     """Where the next window starts, from the state of this window's kernel."""
+    needed_beyond: float = 0.0
+    """It is left out where chains are known to have a shorter autocorrelation time, in steps."""
+
+    def is_needed(self, learned: Learned) -> bool:
+        """Whether chains of which so much is known shall go through it."""
+        return not learned.autocorrelation_time < self.needed_beyond
 
     @property
     def is_compared(self) -> bool:
@@ -114,27 +127,17 @@ def windows(
 ) -> tuple[Window, ...]:
     """The warm-up of a kernel, its own where None is asked for: the windows of each of its legs."""
     num_steps = None if warmup is None else warmup.num_steps
-    return _in_windows(
-        legs(kernel, target, warmup_steps(kernel, num_chains) if num_steps is None else num_steps),
-        per_chain=warmup is not None and warmup.per_chain,
-    )
+    way = legs(kernel, target, warmup_steps(kernel, num_chains) if num_steps is None else num_steps)
+    wholes = [_whole(leg, per_chain=warmup is not None and warmup.per_chain) for leg in way]
+    plan = tuple(window for whole in wholes for window in _windows(whole))
+    is_open = num_steps is None and Setting.INTEGRATOR in missing(kernel)
+    return (*plan, *_once_more(wholes[-1])) if is_open else plan
 
 
-def _in_windows(way: tuple[Leg, ...], per_chain: bool) -> tuple[Window, ...]:
-    return tuple(
-        window
-        for leg in way
-        for window in _windows(
-            Window(
-                leg.density,
-                leg.kernel,
-                leg.num_steps,
-                missing(leg.kernel) & {Setting.SCALE},
-                per_chain,
-                descend=leg.descend,
-            )
-        )
-    )
+def _whole(leg: Leg, *, per_chain: bool) -> Window:
+    """A leg as one window."""
+    learns = missing(leg.kernel) & {Setting.SCALE}
+    return Window(leg.density, leg.kernel, leg.num_steps, learns, per_chain, descend=leg.descend)
 
 
 def _windows(whole: Window) -> tuple[Window, ...]:
@@ -151,18 +154,31 @@ def _windows(whole: Window) -> tuple[Window, ...]:
         first = 0 if whole.per_chain else whole.num_steps // 2
         before = [window._replace(num_steps=first)] if first else []
     else:
-        lengths = [int(share * whole.num_steps) for share in WINDOWS]
-        # A scale that was given is meant for the last map, not for those before.
-        open_kernel = with_scale(whole.kernel, None) if is_tunable(whole.kernel) else whole.kernel
-        learns = missing(open_kernel) & {Setting.SCALE, Setting.AFFINE, Setting.INTEGRATOR}
-        fitting = window._replace(kernel=open_kernel, learns=learns)
-        before = [fitting._replace(num_steps=length) for length in lengths]
-        before[0] = before[0]._replace(kernel=from_far(fitting.kernel))
-        before.append(window._replace(num_steps=int(SCALING * whole.num_steps)))
+        before = _fitting(whole, window)
     # Before one step size for all is tuned, one for each chain, so that none stays behind.
     apart = [window._replace(per_chain=True) for window in before[:1]]
     left = whole.num_steps - sum(window.num_steps for window in before)
     return (*apart, *before[1:], whole._replace(num_steps=left))
+
+
+def _fitting(whole: Window, window: Window) -> list[Window]:
+    """The windows in which a preconditioner is fitted, and the one in which it is scaled."""
+    lengths = [int(share * whole.num_steps) for share in WINDOWS]
+    # A scale that was given is meant for the last map, not for those before.
+    open_kernel = with_scale(whole.kernel, None) if is_tunable(whole.kernel) else whole.kernel
+    learns = missing(open_kernel) & {Setting.SCALE, Setting.AFFINE, Setting.INTEGRATOR}
+    fitting = window._replace(kernel=open_kernel, learns=learns)
+    before = [fitting._replace(num_steps=length) for length in lengths]
+    before[0] = before[0]._replace(kernel=from_far(fitting.kernel))
+    return [*before, window._replace(num_steps=int(SCALING * whole.num_steps))]
+
+
+def _once_more(whole: Window) -> tuple[Window, ...]:
+    """Twice as long a warm-up for chains that mix slowly, from where they are after the first."""
+    longer = whole._replace(num_steps=2 * whole.num_steps)
+    first, *others = _windows(longer)
+    rest = (others[0]._replace(num_steps=first.num_steps + others[0].num_steps), *others[1:])
+    return tuple(window._replace(needed_beyond=SLOW) for window in rest)
 
 
 def fill(window: Window, learned: Learned) -> Kernel:
@@ -278,12 +294,45 @@ def end_window(window: Window, state: WindowState, learned: Learned) -> Learned:
         learned = learned._replace(scale=scale)
     if window.is_compared and len(state.visited) > 1:
         visited = torch.stack([visit[0] for visit in state.visited])
-        learned = learned._replace(r_hat=r_hat_of_settled(visited))
+        learned = learned._replace(
+            r_hat=r_hat_of_settled(visited), autocorrelation_time=slowest(visited)
+        )
     elif Setting.AFFINE in window.learns and state.visited:
         learned = _refitted(window, _all_of(state.visited, learned), learned)
     if Setting.AFFINE in window.learns or Setting.SCALE in window.learns:
         learned = learned._replace(num_steps=whole_turn(torch.as_tensor(learned.scale)))
     return learned
+
+
+def slowest(position: Tensor) -> float:
+    """The autocorrelation time of the slowest component or its square, in steps.
+
+    Shapes: position ``(steps, chains, *event)``.
+
+    >>> x = torch.randn(40, 100, 2, generator=torch.Generator().manual_seed(0))
+    >>> round(slowest(x)), slowest(x.cumsum(0)) > 15
+    (1, True)
+    """
+    x = position.flatten(2).permute(2, 1, 0).double()
+    x = x - x.mean((1, 2), keepdim=True)
+    values = torch.cat([x, x.square()])
+    if values.shape[2] < MIN_DRAWS or not bool(values.isfinite().all()):
+        return math.inf
+    times = values[0].numel() / effective_size(values)
+    return float(times.nan_to_num(0.0).amax())
+
+
+def spaced(window: Window, learned: Learned) -> Learned:
+    """How many steps draws shall be apart, where that is left open: a quarter of what they remember.
+
+    No more than make 48 gradients a draw.
+    """
+    if Setting.INTEGRATOR not in missing(window.kernel):
+        return learned
+    affordable = max(1, GRADIENTS_OF_A_DRAW // (learned.num_steps or 1))
+    time = learned.autocorrelation_time
+    wanted = affordable if not math.isfinite(time) else round(time / REMEMBERED)
+    return learned._replace(num_repeats=max(1, min(affordable, wanted)))
 
 
 class Visits(NamedTuple):
