@@ -101,8 +101,8 @@ def prepared(
 
     >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
     >>> begin = prepared(target, 8, generator=torch.Generator().manual_seed(0))
-    >>> begin.u.shape, begin.started_at, begin.choice.kernel
-    (torch.Size([8, 2]), 'standard normals', Preconditioned(kernel=SplitHMC(...), affine=None))
+    >>> begin.u.shape, begin.started_at
+    (torch.Size([8, 2]), 'standard normals, led to where mass is by L-BFGS')
     """
     require_numbers(target)
     check_proper(target)

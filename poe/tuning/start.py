@@ -16,10 +16,11 @@ from poe.density.adapt import FromDistribution, Uniform
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
 from poe.density.coordinates import Coordinates, require_chains
-from poe.density.expert import Expert, experts_in
+from poe.density.expert import At, Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
+from poe.tuning.prior_parts import draw_as_read, priors_of_parts
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -109,12 +110,16 @@ def refuse_raised(raised: Raised, num_chains: int) -> None:
 
 
 class _Source(NamedTuple):
-    """What starts are drawn from: in words, and as an expert; standard normals where it is None."""
+    """What starts are drawn from: in words, and as an expert, or as what is read of x.
+
+    Standard normals where there is neither.
+    """
 
     said: str
     expert: Expert | None
     like: Tensor
     coordinates: Coordinates
+    priors: tuple[At, ...] = ()
 
     def draw(self, num_chains: int, generator: torch.Generator) -> Tensor:
         """Positions, those drawn again that have no coordinates: singular by rounding."""
@@ -131,6 +136,8 @@ class _Source(NamedTuple):
             return exact_sample(self.expert, num_chains, generator)
         event_shape = self.coordinates.u_space.event_shape
         u = self.like.new_empty((num_chains, *event_shape)).normal_(generator=generator)
+        if self.priors:
+            u = draw_as_read(self.priors, self.coordinates, u, generator)
         return self.coordinates.to_x(u)
 
 
@@ -139,6 +146,9 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
     factor = samplable_factor(target)
     if factor is not None:
         return _Source(f"draws of expert {factor[0]!r}", factor[1], like, coordinates)
+    if priors := priors_of_parts(target):
+        said = f"draws of {', '.join(map(repr, priors))} where they are read"
+        return _Source(said, None, like, coordinates, tuple(priors.values()))
     if isinstance(target.space, Joint):
         said = "standard normals, and any label alike"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)

@@ -323,7 +323,7 @@ def slowest(position: Tensor) -> float:
 
 
 def spaced(window: Window, learned: Learned) -> Learned:
-    """How many steps draws shall be apart, where that is left open: a quarter of what they remember.
+    """How many steps draws shall be apart, where that is left open, for a memory of four draws.
 
     No more than make 48 gradients a draw.
     """
@@ -336,13 +336,13 @@ def spaced(window: Window, learned: Learned) -> Learned:
 
 
 class Visits(NamedTuple):
-    """Where chains were, in the target's coordinates: positions and scores, ``(n, d)``, if known."""
+    """Where chains were: positions, and scores there if these are known, ``(n, d)``."""
 
     position: Tensor
     score: Tensor | None
 
     def fitted(self, affine: Affine) -> Affine:
-        """The map fitted to them; where a chain of an uncorrected kernel exploded, the one before."""
+        """The map fitted to them; the one before where none is left that is finite."""
         return fit_affine(self.position, self.score) if len(self.position) > 1 else affine
 
 
