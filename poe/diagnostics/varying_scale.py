@@ -1,6 +1,5 @@
 """Whether the scale of the score varies."""
 
-import torch
 from torch import Tensor
 
 from poe.core.affine import fit_affine
