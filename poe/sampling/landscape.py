@@ -11,18 +11,31 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine, fit_moments
+from poe.density.closed_forms import exact_sample
+from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
+from poe.particles.islands import Particles, Schedule
+from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Raised
+from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Kernel
-from poe.samplers.preconditioned import Gaussians
+from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.preconditioned import Gaussians, Preconditioned
 from poe.tuning.modes import DRAWS, Mode, apart, climb, is_in, log_mass, shaped
 
 MAX_MODES = 64
 LEAST = 1e-3
 """A mode of less of the mass than this is none."""
-SCATTERED = 64
-"""Climbs of each round from afar, by no weights."""
+SCATTERED = 64, 512
+"""The fewest and the most climbs from a broad start; in each round after the first, the fewest."""
+EACH_CLIMB = 30
+"""So many evaluations for each of them there should be."""
+MOST_MORE = 8
+"""So many times the first particles go, if that can be paid."""
 ROUNDS = 4
 """Of such climbs, while they find new modes."""
+NEARER = (1.0, 0.5, 0.25)
+"""They begin on the broad start, or on the same drawn in by so much, by turns."""
 WIDER = 1.5
 """How much farther than the modes so far the next round begins."""
 RARE = 0.1
@@ -32,11 +45,67 @@ SEPARATE = 0.6
 
 
 @dataclass
+class Scouts:
+    """Particles that sequential Monte Carlo takes from a broad start to the target.
+
+    - ``position``: where they arrived, all alike in weight, ``(particles, *event)``;
+    - ``num_evaluations``: what it took.
+    """
+
+    target: Expert
+    start: Expert
+    has_score: bool
+    budget: int
+    generator: torch.Generator
+    raised: Raised | None
+    num_evaluations: int = 0
+    position: Tensor = field(init=False)
+
+    def arrive(self, num_chains: int) -> bool:
+        """Whether they do within the budget; then more go, as many as a third of what is left pays."""
+        if not self._went(num_chains):
+            return False
+        each = self.num_evaluations
+        more = min(MOST_MORE, (self.budget - each) // (3 * each))
+        if more > 1:
+            self._went(more * num_chains)
+        return True
+
+    def scattered(self) -> Tensor:
+        """Draws of the broad start, of no weights: as many as can be climbed from."""
+        left = (self.budget - self.num_evaluations) // EACH_CLIMB
+        count = max(SCATTERED[0], min(SCATTERED[1], left))
+        start = Coordinates(self.target.space).pull(self.start)
+        return exact_sample(start, count, self.generator)
+
+    def _went(self, num_chains: int) -> bool:
+        """Eight times as many, in as many islands, by bold steps."""
+        schedule = Schedule(8, num_chains, 2, 2, conditional_ess=0.3, temperatures=None)
+        particles = Particles(self.target, self.start, schedule, self.generator, self.raised)
+        before = self.num_evaluations
+        moves = Preconditioned(SplitHMC() if self.has_score else MetropolisHastings())
+        for _ in particles.levels(self.start, self.target, moves):
+            self.num_evaluations = before + particles.tally.num_evaluations
+            if self.num_evaluations > self.budget:
+                return False
+        self.position = _equally_weighted(particles, self.generator)
+        return True
+
+
+def _equally_weighted(particles: Particles, generator: torch.Generator) -> Tensor:
+    """All islands' particles by the islands' weights, in any order."""
+    position, log_z = particles.position, particles.log_z
+    log_weight = log_z.repeat_interleave(len(position) // len(log_z))[None]
+    rows = systematic_resample(log_weight, len(position), generator=generator)[0]
+    return position[rows[torch.randperm(len(rows), generator=generator, device=rows.device)]]
+
+
+@dataclass
 class Landscape:
     """The modes of a density that climbs have come to, those of little mass left out.
 
     - ``modes``: the heaviest first;
-    - ``is_open``: whether the last round of climbs still found a new one;
+    - ``is_open``: whether there may be more: the last round found one, or the budget ended;
     - ``num_evaluations``: what it took.
 
     - ``own``: what chains that are in one place learned of it, None where they are in several.
@@ -63,17 +132,21 @@ class Landscape:
 
         Shapes: u ``(n, *event)``; scattered ``(k, *event)``, broad and of no weights.
         """
-        self._climb(torch.cat([u, scattered]))
-        spread = scattered.reshape(len(scattered), -1).std(0)
+        middle, spread = scattered.mean(0), scattered.reshape(len(scattered), -1).std(0)
+        turns = [
+            middle + share * (scattered[k :: len(NEARER)] - middle)
+            for k, share in enumerate(NEARER)
+        ]
+        self._climb(torch.cat([u, *turns]))
         for _ in range(ROUNDS):
-            if len(self.modes) < 2 or self.num_evaluations > self.budget:
+            if len(self.modes) < 2 or self.is_open:
                 break
             before = len(self.modes)
-            self._climb(self._afar(spread, scattered))
-            self.is_open = len(self.modes) > before
-            if not self.is_open:
+            self._climb(self._afar(spread, scattered[: SCATTERED[0]]))
+            if len(self.modes) == before:
                 break
-        self.is_open |= self.num_evaluations > self.budget and len(self.modes) > 1
+        else:
+            self.is_open = True
 
     def _afar(self, spread: Tensor, like: Tensor) -> Tensor:
         centres = torch.stack([mode.centre for mode in self.modes])
@@ -95,17 +168,26 @@ class Landscape:
         groups, cost = apart(self.density, top, value)
         self.num_evaluations += cost
         new = [rows[0] for rows in groups if bool((rows >= len(known)).all())]
-        for row in new[: MAX_MODES - len(known)]:
-            if self.num_evaluations > self.budget:
+        for row in new:
+            if self.num_evaluations > self.budget or len(self.modes) == MAX_MODES:
+                self.is_open = True  # their mass is not known
                 break
             self._add(top[row])
         self._leave_out_the_light()
 
     def _add(self, top: Tensor) -> None:
-        factor, cost = shaped(self.density, top, self.affine)
+        factor, cost = shaped(self.density, top, self._width(top))
         mass = log_mass(self.density, top.flatten(), factor, self.generator)
-        self.num_evaluations += cost
+        self.num_evaluations += cost + DRAWS
         self.modes.append(Mode(top.flatten(), factor, mass))
+
+    def _width(self, top: Tensor) -> Tensor:
+        """About the standard deviations of a mode: those of the last one, where there was one."""
+        if self.modes:
+            return self.modes[-1].factor.square().sum(1).sqrt()
+        ones, zeros = torch.ones_like(top)[None], torch.zeros_like(top)[None]
+        scale = (self.affine.to_x(ones) - self.affine.to_x(zeros)).abs().flatten()
+        return scale.clamp(min=torch.finfo(top.dtype).tiny)
 
     def _leave_out_the_light(self) -> None:
         known = self.modes if self.own is None else [self.own, *self.modes]

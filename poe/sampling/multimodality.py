@@ -18,8 +18,6 @@ from poe.density.adapt import FromDistribution
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
-from poe.particles.islands import Particles, Schedule
-from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Raised
 from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
@@ -29,9 +27,9 @@ from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
 from poe.samplers.tempering import ParallelTempering
 from poe.sampling.driver import Job, say
 from poe.sampling.landscape import (
-    SCATTERED,
     SEPARATE,
     Landscape,
+    Scouts,
     gaussians,
     map_of,
     moved,
@@ -51,6 +49,8 @@ from poe.tuning.warmup import Window
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""
 
+CLIMBING = 64
+"""At most so many particles climb on."""
 STEPS, STEPS_OF_A_WALK = 30, 120
 SHARE = 0.5
 """Of a run's evaluations, what looking around for other modes may take."""
@@ -204,26 +204,25 @@ def look_elsewhere(
     comparing = num_steps * gradients_per_step(kernel) * (num_compared + len(beside))
     if comparing > budget:
         return TooLong(0)
-    particles = Particles(search, start, _schedule(num_compared), generator, raised)
-    scattered = particles.position[:SCATTERED].to(u.dtype)
-    moves = Preconditioned(SplitHMC() if has_score else MetropolisHastings())
+    scouts = Scouts(search, start, has_score, budget - comparing, generator, raised)
     try:
-        for _ in particles.levels(start, search, moves):
-            if particles.tally.num_evaluations + comparing > budget:
-                return TooLong(particles.tally.num_evaluations)
-        position = _equally_weighted(particles, generator).to(u.dtype)
-        spent = particles.tally.num_evaluations + comparing
+        if not scouts.arrive(num_compared // 2):
+            return TooLong(scouts.num_evaluations)
+        position = scouts.position.to(u.dtype)
+        spent = scouts.num_evaluations + comparing
         if not has_score or u[0].numel() > MAX_DENSE_DIMENSION:
             side_by_side = torch.cat([position[:num_compared], beside])
             r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
             return _by_settling(name, position, r_hat, spent)
-        land = Landscape(density, map_of(affine, torch.cat([u, position])), generator, budget - spent)
+        by = map_of(affine, torch.cat([u, position]))
+        land = Landscape(density, by, generator, budget - spent)
         if affine is not None:
             land.know(own_mode(density, affine, u, generator))
-        land.explore(torch.cat([u[:SCATTERED], position[:SCATTERED]]), scattered)
+        some = torch.cat([beside, position[:CLIMBING]])
+        land.explore(some, scouts.scattered().to(u.dtype))
         visited = moved(density, kernel, beside, num_steps, generator)
     except Exception as error:  # whatever the target raises, and is told of
-        return Failed(error, particles.tally.num_evaluations)
+        return Failed(error, scouts.num_evaluations)
     return _by_mass(name, land, torch.cat([position, u]), visited, spent + land.num_evaluations)
 
 
@@ -250,26 +249,6 @@ def _by_mass(
 def _more_of_them(count: int) -> Doubt:
     text = f"each round of climbs found more modes, {count} in all: there may be many that none did"
     return Doubt(Kind.UNSEEN, f"{text}, and the draws are of those that were found.")
-
-
-def _schedule(num_compared: int) -> Schedule:
-    """Eight times as many particles as are compared, in as many islands, by bold steps."""
-    return Schedule(
-        num_islands=8,
-        num_chains=num_compared // 2,
-        num_moves=2,
-        max_thinning=2,
-        conditional_ess=0.3,
-        temperatures=None,
-    )
-
-
-def _equally_weighted(particles: Particles, generator: torch.Generator) -> Tensor:
-    """All islands' particles by the islands' weights, in any order."""
-    position, log_z = particles.position, particles.log_z
-    log_weight = log_z.repeat_interleave(len(position) // len(log_z))[None]
-    rows = systematic_resample(log_weight, len(position), generator=generator)[0]
-    return position[rows[torch.randperm(len(rows), generator=generator, device=rows.device)]]
 
 
 def r_hat_moved_on(
@@ -431,6 +410,7 @@ def tempered(
 ) -> tuple[Prepared, Job]:
     """What to do for such a run: jumps or tempering between modes, and the job to follow."""
     began, plan, ready = time.perf_counter(), job.plan, modes.ready
+    run.doubt(modes.doubts)
     num_gradients = spent.num_gradients
     if ready is None:
         say(job.progress, f"{modes.said}: a tempering ladder is tuned")

@@ -23,6 +23,8 @@ GAIN, LITTLE = 1e-2, 1.0
 """In nats: a climb that would gain less by a step is over; one that would gain little is there."""
 VALLEY = 2.0
 """So many nats lower than both its ends lies the lowest place between two modes."""
+NEXT = 0.05
+"""Tops nearer than this share of all tops' median distance are one."""
 BETWEEN = (0.15, 0.3, 0.5, 0.7, 0.85)
 """Where that place is looked for."""
 ROUNDS = 8
@@ -106,52 +108,80 @@ def _promise(affine: Affine, score: Tensor, length: Tensor) -> Tensor:
 def apart(density: Expert, top: Tensor, log_density: Tensor) -> tuple[list[Tensor], int]:
     """The rows of each mode, the highest first: those between which there is no valley; the cost.
 
-    Along straight lines to the mode's highest top.
+    Along straight lines to the mode's highest top. Tops that lie next to each other, as distances
+    go between all, are one without being asked.
 
     Shapes: top ``(n, *event)``, log_density ``(n,)``.
 
     >>> target = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
-    >>> top = torch.tensor([[-3.0], [3.0], [2.9]])
+    >>> top = torch.tensor([[-3.0], [3.0], [2.0]])
     >>> apart(target, top, target(top))[0]
     [tensor([0]), tensor([1, 2])]
     """
-    left, groups, count = log_density.argsort(descending=True, stable=True), [], 0
-    share = top.new_tensor(BETWEEN)
-    while len(left):
-        first, rest = left[0], left[1:]
-        way = top[rest] - top[first]
-        there = top[first] + share.reshape(-1, *[1] * top.ndim) * way
-        with torch.no_grad():
-            values = or_nothing(density.log_density(there.flatten(0, 1)))
-        count += len(values)
-        lowest = values.reshape(len(share), -1).amin(0) if len(rest) else values
-        is_same = lowest > log_density[rest] - VALLEY
-        groups.append(torch.cat([first[None], rest[is_same]]))
-        left = rest[~is_same]
+    heaps = _heaps(top.reshape(len(top), -1), log_density)
+    groups, count = [], 0
+    while heaps:
+        first, rest = heaps[0], heaps[1:]
+        rows = torch.stack([heap[0] for heap in rest]) if rest else first[:0]
+        is_same = _without_valley(density, top, log_density, first[0], rows)
+        count += len(BETWEEN) * len(rows)
+        groups.append(torch.cat([first, *(h for h, same in zip(rest, is_same) if same)]))
+        heaps = [heap for heap, same in zip(rest, is_same, strict=True) if not same]
     return groups, count
 
 
-def shaped(density: Expert, top: Tensor, affine: Affine) -> tuple[Tensor, int]:
+def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
+    """Rows that lie next to each other, by the highest: ``top (n, d)``."""
+    left = log_density.argsort(descending=True, stable=True)
+    near = NEXT * torch.cdist(top, top).median() if len(top) else 0.0
+    heaps = []
+    while len(left):
+        first = left[0]
+        distance = (top[left] - top[first]).norm(dim=1)
+        is_near = (distance <= near) & (log_density[left] > log_density[first] - VALLEY)
+        heaps.append(left[is_near])
+        left = left[~is_near]
+    return heaps
+
+
+def _without_valley(
+    density: Expert, top: Tensor, log_density: Tensor, first: Tensor, rows: Tensor
+) -> list[bool]:
+    """Whether the straight lines from one top to others stay as high as their ends."""
+    if not len(rows):
+        return []
+    share = top.new_tensor(BETWEEN)
+    way = top[rows] - top[first]
+    there = top[first] + share.reshape(-1, *[1] * top.ndim) * way
+    with torch.no_grad():
+        values = or_nothing(density.log_density(there.flatten(0, 1)))
+    lowest = values.reshape(len(share), -1).amin(0)
+    is_same: list[bool] = (lowest > log_density[rows] - VALLEY).tolist()
+    return is_same
+
+
+def shaped(density: Expert, top: Tensor, width: Tensor) -> tuple[Tensor, int]:
     """L with L Lᵀ = (−∇² log p̃)⁻¹ at a summit, by differences as wide as it is, and the cost.
 
-    Shapes: top ``(*event)``; returns ``(d, d)``.
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations; returns ``(d, d)``.
     """
-    d = top.numel()
-    scale = (affine.to_x(torch.ones_like(top)[None]) - affine.to_x(torch.zeros_like(top)[None]))[0]
-    width = scale.abs().clamp(min=torch.finfo(top.dtype).tiny).flatten()
+    d, count = top.numel(), 1
     with torch.no_grad():
         height = density.log_density(top[None])
         for _ in range(ROUNDS):
             values = density.log_density(_both_ends(top, width)).reshape(2, d)
             fallen = (height - or_nothing(values).amax(0)).clamp(min=1e-6)
             width = width * (0.5 / fallen).sqrt().clamp(0.125, 8.0)
+            count += 2 * d
+            if bool(((fallen > 0.25) & (fallen < 1.0)).all()):
+                break
     score = density.score(_both_ends(top, width)).reshape(2, d, d)
     curvature = 0.5 * (score[0] - score[1]) * width  # −∂² log p̃, each axis in its width
     curvature = (0.5 * (curvature + curvature.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
     curvature.fill_diagonal_(1.0)  # by the choice of the widths
     values, vectors = torch.linalg.eigh(curvature)
     inverse = vectors / values.clamp(min=FLATTEST) @ vectors.mT
-    return width[:, None] * torch.linalg.cholesky(inverse), 2 * d * (ROUNDS + 1) + 1
+    return width[:, None] * torch.linalg.cholesky(inverse), count + 2 * d
 
 
 def log_mass(density: Expert, loc: Tensor, factor: Tensor, generator: torch.Generator) -> float:
