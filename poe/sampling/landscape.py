@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, fit_moments
+from poe.core.affine import Affine, Dense, fit_moments
 from poe.density.closed_forms import exact_sample
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
@@ -18,10 +18,20 @@ from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Raised
 from poe.samplers.hmc import SplitHMC
-from poe.samplers.kernel import Kernel
+from poe.samplers.kernel import Kernel, or_nothing
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Gaussians, Preconditioned
-from poe.tuning.modes import DRAWS, Mode, apart, climb, is_in, log_mass, shaped
+from poe.tuning.modes import (
+    BETWEEN,
+    DRAWS,
+    Mode,
+    apart,
+    climb,
+    is_in,
+    log_mass,
+    summit,
+    without_valley,
+)
 
 MAX_MODES = 64
 LEAST = 1e-3
@@ -38,6 +48,15 @@ NEARER = (1.0, 0.5, 0.25)
 """They begin on the broad start, or on the same drawn in by so much, by turns."""
 WIDER = 1.5
 """How much farther than the modes so far the next round begins."""
+COPIES, WANDERING, STRIDE = 8, 60, (0.6, 2)
+"""Chains from the centre of a mode, their steps, and angle and number of those of a trajectory."""
+LOOKS, NEAREST = 3, 2
+"""So often is it asked how they stand to so many of the nearest others."""
+ALIKE, MET = 4.0, 0.2
+"""In nats, for each standard deviation of a Gaussian's log-density; and the share of their time in
+which chains must come next to others."""
+TESTED = 8
+"""So many modes are followed; those that are left are taken for such."""
 RARE = 0.1
 """Chains are in a mode less often than its mass says where it is by this factor."""
 SEPARATE = 0.6
@@ -176,10 +195,25 @@ class Landscape:
         self._leave_out_the_light()
 
     def _add(self, top: Tensor) -> None:
-        factor, cost = shaped(self.density, top, self._width(top))
-        mass = log_mass(self.density, top.flatten(), factor, self.generator)
-        self.num_evaluations += cost + DRAWS
-        self.modes.append(Mode(top.flatten(), factor, mass))
+        """The mode of a top that climbs came to, where it is a summit, and of none that is known."""
+        climbed = summit(self.density, top, self._width(top))
+        self.num_evaluations += climbed.num_evaluations
+        if climbed.factor is None or self._is_known(climbed.top):
+            return
+        centre = climbed.top.flatten()
+        mass = log_mass(self.density, centre, climbed.factor, self.generator)
+        self.num_evaluations += DRAWS
+        self.modes.append(Mode(centre, climbed.factor, mass))
+
+    def _is_known(self, top: Tensor) -> bool:
+        """Whether no valley lies between a summit and one of those before."""
+        known = [mode.centre.reshape(top.shape) for mode in self.modes]
+        tops = torch.stack([top, *known])
+        with torch.no_grad():
+            values = self.density.log_density(tops)
+        same = without_valley(self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long())
+        self.num_evaluations += len(tops) + len(BETWEEN) * len(known)
+        return bool(same.any())
 
     def _width(self, top: Tensor) -> Tensor:
         """About the standard deviations of a mode: those of the last one, where there was one."""
@@ -199,20 +233,70 @@ class Landscape:
 def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
     """Modes that chains do not come to as their mass says, with those that they are in; and how.
 
-    Shapes: visited ``(steps, chains, *event)``. None at all where chains come to every mode.
+    Where chains come to every mode, there is at most one.
+
+    Shapes: visited ``(steps, chains, *event)``.
     """
+    modes = land.modes
+    if not modes:
+        return [], ""
     if land.own is None:
-        return land.modes, "chains settled in different modes"
-    if len(land.modes) > 1:
-        among = occupied(places(land.modes, visited), len(land.modes))
-        if among.apart > SEPARATE:
-            return land.modes, "chains stay in different modes"
-    known = [land.own, *land.modes]
-    share = contained(known, visited)
+        return modes, "chains settled in different modes"
+    steps = [wander(land.density, mode, visited, land.generator) for mode in modes[:TESTED]]
+    if len(modes) > 1 and occupied(places(modes, visited), len(modes)).apart > SEPARATE:
+        if are_several(land.density, steps, len(modes)):
+            return modes, "chains stay in different modes"
+    known = [land.own, *modes]
     mass = torch.tensor([mode.log_mass for mode in known], dtype=torch.float64).softmax(0)
-    is_missed = (share < RARE * mass)[1:].tolist()
-    missed = [mode for mode, is_so in zip(land.modes, is_missed, strict=True) if is_so]
+    is_missed = (contained(known, visited) < RARE * mass)[1:].tolist()
+    leads = [leads_to(land.density, own, [visited]) for own in steps]
+    leads += [False] * (len(modes) - len(leads))
+    missed = [m for m, is_so, led in zip(modes, is_missed, leads, strict=True) if is_so > led]
     return [land.own, *missed], "mass was found where no chain was"
+
+
+def wander(density: Expert, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Where chains come from the centre of a mode: ``(steps, chains, *event)``.
+
+    They move in the mode's own coordinates, by steps that fit there, since a chain whose steps are
+    too long for the place stands still in any.
+    """
+    kernel = Preconditioned(SplitHMC(*STRIDE), Dense(mode.centre, mode.factor))
+    centre = mode.centre.reshape(1, *like.shape[2:])
+    position = moved(density, kernel, centre.repeat_interleave(COPIES, 0), WANDERING, generator)
+    return position[-WANDERING // 2 :]
+
+
+def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether chains from a mode come next to others: to as high a place, with no valley between.
+
+    Then it is no mode apart from where those are. A place much higher than the others' is: a narrow
+    mode within a broad one has no valley around it.
+
+    Shapes: own and others ``(steps, chains, *event)``.
+    """
+    some = own[:: max(1, len(own) // LOOKS)].flatten(0, 1)
+    far = torch.cat([other.flatten(0, 1) for other in others])
+    distance = torch.cdist(some.flatten(1), far.flatten(1))
+    nearest = distance.topk(min(NEAREST, len(far)), largest=False).indices
+    ends = torch.cat([some.repeat_interleave(nearest.shape[1], 0), far[nearest.flatten()]])
+    with torch.no_grad():
+        height = or_nothing(density.log_density(ends))
+    count = len(ends) // 2
+    is_level = (height[:count] - height[count:]).abs() < ALIKE * (1 + (ends[0].numel() / 2) ** 0.5)
+    is_joined = without_valley(density, ends, height, torch.arange(count), torch.arange(count, 2 * count))
+    met = (is_level & is_joined).reshape(nearest.shape).any(1)
+    return bool(met.double().mean() > MET)
+
+
+def are_several(density: Expert, steps: Sequence[Tensor], num_modes: int) -> bool:
+    """Whether not all modes lead to each other, of those whose chains were followed."""
+    reached, count = {0}, 0
+    while len(reached) > count:
+        count, inside = len(reached), [steps[k] for k in sorted(reached)]
+        left = [k for k in range(len(steps)) if k not in reached]
+        reached |= {k for k in left if leads_to(density, steps[k], inside)}
+    return len(reached) < num_modes
 
 
 def own_mode(density: Expert, affine: Affine, like: Tensor, generator: torch.Generator) -> Mode:

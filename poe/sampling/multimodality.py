@@ -221,9 +221,15 @@ def look_elsewhere(
         some = torch.cat([beside, position[:CLIMBING]])
         land.explore(some, scouts.scattered().to(u.dtype))
         visited = moved(density, kernel, beside, num_steps, generator)
+        modes, how = unfollowed(land, visited)
     except Exception as error:  # whatever the target raises, and is told of
         return Failed(error, scouts.num_evaluations)
-    return _by_mass(name, land, torch.cat([position, u]), visited, spent + land.num_evaluations)
+    spent += land.num_evaluations
+    if len(modes) < 2:
+        return Nothing(f"particles from {name} found no other modes", spent)
+    said = f"{how}, by climbs and particles from {name}"
+    doubts = (_more_of_them(len(land.modes)),) if land.is_open else ()
+    return Modes(said, torch.cat([position, u]), spent, gaussians(modes), doubts)
 
 
 def _by_settling(name: str, position: Tensor, r_hat: float, num_evaluations: int) -> Seen:
@@ -232,18 +238,6 @@ def _by_settling(name: str, position: Tensor, r_hat: float, num_evaluations: int
         return Nothing(f"particles from {name} found no other modes", num_evaluations)
     said = f"particles from {name} settled where no chain was, R-hat {r_hat:.1f}"
     return Modes(said, position, num_evaluations)
-
-
-def _by_mass(
-    name: str, land: Landscape, position: Tensor, visited: Tensor, num_evaluations: int
-) -> Seen:
-    """What the modes tell that were found, and where chains went among them."""
-    modes, how = unfollowed(land, visited)
-    if len(modes) < 2:
-        return Nothing(f"particles from {name} found no other modes", num_evaluations)
-    doubts = () if not land.is_open else (_more_of_them(len(land.modes)),)
-    said = f"{how} (climbs and particles from {name})"
-    return Modes(said, position, num_evaluations, gaussians(modes), doubts)
 
 
 def _more_of_them(count: int) -> Doubt:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine
+from poe.core.affine import Affine, Dense
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
 from poe.samplers.kernel import or_nothing
@@ -27,6 +27,8 @@ NEXT = 0.05
 """Tops nearer than this share of all tops' median distance are one."""
 BETWEEN = (0.15, 0.3, 0.5, 0.7, 0.85)
 """Where that place is looked for."""
+TRIES = 6
+"""Of going on from a place that is not yet a summit."""
 ROUNDS = 8
 """Of finding how wide a mode is: each is at most eight times wider or narrower than the last."""
 FLATTEST = 0.1
@@ -43,6 +45,14 @@ class Climbed(NamedTuple):
     top: Tensor
     log_density: Tensor
     has_arrived: Tensor
+    num_evaluations: int
+
+
+class Summit(NamedTuple):
+    """A top ``(*event)``, the factor of its Gaussian ``(d, d)``, None where it is none; the cost."""
+
+    top: Tensor
+    factor: Tensor | None
     num_evaluations: int
 
 
@@ -123,7 +133,7 @@ def apart(density: Expert, top: Tensor, log_density: Tensor) -> tuple[list[Tenso
     while heaps:
         first, rest = heaps[0], heaps[1:]
         rows = torch.stack([heap[0] for heap in rest]) if rest else first[:0]
-        is_same = _without_valley(density, top, log_density, first[0], rows)
+        is_same = without_valley(density, top, log_density, rows, first[:1]) if rest else rows
         count += len(BETWEEN) * len(rows)
         groups.append(torch.cat([first, *(h for h, same in zip(rest, is_same) if same)]))
         heaps = [heap for heap, same in zip(rest, is_same, strict=True) if not same]
@@ -144,20 +154,39 @@ def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
     return heaps
 
 
-def _without_valley(
-    density: Expert, top: Tensor, log_density: Tensor, first: Tensor, rows: Tensor
-) -> list[bool]:
-    """Whether the straight lines from one top to others stay as high as their ends."""
-    if not len(rows):
-        return []
-    share = top.new_tensor(BETWEEN)
-    way = top[rows] - top[first]
-    there = top[first] + share.reshape(-1, *[1] * top.ndim) * way
+def without_valley(
+    density: Expert, top: Tensor, log_density: Tensor, rows: Tensor, ends: Tensor
+) -> Tensor:
+    """Whether the straight lines from rows to ends stay as high as the lower of the two.
+
+    Shapes: top ``(n, *event)``, log_density ``(n,)``; rows and ends ``(k,)``, or one end for all.
+    """
+    share = top.new_tensor(BETWEEN).reshape(-1, *[1] * top.ndim)
+    there = top[ends] + share * (top[rows] - top[ends])
     with torch.no_grad():
         values = or_nothing(density.log_density(there.flatten(0, 1)))
     lowest = values.reshape(len(share), -1).amin(0)
-    is_same: list[bool] = (lowest > log_density[rows] - VALLEY).tolist()
-    return is_same
+    return lowest > log_density[rows].minimum(log_density[ends]) - VALLEY
+
+
+def summit(density: Expert, top: Tensor, width: Tensor) -> Summit:
+    """The summit above a place that a climb came to, and its shape.
+
+    While Newton's method promises a gain there, the climb goes on in coordinates of its curvature.
+
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations there.
+    """
+    count = 0
+    for _ in range(TRIES):
+        factor, cost = shaped(density, top, width)
+        count += cost + 1
+        promise = (factor.mT @ usable(density, top[None])[1].flatten()).square().sum()
+        if promise < LITTLE:
+            return Summit(top, factor, count)
+        climbed = climb(density, top[None], Dense(top.flatten(), factor))
+        top, width = climbed.top[0], factor.square().sum(1).sqrt()
+        count += climbed.num_evaluations
+    return Summit(top, None, count)
 
 
 def shaped(density: Expert, top: Tensor, width: Tensor) -> tuple[Tensor, int]:
