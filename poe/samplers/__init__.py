@@ -27,7 +27,7 @@ from poe.samplers.langevin import MALA, ULA, LangevinState
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.path import geometric_ladder
-from poe.samplers.preconditioned import Preconditioned, PreconditionedState
+from poe.samplers.preconditioned import ModeJumps, Preconditioned, PreconditionedState
 from poe.samplers.surrogate import DelayedAcceptance, DelayedState, SurrogateMALA, SurrogateState
 from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
 from poe.samplers.underdamped import MomentumState, UnderdampedLangevin
@@ -64,6 +64,7 @@ __all__ = [
     "LowRank",
     "MetropolisHastings",
     "MetropolisState",
+    "ModeJumps",
     "MomentumState",
     "Noise",
     "ParallelTempering",

@@ -1,8 +1,9 @@
-"""Any kernel in whitened coordinates: one preconditioner for all of them."""
+"""Any kernel in whitened coordinates: one preconditioner for all of them, or one for each mode."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -10,16 +11,22 @@ from torch import Tensor
 
 from poe.core.affine import Affine
 from poe.core.arguments import checked
-from poe.core.errors import PoeError
+from poe.core.errors import PoeError, ShapeError
 from poe.samplers.kernel import (
+    Corrected,
     Density,
     Info,
     Kernel,
     OnDrawnNoise,
+    accept,
     copied,
+    floats_like,
     in_two_parts,
     require_kernel,
+    sum_event,
+    where_accepted,
 )
+from poe.samplers.langevin import LangevinState
 from poe.samplers.questions import (
     Learned,
     Setting,
@@ -240,3 +247,265 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
                 "one (poe.samplers.fit_affine), or let poe.sample fit it in warm-up."
             )
         return self.affine
+
+
+class Gaussians(NamedTuple):
+    """N(c_k, L_k L_kᵀ) of several modes, each with coordinates of its own: x = c_k + L_k u.
+
+    Args:
+        loc: c, ``(modes, d)``.
+        factor: L, ``(modes, d, d)``, lower-triangular with positive diagonals.
+    """
+
+    loc: Tensor
+    factor: Tensor
+
+    @property
+    def log_abs_det(self) -> Tensor:
+        """log |det L_k|: ``(modes,)``."""
+        return self.factor.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """L_k⁻¹ (x − c_k) of every mode.
+
+        Args:
+            x: ``(n, *event)``.
+
+        Returns:
+            u, ``(modes, n, d)``.
+        """
+        centred = x.reshape(1, len(x), -1) - self.loc[:, None]
+        return torch.linalg.solve_triangular(self.factor, centred.mT, upper=False).mT
+
+    def to_x(self, u: Tensor, label: Tensor) -> Tensor:
+        """c_k + L_k u of each row's own mode.
+
+        Args:
+            u: ``(n, *event)``.
+            label: k, ``(n,)``.
+
+        Returns:
+            x, of the shape of u.
+        """
+        x = self.loc[:, None] + u.reshape(1, len(u), -1) @ self.factor.mT
+        return _of_row(x, label).reshape(u.shape)
+
+    def log_shares(self, u: Tensor) -> Tensor:
+        """log r_k(x), r_k = N(x; c_k, L_k L_kᵀ) / Σ_j N(x; c_j, L_j L_jᵀ).
+
+        Args:
+            u: Of every mode, ``(modes, n, d)``.
+
+        Returns:
+            ``(modes, n)``.
+        """
+        log_normal = -0.5 * u.square().sum(2) - self.log_abs_det[:, None]
+        return log_normal.log_softmax(0)
+
+    def share_and_score(self, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """log r_k(x) of each row's own mode, and its gradient.
+
+        Args:
+            x: ``(n, *event)``.
+            label: k, ``(n,)``.
+
+        Returns:
+            ``(n,)`` and ``(n, *event)``.
+        """
+        u = self.to_u(x)
+        log_shares = self.log_shares(u)
+        pull = -torch.linalg.solve_triangular(self.factor.mT, u.mT, upper=True).mT
+        score = _of_row(pull, label) - (log_shares.exp()[..., None] * pull).sum(0)
+        return _of_row(log_shares, label), score.reshape(x.shape)
+
+
+def _of_row(values: Tensor, label: Tensor) -> Tensor:
+    """Each row's own of ``(modes, n, ...)``: ``(n, ...)``."""
+    return values[label, torch.arange(len(label), device=label.device)]
+
+
+class _OfMode:
+    """p̃(x) r_k(x) in u, x = c_k + L_k u, where each chain keeps to its mode k; it remembers p̃."""
+
+    def __init__(self, target: Density, modes: Gaussians, label: Tensor) -> None:
+        self.target, self.modes, self.label = target, modes, label
+        self.latest: LangevinState | None = None
+
+    def log_density_and_score(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density, and its gradient in u."""
+        x = self.modes.to_x(u, self.label)
+        self.latest = LangevinState(x, *self.target.log_density_and_score(x))
+        return self.of(self.latest)
+
+    def of(self, state: LangevinState) -> tuple[Tensor, Tensor]:
+        """The same where p̃ is known."""
+        log_share, score = self.modes.share_and_score(state.position, self.label)
+        own = self.modes.factor[self.label]
+        in_x = (state.score + score).reshape(len(own), 1, -1)
+        return state.log_density + log_share, (in_x @ own).reshape(state.score.shape)
+
+
+class _Known(NamedTuple):
+    """A density at the one place where it is known."""
+
+    log_density_there: Tensor
+    score: Tensor
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.log_density_there
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_density_there, self.score
+
+
+class JumpNoise(NamedTuple):
+    """The kernel's noise, and uniforms ``(3, chains)``: for the mode, where to jump, and whether."""
+
+    kernel: Any
+    uniform: Tensor
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class ModeJumps(Corrected[LangevinState]):
+    """A kernel that moves within the modes of a density, each in coordinates of its own, and jumps.
+
+    A Gaussian N(c_k, L_k L_kᵀ) stands for each mode. With shares r_k(x) of these at x, which sum to
+    1, p̃(x) r_k(x) is a density of (x, k) whose margin is p̃. A step
+
+    1. draws k ~ r(x);
+    2. moves u, x = c_k + L_k u, by the kernel on p̃(c_k + L_k u) r_k(c_k + L_k u);
+    3. proposes any mode j, all alike, with the same u: x' = c_j + L_j u, accepted with
+       min(1, p̃(x') r_j(x') |L_j| / (p̃(x) r_k(x) |L_k|)).
+
+    Each leaves p̃ invariant, whatever the Gaussians. Where modes are alike but for an affine map,
+    all jumps are accepted, in any number of dimensions and however far apart. A mode that no
+    Gaussian stands for is found only as the kernel itself finds it.
+
+    Args:
+        kernel: A local one along the score, in u: ``SplitHMC``, ``HMC`` or ``MALA``.
+        loc: c, ``(modes, d)``, in the coordinates that the chains move in, events flattened.
+        factor: L, ``(modes, d, d)``, lower-triangular with positive diagonals.
+
+    Raises:
+        PoeError: For a kernel without score, or one that does not begin anew where a jump ends.
+        ShapeError: Where the Gaussians' shapes do not fit each other.
+
+    References:
+        Tjelmeland & Hegstad (2001), Mode jumping proposals in MCMC, doi:10.1111/1467-9469.00232;
+        Pompe, Holmes & Łatuszyński (2020), A framework for adaptive MCMC targeting multimodal
+        distributions, section 2.2, arXiv:1812.02609 (jumps with the same u).
+
+    Example:
+        >>> import poe
+        >>> two = poe.FromLogDensity(
+        ...     lambda x: -50 * (x.abs() - 3).square().sum(-1), space=poe.Real(1)
+        ... )
+        >>> loc, factor = torch.tensor([[-3.0], [3.0]]), torch.full((2, 1, 1), 0.1)
+        >>> kernel = ModeJumps(poe.samplers.SplitHMC(1.5), loc, factor)
+        >>> g = torch.Generator().manual_seed(0)
+        >>> state = kernel.init(two, torch.full((100, 1), 3.0))  # all in one mode
+        >>> for _ in range(20):
+        ...     state, info = kernel.step(two, state, generator=g)
+        >>> state.position.shape, 35 < (state.position > 0).sum() < 65
+        (torch.Size([100, 1]), tensor(True))
+    """
+
+    kernel: Kernel
+    loc: Tensor
+    factor: Tensor
+
+    needs_score: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_kernel(self.kernel)
+        if has_memory(self.kernel) or not (
+            needs_score(self.kernel) and ends_where_it_asked(self.kernel)
+        ):
+            raise PoeError(
+                "expected a local kernel along the score, which can begin anew where a jump ends, "
+                f"got {type(self.kernel).__name__}: use SplitHMC, HMC or MALA"
+            )
+        modes, d = self.loc.shape[0], self.loc.shape[-1]
+        if self.loc.ndim != 2 or self.factor.shape != (modes, d, d):
+            raise ShapeError(
+                "expected loc of shape (modes, d) and factor of shape (modes, d, d), got "
+                f"{tuple(self.loc.shape)} and {tuple(self.factor.shape)}"
+            )
+
+    @property
+    def modes(self) -> Gaussians:
+        """The Gaussians that stand for the modes."""
+        return Gaussians(self.loc, self.factor)
+
+    @property
+    def guarantee(self) -> str:
+        """That of the kernel: jumps leave the target invariant."""
+        return guarantee(self.kernel)
+
+    @property
+    def draws_beforehand(self) -> bool:
+        """As the kernel does."""
+        return draws_beforehand(self.kernel)
+
+    @property
+    def gradients_per_step(self) -> int:
+        """The kernel's, and one for the jump."""
+        return gradients_per_step(self.kernel) + 1
+
+    def state_at(self, target: Density, x: Tensor) -> LangevinState:
+        return LangevinState(x, *target.log_density_and_score(x))
+
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> JumpNoise:
+        noise = in_two_parts(self.kernel).draw_noise(position, generator)
+        uniform = floats_like(position, 3, len(position)).uniform_(generator=generator)
+        return JumpNoise(noise, uniform)
+
+    def transition(
+        self, target: Density, state: LangevinState, noise: JumpNoise
+    ) -> tuple[LangevinState, Info]:
+        for_mode, for_next, for_jump = noise.uniform
+        all_u = self.modes.to_u(state.position)
+        label = _drawn(self.modes.log_shares(all_u), for_mode)
+        density = _OfMode(target, self.modes, label)
+        u = _of_row(all_u, label).reshape(state.position.shape)
+        kernel = in_two_parts(self.kernel)
+        inner, info = kernel.transition(
+            density, kernel.state_at(_Known(*density.of(state)), u), noise.kernel
+        )
+        assert density.latest is not None
+        state = _where(info.is_accepted, density.latest, state)
+        other = (for_next * len(self.loc)).long().clamp(max=len(self.loc) - 1)
+        state, jumped = self._jumped(target, state, inner.position, (label, other), for_jump)
+        return state, info._replace(is_undefined=info.is_undefined | jumped.is_undefined)
+
+    def _jumped(
+        self,
+        target: Density,
+        state: LangevinState,
+        u: Tensor,
+        labels: tuple[Tensor, Tensor],
+        uniform: Tensor,
+    ) -> tuple[LangevinState, Info]:
+        """From one mode to another, with the same u; not to where there is no score."""
+        x = self.modes.to_x(u, labels[1])
+        proposed = LangevinState(x, *target.log_density_and_score(x))
+        here, there = (
+            each.log_density
+            + _of_row(self.modes.log_shares(self.modes.to_u(each.position)), label)
+            + self.modes.log_abs_det[label]
+            for each, label in zip((state, proposed), labels, strict=True)
+        )
+        log_ratio = there - here + 0.0 * sum_event(proposed.score)  # NaN where that is no number
+        info = accept(log_ratio, proposed.log_density, uniform)
+        return _where(info.is_accepted, proposed, state), info
+
+
+def _drawn(log_shares: Tensor, uniform: Tensor) -> Tensor:
+    """A mode for each row, by its shares ``(modes, n)``: ``(n,)``."""
+    label = (log_shares.exp().cumsum(0) <= uniform).sum(0)
+    return label.clamp(max=len(log_shares) - 1)
+
+
+def _where(mask: Tensor, one: LangevinState, other: LangevinState) -> LangevinState:
+    return LangevinState(*map(partial(where_accepted, mask), one, other))

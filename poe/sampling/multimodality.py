@@ -1,4 +1,4 @@
-"""Modes that chains from one start would miss: looking for them, and tempering between them."""
+"""Modes that chains from one start would miss: looking for them, and moving between them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,36 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.core.affine import fit_moments
+from poe.core.affine import MAX_DENSE_DIMENSION, Affine, fit_moments
 from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
 from poe.density.adapt import FromDistribution
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
-from poe.particles.islands import Particles, Schedule
-from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Raised
 from poe.samplers.hmc import HMC, SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.metropolis import MetropolisHastings
-from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.preconditioned import Gaussians, ModeJumps, Preconditioned
 from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
+from poe.samplers.tempering import ParallelTempering
 from poe.sampling.driver import Job, say
+from poe.sampling.landscape import (
+    SEPARATE,
+    Landscape,
+    Scouts,
+    gaussians,
+    map_of,
+    moved,
+    occupied,
+    own_mode,
+    places,
+    unfollowed,
+)
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
+from poe.tuning.jumps import labels, tune_jumps
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
@@ -37,15 +49,34 @@ from poe.tuning.warmup import Window
 FEW, SOME = 16, 32
 """How many particles, and at most how many chains, are moved on: where chains are few, or not."""
 
+CLIMBING = 64
+"""At most so many particles climb on."""
 STEPS, STEPS_OF_A_WALK = 30, 120
 SHARE = 0.5
 """Of a run's evaluations, what looking around for other modes may take."""
 BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
+PILOT = 240
+"""The steps in which jumps between modes are tuned and tried."""
 TUNING_STEPS = 620
-BURN_IN = 200
+BURN_IN, TRIED = 200, 100
+"""Steps of tempering before draws, and the last of them by which it is judged."""
+DEAREST = 20
+"""So many times the evaluations of the run without it may tempering take."""
 TEMPERING = "tempering"
 """The end of the name of its checkpoint."""
+
+
+class Ready(NamedTuple):
+    """A kernel between modes that was tuned and tried, and where its chains, or replicas, are."""
+
+    kernel: Kernel
+    u: Tensor
+    coordinates: Affine | None
+    """In which u are, where these are not the chains' own."""
+    num_steps: int
+    num_gradients: int
+    """How often each chain evaluated the target on the way."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,26 @@ class Modes:
     position: Tensor
     """Where they are, in unconstrained coordinates: ``(positions, *event)``."""
     num_evaluations: int = 0
-    doubts: ClassVar[tuple[Doubt, ...]] = ()
+    gaussians: Gaussians | None = None
+    """Of the modes, where climbs told them apart."""
+    doubts: tuple[Doubt, ...] = ()
+    ready: Ready | None = None
+    """What moves between them, where that was tried."""
+
+
+@dataclass(frozen=True)
+class Unweighed:
+    """There are modes that chains do not come to, and nothing that was tried moves between them."""
+
+    said: str
+    num_evaluations: int
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """That the draws are of some of the modes alone."""
+        text = f"{self.said}, and no kernel that was tried moves between the modes"
+        remedy = "Start chains in all of them, and weigh these by poe.log_partition or poe.smc."
+        return (Doubt(Kind.UNSEEN, f"{text}: they do not have the weights that they should.", remedy=remedy),)
 
 
 @dataclass(frozen=True)
@@ -104,7 +154,7 @@ class Failed:
         return (Doubt(Kind.NOT_LOOKED, text),)
 
 
-Seen = Nothing | Modes | TooLong | Failed
+Seen = Nothing | Modes | Unweighed | TooLong | Failed
 """What looking elsewhere comes to."""
 
 
@@ -115,15 +165,18 @@ def look_elsewhere(
     u: Tensor,
     *,
     budget: int,
+    affine: Affine | None = None,
     chains_at_once: int | None = None,
     generator: torch.Generator,
     raised: Raised | None = None,
 ) -> Seen:
     """Whether some of the target's mass is where no chain is, and does not come to the chains.
 
-    A small run of sequential Monte Carlo goes from a broad start to the target. Then its particles
-    and some chains are moved on together by the chains' kernel: where these do not mix, but settle
-    apart, there are modes that the chains have not seen.
+    A small run of sequential Monte Carlo goes from a broad start to the target. From its particles,
+    the chains and the broad start itself climbs lead to summits; those with valleys between them,
+    and mass around them, are modes (`poe.tuning.modes`). The chains are moved on by their kernel:
+    are they in each mode as its mass says, and does each chain come to all? Without a score
+    particles and chains are moved on together, and modes are where they settle apart.
 
     Args:
         target: What is sampled.
@@ -131,6 +184,7 @@ def look_elsewhere(
         kernel: What moves the chains there.
         u: Where the chains are, ``(chains, *event)``.
         budget: How many positions may be evaluated; beyond, nothing is concluded.
+        affine: What chains that are in one place learned of it; None where they are in several.
         chains_at_once: Evaluate the target on no more positions than this at a time.
         generator: Where random numbers come from.
         raised: Where errors at some positions are kept, which have no density there.
@@ -139,53 +193,56 @@ def look_elsewhere(
         What was found. An error of the target is a value as well, since the target need not be
         defined where only the search goes; the caller says it.
 
-    What it misses: modes beyond the broad start, and those that the few particles lost on the way.
+    What it misses: modes beyond the broad start whose basins end before it.
     """
     num_compared = FEW if len(u) < 2 * SOME else SOME
     name, start = broad_start(target, u)
     search = in_chunks(target, chains_at_once)
-    is_walk = not needs_score(kernel)
-    num_steps = STEPS_OF_A_WALK if is_walk else STEPS
-    comparing = num_steps * gradients_per_step(kernel) * (num_compared + min(num_compared, len(u)))
+    has_score = needs_score(kernel)
+    num_steps = STEPS if has_score else STEPS_OF_A_WALK
+    beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
+    comparing = num_steps * gradients_per_step(kernel) * (num_compared + len(beside))
     if comparing > budget:
         return TooLong(0)
-    particles = Particles(search, start, _schedule(num_compared), generator, raised)
-    moves = Preconditioned(MetropolisHastings() if is_walk else SplitHMC())
+    scouts = Scouts(search, start, has_score, budget - comparing, generator, raised)
     try:
-        for _ in particles.levels(start, search, moves):
-            if particles.tally.num_evaluations + comparing > budget:
-                return TooLong(particles.tally.num_evaluations)
-        position = _equally_weighted(particles, generator).to(u.dtype)
-        beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
-        side_by_side = torch.cat([position[:num_compared], beside])
-        r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
+        if not scouts.arrive(num_compared // 2):
+            return TooLong(scouts.num_evaluations)
+        position = scouts.position.to(u.dtype)
+        spent = scouts.num_evaluations + comparing
+        if not has_score or u[0].numel() > MAX_DENSE_DIMENSION:
+            side_by_side = torch.cat([position[:num_compared], beside])
+            r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
+            return _by_settling(name, position, r_hat, spent)
+        by = map_of(affine, torch.cat([u, position]))
+        land = Landscape(density, by, generator, budget - spent)
+        if affine is not None:
+            land.know(own_mode(density, affine, u, generator))
+        some = torch.cat([beside, position[:CLIMBING]])
+        land.explore(some, scouts.scattered().to(u.dtype))
+        visited = moved(density, kernel, beside, num_steps, generator)
+        modes, how = unfollowed(land, visited)
     except Exception as error:  # whatever the target raises, and is told of
-        return Failed(error, particles.tally.num_evaluations)
-    num_evaluations = particles.tally.num_evaluations + comparing
+        return Failed(error, scouts.num_evaluations)
+    spent += land.num_evaluations
+    if len(modes) < 2:
+        return Nothing(f"particles from {name} found no other modes", spent)
+    said = f"{how}, by climbs and particles from {name}"
+    doubts = (_more_of_them(len(land.modes)),) if land.is_open else ()
+    return Modes(said, torch.cat([position, u]), spent, gaussians(modes), doubts)
+
+
+def _by_settling(name: str, position: Tensor, r_hat: float, num_evaluations: int) -> Seen:
+    """What particles and chains that were moved on together tell."""
     if not r_hat > MANY_MODES:
         return Nothing(f"particles from {name} found no other modes", num_evaluations)
     said = f"particles from {name} settled where no chain was, R-hat {r_hat:.1f}"
     return Modes(said, position, num_evaluations)
 
 
-def _schedule(num_compared: int) -> Schedule:
-    """Eight times as many particles as are compared, in as many islands, by bold steps."""
-    return Schedule(
-        num_islands=8,
-        num_chains=num_compared // 2,
-        num_moves=2,
-        max_thinning=2,
-        conditional_ess=0.3,
-        temperatures=None,
-    )
-
-
-def _equally_weighted(particles: Particles, generator: torch.Generator) -> Tensor:
-    """All islands' particles by the islands' weights, in any order."""
-    position, log_z = particles.position, particles.log_z
-    log_weight = log_z.repeat_interleave(len(position) // len(log_z))[None]
-    rows = systematic_resample(log_weight, len(position), generator=generator)[0]
-    return position[rows[torch.randperm(len(rows), generator=generator, device=rows.device)]]
+def _more_of_them(count: int) -> Doubt:
+    text = f"each round of climbs found more modes, {count} in all: there may be many that none did"
+    return Doubt(Kind.UNSEEN, f"{text}, and the draws are of those that were found.")
 
 
 def r_hat_moved_on(
@@ -195,11 +252,7 @@ def r_hat_moved_on(
 
     A single one may hold still in a tail: it is a mode where there are two.
     """
-    state, visited = kernel.init(density, u), []
-    for _ in range(num_steps):
-        state, _ = kernel.step(density, state, generator=generator)
-        visited.append(state.position)
-    position = torch.stack(visited)
+    position = moved(density, kernel, u, num_steps, generator)
     means = position.mean(0).reshape(position.shape[1], -1)
     distance = ((means - means.median(0).values) / means.std(0)).abs().amax(1)
     return r_hat_of_settled(position[:, distance < distance.max()])
@@ -224,33 +277,76 @@ def look_nowhere(begin: Prepared, run: Run) -> Watched:
 def look_around(begin: Prepared, run: Run) -> Watched:
     """Whether chains at the end of their warm-up are in all modes, as far as can be seen.
 
-    Chains that settled in one place are held against particles from a broad start, for at most half
-    as many evaluations as the run takes. The random numbers are its own, so that finding nothing
-    changes no draw. Chains that may be on their way to infinity are left to themselves.
+    For at most half as many evaluations as the run takes. Where modes are found, what may move
+    between them is tuned and tried, and told as modes only where it does. The random numbers are
+    its own, so that finding nothing changes no draw.
     """
-    r_hat = run.moment.learned[-1].r_hat
-    if run.plan.is_watched or run.moment.step > 0:
+    if run.moment.step > 0 or not needs_fit(run.plan.stages[-1].kernel):
         return Watched(Nothing())
-    if r_hat > MANY_MODES:
-        why = f"chains settled in different places, R-hat {r_hat:.1f} after warm-up"
-        return Watched(Modes(why, run.moment.state.inner.position))
-    if not needs_fit(run.plan.stages[-1].kernel):
-        return Watched(Nothing())
-    began = time.perf_counter()
+    began, generator = time.perf_counter(), aside(run.plan.generator)
     kernel, u = run.sampling.kernel, run.moment.state.inner.position
-    planned = run.moment.num_gradients[0] + run.plan.num_draws * gradients_per_step(kernel)
+    learned = run.moment.learned[-1]
+    are_apart = learned.r_hat > MANY_MODES
+    if are_apart and not needs_score(kernel):
+        why = f"chains settled in different places, R-hat {learned.r_hat:.1f} after warm-up"
+        return Watched(Modes(why, u))
     seen = look_elsewhere(
         begin.target,
         run.sampling.density,
         kernel,
         u,
-        budget=round(SHARE * planned * len(u)),
+        budget=round(SHARE * _planned(run) * len(u)),
+        affine=None if are_apart else learned.affine,
         chains_at_once=begin.chains_at_once,
-        generator=aside(run.plan.generator),
+        generator=generator,
         raised=begin.raised,
     )
     num_gradients = -(-seen.num_evaluations // len(u))
+    if isinstance(seen, Modes) and seen.gaussians is not None:
+        seen, more = _tried(begin, run, seen, seen.gaussians, generator, are_apart=are_apart)
+        num_gradients += more
     return Watched(seen, Spent(0, num_gradients, time.perf_counter() - began))
+
+
+def _planned(run: Run) -> int:
+    """How often each chain evaluates the target in all."""
+    each = gradients_per_step(run.sampling.kernel)
+    return run.moment.num_gradients[0] + run.plan.num_draws * each
+
+
+def _tried(
+    begin: Prepared,
+    run: Run,
+    seen: Modes,
+    modes: Gaussians,
+    generator: torch.Generator,
+    *,
+    are_apart: bool,
+) -> tuple[Seen, int]:
+    """The modes with what moves between them; nothing where all mass is in one; and the cost."""
+    density, num_modes = run.sampling.density, len(modes.loc)
+    u = _in_all(modes, seen.position, len(begin.u))
+    tuned = tune_jumps(density, modes, u, num_steps=PILOT, generator=generator)
+    share, apart = occupied(tuned.label, num_modes)
+    if apart <= SEPARATE and not are_apart and share.max() == 1.0:
+        said = f"{seen.said}, which has next to none of the mass"
+        return Nothing(said, seen.num_evaluations), tuned.num_gradients
+    if apart <= SEPARATE:
+        ready = Ready(tuned.kernel, tuned.position, None, PILOT, tuned.num_gradients)
+        return replace(seen, ready=ready), tuned.num_gradients
+    ladder, spent = _tried_tempering(begin, run, seen, modes, generator)
+    return ladder or Unweighed(seen.said, seen.num_evaluations), tuned.num_gradients + spent
+
+
+def _in_all(modes: Gaussians, position: Tensor, num_chains: int) -> Tensor:
+    """Chains by turns in each mode: where positions are in it, or at its centre."""
+    label = labels(modes, position)
+    rows = []
+    for k, centre in enumerate(modes.loc):
+        inside = position[label == k]
+        rows.append(inside if len(inside) else centre.reshape(1, *position.shape[1:]))
+    count = len(rows)
+    return torch.stack([rows[c % count][c // count % len(rows[c % count])] for c in range(num_chains)])
 
 
 def _mover(run: Run) -> Kernel:
@@ -258,39 +354,84 @@ def _mover(run: Run) -> Kernel:
     return HMC(num_steps=3) if needs_score(run.sampling.kernel) else MetropolisHastings()
 
 
-def tempered(
-    begin: Prepared, job: Job, run: Run, modes: Modes, spent: Spent
-) -> tuple[Prepared, Job]:
-    """What to do for such a run: tempering, in coordinates of its own, and the job to follow.
+def _ladder(
+    begin: Prepared, run: Run, position: Tensor, generator: torch.Generator
+) -> tuple[Prepared, Ready]:
+    """Tempering, tuned, in coordinates of its own.
 
     The target is tempered towards a Gaussian twice as broad as all positions together, in
     coordinates in which these have mean 0 and standard deviation 1.
     """
-    began = time.perf_counter()
-    plan, num_chains = job.plan, len(begin.u)
-    begin = begin.rescaled(fit_moments(modes.position))
-    assert begin.coordinates.affine is not None
-    rows = torch.arange(num_chains, device=modes.position.device) % len(modes.position)
-    u = begin.coordinates.affine.to_u(modes.position[rows])
-    say(job.progress, f"{modes.said}: a tempering ladder is tuned")
+    begin = begin.rescaled(fit_moments(position))
+    affine = begin.coordinates.affine
+    assert affine is not None
+    rows = torch.arange(len(begin.u), device=position.device) % len(position)
+    u = affine.to_u(position[rows])
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
-        begin.density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=plan.generator
+        begin.density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=generator
     )
-    why = (
-        f"{modes.said}: replicas at {len(kernel.exponents)} levels from a broad Gaussian to the "
-        "target exchange them"
-    )
+    return begin, Ready(kernel, replicas, affine, TUNING_STEPS, num_gradients)
+
+
+def _tried_tempering(
+    begin: Prepared, run: Run, seen: Modes, modes: Gaussians, generator: torch.Generator
+) -> tuple[Modes | None, int]:
+    """Tempering where it moves between the modes, and is not too dear; and what trying it took."""
+    begin, ready = _ladder(begin, run, seen.position, generator)
+    kernel = ready.kernel
+    assert isinstance(kernel, ParallelTempering)
+    cost = (BURN_IN + run.plan.num_draws) * kernel.gradients_per_step
+    if cost > DEAREST * _planned(run):
+        return None, ready.num_gradients
+    state, visited = kernel.init_replicas(begin.density, ready.u), []
+    for _ in range(BURN_IN):
+        state, _ = kernel.step(begin.density, state, generator=generator)
+        visited.append(state.position)
+    spent = ready.num_gradients + BURN_IN * kernel.gradients_per_step
+    assert ready.coordinates is not None
+    x = ready.coordinates.to_x(torch.stack(visited[-TRIED:]).flatten(0, 1))
+    label = labels(modes, x).reshape(TRIED, -1)
+    if occupied(label, len(modes.loc)).apart > SEPARATE:
+        return None, spent
+    replicas = state.replicas.position.reshape(ready.u.shape)
+    return replace(seen, ready=ready._replace(u=replicas, num_gradients=spent)), spent
+
+
+def tempered(
+    begin: Prepared, job: Job, run: Run, modes: Modes, spent: Spent
+) -> tuple[Prepared, Job]:
+    """What to do for such a run: jumps or tempering between modes, and the job to follow."""
+    began, plan, ready = time.perf_counter(), job.plan, modes.ready
+    run.doubt(modes.doubts)
+    num_gradients = spent.num_gradients
+    if ready is None:
+        say(job.progress, f"{modes.said}: a tempering ladder is tuned")
+        begin, ready = _ladder(begin, run, modes.position, plan.generator)
+        num_gradients += ready.num_gradients
+    elif ready.coordinates is not None:
+        begin = begin.rescaled(ready.coordinates)
     before = Spent(
-        run.moment.num_steps + TUNING_STEPS,
-        run.moment.num_gradients[0] + spent.num_gradients + num_gradients,
+        run.moment.num_steps + ready.num_steps,
+        run.moment.num_gradients[0] + num_gradients,
         run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
-    burn_in = (Window(begin.density, kernel, BURN_IN),)
+    burn_in = (Window(begin.density, ready.kernel, BURN_IN),)
     new_job = replace(
         job,
         plan=replace(plan, stages=burn_in, coordinates=begin.coordinates, before=before),
-        checkpoint=job.checkpoint and job.checkpoint.beside(TEMPERING, tempering=kernel),
+        checkpoint=job.checkpoint and job.checkpoint.beside(TEMPERING, tempering=ready.kernel),
     )
-    return begin._replace(u=replicas[-1], choice=Choice(kernel, why)), new_job
+    why = f"{modes.said}: {_between(ready.kernel)}"
+    u = ready.u[-1] if isinstance(ready.kernel, ParallelTempering) else ready.u
+    return begin._replace(u=u, choice=Choice(ready.kernel, why)), new_job
+
+
+def _between(kernel: Kernel) -> str:
+    """How the kernel comes from mode to mode."""
+    if isinstance(kernel, ParallelTempering):
+        levels = len(kernel.exponents)
+        return f"replicas at {levels} levels from a broad Gaussian to the target exchange them"
+    assert isinstance(kernel, ModeJumps)
+    return f"chains jump between {len(kernel.loc)} modes, in coordinates of each"

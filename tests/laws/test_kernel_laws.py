@@ -28,6 +28,7 @@ from poe.samplers import (
     LangevinState,
     LowRank,
     MetropolisHastings,
+    ModeJumps,
     MomentumState,
     ParallelTempering,
     Preconditioned,
@@ -38,6 +39,7 @@ from poe.samplers import (
 from poe.samplers.adaptive_step import log_local_frequency
 from poe.samplers.kernel import Kernel, Noise
 from poe.samplers.microcanonical import LEAPFROG, MINIMAL_NORM
+from poe.samplers.preconditioned import Gaussians
 from poe.testing import LawError
 from tests.laws.kernels import check_kernel
 
@@ -142,6 +144,14 @@ def broad(target: Expert) -> Expert:
     return experts.Gaussian(torch.full((d,), 0.3), scale=torch.linspace(1.5, 2.0, d))
 
 
+def three_modes(target: Expert) -> tuple[Tensor, Tensor]:
+    """Gaussians of unequal shapes that overlap, and are no modes of the target."""
+    d = target.space.event_shape.numel()
+    loc = torch.tensor([-1.5, 0.3, 1.2])[:, None].expand(3, d)
+    shape = torch.tril(torch.full((d, d), 0.4)) + 0.5 * torch.eye(d)
+    return loc, torch.tensor([0.5, 1.0, 1.6])[:, None, None] * shape
+
+
 KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MetropolisHastings": lambda target: MetropolisHastings(1.0),
     "MetropolisHastings, per chain": lambda target: MetropolisHastings(
@@ -227,6 +237,8 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "ParallelTempering AdjustedMCLMC": lambda target: ParallelTempering(
         broad(target), AdjustedMCLMC(0.5, num_steps=3), (0.0, 1.0)
     ),
+    "ModeJumps SplitHMC": lambda target: ModeJumps(SplitHMC(1.2), *three_modes(target)),
+    "ModeJumps MALA": lambda target: ModeJumps(MALA(0.3), *three_modes(target)),
     "AnnealedLangevin": lambda target: AnnealedLangevin(
         (target, target), MALA(), steps_per_level=2, step_size=(0.8, 0.2, 0.4)
     ),
@@ -368,6 +380,28 @@ class StepOfTheStart(HMC):
     def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         local = self.step_size * (-log_local_frequency(state.score)).exp()
         return HMC(local, self.num_steps, self.jitter).transition(target, state, noise)
+class Volumeless(Gaussians):
+    """Of modes that count as equally wide."""
+
+    @property
+    def log_abs_det(self) -> Tensor:
+        return torch.zeros(len(self.loc))
+
+
+class ForgottenVolume(ModeJumps):
+    """Jumps from a narrow mode to a wide one as if that changed no volume."""
+
+    @property
+    def modes(self) -> Gaussians:
+        return Volumeless(self.loc, self.factor)
+
+
+class FirstMode(ModeJumps):
+    """Moves in the first mode's coordinates, whosever the place is."""
+
+    def draw_noise(self, position, generator):  # type: ignore[no-untyped-def]
+        noise = super().draw_noise(position, generator)
+        return noise._replace(uniform=noise.uniform * torch.tensor([0.0, 1.0, 1.0])[:, None])
 
 
 MISTAKES: dict[str, Kernel] = {
@@ -400,6 +434,14 @@ def test_the_law_goes_red_on_mistakes(kernel: Kernel, case: Case) -> None:
     exact = case.draw(g, 8 * CHAINS if is_weak else CHAINS)
     with pytest.raises(LawError, match="does not leave its target invariant"):
         check_kernel(kernel, case.target, exact, num_steps=10, generator=g)
+
+
+@pytest.mark.parametrize("kind", [ForgottenVolume, FirstMode])
+def test_the_law_goes_red_on_mistaken_jumps(kind: type[ModeJumps]) -> None:
+    g, case = torch.Generator().manual_seed(0), CASES["two modes"]
+    kernel = kind(SplitHMC(1.2), *three_modes(case.target))
+    with pytest.raises(LawError, match="does not leave its target invariant"):
+        check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
 
 
 def test_the_law_goes_red_on_a_lost_chain() -> None:

@@ -1,0 +1,383 @@
+"""Where a density has mass: particles and climbs from a broad start, and the modes they come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.affine import Affine, Dense, fit_moments
+from poe.density.closed_forms import exact_sample
+from poe.density.coordinates import Coordinates
+from poe.density.expert import Expert
+from poe.particles.islands import Particles, Schedule
+from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Raised
+from poe.samplers.hmc import SplitHMC
+from poe.samplers.kernel import Kernel, or_nothing
+from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.preconditioned import Gaussians, Preconditioned
+from poe.tuning.modes import (
+    BETWEEN,
+    DRAWS,
+    Mode,
+    apart,
+    climb,
+    is_in,
+    log_mass,
+    summit,
+    without_valley,
+)
+
+MAX_MODES = 64
+LEAST = 1e-3
+"""A mode of less of the mass than this is none."""
+SCATTERED = 64, 512
+"""The fewest and the most climbs from a broad start; in each round after the first, the fewest."""
+EACH_CLIMB = 30
+"""So many evaluations for each of them there should be."""
+MOST_MORE = 8
+"""So many times the first particles go, if that can be paid."""
+ROUNDS = 4
+"""Of such climbs, while they find new modes."""
+NEARER = (1.0, 0.5, 0.25)
+"""They begin on the broad start, or on the same drawn in by so much, by turns."""
+WIDER = 1.5
+"""How much farther than the modes so far the next round begins."""
+COPIES, WANDERING, STRIDE = 8, 60, (0.6, 2)
+"""Chains from the centre of a mode, their steps, and angle and number of those of a trajectory."""
+LOOKS, NEAREST = 3, 2
+"""So often is it asked how they stand to so many of the nearest others."""
+ALIKE, MET = 4.0, 0.2
+"""In nats, for each standard deviation of a Gaussian's log-density; and the share of their time in
+which chains must come next to others."""
+TESTED = 8
+"""So many modes are followed; those that are left are taken for such."""
+RARE = 0.1
+"""Chains are in a mode less often than its mass says where it is by this factor."""
+SEPARATE = 0.6
+"""The share of the modes' variance that lies between chains from which on these are apart."""
+
+
+@dataclass
+class Scouts:
+    """Particles that sequential Monte Carlo takes from a broad start to the target.
+
+    - ``position``: where they arrived, all alike in weight, ``(particles, *event)``;
+    - ``num_evaluations``: what it took.
+    """
+
+    target: Expert
+    start: Expert
+    has_score: bool
+    budget: int
+    generator: torch.Generator
+    raised: Raised | None
+    num_evaluations: int = 0
+    position: Tensor = field(init=False)
+
+    def arrive(self, num_chains: int) -> bool:
+        """Whether they do within the budget; then more go, as many as a third of what is left pays."""
+        if not self._went(num_chains):
+            return False
+        each = self.num_evaluations
+        more = min(MOST_MORE, (self.budget - each) // (3 * each))
+        if more > 1:
+            self._went(more * num_chains)
+        return True
+
+    def scattered(self) -> Tensor:
+        """Draws of the broad start, of no weights: as many as can be climbed from."""
+        left = (self.budget - self.num_evaluations) // EACH_CLIMB
+        count = max(SCATTERED[0], min(SCATTERED[1], left))
+        start = Coordinates(self.target.space).pull(self.start)
+        return exact_sample(start, count, self.generator)
+
+    def _went(self, num_chains: int) -> bool:
+        """Eight times as many, in as many islands, by bold steps."""
+        schedule = Schedule(8, num_chains, 2, 2, conditional_ess=0.3, temperatures=None)
+        particles = Particles(self.target, self.start, schedule, self.generator, self.raised)
+        before = self.num_evaluations
+        moves = Preconditioned(SplitHMC() if self.has_score else MetropolisHastings())
+        for _ in particles.levels(self.start, self.target, moves):
+            self.num_evaluations = before + particles.tally.num_evaluations
+            if self.num_evaluations > self.budget:
+                return False
+        self.position = _equally_weighted(particles, self.generator)
+        return True
+
+
+def _equally_weighted(particles: Particles, generator: torch.Generator) -> Tensor:
+    """All islands' particles by the islands' weights, in any order."""
+    position, log_z = particles.position, particles.log_z
+    log_weight = log_z.repeat_interleave(len(position) // len(log_z))[None]
+    rows = systematic_resample(log_weight, len(position), generator=generator)[0]
+    return position[rows[torch.randperm(len(rows), generator=generator, device=rows.device)]]
+
+
+@dataclass
+class Landscape:
+    """The modes of a density that climbs have come to, those of little mass left out.
+
+    - ``modes``: the heaviest first;
+    - ``is_open``: whether there may be more: the last round found one, or the budget ended;
+    - ``num_evaluations``: what it took.
+
+    - ``own``: what chains that are in one place learned of it, None where they are in several.
+
+    Climbs go by the map ``affine``.
+    """
+
+    density: Expert
+    affine: Affine
+    generator: torch.Generator
+    budget: int
+    own: Mode | None = None
+    modes: list[Mode] = field(default_factory=list)
+    is_open: bool = False
+    num_evaluations: int = 0
+
+    def know(self, own: Mode) -> None:
+        """That chains are in one place."""
+        self.own = own
+        self.num_evaluations += DRAWS
+
+    def explore(self, u: Tensor, scattered: Tensor) -> None:
+        """Climb from positions, and in rounds from ever farther away while that finds modes.
+
+        Shapes: u ``(n, *event)``; scattered ``(k, *event)``, broad and of no weights.
+        """
+        middle, spread = scattered.mean(0), scattered.reshape(len(scattered), -1).std(0)
+        turns = [
+            middle + share * (scattered[k :: len(NEARER)] - middle)
+            for k, share in enumerate(NEARER)
+        ]
+        self._climb(torch.cat([u, *turns]))
+        for _ in range(ROUNDS):
+            if len(self.modes) < 2 or self.is_open:
+                break
+            before = len(self.modes)
+            self._climb(self._afar(spread, scattered[: SCATTERED[0]]))
+            if len(self.modes) == before:
+                break
+        else:
+            self.is_open = True
+
+    def _afar(self, spread: Tensor, like: Tensor) -> Tensor:
+        centres = torch.stack([mode.centre for mode in self.modes])
+        sd = torch.hypot(WIDER * centres.std(0), spread)
+        normal = torch.empty_like(like).normal_(generator=self.generator)
+        flat = centres.mean(0) + sd * normal.reshape(len(like), -1)
+        return flat.reshape(like.shape)
+
+    def _climb(self, u: Tensor) -> None:
+        """Add the modes that climbs from u come to."""
+        climbed = climb(self.density, u, self.affine)
+        known = [mode.centre.reshape(1, *u.shape[1:]) for mode in self.modes]
+        top = torch.cat([*known, climbed.top[climbed.has_arrived]])
+        self.num_evaluations += climbed.num_evaluations + len(top)
+        if not len(top):
+            return
+        with torch.no_grad():
+            value = self.density.log_density(top)
+        groups, cost = apart(self.density, top, value)
+        self.num_evaluations += cost
+        new = [rows[0] for rows in groups if bool((rows >= len(known)).all())]
+        for row in new:
+            if self.num_evaluations > self.budget or len(self.modes) == MAX_MODES:
+                self.is_open = True  # their mass is not known
+                break
+            self._add(top[row])
+        self._leave_out_the_light()
+
+    def _add(self, top: Tensor) -> None:
+        """The mode of a top that climbs came to, where it is a summit, and of none that is known."""
+        climbed = summit(self.density, top, self._width(top))
+        self.num_evaluations += climbed.num_evaluations
+        if climbed.factor is None or self._is_known(climbed.top):
+            return
+        centre = climbed.top.flatten()
+        mass = log_mass(self.density, centre, climbed.factor, self.generator)
+        self.num_evaluations += DRAWS
+        self.modes.append(Mode(centre, climbed.factor, mass))
+
+    def _is_known(self, top: Tensor) -> bool:
+        """Whether no valley lies between a summit and one of those before."""
+        known = [mode.centre.reshape(top.shape) for mode in self.modes]
+        tops = torch.stack([top, *known])
+        with torch.no_grad():
+            values = self.density.log_density(tops)
+        same = without_valley(self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long())
+        self.num_evaluations += len(tops) + len(BETWEEN) * len(known)
+        return bool(same.any())
+
+    def _width(self, top: Tensor) -> Tensor:
+        """About the standard deviations of a mode: those of the last one, where there was one."""
+        if self.modes:
+            return self.modes[-1].factor.square().sum(1).sqrt()
+        ones, zeros = torch.ones_like(top)[None], torch.zeros_like(top)[None]
+        scale = (self.affine.to_x(ones) - self.affine.to_x(zeros)).abs().flatten()
+        return scale.clamp(min=torch.finfo(top.dtype).tiny)
+
+    def _leave_out_the_light(self) -> None:
+        known = self.modes if self.own is None else [self.own, *self.modes]
+        heaviest = max((mode.log_mass for mode in known), default=-math.inf)
+        kept = [m for m in self.modes if m.log_mass > heaviest + math.log(LEAST)]
+        self.modes = sorted(kept, key=lambda mode: -mode.log_mass)
+
+
+def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
+    """Modes that chains do not come to as their mass says, with those that they are in; and how.
+
+    Where chains come to every mode, there is at most one.
+
+    Shapes: visited ``(steps, chains, *event)``.
+    """
+    modes = land.modes
+    if not modes:
+        return [], ""
+    if land.own is None:
+        return modes, "chains settled in different modes"
+    steps = [wander(land.density, mode, visited, land.generator) for mode in modes[:TESTED]]
+    if len(modes) > 1 and occupied(places(modes, visited), len(modes)).apart > SEPARATE:
+        if are_several(land.density, steps, len(modes)):
+            return modes, "chains stay in different modes"
+    known = [land.own, *modes]
+    mass = torch.tensor([mode.log_mass for mode in known], dtype=torch.float64).softmax(0)
+    is_missed = (contained(known, visited) < RARE * mass)[1:].tolist()
+    leads = [leads_to(land.density, own, [visited]) for own in steps]
+    leads += [False] * (len(modes) - len(leads))
+    missed = [m for m, is_so, led in zip(modes, is_missed, leads, strict=True) if is_so > led]
+    return [land.own, *missed], "mass was found where no chain was"
+
+
+def wander(density: Expert, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Where chains come from the centre of a mode: ``(steps, chains, *event)``.
+
+    They move in the mode's own coordinates, by steps that fit there, since a chain whose steps are
+    too long for the place stands still in any.
+    """
+    kernel = Preconditioned(SplitHMC(*STRIDE), Dense(mode.centre, mode.factor))
+    centre = mode.centre.reshape(1, *like.shape[2:])
+    position = moved(density, kernel, centre.repeat_interleave(COPIES, 0), WANDERING, generator)
+    return position[-WANDERING // 2 :]
+
+
+def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether chains from a mode come next to others: to as high a place, with no valley between.
+
+    Then it is no mode apart from where those are. A place much higher than the others' is: a narrow
+    mode within a broad one has no valley around it.
+
+    Shapes: own and others ``(steps, chains, *event)``.
+    """
+    some = own[:: max(1, len(own) // LOOKS)].flatten(0, 1)
+    far = torch.cat([other.flatten(0, 1) for other in others])
+    distance = torch.cdist(some.flatten(1), far.flatten(1))
+    nearest = distance.topk(min(NEAREST, len(far)), largest=False).indices
+    ends = torch.cat([some.repeat_interleave(nearest.shape[1], 0), far[nearest.flatten()]])
+    with torch.no_grad():
+        height = or_nothing(density.log_density(ends))
+    count = len(ends) // 2
+    is_level = (height[:count] - height[count:]).abs() < ALIKE * (1 + (ends[0].numel() / 2) ** 0.5)
+    is_joined = without_valley(density, ends, height, torch.arange(count), torch.arange(count, 2 * count))
+    met = (is_level & is_joined).reshape(nearest.shape).any(1)
+    return bool(met.double().mean() > MET)
+
+
+def are_several(density: Expert, steps: Sequence[Tensor], num_modes: int) -> bool:
+    """Whether not all modes lead to each other, of those whose chains were followed."""
+    reached, count = {0}, 0
+    while len(reached) > count:
+        count, inside = len(reached), [steps[k] for k in sorted(reached)]
+        left = [k for k in range(len(steps)) if k not in reached]
+        reached |= {k for k in left if leads_to(density, steps[k], inside)}
+    return len(reached) < num_modes
+
+
+def own_mode(density: Expert, affine: Affine, like: Tensor, generator: torch.Generator) -> Mode:
+    """What chains that are in one place learned of it, as a mode.
+
+    Shapes: like ``(n, *event)``.
+    """
+    d = like[0].numel()
+    origin = torch.zeros_like(like[:1])
+    loc = affine.to_x(origin)
+    eye = torch.eye(d, dtype=like.dtype, device=like.device).reshape(d, *like.shape[1:])
+    rows = (affine.to_x(eye) - loc).reshape(d, d)
+    factor = torch.linalg.cholesky(rows.mT @ rows)
+    loc = loc.flatten()
+    return Mode(loc, factor, log_mass(density, loc, factor, generator))
+
+
+def gaussians(modes: Sequence[Mode]) -> Gaussians:
+    """The modes' Gaussians."""
+    return Gaussians(
+        torch.stack([mode.centre for mode in modes]), torch.stack([mode.factor for mode in modes])
+    )
+
+
+def places(modes: Sequence[Mode], position: Tensor) -> Tensor:
+    """The nearest mode that each position is in, −1 where it is in none.
+
+    Shapes: position ``(*batch, *event)`` by its first two dimensions; returns those.
+    """
+    batch = position.shape[:2]
+    u = gaussians(modes).to_u(position.flatten(0, 1))
+    distance = u.square().sum(2).masked_fill(~is_in(u), torch.inf)
+    nearest, label = distance.min(0)
+    return label.masked_fill(nearest == torch.inf, -1).reshape(batch)
+
+
+def contained(modes: Sequence[Mode], position: Tensor) -> Tensor:
+    """The share of the positions that are in each mode, of those in any: ``(modes,)``."""
+    is_there = is_in(gaussians(modes).to_u(position.flatten(0, 1))).double()
+    return is_there.mean(1) / is_there.amax(0).mean().clamp(min=1e-9)
+
+
+class Occupied(NamedTuple):
+    """Which share of the chains' time is in each mode ``(modes,)``, and how far they are apart.
+
+    - ``apart``: of the variance of the modes' indicators the share that lies between chains.
+    """
+
+    share: Tensor
+    apart: float
+
+
+def occupied(label: Tensor, num_modes: int) -> Occupied:
+    """How chains are in modes, from each position's mode ``(steps, chains)``; −1 counts for none.
+
+    >>> label = torch.tensor([[0, 1, 0], [0, 1, 1]])
+    >>> share, apart = occupied(label, 2)
+    >>> share, round(apart, 2)
+    (tensor([0.5000, 0.5000], dtype=torch.float64), 0.67)
+    """
+    is_there = torch.stack([label == k for k in range(num_modes)]).double()  # modes, steps, chains
+    total = is_there.sum((1, 2)).clamp(min=0)
+    share = total / total.sum().clamp(min=1)
+    of_chain = is_there.sum(1) / is_there.sum((0, 1)).clamp(min=1)
+    is_known = is_there.sum((0, 1)) > 0
+    between = (of_chain[:, is_known] - share[:, None]).square().sum(0).mean()
+    variance = (share * (1 - share)).sum()
+    return Occupied(share, (between / variance).item() if variance > 0 else 0.0)
+
+
+def moved(
+    density: Expert, kernel: Kernel, u: Tensor, num_steps: int, generator: torch.Generator
+) -> Tensor:
+    """Where chains from there come in some steps: ``(steps, chains, *event)``."""
+    state, visited = kernel.init(density, u), []
+    for _ in range(num_steps):
+        state, _ = kernel.step(density, state, generator=generator)
+        visited.append(state.position)
+    return torch.stack(visited)
+
+
+def map_of(affine: Affine | None, u: Tensor) -> Affine:
+    """What climbs go by: the chains' map, or the spread of positions where there is none."""
+    return fit_moments(u) if affine is None else affine

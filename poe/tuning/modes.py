@@ -1,0 +1,250 @@
+"""Modes of a density: climbed to, told apart by the valleys between them, given a shape and a mass.
+
+Chains and particles may all be in one mode; what a few of them are in says nothing of how many
+there are. The gradient, in the basin of a mode, points there from far outside of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.affine import Affine, Dense
+from poe.density.expert import Expert
+from poe.diagnostics.independent_groups import log_mean
+from poe.samplers.kernel import or_nothing
+
+MAX_STEPS = 80
+"""Of a climb."""
+GAIN, LITTLE = 1e-2, 1.0
+"""In nats: a climb that would gain less by a step is over; one that would gain little is there."""
+VALLEY = 2.0
+"""So many nats lower than both its ends lies the lowest place between two modes."""
+NEXT = 0.05
+"""Tops nearer than this share of all tops' median distance are one."""
+BETWEEN = (0.15, 0.3, 0.5, 0.7, 0.85)
+"""Where that place is looked for."""
+TRIES = 6
+"""Of going on from a place that is not yet a summit."""
+ROUNDS = 8
+"""Of finding how wide a mode is: each is at most eight times wider or narrower than the last."""
+FLATTEST = 0.1
+"""Curvatures are taken for at least this, where that of the widths alone would be 1."""
+DRAWS = 128
+"""To weigh the mass around a summit."""
+REACH = 3.0
+"""A position is in a mode within √d + 3 of its centre, in its own coordinates."""
+
+
+class Climbed(NamedTuple):
+    """Where climbs ended, ``(n, *event)``, log p̃ there ``(n,)``, which arrived, and the cost."""
+
+    top: Tensor
+    log_density: Tensor
+    has_arrived: Tensor
+    num_evaluations: int
+
+
+class Summit(NamedTuple):
+    """A top ``(*event)``, the factor of its Gaussian ``(d, d)``, None where it is none; the cost."""
+
+    top: Tensor
+    factor: Tensor | None
+    num_evaluations: int
+
+
+class Mode(NamedTuple):
+    """A Gaussian around a summit: centre ``(d,)``, factor ``(d, d)``, the log of the mass inside."""
+
+    centre: Tensor
+    factor: Tensor
+    log_mass: float
+
+
+def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
+    """Gradient ascent from everywhere, each climb by steps as long as its last two scores say.
+
+    In the coordinates of the map; a step that leads downward is tried again at a quarter.
+
+    Shapes: u ``(n, *event)``.
+
+    >>> from poe.core.affine import Diagonal
+    >>> target = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
+    >>> u = torch.tensor([[-1.0], [2.0], [9.0]])
+    >>> climbed = climb(target, u, Diagonal(torch.zeros(1), torch.ones(1)))
+    >>> climbed.top.flatten().round(decimals=3)
+    tensor([-3.,  3.,  3.])
+    """
+    u = u.clone()
+    value, score = usable(density, u)
+    length, promise, count = torch.ones_like(value), torch.full_like(value, torch.inf), len(u)
+    promise[value == -torch.inf] = 0.0
+    for _ in range(MAX_STEPS):
+        going = (promise >= GAIN).nonzero().flatten()
+        if not len(going):
+            break
+        here, slope = u[going], score[going]
+        way = affine.to_x(affine.pull_score(slope)) - affine.to_x(torch.zeros_like(slope))
+        ahead = here + _rows(length[going], here) * way
+        new_value, new_score = usable(density, ahead)
+        count += len(going)
+        gained = new_value - value[going]
+        is_higher = gained > 0
+        steps = _next_length(affine, length[going], ahead - here, new_score - slope)
+        length[going] = torch.where(is_higher, steps, 0.25 * length[going])
+        up = going[is_higher]
+        u[up], value[up], score[up] = ahead[is_higher], new_value[is_higher], new_score[is_higher]
+        promise[going] = _promise(affine, score[going], length[going])
+    return Climbed(u, value, (promise < LITTLE) & (value > -torch.inf), count)
+
+
+def _next_length(affine: Affine, length: Tensor, step: Tensor, change: Tensor) -> Tensor:
+    """Barzilai and Borwein's, −sᵀy / yᵀΣy; four times the last where that is no maximum's."""
+    pulled = affine.pull_score(change).reshape(len(step), -1)
+    fallen = -(step * change).reshape(len(step), -1).sum(1)
+    bold = 4.0 * length
+    found = fallen / pulled.square().sum(1)
+    return torch.where((fallen > 0) & found.isfinite(), found.minimum(bold), bold)
+
+
+def _promise(affine: Affine, score: Tensor, length: Tensor) -> Tensor:
+    """What a step would gain on a straight slope, in nats."""
+    return length * affine.pull_score(score).reshape(len(score), -1).square().sum(1)
+
+
+def apart(density: Expert, top: Tensor, log_density: Tensor) -> tuple[list[Tensor], int]:
+    """The rows of each mode, the highest first: those between which there is no valley; the cost.
+
+    Along straight lines to the mode's highest top. Tops that lie next to each other, as distances
+    go between all, are one without being asked.
+
+    Shapes: top ``(n, *event)``, log_density ``(n,)``.
+
+    >>> target = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
+    >>> top = torch.tensor([[-3.0], [3.0], [2.0]])
+    >>> apart(target, top, target(top))[0]
+    [tensor([0]), tensor([1, 2])]
+    """
+    heaps = _heaps(top.reshape(len(top), -1), log_density)
+    groups, count = [], 0
+    while heaps:
+        first, rest = heaps[0], heaps[1:]
+        rows = torch.stack([heap[0] for heap in rest]) if rest else first[:0]
+        is_same = without_valley(density, top, log_density, rows, first[:1]) if rest else rows
+        count += len(BETWEEN) * len(rows)
+        groups.append(torch.cat([first, *(h for h, same in zip(rest, is_same) if same)]))
+        heaps = [heap for heap, same in zip(rest, is_same, strict=True) if not same]
+    return groups, count
+
+
+def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
+    """Rows that lie next to each other, by the highest: ``top (n, d)``."""
+    left = log_density.argsort(descending=True, stable=True)
+    near = NEXT * torch.cdist(top, top).median() if len(top) else 0.0
+    heaps = []
+    while len(left):
+        first = left[0]
+        distance = (top[left] - top[first]).norm(dim=1)
+        is_near = (distance <= near) & (log_density[left] > log_density[first] - VALLEY)
+        heaps.append(left[is_near])
+        left = left[~is_near]
+    return heaps
+
+
+def without_valley(
+    density: Expert, top: Tensor, log_density: Tensor, rows: Tensor, ends: Tensor
+) -> Tensor:
+    """Whether the straight lines from rows to ends stay as high as the lower of the two.
+
+    Shapes: top ``(n, *event)``, log_density ``(n,)``; rows and ends ``(k,)``, or one end for all.
+    """
+    share = top.new_tensor(BETWEEN).reshape(-1, *[1] * top.ndim)
+    there = top[ends] + share * (top[rows] - top[ends])
+    with torch.no_grad():
+        values = or_nothing(density.log_density(there.flatten(0, 1)))
+    lowest = values.reshape(len(share), -1).amin(0)
+    return lowest > log_density[rows].minimum(log_density[ends]) - VALLEY
+
+
+def summit(density: Expert, top: Tensor, width: Tensor) -> Summit:
+    """The summit above a place that a climb came to, and its shape.
+
+    While Newton's method promises a gain there, the climb goes on in coordinates of its curvature.
+
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations there.
+    """
+    count = 0
+    for _ in range(TRIES):
+        factor, cost = shaped(density, top, width)
+        count += cost + 1
+        promise = (factor.mT @ usable(density, top[None])[1].flatten()).square().sum()
+        if promise < LITTLE:
+            return Summit(top, factor, count)
+        climbed = climb(density, top[None], Dense(top.flatten(), factor))
+        top, width = climbed.top[0], factor.square().sum(1).sqrt()
+        count += climbed.num_evaluations
+    return Summit(top, None, count)
+
+
+def shaped(density: Expert, top: Tensor, width: Tensor) -> tuple[Tensor, int]:
+    """L with L Lᵀ = (−∇² log p̃)⁻¹ at a summit, by differences as wide as it is, and the cost.
+
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations; returns ``(d, d)``.
+    """
+    d, count = top.numel(), 1
+    with torch.no_grad():
+        height = density.log_density(top[None])
+        for _ in range(ROUNDS):
+            values = density.log_density(_both_ends(top, width)).reshape(2, d)
+            fallen = (height - or_nothing(values).amax(0)).clamp(min=1e-6)
+            width = width * (0.5 / fallen).sqrt().clamp(0.125, 8.0)
+            count += 2 * d
+            if bool(((fallen > 0.25) & (fallen < 1.0)).all()):
+                break
+    score = density.score(_both_ends(top, width)).reshape(2, d, d)
+    curvature = 0.5 * (score[0] - score[1]) * width  # −∂² log p̃, each axis in its width
+    curvature = (0.5 * (curvature + curvature.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
+    curvature.fill_diagonal_(1.0)  # by the choice of the widths
+    values, vectors = torch.linalg.eigh(curvature)
+    inverse = vectors / values.clamp(min=FLATTEST) @ vectors.mT
+    return width[:, None] * torch.linalg.cholesky(inverse), count + 2 * d
+
+
+def log_mass(density: Expert, loc: Tensor, factor: Tensor, generator: torch.Generator) -> float:
+    """log ∫ p̃ within √d + 3 of a Gaussian's centre, without bias whatever p̃ is, at ``DRAWS``.
+
+    Shapes: loc ``(d,)``, factor ``(d, d)``.
+    """
+    u = loc.new_empty((DRAWS, len(loc))).normal_(generator=generator)
+    with torch.no_grad():
+        x = (loc + u @ factor.mT).reshape(-1, *density.space.event_shape)
+        log_target = or_nothing(density.log_density(x).double())
+    log_normal = -0.5 * (u.double().square() + math.log(2 * math.pi)).sum(1)
+    log_det = factor.double().diagonal().log().sum()
+    log_weights = (log_target - log_normal + log_det).masked_fill(~is_in(u), -torch.inf)
+    return log_mean(log_weights).item()
+
+
+def is_in(u: Tensor) -> Tensor:
+    """Whether positions in a mode's own coordinates ``(..., d)`` are in it: ``(...)``."""
+    return u.square().sum(-1).sqrt() <= math.sqrt(u.shape[-1]) + REACH
+
+
+def usable(density: Expert, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-density and score, −inf and 0 where they are no numbers."""
+    value, score = density.log_density_and_score(u)
+    return or_nothing(value), score.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _both_ends(top: Tensor, width: Tensor) -> Tensor:
+    """One step back, and one ahead, along each axis: ``(2 d, *event)``."""
+    steps = torch.diag(width)
+    flat = top.flatten()
+    return torch.cat([flat - steps, flat + steps]).reshape(-1, *top.shape)
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
