@@ -10,6 +10,7 @@ from poe.diagnostics.convergence import (
     longest_stay,
     mcse_mean,
     mcse_sd,
+    nested_r_hat,
     r_hat,
 )
 from poe.diagnostics.ess import ess_bulk, ess_mean, ess_tail
@@ -31,6 +32,6 @@ __all__ = [
     "MAX_DISTANCE", "MIN_DRAWS", "ExpertReport", "Moments", "SteinTest", "binds_chains",
     "contributions_along", "distance_from_others", "ess_bulk", "ess_mean", "ess_tail",
     "expert_report", "import_arviz", "kish_ess", "longest_stay", "mcse_mean", "mcse_sd",
-    "normalized_weights", "r_hat", "squared_stein_discrepancy", "stein_discrepancy", "stein_test",
-    "weighted_moments",
+    "nested_r_hat", "normalized_weights", "r_hat", "squared_stein_discrepancy",
+    "stein_discrepancy", "stein_test", "weighted_moments",
 ]  # fmt: skip

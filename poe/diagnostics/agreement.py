@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.diagnostics.components import MIN_DRAWS, extremes, grouped, split
+from poe.diagnostics.components import MIN_DRAWS, extremes, group_shape, grouped, split
 from poe.diagnostics.convergence import scale_reduction
 from poe.diagnostics.ess import effective_size, normal_scores, scores_of_half_ranks
 
@@ -119,14 +119,15 @@ def agreement(chosen: Series, *, is_batch: bool = False) -> Agreement:
         values = values.transpose(0, 1).flatten(1)[None]
     r_hat, foretold, ess = _statistics(values, chosen.stride)
     chains, draws = values.shape[:2]
-    halves, slowness = split(values.new_zeros(1, chains, draws)), max(1.0, SLOW / chosen.stride)
-    groups = grouped(halves, chosen.stride).shape[1:]
+    groups, length = group_shape(chains, draws // 2, chosen.stride)
+    slowness = max(1.0, SLOW / chosen.stride)
+    has_stayed = _largest(foretold) > _foretold_by_chance(chains, r_hat.numel())
     return Agreement(
         r_hat,
-        groups[0] < 2 * chains and _largest(foretold) > _foretold_by_chance(chains, r_hat.numel()),
+        groups < chains and has_stayed,
         ess,
-        _limit(*groups, r_hat.numel(), slowness),
-        min(ESS_OF_A_CHAIN * groups[0] / 2, chains * draws / VERY_SLOW),
+        _limit(2 * groups, length, r_hat.numel(), slowness),
+        min(ESS_OF_A_CHAIN * groups, chains * draws / VERY_SLOW),
         _said(chosen, is_batch),
     )
 

@@ -78,12 +78,17 @@ def grouped(x: Tensor, stride: int = 1) -> Tensor:
     (torch.Size([1, 38, 525]), torch.Size([1, 8, 125]))
     """
     chains, n = x.shape[1] // 2, x.shape[2]
-    count = max(LEAST_GROUPS, chains * n * stride // DRAWS_OF_A_GROUP)
-    if count >= chains:
+    groups, length = group_shape(chains, n, stride)
+    if groups == chains:
         return x
-    length = chains * n // count
-    halves = x.unflatten(1, (2, chains)).flatten(2)[:, :, : count * length]
-    return halves.unflatten(2, (count, length)).flatten(1, 2)
+    halves = x.unflatten(1, (2, chains)).flatten(2)[:, :, : groups * length]
+    return halves.unflatten(2, (groups, length)).flatten(1, 2)
+
+
+def group_shape(chains: int, n: int, stride: int = 1) -> tuple[int, int]:
+    """How many groups ``grouped`` makes of as many chains' halves of n draws, and of how many."""
+    groups = min(chains, max(LEAST_GROUPS, chains * n * stride // DRAWS_OF_A_GROUP))
+    return groups, chains * n // max(1, groups)
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:

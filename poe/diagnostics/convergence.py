@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,9 +27,7 @@ def r_hat(samples: Tensor) -> Tensor:
     """Rank-normalised split R-hat of each component; 1 when chains agree.
 
     The larger one of that of the values and that of their distances from the median, both by their
-    normal scores. Of many short chains, those are compared that groups of them make, joined end to
-    end: by what a chain of 39 draws is off from another by chance, it says nothing of the run
-    (nested R-hat: √(1 + B / W), of variances between and within groups).
+    normal scores.
 
     Args:
         samples: Draws, ``(chains, draws, *event)``.
@@ -42,10 +41,6 @@ def r_hat(samples: Tensor) -> Tensor:
         localization: an improved R-hat for assessing convergence of MCMC, sections 4.1 and 4.2,
         doi:10.1214/20-BA1221.
 
-        Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman (2024), Nested R-hat: assessing
-        the convergence of Markov chain Monte Carlo when running many short chains,
-        doi:10.1214/24-BA1453.
-
     Example:
         >>> g = torch.Generator().manual_seed(0)
         >>> r_hat(torch.randn(4, 1000, 2, generator=g)).max().item() < 1.01
@@ -55,6 +50,39 @@ def r_hat(samples: Tensor) -> Tensor:
     if len(samples) < 2:
         return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
     return rank_r_hat(samples)
+
+
+@checked
+def nested_r_hat(samples: Tensor) -> Tensor:
+    """R-hat of many short chains, by groups of them: √(B / W + 1), between and within groups.
+
+    A chain of 78 draws is off from others by chance, which says nothing of all of them together:
+    the split R-hat of 256 such chains that forget in two steps is 1.013. So chains are joined end
+    to end to groups of 500 draws of each half, four at least, and these are compared as ``r_hat``
+    compares chains. Of chains that are longer it is ``r_hat``.
+
+    Args:
+        samples: Draws, ``(chains, draws, *event)``.
+
+    Returns:
+        R-hat, ``(*event,)`` in float64. NaN for a single chain, for fewer than four draws a chain,
+        and where a component does not vary or is not finite.
+
+    References:
+        Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman (2024), Nested R-hat: assessing
+        the convergence of Markov chain Monte Carlo when running many short chains,
+        doi:10.1214/24-BA1453.
+
+    Example:
+        >>> x = torch.randn(256, 40, generator=torch.Generator().manual_seed(0))
+        >>> r_hat(x).item() > 1.01, nested_r_hat(x).item() < 1.01
+        (True, True)
+    """
+    require_dimensions("samples", samples, DRAWS)
+    if len(samples) < 2:
+        return samples.new_full(samples.shape[2:], torch.nan, dtype=torch.float64)
+    table = scores_of_half_ranks(len(samples) * 2 * (samples.shape[1] // 2), samples.device)
+    return by_component(lambda x: _rank_r_hat(split(x), table, grouped), samples)
 
 
 def rank_r_hat(samples: Tensor) -> Tensor:
@@ -111,10 +139,12 @@ def mcse_sd(samples: Tensor) -> Tensor:
     return by_component(_mcse_sd, samples)
 
 
-def _rank_r_hat(x: Tensor, table: Tensor) -> Tensor:
-    bulk = scale_reduction(grouped(normal_scores(x, table)))
+def _rank_r_hat(
+    x: Tensor, table: Tensor, arranged: Callable[[Tensor], Tensor] = torch.clone
+) -> Tensor:
+    bulk = scale_reduction(arranged(normal_scores(x, table)))
     distance = (x.double() - _median(x)).abs()
-    tail = scale_reduction(grouped(normal_scores(distance, table)))
+    tail = scale_reduction(arranged(normal_scores(distance, table)))
     return torch.where(tail > bulk, tail, bulk)  # that of the tail is NaN for two values, say
 
 

@@ -43,7 +43,7 @@ class Summary:
         mcse: The standard error of the mean.
         ess_bulk: Effective sample size of the bulk; NaN for weighted draws.
         ess_tail: Effective sample size of the tails; NaN for weighted draws.
-        r_hat: Whether chains agree; NaN for weighted draws.
+        r_hat: Whether chains agree, many short ones by groups; NaN for weighted draws.
         footer: Guarantee, numbers and kernel, in words.
         verdict: Whether the run has arrived; ``doubts`` are what speaks against it, ``warnings``
             their words.
@@ -103,7 +103,7 @@ def summarize(draws: Judged) -> Summary:
         mcse=diagnostics.mcse_mean(x),
         ess_bulk=diagnostics.ess_bulk(x),
         ess_tail=diagnostics.ess_tail(x),
-        r_hat=rank_r_hat(x) if draws.is_batch else diagnostics.r_hat(x),
+        r_hat=rank_r_hat(x) if draws.is_batch else diagnostics.nested_r_hat(x),
         footer="; ".join(_facts(draws)),
         verdict=draws.verdict,
     )

@@ -28,6 +28,7 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import ModeJumps, Preconditioned, PreconditionedState
+from poe.samplers.repeated import Repeated
 from poe.samplers.surrogate import DelayedAcceptance, DelayedState, SurrogateMALA, SurrogateState
 from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
 from poe.samplers.underdamped import MomentumState, UnderdampedLangevin
@@ -72,6 +73,7 @@ __all__ = [
     "Preconditioned",
     "PreconditionedState",
     "RandomScanGibbs",
+    "Repeated",
     "SingleSiteMetropolis",
     "SplitHMC",
     "State",

@@ -211,7 +211,9 @@ class Landscape:
         tops = torch.stack([top, *known])
         with torch.no_grad():
             values = self.density.log_density(tops)
-        same = without_valley(self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long())
+        same = without_valley(
+            self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long()
+        )
         self.num_evaluations += len(tops) + len(BETWEEN) * len(known)
         return bool(same.any())
 
@@ -284,7 +286,9 @@ def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
         height = or_nothing(density.log_density(ends))
     count = len(ends) // 2
     is_level = (height[:count] - height[count:]).abs() < ALIKE * (1 + (ends[0].numel() / 2) ** 0.5)
-    is_joined = without_valley(density, ends, height, torch.arange(count), torch.arange(count, 2 * count))
+    is_joined = without_valley(
+        density, ends, height, torch.arange(count), torch.arange(count, 2 * count)
+    )
     met = (is_level & is_joined).reshape(nearest.shape).any(1)
     return bool(met.double().mean() > MET)
 

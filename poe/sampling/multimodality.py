@@ -117,7 +117,13 @@ class Unweighed:
         """That the draws are of some of the modes alone."""
         text = f"{self.said}, and no kernel that was tried moves between the modes"
         remedy = "Start chains in all of them, and weigh these by poe.log_partition or poe.smc."
-        return (Doubt(Kind.UNSEEN, f"{text}: they do not have the weights that they should.", remedy=remedy),)
+        return (
+            Doubt(
+                Kind.UNSEEN,
+                f"{text}: they do not have the weights that they should.",
+                remedy=remedy,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -346,7 +352,9 @@ def _in_all(modes: Gaussians, position: Tensor, num_chains: int) -> Tensor:
         inside = position[label == k]
         rows.append(inside if len(inside) else centre.reshape(1, *position.shape[1:]))
     count = len(rows)
-    return torch.stack([rows[c % count][c // count % len(rows[c % count])] for c in range(num_chains)])
+    return torch.stack(
+        [rows[c % count][c // count % len(rows[c % count])] for c in range(num_chains)]
+    )
 
 
 def _mover(run: Run) -> Kernel:

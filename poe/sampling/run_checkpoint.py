@@ -248,13 +248,14 @@ def _another_target(path: Path) -> StorageError:
 def _describe(learned: Learned) -> dict[str, Any]:
     """What a Learned holds beside tensors."""
     affine = None if learned.affine is None else type(learned.affine).__name__
-    return {"affine": affine, "num_steps": learned.num_steps, "r_hat": learned.r_hat}
+    told = learned._replace(scale=None, affine=None)._asdict()
+    return told | {"affine": affine}
 
 
 def _learned(index: int, told: dict[str, Any], tensors: dict[str, Tensor]) -> Learned:
     scale, *parts = _unnamed(f"learned.{index}", tensors)
     affine = None if told["affine"] is None else AFFINE_MAPS[told["affine"]](*parts)
-    return Learned(scale, affine, told["num_steps"], told["r_hat"])
+    return Learned(**told)._replace(scale=scale, affine=affine)
 
 
 def _affine_parts(affine: Affine | None) -> list[Tensor]:

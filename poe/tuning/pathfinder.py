@@ -193,7 +193,7 @@ class Paths:
         # Without curvature twice as far; what failed, to the top of a parabola through both ends.
         shorter = (0.5 * promised / (promised - gain)).nan_to_num(0.1).clamp(0.1, 0.5)
         longer = torch.where(is_curved, 1.0, 2.0 * self.length)
-        self.length = torch.where(is_taken, longer, shorter * self.length)
+        self.length = torch.where(is_taken, longer, shorter * self.length).to(trial.dtype)
         self.position = torch.where(is_taken[:, None], trial, self.position)
         self.log_density = torch.where(is_taken, log_density, self.log_density)
         self.score = torch.where(is_taken[:, None], score, self.score)
@@ -221,7 +221,7 @@ class Paths:
         self.num_evaluations += NUM_DRAWS
         evidence = (log_density - self.curvature.log_normal(noise)).mean(1)
         is_known = self.curvature.is_known & evidence.isfinite()
-        return draws, evidence.where(is_known, -torch.inf)
+        return draws, evidence.where(is_known, -torch.inf).to(draws.dtype)
 
 
 class Flat(NamedTuple):

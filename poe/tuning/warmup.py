@@ -21,7 +21,7 @@ from poe.core.errors import PoeError
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
-from poe.diagnostics.components import MIN_DRAWS
+from poe.diagnostics.components import MIN_DRAWS, split
 from poe.diagnostics.ess import effective_size
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.diagnostics.varying_scale import has_varying_scale
@@ -315,7 +315,7 @@ def slowest(position: Tensor) -> float:
     """
     x = position.flatten(2).permute(2, 1, 0).double()
     x = x - x.mean((1, 2), keepdim=True)
-    values = torch.cat([x, x.square()])
+    values = split(torch.cat([x, x.square()]))
     if values.shape[2] < MIN_DRAWS or not bool(values.isfinite().all()):
         return math.inf
     times = values[0].numel() / effective_size(values)

@@ -380,6 +380,8 @@ class StepOfTheStart(HMC):
     def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
         local = self.step_size * (-log_local_frequency(state.score)).exp()
         return HMC(local, self.num_steps, self.jitter).transition(target, state, noise)
+
+
 class Volumeless(Gaussians):
     """Of modes that count as equally wide."""
 

@@ -202,7 +202,7 @@ def test_advice_is_for_who_set_a_step_size_only() -> None:
     [
         (poe.samplers.MALA(0.5), ()),
         (poe.samplers.MALA(), ("step size",)),
-        (None, ("number of steps", "preconditioner", "step size")),
+        (None, ("integrator", "number of steps", "preconditioner", "step size")),
     ],
 )
 def test_what_the_caller_left_to_the_run_is_known(

@@ -94,6 +94,10 @@ RESUMABLE: dict[str, Callable[[poe.Expert], Kernel | None]] = {
 }
 
 
+PATHS = {"the default": 20}
+"""So many evaluations more before there is a run to be kept."""
+
+
 @pytest.mark.parametrize("per_chain", [False, True])
 @pytest.mark.parametrize("at", [17, 18, 19, 21, 25, 28, 32, 43, 50])
 @pytest.mark.parametrize("name", RESUMABLE)
@@ -111,7 +115,7 @@ def test_a_resumed_run_gives_the_same_bits(
 
     whole = run(Interrupted(None), None)
     with pytest.raises(KeyboardInterrupt):
-        run(Interrupted(at), path)
+        run(Interrupted(at + PATHS.get(name, 0)), path)
     assert path.exists()
     resumed = run(Interrupted(None), path)
     assert torch.equal(whole.samples, resumed.samples)

@@ -157,7 +157,7 @@ def test_it_says_what_it_does_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
     poe.sample(gaussian_like(), 40, warmup=20, generator=seeded())
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "preconditioned SplitHMC (a score in 2 dimensions" in captured.err
+    assert "preconditioned FittedHMC (a score in 2 dimensions" in captured.err
     assert "4 chains x 10 draws after 20 warm-up steps" in captured.err
     assert "acceptance" in captured.err
     poe.sample(gaussian_like(), 40, warmup=20, generator=seeded(), progress=False)

@@ -13,7 +13,8 @@ import poe
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
-from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned, SplitHMC
+from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned
+from poe.samplers.fitted_hmc import FittedHMC
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import choose, why_no_score
 
@@ -32,7 +33,7 @@ def chosen(target: poe.Expert, chains: int = 8) -> tuple[object, str]:
 def test_with_a_score_it_is_split_hmc_around_a_dense_gaussian() -> None:
     for dimension in (1, 5, MAX_DENSE_DIMENSION):
         kernel, why = chosen(poe.FromLogDensity(normal, space=poe.Real(dimension)))
-        assert kernel == Preconditioned(SplitHMC(num_steps=None))
+        assert kernel == Preconditioned(FittedHMC())
         assert why == (
             f"a score in {dimension} dimensions: HMC around a Gaussian of full covariance fitted "
             "to all chains"
@@ -41,7 +42,7 @@ def test_with_a_score_it_is_split_hmc_around_a_dense_gaussian() -> None:
 
 def test_in_many_dimensions_the_gaussian_is_of_low_rank() -> None:
     kernel, why = chosen(poe.FromLogDensity(normal, space=poe.Real((3, 171))))
-    assert kernel == Preconditioned(SplitHMC(num_steps=None))
+    assert kernel == Preconditioned(FittedHMC())
     assert why == (
         "a score in 513 dimensions: HMC around a Gaussian of diagonal plus low rank fitted to all "
         "chains"
@@ -73,14 +74,14 @@ def test_a_factor_without_a_score_leaves_the_others_theirs() -> None:
     rounded = poe.FromLogDensity(WITHOUT_A_SCORE["rounded"], space=poe.Real(2))
     smooth = poe.FromLogDensity(normal, space=poe.Real(2))
     kernel, _ = chosen(rounded * smooth)
-    assert kernel == Preconditioned(SplitHMC(num_steps=None))
+    assert kernel == Preconditioned(FittedHMC())
 
 
 def test_a_density_that_is_flat_where_the_chains_start_may_have_a_score_elsewhere() -> None:
     flat = poe.FromLogDensity(lambda x: -(x.abs() - 9).relu().sum(-1), space=poe.Real(2))
     assert why_no_score(flat, torch.zeros(4, 2)) is None
     assert isinstance(chosen(flat)[0], Preconditioned)
-    assert chosen(flat)[0] == Preconditioned(SplitHMC(num_steps=None))
+    assert chosen(flat)[0] == Preconditioned(FittedHMC())
 
 
 class Shifted(poe.Conditional):
@@ -207,7 +208,7 @@ def test_what_was_chosen_is_said_and_kept(capsys: pytest.CaptureFixture[str]) ->
     draws = poe.sample(target, 40, warmup=20, generator=g)
     words = "a score in 2 dimensions: HMC around a Gaussian of full covariance fitted to all chains"
     assert draws.choice == words
-    assert f"preconditioned SplitHMC ({words})" in capsys.readouterr().err
+    assert f"preconditioned FittedHMC ({words})" in capsys.readouterr().err
     kernel = MALA(0.5)
     assert poe.sample(target, 40, kernel=kernel, warmup=0, progress=False).choice == "as given"
 
