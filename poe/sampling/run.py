@@ -86,7 +86,7 @@ NOTHING_SPENT = Spent()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: warm-up stages, then ``num_draws`` draws or more; all in coordinates u."""
+    """What a run does: warm-up stages, then ``num_draws`` draws; all in coordinates u."""
 
     stages: tuple[Window, ...]
     num_draws: int
@@ -102,7 +102,9 @@ class Plan:
     before: Spent = NOTHING_SPENT
     """What other runs took that led to this plan: it counts as warm-up."""
     until: Reached | None = None
-    """What draws are to be worth before they are enough; None where ``num_draws`` are."""
+    """What draws are to be worth, asked from ``num_draws`` on; None where these are enough."""
+    least_draws: int = 1
+    """No budget of ``until`` ends a run before."""
     is_batch: bool = False
     """Whether each chain has a density of its own."""
 
@@ -199,12 +201,13 @@ class Run:
     def ask(self) -> None:
         """See whether the draws are enough: where it is time, and where a budget is spent."""
         step, until = self.moment.step, self.plan.until
-        if not self.is_sampling or step < self.plan.num_draws:
+        if not self.is_sampling or step == 0:
             return
         if until is None:
-            self.ending = Ending()
+            self.ending = Ending() if step >= self.plan.num_draws else None
             return
-        spent, began = self._spent(until), time.perf_counter()
+        began = time.perf_counter()
+        spent = self._spent(until) if step >= self.plan.least_draws else ""
         if step < self.moment.wanted and not spent:
             return
         draws = self._draws()

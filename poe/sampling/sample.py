@@ -119,8 +119,8 @@ def sample(
             (``draws.compile_seconds``), and pays where steps are many; a model that cannot be
             captured is sampled without, and this is said.
         until: What the draws are to be worth: ``poe.Reached(ess=400)`` goes on from ``num_samples``
-            (and twice the ESS) until it is so, or a budget is spent; ``draws.choice`` says which. A
-            checkpoint is gone on with by other budgets too. By default ``num_samples`` are enough.
+            until it is so, or a budget is spent; ``draws.choice`` says which. A checkpoint is gone
+            on with by other budgets too. By default ``num_samples`` are enough.
 
     Returns:
         The draws, with what is known of them.
@@ -154,8 +154,9 @@ def sample(
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
+    least_samples = num_samples
     if until is not None:
-        num_samples = until.at_least(num_samples, num_conditions(target) or 1)
+        num_samples = until.first_look(num_samples, num_conditions(target) or 1)
     if collect is None:
         where = device_of(target) if initial is None else initial.device
         require_memory(num_samples, target.space.event_shape, where)
@@ -191,6 +192,7 @@ def sample(
         compile=compile,
         raised=begin.raised,
         until=until,
+        least_draws=-(-least_samples // num_chains),
         is_batch=is_batch(begin.target),
     )
     called_with: dict[str, object] = {
@@ -391,7 +393,7 @@ def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:
         "preconditioner fitted": any(map(needs_fit, kernels)),
     }
     learned = ", ".join(what for what, is_learned in learns.items() if is_learned)
-    until = "" if plan.until is None else f" at least, until {plan.until},"
+    until = "" if plan.until is None else f" or more, until {plan.until},"
     return (
         f"{_kernel_name(choice.kernel)} ({choice.why}), {num_chains} chains x {plan.num_draws} "
         f"draws{until} after {plan.num_warmup} warm-up steps" + (f" ({learned})" if learned else "")
