@@ -31,7 +31,11 @@ from poe.sampling.reached import (
     Ending,
     Reached,
     Worth,
+    ending,
+    is_met,
     next_look,
+    spent_budget,
+    worth_of,
     worth_of_all,
 )
 from poe.sampling.tally import Spread, Tally
@@ -211,9 +215,9 @@ class Run:
         if step < self.moment.wanted and not spent:
             return
         draws = self._draws()
-        self.worth = worth_of_all(draws) if spent else until.worth(draws)
-        if spent or until.is_met(self.worth):
-            self.ending = until.ending(self.worth, spent)
+        self.worth = worth_of_all(draws) if spent else worth_of(draws, until)
+        if spent or is_met(until, self.worth):
+            self.ending = ending(until, self.worth, spent)
         else:
             self.moment = self._timed(self.moment._replace(wanted=next_look(step)), began)
 
@@ -236,7 +240,8 @@ class Run:
         if next_look(moment.step) * row > SHARE_OF_MEMORY * memory(self.samples.device):
             return MEMORY
         seconds = before.seconds + sum(moment.seconds)
-        return until.spent(max(num_gradients, moment.num_steps + num_steps), seconds)
+        num_steps += before.num_steps + moment.num_steps
+        return spent_budget(until, max(num_gradients, num_steps), seconds)
 
     def _draws(self) -> Draws:
         """The draws so far, to be looked at."""

@@ -33,7 +33,7 @@ from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs
 from poe.sampling.driver import Checkpoint, Job, beside, say
 from poe.sampling.multimodality import TEMPERING, Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.reached import Reached
+from poe.sampling.reached import Reached, at_once, first_look, goal
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
 from poe.sampling.run_checkpoint import FORMAT
@@ -156,7 +156,7 @@ def sample(
     is_exact = kernel is None and can_sample_exactly(simple)
     least_samples = num_samples
     if until is not None:
-        num_samples = until.first_look(num_samples, num_conditions(target) or 1)
+        num_samples = first_look(until, num_samples, num_conditions(target) or 1)
     if collect is None:
         where = device_of(target) if initial is None else initial.device
         require_memory(num_samples, target.space.event_shape, where)
@@ -171,7 +171,11 @@ def sample(
             require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-        draws = draws if until is None else replace(draws, choice=until.at_once(draws.log_density))
+        draws = (
+            draws
+            if until is None
+            else replace(draws, choice=at_once(until, draws.log_density.numel()))
+        )
         return _told(draws, target, collect)
     begin = prepared(
         target,
@@ -201,7 +205,7 @@ def sample(
         "num_samples, num_chains, warmup": counts,
         "initial": initial,
         "collect": collect,
-        "until": None if until is None else until.without_budgets,
+        "until": None if until is None else goal(until),
     }
     kept = None if path is None else _checkpoint(path, began, called_with, begin, collect)
     job = Job(plan, progress, kept, callback)

@@ -18,7 +18,7 @@ import poe
 import poe.sampling.run
 from poe.core.doubt import Kind, kinds
 from poe.samplers import MALA
-from poe.sampling.reached import Reached, next_look
+from poe.sampling.reached import Reached, first_look, is_met, next_look, worth_of
 
 
 def logistic(x: Tensor) -> Tensor:
@@ -333,10 +333,10 @@ def autoregressive(coefficient: float, seeds: int, length: int) -> Tensor:
 
 def stopped(x: Tensor, until: Reached) -> poe.Draws:
     """The draws ``(4, n, 2)`` of x and x², up to where the rule stops."""
-    values, length = torch.stack([x, x.square()], -1), until.first_look(1) // len(x)
+    values, length = torch.stack([x, x.square()], -1), first_look(until, 1) // len(x)
     while True:
         draws = poe.Draws(values[:, :length], -0.5 * x[:, :length].square(), "asymptotically exact")
-        if until.is_met(until.worth(draws)):
+        if is_met(until, worth_of(draws, until)):
             return draws
         length = next_look(length)
         assert length <= x.shape[1]
