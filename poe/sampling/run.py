@@ -31,7 +31,11 @@ from poe.sampling.reached import (
     Ending,
     Reached,
     Worth,
+    ending,
+    is_met,
     next_look,
+    spent_budget,
+    worth_of,
     worth_of_all,
 )
 from poe.sampling.tally import Spread, Tally
@@ -87,7 +91,7 @@ NOTHING_SPENT = Spent()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: warm-up stages, then ``num_draws`` draws or more; all in coordinates u."""
+    """What a run does: warm-up stages, then ``num_draws`` draws; all in coordinates u."""
 
     stages: tuple[Window, ...]
     num_draws: int
@@ -103,7 +107,9 @@ class Plan:
     before: Spent = NOTHING_SPENT
     """What other runs took that led to this plan: it counts as warm-up."""
     until: Reached | None = None
-    """What draws are to be worth before they are enough; None where ``num_draws`` are."""
+    """What draws are to be worth, asked from ``num_draws`` on; None where these are enough."""
+    least_draws: int = 1
+    """No budget of ``until`` ends a run before."""
     is_batch: bool = False
     """Whether each chain has a density of its own."""
 
@@ -200,18 +206,19 @@ class Run:
     def ask(self) -> None:
         """See whether the draws are enough: where it is time, and where a budget is spent."""
         step, until = self.moment.step, self.plan.until
-        if not self.is_sampling or step < self.plan.num_draws:
+        if not self.is_sampling or step == 0:
             return
         if until is None:
-            self.ending = Ending()
+            self.ending = Ending() if step >= self.plan.num_draws else None
             return
-        spent, began = self._spent(until), time.perf_counter()
+        began = time.perf_counter()
+        spent = self._spent(until) if step >= self.plan.least_draws else ""
         if step < self.moment.wanted and not spent:
             return
         draws = self._draws()
-        self.worth = worth_of_all(draws) if spent else until.worth(draws)
-        if spent or until.is_met(self.worth):
-            self.ending = until.ending(self.worth, spent)
+        self.worth = worth_of_all(draws) if spent else worth_of(draws, until)
+        if spent or is_met(until, self.worth):
+            self.ending = ending(until, self.worth, spent)
         else:
             self.moment = self._timed(self.moment._replace(wanted=next_look(step)), began)
 
@@ -234,7 +241,8 @@ class Run:
         if next_look(moment.step) * row > SHARE_OF_MEMORY * memory(self.samples.device):
             return MEMORY
         seconds = before.seconds + sum(moment.seconds)
-        return until.spent(max(num_gradients, moment.num_steps + num_steps), seconds)
+        num_steps += before.num_steps + moment.num_steps
+        return spent_budget(until, max(num_gradients, num_steps), seconds)
 
     def _draws(self) -> Draws:
         """The draws so far, to be looked at."""

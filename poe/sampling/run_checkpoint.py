@@ -168,11 +168,12 @@ def _require_place(plan: Plan, facts: dict[str, Any]) -> None:
         raise ValueError(f"step {step} of stage {phase}")
     if facts["num_steps"] != sum(stages[:phase]) + step:
         raise ValueError(f"step {step} of stage {phase} after {facts['num_steps']}")
-    may_end = phase == len(stages) and step >= plan.num_draws
-    must_end = may_end and plan.until is None
+    is_open = plan.until is not None
+    may_end = phase == len(stages) and step >= (plan.least_draws if is_open else plan.num_draws)
+    must_end = may_end and not is_open
     if not must_end <= facts["is_finished"] <= may_end:
         raise ValueError(f"is_finished is {facts['is_finished']} at step {step} of stage {phase}")
-    furthest = next_look(step) if may_end and not must_end else plan.num_draws
+    furthest = max(plan.num_draws, next_look(step)) if is_open else plan.num_draws
     if not plan.num_draws <= facts["wanted"] <= furthest:
         raise ValueError(f"wanted is {facts['wanted']} at step {step} of stage {phase}")
 

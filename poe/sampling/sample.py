@@ -33,7 +33,7 @@ from poe.samplers.questions import Setting, guarantee, missing, needs_fit, needs
 from poe.sampling.driver import Checkpoint, Job, beside, say
 from poe.sampling.multimodality import TEMPERING, Look, Modes, look_around, look_nowhere, tempered
 from poe.sampling.progress import Callback
-from poe.sampling.reached import Reached
+from poe.sampling.reached import Reached, at_once, first_look, goal
 from poe.sampling.remarks import chain_doubts, compile_doubts, escape_doubts
 from poe.sampling.run import Plan, Run, Spent, is_done, is_warm
 from poe.sampling.run_checkpoint import FORMAT
@@ -121,8 +121,8 @@ def sample(
             (``draws.compile_seconds``), and pays where steps are many; a model that cannot be
             captured is sampled without, and this is said.
         until: What the draws are to be worth: ``poe.Reached(ess=400)`` goes on from ``num_samples``
-            (and twice the ESS) until it is so, or a budget is spent; ``draws.choice`` says which. A
-            checkpoint is gone on with by other budgets too. By default ``num_samples`` are enough.
+            until it is so, or a budget is spent; ``draws.choice`` says which. A checkpoint is gone
+            on with by other budgets too. By default ``num_samples`` are enough.
 
     Returns:
         The draws, with what is known of them.
@@ -156,8 +156,9 @@ def sample(
     check_proper(target)
     simple = simplify(target).expert
     is_exact = kernel is None and can_sample_exactly(simple)
+    least_samples = num_samples
     if until is not None:
-        num_samples = until.at_least(num_samples, num_conditions(target) or 1)
+        num_samples = first_look(until, num_samples, num_conditions(target) or 1)
     if collect is None:
         where = device_of(target) if initial is None else initial.device
         require_memory(num_samples, target.space.event_shape, where)
@@ -172,7 +173,11 @@ def sample(
             require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
         say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-        draws = draws if until is None else replace(draws, choice=until.at_once(draws.log_density))
+        draws = (
+            draws
+            if until is None
+            else replace(draws, choice=at_once(until, draws.log_density.numel()))
+        )
         return _told(draws, target, collect)
     begin = prepared(
         target,
@@ -194,6 +199,7 @@ def sample(
         raised=begin.raised,
         before=Spent(0, -(-begin.num_evaluations // num_chains), 0.0),
         until=until,
+        least_draws=-(-least_samples // num_chains),
         is_batch=is_batch(begin.target),
     )
     called_with: dict[str, object] = {
@@ -202,7 +208,7 @@ def sample(
         "num_samples, num_chains, warmup": counts,
         "initial": initial,
         "collect": collect,
-        "until": None if until is None else until.without_budgets,
+        "until": None if until is None else goal(until),
     }
     kept = None if path is None else _checkpoint(path, began, called_with, begin, collect)
     job = Job(plan, progress, kept, callback)
@@ -395,7 +401,7 @@ def _chosen(choice: Choice, plan: Plan, num_chains: int) -> str:
         "preconditioner fitted": any(map(needs_fit, kernels)),
     }
     learned = ", ".join(what for what, is_learned in learns.items() if is_learned)
-    until = "" if plan.until is None else f" at least, until {plan.until},"
+    until = "" if plan.until is None else f" or more, until {plan.until},"
     return (
         f"{_kernel_name(choice.kernel)} ({choice.why}), {num_chains} chains x {plan.num_draws} "
         f"draws{until} after {plan.num_warmup} warm-up steps" + (f" ({learned})" if learned else "")

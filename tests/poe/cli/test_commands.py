@@ -327,6 +327,20 @@ def test_a_remark_on_log_z_is_told_by_the_exit_code(
     assert "! rough" in printed
 
 
+def test_a_run_goes_on_until_it_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", NOT, "--num", "40", "--chains", "4", "--quiet", "--until"]
+    facts = answer(capsys, *words, "Reached(ess=60, r_hat=1.1)")
+    assert min(map(min, (facts["ess_bulk"], facts["ess_tail"]))) >= 60
+    assert "until an ESS of 60 and R-hat of 1.1: reached" in facts["choice"]
+    facts = answer(capsys, *words, "Reached(ess=1e4, max_gradients=1200)")
+    assert "max_gradients=1200 ended the run before" in facts["choice"]
+    assert "(max_gradients, max_seconds in --until)" in facts["remarks"][0]
+    told = refusal(capsys, ExitCode.BAD_INPUT, *words, "Reached(ess=0)")
+    assert "expected a finite ess > 0, got 0" in told
+    told = refusal(capsys, ExitCode.BAD_INPUT, *words, "Reached(enough=9)")
+    assert "Reached has the settings ess, r_hat, max_gradients, max_seconds" in told
+
+
 def test_inspect_tells_what_sample_will_do(capsys: pytest.CaptureFixture[str]) -> None:
     facts = answer(capsys, "inspect", NOT)
     draws = poe.sample(read(NOT).product(), 8, warmup=200, progress=False)

@@ -269,3 +269,15 @@ def test_a_kernel_that_draws_as_it_goes_is_run_as_it_is() -> None:
     with pytest.warns(poe.TrustWarning, match="Plain does not draw its random numbers beforehand"):
         draws = sample(expert(), 7, kernel=Plain(), compile=True)
     assert torch.equal(draws.samples, sample(expert(), 7, kernel=Plain()).samples)
+
+
+def test_blocks_go_on_until_it_is_enough_and_no_budget_is_overdrawn() -> None:
+    until = poe.Reached(ess=60, r_hat=1.1)
+    whole = sample(expert(), 1, until=until, compile=True)
+    assert whole.samples.shape[1] % 2 == 0
+    assert whole.summary().ess_bulk.min() >= 60
+    spent = whole.warmup_gradients + 31
+    with pytest.warns(poe.TrustWarning, match="ended the run before"):
+        part = sample(expert(), 1, until=poe.Reached(60, 1.1, max_gradients=spent), compile=True)
+    assert part.samples.shape[1] == 30
+    assert torch.equal(part.samples, whole.samples[:, :30])
