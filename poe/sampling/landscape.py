@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, Dense, fit_moments
+from poe.core.affine import Affine, Dense
 from poe.density.closed_forms import exact_sample
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
@@ -127,24 +127,19 @@ class Landscape:
     - ``is_open``: whether there may be more: the last round found one, or the budget ended;
     - ``num_evaluations``: what it took.
 
-    - ``own``: what chains that are in one place learned of it, None where they are in several.
+    - ``own``: what the chains learned of where they are, as a mode.
 
     Climbs go by the map ``affine``.
     """
 
     density: Expert
     affine: Affine
+    own: Mode
     generator: torch.Generator
     budget: int
-    own: Mode | None = None
     modes: list[Mode] = field(default_factory=list)
     is_open: bool = False
     num_evaluations: int = 0
-
-    def know(self, own: Mode) -> None:
-        """That chains are in one place."""
-        self.own = own
-        self.num_evaluations += DRAWS
 
     def explore(self, u: Tensor, scattered: Tensor) -> None:
         """Climb from positions, and in rounds from ever farther away while that finds modes.
@@ -183,7 +178,7 @@ class Landscape:
         if not len(top):
             return
         with torch.no_grad():
-            value = self.density.log_density(top)
+            value = or_nothing(self.density.log_density(top))
         groups, cost = apart(self.density, top, value)
         self.num_evaluations += cost
         new = [rows[0] for rows in groups if bool((rows >= len(known)).all())]
@@ -210,10 +205,8 @@ class Landscape:
         known = [mode.centre.reshape(top.shape) for mode in self.modes]
         tops = torch.stack([top, *known])
         with torch.no_grad():
-            values = self.density.log_density(tops)
-        same = without_valley(
-            self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long()
-        )
+            values = or_nothing(self.density.log_density(tops))
+        same = without_valley(self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long())
         self.num_evaluations += len(tops) + len(BETWEEN) * len(known)
         return bool(same.any())
 
@@ -226,8 +219,7 @@ class Landscape:
         return scale.clamp(min=torch.finfo(top.dtype).tiny)
 
     def _leave_out_the_light(self) -> None:
-        known = self.modes if self.own is None else [self.own, *self.modes]
-        heaviest = max((mode.log_mass for mode in known), default=-math.inf)
+        heaviest = max(mode.log_mass for mode in [self.own, *self.modes])
         kept = [m for m in self.modes if m.log_mass > heaviest + math.log(LEAST)]
         self.modes = sorted(kept, key=lambda mode: -mode.log_mass)
 
@@ -235,26 +227,36 @@ class Landscape:
 def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
     """Modes that chains do not come to as their mass says, with those that they are in; and how.
 
-    Where chains come to every mode, there is at most one.
+    None where chains come to every mode.
 
     Shapes: visited ``(steps, chains, *event)``.
     """
-    modes = land.modes
-    if not modes:
-        return [], ""
-    if land.own is None:
-        return modes, "chains settled in different modes"
+    own, modes = land.own, land.modes
+    if modes and own.log_mass < modes[0].log_mass + math.log(LEAST):
+        return unsettled(land)  # what the chains learned of is next to nothing
     steps = [wander(land.density, mode, visited, land.generator) for mode in modes[:TESTED]]
     if len(modes) > 1 and occupied(places(modes, visited), len(modes)).apart > SEPARATE:
         if are_several(land.density, steps, len(modes)):
             return modes, "chains stay in different modes"
-    known = [land.own, *modes]
+    known = [own, *modes]
     mass = torch.tensor([mode.log_mass for mode in known], dtype=torch.float64).softmax(0)
     is_missed = (contained(known, visited) < RARE * mass)[1:].tolist()
-    leads = [leads_to(land.density, own, [visited]) for own in steps]
+    leads = [leads_to(land.density, each, [visited]) for each in steps]
     leads += [False] * (len(modes) - len(leads))
     missed = [m for m, is_so, led in zip(modes, is_missed, leads, strict=True) if is_so > led]
-    return [land.own, *missed], "mass was found where no chain was"
+    return ([own, *missed] if missed else []), "mass was found where no chain was"
+
+
+def unsettled(land: Landscape) -> tuple[list[Mode], str]:
+    """All modes, for chains that settled in different places; and how it is with these.
+
+    A single mode is none that they are in where it has more mass than all that they learned of, and
+    the only one to be in: they stand still elsewhere.
+    """
+    if len(land.modes) > 1:
+        return land.modes, "chains settled in different modes"
+    heavy = [mode for mode in land.modes if mode.log_mass > land.own.log_mass]
+    return heavy, "chains stand still away from the only mode"
 
 
 def wander(density: Expert, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -286,9 +288,7 @@ def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
         height = or_nothing(density.log_density(ends))
     count = len(ends) // 2
     is_level = (height[:count] - height[count:]).abs() < ALIKE * (1 + (ends[0].numel() / 2) ** 0.5)
-    is_joined = without_valley(
-        density, ends, height, torch.arange(count), torch.arange(count, 2 * count)
-    )
+    is_joined = without_valley(density, ends, height, torch.arange(count), torch.arange(count, 2 * count))
     met = (is_level & is_joined).reshape(nearest.shape).any(1)
     return bool(met.double().mean() > MET)
 
@@ -380,8 +380,3 @@ def moved(
         state, _ = kernel.step(density, state, generator=generator)
         visited.append(state.position)
     return torch.stack(visited)
-
-
-def map_of(affine: Affine | None, u: Tensor) -> Affine:
-    """What climbs go by: the chains' map, or the spread of positions where there is none."""
-    return fit_moments(u) if affine is None else affine

@@ -31,12 +31,12 @@ from poe.sampling.landscape import (
     Landscape,
     Scouts,
     gaussians,
-    map_of,
     moved,
     occupied,
     own_mode,
     places,
     unfollowed,
+    unsettled,
 )
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
@@ -172,6 +172,7 @@ def look_elsewhere(
     *,
     budget: int,
     affine: Affine | None = None,
+    are_apart: bool = False,
     chains_at_once: int | None = None,
     generator: torch.Generator,
     raised: Raised | None = None,
@@ -190,7 +191,8 @@ def look_elsewhere(
         kernel: What moves the chains there.
         u: Where the chains are, ``(chains, *event)``.
         budget: How many positions may be evaluated; beyond, nothing is concluded.
-        affine: What chains that are in one place learned of it; None where they are in several.
+        affine: The map that the chains learned; None goes by their spread.
+        are_apart: Whether they settled in different places.
         chains_at_once: Evaluate the target on no more positions than this at a time.
         generator: Where random numbers come from.
         raised: Where errors at some positions are kept, which have no density there.
@@ -220,18 +222,18 @@ def look_elsewhere(
             side_by_side = torch.cat([position[:num_compared], beside])
             r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
             return _by_settling(name, position, r_hat, spent)
-        by = map_of(affine, torch.cat([u, position]))
-        land = Landscape(density, by, generator, budget - spent)
-        if affine is not None:
-            land.know(own_mode(density, affine, u, generator))
+        learned = fit_moments(u) if affine is None else affine
+        own = own_mode(density, learned, u, generator)
+        by = fit_moments(torch.cat([u, position])) if are_apart else learned
+        land = Landscape(density, by, own, generator, budget - spent)
         some = torch.cat([beside, position[:CLIMBING]])
         land.explore(some, scouts.scattered().to(u.dtype))
         visited = moved(density, kernel, beside, num_steps, generator)
-        modes, how = unfollowed(land, visited)
+        modes, how = unsettled(land) if are_apart else unfollowed(land, visited)
     except Exception as error:  # whatever the target raises, and is told of
         return Failed(error, scouts.num_evaluations)
     spent += land.num_evaluations
-    if len(modes) < 2:
+    if not modes:
         return Nothing(f"particles from {name} found no other modes", spent)
     said = f"{how}, by climbs and particles from {name}"
     doubts = (_more_of_them(len(land.modes)),) if land.is_open else ()
@@ -302,7 +304,8 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         kernel,
         u,
         budget=round(SHARE * _planned(run) * len(u)),
-        affine=None if are_apart else learned.affine,
+        affine=learned.affine,
+        are_apart=are_apart,
         chains_at_once=begin.chains_at_once,
         generator=generator,
         raised=begin.raised,
@@ -334,7 +337,7 @@ def _tried(
     u = _in_all(modes, seen.position, len(begin.u))
     tuned = tune_jumps(density, modes, u, num_steps=PILOT, generator=generator)
     share, apart = occupied(tuned.label, num_modes)
-    if apart <= SEPARATE and not are_apart and share.max() == 1.0:
+    if apart <= SEPARATE and not are_apart and num_modes > 1 and share.max() == 1.0:
         said = f"{seen.said}, which has next to none of the mass"
         return Nothing(said, seen.num_evaluations), tuned.num_gradients
     if apart <= SEPARATE:

@@ -133,7 +133,7 @@ def apart(density: Expert, top: Tensor, log_density: Tensor) -> tuple[list[Tenso
     while heaps:
         first, rest = heaps[0], heaps[1:]
         rows = torch.stack([heap[0] for heap in rest]) if rest else first[:0]
-        is_same = without_valley(density, top, log_density, rows, first[:1]) if rest else rows
+        is_same = without_valley(density, top, log_density, rows, first[:1])
         count += len(BETWEEN) * len(rows)
         groups.append(torch.cat([first, *(h for h, same in zip(rest, is_same) if same)]))
         heaps = [heap for heap, same in zip(rest, is_same, strict=True) if not same]
@@ -149,6 +149,7 @@ def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
         first = left[0]
         distance = (top[left] - top[first]).norm(dim=1)
         is_near = (distance <= near) & (log_density[left] > log_density[first] - VALLEY)
+        is_near[0] = True
         heaps.append(left[is_near])
         left = left[~is_near]
     return heaps
@@ -161,6 +162,8 @@ def without_valley(
 
     Shapes: top ``(n, *event)``, log_density ``(n,)``; rows and ends ``(k,)``, or one end for all.
     """
+    if not len(rows):
+        return rows.bool()
     share = top.new_tensor(BETWEEN).reshape(-1, *[1] * top.ndim)
     there = top[ends] + share * (top[rows] - top[ends])
     with torch.no_grad():
