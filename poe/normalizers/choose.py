@@ -19,11 +19,11 @@ from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.density.trials import require_evaluation_mode
 from poe.density.wrappers import require_precision
+from poe.normalizers.charts import can_integrate
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.enumeration import MAX_STATES, num_states
-from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
+from poe.normalizers.exact import Enumeration, QuadratureOr, in_closed_form
 from poe.normalizers.problem import Method
-from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
 from poe.structure.far_mass import failing_where_improper
 
@@ -40,8 +40,9 @@ def log_partition(
     """log Z = log of the integral (or sum) of p̃ over its space.
 
     Without a method, in this order: closed form; enumeration of at most 2^25 states; adaptive
-    quadrature in up to three continuous dimensions; and beyond, the multistate Bennett acceptance
-    ratio along a path of particles (``poe.normalizers.MBAR``), with its standard error and bounds.
+    quadrature in up to three continuous dimensions; and beyond, or where its cells do not converge,
+    the multistate Bennett acceptance ratio along a path of particles (``poe.normalizers.MBAR``),
+    with its standard error and bounds.
 
     Where the result should not be believed, ``doubts`` say why, and a TrustWarning. What no
     particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
@@ -123,7 +124,7 @@ def _choose(target: Expert) -> Method:
     if num_states(target.space) <= MAX_STATES:
         return Enumeration()
     if can_integrate(target.space):
-        return Quadrature()
+        return QuadratureOr(MBAR())
     if isinstance(target.space, Count):
         raise NormalizationError(
             f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "

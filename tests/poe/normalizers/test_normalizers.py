@@ -285,7 +285,7 @@ def test_numbers_in_a_closure_are_taken_in_their_own_dtype(dtype: torch.dtype) -
 
 @pytest.mark.parametrize(
     "method",
-    [normalizers.AIS(64, 1), normalizers.MBAR(256), normalizers.ImportanceSampling(1024)],
+    [normalizers.AIS(256, 1), normalizers.MBAR(256), normalizers.ImportanceSampling(1024)],
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize(
