@@ -37,6 +37,7 @@ Map = Callable[[Tensor], Tensor]
 class Axis(NamedTuple):
     """One element of x as a function of t.
 
+    - ``blur``: the relative error of distances to an edge, since x is rounded;
     - ``breaks`` ``(cells + 1,)``: the first cells, in t;
     - ``is_open``: whether mass may lie beyond the first and the last of them;
     - ``window``: so many cells at an end tell how it dies out there.
@@ -44,6 +45,7 @@ class Axis(NamedTuple):
 
     to_x: Map
     log_jacobian: Map
+    blur: Map
     breaks: Tensor
     is_open: Ends
     window: int = 1
@@ -68,6 +70,11 @@ class Chart(NamedTuple):
         """log |det dx/dt|: ``(points,)``."""
         pairs = zip(self.axes, t.unbind(1), strict=True)
         return torch.stack([axis.log_jacobian(part) for axis, part in pairs]).sum(0)
+
+    def blur(self, t: Tensor) -> Tensor:
+        """How far the rounding of x may move a density that is a power of a distance: relative."""
+        pairs = zip(self.axes, t.unbind(1), strict=True)
+        return torch.stack([axis.blur(part) for axis, part in pairs]).sum(0)
 
     def cells(self) -> tuple[Tensor, Tensor]:
         """The first ones: centres and half widths, both ``(cells, d)``."""
@@ -129,9 +136,10 @@ def _folded(to_x: Map, log_jacobian: Map, d: int, near: float, reach: float, lik
     breaks = torch.linspace(-near, near, count + 1, dtype=torch.float64, device=like.device)
     window = max(1, round(WINDOW * count / (2 * near)))
     if reach > near:
-        beyond = torch.linspace(near, reach, EDGE_CELLS[d] + 1).to(breaks)[1:]
+        beyond = torch.linspace(near, reach, EDGE_CELLS[d] + 1, dtype=torch.float64)
+        beyond = beyond[1:].to(like.device)
         breaks, window = torch.cat([-beyond.flip(0), breaks, beyond]), 1
-    return Axis(to_x, log_jacobian, breaks, (True, True), window)
+    return Axis(to_x, log_jacobian, torch.zeros_like, breaks, (True, True), window)
 
 
 def _between(space: Interval, d: int, is_open: Ends, like: Tensor) -> Axis:
@@ -153,11 +161,16 @@ def _between(space: Interval, d: int, is_open: Ends, like: Tensor) -> Axis:
             log_slope = log_slope + t.clamp(max=0)
         return log_slope + (last - t).clamp(max=0) if is_open[1] else log_slope
 
+    def blur(t: Tensor) -> Tensor:
+        below = _ulp(space.low, space.high, like.dtype) / h * (-t).clamp(min=0).exp()
+        above = _ulp(space.high, space.low, like.dtype) / h * (t - last).clamp(min=0).exp()
+        return is_open[0] * below + is_open[1] * above
+
     before = _zone(space.low, space.high, h, d, is_open[0], like)
     after = _zone(space.high, space.low, h, d, is_open[1], like)
     middle = torch.linspace(0, last, count - 1, dtype=torch.float64, device=like.device)
     breaks = torch.cat([-before.flip(0), middle, last + after])
-    return Axis(to_x, log_jacobian, breaks, is_open)
+    return Axis(to_x, log_jacobian, blur, breaks, is_open)
 
 
 def _zone(edge: float, other: float, h: float, d: int, is_open: bool, like: Tensor) -> Tensor:
@@ -166,16 +179,20 @@ def _zone(edge: float, other: float, h: float, d: int, is_open: bool, like: Tens
         return torch.ones(1, dtype=torch.float64, device=like.device)
     reach = math.log(h / _nearest(edge, other, like.dtype))
     count = max(3, min(EDGE_CELLS[d], round(reach / 4)))
-    return torch.linspace(0, reach, count + 1).to(like.device, torch.float64)[1:]
+    return torch.linspace(0, reach, count + 1, dtype=torch.float64, device=like.device)[1:]
 
 
 def _nearest(edge: float, other: float, dtype: torch.dtype) -> float:
     """The distance to an edge up to which distances can be told apart."""
+    return torch.finfo(dtype).tiny if edge == 0 else FEW_ULPS[dtype] * _ulp(edge, other, dtype)
+
+
+def _ulp(edge: float, other: float, dtype: torch.dtype) -> float:
+    """From an edge to the next number inside; 0 from 0."""
     if edge == 0:
-        return torch.finfo(dtype).tiny
-    edge_number, towards = torch.tensor([edge, other], dtype=dtype)
-    ulp = float((torch.nextafter(edge_number, towards) - edge_number).abs())
-    return FEW_ULPS[dtype] * ulp
+        return 0.0
+    number, towards = torch.tensor([edge, other], dtype=dtype)
+    return float((torch.nextafter(number, towards) - number).abs())
 
 
 def _next_to_borders(space: Interval, like: Tensor) -> tuple[float, float]:
@@ -217,7 +234,7 @@ def _grows_at(
     width, nearest = other - edge, _nearest(edge, other, dtype)
     if not nearest < 0.1 * NEAR * abs(width):  # numbers are too coarse there
         return False
-    distances = torch.tensor([NEAR * abs(width), nearest]).to(x)
+    distances = torch.tensor([NEAR * abs(width), nearest], dtype=x.dtype, device=x.device)
     moved = x.repeat(2, 1)
     moved[:, element] = edge + math.copysign(1, width) * distances.repeat_interleave(len(x))
     near, nearer = log_density(moved).reshape(2, -1)

@@ -48,7 +48,7 @@ smooth density they come to next to nothing, of one with a jump to a half, and o
 SMALL = 0.02
 """The largest relative error, of a cell, that may be rounding."""
 MAX_STILL = 3
-"""So often in a row may halves be no better, before what is left is taken for rounding."""
+"""So often may halves be no better, before what is left is taken for rounding."""
 # Half of the nodes of the 15-point Kronrod rule with its weights, and those of the 7-point Gauss.
 _NODES = (
     0.991455371120812639206854697526329,
@@ -94,7 +94,7 @@ class _Cells(NamedTuple):
     log_kronrod: Tensor  # (cells, powers) log integrals
     log_gauss: Tensor
     log_noise: Tensor  # how far rounding alone may move them
-    num_still: Tensor  # (cells,) how often in a row a split was no better
+    num_still: Tensor  # (cells,) how often a split was no better
 
 
 class Integral(NamedTuple):
@@ -305,7 +305,7 @@ def _refined(problem: _Problem, tolerance: float, budget: _Budget) -> _Cells:
 
 
 def _num_still(parents: _Cells, children: _Cells) -> Tensor:
-    """How often in a row a split has left the error what it was, of each child: ``(children,)``."""
+    """How often splits have left the error what it was, of each child: ``(children,)``."""
     log_whole = parents.log_kronrod[:, :1]
     log_parts = children.log_kronrod[:, 0].reshape(len(log_whole), -1) - log_whole
     parts = log_parts.exp()
@@ -313,7 +313,7 @@ def _num_still(parents: _Cells, children: _Cells) -> Tensor:
     error, before = errors.nansum(1), _own_errors(parents)[:, 0]
     is_small = (before < SMALL) & ((parts.nansum(1) - 1).abs() < 3 * before)
     is_still = is_small & (error > STILL * before)
-    counts = torch.where(is_still, parents.num_still + 1, 0)
+    counts = torch.where(is_small, parents.num_still + is_still, 0)
     return counts.repeat_interleave(parts.shape[1])
 
 
@@ -361,7 +361,7 @@ def _beyond_end(
 ) -> _Beyond:
     """The mass beyond an end, a geometric series as that of three windows before it.
 
-    Its error is how far the outermost window is from what those before it tell of it.
+    Its error is twice as far as that is from what the windows farther in tell of it.
     """
     ends = (axis.breaks.flip(0) if is_high else axis.breaks)[:: axis.window]
     sign = -1 if is_high else 1
@@ -378,7 +378,7 @@ def _beyond_end(
         return _Beyond(0.0, 0.0, False)
     mass = first * ratio / (1 - ratio)
     told = second * before / (1 - before) - first if before < SLOWEST else math.inf
-    return _Beyond(mass, min(abs(mass - told), mass), True)
+    return _Beyond(mass, min(2 * abs(mass - told), mass), True)
 
 
 def _errors(cells: _Cells) -> tuple[Tensor, Tensor]:
@@ -417,14 +417,15 @@ def _evaluate_some(problem: _Problem, rule: _Rule, centers: Tensor, half_widths:
     log_density = problem.values(t).reshape(len(centers), -1)
     log_jacobian = problem.chart.log_jacobian(t).reshape(len(centers), -1)
     log_volume = half_widths.log().sum(-1)
-    log_ulp = math.log(4 * torch.finfo(problem.like.dtype).eps)
+    ulp = 4 * torch.finfo(problem.like.dtype).eps
+    blur = problem.chart.blur(t).reshape(len(centers), -1)
     columns = []
     for power in POWERS:
         values = power * log_density + log_jacobian
         log_kronrod = torch.logsumexp(values + rule.kronrod.log(), -1) + log_volume
         log_gauss = torch.logsumexp(values + rule.gauss.log(), -1) + log_volume
-        noise = values + values.masked_fill(values == -torch.inf, 0).abs().log1p()
-        log_noise = torch.logsumexp(noise + rule.kronrod.log(), -1) + log_volume + log_ulp
+        noise = ulp * (1 + values.masked_fill(values == -torch.inf, 0).abs()) + blur
+        log_noise = torch.logsumexp(values + noise.log() + rule.kronrod.log(), -1) + log_volume
         columns.append((log_kronrod, log_gauss, log_noise))
     numbers = (torch.stack(c, -1) for c in zip(*columns, strict=True))
     return _Cells(centers, half_widths, *numbers, torch.zeros_like(centers[:, 0], dtype=torch.long))
