@@ -18,7 +18,7 @@ from poe.core.space import Interval, Positive, Real, Space
 
 INITIAL_CELLS = {1: 512, 2: 24, 3: 8}
 """In each of so many dimensions."""
-EDGE_CELLS = {1: 64, 2: 6, 3: 4}
+EDGE_CELLS = {1: 64, 2: 6, 3: 3}
 """Next to an edge at which a density grows, or farther out, and at most one for 4 e-folds."""
 WINDOW = 2.0
 """E-folds, at least, from which it is told how mass dies out at an end."""

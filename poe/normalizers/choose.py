@@ -101,11 +101,12 @@ def find_log_partition(
     require_evaluation_mode(target)
     chosen = _choose(target) if method is None else method
     generator = resolve(generator, device_of(target))
-    with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
+    with tqdm(disable=not progress, unit="step", delay=2, leave=False, file=sys.stderr) as bar:
 
-        def report(temperature: float, acceptance: float) -> None:
-            bar.set_description(f"log Z, t = {temperature:.3g}", refresh=False)
-            bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+        def report(part: float, acceptance: float) -> None:
+            bar.set_description(f"log Z, {part:.3g} of the way", refresh=False)
+            if acceptance < 1:
+                bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
             bar.update()
 
         with failing_where_improper(target, _around_the_origin(target)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError, PoeError
 from poe.core.randomness import aside
 from poe.density.adapt import Uniform
@@ -31,6 +33,7 @@ from poe.normalizers.quadrature import (
     not_converged,
     reference,
 )
+from poe.normalizers.sides import FAR
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start, first_answered
@@ -89,7 +92,7 @@ class Quadrature:
     dimensions, and where the cells do not converge.
 
     Args:
-        max_evaluations: Of the target's log-density; those of the first cells are made anyway.
+        max_evaluations: Of the target's log-density, beyond those of the first cells.
 
     Raises:
         PoeError: For no evaluations.
@@ -126,7 +129,7 @@ class Quadrature:
 @checked
 @dataclass(frozen=True)
 class QuadratureOr:
-    """Quadrature where its cells converge, and else another method.
+    """Quadrature where its cells converge, and else another method, compared with what they found.
 
     Args:
         other: The method.
@@ -148,7 +151,20 @@ class QuadratureOr:
         return result._replace(
             method=f"{result.method}; quadrature did not converge",
             num_evaluations=result.num_evaluations + found.num_evaluations,
+            doubts=(*result.doubts, *_apart(result, found)),
         )
+
+
+def _apart(result: LogPartition, found: Integral) -> list[Doubt]:
+    """Whether a result is far from what cells found that did not converge; not where that is vague.
+
+    Beyond half of Z their error says nothing of what they may have missed.
+    """
+    apart = abs(float(result.value - found.value))
+    if not (found.error < 0.5 and apart > FAR * math.hypot(result.std_error, found.error)):
+        return []
+    text = f"quadrature, which did not converge, found {found.value:.4g} ± {found.error:.2g}"
+    return [Doubt(Kind.INCONSISTENT, text)]
 
 
 def _by_quadrature(target: Expert, found: Integral, raised: Raised) -> LogPartition:

@@ -5,8 +5,9 @@ Cells of coordinates t (``poe.normalizers.charts``) are split where the 7-point 
 shows mere rounding. Everything is relative to the largest log-density seen, so that a narrow peak
 draws the cells to itself long before its density is more than zero in floating point. Powers of
 the density are integrated beside it: they are broader, and lead to peaks that lie between the
-nodes, which a better placed peak would have made look like nothing. A needle on the slope of a much
-broader peak (30 times, in two dimensions) leaves no such trace, and may be missed. What lies beyond
+nodes, which a better placed peak would have made look like nothing. A needle on top of a peak is
+found by climbing; one on the slope of a much broader peak (30 times, in two dimensions) leaves no
+trace, and may be missed. What lies beyond
 the ends of t is taken to die out as it does before them: by a power law.
 """
 
@@ -36,6 +37,10 @@ NUM_TYPICAL = 64
 """Positions that tell where the mass is."""
 ROUGHLY = 1e-2
 """The relative error to which those others are integrated."""
+NUM_CLIMBS, MAX_CLIMBING, NUM_SIZES = 6, 40, 20
+"""So many climbs of so many steps, each the best of sizes 1, 1/4, 1/16, ..."""
+SEEN, NUM_HALVINGS = 8.0, 50
+"""Nodes see a summit that is no narrower than this part of a cell."""
 NEGLIGIBLE = 1e-14
 """A share of the mass that is none."""
 SLOWEST = 1 - 1e-4
@@ -127,7 +132,7 @@ def integrate(
     Args:
         target: p̃, in one to three continuous dimensions.
         raised: Where errors at some positions are kept, which have no density there.
-        max_evaluations: Of p̃; those of the first cells are made in any case.
+        max_evaluations: Of p̃, beyond those of the first cells.
         report: Called with the share of these that were made, and 1.
 
     Returns:
@@ -213,6 +218,10 @@ class _Budget:
     def left(self) -> int:
         return self.most - self.spent
 
+    def add(self, count: int) -> None:
+        """Allow so many more."""
+        self.most += count
+
     def spend(self, count: int) -> None:
         """Count some, and tell of it."""
         self.spent += count
@@ -262,14 +271,13 @@ def _found(
         return _log_density(target, x.to(like).reshape(-1, *target.space.event_shape))
 
     problem = _Problem(target, chart_of(target.space, like, at), like)
-    cells = _refined(problem, tolerance, budget)
-    _log_total(target.expert, cells)
+    cells = _integrated(problem, tolerance, budget)
     beyond = _beyond(problem.chart, cells)
     if all(part.is_finite for part in beyond):
         return problem, cells, beyond
     problem = problem._replace(chart=chart_of(target.space, like, at, is_wide=True))
     try:
-        cells = _refined(problem, tolerance, budget)
+        cells = _integrated(problem, tolerance, budget)
     except NonFiniteError as error:
         raise _improper(target.expert) from error
     beyond = _beyond(problem.chart, cells)
@@ -286,33 +294,92 @@ def _improper(target: Expert) -> ImproperError:
     )
 
 
-def _refined(problem: _Problem, tolerance: float, budget: _Budget) -> _Cells:
+def _integrated(problem: _Problem, tolerance: float, budget: _Budget) -> _Cells:
+    """Cells in which the rules agree, those at summits too; or evaluations ran out."""
+    centers, half_widths = problem.chart.cells()
+    budget.add(len(centers) * 15 ** centers.shape[1])
+    cells = _evaluate(problem, centers, half_widths, budget)
+    _log_total(problem.target.expert, cells)
+    return _refined(problem, _split_at_summits(problem, cells, budget), tolerance, budget)
+
+
+def _refined(problem: _Problem, cells: _Cells, tolerance: float, budget: _Budget) -> _Cells:
     """Cells split until the rules agree, or evaluations run out."""
-    cells = _evaluate(problem, *problem.chart.cells(), budget)
     each = (2 * 15) ** cells.centers.shape[1]
     while True:
-        unsure = _unsure(cells, tolerance)
-        unsure = unsure[: max(0, budget.left // each)]
+        unsure = _unsure(cells, tolerance)[: max(0, budget.left // each)]
         if len(unsure) == 0:
             return cells
-        parents = _Cells(*(column[unsure] for column in cells))
-        children = _evaluate(problem, *_split(parents.centers, parents.half_widths), budget)
-        children = children._replace(num_still=_num_still(parents, children))
-        is_kept = torch.ones(len(cells.centers), dtype=torch.bool, device=unsure.device)
-        is_kept[unsure] = False
-        kept = (old[is_kept] for old in cells)
-        cells = _Cells(*(torch.cat(pair) for pair in zip(kept, children, strict=True)))
+        cells = _split_some(problem, cells, unsure, budget)
+
+
+def _split_some(problem: _Problem, cells: _Cells, rows: Tensor, budget: _Budget) -> _Cells:
+    """The cells, some of them replaced by their halves."""
+    parents = _Cells(*(column[rows] for column in cells))
+    children = _evaluate(problem, *_split(parents.centers, parents.half_widths), budget)
+    children = children._replace(num_still=_num_still(parents, children))
+    is_kept = torch.ones(len(cells.centers), dtype=torch.bool, device=rows.device)
+    is_kept[rows] = False
+    kept = (old[is_kept] for old in cells)
+    return _Cells(*(torch.cat(pair) for pair in zip(kept, children, strict=True)))
+
+
+def _split_at_summits(problem: _Problem, cells: _Cells, budget: _Budget) -> _Cells:
+    """Cells at summits split until nodes see how narrow these are: a peak may bear a needle."""
+    summits, scales = _summits(problem, cells, budget)
+    for summit, scale in zip(summits, scales, strict=True):
+        for _ in range(NUM_HALVINGS):
+            inside = ((cells.centers - summit).abs() <= cells.half_widths).all(-1)
+            rows = inside.nonzero()[:1, 0]
+            is_seen = bool((cells.half_widths[rows].amax(-1) <= SEEN * scale).all())
+            if is_seen or budget.left <= 0:
+                break
+            cells = _split_some(problem, cells, rows, budget)
+    return cells
+
+
+def _summits(problem: _Problem, cells: _Cells, budget: _Budget) -> tuple[Tensor, Tensor]:
+    """Where steps along axes lead up to, from cells of mass: ``(n, d)``, and how narrow: ``(n,)``.
+
+    The width of a summit is the least step of which both directions lead down by half a nat.
+    """
+    d = cells.centers.shape[1]
+    t = cells.centers[_typical_rows(cells, NUM_CLIMBS)]
+    sizes = 4.0 ** -torch.arange(NUM_SIZES, dtype=t.dtype, device=t.device)
+    axes = torch.eye(d, dtype=t.dtype, device=t.device)
+    steps = (sizes[:, None, None] * torch.stack([axes, -axes], 1).flatten(0, 1)).flatten(0, 1)
+    low, high = (torch.stack([axis.breaks[end] for axis in problem.chart.axes]) for end in (0, -1))
+    for _ in range(MAX_CLIMBING):
+        tried = torch.cat([t[:, None], t[:, None] + steps], 1).clamp(low, high)
+        heights = _heights(problem, tried.flatten(0, 1), budget).reshape(len(t), -1)
+        best = heights.argmax(1)
+        if not bool(best.any()) or budget.left <= 0:
+            break
+        t = tried[torch.arange(len(t), device=t.device), best]
+    falls = (heights[:, :1] - heights[:, 1:]).reshape(len(t), NUM_SIZES, d, 2).amin(-1) > 0.5
+    return t, torch.where(falls, sizes[:, None], torch.inf).flatten(1).amin(1)
+
+
+def _heights(problem: _Problem, t: Tensor, budget: _Budget) -> Tensor:
+    """The log-density of x, whose peaks lie where they were put: ``(points, d) -> (points,)``."""
+    budget.spend(len(t))
+    values = _log_density(problem.target, problem.to_x(t))
+    return values.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
 def _num_still(parents: _Cells, children: _Cells) -> Tensor:
-    """How often splits have left the error what it was, of each child: ``(children,)``."""
+    """How often splits have left the error what it was, of each child: ``(children,)``.
+
+    A cell's own, or that of all of small error together, which is less a matter of chance.
+    """
     log_whole = parents.log_kronrod[:, :1]
     log_parts = children.log_kronrod[:, 0].reshape(len(log_whole), -1) - log_whole
     parts = log_parts.exp()
     errors = _own_errors(children)[:, 0].reshape(parts.shape) * parts
     error, before = errors.nansum(1), _own_errors(parents)[:, 0]
     is_small = (before < SMALL) & ((parts.nansum(1) - 1).abs() < 3 * before)
-    is_still = is_small & (error > STILL * before)
+    mass = torch.softmax(log_whole[:, 0], 0).masked_fill(~is_small, 0.0)
+    is_still = (error > STILL * before) | (mass @ error > STILL * (mass @ before.nan_to_num()))
     counts = torch.where(is_small, parents.num_still + is_still, 0)
     return counts.repeat_interleave(parts.shape[1])
 
@@ -338,11 +405,15 @@ def _relative_error(cells: _Cells, total: Tensor) -> float:
 
 
 def _typical(problem: _Problem, cells: _Cells) -> Tensor:
-    """Centres of cells by their shares of the mass, at equal steps of the sum of these."""
+    """Where the mass is."""
+    return problem.to_x(cells.centers[_typical_rows(cells, NUM_TYPICAL)])
+
+
+def _typical_rows(cells: _Cells, count: int) -> Tensor:
+    """Cells by their shares of the mass, at equal steps of the sum of these: ``(count,)``."""
     shares = torch.softmax(cells.log_kronrod[:, 0], 0).cumsum(0)
-    steps = (torch.arange(NUM_TYPICAL, device=shares.device).to(shares) + 0.5) / NUM_TYPICAL
-    rows = torch.searchsorted(shares, steps).clamp(max=len(shares) - 1)
-    return problem.to_x(cells.centers[rows])
+    steps = (torch.arange(count, device=shares.device).to(shares) + 0.5) / count
+    return torch.searchsorted(shares, steps).clamp(max=len(shares) - 1)
 
 
 def _beyond(chart: Chart, cells: _Cells) -> list[_Beyond]:
