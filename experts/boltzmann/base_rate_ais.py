@@ -49,8 +49,8 @@ class BaseRateAIS:
     reversible. The draws are exact where a layer has at most 20 units; else those of other chains,
     which climb half as many levels and then sweep as often at the RBM.
 
-    ``poe.log_partition`` takes it for RBMs and products of them that are too large to enumerate. Its
-    ``start`` is a ``Bernoulli`` of the data's base rates; without one the rates are those of a
+    ``poe.log_partition`` takes it for RBMs and products of them that are too large to enumerate.
+    Its ``start`` is a ``Bernoulli`` of the data's base rates; without one the rates are those of a
     short run.
 
     Args:
