@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from poe.core.errors import ImproperError, NonFiniteError, NormalizationError, PoeError
+from poe.core.space import Interval
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.normalizers.charts import Axis, Chart, chart_of
@@ -148,14 +149,15 @@ def integrate(
     asked = Guarded(target, Raised() if raised is None else raised)
     budget = _Budget(max_evaluations, report or (lambda share, rate: None))
     problem, cells, beyond = _found(asked, tolerance, budget)
-    total = _log_total(target, cells)
+    total, share = _log_total(target, cells), sum(part.mass for part in beyond)
     error = _relative_error(cells, total) + sum(part.error for part in beyond)
-    share = sum(part.mass for part in beyond)
-    value = total + math.log1p(share)
-    like = problem.like
-    error = torch.tensor(error / (1 + share)).to(like)
-    position = _typical(problem, cells)
-    return Integral(value.to(like), error, budget.spent, position, share / (1 + share))
+    return Integral(
+        (total + math.log1p(share)).to(problem.like),
+        torch.tensor(error / (1 + share)).to(problem.like),
+        budget.spent,
+        _typical(problem, cells),
+        share / (1 + share),
+    )
 
 
 class Nodes(NamedTuple):
@@ -275,6 +277,8 @@ def _found(
     beyond = _beyond(problem.chart, cells)
     if all(part.is_finite for part in beyond):
         return problem, cells, beyond
+    if isinstance(target.space, Interval):
+        raise _improper(target.expert)
     problem = problem._replace(chart=chart_of(target.space, like, at, is_wide=True))
     try:
         cells = _integrated(problem, tolerance, budget)
@@ -288,9 +292,9 @@ def _found(
 
 def _improper(target: Expert) -> ImproperError:
     return ImproperError(
-        f"expected the mass of {type(target).__name__} to die out towards infinity, and it "
-        "does not: the density has no finite normaliser, or too heavy a tail; "
-        "multiply by a broad prior"
+        f"expected the mass of {type(target).__name__} to die out towards infinity, and towards "
+        "edges, and it does not: the density has no finite normaliser, or too heavy a tail; "
+        "multiply by what falls off there, such as a broad prior"
     )
 
 
@@ -498,8 +502,9 @@ def _evaluate_some(problem: _Problem, rule: _Rule, centers: Tensor, half_widths:
         noise = ulp * (1 + values.masked_fill(values == -torch.inf, 0).abs()) + blur
         log_noise = torch.logsumexp(values + noise.log() + rule.kronrod.log(), -1) + log_volume
         columns.append((log_kronrod, log_gauss, log_noise))
-    numbers = (torch.stack(c, -1) for c in zip(*columns, strict=True))
-    return _Cells(centers, half_widths, *numbers, torch.zeros_like(centers[:, 0], dtype=torch.long))
+    kronrod, gauss, noise = (torch.stack(c, -1) for c in zip(*columns, strict=True))
+    num_still = torch.zeros(len(centers), dtype=torch.long, device=centers.device)
+    return _Cells(centers, half_widths, kronrod, gauss, noise, num_still)
 
 
 @torch.no_grad()

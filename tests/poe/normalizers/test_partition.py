@@ -339,3 +339,10 @@ def test_quadrature_that_does_not_converge_hands_over_or_says_so() -> None:
     assert found.method.endswith("quadrature did not converge")
     truth = math.log(4 * math.pi * 0.02 * math.sqrt(2 * math.pi) * (9 + 0.02**2))
     assert abs(found.value.item() - truth) < 4 * found.std_error.item() or found.remarks
+
+
+@pytest.mark.parametrize("a", [0.0, -0.5])
+def test_mass_that_does_not_die_out_at_an_edge_is_improper(a: float) -> None:
+    power = poe.FromLogDensity(lambda x: (a - 1) * x.log().sum(-1), space=poe.Interval(1))
+    with pytest.raises(poe.ImproperError, match="towards edges"):
+        poe.log_partition(power)
