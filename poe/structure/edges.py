@@ -24,8 +24,12 @@ from poe.density.transformed import Transformed
 FEW_ULPS = {torch.float64: 2.0**20, torch.float32: 2.0**10}
 """A distance to an edge of so many units in the last place has digits enough to tell a slope."""
 NUM_PROBES = 48
-MATTERS = 7.0
-"""Mass of exp(−7) of an edge's, e-folds of distance times the slope, is worth a continuation."""
+NEAR = 1e-3
+"""What lies within this share of an interval's width is next to its edge."""
+MATTERS = 12.0
+"""Mass of exp(−12) of an edge's, e-folds of distance times the slope, is worth a continuation."""
+SLOW_FALLS = 3.0
+"""A start reaches so many times as far as it takes a density to fall by one e-fold."""
 SLOWEST = 1e-3
 """What falls off more slowly than this is not told from what does not."""
 
@@ -43,9 +47,9 @@ class _Continued(Expert):
     log p̃(u) = log p̃(c) + ∇ log p̃(c) · (u − c), with c the nearest place within reach.
     """
 
-    def __init__(self, expert: Expert, reach: Reach) -> None:
+    def __init__(self, expert: Expert, reach: Reach, slowest: float) -> None:
         super().__init__()
-        self.space, self.expert, self.reach = expert.space, expert, reach
+        self.space, self.expert, self.reach, self.slowest = expert.space, expert, reach, slowest
 
     def forward(self, u: Tensor) -> Tensor:
         value, slope, beyond = self._parts(u)
@@ -86,10 +90,32 @@ def reaching_edges(target: Expert) -> Expert:
     if coordinates.was_of_u(target):
         return target
     density = coordinates.pull(target)
-    if not _is_lost(density, reach, like):
+    slowest = _slowest(density, reach, like)
+    if slowest is None:
         return target
     back = target.space.to_unconstrained.inv
-    return Transformed(_Continued(density, reach), back, space=target.space)
+    return Transformed(_Continued(density, reach, slowest), back, space=target.space)
+
+
+def breadth(target: Expert, usual: float) -> float:
+    """The standard deviation of a start that misses no mass next to an edge: in units of u.
+
+    Args:
+        target: p̃, or its density of u.
+        usual: Elsewhere.
+
+    Returns:
+        ``usual``, or more where the density falls slowly.
+
+    >>> grows = poe.FromLogDensity(lambda x: -0.95 * x.log().sum(-1), space=poe.Interval(1))
+    >>> round(breadth(grows, 10.0)), breadth(experts.Gaussian([0.0], scale=[1.0]), 10.0)
+    (60, 10.0)
+    """
+    target = reaching_edges(target)
+    density = target.expert if isinstance(target, Transformed) else target
+    if not isinstance(density, _Continued):
+        return usual
+    return max(usual, SLOW_FALLS / density.slowest)
 
 
 def reach_of(space: Space, dtype: torch.dtype) -> Reach | None:
@@ -104,11 +130,12 @@ def reach_of(space: Space, dtype: torch.dtype) -> Reach | None:
     if not isinstance(space, Interval) or dtype not in FEW_ULPS:
         return None
     width = space.high - space.low
+    least -= min(0.0, math.log(width))
     low, high = (
         least if edge == 0 else math.log(FEW_ULPS[dtype] * _ulp(edge, towards, dtype) / width)
         for edge, towards in ((space.low, space.high), (space.high, space.low))
     )
-    return Reach(low, -high) if max(low, high) < -2 else None
+    return Reach(low, -high) if max(low, high) < math.log(NEAR) else None
 
 
 def _ulp(edge: float, towards: float, dtype: torch.dtype) -> float:
@@ -116,8 +143,8 @@ def _ulp(edge: float, towards: float, dtype: torch.dtype) -> float:
     return float((torch.nextafter(number, other) - number).abs())
 
 
-def _is_lost(density: Expert, reach: Reach, like: Tensor) -> bool:
-    """Whether some element's density falls so slowly that mass is left where reach ends."""
+def _slowest(density: Expert, reach: Reach, like: Tensor) -> float | None:
+    """The least slope of those at which mass is left where reach ends; None where there is none."""
     shape = density.space.event_shape
     generator = torch.Generator(like.device).manual_seed(0)
     u = like.new_empty((NUM_PROBES, *shape)).normal_(generator=generator)
@@ -126,9 +153,17 @@ def _is_lost(density: Expert, reach: Reach, like: Tensor) -> bool:
     try:
         _, slope = density.log_density_and_score(u)
     except Exception:  # at places that nobody asked for, or since there is no score
-        return False
-    slope = torch.where(where == 0, slope, -slope)
-    rounded = math.log(FEW_ULPS[like.dtype]) + torch.where(where == 0, -reach.low, reach.high)
-    is_slow = (slope > SLOWEST) & (slope * rounded < MATTERS) & (where < 2)
-    is_known = slope.isfinite() & (where < 2)
-    return bool((is_slow.sum(0) > 0.5 * is_known.sum(0)).any())
+        return None
+    lost = [
+        _lost(sign * slope, where == side, math.log(FEW_ULPS[like.dtype]) + far)
+        for side, (sign, far) in enumerate(((1, -reach.low), (-1, reach.high)))
+    ]
+    slopes = torch.cat(lost)
+    return float(slopes.min()) if len(slopes) else None
+
+
+def _lost(slope: Tensor, is_there: Tensor, far: float) -> Tensor:
+    """The slopes at one edge of the elements that mostly have mass left so far out."""
+    is_slow = is_there & (slope > SLOWEST) & (slope * far < MATTERS)
+    is_known = is_there & slope.isfinite()
+    return slope[is_slow & (is_slow.sum(0) > 0.5 * is_known.sum(0))]
