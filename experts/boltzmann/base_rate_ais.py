@@ -24,7 +24,9 @@ from poe.density.questions import speaks_as
 from poe.diagnostics.independent_groups import CONFIDENCE, log_mean
 from poe.diagnostics.weights import kish_ess
 from poe.normalizers.annealed import both_ways
+from poe.normalizers.choose import own_method
 from poe.normalizers.levels import NUM_ISLANDS, Report
+from poe.normalizers.problem import Method
 from poe.normalizers.sides import Sides, group_doubts
 
 ON_DRAWS = "the upper bound rests on chains settled at the RBM being draws of it"
@@ -47,8 +49,9 @@ class BaseRateAIS:
     reversible. The draws are exact where a layer has at most 20 units; else those of other chains,
     which climb half as many levels and then sweep as often at the RBM.
 
-    A method of ``poe.log_partition``, whose ``start`` is a ``Bernoulli`` of the data's base rates;
-    without one the rates are those of a short run. For RBMs and products of them.
+    ``poe.log_partition`` takes it for RBMs and products of them that are too large to enumerate.
+    Its ``start`` is a ``Bernoulli`` of the data's base rates; without one the rates are those of a
+    short run.
 
     Args:
         num_chains: Chains each way, at least 32; they are rounded up to a multiple of 16, the
@@ -123,6 +126,12 @@ class BaseRateAIS:
         log_start = path.log_start + log_constant.double()
         up, down = up.reshape(NUM_ISLANDS, -1), down.reshape(NUM_ISLANDS, -1)
         return _concluded(rbm, log_start, up, down, self.num_levels)
+
+
+@own_method.register
+def _(expert: RBM, start: Expert | None) -> Method | None:
+    """From base rates: those given, or those of a short run."""
+    return BaseRateAIS() if start is None or speaks_as(start, Bernoulli) else None
 
 
 class Path(NamedTuple):

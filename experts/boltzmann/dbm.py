@@ -42,7 +42,7 @@ class DBM(Expert):
     ones (``as_rbm``), and whatever an RBM can do it can: block Gibbs, exact log Z and exact draws
     where either side is small, products with RBMs, Ising models and fields on the even layers. For
     x alone there are ``experts.boltzmann.mean_field`` and ``experts.VisibleDBM``; log Z of large
-    ones: ``experts.boltzmann.BaseRateAIS``.
+    ones is estimated by ``experts.boltzmann.BaseRateAIS``.
 
     What is an ``nn.Parameter`` stays one.
 

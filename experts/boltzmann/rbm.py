@@ -55,8 +55,8 @@ class RBM(Expert):
     at once (``poe.samplers.BlockGibbs``). A product of powers, each exponent a count, is an RBM of
     all their hidden units, and a field (``Bernoulli``) goes into b. log Z is exact where a layer
     has at most 25 units, at a cost of 2^25 states times the other layer at worst, and is kept until
-    the numbers change; ``sample`` draws exactly where one has at most 20. For larger ones:
-    ``experts.boltzmann.BaseRateAIS``.
+    the numbers change; ``sample`` draws exactly where one has at most 20. For larger ones
+    log Z is estimated by ``experts.boltzmann.BaseRateAIS``.
 
     What is an ``nn.Parameter`` stays one.
 

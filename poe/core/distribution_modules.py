@@ -18,7 +18,7 @@ from torch.distributions import (
 from torch.distributions.transforms import Transform
 
 from poe.core.ranges import Rescale
-from poe.core.space import LogCholesky
+from poe.core.space import LogCholesky, StickBreaking
 
 # The constructor's arguments of each transform, with the attribute that holds each.
 _TRANSFORM_ARGUMENTS: dict[type[Transform], dict[str, str]] = {
@@ -37,6 +37,7 @@ _TRANSFORM_ARGUMENTS: dict[type[Transform], dict[str, str]] = {
     transforms.TanhTransform: {},
     transforms._InverseTransform: {"transform": "_inv"},
     LogCholesky: {"k": "k"},
+    StickBreaking: {},
     Rescale: {name: name for name in ("low", "high", "to_low", "to_high")},
 }
 _DISTRIBUTION_ARGUMENTS: dict[type[Distribution], dict[str, str]] = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform, identity_transform
+from torch.nn import functional as F
 
 from poe.core.arguments import REFUSED, require, told, whole
 from poe.core.errors import DtypeError, PoeError, ShapeError
@@ -289,7 +290,7 @@ class Simplex(Space):
         return f"Simplex({self.k})"
 
     def _from_unconstrained(self) -> Transform:
-        return biject_to(constraints.simplex)
+        return StickBreaking()
 
     def _elements_inside(self, x: Tensor) -> Tensor:
         # A sum of k rounded numbers is never exactly 1, and x may once have been float32.
@@ -513,6 +514,59 @@ class LogCholesky(Transform):
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-2], self.k * (self.k + 1) // 2)
+
+
+class StickBreaking(Transform):
+    """Vectors u of length k − 1 to k shares of a stick, each of them to its own last digit.
+
+    x_i = σ(v_i) Π_{j < i} σ(−v_j), v_i = u_i − log(k − i), i = 1 .. k − 1, and x_k is what is left:
+    that of ``torch.distributions``, summed in logarithms, so that x near a corner of the simplex is
+    not rounded to it.
+
+    log |det| = Σ_i log x_i + log σ(−v_i).
+
+    Example:
+        >>> corner = StickBreaking()(torch.tensor([40.0, 0.0]))
+        >>> bool(corner[1] > 0), StickBreaking().inv(corner)
+        (True, tensor([40.,  0.]))
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StickBreaking)
+
+    def _call(self, x: Tensor) -> Tensor:
+        logs, rest = self._logs(x)
+        # Not 0, of which a logarithm is none, nor less than what has all its digits.
+        return torch.cat([logs, rest[..., -1:]], -1).exp().clamp(min=torch.finfo(x.dtype).tiny)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        y = y.clamp(min=torch.finfo(y.dtype).tiny)
+        after = y.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        return y[..., :-1].log() - after.log() + self._offset(after)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        logs, _ = self._logs(x)
+        return (logs + F.logsigmoid(self._offset(x) - x)).sum(-1)
+
+    def _logs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log x_i of all but the last share, and of what is left after each."""
+        v = x - self._offset(x)
+        rest = F.logsigmoid(-v).cumsum(-1)
+        before = F.pad(rest[..., :-1], (1, 0))
+        return F.logsigmoid(v) + before, rest
+
+    def _offset(self, x: Tensor) -> Tensor:
+        return torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], shape[-1] + 1)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], shape[-1] - 1)
 
 
 def _require_tensor(space: Space, x: object) -> None:

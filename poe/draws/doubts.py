@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, kinds
-from poe.core.space import Space
+from poe.core.space import Interval, Positive, Simplex, Space
 from poe.diagnostics.agreement import MAX_R_HAT, Agreement
 from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
@@ -28,16 +28,52 @@ ROUNDED = 2.0
 """Draws that spread by fewer units in the last place tell of their rounding."""
 FEW_ROWS = 1000
 """So many draws of each chain tell a spread."""
+AT_EDGE = 0.04
+"""The share of draws that may be rounded to an edge without a word."""
+
+
+AWAY_FROM_EDGES = (
+    "Use float64 (.double()), give the density in unconstrained coordinates (of logits or "
+    "logarithms), or give the expert as a torch distribution."
+)
 
 
 def rounding_doubts(draws: Record, space: Space) -> list[Doubt]:
-    """On draws x of a continuous space that lie closer together than their numbers can tell apart.
+    """On draws x that lie closer together, or to an edge, than their numbers can tell apart.
 
     Chains that stand still are another matter; exact draws that are all the same are rounded.
     """
     x = draws.samples[:, :: 1 + draws.samples.shape[1] // FEW_ROWS].flatten(0, 1).detach()
     if space.is_discrete or len(x) < 2 or x.numel() == 0:
         return []
+    return [*_edge_doubts(draws, x, space), *_spread_doubts(draws, x)]
+
+
+def _edge_doubts(draws: Record, x: Tensor, space: Space) -> list[Doubt]:
+    """On draws ``(n, *event)`` next to an edge of their space, as of Beta(0.05, 0.05)."""
+    tiny = torch.finfo(x.dtype).tiny
+    doubts = []
+    for edge, sign in _edges(space):
+        ulp = torch.finfo(x.dtype).eps * abs(edge)
+        share = (sign * (x - edge) <= 2 * max(ulp, tiny)).double().mean(0).max().item()
+        if share > AT_EDGE and draws.guarantee != EXACT:
+            text = (
+                f"{share:.0%} of the draws lie nearer to {edge:g}, an edge of {space}, than "
+                f"{x.dtype} tells apart: what depends on their distance to it is lost, and the "
+                "density there is taken to go on as a power of that."
+            )
+            doubts.append(Doubt(Kind.ROUNDED, text, remedy=AWAY_FROM_EDGES))
+    return doubts
+
+
+def _edges(space: Space) -> list[tuple[float, int]]:
+    """The finite borders of elements, and in which direction the space lies."""
+    if isinstance(space, Interval):
+        return [(space.low, 1), (space.high, -1)]
+    return [(0.0, 1)] if isinstance(space, Positive | Simplex) else []
+
+
+def _spread_doubts(draws: Record, x: Tensor) -> list[Doubt]:
     unit = torch.finfo(x.dtype).eps * x.abs().amin(0)
     spread = (x - x[0]).std(0)
     may_be_still = draws.guarantee != EXACT and bool(draws.stuck_chains)

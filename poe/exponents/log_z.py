@@ -12,8 +12,9 @@ from poe.density.capabilities import exact_log_partition
 from poe.density.checks import device_of
 from poe.density.expert import Product, experts_in
 from poe.exponents.fitted import weighted
+from poe.normalizers.charts import can_integrate
 from poe.normalizers.enumeration import MAX_TABLE, num_states, states
-from poe.normalizers.quadrature import Nodes, can_integrate, nodes
+from poe.normalizers.quadrature import Nodes, nodes
 
 LogZ = Callable[[Tensor], Tensor]
 """Of the weights ``(k,)``, in float64; can be differentiated twice."""

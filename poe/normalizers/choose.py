@@ -12,20 +12,46 @@ from poe.core.arguments import checked, require
 from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
-from poe.density.capabilities import check_proper
+from poe.density.capabilities import check_proper, simplify
 from poe.density.checks import device_of, number_like, require_numbers
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
+from poe.density.questions import keeps_default, own_question
 from poe.density.trials import require_evaluation_mode
 from poe.density.wrappers import require_precision
+from poe.normalizers.charts import can_integrate
 from poe.normalizers.doubts import warn_of
 from poe.normalizers.enumeration import MAX_STATES, num_states
-from poe.normalizers.exact import Enumeration, Quadrature, in_closed_form
+from poe.normalizers.exact import Enumeration, QuadratureOr, in_closed_form
 from poe.normalizers.problem import Method
-from poe.normalizers.quadrature import can_integrate
 from poe.normalizers.sequential import MBAR
 from poe.structure.far_mass import failing_where_improper
+
+
+@own_question
+def own_method(expert: Expert, start: Expert | None) -> Method | None:
+    """How log Z of the expert is estimated best, where it knows better than particles do.
+
+    Where it has neither a closed form nor few states. A family registers here the method that is
+    made for it.
+
+    Args:
+        expert: p̃, simplified.
+        start: Where the estimate shall begin, or None.
+
+    Returns:
+        The method; None where there is none from that start.
+
+    Example:
+        >>> rbm = experts.RBM(torch.zeros(40, 30), torch.zeros(40), torch.zeros(30))
+        >>> own_method(rbm, None), own_method(rbm, experts.Ising.grid((5, 8), coupling=0.1))
+        (BaseRateAIS(num_chains=128, num_levels=2000), None)
+    """
+    return None
+
+
+keeps_default(Expert, "quadrature, or particles", own_method)
 
 
 @checked
@@ -39,9 +65,11 @@ def log_partition(
 ) -> LogPartition:
     """log Z = log of the integral (or sum) of p̃ over its space.
 
-    Without a method, in this order: closed form; enumeration of at most 2^25 states; adaptive
-    quadrature in up to three continuous dimensions; and beyond, the multistate Bennett acceptance
-    ratio along a path of particles (``poe.normalizers.MBAR``), with its standard error and bounds.
+    Without a method, in this order: closed form; enumeration of at most 2^25 states; a method made
+    for the expert, as of an RBM (``experts.boltzmann.BaseRateAIS``); adaptive quadrature in up to
+    three continuous dimensions; and beyond, or where its cells do not converge, the multistate
+    Bennett acceptance ratio along a path of particles (``poe.normalizers.MBAR``), with its standard
+    error and bounds.
 
     Where the result should not be believed, ``doubts`` say why, and a TrustWarning. What no
     particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
@@ -98,13 +126,14 @@ def find_log_partition(
     if known is not None:
         return known
     require_evaluation_mode(target)
-    chosen = _choose(target) if method is None else method
+    chosen = _choose(target, start) if method is None else method
     generator = resolve(generator, device_of(target))
-    with tqdm(disable=not progress, unit="level", delay=2, leave=False, file=sys.stderr) as bar:
+    with tqdm(disable=not progress, unit="step", delay=2, leave=False, file=sys.stderr) as bar:
 
-        def report(temperature: float, acceptance: float) -> None:
-            bar.set_description(f"log Z, t = {temperature:.3g}", refresh=False)
-            bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
+        def report(part: float, acceptance: float) -> None:
+            bar.set_description(f"log Z, {part:.3g} of the way", refresh=False)
+            if acceptance < 1:
+                bar.set_postfix_str(f"acceptance {acceptance:.2f}", refresh=False)
             bar.update()
 
         with failing_where_improper(target, _around_the_origin(target)):
@@ -118,12 +147,14 @@ def _around_the_origin(target: Expert) -> Tensor:
     return number_like(target).new_zeros((4, *shape))
 
 
-def _choose(target: Expert) -> Method:
+def _choose(target: Expert, start: Expert | None) -> Method:
     """What there is without a closed form."""
     if num_states(target.space) <= MAX_STATES:
         return Enumeration()
+    if (own := own_method(simplify(target).expert, start)) is not None:
+        return own
     if can_integrate(target.space):
-        return Quadrature()
+        return QuadratureOr(MBAR())
     if isinstance(target.space, Count):
         raise NormalizationError(
             f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "

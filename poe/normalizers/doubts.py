@@ -15,6 +15,7 @@ from poe.normalizers.levels import Levels, all_levels
 from poe.normalizers.problem import SCOUTS, Problem
 from poe.normalizers.sides import (
     FAR,
+    ROUNDED,
     UNSEEN,
     UNSEEN_DRAWS,
     Sides,
@@ -125,7 +126,8 @@ def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[Dou
     told = [doubt.about("particles from a broad start") for doubt in doubts]
     by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
     seen = by_scouts.log_z[-1] + scouts.log_start
-    errors = torch.stack([std_error, by_scouts.std_error, problem.rounding()])
+    rounding = problem.rounding() + ROUNDED * (1 + value.abs())
+    errors = torch.stack([std_error, by_scouts.std_error, rounding])
     apart = (value - seen).abs() / errors.square().sum().sqrt()
     if not apart < FAR:
         text = (

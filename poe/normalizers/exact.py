@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.errors import ImproperError, NonFiniteError, NormalizationError
+from poe.core.doubt import Doubt, Kind
+from poe.core.errors import ImproperError, NonFiniteError, NormalizationError, PoeError
 from poe.core.randomness import aside
 from poe.density.adapt import Uniform
 from poe.density.capabilities import exact_log_partition
@@ -20,15 +22,26 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
 from poe.density.trials import require_function
+from poe.normalizers.charts import can_integrate
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
 from poe.normalizers.levels import Report
-from poe.normalizers.quadrature import can_integrate, integrate, reference
+from poe.normalizers.problem import Method
+from poe.normalizers.quadrature import (
+    MAX_EVALUATIONS,
+    Integral,
+    integrate,
+    not_converged,
+    reference,
+)
+from poe.normalizers.sides import FAR
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start, first_answered
 
 FEW_POSITIONS = 8
 """So many show whether a log-density is a function of each row."""
+NOTABLE = 1e-3
+"""The share of the mass that is worth a word."""
 
 
 @checked
@@ -77,7 +90,19 @@ class Quadrature:
 
     It may miss a needle on the slope of a much broader peak. It raises NormalizationError in more
     dimensions, and where the cells do not converge.
+
+    Args:
+        max_evaluations: Of the target's log-density, beyond those of the first cells.
+
+    Raises:
+        PoeError: For no evaluations.
     """
+
+    max_evaluations: int = MAX_EVALUATIONS
+
+    def __post_init__(self) -> None:
+        if self.max_evaluations < 1:
+            raise PoeError(f"expected max_evaluations of at least 1, got {self.max_evaluations}")
 
     def __call__(
         self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
@@ -88,21 +113,80 @@ class Quadrature:
                 f"expected a space of one to three continuous dimensions, got {target.space}: "
                 "leave `method` out"
             )
-        _require_function(target, reference(target), generator)
         raised = Raised()
-        value, error, num_evaluations, x = integrate(target, raised)
-        lower, upper = value - 2 * error, value + 2 * error
-        return LogPartition(
-            value,
-            error,
-            lower,
-            upper,
-            "quadrature",
-            num_evaluations=num_evaluations,
-            confidence=0.95,
-            rests_on="both bounds rest on no needle being missed",
-            doubts=(*look_far(target, Coordinates(target.space).to_u(x)).doubts, *raised.doubts()),
+        found = self._integrated(target, generator, report, raised)
+        if not found.has_converged:
+            raise not_converged(target, float(found.error), found.num_evaluations)
+        return _by_quadrature(target, found, raised)
+
+    def _integrated(
+        self, target: Expert, generator: torch.Generator, report: Report, raised: Raised
+    ) -> Integral:
+        _require_function(target, reference(target), generator)
+        return integrate(target, raised, self.max_evaluations, report)
+
+
+@checked
+@dataclass(frozen=True)
+class QuadratureOr:
+    """Quadrature where its cells converge, and else another method, compared with what they found.
+
+    Args:
+        other: The method.
+        quadrature: With its settings.
+    """
+
+    other: Method
+    quadrature: Quadrature = Quadrature()
+
+    def __call__(
+        self, target: Expert, start: Expert | None, generator: torch.Generator, report: Report
+    ) -> LogPartition:
+        """log Z of the target."""
+        raised = Raised()
+        found = self.quadrature._integrated(target, generator, report, raised)
+        if found.has_converged:
+            return _by_quadrature(target, found, raised)
+        result = self.other(target, start, generator, report)
+        return result._replace(
+            method=f"{result.method}; quadrature did not converge",
+            num_evaluations=result.num_evaluations + found.num_evaluations,
+            doubts=(*result.doubts, *_apart(result, found)),
         )
+
+
+def _apart(result: LogPartition, found: Integral) -> list[Doubt]:
+    """Whether a result is far from what cells found that did not converge; not where that is vague.
+
+    Beyond half of Z their error says nothing of what they may have missed.
+    """
+    apart = abs(float(result.value - found.value))
+    if not (found.error < 0.5 and apart > FAR * math.hypot(result.std_error, found.error)):
+        return []
+    text = f"quadrature, which did not converge, found {found.value:.4g} ± {found.error:.2g}"
+    return [Doubt(Kind.INCONSISTENT, text)]
+
+
+def _by_quadrature(target: Expert, found: Integral, raised: Raised) -> LogPartition:
+    """With bounds of two errors, and what they rest on."""
+    rests_on = "both bounds rest on no needle being missed"
+    if found.beyond > NOTABLE * max(float(found.error), NOTABLE):
+        rests_on += (
+            f", and {found.beyond:.2g} of the mass, which is nearer to an edge or to infinity than "
+            f"{found.value.dtype} tells, on the power law before it"
+        )
+    u = Coordinates(target.space).to_u(found.position)
+    return LogPartition(
+        found.value,
+        found.error,
+        found.value - 2 * found.error,
+        found.value + 2 * found.error,
+        "quadrature",
+        num_evaluations=found.num_evaluations,
+        confidence=0.95,
+        rests_on=rests_on,
+        doubts=(*look_far(target, u).doubts, *raised.doubts()),
+    )
 
 
 def in_closed_form(target: Expert) -> LogPartition | None:

@@ -22,6 +22,8 @@ UNSEEN_DRAWS = 8.0
 """Or where that many of its draws should have been."""
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
+ROUNDED = 1e-9
+"""In nats: estimates of weights that are all alike have no other error than that of their sums."""
 
 
 class Sides(NamedTuple):
@@ -54,7 +56,8 @@ class Sides(NamedTuple):
     def doubts(self) -> list[Doubt]:
         """Why the two sides should not be believed."""
         gap = (self.above.mean() - self.below.mean()).item()
-        error = math.hypot(_standard_error(self.below).item(), _standard_error(self.above).item())
+        errors = (_standard_error(side).item() for side in (self.below, self.above))
+        error = math.hypot(ROUNDED, *errors)
         jensen = 0.5 * (self.below.var() + self.above.var()).item()
         if not self.upper - self.lower < WIDE:
             text = (

@@ -14,8 +14,8 @@ from poe.core.space import Count, Space
 from poe.density.expert import Expert, require_expert
 from poe.draws import Draws
 from poe.draws.export import component_names
+from poe.normalizers.charts import has_chart
 from poe.normalizers.enumeration import num_states
-from poe.normalizers.quadrature import has_chart
 from poe.plot.factors import factors_of
 from poe.plot.positions import Positions, evenly, positions_in
 from poe.plot.style import (

@@ -18,8 +18,8 @@ from poe.density.expert import Expert, Product
 from poe.density.normalized import LogPartition, exact
 from poe.diagnostics import kish_ess
 from poe.diagnostics.independent_groups import CONFIDENCE, log_mean, standard_error_of_log_mean
+from poe.normalizers.charts import can_integrate
 from poe.normalizers.enumeration import MAX_STATES, log_sum, num_states
-from poe.normalizers.quadrature import can_integrate
 from poe.probabilities.normalize import Estimator
 
 DRAWS = 2**14

@@ -21,8 +21,8 @@ from poe.density.expert import Expert
 from poe.density.normalized import Normalized
 from poe.density.one_hot import one_hot
 from poe.normalizers import log_partition
+from poe.normalizers.charts import has_chart
 from poe.normalizers.enumeration import MAX_TABLE, num_states
-from poe.normalizers.quadrature import has_chart
 from poe.testing.law_error import LawError
 
 Law = Callable[[Expert, Tensor], None]

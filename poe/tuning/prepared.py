@@ -28,6 +28,7 @@ from poe.samplers.guarded import Guarded, Raised, guarded, pulled
 from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee, needs_fit, needs_score, starts_with_score
 from poe.structure.discrete import structure_of
+from poe.structure.edges import reaching_edges
 from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
 from poe.tuning.pathfinder import find_mass
 from poe.tuning.start import broad_start, first_answered, start
@@ -116,6 +117,7 @@ def prepared(
     raised = Raised()
     x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
+    target = reaching_edges(target)
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
     asked = in_chunks(tried(target), chains_at_once)
@@ -201,6 +203,7 @@ def prepared_particles(
     require_numbers(source)
     check_proper(source)
     require_source(source)
+    target = reaching_edges(target)
     coordinates, raised = Coordinates(target.space), Raised()
     density = pulled(target, coordinates, raised)  # whose factors a path shall recognise
     u = _few_positions(Guarded(density, raised), source, coordinates, aside(generator))

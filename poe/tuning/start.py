@@ -21,6 +21,7 @@ from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
 from poe.tuning.prior_parts import draw_as_read, priors_of_parts
+from poe.structure.edges import breadth
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -254,7 +255,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)
-    broad = _normal(coordinates.u_space, like, BROAD)
+    broad = _normal(coordinates.u_space, like, breadth(target, BROAD))
     if not coordinates.is_identity:
         broad = Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
     return "a broad Gaussian", broad

@@ -42,6 +42,7 @@ from poe.density.latent import Posterior
 from poe.density.one_hot import one_hot
 from poe.density.questions import QUESTIONS, answer_of, own_question, question
 from poe.density.wrappers import Merged, merged
+from poe.normalizers.choose import own_method
 from poe.normalizers.enumeration import states
 from poe.probabilities.density_bounds import bounds, has_exact_log_density, log_density_bounds
 from poe.probabilities.normalizer_error import sensitivities
@@ -466,10 +467,11 @@ OF_FORM = {
     distribute,
     experts.noised.ladder.at_noise_level,
     in_tractable_parts,
+    own_method,
     simplify,
     widen,
 }
-"""These give another expert back: held to by the laws of each family."""
+"""These give another expert back, or a method: held to by the laws of each family."""
 
 
 @pytest.mark.parametrize("check", dict.fromkeys(TRUE.values()), ids=lambda check: check.__name__)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import poe
-from experts import RBM, Bernoulli, Gaussian
+from experts import DBM, RBM, Bernoulli, Gaussian, Ising
 from experts.boltzmann import BaseRateAIS
 from experts.boltzmann.base_rate_ais import Path, _climb, _descend
+from poe.normalizers.choose import own_method
 from poe.normalizers.enumeration import states
 
 
@@ -126,3 +130,31 @@ def test_the_same_seed_gives_the_same_bits() -> None:
         return poe.log_partition(rbm(), method=BaseRateAIS(32, 9), generator=generator(5)).value
 
     assert torch.equal(run(), run())
+
+
+def one_unit(num_visible: int, num_hidden: int) -> tuple[RBM, float]:
+    """An RBM of which one hidden unit has weights, and log Z by the two states of that."""
+    weights = torch.zeros(num_visible, num_hidden)
+    weights[:, 0] = torch.randn(num_visible, generator=generator(1))
+    biases = torch.randn(num_visible, generator=generator(2)) - 1
+    off = F.softplus(biases.double()).sum()
+    on = F.softplus((biases + weights[:, 0]).double()).sum()
+    truth = torch.logaddexp(off, on) + (num_hidden - 1) * math.log(2)
+    return RBM(weights, biases, torch.zeros(num_hidden)), truth.item()
+
+
+def test_log_z_of_an_rbm_too_large_to_enumerate_takes_this_way_by_itself() -> None:
+    expert, truth = one_unit(40, 30)
+    dbm = DBM([expert.W, torch.zeros(30, 1)], [expert.b, expert.c, torch.zeros(1)])
+    for target, constant in ((expert, 0.0), (dbm, math.log(2))):
+        found = poe.log_partition(target, generator=generator(), progress=False)
+        assert "from base rates" in found.method
+        assert abs(found.value.item() - truth - constant) < 4 * found.std_error.item() + 1e-5
+        assert found.lower - 1e-4 < truth + constant < found.upper + 1e-4
+        assert found.is_trusted
+
+
+def test_a_start_that_is_no_field_of_base_rates_begins_at_that_start() -> None:
+    expert, _ = one_unit(40, 30)
+    assert own_method(expert, Ising.grid((5, 8), coupling=0.1)) is None
+    assert own_method(expert, Bernoulli([0.0] * 40)) == BaseRateAIS()

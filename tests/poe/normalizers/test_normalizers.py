@@ -281,3 +281,21 @@ def test_numbers_in_a_closure_are_taken_in_their_own_dtype(dtype: torch.dtype) -
     target = poe.FromLogDensity(lambda x: -0.5 * (x @ scale).square().sum(-1), space=poe.Real(1))
     truth = 0.5 * math.log(2 * math.pi) - math.log(2)
     assert poe.log_partition(target).value.item() == pytest.approx(truth, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [normalizers.AIS(256, 1), normalizers.MBAR(256), normalizers.ImportanceSampling(1024)],
+    ids=lambda m: type(m).__name__,
+)
+@pytest.mark.parametrize(
+    "space", [poe.Binary(3), poe.Categorical((5,), 3), poe.Binary(40)], ids=str
+)
+def test_a_target_of_no_energy_is_not_doubted(
+    method: normalizers.Method, space: poe.Binary | poe.Categorical
+) -> None:
+    uniform = poe.FromLogDensity(lambda x: torch.full(x.shape[:-1], 2.5), space=space)
+    found = poe.log_partition(uniform, method=method, generator=generator(), progress=False)
+    truth = 2.5 + space.event_shape.numel() * math.log(space.num_values)
+    assert found.remarks == ()
+    assert found.value.item() == pytest.approx(truth, rel=1e-6)

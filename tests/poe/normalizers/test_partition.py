@@ -12,6 +12,7 @@ from torch import Tensor, distributions as D
 import poe
 from experts import Gaussian
 from poe.normalizers.enumeration import states
+from poe.normalizers.exact import QuadratureOr
 
 
 def real(fn: Callable[[Tensor], Tensor], d: int = 1) -> poe.Expert:
@@ -224,3 +225,124 @@ def test_product_of_a_closed_form_and_a_function_uses_quadrature() -> None:
         gaussian([0.0], scale=1.0) / gaussian([0.0], scale=0.9) * real(lambda x: -x.pow(4).sum(-1))
     )
     assert poe.log_partition(product).method == "quadrature"
+
+
+EDGES: dict[str, tuple[poe.Space, tuple[float, float]]] = {
+    "unit": (poe.Interval(1), (0.0, 1.0)),
+    "symmetric": (poe.Interval(1, -1, 1), (-1.0, 1.0)),
+    "far from 0": (poe.Interval(1, 2, 5), (2.0, 5.0)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("a", [0.5, 0.2, 0.05])
+@pytest.mark.parametrize("name", EDGES)
+def test_mass_within_rounding_of_an_edge_is_not_lost(
+    name: str, a: float, dtype: torch.dtype
+) -> None:
+    space, (low, high) = EDGES[name]
+
+    def log_density(x: Tensor) -> Tensor:
+        return ((a - 1) * ((x - low).log() + (high - x).log())).sum(-1)
+
+    found = poe.log_partition(in_dtype(log_density, space, dtype))
+    truth = 2 * math.lgamma(a) - math.lgamma(2 * a) + (2 * a - 1) * math.log(high - low)
+    assert abs(found.value.item() - truth) < 4 * found.std_error.item() + 1e-10
+    assert found.std_error < (2e-4 if dtype == torch.float64 else 0.02)
+    assert found.method == "quadrature"
+    assert found.is_trusted
+    assert ("power law" in found.rests_on) == (a < 0.5 or dtype == torch.float32)
+
+
+def in_dtype(fn: Callable[[Tensor], Tensor], space: poe.Space, dtype: torch.dtype) -> poe.Expert:
+    """A log-density that wants x in that dtype."""
+
+    class Energy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("one", torch.ones(1, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return fn(x)
+
+    return poe.FromLogDensity(Energy(), space=space)
+
+
+FAR_OUT: dict[str, tuple[poe.Expert, float]] = {
+    "t with 0.1 degrees of freedom": (
+        real(lambda x: -0.55 * torch.log1p(10 * x.square()).sum(-1)),
+        math.lgamma(0.05) - math.lgamma(0.55) + 0.5 * math.log(0.1 * math.pi),
+    ),
+    "a scale of 1e12": (real(lambda x: -x.abs().sum(-1) / 1e12), math.log(2e12)),
+    "Gamma of shape 0.01": (
+        poe.FromLogDensity(lambda x: (-0.99 * x.log() - x).sum(-1), space=poe.Positive(1)),
+        math.lgamma(0.01),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAR_OUT)
+def test_mass_far_out_is_found_or_continued(name: str) -> None:
+    expert, truth = FAR_OUT[name]
+    found = poe.log_partition(expert)
+    assert found.method == "quadrature"
+    assert abs(found.value.item() - truth) < 1e-8 * max(1, abs(truth))
+
+
+@pytest.mark.parametrize(("d", "ratio"), [(1, 1e5), (2, 1e3)])
+def test_a_needle_on_top_of_a_broad_peak_is_found(d: int, ratio: float) -> None:
+    mean = torch.tensor([0.3, 0.2][:d], dtype=torch.float64)
+    broad, needle = (Gaussian(mean, scale=torch.full_like(mean, s)) for s in (1.0, 1 / ratio))
+    found = poe.log_partition(hidden(broad | needle))
+    assert abs(found.value.item()) < 4 * found.std_error.item() + 1e-9
+
+
+def test_quadrature_stops_at_the_rounding_of_a_density() -> None:
+    num_asked = []
+
+    def rounded(x: Tensor) -> Tensor:
+        num_asked.append(len(x))
+        return (-500 * quadratic(x)).round() / 1e3
+
+    found = poe.log_partition(real(rounded))
+    assert found.method == "quadrature"
+    assert abs(found.value.item() - 0.5 * math.log(2 * math.pi)) < 4 * found.std_error.item() + 1e-5
+    assert 1e-7 < found.std_error < 1e-3
+    assert sum(num_asked) < 200_000
+
+
+def test_overflow_far_out_does_not_hide_an_integral() -> None:
+    """Next to where an energy overflows its values are huge, and weigh nothing."""
+
+    def log_density(x: Tensor) -> Tensor:
+        return -quadratic(x) - (0.7 * quadratic(x)).exp()
+
+    found = poe.log_partition(real(log_density, 2))
+    r = torch.linspace(0, 4, 100_001, dtype=torch.float64)
+    radial = (r * (log_density(r[:, None])).exp()).sum() * (r[1] - r[0]) * 2 * math.pi
+    assert found.method == "quadrature"
+    assert abs(found.value.item() - radial.log().item()) < 1e-7
+
+
+def test_quadrature_that_does_not_converge_hands_over_or_says_so() -> None:
+    """A thin shell aslant to all cells, of which few evaluations see next to nothing."""
+
+    def shell(x: Tensor) -> Tensor:
+        return -0.5 * ((quadratic(x).sqrt() - 3) / 0.02).square()
+
+    target, few = real(shell, 3), poe.normalizers.Quadrature(max_evaluations=1)
+    with pytest.raises(poe.NormalizationError, match=r"did not converge: 1\d* evaluations"):
+        poe.log_partition(target, method=few)
+    method = QuadratureOr(poe.normalizers.MBAR(512), few)
+    g = torch.Generator().manual_seed(0)
+    found = poe.log_partition(target, method=method, generator=g, progress=False)
+    assert found.method.endswith("quadrature did not converge")
+    truth = math.log(4 * math.pi * 0.02 * math.sqrt(2 * math.pi) * (9 + 0.02**2))
+    assert abs(found.value.item() - truth) < 4 * found.std_error.item() or found.remarks
+
+
+@pytest.mark.parametrize("a", [0.0, -0.5])
+def test_mass_that_does_not_die_out_at_an_edge_is_improper(a: float) -> None:
+    power = poe.FromLogDensity(lambda x: (a - 1) * x.log().sum(-1), space=poe.Interval(1))
+    with pytest.raises(poe.ImproperError, match="towards edges"):
+        poe.log_partition(power)
