@@ -184,7 +184,8 @@ class Poisson(Samplable):
         return natural.exp().sum()
 
     def tails(self, natural: Tensor) -> Tensor:
-        return torch.ones_like(natural).flatten()  # at infinity, in units of x log x
+        ones = torch.ones_like(natural)  # by x log x, x and log x, of Stirling's formula
+        return torch.stack([ones, -ones - natural, 0.5 * ones]).flatten()
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
