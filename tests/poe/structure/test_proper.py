@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-
 from contextlib import nullcontext
 
 import pytest
