@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal
 
 from poe.core.errors import NonFiniteError, is_out_of_memory
 from poe.core.joint_space import Joint
-from poe.core.space import Real, Space
+from poe.core.space import Count, Real, Space
 from poe.density.adapt import FromDistribution, Uniform
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
@@ -20,6 +20,7 @@ from poe.density.expert import Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
+from poe.tuning.counts import AnyCounts, few_counts
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -142,6 +143,9 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
     if isinstance(target.space, Joint):
         said = "standard normals, and any label alike"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
+    if isinstance(target.space, Count):
+        said, few = "Poissons of mean 1", few_counts(target.space, like)
+        return _Source(said, few, like, coordinates)
     if target.space.is_discrete:
         return _Source("any state alike", Uniform(target.space, like), like, coordinates)
     return _Source("standard normals", None, like, coordinates)
@@ -173,8 +177,12 @@ def _normal(space: Space, like: Tensor, scale: float) -> Expert:
     return FromDistribution(normal)
 
 
+def _alike(space: Space, like: Tensor) -> Expert:
+    return AnyCounts(space, like) if isinstance(space, Count) else Uniform(space, like)
+
+
 class OfParts(Expert):
-    """On a mixed state: N(0, scale² I) of the real parts, and every label alike.
+    """On a mixed state: N(0, scale² I) of the real parts, every label alike, counts of all sizes.
 
     >>> space = poe.Joint((poe.Real(1), poe.Binary(1)))
     >>> expert = OfParts(space, torch.zeros(()), 1.0)
@@ -187,7 +195,7 @@ class OfParts(Expert):
         self.space: Joint = space
         self.experts = nn.ModuleList(
             [
-                _normal(part, like, scale) if isinstance(part, Real) else Uniform(part, like)
+                _normal(part, like, scale) if isinstance(part, Real) else _alike(part, like)
                 for part in space.parts
             ]
         )
@@ -224,7 +232,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
 
     The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-    coordinates; on a discrete space the uniform distribution.
+    coordinates; on a finite space the uniform distribution, on counts p(n) = 1 / ((n + 1) (n + 2)).
 
     Args:
         target: p̃.
@@ -241,6 +249,8 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
         return f"expert {factor[0]!r}", factor[1]
     if isinstance(target.space, Joint):
         return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
+    if isinstance(target.space, Count):
+        return "counts of all sizes", AnyCounts(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)

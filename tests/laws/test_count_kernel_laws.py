@@ -96,24 +96,12 @@ def test_a_window_around_the_present_value_is_found_out() -> None:
 
 
 def test_a_stride_that_nobody_accounts_for_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mistake: strides go by the count, and their reverse is forgotten."""
+    """The mistake: the stride goes by the count, and values are weighed as if it did not."""
 
-    def draw(target: Any, space: Any, x: Tensor, log_density: Tensor, noise: Any) -> Any:
-        level, honest = counts._level, counts.log_stride_probabilities
-        monkeypatch.setattr(counts, "log_stride_probabilities", lambda x: 0 * honest(x))
-        uniform = noise.stride.clone()
-        monkeypatch.setattr(counts, "_level", lambda now, u: _by(honest, now, u))
-        drawn = original(target, space, x, log_density, noise._replace(stride=uniform))
-        monkeypatch.setattr(counts, "_level", level)
-        monkeypatch.setattr(counts, "log_stride_probabilities", honest)
-        return drawn
+    def level(now: Tensor, uniform: Tensor) -> Tensor:
+        return torch.frexp(now[:, 0] + 1).exponent.long()
 
-    def _by(honest: Callable[[Tensor], Tensor], now: Tensor, uniform: Tensor) -> Tensor:
-        below = honest(now[:, 0]).exp().cumsum(-1)
-        return (uniform.double().unsqueeze(1) >= below[:, :-1]).sum(1)
-
-    original = counts.draw_from_windows
-    monkeypatch.setattr(counts, "draw_from_windows", draw)
+    monkeypatch.setattr(counts, "_level", level)
     target, g = TARGETS["Poisson"], torch.Generator().manual_seed(0)
     with pytest.raises(LawError):
         check_kernel(

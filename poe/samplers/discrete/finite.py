@@ -80,7 +80,7 @@ def estimated_changes(x: Tensor, score: Tensor, num_values: int) -> Tensor:
 
 
 def swept(tried: Tensor) -> Info:
-    """What a sweep of draws from conditionals met, by the log-densities of all the values that it tried: ``(chains, n)``."""
+    """What draws from conditionals met, by all the log-densities tried: ``(chains, n)``."""
     is_outside = tried == -torch.inf
     is_undefined = tried.isnan() | (tried == torch.inf)
     is_free = ~(is_outside | is_undefined).all(1)
