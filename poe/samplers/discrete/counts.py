@@ -71,19 +71,24 @@ def require_counts(space: Space, kernel: object) -> None:
         )
 
 
-def log_stride_probabilities(x: Tensor) -> Tensor:
-    """log q(ℓ | x) of the strides 2^ℓ: even over those up to 2 (x + 1), and a little over all.
+def log_stride_probability(level: Tensor, x: Tensor) -> Tensor:
+    """log q(ℓ | x) of a stride 2^ℓ: even over those up to 2 (x + 1), and a little over all.
 
-    Shapes: x of any; returns ``(*x.shape, NUM_STRIDES)``, float64.
+    Shapes: level and x of any that broadcast; returns float64.
 
-    >>> log_stride_probabilities(torch.tensor([0.0, 3.0])).exp().round(decimals=3)[:, :5]
-    tensor([[0.4440, 0.4440, 0.0060, 0.0060, 0.0060],
-            [0.2250, 0.2250, 0.2250, 0.2250, 0.0060]], dtype=torch.float64)
+    >>> level, x = torch.arange(4), torch.tensor([[0.0], [3.0]])
+    >>> log_stride_probability(level, x).exp().round(decimals=3)
+    tensor([[0.4440, 0.4440, 0.0060, 0.0060],
+            [0.2250, 0.2250, 0.2250, 0.2250]], dtype=torch.float64)
     """
-    highest = torch.frexp(x.double() + 1).exponent.clamp(max=NUM_STRIDES - 1).unsqueeze(-1)
-    is_near = torch.arange(NUM_STRIDES, device=x.device) <= highest
+    highest = _highest(x)
     near = (1 - ANY_STRIDE) / (highest + 1).double()
-    return (near * is_near + ANY_STRIDE / NUM_STRIDES).log()
+    return (near * (level <= highest) + ANY_STRIDE / NUM_STRIDES).log()
+
+
+def _highest(x: Tensor) -> Tensor:
+    """The largest ℓ with 2^ℓ ≤ 2 (x + 1), in the shape of x."""
+    return torch.frexp(x.double() + 1).exponent.clamp(max=NUM_STRIDES - 1)
 
 
 def draw_window_noise(position: Tensor, sites: Tensor, generator: torch.Generator) -> WindowNoise:
@@ -121,9 +126,10 @@ def draw_from_windows(
 
 
 def _level(now: Tensor, uniform: Tensor) -> Tensor:
-    """ℓ ~ q(· | x), by its cumulative sums: ``(chains, m)``."""
-    below = log_stride_probabilities(now).exp().cumsum(-1)
-    return (uniform.double().unsqueeze(-1) >= below[..., :-1]).sum(-1)
+    """ℓ ~ q(· | x): ``(chains, m)``."""
+    uniform = uniform.double()
+    near = ((uniform - ANY_STRIDE) / (1 - ANY_STRIDE) * (_highest(now) + 1)).long()
+    return torch.where(uniform < ANY_STRIDE, (uniform / ANY_STRIDE * NUM_STRIDES).long(), near)
 
 
 def _window(now: Tensor, level: Tensor, offset: Tensor) -> Tensor:
@@ -135,9 +141,8 @@ def _window(now: Tensor, level: Tensor, offset: Tensor) -> Tensor:
 
 def _log_probability(values: Tensor, level: Tensor) -> Tensor:
     """log q(ℓ | v) of the values of windows, −inf of what is no count: as ``values``."""
-    q = log_stride_probabilities(values.clamp(min=0))
-    own = q.gather(-1, level[..., None, None].expand(*values.shape, 1)).squeeze(-1)
-    return own.masked_fill(values < 0, -torch.inf)
+    q = log_stride_probability(level.unsqueeze(-1), values.clamp(min=0))
+    return q.masked_fill(values < 0, -torch.inf)
 
 
 def _asked(target: Density, space: Space, x: Tensor, site: Tensor, values: Tensor) -> Tensor:
