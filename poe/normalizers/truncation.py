@@ -77,7 +77,7 @@ def truncated(target: Expert, generator: torch.Generator) -> LogPartition | None
     table = table_of(target, raised)
     if table is None:
         return None
-    x = Tabulated(target, table).sample(FEW_POSITIONS, generator=aside(generator))
+    x = Tabulated(target, table).draw(FEW_POSITIONS, generator=aside(generator))
     found = _told(table, number_like(target).dtype)
     return found._replace(doubts=(*look_far(target, x).doubts, *raised.doubts()))
 

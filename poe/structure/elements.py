@@ -15,6 +15,7 @@ from poe.density.expert import (
     Mixture,
     Product,
     Tempered,
+    Wrapper,
     conjunction,
     experts_in,
     is_known_sum,
@@ -74,7 +75,7 @@ def _(expert: FromDistribution) -> ElementLogDensity | None:
     return lambda x: distribution.log_prob(x.double())
 
 
-class InFloat64(Expert):
+class InFloat64(Wrapper):
     """The same density, in float64 as far as its elements' own are known.
 
     What cancels in the log-density of a Poisson of mean 10^5 is lost in float32: 1 % of it.
@@ -88,6 +89,10 @@ class InFloat64(Expert):
         super().__init__()
         self.space, self.expert = expert.space, expert
         self._ask = _in_float64(expert)
+
+    def inner(self) -> Expert:
+        """The expert, rounded as it is."""
+        return self.expert
 
     def forward(self, x: Tensor) -> Tensor:
         return self._ask(x)

@@ -17,13 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.arguments import checked
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.checks import number_like
 from poe.density.conditional import is_batch
-from poe.density.expert import Expert
+from poe.density.expert import Expert, Sampler, Wrapper, sampler_of
 from poe.density.trials import (
     require_evaluation_mode,
     require_function,
@@ -57,7 +56,7 @@ HEIGHT = 40.0
 
 
 class Mass(NamedTuple):
-    """log Z of a table: the sum with the middle of what may lie beyond, and bounds on it: ``()``."""
+    """log Z of a table, with the middle of what may lie beyond, and bounds on it: ``()`` each."""
 
     value: Tensor
     lower: Tensor
@@ -128,7 +127,7 @@ class Table(NamedTuple):
         return (self.low + torch.stack(indices, 1)).double()
 
 
-class Tabulated(Expert):
+class Tabulated(Wrapper):
     """A density on counts with its table, from which draws are made.
 
     Args:
@@ -141,11 +140,14 @@ class Tabulated(Expert):
         self.space, self.expert, self.table = expert.space, expert, table
         self.like = number_like(expert)
 
+    def inner(self) -> Expert:
+        """The density."""
+        return self.expert
+
     def forward(self, x: Tensor) -> Tensor:
         return self.expert(x)
 
-    @checked
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws, ``(num_samples, *event)``."""
         x = self.table.draw(num_samples, resolve(generator, self.like.device))
         return x.to(self.like.dtype).reshape(num_samples, *self.space.event_shape)
@@ -160,8 +162,13 @@ class Tabulated(Expert):
         )
 
 
+@sampler_of.register
+def _(expert: Tabulated) -> Sampler | None:
+    return expert.draw
+
+
 def tabulated(target: Expert) -> Tabulated | None:
-    """A target on counts with a table that leaves out nothing to speak of; None where there is none.
+    """A target on counts with a table that leaves out next to nothing; None where there is none.
 
     Args:
         target: p̃.
@@ -174,7 +181,7 @@ def tabulated(target: Expert) -> Tabulated | None:
 
     Example:
         >>> found = tabulated(experts.Poisson([3.0]) * experts.Poisson([5.0]))
-        >>> found.sample(2, generator=torch.Generator().manual_seed(0)).shape
+        >>> found.draw(2, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([2, 1])
         >>> round(float(found.table.mass().value), 6)  # −8 + log I₀(2 √15)
         -2.179199
@@ -273,7 +280,7 @@ def _require_same(target: Expert, f: Callable[[Tensor], Tensor], table: Table) -
 
 def _require_function(target: Expert, table: Table) -> None:
     """Refuse a log-density that is random, or goes by what other rows are."""
-    x = Tabulated(target, table).sample(8, generator=torch.Generator(table.low.device))
+    x = Tabulated(target, table).draw(8, generator=torch.Generator(table.low.device))
     tried = partial(Guarded, raised=Raised())
     require_function(target, tried(target), tried, x)
 
