@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,11 @@ FEW_POSITIONS = 64
 """So many show whether a target has a score."""
 SHORT_SWEEP = 64
 """So few changes of single elements make one."""
+
+
+SHORT_SWEEP_OF_COUNTS = 256
+"""Windows cross from one mode of an element to another, which steps along a gradient do not: few
+chains afford longer sweeps of them."""
 
 
 class Choice(NamedTuple):
@@ -103,7 +109,9 @@ def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice
     if isinstance(known.space, Joint):
         return by_parts(known.space, density, u[:FEW_POSITIONS])
     if known.space.is_discrete:
-        return by_structure(known) or on_discrete(known)
+        return (
+            by_structure(known) or counted_along_gradient(known, density, u) or on_discrete(known)
+        )
     if without := why_no_score(density, u[:FEW_POSITIONS]):
         why = f"no score: a random walk shaped by the covariance of the particles; {without}"
         return Choice(Preconditioned(MetropolisHastings()), why)
@@ -217,22 +225,38 @@ def by_colours(known: Structure) -> Choice | None:
 def by_elements(known: Structure, density: Expert, u: Tensor) -> Choice:
     """Where nothing is known of how elements go together: all by a gradient, or each in turn."""
     in_turn = on_discrete(known)
-    return along_gradient(known, density, u) or in_turn
+    is_count = isinstance(known.space, Count)
+    short_sweep = SHORT_SWEEP_OF_COUNTS if is_count else SHORT_SWEEP
+    return along_gradient(known, density, u, short_sweep) or in_turn
 
 
-def along_gradient(known: Structure, density: Expert, u: Tensor) -> Choice | None:
+def counted_along_gradient(known: Structure, density: Expert, u: Tensor) -> Choice | None:
+    """The same of counts alone: of labels particles are drawn from their conditionals."""
+    if not isinstance(known.space, Count):
+        return None
+    return along_gradient(known, density, u[:FEW_POSITIONS])
+
+
+def along_gradient(
+    known: Structure, density: Expert, u: Tensor, short_sweep: int = SHORT_SWEEP
+) -> Choice | None:
     """Discrete Langevin where a sweep of Gibbs is long and the gradient foretells what it finds."""
     space = known.space
     if known.is_batch:
         return None
-    num_moves = space.event_shape.numel() * ((space.num_values or WINDOW) - 1)
-    if num_moves <= SHORT_SWEEP or not is_foretold(density, u, space.num_values):
+    num_sites = space.event_shape.numel()
+    num_moves = num_sites * ((space.num_values or WINDOW) - 1)
+    if num_moves <= short_sweep or not is_foretold(density, u, space.num_values):
         return None
     why = (
         f"a gradient that foretells what each of {num_moves} changes brings: all elements at once "
         "by one gradient, where a sweep of Gibbs takes as many evaluations"
     )
-    return Choice(LatticeMALA(space) if isinstance(space, Count) else DMALA(space), why)
+    if not isinstance(space, Count):
+        return Choice(DMALA(space), why)
+    num_windows = math.ceil(0.5 * num_sites**0.5)
+    why = f"{why}; then {num_windows} of {num_sites} elements each from {WINDOW} values around"
+    return Choice(LatticeMALA(space, num_windows=num_windows), why)
 
 
 @torch.no_grad()

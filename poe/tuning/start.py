@@ -20,7 +20,7 @@ from poe.density.expert import Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
-from poe.tuning.counts import AnyCounts, few_counts
+from poe.tuning.counts import FEW_SIZES, counts_of_sizes
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -141,11 +141,11 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
     if factor is not None:
         return _Source(f"draws of expert {factor[0]!r}", factor[1], like, coordinates)
     if isinstance(target.space, Joint):
-        said = "standard normals, and any label alike"
+        said = "standard normals, any label alike, and counts of all sizes"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
     if isinstance(target.space, Count):
-        said, few = "Poissons of mean 1", few_counts(target.space, like)
-        return _Source(said, few, like, coordinates)
+        few = counts_of_sizes(target.space, like, FEW_SIZES)
+        return _Source("counts of about 1 to 64", few, like, coordinates)
     if target.space.is_discrete:
         return _Source("any state alike", Uniform(target.space, like), like, coordinates)
     return _Source("standard normals", None, like, coordinates)
@@ -178,7 +178,7 @@ def _normal(space: Space, like: Tensor, scale: float) -> Expert:
 
 
 def _alike(space: Space, like: Tensor) -> Expert:
-    return AnyCounts(space, like) if isinstance(space, Count) else Uniform(space, like)
+    return counts_of_sizes(space, like) if isinstance(space, Count) else Uniform(space, like)
 
 
 class OfParts(Expert):
@@ -232,7 +232,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
 
     The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-    coordinates; on a finite space the uniform distribution, on counts p(n) = 1 / ((n + 1) (n + 2)).
+    coordinates; on a finite space the uniform distribution, on counts a mixture of geometric ones.
 
     Args:
         target: p̃.
@@ -250,7 +250,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     if isinstance(target.space, Joint):
         return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
     if isinstance(target.space, Count):
-        return "counts of all sizes", AnyCounts(target.space, like)
+        return "counts of all sizes", counts_of_sizes(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)

@@ -177,8 +177,8 @@ NESTED: list[poe.Expert] = [
     poe.Chain(poe.Chunked(line**2, 1000), step),
 ]
 LEAVES = {
-    "AnyCounts", "Autoregressive", "FittedGaussian", "FittedMixture", "FromDistribution",
-    "FromEnergy", "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts",
+    "Autoregressive", "FittedGaussian", "FittedMixture", "FromDistribution", "FromEnergy",
+    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts", "RoundedNormals",
     "Uniform", "Wrapper",
 }  # fmt: skip
 

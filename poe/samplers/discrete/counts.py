@@ -37,6 +37,7 @@ ANY_STRIDE = 0.125
 """The share of draws by any of these, so that no value is out of reach."""
 
 
+WARMUP_SWEEPS = 300
 POWER = 0.75
 """Of a count, by which the variance of its steps grows."""
 
@@ -226,6 +227,17 @@ class LatticeGibbs(Corrected[MetropolisState]):
     def gradients_per_step(self) -> int:
         """Log-densities of every value but the present one, and that of where the sweep ends."""
         return self.space.event_shape.numel() * (WINDOW - 1) + 1
+
+    def warmup_steps(self, num_chains: int) -> int:
+        """Sweeps to come in by: there is nothing to tune.
+
+        Args:
+            num_chains: How many chains.
+
+        Returns:
+            The same for any number.
+        """
+        return WARMUP_SWEEPS
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> WindowNoise:
         num_sites = self.space.event_shape.numel()
