@@ -7,17 +7,27 @@ from dataclasses import dataclass
 import torch
 
 from poe.core.arguments import checked
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NormalizationError
 from poe.core.randomness import aside
 from poe.density.checks import number_like
+from poe.density.closed_forms import exact_sample, samplable_factor
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
+from poe.diagnostics.settled import MIN_COMPARED, r_hat_of_settled
 from poe.normalizers.levels import Report
 from poe.normalizers.sequential import MBAR
-from poe.samplers.guarded import Raised
+from poe.samplers.discrete.counts import LatticeGibbs
+from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
+from poe.tuning.counts import counts_of_sizes
 from poe.tuning.truncation import FEW_DIMENSIONS, Table, Tabulated, table_of
 
+APART = 3.0
+"""An R-hat that none of slowly mixing chains has."""
+NUM_CHAINS, SWEEPS, MAX_ELEMENTS = 48, 60, 256
+SIZES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+"""Chains from these, so many sweeps long, of no more elements, show whether there are modes."""
 FEW_POSITIONS = 8
 """So many are where to leave a density from, to see how it falls off."""
 
@@ -63,7 +73,38 @@ def by_table_or_particles(
 ) -> LogPartition:
     """log Z of counts: by ``Truncation`` where that can be, else by ``MBAR``."""
     found = truncated(target, generator)
-    return MBAR()(target, start, generator, report) if found is None else found
+    if found is not None:
+        return found
+    beside = aside(generator)
+    found = MBAR()(target, start, generator, report)
+    if start is not None or samplable_factor(target) is not None:
+        return found
+    return found._replace(doubts=(*found.doubts, *_mode_doubts(target, beside)))
+
+
+@torch.no_grad()
+def _mode_doubts(target: Expert, generator: torch.Generator) -> tuple[Doubt, ...]:
+    """Whether chains from counts of several sizes settle apart: particles may lose some modes."""
+    if target.space.event_shape.numel() > MAX_ELEMENTS:
+        return ()
+    asked, kernel = Guarded(target, Raised()), LatticeGibbs(target.space)
+    x = exact_sample(
+        counts_of_sizes(target.space, number_like(target), SIZES), NUM_CHAINS, generator
+    )
+    x = x[asked(x).isfinite()]
+    if len(x) < 2:
+        return ()
+    state, visited = kernel.init(asked, x), []
+    for _ in range(SWEEPS):
+        state, _ = kernel.step(asked, state, generator=generator)
+        visited.append(state.position)
+    if not r_hat_of_settled(torch.stack(visited[-MIN_COMPARED:])) > APART:
+        return ()
+    text = (
+        f"chains from counts of {SIZES[0]:.0f} to {SIZES[-1]:.0f} settle apart, so there are modes "
+        "that particles may have lost on their way: give a start that covers them, by `start=`"
+    )
+    return (Doubt(Kind.UNSEEN, text),)
 
 
 def truncated(target: Expert, generator: torch.Generator) -> LogPartition | None:
