@@ -127,7 +127,8 @@ def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
     else:
         print(summary)
         if draws.choice:
-            print(f"sampler: {type(draws.kernel).__name__}, {draws.choice}")
+            name = "independent draws" if draws.kernel is None else type(draws.kernel).__name__
+            print(f"sampler: {name}, {draws.choice}")
     return ExitCode.OK if draws.is_trusted else ExitCode.DOUBTFUL
 
 

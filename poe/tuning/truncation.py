@@ -156,7 +156,7 @@ class Tabulated(Wrapper):
     def why(self) -> str:
         """In words, how draws are made."""
         return (
-            f"independent draws from a table of {self.table.num_states} states, up to a count of "
+            f"from a table of {self.table.num_states} states, up to a count of "
             f"{self.table.highest}: what lies beyond has at most {self.table.left_out():.0e} of "
             "the mass"
         )
