@@ -20,6 +20,7 @@ from poe.density.capabilities import (
     label_pairs,
     spin_pairs,
 )
+from poe.structure.elements import ElementLogDensity, element_log_density
 
 
 class Bernoulli(Samplable):
@@ -184,10 +185,19 @@ class Poisson(Samplable):
         return natural.exp().sum()
 
     def tails(self, natural: Tensor) -> Tensor:
-        return torch.ones_like(natural).flatten()  # at infinity, in units of x log x
+        ones = torch.ones_like(natural)  # by x log x, x and log x, of Stirling's formula
+        return torch.stack([ones, -ones - natural, 0.5 * ones]).flatten()
 
     def _draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.rate.expand(num_samples, *self.rate.shape), generator=generator)
+
+
+@element_log_density.register
+def _(expert: Poisson) -> ElementLogDensity | None:
+    if expert.natural.is_meta:
+        return None
+    natural = expert.natural.detach().double()
+    return lambda x: natural * x.double() - natural.exp() - (x.double() + 1).lgamma()
 
 
 @checked

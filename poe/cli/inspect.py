@@ -112,6 +112,7 @@ def sampler_of(product: Product, seed: int) -> Sampler:
     from poe.density.coordinates import number_of_chains
     from poe.samplers.questions import guarantee
     from poe.tuning.prepared import prepared
+    from poe.tuning.truncation import tabulated
 
     try:
         check_proper(product)
@@ -119,6 +120,8 @@ def sampler_of(product: Product, seed: int) -> Sampler:
         if can_sample_exactly(simple):
             why = f"{type(simple).__name__} can be sampled exactly"
             return Sampler("independent draws", why, "exact")
+        if table := tabulated(product):
+            return Sampler("independent draws", table.why, "exact")
         generator = torch.Generator().manual_seed(seed)
         chains = number_of_chains(product, TRIED_CHAINS, None, None)
         begin = prepared(product, chains, generator=generator)

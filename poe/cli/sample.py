@@ -128,8 +128,8 @@ def report(draws: Draws, outputs: list[Path], as_json: bool) -> ExitCode:
     else:
         print(summary)
         if draws.choice:
-            sampler = "exact" if draws.kernel is None else type(draws.kernel).__name__
-            print(f"sampler: {sampler}, {draws.choice}")
+            name = "independent draws" if draws.kernel is None else type(draws.kernel).__name__
+            print(f"sampler: {name}, {draws.choice}")
     return ExitCode.OK if draws.is_trusted else ExitCode.DOUBTFUL
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poe.core.arguments import checked
 from poe.core.errors import DtypeError, PoeError, ShapeError
-from poe.core.space import Real, Space
+from poe.core.space import Count, Real, Space
 
 
 @checked
@@ -22,7 +22,7 @@ class Joint(Space):
     part.
 
     Args:
-        parts: At least two spaces, each Real, or of finitely many values a site.
+        parts: At least two spaces, each Real, Count, or of finitely many values a site.
 
     Raises:
         PoeError: For other parts.
@@ -39,12 +39,12 @@ class Joint(Space):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
-        bad = [part for part in self.parts if not (isinstance(part, Real) or part.num_values)]
+        bad = [p for p in self.parts if not (isinstance(p, Real | Count) or p.num_values)]
         if bad or len(self.parts) < 2:
             raise PoeError(
-                "expected at least two parts, each Real or of finitely many values a site, got "
-                f"{', '.join(map(str, bad or self.parts)) or 'none'}: bring a constrained part to "
-                "Real by poe.Transformed, and count no further than to a largest value"
+                "expected at least two parts, each Real, Count or of finitely many values a site, "
+                f"got {', '.join(map(str, bad or self.parts)) or 'none'}: bring a constrained part "
+                "to Real by poe.Transformed"
             )
 
     @property

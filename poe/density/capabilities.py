@@ -153,10 +153,11 @@ def tails(expert: Expert) -> Tensor | None:
 
         −log p̃(x) = min_k Σ_j G_kj s_j + o(Σ_j s_j)
 
-    where s_j is −log of an element's distance from an end that is finite, the element x itself as
-    it goes to infinity, and x log x on Count. Both hold uniformly, and inside of the space the
-    density is finite and positive. Families and compositions register themselves; k > 1 is for
-    mixtures.
+    where s_j is −log of an element's distance from an end that is finite, and the element x itself
+    as it goes to infinity. On Count each of x log x, x and log x of an element has a number,
+    ``m = 3 n`` for n elements, x log x of all of them first: what is first not 0 decides. All hold
+    uniformly, and inside of the space the density is finite and positive. Families and compositions
+    register themselves; k > 1 is for mixtures.
 
     >>> tails(experts.Gaussian([0.0, 0.0], scale=[1.0, 0.5]))
     tensor([[[1., 0.],

@@ -1,4 +1,4 @@
-"""Scores on finite spaces: of 0/1 read as real numbers, or of the one-hot encoding of values."""
+"""Scores on discrete spaces: of bits and counts read as real numbers, of labels in one-hot form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poe.core.errors import GradientError
 from poe.core.joint_space import Joint
-from poe.core.space import Binary, Space
+from poe.core.space import Binary, Count, Space
 
 OneHotLogDensity = Callable[[Tensor], Tensor]
 """log p̃ of one-hot events z ``(*batch, *event, k)``: ``(*batch,)``."""
@@ -43,7 +43,7 @@ def smooth_place(
     Raises GradientError for spaces of infinitely many values, and where the expert offers no
     function of the one-hot encoding.
     """
-    if isinstance(space, Binary | Joint):
+    if isinstance(space, Binary | Count | Joint):
         return None, x if x.is_floating_point() else x.to(floats())
     if space.num_values is None:
         raise GradientError(f"expected a continuous or finite space for a score, got {space}")

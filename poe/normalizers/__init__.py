@@ -8,6 +8,7 @@ from poe.normalizers.exact import ClosedForm, Enumeration, Quadrature
 from poe.normalizers.importance import Bridge, ImportanceSampling
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR, SMC, ThermodynamicIntegration
+from poe.normalizers.truncation import Truncation
 
 __all__ = [
     "AIS",
@@ -20,5 +21,6 @@ __all__ = [
     "Method",
     "Quadrature",
     "ThermodynamicIntegration",
+    "Truncation",
     "log_partition",
 ]

@@ -9,7 +9,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from poe.core.arguments import checked, require
-from poe.core.errors import NormalizationError
 from poe.core.randomness import resolve
 from poe.core.space import Count
 from poe.density.capabilities import check_proper, simplify
@@ -26,6 +25,7 @@ from poe.normalizers.enumeration import MAX_STATES, num_states
 from poe.normalizers.exact import Enumeration, QuadratureOr, in_closed_form
 from poe.normalizers.problem import Method
 from poe.normalizers.sequential import MBAR
+from poe.normalizers.truncation import by_table_or_particles
 from poe.structure.far_mass import failing_where_improper
 
 
@@ -67,9 +67,10 @@ def log_partition(
 
     Without a method, in this order: closed form; enumeration of at most 2^25 states; a method made
     for the expert, as of an RBM (``experts.boltzmann.BaseRateAIS``); adaptive quadrature in up to
-    three continuous dimensions; and beyond, or where its cells do not converge, the multistate
-    Bennett acceptance ratio along a path of particles (``poe.normalizers.MBAR``), with its standard
-    error and bounds.
+    three continuous dimensions; of counts a table of where their mass is, in up to three dimensions
+    or where elements are independent (``poe.normalizers.Truncation``); and beyond, or where cells
+    do not converge, the multistate Bennett acceptance ratio along a path of particles
+    (``poe.normalizers.MBAR``), with its standard error and bounds.
 
     Where the result should not be believed, ``doubts`` say why, and a TrustWarning. What no
     particle finds and no gradient points to, from any of them, cannot be told: a narrow mode far
@@ -155,10 +156,4 @@ def _choose(target: Expert, start: Expert | None) -> Method:
         return own
     if can_integrate(target.space):
         return QuadratureOr(MBAR())
-    if isinstance(target.space, Count):
-        raise NormalizationError(
-            f"no method here gives log Z of {type(target).__name__} on {target.space}: it has no "
-            "closed form, and no kernel here moves on counts; use poe.log_ratio, which needs no "
-            "normaliser"
-        )
-    return MBAR()
+    return by_table_or_particles if isinstance(target.space, Count) else MBAR()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from poe.core.arguments import REFUSED, Kind, register_kind
+from poe.core.space import Count
 from poe.density.capabilities import is_normalized
 from poe.density.checks import number_like
 from poe.density.expert import Expert, Mixture
@@ -22,6 +23,7 @@ from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.path import geometric_path
 from poe.samplers.questions import needs_score
+from poe.tuning.counts import fitted_counts
 from poe.tuning.prepared import prepared_particles
 from poe.tuning.start import broad_start
 
@@ -127,7 +129,8 @@ def pose(
     scouts, summits = _scouted(target, broad, has_score, generator, report, raised)
     # On a discrete space a density of independent elements may favour one mode so much that
     # particles from there never come back to the others: they begin where the scouts did.
-    is_discrete = target.space.is_discrete
+    # Counts have no uniform distribution to begin at: what fits is nearer by far.
+    is_discrete = target.space.is_discrete and not isinstance(target.space, Count)
     nearer = broad if is_discrete else _fit(Guarded(target, raised), scouts, has_score, generator)
     if start is None:
         begin, where = nearer, name if is_discrete else f"a density fitted to particles from {name}"
@@ -155,6 +158,8 @@ def tilts_at(start: Expert, target: Expert, position: Tensor, raised: Raised) ->
 
 def _fit(target: Expert, scouts: Levels, has_score: bool, generator: torch.Generator) -> Expert:
     x = equally_weighted(scouts, DRAWS, generator)
+    if isinstance(target.space, Count):
+        return fitted_counts(x, target.space, x)
     if not has_score:
         return fit_density(x, None, target.space, generator)
     score = target.score(x)

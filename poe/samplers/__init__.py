@@ -15,6 +15,7 @@ from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.discrete.chromatic import ChromaticGibbs
 from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
+from poe.samplers.discrete.counts import LatticeGibbs, LatticeMALA
 from poe.samplers.discrete.discrete_langevin import DMALA, DULA
 from poe.samplers.discrete.gibbs import Gibbs, RandomScanGibbs, SingleSiteMetropolis
 from poe.samplers.discrete.gradient_gibbs import GibbsWithGradients, PathAuxiliary
@@ -62,6 +63,8 @@ __all__ = [
     "Kernel",
     "LabelClusters",
     "LangevinState",
+    "LatticeGibbs",
+    "LatticeMALA",
     "LowRank",
     "MetropolisHastings",
     "MetropolisState",

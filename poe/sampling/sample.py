@@ -41,6 +41,7 @@ from poe.structure.far_mass import failing_where_improper, look_far
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
+from poe.tuning.truncation import tabulated
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
@@ -77,7 +78,9 @@ def sample(
     (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
     batch of densities MALA; on a discrete space of finitely many values Gibbs, by blocks where all
     factors say how their elements go together (``poe.structure.conditionals``), or ``DMALA`` where
-    a sweep of Gibbs is long and a gradient foretells what it finds. Where chains settled apart by
+    a sweep of Gibbs is long and a gradient foretells what it finds; on counts exact draws from a
+    table where one can be made (in up to three dimensions, or where elements are independent), else
+    ``LatticeGibbs`` or ``LatticeMALA``. Where chains settled apart by
     the end of warm-up, or particles sent out from a broad start found modes that no chain is in,
     parallel tempering (of continuous spaces only). It says which, and why. Chains move in
     unconstrained coordinates (Jacobian included; step sizes refer to those), and the draws come
@@ -132,7 +135,7 @@ def sample(
         DtypeError: For an expert of half-precision numbers, and inside ``torch.autocast``.
         GradientError: Where the score that a given kernel asks for is lost, whole or in part.
         NonFiniteError: For a start outside the support, and for parameters that are no numbers.
-        PoeError: For counts without a kernel; for a log-density that depends on what other rows are
+        PoeError: For a log-density that depends on what other rows are
             evaluated with it; for a corrected kernel on one that is random, or of a module in
             training mode with dropout or batch normalisation; for a closed form of another density.
         SizeError: For more draws than memory holds.
@@ -155,6 +158,9 @@ def sample(
     require_numbers(target)
     check_proper(target)
     simple = simplify(target).expert
+    choice = ""
+    if kernel is None and not can_sample_exactly(simple) and (table := tabulated(target)):
+        simple, choice = table, table.why
     is_exact = kernel is None and can_sample_exactly(simple)
     least_samples = num_samples
     if until is not None:
@@ -171,13 +177,11 @@ def sample(
     if is_exact:
         if path is not None:
             require_own(path, FORMAT)  # nothing is written, but the place was meant for a run
-        say(progress, f"exact, independent draws ({_name(simple)} can be sampled exactly)")
+        why = choice or f"{_name(simple)} can be sampled exactly"
+        say(progress, f"exact, independent draws ({why})")
         draws = _sample_exactly(target, simple, num_samples, num_chains, generator, collect)
-        draws = (
-            draws
-            if until is None
-            else replace(draws, choice=at_once(until, draws.log_density.numel()))
-        )
+        ended = "" if until is None else at_once(until, draws.log_density.numel())
+        draws = replace(draws, choice="; ".join(filter(None, [choice, ended])))
         return _told(draws, target, collect)
     begin = prepared(
         target,

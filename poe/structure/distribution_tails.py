@@ -95,4 +95,19 @@ def _(distribution: D.Uniform) -> Tensor:
 
 @at_ends.register
 def _(distribution: D.Poisson) -> Tensor:
-    return torch.ones_like(distribution.rate)[..., None]
+    """By Stirling's formula: x log x − (1 + log λ) x + ½ log x."""
+    ones = torch.ones_like(distribution.rate)
+    return torch.stack([ones, -ones - distribution.rate.log(), 0.5 * ones], -1)
+
+
+@at_ends.register
+def _(distribution: D.Geometric) -> Tensor:
+    zeros = torch.zeros_like(distribution.probs)
+    return torch.stack([zeros, -torch.log1p(-distribution.probs), zeros], -1)
+
+
+@at_ends.register
+def _(distribution: D.NegativeBinomial) -> Tensor:
+    """Of x^(r − 1) p^x."""
+    rate, count = -distribution.probs.log(), distribution.total_count
+    return torch.stack([torch.zeros_like(rate), rate, (1 - count).expand_as(rate)], -1)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import ImproperError, NonFiniteError, PoeError, is_out_of_memory
-from poe.core.space import Count, Real
+from poe.core.joint_space import Joint
+from poe.core.space import Count, Real, Space
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert, conjunction
@@ -220,6 +221,7 @@ class _Field:
         self.names, self.factors = zip(*target._factors(), strict=True)
         self.coordinates = Coordinates(target.space)
         self.is_count = isinstance(target.space, Count)
+        self.places = _places(target.space)
         self.rows_at_once = rows_at_once
         self.num_evaluations = 0
         self.is_told = False
@@ -233,6 +235,7 @@ class _Field:
             return None
         near = heights.amax()
         rays = frame.upward() if self.is_count else frame.rays(self.steepest(frame))
+        rays = self._leading_out(rays)
         seen = self.along(rays)
         self.is_told = bool(seen.is_long.double().mean() > ENOUGH)
         for row in _suspected(rays, seen, near)[:MAX_CONFIRMED]:
@@ -257,7 +260,7 @@ class _Field:
         num_chains = len(heights)
         if len(frame.starts) < num_chains:
             return None
-        rays = frame.apart()
+        rays = self._leading_out(frame.apart())
         near = heights.repeat(len(rays.origin) // num_chains)
         seen = self.along(rays)
         self.is_told = bool(seen.is_long.double().mean() > ENOUGH)
@@ -350,9 +353,23 @@ class _Field:
         x = self._to_x(end[None])[0].flatten()
         return f"towards x = [{', '.join(f'{part:.3g}' for part in x.tolist())}]"
 
+    def _leading_out(self, rays: Rays) -> Rays:
+        """The same without what labels, of which there are few, would be moved; some then end."""
+        if not isinstance(self.target.space, Joint):
+            return rays
+        direction = rays.direction.masked_fill(self.places.last.isfinite().to(rays.limit.device), 0)
+        moving = (direction != 0).sum(1)
+        flat = torch.where(rays.flat > 1, moving.clamp(min=1), rays.flat)
+        return Rays(rays.origin, direction, flat, rays.limit.masked_fill(moving == 0, -torch.inf))
+
     def _position(self, rays: Rays, log_radius: Tensor) -> Tensor:
         u = rays.origin + rays.direction * log_radius.exp()[:, None].to(rays.direction)
-        return u.round().abs() if self.is_count else u
+        if self.is_count:
+            return u.round().abs()
+        if not isinstance(self.target.space, Joint):
+            return u
+        whole = torch.minimum(u.round().abs(), self.places.last.to(u))
+        return torch.where(self.places.is_whole.to(u.device), whole, u)
 
     def _log_radii(self, rays: Rays) -> Tensor:
         """``(rays, radii)``: ever larger steps from near to as far as x can be told apart."""
@@ -425,6 +442,26 @@ class _Field:
             return self._said(u[None])[:, 0]
         count = self.target.num_densities or 1
         return self._said(u.expand(count, -1))[:, row % count]
+
+
+class _Places(NamedTuple):
+    """Of each element of a vector: whether it is a whole number, and the last of them: ``(d,)``."""
+
+    is_whole: Tensor
+    last: Tensor
+
+
+def _places(space: Space) -> _Places:
+    parts = space.parts if isinstance(space, Joint) else (space,)
+    last = torch.cat(
+        [
+            torch.full((part.event_shape.numel(),), (part.num_values or torch.inf) - 1.0)
+            for part in parts
+        ]
+    )
+    sizes = [part.event_shape.numel() for part in parts]
+    is_whole = torch.tensor([part.is_discrete for part in parts])
+    return _Places(is_whole.repeat_interleave(torch.tensor(sizes)), last)
 
 
 def _of_unit_length(rows: Tensor) -> Tensor:

@@ -143,7 +143,9 @@ def _is_proven_by_tails(space: Space, shares: list[_Share]) -> bool:
     most = all_sums([none, *(share.growth for share in shares if not share.is_least)])
     if least is None or most is None or not _is_affordable(least, most):
         return False
-    decided = _by_curvature if isinstance(space, Real) else _by_ends
+    if isinstance(space, Real):
+        return _by_curvature(space, shares, least, most)
+    decided = _by_orders if isinstance(space, Count) else _by_ends
     return decided(space, shares, least, most)
 
 
@@ -191,6 +193,32 @@ def _by_ends(space: Space, shares: list[_Share], least: Tensor, most: Tensor) ->
         return bool((excess > 1).all())
     is_enough = least[:, None] + most > found.limit + margin
     return bool(is_enough.all(-1).any(1).all())
+
+
+def _by_orders(space: Space, shares: list[_Share], least: Tensor, most: Tensor) -> bool:
+    """On Count: the first of x log x, x and log x that differs from its limit."""
+    found = ends(space)
+    assert found is not None
+    margin = ROUNDING * (found.limit + sum(share.growth.abs().amax(0) for share in shares))
+    excess = least[:, None] + most - found.limit
+    sign = _first_sign(*(part.unflatten(-1, (3, -1)) for part in (excess, margin)))
+    is_infinite = (sign < 0).all(1).any(0)
+    if bool(is_infinite.any()):
+        exponents = [share.term.exponent.item() for share in shares]
+        raise _improper(shares, exponents, name_end(int(is_infinite.int().argmax()), space))
+    return bool((sign > 0).all(-1).any(1).all())
+
+
+def _first_sign(excess: Tensor, margin: Tensor) -> Tensor:
+    """Of the first order that is not 0; 0 where it is mere rounding: ``(..., 3, n) -> (..., n)``.
+
+    >>> excess, margin = torch.tensor([[0.0, 0.0], [-2.0, 1e-20], [3.0, 1.0]]), torch.tensor(1e-9)
+    >>> _first_sign(excess, margin)
+    tensor([-1.,  0.])
+    """
+    first = (excess != 0).int().argmax(-2, keepdim=True)
+    is_rounding = excess.abs() <= margin
+    return excess.sign().masked_fill(is_rounding, 0.0).gather(-2, first).squeeze(-2)
 
 
 def _improper(shares: list[_Share], growths: list[float], where: str) -> ImproperError:

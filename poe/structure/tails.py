@@ -26,6 +26,8 @@ class Ends(NamedTuple):
     """Where the elements of x can go: n of them, each to every one of ``places``.
 
     ``limit`` ``(len(places) * n,)``: the density is integrable where it falls off faster than this.
+    On Count the places are one, by x log x, x and log x: the first that differs from its limit
+    decides.
     """
 
     places: tuple[str, ...]
@@ -52,7 +54,8 @@ def _(space: Interval) -> Ends:
 
 @ends.register
 def _(space: Count) -> Ends:
-    return Ends(("infinity",), torch.zeros(space.event_shape.numel(), dtype=torch.float64))
+    ones = torch.ones(space.event_shape.numel(), dtype=torch.float64)
+    return Ends(("infinity",) * 3, torch.cat([0 * ones, 0 * ones, ones]))
 
 
 @ends.register

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poe.core.arguments import require, require_count, told
 from poe.core.errors import PoeError
-from poe.core.space import Space
+from poe.core.space import Count, Space
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert, require_expert
 from poe.samplers.kernel import Kernel, require_kernel
@@ -35,7 +35,7 @@ def check_kernel(
     """Invariance from exact draws: after any number of steps the moments are still the target's.
 
     Each chain starts at an exact draw x₀ and ends at x_n. For f = x, x² (each component), log p̃(x)
-    and, where the space is finite, the indicator of each state, invariance says
+    and, where the space is finite or of counts, the indicator of each state, invariance says
     E[f(x_n) − f(x₀)] = 0. The chains are independent, so the **paired differences** have the
     standard error sd / √chains (which needs E f² finite: x² of a heavy-tailed target needs a fourth
     moment), and
@@ -117,8 +117,8 @@ def _z_values(
     """The largest |z| of each kind of f."""
     after = _moments(target, end)
     z = {name: _worst_z(after[name] - before[name]) for name in before}
-    if _is_finite(target.space):
-        z["states"] = _worst_z_of_states(_places(target.space, start), _places(target.space, end))
+    if isinstance(target.space, Count) or _is_finite(target.space):
+        z["states"] = _worst_z_of_states(*_numbered(target.space, start, end))
     return z
 
 
@@ -143,6 +143,14 @@ def _is_finite(space: Space) -> bool:
     """Whether each state has a number of its own that an integer of 64 bits holds."""
     values, size = space.num_values, space.event_shape.numel()
     return values is not None and size * math.log2(values) < 62
+
+
+def _numbered(space: Space, start: Tensor, end: Tensor) -> tuple[Tensor, ...]:
+    """A number for each state of both: ``(chains, *event)`` each -> ``(chains,)`` each."""
+    if not isinstance(space, Count):
+        return _places(space, start), _places(space, end)
+    rows = torch.cat([start, end]).reshape(2 * len(start), -1)
+    return rows.unique(dim=0, return_inverse=True)[1].split(len(start))
 
 
 def _places(space: Space, x: Tensor) -> Tensor:

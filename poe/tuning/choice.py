@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.errors import GradientError, PoeError
 from poe.core.joint_space import Joint
-from poe.core.space import Real
+from poe.core.space import Count, Real, Space
 from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
@@ -20,6 +21,7 @@ from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard
 from poe.samplers.discrete.chromatic import ChromaticGibbs
 from poe.samplers.discrete.clusters import LabelClusters, SwendsenWang
+from poe.samplers.discrete.counts import WINDOW, LatticeGibbs, LatticeMALA
 from poe.samplers.discrete.discrete_langevin import DMALA
 from poe.samplers.discrete.finite import estimated_changes, moved
 from poe.samplers.discrete.gibbs import Gibbs
@@ -37,6 +39,11 @@ FEW_POSITIONS = 64
 """So many show whether a target has a score."""
 SHORT_SWEEP = 64
 """So few changes of single elements make one."""
+
+
+SHORT_SWEEP_OF_COUNTS = 256
+"""Windows cross from one mode of an element to another, which steps along a gradient do not: few
+chains afford longer sweeps of them."""
 
 
 class Choice(NamedTuple):
@@ -58,8 +65,7 @@ def choose(known: Structure, density: Expert, u: Tensor) -> Choice:
         The kernel, and in words why this one.
 
     Raises:
-        PoeError: For a discrete space of infinitely many values, where no kernel here moves by
-            itself, and for a batch of densities on one of more than two.
+        PoeError: For a batch of densities on a discrete space of more than two values.
 
     Example:
         >>> import poe
@@ -104,7 +110,9 @@ def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice
     if isinstance(known.space, Joint):
         return by_parts(known.space, density, u[:FEW_POSITIONS])
     if known.space.is_discrete:
-        return by_structure(known) or on_discrete(known)
+        return (
+            by_structure(known) or counted_along_gradient(known, density, u) or on_discrete(known)
+        )
     if without := why_no_score(density, u[:FEW_POSITIONS]):
         why = f"no score: a random walk shaped by the covariance of the particles; {without}"
         return Choice(Preconditioned(MetropolisHastings()), why)
@@ -137,7 +145,7 @@ def why_no_score(density: Expert, u: Tensor) -> str | None:
 
 
 def by_parts(space: Joint, density: Expert, u: Tensor) -> Choice:
-    """A mixed state part by part: real numbers by a kernel with a step size, labels by Gibbs.
+    """A mixed state part by part: real numbers by a kernel with a step size, others by Gibbs.
 
     Args:
         space: The target's.
@@ -149,8 +157,9 @@ def by_parts(space: Joint, density: Expert, u: Tensor) -> Choice:
     """
     without = why_no_score(density, u)
     kernel = MetropolisHastings() if without else MALA()
-    kernels = (kernel if isinstance(part, Real) else Gibbs(part) for part in space.parts)
-    how = f"real numbers by {type(kernel).__name__}, labels by Gibbs"
+    kernels = (kernel if isinstance(part, Real) else gibbs(part) for part in space.parts)
+    others = "counts and labels" if any(isinstance(p, Count) for p in space.parts) else "labels"
+    how = f"real numbers by {type(kernel).__name__}, {others} by Gibbs"
     why = f"a mixed state part by part: {how}"
     return Choice(Alternating(space, tuple(kernels)), f"{why}; {without}" if without else why)
 
@@ -217,31 +226,48 @@ def by_colours(known: Structure) -> Choice | None:
 def by_elements(known: Structure, density: Expert, u: Tensor) -> Choice:
     """Where nothing is known of how elements go together: all by a gradient, or each in turn."""
     in_turn = on_discrete(known)
-    return along_gradient(known, density, u) or in_turn
+    is_count = isinstance(known.space, Count)
+    short_sweep = SHORT_SWEEP_OF_COUNTS if is_count else SHORT_SWEEP
+    return along_gradient(known, density, u, short_sweep) or in_turn
 
 
-def along_gradient(known: Structure, density: Expert, u: Tensor) -> Choice | None:
+def counted_along_gradient(known: Structure, density: Expert, u: Tensor) -> Choice | None:
+    """The same of counts alone: of labels particles are drawn from their conditionals."""
+    if not isinstance(known.space, Count):
+        return None
+    return along_gradient(known, density, u[:FEW_POSITIONS])
+
+
+def along_gradient(
+    known: Structure, density: Expert, u: Tensor, short_sweep: int = SHORT_SWEEP
+) -> Choice | None:
     """Discrete Langevin where a sweep of Gibbs is long and the gradient foretells what it finds."""
     space = known.space
-    if space.num_values is None or known.is_batch:
+    if known.is_batch:
         return None
-    num_moves = space.event_shape.numel() * (space.num_values - 1)
-    if num_moves <= SHORT_SWEEP or not is_foretold(density, u, space.num_values):
+    num_sites = space.event_shape.numel()
+    num_moves = num_sites * ((space.num_values or WINDOW) - 1)
+    if num_moves <= short_sweep or not is_foretold(density, u, space.num_values):
         return None
     why = (
         f"a gradient that foretells what each of {num_moves} changes brings: all elements at once "
         "by one gradient, where a sweep of Gibbs takes as many evaluations"
     )
-    return Choice(DMALA(space), why)
+    if not isinstance(space, Count):
+        return Choice(DMALA(space), why)
+    num_windows = math.ceil(0.5 * num_sites**0.5)
+    why = f"{why}; then {num_windows} of {num_sites} elements each from {WINDOW} values around"
+    return Choice(LatticeMALA(space, num_windows=num_windows), why)
 
 
 @torch.no_grad()
-def is_foretold(density: Expert, u: Tensor, num_values: int) -> bool:
+def is_foretold(density: Expert, u: Tensor, num_values: int | None) -> bool:
     """Whether first-order estimates of single changes leave less than half of their mean square.
 
     Tried at changes of some elements from starts; where there is no gradient they leave all of it.
+    Of counts, which have no ``num_values``, at a larger one.
 
-    Shapes: u ``(chains, *event)``, positions on a finite space.
+    Shapes: u ``(chains, *event)``, positions on a discrete space.
 
     >>> target, x = experts.Ising.grid((3, 3), coupling=0.3), torch.zeros(4, 3, 3)
     >>> is_foretold(target, x, 2)
@@ -255,18 +281,22 @@ def is_foretold(density: Expert, u: Tensor, num_values: int) -> bool:
     rows = torch.arange(len(x), device=x.device)
     sites = x.reshape(len(x), -1)
     site = rows * sites.shape[1] // len(x)
-    changed = sites.index_put(
-        (rows, site), moved(sites[rows, site], torch.ones_like(rows), num_values)
-    )
+    now = sites[rows, site]
+    step = (0.5 * now.double().sqrt()).round().clamp(min=1).to(now)  # half of a Poisson's spread
+    other = now + step if num_values is None else moved(now, torch.ones_like(rows), num_values)
+    changed = sites.index_put((rows, site), other)
     change = density.log_density(changed.reshape_as(x)) - log_density
-    estimate = estimated_changes(x, score, num_values)[rows, site, 0]
+    if num_values is None:
+        estimate = step * score.reshape(len(x), -1)[rows, site]
+    else:
+        estimate = estimated_changes(x, score, num_values)[rows, site, 0]
     is_known = change.isfinite()
     missed = (estimate - change)[is_known].square().sum()
     return bool(missed < 0.5 * change[is_known].square().sum())
 
 
 def on_discrete(known: Structure) -> Choice:
-    """Gibbs, site by site, of finitely many values each.
+    """Gibbs, site by site: of finitely many values each, or of counts from windows of values.
 
     Args:
         known: Of the target, on a discrete space.
@@ -275,22 +305,27 @@ def on_discrete(known: Structure) -> Choice:
         The kernel, and in words why this one.
 
     Raises:
-        PoeError: For infinitely many values, and for a batch of densities of more than two.
+        PoeError: For a batch of densities of more than two values.
     """
     space = known.space
-    if space.num_values is None:
-        raise PoeError(
-            f"expected a kernel for the discrete space {space}, whose elements have infinitely "
-            "many values: all kernels here move on continuous or finite ones. Count no further "
-            "than to a largest value (poe.Categorical), or give one of your own, by `kernel=`."
-        )
-    if known.is_batch and space.num_values > 2:
+    num_values = space.num_values or WINDOW
+    if known.is_batch and num_values > 2:
         raise PoeError(
             f"expected one density on {space}, got a batch of them: Gibbs asks for a chain's "
-            f"{space.num_values - 1} other values in one call, so sample one condition at a time"
+            f"{num_values - 1} other values in one call, so sample one condition at a time"
         )
-    why = f"a discrete space: each element in turn from its {space.num_values} values, all weighed"
-    return Choice(Gibbs(space), why)
+    values = f"{WINDOW} values around" if space.num_values is None else f"its {num_values} values"
+    why = f"a discrete space: each element in turn from {values}, all weighed"
+    return Choice(gibbs(space), why)
+
+
+def gibbs(space: Space) -> Kernel:
+    """Gibbs site by site on a discrete space.
+
+    >>> gibbs(poe.Count(2)), gibbs(poe.Binary(2))
+    (LatticeGibbs(space=Count(shape=(2,))), Gibbs(space=Binary(shape=(2,))))
+    """
+    return LatticeGibbs(space) if isinstance(space, Count) else Gibbs(space)
 
 
 keeps_default(

@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal
 
 from poe.core.errors import NonFiniteError, is_out_of_memory
 from poe.core.joint_space import Joint
-from poe.core.space import Real, Space
+from poe.core.space import Count, Real, Space
 from poe.density.adapt import FromDistribution, Uniform
 from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample, samplable_factor
@@ -20,8 +20,9 @@ from poe.density.expert import At, Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
-from poe.tuning.prior_parts import draw_as_read, priors_of_parts
 from poe.structure.edges import breadth
+from poe.tuning.counts import FEW_SIZES, counts_of_sizes
+from poe.tuning.prior_parts import draw_as_read, priors_of_parts
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -151,8 +152,11 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
         said = f"draws of {', '.join(map(repr, priors))} where they are read"
         return _Source(said, None, like, coordinates, tuple(priors.values()))
     if isinstance(target.space, Joint):
-        said = "standard normals, and any label alike"
+        said = "standard normals, any label alike, and counts of all sizes"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
+    if isinstance(target.space, Count):
+        few = counts_of_sizes(target.space, like, FEW_SIZES)
+        return _Source("counts of about 1 to 64", few, like, coordinates)
     if target.space.is_discrete:
         return _Source("any state alike", Uniform(target.space, like), like, coordinates)
     return _Source("standard normals", None, like, coordinates)
@@ -184,8 +188,12 @@ def _normal(space: Space, like: Tensor, scale: float) -> Expert:
     return FromDistribution(normal)
 
 
+def _alike(space: Space, like: Tensor) -> Expert:
+    return counts_of_sizes(space, like) if isinstance(space, Count) else Uniform(space, like)
+
+
 class OfParts(Expert):
-    """On a mixed state: N(0, scale² I) of the real parts, and every label alike.
+    """On a mixed state: N(0, scale² I) of the real parts, every label alike, counts of all sizes.
 
     >>> space = poe.Joint((poe.Real(1), poe.Binary(1)))
     >>> expert = OfParts(space, torch.zeros(()), 1.0)
@@ -198,7 +206,7 @@ class OfParts(Expert):
         self.space: Joint = space
         self.experts = nn.ModuleList(
             [
-                _normal(part, like, scale) if isinstance(part, Real) else Uniform(part, like)
+                _normal(part, like, scale) if isinstance(part, Real) else _alike(part, like)
                 for part in space.parts
             ]
         )
@@ -235,7 +243,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     """Where to start so as to miss no mode, in words and as an expert that can be sampled exactly.
 
     The first factor of the target that can be sampled, else N(0, 10² I) in unconstrained
-    coordinates; on a discrete space the uniform distribution.
+    coordinates; on a finite space the uniform distribution, on counts a mixture of geometric ones.
 
     Args:
         target: p̃.
@@ -252,6 +260,8 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
         return f"expert {factor[0]!r}", factor[1]
     if isinstance(target.space, Joint):
         return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
+    if isinstance(target.space, Count):
+        return "counts of all sizes", counts_of_sizes(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)

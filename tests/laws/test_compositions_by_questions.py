@@ -48,10 +48,12 @@ from poe.probabilities.density_bounds import bounds, has_exact_log_density, log_
 from poe.probabilities.normalizer_error import sensitivities
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
+from poe.structure.elements import InFloat64
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
 from poe.testing import check_expert
 from poe.tuning.choice import Choice, by_structure, on_discrete
+from poe.tuning.truncation import Tabulated, table_of
 from tests.seeds import seeded
 
 Question = Callable[..., Any]
@@ -151,6 +153,8 @@ SAMPLES: dict[type[poe.Expert], list[poe.Expert]] = {
     poe.Normalized: [poe.normalize(e) for e in (narrow**2, magnet, labels**2, clock, made**2)]
     + [with_estimate(narrow * quartic), with_estimate(magnet)],
     poe.Together: [alike(narrow, narrow), alike(coins, coins), alike(labels, labels)],
+    InFloat64: [InFloat64(e) for e in (narrow**2, quartic, magnet * coins, narrow | broad)],
+    Tabulated: [Tabulated(e, table_of(e, Raised())) for e in (experts.Poisson([2.0]) ** 2,)],
     Merged: [merged(poe.Product(narrow, quartic, narrow))],
     Rescaled: [
         Rescaled(e, affine)
@@ -175,8 +179,8 @@ NESTED: list[poe.Expert] = [
 ]
 LEAVES = {
     "Autoregressive", "FittedGaussian", "FittedMixture", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts", "Uniform",
-    "Wrapper",
+    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts", "RoundedNormals",
+    "Uniform", "Wrapper",
 }  # fmt: skip
 
 
@@ -227,6 +231,8 @@ def events(expert: poe.Expert, num: int = 6) -> Tensor:
     if space.num_values is not None:
         x = torch.randint(space.num_values, (num, *space.event_shape), generator=g)
         return x.float() if isinstance(space, poe.Binary) else x
+    if isinstance(space, poe.Count):
+        return torch.randint(6, (num, *space.event_shape), generator=g).float()
     u = torch.randn(num, *space.unconstrained().event_shape, generator=g)
     return space.to_unconstrained.inv(u)
 

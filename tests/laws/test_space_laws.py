@@ -264,13 +264,14 @@ def test_events_without_elements_are_refused(kind: Callable[..., poe.Space], sha
         kind(shape)
 
 
-def test_counts_have_no_kernel_of_their_own_and_this_is_said() -> None:
+def test_counts_are_sampled_and_normalised_as_other_spaces_are() -> None:
     target = poe.FromEnergy(lambda x: x.float().sum(-1), space=poe.Count(2))
-    for call in (
-        lambda: poe.sample(target, 40, generator=seeded(), progress=False),
-        lambda: poe.smc(target, 400, generator=seeded(), progress=False),
-    ):
-        with pytest.raises(poe.PoeError, match="infinitely many values"):
-            call()
-    with pytest.raises(poe.NormalizationError, match="counts"):
-        poe.log_partition(target)
+    truth = -2 * math.log1p(-math.exp(-1))
+    draws = poe.sample(target, 40, generator=seeded(), progress=False)
+    assert draws.guarantee == "exact"
+    particles = poe.smc(target, 400, generator=seeded(), progress=False)
+    found = particles.log_partition
+    assert found is not None
+    assert (found.value - truth).abs() < 5 * found.std_error
+    assert poe.log_partition(target).value.item() == pytest.approx(truth, rel=1e-6)
+    assert poe.log_partition(target).is_exact

@@ -1,4 +1,4 @@
-"""What kernels on finite spaces share: their space, and moves from a value to another one.
+"""What kernels on discrete spaces share: their space, and moves from a value to another one.
 
 A move is a site and a shift s = 1 … k − 1: the value v becomes (v + s) mod k, and k − s undoes it.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.core.space import Space
-from poe.samplers.kernel import Corrected, Density, OnDrawnNoise
+from poe.samplers.kernel import Corrected, Density, Info, OnDrawnNoise
 from poe.samplers.langevin import LangevinState
 
 
@@ -33,11 +33,17 @@ def require_inside(space: Space, x: Tensor) -> None:
         return
     is_outside = ~space.contains(x)
     if is_outside.any():
-        values = "0 or 1" if space.num_values == 2 else f"0 … {(space.num_values or 0) - 1}"
+        values = _values_of(space.num_values)
         raise PoeError(
             f"expected every element of x in {space} to be {values}, got others in "
             f"{int(is_outside.sum())} of {len(x)} chains: round x, or draw it from poe.sample"
         )
+
+
+def _values_of(num_values: int | None) -> str:
+    if num_values is None:
+        return "0, 1, 2, …"
+    return "0 or 1" if num_values == 2 else f"0 … {num_values - 1}"
 
 
 def moved(x: Tensor, shift: Tensor, num_values: int) -> Tensor:
@@ -71,6 +77,16 @@ def estimated_changes(x: Tensor, score: Tensor, num_values: int) -> Tensor:
     values = (sites.long().unsqueeze(-1) + shifts) % num_values
     ordered = slopes.gather(-1, values)  # the present value's first
     return ordered[..., 1:] - ordered[..., :1]
+
+
+def swept(tried: Tensor) -> Info:
+    """What draws from conditionals met, by all the log-densities tried: ``(chains, n)``."""
+    is_outside = tried == -torch.inf
+    is_undefined = tried.isnan() | (tried == torch.inf)
+    is_free = ~(is_outside | is_undefined).all(1)
+    probability = is_free.to(tried.dtype)
+    nowhere = torch.zeros_like(is_free)
+    return Info(probability, is_free, is_outside.any(1), is_undefined.any(1), nowhere)
 
 
 @dataclass(frozen=True)

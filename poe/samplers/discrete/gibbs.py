@@ -12,7 +12,7 @@ from torch import Tensor
 
 from poe.core.arguments import checked
 from poe.core.space import Space
-from poe.samplers.discrete.finite import moved, require_finite, require_inside
+from poe.samplers.discrete.finite import moved, require_finite, require_inside, swept
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -141,7 +141,7 @@ class Gibbs(Corrected[MetropolisState]):
             tried.append(found)
         position = x.reshape(state.position.shape)
         # Asked once more where it ends: a level of a path knows its parts there by that.
-        return MetropolisState(position, target.log_density(position)), _info(torch.cat(tried, 1))
+        return MetropolisState(position, target.log_density(position)), swept(torch.cat(tried, 1))
 
     def _scan(self, noise: Any) -> Iterable[int | Tensor]:
         """The sites in the order in which they are drawn, each one's number or ``(chains,)``."""
@@ -155,16 +155,6 @@ class Gibbs(Corrected[MetropolisState]):
         others[rows, :, site] = (x[rows, site, None] + shifts) % self.num_values
         rows = others.reshape(len(x) * num_others, *self.space.event_shape)
         return target.log_density(rows).reshape(len(x), num_others)
-
-
-def _info(tried: Tensor) -> Info:
-    """What a sweep met, by the log-densities of all the values that it tried: ``(chains, n)``."""
-    is_outside = tried == -torch.inf
-    is_undefined = tried.isnan() | (tried == torch.inf)
-    is_free = ~(is_outside | is_undefined).all(1)
-    probability = is_free.to(tried.dtype)
-    nowhere = torch.zeros_like(is_free)
-    return Info(probability, is_free, is_outside.any(1), is_undefined.any(1), nowhere)
 
 
 class ScanNoise(NamedTuple):

@@ -68,8 +68,13 @@ def test_one_part_without_a_gradient_is_named() -> None:
     assert log_density_of_one_hot(product) is None
     with pytest.raises(poe.PoeError, match=r"got bad, which has none.*FromOneHot.*Gibbs"):
         product.score(X)
-    with pytest.raises(poe.PoeError, match="continuous or finite space"):
-        experts.Poisson([1.0]).score(torch.ones(2, 1))
+
+
+def test_a_score_of_counts_is_that_of_the_formula_at_real_numbers() -> None:
+    rate, x = torch.tensor([1.0, 4.0]), torch.tensor([[0.0, 3.0], [7.0, 1.0]])
+    expected = rate.log() - torch.digamma(x + 1)
+    torch.testing.assert_close(experts.Poisson(rate).score(x), expected)
+    torch.testing.assert_close(experts.Poisson(rate).score(x.long()), expected)
 
 
 def test_the_space_must_have_one_hot_values() -> None:

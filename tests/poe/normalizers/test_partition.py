@@ -214,12 +214,6 @@ def test_states_lists_every_event_once() -> None:
         states(poe.Binary(100))
 
 
-def test_what_no_method_reaches_is_refused() -> None:
-    counts = poe.FromLogDensity(lambda x: -x, space=poe.Count(()))
-    with pytest.raises(poe.NormalizationError, match=r"poe.log_ratio"):
-        poe.log_partition(counts)
-
-
 def test_product_of_a_closed_form_and_a_function_uses_quadrature() -> None:
     product = (
         gaussian([0.0], scale=1.0) / gaussian([0.0], scale=0.9) * real(lambda x: -x.pow(4).sum(-1))

@@ -404,7 +404,12 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str)
         run(PRIOR * LIKELIHOOD, 1000, **settings)
 
 
-def test_counts_need_a_start() -> None:
-    target = poe.FromLogDensity(lambda x: -x.sum(-1), space=poe.Count(3))
-    with pytest.raises(poe.PoeError, match=r"start for Count\(3\).*`start=`.*`kernel=`"):
-        run(target, 1000)
+def test_counts_start_from_all_sizes() -> None:
+    target = poe.FromEnergy(lambda x: (x - 300).square().sum(-1) / 200, space=poe.Count(3))
+    draws = run(target, 2000)
+    assert draws.log_partition is not None
+    truth = 3 * 0.5 * math.log(200 * math.pi)  # a Gaussian of sd 10
+    found = draws.log_partition
+    assert (found.value - truth).abs() < 4.5 * found.std_error
+    mean = draws.samples.flatten(0, 1).mean(0)
+    assert (mean - 300).abs().max() < 4.0

@@ -243,7 +243,7 @@ def test_a_joint_space_holds_its_parts(tmp_path: Path) -> None:
         SPACE.batch_shape(torch.zeros(2, 3).long())
     with pytest.raises(poe.ShapeError, match="expected 2 parts"):
         SPACE.join(parts[0])
-    for wrong in ((poe.Real(2),), (poe.Real(1), poe.Count(1)), (poe.Positive(1), LABEL)):
+    for wrong in ((poe.Real(2),), (poe.Real(1), poe.Simplex(2)), (poe.Positive(1), LABEL)):
         with pytest.raises(poe.PoeError, match="at least two parts"):
             poe.Joint(wrong)
     poe.save(poe.FromLogDensity(torch.nn.Flatten(0), space=SPACE), tmp_path / "joint")

@@ -18,6 +18,7 @@ from poe.samplers import (
     ULA,
     AnnealedLangevin,
     Dense,
+    LatticeGibbs,
     MetropolisHastings,
     ParallelTempering,
     Preconditioned,
@@ -118,12 +119,18 @@ def test_ula_is_called_biased() -> None:
     assert draws.guarantee == "biased"
 
 
-def test_counts_need_a_start_and_a_kernel() -> None:
-    target = poe.FromLogDensity(lambda x: -x.float().sum(-1), space=poe.Count(3))
-    with pytest.raises(poe.PoeError, match=r"start for Count\(3\).*`initial=`.*`kernel=`"):
-        quiet(target, 10)
-    with pytest.raises(poe.PoeError, match=r"expected a kernel for the discrete space Count\(3\)"):
-        quiet(target, 10, initial=torch.zeros(4, 3))
+def test_counts_are_drawn_from_a_table_or_by_a_kernel() -> None:
+    def energy(x: Tensor) -> Tensor:
+        return (x - 3).square().sum(-1) + 0.1 * x.prod(-1)
+
+    few, many = (poe.FromEnergy(energy, space=poe.Count(size)) for size in (2, 5))
+    draws = quiet(few, 100, generator=seeded())
+    assert draws.guarantee == "exact"
+    assert "what lies beyond has at most" in draws.choice
+    draws = quiet(many, 100, warmup=20, generator=seeded())
+    assert draws.guarantee == "asymptotically exact"
+    assert isinstance(draws.kernel, LatticeGibbs)
+    assert many.space.contains(draws.samples).all()
 
 
 def test_the_transition_is_that_of_the_kernel_by_hand() -> None:

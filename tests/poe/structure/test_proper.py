@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -188,6 +189,53 @@ def test_improper_is_refused_and_the_expert_named(expert: poe.Expert, blamed: st
 )
 def test_what_is_proper_or_not_decided_passes(expert: poe.Expert, verdict: bool | None) -> None:
     check_proper(expert)
+    assert is_proper(expert) is verdict
+
+
+def poisson(*rate: float) -> poe.Expert:
+    return experts.Poisson(f64(*rate))
+
+
+def geometric(*probs: float) -> poe.Expert:
+    return poe.as_expert(D.Independent(D.Geometric(f64(*probs)), 1))
+
+
+def negative_binomial(count: float, *probs: float) -> poe.Expert:
+    return poe.as_expert(D.Independent(D.NegativeBinomial(count, f64(*probs)), 1))
+
+
+@pytest.mark.parametrize(
+    ("expert", "verdict"),
+    [
+        (poisson(3.0) * poisson(5.0), True),
+        (poisson(3.0) / geometric(0.5), True),
+        (geometric(0.5) / poisson(3.0), False),
+        (poisson(3.0) / poisson(5.0), True),  # (3 / 5)^n
+        (poisson(5.0) / poisson(3.0), False),
+        (poisson(5.0) / poe.as_expert(D.Independent(D.Poisson(f64(3.0)), 1)), False),
+        (poisson(3.0) / poisson(3.0), False),  # 1 everywhere
+        (geometric(0.5) / geometric(0.3), True),
+        (geometric(0.3) / geometric(0.5), False),
+        (negative_binomial(4.0, 0.6) ** 0.1, True),
+        (negative_binomial(4.0, 0.6) ** -1, False),
+        (negative_binomial(0.2, 0.6) ** 3 / geometric(0.4) ** 2.9, True),
+        (negative_binomial(0.2, 0.6) ** 3 / geometric(0.4) ** 3.1, False),
+        (negative_binomial(0.2, 0.6) ** 3 / geometric(0.4) ** 3, True),  # n^(-2.4)
+        (negative_binomial(0.8, 0.6) ** 3 / geometric(0.4) ** 3, False),  # n^(-0.6)
+        (negative_binomial(2.0, 0.6) / negative_binomial(4.0, 0.6), True),  # n^(-2)
+        (poisson(1.0, 5.0) / poisson(2.0, 3.0), False),
+        (poisson(1.0, 2.0) / poisson(2.0, 3.0), True),
+        ((poisson(3.0) | geometric(0.5)) / geometric(0.7), False),
+        ((poisson(3.0) | geometric(0.5)) / geometric(0.2), True),
+        (geometric(0.5) / (poisson(3.0) | geometric(0.2)), True),
+        (poisson(3.0) / poe.FromEnergy(lambda x: x.sum(-1), space=poe.Count(1)), None),
+    ],
+)
+def test_counts_are_decided_by_the_first_order_that_tells(
+    expert: poe.Expert, verdict: bool | None
+) -> None:
+    with pytest.raises(poe.ImproperError, match="infinit") if verdict is False else nullcontext():
+        check_proper(expert)
     assert is_proper(expert) is verdict
 
 

@@ -118,11 +118,36 @@ def test_of_a_conditional_with_its_condition_bound() -> None:
     torch.testing.assert_close(tails(step.given(torch.zeros(3, 1))), expected)
 
 
-def test_of_a_simplex_and_of_counts() -> None:
+ON_COUNTS = {
+    "Poisson": experts.Poisson(f64(2.0, 0.3)),
+    "D.Poisson": poe.as_expert(D.Independent(D.Poisson(f64(2.0, 0.3)), 1)),
+    "Geometric": poe.as_expert(D.Independent(D.Geometric(f64(0.2, 0.7)), 1)),
+    "of logits": poe.as_expert(D.Independent(D.Geometric(logits=f64(-1.0, 2.0)), 1)),
+    "NegativeBinomial": poe.as_expert(
+        D.Independent(D.NegativeBinomial(f64(0.4, 5.0), f64(0.2, 0.7)), 1)
+    ),
+    "of one count": poe.as_expert(D.Independent(D.NegativeBinomial(3.0, f64(0.2, 0.7)), 1)),
+}
+
+
+@pytest.mark.parametrize("name", ON_COUNTS)
+def test_growth_on_counts_is_that_of_the_log_density_far_out(name: str) -> None:
+    expert = ON_COUNTS[name]
+    found = tails(expert)
+    assert found is not None
+    n = f64(1e4, 1e5, 1e6, 1e7)
+    orders = torch.stack([torch.xlogy(n, n), n, n.log(), torch.ones_like(n)], 1)
+    for element, growth in enumerate(found[0].unflatten(0, (3, 2)).T):
+        x = torch.zeros(4, 2, dtype=torch.float64)
+        x[:, element] = n
+        measured = torch.linalg.solve(orders, expert.energy(x))[:3]
+        torch.testing.assert_close(measured, growth, rtol=0, atol=2e-3)
+
+
+def test_of_a_simplex() -> None:
     found = tails(experts.Dirichlet(f64(0.5, 1.0, 3.0)))
     torch.testing.assert_close(found, f64(-0.5, 0.0, 2.0)[None])
     torch.testing.assert_close(tails(poe.as_expert(D.Dirichlet(f64(0.5, 1.0, 3.0)))), found)
-    assert torch.equal(tails(experts.Poisson(f64(2.0, 3.0))), f64(1.0, 1.0)[None])
 
 
 @pytest.mark.parametrize(

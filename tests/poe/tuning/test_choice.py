@@ -13,7 +13,16 @@ import poe
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.density.conditional import is_batch
 from poe.density.coordinates import Coordinates
-from poe.samplers import DMALA, MALA, Gibbs, Kernel, MetropolisHastings, Preconditioned
+from poe.samplers import (
+    DMALA,
+    MALA,
+    Gibbs,
+    Kernel,
+    LatticeGibbs,
+    LatticeMALA,
+    MetropolisHastings,
+    Preconditioned,
+)
 from poe.samplers.fitted_hmc import FittedHMC
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import choose, why_no_score
@@ -173,10 +182,28 @@ def test_a_long_default_run_on_bits_has_the_right_moments() -> None:
     assert z.abs().max() < 4.5  # the largest of 80, by errors from 64 chains
 
 
-def test_counts_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("size", "energy", "kernel"),
+    [
+        (3, lambda x: x.sum(-1), LatticeGibbs),
+        (40, lambda x: (x - 9).square().sum(-1) / 9, LatticeMALA),
+        (40, lambda x: (x.long() - 9).abs().sum(-1).to(x), LatticeGibbs),  # without a gradient
+        (40, lambda x: (x - 1e4).square().sum(-1) / 1e4, LatticeMALA),
+    ],
+)
+def test_counts_move_by_windows_or_along_a_gradient_that_foretells(
+    size: int, energy: Callable[[Tensor], Tensor], kernel: type
+) -> None:
+    target = poe.FromEnergy(energy, space=poe.Count(size))
+    starts = torch.poisson(torch.full((8, size), 9.0), generator=torch.Generator().manual_seed(0))
+    assert isinstance(choose(structure_of(target), target, starts).kernel, kernel)
+
+
+def test_a_batch_of_densities_on_counts_is_refused() -> None:
     target = poe.FromLogDensity(lambda x: -x.sum(-1), space=poe.Count(3))
-    with pytest.raises(poe.PoeError, match=r"discrete space Count.*by `kernel="):
-        choose(structure_of(target), target, torch.zeros(4, 3))
+    known = structure_of(target)._replace(is_batch=True)
+    with pytest.raises(poe.PoeError, match="one condition at a time"):
+        choose(known, target, torch.zeros(4, 3))
 
 
 class Biased(poe.Conditional):
