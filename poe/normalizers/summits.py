@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION
 from poe.core.space import Space
+from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.normalizers.fitted import FittedMixture
@@ -23,7 +24,8 @@ from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.samplers.kernel import or_nothing
 
 CLIMBS, STEPS = 64, 40
-MAX_SUMMITS = 4
+MAX_SUMMITS, MAX_FAR = 4, 8
+"""From particles, and from everywhere."""
 DRAWS = 512
 """Around each summit, to integrate the density there."""
 HALVINGS = 10
@@ -84,6 +86,12 @@ class Found(NamedTuple):
 
     summits: list[Summit]
     num_evaluations: int
+    num_left: int = 0
+    """Climbs that ended at other places, as high as these."""
+
+    def missed(self, levels: Levels, log_z: Tensor, std_error: Tensor) -> list[Summit]:
+        """Those that hold more of Z than of the particles."""
+        return [one for one in self.summits if one.missed(levels, log_z, std_error)]
 
 
 NONE = Found([], 0)
@@ -108,19 +116,44 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     """
     if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
         return NONE
+    return _among(target, x, [], MAX_SUMMITS, generator)
+
+
+def from_everywhere(
+    target: Expert, broad: Expert, near: Found, generator: torch.Generator
+) -> Found:
+    """The summits that were found, and those that climbs from draws of a broad start reach beside.
+
+    Particles are resampled on their way, and end in few of many modes; these climbs are not.
+    """
+    if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
+        return near
+    x = exact_sample(broad, CLIMBS, generator)
+    far = _among(target, x, near.summits, MAX_FAR, generator)
+    return Found(
+        [*near.summits, *far.summits], near.num_evaluations + far.num_evaluations, far.num_left
+    )
+
+
+def _among(
+    target: Expert, x: Tensor, known: list[Summit], most: int, generator: torch.Generator
+) -> Found:
+    """Where climbs from x end, beside the summits that are known: at most so many."""
     spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
     tops, values = _climb(target, x, spread)
     order = values.argsort(descending=True)
     tops = tops[order][values[order] > -torch.inf].reshape(-1, len(spread))
+    for summit in known:
+        tops = tops[~summit.contains(tops)]
     summits: list[Summit] = []
     count = len(x) * (STEPS + 1)
-    while len(tops) and len(summits) < MAX_SUMMITS:
+    while len(tops) and len(summits) < most:
         factor, cost = _shape(target, tops[0], spread)
         summit = _weighed(target, tops[0], factor, generator)
         summits.append(summit)
         count += cost + DRAWS
         tops = tops[~summit.contains(tops)]
-    return Found(summits, count)
+    return Found(summits, count, len(tops))
 
 
 def _climb(target: Expert, x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,164 @@
+"""Small runs of particles to a target, each from nearer than the one before, until two agree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.density.expert import Expert, Mixture
+from poe.normalizers.fitted import fit_density
+from poe.normalizers.levels import Levels, Report, all_levels, walk
+from poe.normalizers.sides import group_doubts
+from poe.normalizers.summits import (
+    CLIMBS,
+    NONE,
+    Found,
+    Summit,
+    around,
+    find_summits,
+    from_everywhere,
+)
+from poe.particles.islands import Schedule
+from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Guarded, Raised
+
+SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
+"""A small run in bold steps."""
+MORE = SCOUTS._replace(num_chains=128)
+"""Where they disagree."""
+DRAWS = 1024
+"""Of the scouts, by their weights, to fit a start to."""
+SCOUTED_NUMBERS = 2**19
+"""Enough of what the scouts say to know log Z roughly."""
+MAX_ROUNDS = 3
+"""Of runs from a density fitted to the run before."""
+CLOSE = 3.0
+"""Runs that differ by fewer standard errors than this agree."""
+
+
+class Route(NamedTuple):
+    """A run of particles from a start to the target, and what all of its levels say of log Z."""
+
+    start: Expert
+    levels: Levels
+    log_z: Tensor
+    std_error: Tensor
+
+    def above(self, other: Route) -> float:
+        """By how many standard errors of both this log Z exceeds the other's."""
+        error = torch.hypot(self.std_error, other.std_error)
+        return ((self.log_z - other.log_z) / error).item()
+
+
+class Scouted(NamedTuple):
+    """What small runs found out about a target.
+
+    - ``broad``: the run from where no mode should be missed;
+    - ``best``: the run that is to be believed;
+    - ``nearer``: where to begin: what fits the particles of that, or where it began itself;
+    - ``summits``: what climbing reaches;
+    - ``num_evaluations``: of the target, by all runs and climbs.
+    """
+
+    broad: Route
+    best: Route
+    nearer: Expert
+    summits: Found
+    num_evaluations: int
+
+
+class Scouting(NamedTuple):
+    """What all runs to one target have in common."""
+
+    target: Expert
+    has_score: bool
+    generator: torch.Generator
+    report: Report
+    raised: Raised
+
+    @property
+    def asked(self) -> Guarded:
+        """The target, errors at some positions kept."""
+        return Guarded(self.target, self.raised)
+
+    def run(self, start: Expert, schedule: Schedule = SCOUTS) -> Route:
+        """Particles from a start to the target."""
+        levels = walk(self.target, start, schedule, self.generator, self.report, self.raised)
+        found = all_levels(levels, SCOUTED_NUMBERS)
+        return Route(start, levels, found.log_z[-1] + levels.log_start, found.std_error)
+
+    def fit(self, levels: Levels) -> Expert:
+        """The density under which particles at the target are likeliest."""
+        x = equally_weighted(levels, DRAWS, self.generator)
+        if not self.has_score:
+            return fit_density(x, None, self.target.space, self.generator)
+        score = self.asked.score(x)
+        is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
+        return fit_density(x, score if is_usable else None, self.target.space, self.generator)
+
+    def summits(self, levels: Levels, broad: Expert) -> Found:
+        """What climbing reaches, from particles and from draws of the broad start.
+
+        Without a score nothing climbs.
+        """
+        if self.target.space.is_discrete or not self.has_score:
+            return NONE
+        x = equally_weighted(levels, CLIMBS, self.generator)
+        near = find_summits(self.asked, x, self.generator)
+        return from_everywhere(self.asked, broad, near, self.generator)
+
+
+def scouted(scouting: Scouting, broad: Expert) -> Scouted:
+    """A run from a broad start, and others from densities fitted to the one before.
+
+    log Ẑ of particles that lag behind their path is too low, and E Ẑ = Z forbids that it be much
+    too high by chance. So a run from nearer is believed where it says more than the one before,
+    and wants another to agree with it; one that says less has lost something on the way, and the
+    start of the one before is kept.
+    """
+    first = scouting.run(broad)
+    cost = first.levels.num_evaluations
+    if group_doubts(first.levels.log_z):
+        first = scouting.run(broad, MORE)
+        cost += first.levels.num_evaluations
+    if scouting.target.space.is_discrete:
+        # A density of independent elements may favour one mode so much that particles from there
+        # never come back to the others: they begin where the scouts did.
+        return Scouted(first, first, broad, NONE, cost)
+    summits = scouting.summits(first.levels, broad)
+    missed = summits.missed(first.levels, first.log_z, first.std_error)
+    best, nearer, more = _nearer(scouting, first, missed)
+    return Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
+
+
+def _nearer(scouting: Scouting, first: Route, missed: list[Summit]) -> tuple[Route, Expert, int]:
+    """The run to be believed, where to begin, and the evaluations it took."""
+    best, cost = first, 0
+    nearer = _with_summits(scouting.fit(first.levels), missed)
+    for _ in range(MAX_ROUNDS):
+        run = scouting.run(nearer)
+        cost += run.levels.num_evaluations
+        above = run.above(best)
+        if above < -CLOSE:
+            return best, best.start, cost
+        best, nearer = run, _with_summits(scouting.fit(run.levels), missed)
+        if above < CLOSE:
+            break
+    return best, nearer, cost
+
+
+def _with_summits(fitted: Expert, missed: list[Summit]) -> Expert:
+    """A fitted density, and in equal parts the summits that particles did not find."""
+    if not missed:
+        return fitted
+    return Mixture([fitted, around(missed, fitted.space)], [0.5, 0.5])
+
+
+def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
+    """Particles of all islands by the islands' weights, in any order: ``(num_draws, *event)``."""
+    log_weights = levels.log_z.repeat_interleave(levels.position.shape[1])[None]
+    rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
+    order = torch.randperm(num_draws, generator=generator, device=rows.device)
+    return levels.position.flatten(0, 1)[rows[order]]
