@@ -183,12 +183,21 @@ def summit_doubts(
     problem: Problem, levels: Levels, value: Tensor, std_error: Tensor
 ) -> list[Doubt]:
     """Whether particles are at summits that climbing reaches as often as the mass there says."""
-    missed = [one.missed(levels, value, std_error) for one in problem.scouted.summits.summits]
-    told = (
-        f"climbing from particles reaches a summit that has {shares[0]:.0%} of the mass that was "
-        f"found, and {shares[1]:.0%} of the particles: modes were missed; give a start that covers "
-        "them, by `start=`, or leave it out"
-        for shares in missed
-        if shares is not None
-    )
-    return [Doubt(Kind.UNSEEN, text) for text in told]
+    found = problem.scouted.summits
+    missed = [one.missed(levels, value, std_error) for one in found.summits]
+    shares = [pair for pair in missed if pair is not None]
+    if shares:
+        mass, held = map(sum, zip(*shares, strict=True))
+        text = (
+            f"climbing reaches {len(shares)} summits that have {mass:.0%} of the mass that was "
+            f"found, and {held:.0%} of the particles: modes were missed; give a start that covers "
+            "them, by `start=`, or leave it out"
+        )
+        return [Doubt(Kind.UNSEEN, text)]
+    if not found.is_all:
+        text = (
+            f"climbing from all over reached {len(found.summits)} summits, and still new ones with "
+            "the last climbs: there may be more; give a start that covers them, by `start=`"
+        )
+        return [Doubt(Kind.UNSEEN, text)]
+    return []

@@ -7,18 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
 from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, all_levels, walk
 from poe.normalizers.sides import group_doubts
 from poe.normalizers.summits import (
     CLIMBS,
+    MAX_SUMMITS,
     NONE,
     Found,
     Summit,
     around,
+    beyond,
     find_summits,
-    from_everywhere,
 )
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
@@ -32,6 +34,10 @@ DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
+MAX_CLIMBS, MANY_SUMMITS = 256, 64
+"""At once, from all over the broad start; and so many of what they reach are weighed."""
+LEAST = 0.1
+"""The share of a start that summits beside it have at least, and at most leave to it."""
 MAX_ROUNDS = 3
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
@@ -98,16 +104,28 @@ class Scouting(NamedTuple):
         is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
         return fit_density(x, score if is_usable else None, self.target.space, self.generator)
 
-    def summits(self, levels: Levels, broad: Expert) -> Found:
+    def summits(self, route: Route, broad: Expert) -> Found:
         """What climbing reaches, from particles and from draws of the broad start.
 
+        Particles are resampled on their way, and end in few of many modes; climbs are not. Where
+        these reach summits that the particles missed there are more of them, until none is new.
         Without a score nothing climbs.
         """
-        if self.target.space.is_discrete or not self.has_score:
+        if not self.has_score:
             return NONE
-        x = equally_weighted(levels, CLIMBS, self.generator)
-        near = find_summits(self.asked, x, self.generator)
-        return from_everywhere(self.asked, broad, near, self.generator)
+        x = equally_weighted(route.levels, CLIMBS, self.generator)
+        found = find_summits(self.asked, x, self.generator)
+        number, most = CLIMBS, MAX_SUMMITS
+        while number <= MAX_CLIMBS:
+            x = exact_sample(broad, number, self.generator)
+            far = find_summits(self.asked, x, self.generator, found.summits, most)
+            is_all = not far.missed(route.levels, route.log_z, route.std_error)
+            found = found.and_more(far._replace(is_all=is_all))
+            if is_all:
+                break
+            broad = beyond(found.summits, self.target.space)
+            number, most = 2 * number, MANY_SUMMITS
+        return found
 
 
 def scouted(scouting: Scouting, broad: Expert) -> Scouted:
@@ -127,33 +145,39 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
         # A density of independent elements may favour one mode so much that particles from there
         # never come back to the others: they begin where the scouts did.
         return Scouted(first, first, broad, NONE, cost)
-    summits = scouting.summits(first.levels, broad)
-    missed = summits.missed(first.levels, first.log_z, first.std_error)
-    best, nearer, more = _nearer(scouting, first, missed)
+    summits = scouting.summits(first, broad)
+    best, nearer, more = _nearer(scouting, first, summits)
     return Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
 
 
-def _nearer(scouting: Scouting, first: Route, missed: list[Summit]) -> tuple[Route, Expert, int]:
+def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
     """The run to be believed, where to begin, and the evaluations it took."""
     best, cost = first, 0
-    nearer = _with_summits(scouting.fit(first.levels), missed)
+    thin = summits.thin(first.levels, first.log_z)
+    nearer = _with_summits(scouting.fit(first.levels), thin, first.log_z)
     for _ in range(MAX_ROUNDS):
         run = scouting.run(nearer)
         cost += run.levels.num_evaluations
         above = run.above(best)
         if above < -CLOSE:
             return best, best.start, cost
-        best, nearer = run, _with_summits(scouting.fit(run.levels), missed)
-        if above < CLOSE:
+        missed = summits.missed(*run[1:])
+        thin = [
+            one for one in summits.summits if any(one is x for x in thin) or one.is_thin(*run[1:3])
+        ]
+        best, nearer = run, _with_summits(scouting.fit(run.levels), thin, run.log_z)
+        if above < CLOSE and not missed:
             break
     return best, nearer, cost
 
 
-def _with_summits(fitted: Expert, missed: list[Summit]) -> Expert:
-    """A fitted density, and in equal parts the summits that particles did not find."""
-    if not missed:
+def _with_summits(fitted: Expert, thin: list[Summit], log_z: Tensor) -> Expert:
+    """A fitted density, and beside it the summits where particles were too few."""
+    if not thin:
         return fitted
-    return Mixture([fitted, around(missed, fitted.space)], [0.5, 0.5])
+    beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
+    share = torch.sigmoid(beside - log_z).clamp(LEAST, 1 - LEAST).item()
+    return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ over the targets of ``benchmarks/log_z_coverage.py`` and ``log_z_trust.py`` with
 UNSEEN = 0.01
 """The share of the target's mass that may lie where an estimator has never been."""
 UNSEEN_DRAWS = 8.0
-"""Or where that many of its draws should have been."""
+"""Or where that many of its draws, or chains, should have been."""
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 

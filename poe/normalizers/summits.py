@@ -13,24 +13,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.core.affine import MAX_DENSE_DIMENSION, Diagonal
 from poe.core.space import Space
-from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.fitted import FittedMixture
+from poe.normalizers.fitted import FittedGaussian, FittedMixture
 from poe.normalizers.levels import Levels
 from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.samplers.kernel import or_nothing
 
 CLIMBS, STEPS = 64, 40
-MAX_SUMMITS, MAX_FAR = 4, 8
-"""From particles, and from everywhere."""
+MAX_SUMMITS = 4
 DRAWS = 512
 """Around each summit, to integrate the density there."""
 HALVINGS = 10
 WIDEST, NARROWEST = 2.0**4, 2.0**-20
 """Between these times the particles' spread lie the widths of summits that are looked for."""
+THIN = 1.5
+"""Summits with so many times the mass that particles there account for join a start."""
 FLATTEST = 0.1
 """Curvatures are taken for at least this, where that of the widths alone would be 1."""
 QUANTILE = 1.2816
@@ -58,27 +58,41 @@ class Summit(NamedTuple):
         self, levels: Levels, log_z: Tensor, std_error: Tensor
     ) -> tuple[float, float] | None:
         """The share of Z in here and that of the particles, where they contradict each other."""
-        is_inside = (
-            self.contains(levels.position.reshape(*levels.position.shape[:2], -1)).double().mean(1)
-        )
-        weight = torch.softmax(levels.log_z, 0)
+        weight, is_inside = self._held(levels)
         share = weight @ is_inside
         mass = (self.log_mass - log_z).exp()
-        errors = [
-            (weight * (is_inside - share)).square().sum().sqrt(),
-            mass * torch.hypot(self.std_error, std_error),
-        ]
-        enough = max(UNSEEN, UNSEEN_DRAWS / levels.position.shape[:2].numel())
-        is_missed = mass - share > max(enough, FAR * torch.stack(errors).norm().item())
+        spread = (weight * (is_inside - share)).square().sum().sqrt()
+        # On the scale of logarithms: a log Z that is hardly known leaves room for no mass at all.
+        least = mass * (-FAR * torch.hypot(self.std_error, std_error)).exp()
+        enough = max(UNSEEN, UNSEEN_DRAWS / levels.num_chains)
+        is_missed = bool((least - share > FAR * spread) & (mass - share > enough))
         return (mass.item(), share.item()) if is_missed else None
+
+    def is_thin(self, levels: Levels, log_z: Tensor) -> bool:
+        """Whether particles are here less often than they should be, were it by chance."""
+        weight, is_inside = self._held(levels)
+        return bool(log_z + (weight @ is_inside).log() < self.log_mass - math.log(THIN))
+
+    def _held(self, levels: Levels) -> tuple[Tensor, Tensor]:
+        """The weight of each island, and the share of its particles in here: ``(islands,)``."""
+        x = levels.position.reshape(*levels.position.shape[:2], -1)
+        return torch.softmax(levels.log_z, 0), self.contains(x).double().mean(1)
 
 
 def around(summits: Sequence[Summit], space: Space) -> FittedMixture:
-    """Gaussians of the summits' shapes, of equal weight."""
+    """Gaussians of the summits' shapes, weighted by their masses."""
     centres = torch.stack([summit.centre for summit in summits])
     factors = torch.stack([summit.factor for summit in summits])
-    log_weights = centres.new_full((len(summits),), -math.log(len(summits)))
-    return FittedMixture(log_weights, centres, factors, space)
+    log_weights = torch.stack([summit.log_mass for summit in summits]).log_softmax(0)
+    return FittedMixture(log_weights.to(centres.dtype), centres, factors, space)
+
+
+def beyond(summits: Sequence[Summit], space: Space) -> FittedGaussian:
+    """A Gaussian twice as wide as the summits lie apart, for climbs that end at others."""
+    centres = torch.stack([summit.centre for summit in summits])
+    sizes = torch.stack([summit.factor.square().sum(1) for summit in summits]).mean(0)
+    spread = (centres.var(0, correction=0) + sizes).sqrt()
+    return FittedGaussian(Diagonal(centres.mean(0), 2.0 * spread), space)
 
 
 class Found(NamedTuple):
@@ -86,18 +100,36 @@ class Found(NamedTuple):
 
     summits: list[Summit]
     num_evaluations: int
-    num_left: int = 0
-    """Climbs that ended at other places, as high as these."""
+    is_all: bool = True
+    """Whether the last climbs brought no more that particles had missed."""
 
     def missed(self, levels: Levels, log_z: Tensor, std_error: Tensor) -> list[Summit]:
         """Those that hold more of Z than of the particles."""
         return [one for one in self.summits if one.missed(levels, log_z, std_error)]
 
+    def thin(self, levels: Levels, log_z: Tensor) -> list[Summit]:
+        """Those where particles are too few, were it by chance."""
+        return [one for one in self.summits if one.is_thin(levels, log_z)]
+
+    def and_more(self, other: Found) -> Found:
+        """Those of both."""
+        return Found(
+            [*self.summits, *other.summits],
+            self.num_evaluations + other.num_evaluations,
+            other.is_all,
+        )
+
 
 NONE = Found([], 0)
 
 
-def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found:
+def find_summits(
+    target: Expert,
+    x: Tensor,
+    generator: torch.Generator,
+    known: Sequence[Summit] = (),
+    most: int = MAX_SUMMITS,
+) -> Found:
     """Climb from positions on a continuous space, and integrate the density around the highest.
 
     From each place a gradient ascent, its steps longer after each that led upward, shorter after
@@ -105,7 +137,8 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     the score at these, make the ellipsoid; draws of the Gaussian that belongs to it, cut off at its
     border, weigh the mass in it without bias, whatever the shape of the density.
 
-    Shapes: x ``(n, *event)``. Nothing is looked for in more than 512 dimensions.
+    Shapes: x ``(n, *event)``. Nothing is looked for in more than 512 dimensions, nor twice: what
+    ends inside a summit that is ``known`` is left out.
 
     >>> import experts
     >>> wide, narrow = experts.Gaussian([0.0], scale=3.0), experts.Gaussian([1.0], scale=0.001)
@@ -116,29 +149,6 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     """
     if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
         return NONE
-    return _among(target, x, [], MAX_SUMMITS, generator)
-
-
-def from_everywhere(
-    target: Expert, broad: Expert, near: Found, generator: torch.Generator
-) -> Found:
-    """The summits that were found, and those that climbs from draws of a broad start reach beside.
-
-    Particles are resampled on their way, and end in few of many modes; these climbs are not.
-    """
-    if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
-        return near
-    x = exact_sample(broad, CLIMBS, generator)
-    far = _among(target, x, near.summits, MAX_FAR, generator)
-    return Found(
-        [*near.summits, *far.summits], near.num_evaluations + far.num_evaluations, far.num_left
-    )
-
-
-def _among(
-    target: Expert, x: Tensor, known: list[Summit], most: int, generator: torch.Generator
-) -> Found:
-    """Where climbs from x end, beside the summits that are known: at most so many."""
     spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
     tops, values = _climb(target, x, spread)
     order = values.argsort(descending=True)
@@ -153,7 +163,7 @@ def _among(
         summits.append(summit)
         count += cost + DRAWS
         tops = tops[~summit.contains(tops)]
-    return Found(summits, count, len(tops))
+    return Found(summits, count)
 
 
 def _climb(target: Expert, x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
