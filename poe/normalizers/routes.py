@@ -162,13 +162,15 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         if above < -CLOSE:
             return best, best.start, cost
         missed = summits.missed(*run[1:])
-        thin = [
-            one for one in summits.summits if any(one is x for x in thin) or one.is_thin(*run[1:3])
-        ]
+        thin = _joined(thin, summits.thin(*run[1:3]))
         best, nearer = run, _with_summits(scouting.fit(run.levels), thin, run.log_z)
         if above < CLOSE and not missed:
             break
     return best, nearer, cost
+
+
+def _joined(one: list[Summit], other: list[Summit]) -> list[Summit]:
+    return [*one, *(new for new in other if all(new is not old for old in one))]
 
 
 def _with_summits(fitted: Expert, thin: list[Summit], log_z: Tensor) -> Expert:

@@ -31,6 +31,8 @@ WIDEST, NARROWEST = 2.0**4, 2.0**-20
 """Between these times the particles' spread lie the widths of summits that are looked for."""
 THIN = 1.5
 """Summits with so many times the mass that particles there account for join a start."""
+MANY = 0.1
+"""Of all particles, in one summit."""
 FLATTEST = 0.1
 """Curvatures are taken for at least this, where that of the widths alone would be 1."""
 QUANTILE = 1.2816
@@ -68,10 +70,10 @@ class Summit(NamedTuple):
         is_missed = bool((least - share > FAR * spread) & (mass - share > enough))
         return (mass.item(), share.item()) if is_missed else None
 
-    def is_thin(self, levels: Levels, log_z: Tensor) -> bool:
-        """Whether particles are here less often than they should be, were it by chance."""
+    def held(self, levels: Levels) -> Tensor:
+        """The share of the particles in here: ``()``."""
         weight, is_inside = self._held(levels)
-        return bool(log_z + (weight @ is_inside).log() < self.log_mass - math.log(THIN))
+        return weight @ is_inside
 
     def _held(self, levels: Levels) -> tuple[Tensor, Tensor]:
         """The weight of each island, and the share of its particles in here: ``(islands,)``."""
@@ -108,8 +110,20 @@ class Found(NamedTuple):
         return [one for one in self.summits if one.missed(levels, log_z, std_error)]
 
     def thin(self, levels: Levels, log_z: Tensor) -> list[Summit]:
-        """Those where particles are too few, were it by chance."""
-        return [one for one in self.summits if one.is_thin(levels, log_z)]
+        """Those where particles are too few, were it by chance.
+
+        Particles that lag have a log Z that is too low; where a summit holds many of them its mass
+        over their share is a better one.
+        """
+        if not self.summits:
+            return []
+        shares = torch.stack([summit.held(levels) for summit in self.summits])
+        masses = torch.stack([summit.log_mass for summit in self.summits])
+        fullest = shares.argmax()
+        if bool(shares[fullest] > MANY):
+            log_z = masses[fullest] - shares[fullest].log()
+        is_thin = log_z + shares.log() < masses - math.log(THIN)
+        return [summit for summit, thin in zip(self.summits, is_thin, strict=True) if thin]
 
     def and_more(self, other: Found) -> Found:
         """Those of both."""
