@@ -14,10 +14,8 @@ from poe.normalizers.levels import Levels, Report, all_levels, walk
 from poe.normalizers.sides import group_doubts
 from poe.normalizers.summits import (
     CLIMBS,
-    MAX_SUMMITS,
     NONE,
     Found,
-    Summit,
     around,
     beyond,
     find_summits,
@@ -34,7 +32,7 @@ DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
-MAX_CLIMBS, MANY_SUMMITS = 256, 64
+MAX_CLIMBS, MANY = 256, 64
 """At once, from all over the broad start; and so many of what they reach are weighed."""
 LEAST = 0.1
 """The share of a start that summits beside it have at least, and at most leave to it."""
@@ -115,16 +113,16 @@ class Scouting(NamedTuple):
             return NONE
         x = equally_weighted(route.levels, CLIMBS, self.generator)
         found = find_summits(self.asked, x, self.generator)
-        number, most = CLIMBS, MAX_SUMMITS
+        number = CLIMBS
         while number <= MAX_CLIMBS:
             x = exact_sample(broad, number, self.generator)
-            far = find_summits(self.asked, x, self.generator, found.summits, most)
+            far = find_summits(self.asked, x, self.generator, found.summits, MANY)
             is_all = not far.missed(route.levels, route.log_z, route.std_error)
             found = found.and_more(far._replace(is_all=is_all))
             if is_all:
                 break
             broad = beyond(found.summits, self.target.space)
-            number, most = 2 * number, MANY_SUMMITS
+            number *= 2
         return found
 
 
@@ -153,28 +151,24 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
 def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
     """The run to be believed, where to begin, and the evaluations it took."""
     best, cost = first, 0
-    thin = summits.thin(first.levels, first.log_z)
-    nearer = _with_summits(scouting.fit(first.levels), thin, first.log_z)
+    nearer = _start(scouting, first, summits)
     for _ in range(MAX_ROUNDS):
         run = scouting.run(nearer)
         cost += run.levels.num_evaluations
         above = run.above(best)
         if above < -CLOSE:
             return best, best.start, cost
-        missed = summits.missed(*run[1:])
-        thin = _joined(thin, summits.thin(*run[1:3]))
-        best, nearer = run, _with_summits(scouting.fit(run.levels), thin, run.log_z)
-        if above < CLOSE and not missed:
+        best, nearer = run, _start(scouting, run, summits)
+        if above < CLOSE and not summits.missed(*run[1:]):
             break
     return best, nearer, cost
 
 
-def _joined(one: list[Summit], other: list[Summit]) -> list[Summit]:
-    return [*one, *(new for new in other if all(new is not old for old in one))]
-
-
-def _with_summits(fitted: Expert, thin: list[Summit], log_z: Tensor) -> Expert:
-    """A fitted density, and beside it the summits where particles were too few."""
+def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
+    """A density fitted to particles, and beside it the summits where it is too thin."""
+    fitted = scouting.fit(run.levels)
+    log_z = summits.raised(run.levels, run.log_z)
+    thin = summits.thin(fitted, log_z)
     if not thin:
         return fitted
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)

@@ -61,10 +61,10 @@ class Sides(NamedTuple):
                 f"the bounds are {(self.upper - self.lower).item():.3g} nats apart: one of the two "
                 "directions between start and target has failed"
             )
-        elif abs(gap) > FAR * error + 2.0 * jensen:
+        elif gap < -FAR * error - 2.0 * jensen:
             text = (
-                f"the ways from start to target and back differ by {gap:.3g} nats, which is "
-                f"{abs(gap) / error:.0f} standard errors: particles have not settled on the way"
+                f"the way from start to target gives {-gap:.3g} nats more than the way back, which "
+                f"is {-gap / error:.0f} standard errors: particles have not settled on the way"
             )
         else:
             return []

@@ -23,14 +23,16 @@ from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.samplers.kernel import or_nothing
 
 CLIMBS, STEPS = 64, 40
+LAST, RISE = 8, 0.5
+"""A climb that in so many last steps still rose by so much has not ended at a summit."""
 MAX_SUMMITS = 4
 DRAWS = 512
 """Around each summit, to integrate the density there."""
 HALVINGS = 10
 WIDEST, NARROWEST = 2.0**4, 2.0**-20
 """Between these times the particles' spread lie the widths of summits that are looked for."""
-THIN = 1.5
-"""Summits with so many times the mass that particles there account for join a start."""
+THIN = 3.0
+"""Summits where a fitted density is so many times too low join it in a start."""
 MANY = 0.1
 """Of all particles, in one summit."""
 FLATTEST = 0.1
@@ -42,11 +44,13 @@ QUANTILE = 1.2816
 class Summit(NamedTuple):
     """An ellipsoid |L⁻¹ (x − c)|² ≤ q around a summit c, and log of the mass inside.
 
-    Shapes: centre ``(d,)``, factor L ``(d, d)``; log_mass and its standard error ``()``.
+    Shapes: centre ``(d,)``, factor L ``(d, d)``; height log p̃(c), log_mass and its standard error
+    ``()``.
     """
 
     centre: Tensor
     factor: Tensor
+    height: Tensor
     log_mass: Tensor
     std_error: Tensor
 
@@ -109,20 +113,29 @@ class Found(NamedTuple):
         """Those that hold more of Z than of the particles."""
         return [one for one in self.summits if one.missed(levels, log_z, std_error)]
 
-    def thin(self, levels: Levels, log_z: Tensor) -> list[Summit]:
-        """Those where particles are too few, were it by chance.
+    def raised(self, levels: Levels, log_z: Tensor) -> Tensor:
+        """log Z by the summit that holds most of the particles: its mass over their share.
 
-        Particles that lag have a log Z that is too low; where a summit holds many of them its mass
-        over their share is a better one.
+        What particles say of log Z on their way is too low where they lag. Where no summit holds
+        many it is kept.
         """
         if not self.summits:
-            return []
+            return log_z
         shares = torch.stack([summit.held(levels) for summit in self.summits])
-        masses = torch.stack([summit.log_mass for summit in self.summits])
         fullest = shares.argmax()
-        if bool(shares[fullest] > MANY):
-            log_z = masses[fullest] - shares[fullest].log()
-        is_thin = log_z + shares.log() < masses - math.log(THIN)
+        if not bool(shares[fullest] > MANY):
+            return log_z
+        return self.summits[int(fullest)].log_mass - shares[fullest].log()
+
+    def thin(self, fitted: Expert, log_z: Tensor) -> list[Summit]:
+        """Those where a density fitted to particles is much lower than the target is."""
+        if not self.summits:
+            return []
+        heights = torch.stack([summit.height for summit in self.summits])
+        centres = torch.stack([summit.centre for summit in self.summits])
+        with torch.no_grad():
+            fit = fitted(centres.reshape(-1, *fitted.space.event_shape)).double()
+        is_thin = heights - log_z > fit + math.log(THIN)
         return [summit for summit, thin in zip(self.summits, is_thin, strict=True) if thin]
 
     def and_more(self, other: Found) -> Found:
@@ -164,13 +177,11 @@ def find_summits(
     if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
         return NONE
     spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
-    tops, values = _climb(target, x, spread)
-    order = values.argsort(descending=True)
-    tops = tops[order][values[order] > -torch.inf].reshape(-1, len(spread))
+    tops = _tops(target, x, spread)
     for summit in known:
         tops = tops[~summit.contains(tops)]
     summits: list[Summit] = []
-    count = len(x) * (STEPS + 1)
+    count = len(x) * (STEPS + 2)
     while len(tops) and len(summits) < most:
         factor, cost = _shape(target, tops[0], spread)
         summit = _weighed(target, tops[0], factor, generator)
@@ -180,12 +191,23 @@ def find_summits(
     return Found(summits, count)
 
 
-def _climb(target: Expert, x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+def _tops(target: Expert, x: Tensor, spread: Tensor) -> Tensor:
+    """Where gradient ascent ended, the highest first: ``(n, d)``; not those still on their way."""
+    early, before = _climb(target, x, spread, STEPS - LAST)
+    late, after = _climb(target, early, spread, LAST)
+    is_there = (after - before < RISE) & (after > -torch.inf)
+    if not bool(is_there.any()):
+        is_there = after > -torch.inf
+    order = after.argsort(descending=True)
+    return late[order][is_there[order]].reshape(-1, len(spread))
+
+
+def _climb(target: Expert, x: Tensor, spread: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Where gradient ascent led to, and log p̃ there."""
     scale = spread.square().reshape(x.shape[1:])
     value, score = _usable(target, x)
     length = torch.ones_like(value)
-    for _ in range(STEPS):
+    for _ in range(steps):
         ahead = x + length.reshape(-1, *(1,) * (x.ndim - 1)) * scale * score
         new_value, new_score = _usable(target, ahead)
         is_higher = new_value > value
@@ -239,10 +261,12 @@ def _weighed(target: Expert, top: Tensor, factor: Tensor, generator: torch.Gener
     x = (top + u @ factor.mT).reshape(-1, *target.space.event_shape)
     with torch.no_grad():
         log_target = or_nothing(target(x).double())
+        height = target(top.reshape(1, *target.space.event_shape))[0].double()
     log_normal = -0.5 * (u.double().square() + math.log(2 * math.pi)).sum(1)
     log_det = torch.linalg.slogdet(factor.double()).logabsdet
     log_weights = (log_target - log_normal + log_det).masked_fill(~_is_inside(u), -torch.inf)
-    return Summit(top, factor, log_mean(log_weights), standard_error_of_log_mean(log_weights))
+    error = standard_error_of_log_mean(log_weights)
+    return Summit(top, factor, height, log_mean(log_weights), error)
 
 
 def _is_inside(u: Tensor) -> Tensor:
