@@ -23,6 +23,7 @@ from poe.normalizers.summits import (
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.kernel import or_nothing
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""
@@ -32,7 +33,7 @@ DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
-MAX_CLIMBS, MANY = 256, 64
+MAX_CLIMBS, MANY = 256, 48
 """At once, from all over the broad start; and so many of what they reach are weighed."""
 LEAST = 0.1
 """The share of a start that summits beside it have at least, and at most leave to it."""
@@ -93,14 +94,22 @@ class Scouting(NamedTuple):
         found = all_levels(levels, SCOUTED_NUMBERS)
         return Route(start, levels, found.log_z[-1] + levels.log_start, found.std_error)
 
-    def fit(self, levels: Levels) -> Expert:
-        """The density under which particles at the target are likeliest."""
+    def fit(self, levels: Levels) -> tuple[Expert, Tensor]:
+        """The density under which particles at the target are likeliest, and log p̃ / q there."""
         x = equally_weighted(levels, DRAWS, self.generator)
+        log_density, score = self._at(x)
+        fitted = fit_density(x, score, self.target.space, self.generator)
+        with torch.no_grad():
+            return fitted, or_nothing((log_density - fitted(x)).double())
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """log p̃ at positions, and its score where that can be used."""
         if not self.has_score:
-            return fit_density(x, None, self.target.space, self.generator)
-        score = self.asked.score(x)
+            with torch.no_grad():
+                return self.asked(x), None
+        log_density, score = self.asked.log_density_and_score(x)
         is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
-        return fit_density(x, score if is_usable else None, self.target.space, self.generator)
+        return log_density, score if is_usable else None
 
     def summits(self, route: Route, broad: Expert) -> Found:
         """What climbing reaches, from particles and from draws of the broad start.
@@ -150,11 +159,11 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
 
 def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
     """The run to be believed, where to begin, and the evaluations it took."""
-    best, cost = first, 0
+    best, cost = first, DRAWS
     nearer = _start(scouting, first, summits)
     for _ in range(MAX_ROUNDS):
         run = scouting.run(nearer)
-        cost += run.levels.num_evaluations
+        cost += run.levels.num_evaluations + DRAWS
         above = run.above(best)
         if above < -CLOSE:
             return best, best.start, cost
@@ -166,12 +175,12 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
 
 def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
     """A density fitted to particles, and beside it the summits where it is too thin."""
-    fitted = scouting.fit(run.levels)
-    log_z = summits.raised(run.levels, run.log_z)
-    thin = summits.thin(fitted, log_z)
+    fitted, tilts = scouting.fit(run.levels)
+    thin = summits.thin(fitted, tilts)
     if not thin:
         return fitted
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
+    log_z = summits.raised(run.levels, run.log_z)
     share = torch.sigmoid(beside - log_z).clamp(LEAST, 1 - LEAST).item()
     return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
 

@@ -31,8 +31,10 @@ DRAWS = 512
 HALVINGS = 10
 WIDEST, NARROWEST = 2.0**4, 2.0**-20
 """Between these times the particles' spread lie the widths of summits that are looked for."""
+BETWEEN, VALLEY = (0.0, 0.25, 0.5, 0.75), 0.5
+"""Where on the way from one top to another log p̃ is asked for, and how far it falls in a valley."""
 THIN = 3.0
-"""Summits where a fitted density is so many times too low join it in a start."""
+"""Summits where a fitted density is so many times lower than at particles join it in a start."""
 MANY = 0.1
 """Of all particles, in one summit."""
 FLATTEST = 0.1
@@ -127,15 +129,23 @@ class Found(NamedTuple):
             return log_z
         return self.summits[int(fullest)].log_mass - shares[fullest].log()
 
-    def thin(self, fitted: Expert, log_z: Tensor) -> list[Summit]:
-        """Those where a density fitted to particles is much lower than the target is."""
+    def thin(self, fitted: Expert, tilts: Tensor) -> list[Summit]:
+        """Those where a density fitted to particles is lower than at most of them.
+
+        Args:
+            fitted: The density q.
+            tilts: log p̃ − log q at particles, ``(n,)``.
+
+        Returns:
+            The summits at whose centre that is larger by log 3 than at half of the particles.
+        """
         if not self.summits:
             return []
         heights = torch.stack([summit.height for summit in self.summits])
         centres = torch.stack([summit.centre for summit in self.summits])
         with torch.no_grad():
             fit = fitted(centres.reshape(-1, *fitted.space.event_shape)).double()
-        is_thin = heights - log_z > fit + math.log(THIN)
+        is_thin = heights - fit > tilts.median() + math.log(THIN)
         return [summit for summit, thin in zip(self.summits, is_thin, strict=True) if thin]
 
     def and_more(self, other: Found) -> Found:
@@ -165,7 +175,8 @@ def find_summits(
     border, weigh the mass in it without bias, whatever the shape of the density.
 
     Shapes: x ``(n, *event)``. Nothing is looked for in more than 512 dimensions, nor twice: what
-    ends inside a summit that is ``known`` is left out.
+    ends at a summit that is ``known`` is left out, or with no valley between (Ursem 1999,
+    Multinational evolutionary algorithms, doi:10.1109/CEC.1999.785470).
 
     >>> import experts
     >>> wide, narrow = experts.Gaussian([0.0], scale=3.0), experts.Gaussian([1.0], scale=0.001)
@@ -179,7 +190,7 @@ def find_summits(
     spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
     tops = _tops(target, x, spread)
     for summit in known:
-        tops = tops[~summit.contains(tops)]
+        tops = _others(target, tops, summit)
     summits: list[Summit] = []
     count = len(x) * (STEPS + 2)
     while len(tops) and len(summits) < most:
@@ -187,7 +198,7 @@ def find_summits(
         summit = _weighed(target, tops[0], factor, generator)
         summits.append(summit)
         count += cost + DRAWS
-        tops = tops[~summit.contains(tops)]
+        tops = _others(target, tops, summit)
     return Found(summits, count)
 
 
@@ -216,6 +227,18 @@ def _climb(target: Expert, x: Tensor, spread: Tensor, steps: int) -> tuple[Tenso
         value = torch.where(is_higher, new_value, value)
         length = torch.where(is_higher, 2.0 * length, 0.25 * length)
     return x, value
+
+
+def _others(target: Expert, tops: Tensor, summit: Summit) -> Tensor:
+    """Those tops that are not in a summit, nor on one hill with it: between them lies a valley."""
+    tops = tops[~summit.contains(tops)]
+    if not len(tops):
+        return tops
+    between = torch.stack([torch.lerp(tops, summit.centre, part) for part in BETWEEN])
+    with torch.no_grad():
+        values = or_nothing(target(between.reshape(-1, *target.space.event_shape)))
+    lowest = values.reshape(len(BETWEEN), -1).double()
+    return tops[lowest[1:].amin(0) < lowest[0] - VALLEY]
 
 
 def _usable(target: Expert, x: Tensor) -> tuple[Tensor, Tensor]:
