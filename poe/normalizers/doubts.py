@@ -11,24 +11,21 @@ from poe.core.doubt import Doubt, Kind, together, warn
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import CONFIDENCE, SHARED
 from poe.diagnostics.weights import tail_index
-from poe.normalizers.levels import Levels, all_levels
-from poe.normalizers.problem import SCOUTS, Problem
+from poe.normalizers.levels import Levels
+from poe.normalizers.problem import Problem
+from poe.normalizers.routes import Route
 from poe.normalizers.sides import (
     FAR,
     ROUNDED,
     UNSEEN,
     UNSEEN_DRAWS,
     Sides,
-    group_doubts,
-    share_doubts,
 )
 from poe.particles.islands import next_temperature
 from poe.structure.far_mass import look_far
 
 FEW_DRAWS = 100.0
 """An effective sample size below this says too little."""
-SCOUTED_NUMBERS = 2**19
-"""Enough of what the scouts say to know log Z roughly."""
 STEP_ESS = 0.8
 HEAVY, LITTLE = 0.8, 0.25
 """Weights whose tail is that heavy, and which are worth so few of the scouts, have none to trust:
@@ -76,7 +73,7 @@ def concluded(problem: Problem, found: Evidence) -> LogPartition:
         upper,
         f"{found.name}, from {problem.where}",
         ess=found.ess,
-        num_evaluations=found.num_evaluations + problem.num_evaluations,
+        num_evaluations=found.num_evaluations + problem.scouted.num_evaluations,
         confidence=CONFIDENCE,
         rests_on=found.rests_on,
         doubts=doubts,
@@ -117,25 +114,29 @@ def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[Doubt]:
 
 
 def scout_doubts(problem: Problem, value: Tensor, std_error: Tensor) -> list[Doubt]:
-    """Whether the scouts agree among each other, and with log Z as it was found."""
-    scouts = problem.scouts
-    doubts = [
-        *group_doubts(scouts.log_z),
-        *share_doubts(scouts.tilts[-1], scouts.tilts.shape[2] // SCOUTS.num_moves),
-    ]
-    told = [doubt.about("particles from a broad start") for doubt in doubts]
-    by_scouts = all_levels(scouts, SCOUTED_NUMBERS)
-    seen = by_scouts.log_z[-1] + scouts.log_start
+    """Whether log Z as it was found agrees with the small run that is to be believed.
+
+    And whether the one from a broad start says more: one that says less may never have arrived.
+    """
+    scouted = problem.scouted
     rounding = problem.rounding() + ROUNDED * (1 + value.abs())
-    errors = torch.stack([std_error, by_scouts.std_error, rounding])
-    apart = (value - seen).abs() / errors.square().sum().sqrt()
-    if not apart < FAR:
-        text = (
-            f"particles from a broad start found {seen + problem.log_constant:.4g} "
-            f"± {by_scouts.std_error:.2g}, {apart:.1f} standard errors away"
-        )
-        told.append(Doubt(Kind.INCONSISTENT, text))
-    return told
+    apart = _apart(value, scouted.best, torch.hypot(std_error, rounding))
+    over = -_apart(value, scouted.broad, torch.hypot(std_error, rounding))
+    if not abs(apart) > FAR and not over > FAR:
+        return []
+    route = scouted.best if abs(apart) > FAR else scouted.broad
+    where = "from nearer" if route is not scouted.broad else "from a broad start"
+    text = (
+        f"particles {where} found {route.log_z + problem.log_constant:.4g} "
+        f"± {route.std_error:.2g}, {max(abs(apart), over):.1f} standard errors away"
+    )
+    return [Doubt(Kind.INCONSISTENT, text)]
+
+
+def _apart(value: Tensor, route: Route, error: Tensor) -> float:
+    """By how many standard errors a value is above a route's; 0 where both are the same number."""
+    difference = value - route.log_z
+    return (difference / torch.hypot(error, route.std_error)).nan_to_num(0.0).item()
 
 
 def unseen_doubts(problem: Problem, seen: Tensor) -> list[Doubt]:
@@ -184,12 +185,21 @@ def summit_doubts(
     problem: Problem, levels: Levels, value: Tensor, std_error: Tensor
 ) -> list[Doubt]:
     """Whether particles are at summits that climbing reaches as often as the mass there says."""
-    missed = [summit.missed(levels, value, std_error) for summit in problem.summits.summits]
-    told = (
-        f"climbing from particles reaches a summit that has {shares[0]:.0%} of the mass that was "
-        f"found, and {shares[1]:.0%} of the particles: modes were missed; give a start that covers "
-        "them, by `start=`, or leave it out"
-        for shares in missed
-        if shares is not None
-    )
-    return [Doubt(Kind.UNSEEN, text) for text in told]
+    found = problem.scouted.summits
+    missed = [one.missed(levels, value, std_error) for one in found.summits]
+    shares = [pair for pair in missed if pair is not None]
+    if shares:
+        mass, held = map(sum, zip(*shares, strict=True))
+        text = (
+            f"climbing reaches {len(shares)} summits that have {mass:.0%} of the mass that was "
+            f"found, and {held:.0%} of the particles: modes were missed; give a start that covers "
+            "them, by `start=`, or leave it out"
+        )
+        return [Doubt(Kind.UNSEEN, text)]
+    if not found.is_all:
+        text = (
+            f"climbing from all over reached {len(found.summits)} summits, and still new ones with "
+            "the last climbs: there may be more; give a start that covers them, by `start=`"
+        )
+        return [Doubt(Kind.UNSEEN, text)]
+    return []

@@ -21,6 +21,8 @@ from poe.density.expert import Expert
 MAX_COMPONENTS = 16
 DRAWS_A_DIMENSION = 10
 """So many draws for each dimension of a component, at least."""
+TAILS = (math.inf, 4.0)
+"""Degrees of freedom of components, of which the likelihood of other draws chooses."""
 EM_STEPS = 30
 RIDGE = 1e-3
 
@@ -51,7 +53,11 @@ class FittedGaussian(Expert):
 
 
 class FittedMixture(Expert):
-    """Σ_k w_k N(μ_k, L_k L_kᵀ), normalised: all components evaluated at once.
+    """Σ_k w_k t_ν(μ_k, L_k L_kᵀ), normalised: all components evaluated at once.
+
+    Student's t of ν degrees of freedom, with log density
+    log Γ((ν + d) / 2) − log Γ(ν / 2) − (d / 2) log(ν π) − log |L| − (ν + d) / 2 log(1 + |u|² / ν),
+    u = L⁻¹ (x − μ); ν = ∞ is the Gaussian.
 
     Shapes: log_weights ``(K,)``, loc ``(K, d)``, factor L ``(K, d, d)``.
     """
@@ -62,24 +68,38 @@ class FittedMixture(Expert):
     factor: Tensor
     log_constants: Tensor
 
-    def __init__(self, log_weights: Tensor, loc: Tensor, factor: Tensor, space: Space) -> None:
+    def __init__(
+        self,
+        log_weights: Tensor,
+        loc: Tensor,
+        factor: Tensor,
+        space: Space,
+        df: float = math.inf,
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.df = space, df
         eye = torch.eye(loc.shape[1]).to(loc)
         inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        constants = log_weights - log_det - 0.5 * loc.shape[1] * math.log(2 * math.pi)
+        constants = log_weights - log_det - _log_area(loc.shape[1], df)
         self.register_buffer("log_weights", log_weights)
         self.register_buffer("loc", loc)
         self.register_buffer("factor", factor)
         self.register_buffer("inverse", inverse)
         self.register_buffer("log_constants", constants)
 
-    def components(self, x: Tensor) -> Tensor:
-        """log w_k N(x; μ_k, L_k L_kᵀ): ``(*batch, *event) -> (*batch, K)``."""
+    def squares(self, x: Tensor) -> Tensor:
+        """|L_k⁻¹ (x − μ_k)|²: ``(*batch, *event) -> (*batch, K)``."""
         centred = self.space.as_vector(x)[..., None, :] - self.loc
-        whitened = torch.einsum("kij,...kj->...ki", self.inverse, centred)
-        return self.log_constants - 0.5 * whitened.square().sum(-1)
+        return torch.einsum("kij,...kj->...ki", self.inverse, centred).square().sum(-1)
+
+    def components(self, x: Tensor) -> Tensor:
+        """log of w_k times the density of component k: ``(*batch, *event) -> (*batch, K)``."""
+        squares = self.squares(x)
+        if math.isinf(self.df):
+            return self.log_constants - 0.5 * squares
+        power = 0.5 * (self.df + self.loc.shape[1])
+        return self.log_constants - power * torch.log1p(squares / self.df)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.logsumexp(self.components(x), -1)
@@ -94,18 +114,28 @@ class FittedMixture(Expert):
         generator = resolve(generator, self.loc.device)
         chosen = choose(self.log_weights.exp(), num_samples, generator=generator)
         noise = self.loc.new_empty((num_samples, self.loc.shape[1])).normal_(generator=generator)
+        if not math.isinf(self.df):
+            normals = self.loc.new_empty((num_samples, round(self.df))).normal_(generator=generator)
+            noise = noise / normals.square().mean(1, keepdim=True).sqrt()
         x = self.loc[chosen] + torch.einsum("nij,nj->ni", self.factor[chosen], noise)
         return x.reshape(num_samples, *self.space.event_shape)
+
+
+def _log_area(d: int, df: float) -> float:
+    """−log of the density of a standard one at its centre."""
+    if math.isinf(df):
+        return 0.5 * d * math.log(2 * math.pi)
+    return math.lgamma(0.5 * df) - math.lgamma(0.5 * (df + d)) + 0.5 * d * math.log(df * math.pi)
 
 
 def fit_density(
     x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
 ) -> FittedGaussian | FittedMixture:
-    """The Gaussian, or mixture of Gaussians, under which other draws are likeliest.
+    """The Gaussian, or mixture, under which other draws are likeliest.
 
     Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a
     Gaussian by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
-    expectation-maximisation.
+    expectation-maximisation, Gaussians and others of heavy tails.
     """
     half, d = len(x) // 2, space.event_shape.numel()
     order = torch.randperm(len(x), generator=generator, device=x.device)
@@ -114,8 +144,8 @@ def fit_density(
         FittedGaussian(fit_affine(one, None if score is None else score[order[:half]]), space)
     ]
     count = 1
-    while count <= min(MAX_COMPONENTS, half // (DRAWS_A_DIMENSION * d)):
-        candidates.append(fit_mixture(one, count, space, generator))
+    while count <= max(1, min(MAX_COMPONENTS, half // (DRAWS_A_DIMENSION * d))):
+        candidates += [fit_mixture(one, count, space, generator, df) for df in TAILS]
         count *= 2
     with torch.no_grad():
         likelihoods = [candidate(other).double().mean().item() for candidate in candidates]
@@ -123,23 +153,29 @@ def fit_density(
 
 
 def fit_mixture(
-    x: Tensor, num_components: int, space: Space, generator: torch.Generator
+    x: Tensor,
+    num_components: int,
+    space: Space,
+    generator: torch.Generator,
+    df: float = math.inf,
 ) -> FittedMixture:
-    """Gaussians fitted by expectation-maximisation, from centres far apart.
+    """Gaussians, or Student's t, fitted by expectation-maximisation from centres far apart.
 
     Args:
         x: Draws, ``(n, *event)``.
-        num_components: How many Gaussians.
+        num_components: How many.
         space: Where x lives.
         generator: For the centres.
+        df: Degrees of freedom of the components; infinitely many are Gaussian.
 
     Returns:
         The mixture, on ``space``.
 
     References:
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM
-        algorithm; Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding (the
-        centres).
+        algorithm; Peel & McLachlan (2000), Robust mixture modelling using the t distribution, eq.
+        20, doi:10.1023/A:1008981510081; Arthur & Vassilvitskii (2007), k-means++: the advantages of
+        careful seeding (the centres).
     """
     flat = space.as_vector(x).double()
     loc, scale = flat.mean(0), flat.std(0).clamp(min=1e-12)
@@ -148,26 +184,34 @@ def fit_mixture(
     nearest = torch.cdist(u, centers).argmin(1)
     given = torch.nn.functional.one_hot(nearest, num_components).double()
     vectors = Real(u.shape[1])
-    mixture = _maximised(u, given, vectors)
+    mixture = _maximised(u, given, given, vectors, df)
     for _ in range(EM_STEPS):
-        mixture = _maximised(u, torch.softmax(mixture.components(u), 1), vectors)
+        given = torch.softmax(mixture.components(u), 1)
+        mixture = _maximised(u, given, given * _nearness(mixture, u), vectors, df)
     factor = scale[:, None] * mixture.factor
     weights, centres = mixture.log_weights.to(x.dtype), (loc + scale * mixture.loc).to(x.dtype)
-    return FittedMixture(weights, centres, factor.to(x.dtype), space)
+    return FittedMixture(weights, centres, factor.to(x.dtype), space, df)
 
 
-def _maximised(u: Tensor, given: Tensor, space: Space) -> FittedMixture:
+def _nearness(mixture: FittedMixture, u: Tensor) -> Tensor | float:
+    """How much a draw says of a component's centre and shape: less, the farther out it is."""
+    if math.isinf(mixture.df):
+        return 1.0
+    return (mixture.df + u.shape[1]) / (mixture.df + mixture.squares(u))
+
+
+def _maximised(u: Tensor, given: Tensor, near: Tensor, space: Space, df: float) -> FittedMixture:
     """The components by their shares ``(n, K)`` of the draws, each kept away from singular."""
     d = u.shape[1]
     weight = given.sum(0) + 1e-9
-    loc = given.mT @ u / weight[:, None]
+    loc = near.mT @ u / (near.sum(0) + 1e-9)[:, None]
     centred = u[None] - loc[:, None]
-    covariance = torch.einsum("nk,kni,knj->kij", given, centred, centred) / weight[:, None, None]
+    covariance = torch.einsum("nk,kni,knj->kij", near, centred, centred) / weight[:, None, None]
     variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     ridge = (RIDGE + d / weight) * variance + 1e-10
     covariance = covariance + ridge[:, None, None] * torch.eye(d).to(u)
     return FittedMixture(
-        (weight / weight.sum()).log(), loc, torch.linalg.cholesky(covariance), space
+        (weight / weight.sum()).log(), loc, torch.linalg.cholesky(covariance), space, df
     )
 
 

@@ -46,6 +46,13 @@ class Levels(NamedTuple):
     """log Z of the density at t = 0."""
     num_evaluations: int
     num_undefined: int
+    num_moves: int
+    """Of each chain at a level, all kept."""
+
+    @property
+    def num_chains(self) -> int:
+        """Of all islands."""
+        return self.position.shape[:2].numel() // self.num_moves
 
     @property
     def temperatures(self) -> Tensor:
@@ -92,6 +99,7 @@ def walk(
         log_start,
         particles.tally.num_evaluations,
         int(torch.as_tensor(particles.tally.undefined).sum()),
+        schedule.num_moves,
     )
 
 

@@ -19,7 +19,7 @@ over the targets of ``benchmarks/log_z_coverage.py`` and ``log_z_trust.py`` with
 UNSEEN = 0.01
 """The share of the target's mass that may lie where an estimator has never been."""
 UNSEEN_DRAWS = 8.0
-"""Or where that many of its draws should have been."""
+"""Or where that many of its draws, or chains, should have been."""
 FAR = 5.0
 """Estimates that differ by more standard errors than this contradict each other."""
 ROUNDED = 1e-9
@@ -64,10 +64,10 @@ class Sides(NamedTuple):
                 f"the bounds are {(self.upper - self.lower).item():.3g} nats apart: one of the two "
                 "directions between start and target has failed"
             )
-        elif abs(gap) > FAR * error + 2.0 * jensen:
+        elif gap < -FAR * error - 2.0 * jensen:
             text = (
-                f"the ways from start to target and back differ by {gap:.3g} nats, which is "
-                f"{abs(gap) / error:.0f} standard errors: particles have not settled on the way"
+                f"the way from start to target gives {-gap:.3g} nats more than the way back, which "
+                f"is {-gap / error:.0f} standard errors: particles have not settled on the way"
             )
         else:
             return []

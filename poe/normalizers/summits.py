@@ -13,22 +13,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import MAX_DENSE_DIMENSION
+from poe.core.affine import MAX_DENSE_DIMENSION, Diagonal
 from poe.core.space import Space
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.fitted import FittedMixture
+from poe.normalizers.fitted import FittedGaussian, FittedMixture
 from poe.normalizers.levels import Levels
 from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
 from poe.samplers.kernel import or_nothing
 
 CLIMBS, STEPS = 64, 40
+LAST, RISE = 8, 0.5
+"""A climb that in so many last steps still rose by so much has not ended at a summit."""
 MAX_SUMMITS = 4
 DRAWS = 512
 """Around each summit, to integrate the density there."""
 HALVINGS = 10
 WIDEST, NARROWEST = 2.0**4, 2.0**-20
 """Between these times the particles' spread lie the widths of summits that are looked for."""
+BETWEEN, VALLEY = (0.0, 0.25, 0.5, 0.75), 0.5
+"""Where on the way from one top to another log p̃ is asked for, and how far it falls in a valley."""
+THIN = 3.0
+"""Summits where a fitted density is so many times lower than at particles join it in a start."""
+MANY = 0.1
+"""Of all particles, in one summit."""
 FLATTEST = 0.1
 """Curvatures are taken for at least this, where that of the widths alone would be 1."""
 QUANTILE = 1.2816
@@ -38,11 +46,13 @@ QUANTILE = 1.2816
 class Summit(NamedTuple):
     """An ellipsoid |L⁻¹ (x − c)|² ≤ q around a summit c, and log of the mass inside.
 
-    Shapes: centre ``(d,)``, factor L ``(d, d)``; log_mass and its standard error ``()``.
+    Shapes: centre ``(d,)``, factor L ``(d, d)``; height log p̃(c), log_mass and its standard error
+    ``()``.
     """
 
     centre: Tensor
     factor: Tensor
+    height: Tensor
     log_mass: Tensor
     std_error: Tensor
 
@@ -56,27 +66,41 @@ class Summit(NamedTuple):
         self, levels: Levels, log_z: Tensor, std_error: Tensor
     ) -> tuple[float, float] | None:
         """The share of Z in here and that of the particles, where they contradict each other."""
-        is_inside = (
-            self.contains(levels.position.reshape(*levels.position.shape[:2], -1)).double().mean(1)
-        )
-        weight = torch.softmax(levels.log_z, 0)
+        weight, is_inside = self._held(levels)
         share = weight @ is_inside
         mass = (self.log_mass - log_z).exp()
-        errors = [
-            (weight * (is_inside - share)).square().sum().sqrt(),
-            mass * torch.hypot(self.std_error, std_error),
-        ]
-        enough = max(UNSEEN, UNSEEN_DRAWS / levels.position.shape[:2].numel())
-        is_missed = mass - share > max(enough, FAR * torch.stack(errors).norm().item())
+        spread = (weight * (is_inside - share)).square().sum().sqrt()
+        # On the scale of logarithms: a log Z that is hardly known leaves room for no mass at all.
+        least = mass * (-FAR * torch.hypot(self.std_error, std_error)).exp()
+        enough = max(UNSEEN, UNSEEN_DRAWS / levels.num_chains)
+        is_missed = bool((least - share > FAR * spread) & (mass - share > enough))
         return (mass.item(), share.item()) if is_missed else None
+
+    def held(self, levels: Levels) -> Tensor:
+        """The share of the particles in here: ``()``."""
+        weight, is_inside = self._held(levels)
+        return weight @ is_inside
+
+    def _held(self, levels: Levels) -> tuple[Tensor, Tensor]:
+        """The weight of each island, and the share of its particles in here: ``(islands,)``."""
+        x = levels.position.reshape(*levels.position.shape[:2], -1)
+        return torch.softmax(levels.log_z, 0), self.contains(x).double().mean(1)
 
 
 def around(summits: Sequence[Summit], space: Space) -> FittedMixture:
-    """Gaussians of the summits' shapes, of equal weight."""
+    """Gaussians of the summits' shapes, weighted by their masses."""
     centres = torch.stack([summit.centre for summit in summits])
     factors = torch.stack([summit.factor for summit in summits])
-    log_weights = centres.new_full((len(summits),), -math.log(len(summits)))
-    return FittedMixture(log_weights, centres, factors, space)
+    log_weights = torch.stack([summit.log_mass for summit in summits]).log_softmax(0)
+    return FittedMixture(log_weights.to(centres.dtype), centres, factors, space)
+
+
+def beyond(summits: Sequence[Summit], space: Space) -> FittedGaussian:
+    """A Gaussian twice as wide as the summits lie apart, for climbs that end at others."""
+    centres = torch.stack([summit.centre for summit in summits])
+    sizes = torch.stack([summit.factor.square().sum(1) for summit in summits]).mean(0)
+    spread = (centres.var(0, correction=0) + sizes).sqrt()
+    return FittedGaussian(Diagonal(centres.mean(0), 2.0 * spread), space)
 
 
 class Found(NamedTuple):
@@ -84,12 +108,65 @@ class Found(NamedTuple):
 
     summits: list[Summit]
     num_evaluations: int
+    is_all: bool = True
+    """Whether the last climbs brought no more that particles had missed."""
+
+    def missed(self, levels: Levels, log_z: Tensor, std_error: Tensor) -> list[Summit]:
+        """Those that hold more of Z than of the particles."""
+        return [one for one in self.summits if one.missed(levels, log_z, std_error)]
+
+    def raised(self, levels: Levels, log_z: Tensor) -> Tensor:
+        """log Z by the summit that holds most of the particles: its mass over their share.
+
+        What particles say of log Z on their way is too low where they lag. Where no summit holds
+        many it is kept.
+        """
+        if not self.summits:
+            return log_z
+        shares = torch.stack([summit.held(levels) for summit in self.summits])
+        fullest = shares.argmax()
+        if not bool(shares[fullest] > MANY):
+            return log_z
+        return self.summits[int(fullest)].log_mass - shares[fullest].log()
+
+    def thin(self, fitted: Expert, tilts: Tensor) -> list[Summit]:
+        """Those where a density fitted to particles is lower than at most of them.
+
+        Args:
+            fitted: The density q.
+            tilts: log p̃ − log q at particles, ``(n,)``.
+
+        Returns:
+            The summits at whose centre that is larger by log 3 than at half of the particles.
+        """
+        if not self.summits:
+            return []
+        heights = torch.stack([summit.height for summit in self.summits])
+        centres = torch.stack([summit.centre for summit in self.summits])
+        with torch.no_grad():
+            fit = fitted(centres.reshape(-1, *fitted.space.event_shape)).double()
+        is_thin = heights - fit > tilts.median() + math.log(THIN)
+        return [summit for summit, thin in zip(self.summits, is_thin, strict=True) if thin]
+
+    def and_more(self, other: Found) -> Found:
+        """Those of both."""
+        return Found(
+            [*self.summits, *other.summits],
+            self.num_evaluations + other.num_evaluations,
+            other.is_all,
+        )
 
 
 NONE = Found([], 0)
 
 
-def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found:
+def find_summits(
+    target: Expert,
+    x: Tensor,
+    generator: torch.Generator,
+    known: Sequence[Summit] = (),
+    most: int = MAX_SUMMITS,
+) -> Found:
     """Climb from positions on a continuous space, and integrate the density around the highest.
 
     From each place a gradient ascent, its steps longer after each that led upward, shorter after
@@ -97,7 +174,9 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     the score at these, make the ellipsoid; draws of the Gaussian that belongs to it, cut off at its
     border, weigh the mass in it without bias, whatever the shape of the density.
 
-    Shapes: x ``(n, *event)``. Nothing is looked for in more than 512 dimensions.
+    Shapes: x ``(n, *event)``. Nothing is looked for in more than 512 dimensions, nor twice: what
+    ends at a summit that is ``known`` is left out, or with no valley between (Ursem 1999,
+    Multinational evolutionary algorithms, doi:10.1109/CEC.1999.785470).
 
     >>> import experts
     >>> wide, narrow = experts.Gaussian([0.0], scale=3.0), experts.Gaussian([1.0], scale=0.001)
@@ -109,26 +188,37 @@ def find_summits(target: Expert, x: Tensor, generator: torch.Generator) -> Found
     if target.space.event_shape.numel() > MAX_DENSE_DIMENSION:
         return NONE
     spread = x.reshape(len(x), -1).std(0).clamp(min=torch.finfo(x.dtype).tiny)
-    tops, values = _climb(target, x, spread)
-    order = values.argsort(descending=True)
-    tops = tops[order][values[order] > -torch.inf].reshape(-1, len(spread))
+    tops = _tops(target, x, spread)
+    for summit in known:
+        tops = _others(target, tops, summit)
     summits: list[Summit] = []
-    count = len(x) * (STEPS + 1)
-    while len(tops) and len(summits) < MAX_SUMMITS:
+    count = len(x) * (STEPS + 2)
+    while len(tops) and len(summits) < most:
         factor, cost = _shape(target, tops[0], spread)
         summit = _weighed(target, tops[0], factor, generator)
         summits.append(summit)
         count += cost + DRAWS
-        tops = tops[~summit.contains(tops)]
+        tops = _others(target, tops, summit)
     return Found(summits, count)
 
 
-def _climb(target: Expert, x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+def _tops(target: Expert, x: Tensor, spread: Tensor) -> Tensor:
+    """Where gradient ascent ended, the highest first: ``(n, d)``; not those still on their way."""
+    early, before = _climb(target, x, spread, STEPS - LAST)
+    late, after = _climb(target, early, spread, LAST)
+    is_there = (after - before < RISE) & (after > -torch.inf)
+    if not bool(is_there.any()):
+        is_there = after > -torch.inf
+    order = after.argsort(descending=True)
+    return late[order][is_there[order]].reshape(-1, len(spread))
+
+
+def _climb(target: Expert, x: Tensor, spread: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Where gradient ascent led to, and log p̃ there."""
     scale = spread.square().reshape(x.shape[1:])
     value, score = _usable(target, x)
     length = torch.ones_like(value)
-    for _ in range(STEPS):
+    for _ in range(steps):
         ahead = x + length.reshape(-1, *(1,) * (x.ndim - 1)) * scale * score
         new_value, new_score = _usable(target, ahead)
         is_higher = new_value > value
@@ -137,6 +227,18 @@ def _climb(target: Expert, x: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         value = torch.where(is_higher, new_value, value)
         length = torch.where(is_higher, 2.0 * length, 0.25 * length)
     return x, value
+
+
+def _others(target: Expert, tops: Tensor, summit: Summit) -> Tensor:
+    """Those tops that are not in a summit, nor on one hill with it: between them lies a valley."""
+    tops = tops[~summit.contains(tops)]
+    if not len(tops):
+        return tops
+    between = torch.stack([torch.lerp(tops, summit.centre, part) for part in BETWEEN])
+    with torch.no_grad():
+        values = or_nothing(target(between.reshape(-1, *target.space.event_shape)))
+    lowest = values.reshape(len(BETWEEN), -1).double()
+    return tops[lowest[1:].amin(0) < lowest[0] - VALLEY]
 
 
 def _usable(target: Expert, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,10 +284,12 @@ def _weighed(target: Expert, top: Tensor, factor: Tensor, generator: torch.Gener
     x = (top + u @ factor.mT).reshape(-1, *target.space.event_shape)
     with torch.no_grad():
         log_target = or_nothing(target(x).double())
+        height = target(top.reshape(1, *target.space.event_shape))[0].double()
     log_normal = -0.5 * (u.double().square() + math.log(2 * math.pi)).sum(1)
     log_det = torch.linalg.slogdet(factor.double()).logabsdet
     log_weights = (log_target - log_normal + log_det).masked_fill(~_is_inside(u), -torch.inf)
-    return Summit(top, factor, log_mean(log_weights), standard_error_of_log_mean(log_weights))
+    error = standard_error_of_log_mean(log_weights)
+    return Summit(top, factor, height, log_mean(log_weights), error)
 
 
 def _is_inside(u: Tensor) -> Tensor:

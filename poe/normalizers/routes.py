@@ -1,0 +1,203 @@
+"""Small runs of particles to a target, each from nearer than the one before, until two agree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.space import Count
+from poe.density.closed_forms import exact_sample
+from poe.density.expert import Expert, Mixture
+from poe.normalizers.fitted import fit_density
+from poe.normalizers.levels import Levels, Report, all_levels, walk
+from poe.normalizers.sides import group_doubts
+from poe.normalizers.summits import (
+    CLIMBS,
+    NONE,
+    Found,
+    around,
+    beyond,
+    find_summits,
+)
+from poe.particles.islands import Schedule
+from poe.particles.resampling import systematic_resample
+from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.kernel import or_nothing
+from poe.tuning.counts import fitted_counts
+
+SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
+"""A small run in bold steps."""
+MORE = SCOUTS._replace(num_chains=128)
+"""Where they disagree."""
+DRAWS = 1024
+"""Of the scouts, by their weights, to fit a start to."""
+SCOUTED_NUMBERS = 2**19
+"""Enough of what the scouts say to know log Z roughly."""
+MAX_CLIMBS, MANY = 256, 48
+"""At once, from all over the broad start; and so many of what they reach are weighed."""
+LEAST = 0.1
+"""The share of a start that summits beside it have at least, and at most leave to it."""
+MAX_ROUNDS = 3
+"""Of runs from a density fitted to the run before."""
+CLOSE = 3.0
+"""Runs that differ by fewer standard errors than this agree."""
+
+
+class Route(NamedTuple):
+    """A run of particles from a start to the target, and what all of its levels say of log Z."""
+
+    start: Expert
+    levels: Levels
+    log_z: Tensor
+    std_error: Tensor
+
+    def above(self, other: Route) -> float:
+        """By how many standard errors of both this log Z exceeds the other's."""
+        error = torch.hypot(self.std_error, other.std_error)
+        return ((self.log_z - other.log_z) / error).item()
+
+
+class Scouted(NamedTuple):
+    """What small runs found out about a target.
+
+    - ``broad``: the run from where no mode should be missed;
+    - ``best``: the run that is to be believed;
+    - ``nearer``: where to begin: what fits the particles of that, or where it began itself;
+    - ``summits``: what climbing reaches;
+    - ``num_evaluations``: of the target, by all runs and climbs.
+    """
+
+    broad: Route
+    best: Route
+    nearer: Expert
+    summits: Found
+    num_evaluations: int
+
+
+class Scouting(NamedTuple):
+    """What all runs to one target have in common."""
+
+    target: Expert
+    has_score: bool
+    generator: torch.Generator
+    report: Report
+    raised: Raised
+
+    @property
+    def asked(self) -> Guarded:
+        """The target, errors at some positions kept."""
+        return Guarded(self.target, self.raised)
+
+    def run(self, start: Expert, schedule: Schedule = SCOUTS) -> Route:
+        """Particles from a start to the target."""
+        levels = walk(self.target, start, schedule, self.generator, self.report, self.raised)
+        found = all_levels(levels, SCOUTED_NUMBERS)
+        return Route(start, levels, found.log_z[-1] + levels.log_start, found.std_error)
+
+    def fit(self, levels: Levels) -> tuple[Expert, Tensor]:
+        """The density under which particles at the target are likeliest, and log p̃ / q there."""
+        x = equally_weighted(levels, DRAWS, self.generator)
+        log_density, score = self._at(x)
+        fitted = fit_density(x, score, self.target.space, self.generator)
+        with torch.no_grad():
+            return fitted, or_nothing((log_density - fitted(x)).double())
+
+    def fitted_counts(self, levels: Levels) -> Expert:
+        """Independent counts like those of particles at the target."""
+        x = equally_weighted(levels, DRAWS, self.generator)
+        return fitted_counts(x, self.target.space, x)
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """log p̃ at positions, and its score where that can be used."""
+        if not self.has_score:
+            with torch.no_grad():
+                return self.asked(x), None
+        log_density, score = self.asked.log_density_and_score(x)
+        is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
+        return log_density, score if is_usable else None
+
+    def summits(self, route: Route, broad: Expert) -> Found:
+        """What climbing reaches, from particles and from draws of the broad start.
+
+        Particles are resampled on their way, and end in few of many modes; climbs are not. Where
+        these reach summits that the particles missed there are more of them, until none is new.
+        Without a score nothing climbs.
+        """
+        if not self.has_score:
+            return NONE
+        x = equally_weighted(route.levels, CLIMBS, self.generator)
+        found = find_summits(self.asked, x, self.generator)
+        number = CLIMBS
+        while number <= MAX_CLIMBS:
+            x = exact_sample(broad, number, self.generator)
+            far = find_summits(self.asked, x, self.generator, found.summits, MANY)
+            is_all = not far.missed(route.levels, route.log_z, route.std_error)
+            found = found.and_more(far._replace(is_all=is_all))
+            if is_all:
+                break
+            broad = beyond(found.summits, self.target.space)
+            number *= 2
+        return found
+
+
+def scouted(scouting: Scouting, broad: Expert) -> Scouted:
+    """A run from a broad start, and others from densities fitted to the one before.
+
+    log Ẑ of particles that lag behind their path is too low, and E Ẑ = Z forbids that it be much
+    too high by chance. So a run from nearer is believed where it says more than the one before,
+    and wants another to agree with it; one that says less has lost something on the way, and the
+    start of the one before is kept.
+    """
+    first = scouting.run(broad)
+    cost = first.levels.num_evaluations
+    if group_doubts(first.levels.log_z):
+        first = scouting.run(broad, MORE)
+        cost += first.levels.num_evaluations
+    if scouting.target.space.is_discrete:
+        # A density of independent elements may favour one mode so much that particles from there
+        # never come back to the others: they begin where the scouts did. Counts have no uniform
+        # distribution to begin at: what fits is nearer by far.
+        is_count = isinstance(scouting.target.space, Count)
+        nearer = scouting.fitted_counts(first.levels) if is_count else broad
+        return Scouted(first, first, nearer, NONE, cost)
+    summits = scouting.summits(first, broad)
+    best, nearer, more = _nearer(scouting, first, summits)
+    return Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
+
+
+def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
+    """The run to be believed, where to begin, and the evaluations it took."""
+    best, cost = first, DRAWS
+    nearer = _start(scouting, first, summits)
+    for _ in range(MAX_ROUNDS):
+        run = scouting.run(nearer)
+        cost += run.levels.num_evaluations + DRAWS
+        above = run.above(best)
+        if above < -CLOSE:
+            return best, best.start, cost
+        best, nearer = run, _start(scouting, run, summits)
+        if above < CLOSE and not summits.missed(*run[1:]):
+            break
+    return best, nearer, cost
+
+
+def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
+    """A density fitted to particles, and beside it the summits where it is too thin."""
+    fitted, tilts = scouting.fit(run.levels)
+    thin = summits.thin(fitted, tilts)
+    if not thin:
+        return fitted
+    beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
+    log_z = summits.raised(run.levels, run.log_z)
+    share = torch.sigmoid(beside - log_z).clamp(LEAST, 1 - LEAST).item()
+    return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
+
+
+def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
+    """Particles of all islands by the islands' weights, in any order: ``(num_draws, *event)``."""
+    log_weights = levels.log_z.repeat_interleave(levels.position.shape[1])[None]
+    rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
+    order = torch.randperm(num_draws, generator=generator, device=rows.device)
+    return levels.position.flatten(0, 1)[rows[order]]
