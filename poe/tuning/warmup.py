@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, Diagonal, fit_affine
+from poe.core.affine import Affine, Diagonal
 from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
+from poe.core.transport import Transport, push_score
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
@@ -30,6 +31,7 @@ from poe.samplers.questions import (
     Leg,
     Setting,
     filled,
+    fit_map,
     from_far,
     is_tunable,
     joined,
@@ -197,7 +199,7 @@ def first_learned(window: Window, x: Tensor) -> Learned:
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
     start = started(shaped(window.kernel, learned), window.density, x)
-    return learned._replace(affine=_fitted((_visit(start),), learned))
+    return learned._replace(affine=_fitted(window.kernel, (_visit(start),), learned))
 
 
 class WindowState(NamedTuple):
@@ -279,13 +281,15 @@ def end_window(window: Window, state: WindowState, learned: Learned) -> Learned:
         visited = torch.stack([visit[0] for visit in state.visited])
         learned = learned._replace(r_hat=r_hat_of_settled(visited))
     elif Setting.AFFINE in window.learns and state.visited:
-        learned = learned._replace(affine=_fitted(state.visited, learned))
+        learned = learned._replace(affine=_fitted(window.kernel, state.visited, learned))
     if Setting.AFFINE in window.learns or Setting.SCALE in window.learns:
         learned = learned._replace(num_steps=whole_turn(torch.as_tensor(learned.scale)))
     return learned
 
 
-def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine:
+def _fitted(
+    kernel: Kernel, visited: tuple[tuple[Tensor, ...], ...], learned: Learned
+) -> Affine | Transport:
     """The map fitted to all that was visited; scores come in the coordinates of the map before.
 
     Where a chain of an uncorrected kernel exploded there is nothing to fit to.
@@ -297,9 +301,8 @@ def _fitted(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Affine
     assert learned.affine is not None
     if len(position) < 2:
         return learned.affine
-    if not score:
-        return fit_affine(position)
-    return fit_affine(position, learned.affine.push_score(score[0]))
+    in_x = push_score(learned.affine, position, score[0]) if score else None
+    return fit_map(kernel, position, in_x)
 
 
 def _common(scale: Tensor) -> Tensor:
