@@ -9,6 +9,7 @@ from poe.core.affine import (
     LowRank,
     fit_affine,
 )
+from poe.core.transport import Transport, fit_transport
 from poe.samplers.adaptive_step import AdaptiveStepHMC
 from poe.samplers.alternating import Alternating
 from poe.samplers.discrete.block_gibbs import BlockGibbs
@@ -86,9 +87,11 @@ __all__ = [
     "SurrogateState",
     "SwendsenWang",
     "TemperingState",
+    "Transport",
     "TunableKernel",
     "UnderdampedLangevin",
     "fit_affine",
+    "fit_transport",
     "geometric_ladder",
     "swap_rates",
 ]

@@ -9,13 +9,27 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.affine import Affine
 from poe.core.arguments import checked
+from poe.core.transport import Transport, fit_transport
 from poe.samplers.hmc import Trajectory
-from poe.samplers.kernel import Density, Info, accept, per_chain, sum_event, where_accepted
+from poe.samplers.kernel import (
+    DIVERGENT,
+    Density,
+    Info,
+    accept,
+    per_chain,
+    sum_event,
+    where_accepted,
+)
 from poe.samplers.langevin import LangevinState, add_scaled
 
 SPREAD = 0.25
 """The standard deviation of the log of the first step size around the one that fits."""
+MAX_DEVIATION = 1.0
+"""Of the log of the frequency from the one that fits: 4 sd, so few that end there are accepted."""
+REJECTED = 0.9 * DIVERGENT
+"""The log acceptance ratio of a trajectory with a step that does not fit: 0, and no divergence."""
 FLOOR = 4.0
 """Mean squares of scores below it change little: a zero of the score shall not look flat."""
 
@@ -39,6 +53,8 @@ class End(NamedTuple):
     momentum: Tensor
     log_frequency: Tensor
     """s, of its last step: ``(chains,)``."""
+    is_misfit: Tensor
+    """Whether a step did not fit its place at all: ``(chains,)``."""
 
 
 @checked
@@ -86,7 +102,7 @@ class AdaptiveStepHMC(Trajectory):
         >>> kernel = AdaptiveStepHMC(step_size=0.1, num_steps=8)
         >>> start = torch.tensor([[-6.0, 0.05], [6.0, 20.0]])  # in the neck, and in the mouth
         >>> state = kernel.init(target, start)
-        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(1))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(4))
         >>> info.is_accepted, (state.position - start)[:, 1].abs() > 0.1
         (tensor([True, True]), tensor([False,  True]))
     """
@@ -98,10 +114,22 @@ class AdaptiveStepHMC(Trajectory):
     ends_where_it_asked: ClassVar[bool] = True
     target_acceptance: ClassVar[float] = 0.8
 
+    def fit_map(self, x: Tensor, score: Tensor) -> Affine | Transport:
+        """A map that bends where scales vary, so that steps need vary the less.
+
+        Args:
+            x: Positions, ``(n, *event)``.
+            score: ∇ log p̃ there, ``(n, *event)``.
+
+        Returns:
+            A ``Transport``, or an affine map where that serves as well.
+        """
+        return fit_transport(x, score)
+
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> AdaptiveNoise:
         noise = super().draw_noise(position, generator)
         deviation = torch.empty_like(noise.uniform).normal_(generator=generator)
-        return AdaptiveNoise(*noise, deviation)
+        return AdaptiveNoise(noise.normal, noise.uniform, noise.variation, deviation)
 
     def transition(
         self, target: Density, state: LangevinState, noise: AdaptiveNoise
@@ -112,13 +140,14 @@ class AdaptiveStepHMC(Trajectory):
             state,
             noise.normal,
             log_frequency=log_local_frequency(state.score) + deviation,
-            step_size=per_chain(self._varied(noise), state.position),
+            step_size=per_chain(self._varied(noise.variation), state.position),
         )
         last_deviation = end.log_frequency - log_local_frequency(end.state.score)
         # Differences of squares as products: two large sums would lose the difference.
         kinetic = 0.5 * sum_event((noise.normal - end.momentum) * (noise.normal + end.momentum))
         drawn = 0.5 * (deviation - last_deviation) * (deviation + last_deviation) / SPREAD**2
         log_ratio = end.state.log_density - state.log_density + kinetic + drawn
+        log_ratio = log_ratio.masked_fill(end.is_misfit, REJECTED)
         info = accept(log_ratio, end.state.log_density, noise.uniform)
         chosen = map(partial(where_accepted, info.is_accepted), end.state, state)
         return LangevinState(*chosen), info
@@ -133,24 +162,35 @@ class AdaptiveStepHMC(Trajectory):
     ) -> End:
         """L steps, each as long as the places at both of its ends ask for.
 
-        To reject for any point on the way keeps the balance: the way back has the same points.
+        To reject for any point on the way keeps the balance: the way back has the same points, and
+        at each of them a frequency that deviates as far. Where it deviates too far, which is where
+        the score falls off a cliff, the next step would go anywhere: the trajectory stops.
         """
         position, score = state.position, state.score
         is_outside = torch.zeros_like(state.log_density, dtype=torch.bool)
+        is_misfit = _is_misfit(log_frequency, log_local_frequency(score))
         h = step_size * per_chain((-log_frequency).exp(), position)
         momentum = add_scaled(momentum, score, 0.5 * h)
-        for step in range(self.gradients_per_step):
+        for count in range(1, self.gradients_per_step + 1):
             position = add_scaled(position, momentum, h)
             log_density, score = target.log_density_and_score(position)
             is_outside = is_outside | (log_density == -torch.inf)
+            local = log_local_frequency(score)
+            is_misfit = is_misfit | _is_misfit(log_frequency, local)
             before, kick = h, 0.5 * h
-            if step < self.gradients_per_step - 1:
-                log_frequency = 2.0 * log_local_frequency(score) - log_frequency
-                h = step_size * per_chain((-log_frequency).exp(), position)
+            if count < self.gradients_per_step:
+                log_frequency = 2.0 * local - log_frequency
+                step = (-log_frequency).exp().masked_fill(is_misfit, 0.0)
+                h = step_size * per_chain(step, position)
                 kick = 0.5 * (before + h)
             momentum = add_scaled(momentum, score, kick)
         log_density = log_density.masked_fill(is_outside, -torch.inf)
-        return End(LangevinState(position, log_density, score), momentum, log_frequency)
+        return End(LangevinState(position, log_density, score), momentum, log_frequency, is_misfit)
+
+
+def _is_misfit(log_frequency: Tensor, local: Tensor) -> Tensor:
+    """Whether a step is not at all as long as the place asks for: ``(chains,)``."""
+    return (log_frequency - local).abs() > MAX_DEVIATION
 
 
 def log_local_frequency(score: Tensor) -> Tensor:

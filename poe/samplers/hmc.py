@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class Trajectory(CorrectedWithScore):
             self, step_size=learned.scale if scale is None else scale, num_steps=num_steps
         )
 
-    def draw_noise(self, position: Tensor, generator: torch.Generator) -> TrajectoryNoise:
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         normal, uniform = draw_noise(position, generator)
         varies = self.jitter > 0
         variation = (
@@ -95,11 +95,11 @@ class Trajectory(CorrectedWithScore):
         )
         return TrajectoryNoise(normal, uniform, variation)
 
-    def _varied(self, noise: TrajectoryNoise) -> Tensor | float | None:
+    def _varied(self, variation: Tensor | None) -> Tensor | float | None:
         """Each chain's own step size in this step."""
-        if noise.variation is None or self.step_size is None:
+        if variation is None or self.step_size is None:
             return self.step_size
-        return self.step_size * (1.0 + self.jitter * noise.variation)
+        return self.step_size * (1.0 + self.jitter * variation)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Hamiltonian(Trajectory):
     def transition(
         self, target: Density, state: LangevinState, noise: TrajectoryNoise
     ) -> tuple[LangevinState, Info]:
-        step_size = per_chain(self._varied(noise), state.position)
+        step_size = per_chain(self._varied(noise.variation), state.position)
         proposed, momentum = self._trajectory(target, state, noise.normal, step_size)
         # |p|² − |p'|² as a product: two large sums would lose the difference.
         kinetic = 0.5 * sum_event((noise.normal - momentum) * (noise.normal + momentum))

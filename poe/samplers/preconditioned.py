@@ -12,6 +12,7 @@ from torch import Tensor
 from poe.core.affine import Affine
 from poe.core.arguments import checked
 from poe.core.errors import PoeError, ShapeError
+from poe.core.transport import Transport, Transported
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -34,6 +35,7 @@ from poe.samplers.questions import (
     draws_beforehand,
     ends_where_it_asked,
     filled,
+    fit_map,
     from_far,
     gradients_per_step,
     guarantee,
@@ -64,36 +66,43 @@ class Whitened:
         log_density, score = self.target.log_density_and_score(self.affine.to_x(u))
         return log_density, self.affine.pull_score(score)
 
+    def in_x(self, u: Tensor, log_density: Tensor) -> Tensor:
+        """log p̃(x), from the log-density of u: the same."""
+        return log_density
+
+
+def whitened(target: Density, affine: Affine | Transport) -> Whitened | Transported:
+    """The density of u."""
+    return affine.whitened(target) if isinstance(affine, Transport) else Whitened(target, affine)
+
 
 class PreconditionedState(NamedTuple):
     """The state in whitened coordinates, and the position in the target's own.
 
     Args:
         inner: The inner kernel's state, in coordinates u.
-        position: x = μ + L u, ``(chains, *event)``.
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
     """
 
     inner: Any
     position: Tensor
-
-    @property
-    def log_density(self) -> Tensor:
-        """log p̃(x): ``(chains,)``."""
-        return self.inner.log_density
+    log_density: Tensor
 
 
 @checked
 @dataclass(frozen=True)
 class Preconditioned(OnDrawnNoise[PreconditionedState]):
-    """A kernel that moves in u, with x = μ + L u: step sizes refer to u.
+    """A kernel that moves in u, with x = μ + L u, or x bent further: step sizes refer to u.
 
     MALA in u is x' = x + ε L Lᵀ ∇log p̃(x) + √(2ε) L z, HMC in u has the mass matrix (L Lᵀ)⁻¹, and
     so for every kernel. The map is fixed while sampling, so the target is left invariant.
 
     Args:
         kernel: Any that moves by the density it is handed, on continuous positions.
-        affine: ``Diagonal``, ``Dense`` or ``LowRank``; None is fitted in warm-up, to the
-            positions and scores of all chains together (``fit_affine``).
+        affine: ``Diagonal``, ``Dense`` or ``LowRank``, or a ``Transport``, which bends; None is
+            fitted in warm-up, to the positions and scores of all chains together: an affine map
+            (``fit_affine``), or what the inner kernel asks for (``fit_map``).
 
     Raises:
         PoeError: For what is no kernel, and for one that is built for a density in x.
@@ -115,7 +124,7 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
     """
 
     kernel: Kernel
-    affine: Affine | None = None
+    affine: Affine | Transport | None = None
 
     # Of an instance, where the inner kernel has them: a static look-up finds them there alone.
     scale_setting: ClassVar[Tensor | float | None]
@@ -208,6 +217,18 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         affine = learned.affine if self.affine is None else self.affine
         return copied(self, kernel=filled(self.kernel, learned), affine=affine)
 
+    def fit_map(self, x: Tensor, score: Tensor) -> Affine | Transport:
+        """The map that the inner kernel asks for.
+
+        Args:
+            x: Positions, ``(n, *event)``.
+            score: ∇ log p̃ there, ``(n, *event)``.
+
+        Returns:
+            The map.
+        """
+        return fit_map(self.kernel, x, score)
+
     @property
     def from_far(self) -> Self:
         """The inner kernel's, in the same coordinates."""
@@ -226,8 +247,9 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
 
     def state_at(self, target: Density, x: Tensor) -> PreconditionedState:
         affine = self._affine()
-        inner = in_two_parts(self.kernel).state_at(Whitened(target, affine), affine.to_u(x))
-        return PreconditionedState(inner, x)
+        density, u = whitened(target, affine), affine.to_u(x)
+        inner = in_two_parts(self.kernel).state_at(density, u)
+        return PreconditionedState(inner, x, density.in_x(u, inner.log_density))
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> Any:
         return in_two_parts(self.kernel).draw_noise(position, generator)
@@ -236,11 +258,12 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         self, target: Density, state: PreconditionedState, noise: Any
     ) -> tuple[PreconditionedState, Info]:
         affine = self._affine()
-        density, kernel = Whitened(target, affine), in_two_parts(self.kernel)
+        density, kernel = whitened(target, affine), in_two_parts(self.kernel)
         inner, info = kernel.transition(density, state.inner, noise)
-        return PreconditionedState(inner, affine.to_x(inner.position)), info
+        log_density = density.in_x(inner.position, inner.log_density)
+        return PreconditionedState(inner, affine.to_x(inner.position), log_density), info
 
-    def _affine(self) -> Affine:
+    def _affine(self) -> Affine | Transport:
         if self.affine is None:
             raise PoeError(
                 "this kernel's preconditioner was left out: expected an affine map, got None. Give "

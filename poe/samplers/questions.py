@@ -19,6 +19,7 @@ nothing of itself, and gets the answer that is safe; nobody asks for a kernel's 
 | ``at_level(level)`` | the kernel for another density on a path to its own | itself |
 | ``between(start)`` | the kernel of many levels at once | itself |
 | ``missing``, ``filled(learned)`` | the settings left out, and how they are filled in | its scale |
+| ``fit_map(x, score)`` | the map of coordinates that warm-up fits for it | an affine one |
 | ``max_scale`` | the largest scale worth tuning to | ∞ |
 | ``from_far`` | the kernel to come in from far out by | itself |
 | ``legs(target, num_steps)``, ``joined(kernels)`` | the densities it is warmed up at | its target |
@@ -36,9 +37,10 @@ from typing import Any, NamedTuple, TypeGuard, cast
 
 from torch import Tensor
 
-from poe.core.affine import Affine
+from poe.core.affine import Affine, fit_affine
 from poe.core.errors import PoeError
 from poe.core.space import Space
+from poe.core.transport import Transport
 from poe.density.expert import Expert
 from poe.samplers.kernel import BIASED, Kernel, TunableKernel
 
@@ -76,7 +78,7 @@ class Learned(NamedTuple):
     """
 
     scale: Tensor | float | None = None
-    affine: Affine | None = None
+    affine: Affine | Transport | None = None
     num_steps: int | None = None
     r_hat: float = math.nan
     has_varying_scale: bool = False
@@ -328,6 +330,22 @@ def filled(kernel: Kernel, learned: Learned) -> Kernel:
     if Setting.SCALE in left_out and learned.scale is not None:
         return with_scale(kernel, learned.scale)
     return kernel
+
+
+def fit_map(kernel: Kernel, x: Tensor, score: Tensor | None) -> Affine | Transport:
+    """The map of coordinates that warm-up fits for a kernel: affine, where it asks for no other.
+
+    Args:
+        kernel: Any.
+        x: Positions, ``(n, *event)``.
+        score: ∇ log p̃ there, ``(n, *event)``; None where there is none.
+
+    Returns:
+        The map.
+    """
+    if score is not None and hasattr(kernel, "fit_map"):
+        return cast("Affine | Transport", kernel.fit_map(x, score))
+    return fit_affine(x, score)
 
 
 def with_scale(kernel: Kernel, value: Tensor | float | None) -> Kernel:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from poe.core.affine import AFFINE_MAPS, Affine
 from poe.core.doubt import Kind, as_facts, from_facts
 from poe.core.errors import PoeError, StorageError
+from poe.core.transport import Transport
 from poe.files.signature import PREFIX, Signature, is_same
 from poe.files.tensor_file import read, understanding, write
 from poe.samplers.questions import Learned
@@ -31,6 +32,7 @@ FACTS: dict[str, type | tuple[type, ...]] = {
     "doubts": list, "raised": list, "wanted": int,
 }  # fmt: skip
 COUNTS = ("phase", "step", "num_steps", "num_gradients", "seconds", "wanted")
+MAPS = {**AFFINE_MAPS, Transport.__name__: Transport}
 STEPS_TRIED = 4
 """At so many stored draws of each chain the target is asked again."""
 
@@ -255,11 +257,11 @@ def _describe(learned: Learned) -> dict[str, Any]:
 
 def _learned(index: int, told: dict[str, Any], tensors: dict[str, Tensor]) -> Learned:
     scale, *parts = _unnamed(f"learned.{index}", tensors)
-    affine = None if told["affine"] is None else AFFINE_MAPS[told["affine"]](*parts)
+    affine = None if told["affine"] is None else MAPS[told["affine"]](*parts)
     return Learned(**told)._replace(scale=scale, affine=affine)
 
 
-def _affine_parts(affine: Affine | None) -> list[Tensor]:
+def _affine_parts(affine: Affine | Transport | None) -> list[Tensor]:
     return [] if affine is None else list(vars(affine).values())
 
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, Diagonal, fit_affine
+from poe.core.affine import Affine, Diagonal
 from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
+from poe.core.transport import Transport, push_score
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
@@ -33,6 +34,7 @@ from poe.samplers.questions import (
     Leg,
     Setting,
     filled,
+    fit_map,
     from_far,
     is_tunable,
     joined,
@@ -214,7 +216,7 @@ def first_learned(window: Window, x: Tensor) -> Learned:
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
     start = started(shaped(window.kernel, learned), window.density, x)
-    return learned._replace(affine=_all_of((_visit(start),), learned).fitted(learned.affine))
+    return learned._replace(affine=_fitted(window.kernel, _all_of((_visit(start),), learned), learned))
 
 
 class WindowState(NamedTuple):
@@ -341,10 +343,6 @@ class Visits(NamedTuple):
     position: Tensor
     score: Tensor | None
 
-    def fitted(self, affine: Affine) -> Affine:
-        """The map fitted to them; the one before where none is left that is finite."""
-        return fit_affine(self.position, self.score) if len(self.position) > 1 else affine
-
 
 def _all_of(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Visits:
     """All that was visited and is finite; scores come in the coordinates of the map before."""
@@ -353,17 +351,25 @@ def _all_of(visited: tuple[tuple[Tensor, ...], ...], learned: Learned) -> Visits
     is_finite = torch.stack([part.isfinite().all(1) for part in rows]).all(0)
     position, *score = (part[is_finite] for part in parts)
     assert learned.affine is not None
-    return Visits(position, learned.affine.push_score(score[0]) if score else None)
+    in_x = push_score(learned.affine, position, score[0]) if score else None
+    return Visits(position, in_x)
 
 
 def _refitted(window: Window, visits: Visits, learned: Learned) -> Learned:
-    """The map, and the kind of integrator, by what was visited."""
+    """The kind of integrator, and the map, by what was visited; far out, the map alone."""
+    is_asked = Setting.INTEGRATOR in window.learns and not window.per_chain
+    if is_asked and not learned.has_varying_scale and visits.score is not None:
+        is_varying = has_varying_scale(visits.position, visits.score)
+        learned = learned._replace(has_varying_scale=is_varying)
+    return learned._replace(affine=_fitted(shaped(window.kernel, learned), visits, learned))
+
+
+def _fitted(kernel: Kernel, visits: Visits, learned: Learned) -> Affine | Transport:
+    """The map that the kernel asks for; the one before where nothing is left that is finite."""
     assert learned.affine is not None
-    learned = learned._replace(affine=visits.fitted(learned.affine))
-    if Setting.INTEGRATOR not in window.learns or visits.score is None:
-        return learned
-    is_varying = has_varying_scale(visits.position, visits.score)
-    return learned._replace(has_varying_scale=is_varying)
+    if len(visits.position) < 2:
+        return learned.affine
+    return fit_map(kernel, *visits)
 
 
 def _common(scale: Tensor) -> Tensor:

@@ -485,8 +485,18 @@ CALLS: dict[str, dict[str, Any]] = {
     "poe.samplers.SuffixMetropolisHastings": {"model": sequence_model},
     "poe.samplers.SurrogateMALA": {"surrogate": gaussian, "step_size": 0.1},
     "poe.samplers.SwendsenWang": {"pairs": lambda: _pairs()},
+    "poe.samplers.Transport": {
+        "loc": lambda: normal(2),
+        "matrix": lambda: torch.eye(2),
+        "curves": lambda: normal(2, 1),
+        "means": lambda: normal(2, 1),
+        "log_scales": lambda: normal(3, 1),
+        "inner_loc": lambda: normal(2),
+        "inner_factor": lambda: torch.eye(2),
+    },
     "poe.samplers.UnderdampedLangevin": {"step_size": 0.1, "friction": 1.0},
     "poe.samplers.fit_affine": {"x": lambda: normal(20, 2), "score": lambda: -normal(20, 2)},
+    "poe.samplers.fit_transport": {"x": lambda: normal(60, 2), "score": lambda: -normal(60, 2)},
     "poe.samplers.geometric_ladder": {
         "target": plain,
         "start": gaussian,

@@ -68,6 +68,11 @@ def some_start(count: int = 50) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_trajectory_is_reversible(num_steps: int) -> None:
     kernel = AdaptiveStepHMC(0.1, num_steps)
     x, momentum, s = some_start()
+    target = funnel(3)
+    whole = kernel._trajectory(target, kernel.init(target, x), momentum, s, kernel.step_size)
+    kept = ~whole.is_misfit
+    assert kept.double().mean() > 0.9
+    x, momentum, s = x[kept], momentum[kept], s[kept]
     end, p, last = wander(kernel, x, momentum, s)
     back, q, first = wander(kernel, end, -p, last)
     torch.testing.assert_close((back, -q, first), (x, momentum, s))
@@ -132,6 +137,29 @@ def test_it_leaves_a_funnel_invariant(d: int) -> None:
     target = poe.FromLogDensity(log_density, space=poe.Real(d))
     start = torch.cat([exact[:, :1], exact[:, 1:].asinh()], 1)
     check_kernel(AdaptiveStepHMC(0.2, 4), target, start, num_steps=5, generator=g)
+
+
+def test_a_trajectory_over_a_cliff_stops_there_and_is_rejected() -> None:
+    """The score falls from 10⁶ to 0 in a step, so the reflected frequency would be 10⁻⁶."""
+
+    class Cliff:
+        def log_density(self, x: Tensor) -> Tensor:
+            return -1e6 * x.clamp(min=0.0).sum(-1)
+
+        def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.log_density(x), torch.where(x > 0, -1e6, 0.0)
+
+    x = torch.full((10, 1), 1e-7)
+    kernel = AdaptiveStepHMC(1.0, num_steps=6)
+    moved, info = kernel.step(Cliff(), kernel.init(Cliff(), x), generator=seeded())
+    assert not (info.is_accepted | info.is_divergent).any()
+    assert torch.equal(moved.position, x)
+    # From a wider start none would be nearer than 10⁵, had it gone on.
+    state = kernel.init(Cliff(), x)
+    noise = kernel.draw_noise(x, seeded())
+    frequency = log_local_frequency(state.score) + SPREAD * noise.deviation
+    end = kernel._trajectory(Cliff(), state, noise.normal, frequency, 1.0)
+    assert end.state.position.abs().max() < 10
 
 
 def test_where_the_score_is_small_the_frequency_is_no_less_than_that_of_the_floor() -> None:
