@@ -22,8 +22,8 @@ HISTORY = 8
 ROUNDS = 4
 EVALUATIONS = 60
 """Of each path in a round, the draws aside."""
-EVERY = 3
-"""So many evaluations after each other a normal is tried."""
+EVERY, AT_FIRST = 3, 8
+"""After so many evaluations each a normal is tried; at first, while steps are long, after all."""
 NUM_DRAWS = 4
 """Of each normal that is tried."""
 NEAR = 0.05
@@ -36,9 +36,10 @@ CURVED = 1e-10
 """The least cosine of a step and the change of the score that tells of curvature."""
 GAIN = 1.0
 """Another round is worth it where the last one raised the evidence by as much, in nats."""
-LOST = 20.0
-"""A path has arrived nowhere that ends LOST + d nats of evidence below the best: what it found has
-no mass to speak of, even where a normal fits there as badly as one may."""
+LOST, LOST_BY_DIMENSION = 7.0, 0.25
+"""A path has arrived nowhere that ends LOST + d / 4 nats of evidence below the best: what it found
+has less than a thousandth of the mass, and a normal may fit there by so much worse than elsewhere.
+"""
 BETTER_HALF = 0.5
 
 
@@ -203,7 +204,7 @@ class Paths:
         for step in range(1, EVALUATIONS):
             self.advance()
             is_over = bool(self.is_over.all())
-            if is_over or step % EVERY == 0:
+            if is_over or step <= AT_FIRST or step % EVERY == 0:
                 yield self.normals(generator)
             if is_over:
                 return
@@ -328,7 +329,7 @@ def _shared(best: Best, log_density: Tensor, num_chains: int) -> tuple[Tensor, T
     """
     evidence = best.evidence.where(best.evidence > -torch.inf, log_density)
     evidence, d = evidence.nan_to_num(-torch.inf), best.draws.shape[2]
-    arrived = (evidence >= evidence.max() - (LOST + d)).nonzero().flatten()
+    arrived = (evidence >= evidence.max() - (LOST + LOST_BY_DIMENSION * d)).nonzero().flatten()
     every = torch.arange(num_chains, device=evidence.device)
     own, number = every % len(evidence), every // len(evidence) % NUM_DRAWS
     is_lost = ~torch.isin(own, arrived)
