@@ -24,6 +24,8 @@ MIN_GAIN = 0.2
 MIN_GAIN_OF_CURVES = 0.5
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
+EDGE = 2.5
+"""Of z₁ ~ N(0, 1): beyond it scales and means go on as they are."""
 NUM_STARTS = 2
 RIDGE = 1e-4
 SQRT_2 = math.sqrt(2.0)
@@ -48,7 +50,8 @@ class Transport:
 
     (z₁, v) = c + C u;  z_j = a_j(z₁) + exp(s_j(z₁)) (v_j + m_j(z₁)), with offsets a_j linear in 1
     and t², log-scales s_j in 1, t and √(1 + t²), and bounded means m_j, in units of the scale, in
-    t / √(1 + t²) and 1 / √(1 + t²). For Neal's funnel z₁ is v and s = v / 2; for a hierarchy in its
+    t / √(1 + t²) and 1 / √(1 + t²); t is z₁, and for scales and means stays where |z₁| is beyond
+    2.5, where positions were few. For Neal's funnel z₁ is v and s = v / 2; for a hierarchy in its
     centred form z₁ is the log of the scale that the effects share; for Rosenbrock's valley a is a
     parabola. One-to-one, with the density of u
 
@@ -554,16 +557,29 @@ def _whitening(x: Tensor) -> Dense:
 # Centred and scaled for t ~ N(0, 1), so that a search finds its way among their coefficients.
 
 
+def _clipped(first: Tensor) -> tuple[Tensor, Tensor]:
+    """t up to 2.5 and no further than 3.5, and its derivative: where there were no positions.
+
+    There a small error of an offset, in units of a scale that goes on falling, would bend the
+    neck away from where chains look for it; with a scale that stays it remains straight.
+    """
+    distance = first.abs()
+    beyond = torch.tanh((distance - EDGE).clamp(min=0.0))
+    return first.sign() * (distance.clamp(max=EDGE) + beyond), 1.0 - beyond.square()
+
+
 def _scales(first: Tensor) -> Tensor:
     """1, t, (√(1 + t²) − 1.354) / 0.406: ``(n, 1) -> (n, 3)``."""
-    root = ((1.0 + first.square()).sqrt() - 1.354) / 0.406
-    return torch.cat([torch.ones_like(first), first, root], 1)
+    t, _ = _clipped(first)
+    root = ((1.0 + t.square()).sqrt() - 1.354) / 0.406
+    return torch.cat([torch.ones_like(t), t, root], 1)
 
 
 def _scale_slopes(first: Tensor) -> Tensor:
     """Their derivatives."""
-    root = first * (1.0 + first.square()).rsqrt() / 0.406
-    return torch.cat([torch.zeros_like(first), torch.ones_like(first), root], 1)
+    t, slope = _clipped(first)
+    root = t * (1.0 + t.square()).rsqrt() / 0.406
+    return slope * torch.cat([torch.zeros_like(t), torch.ones_like(t), root], 1)
 
 
 def _curves(first: Tensor) -> Tensor:
@@ -573,14 +589,16 @@ def _curves(first: Tensor) -> Tensor:
 
 def _means(first: Tensor) -> Tensor:
     """t / √(1 + t²) / 0.588, (1 / √(1 + t²) − 0.789) / 0.180: ``(n, 1) -> (n, 2)``."""
-    root = (1.0 + first.square()).rsqrt()
-    return torch.cat([first * root / 0.588, (root - 0.789) / 0.180], 1)
+    t, _ = _clipped(first)
+    root = (1.0 + t.square()).rsqrt()
+    return torch.cat([t * root / 0.588, (root - 0.789) / 0.180], 1)
 
 
 def _mean_slopes(first: Tensor) -> Tensor:
     """Their derivatives."""
-    cube = (1.0 + first.square()).rsqrt() ** 3
-    return torch.cat([cube / 0.588, -first * cube / 0.180], 1)
+    t, slope = _clipped(first)
+    cube = (1.0 + t.square()).rsqrt() ** 3
+    return slope * torch.cat([cube / 0.588, -t * cube / 0.180], 1)
 
 
 def _flat(x: Tensor) -> Tensor:
