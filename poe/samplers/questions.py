@@ -75,6 +75,7 @@ class Learned(NamedTuple):
         has_varying_scale: Whether one step size does not fit all places that chains come to.
         autocorrelation_time: Of the slowest component or its square, in steps, over that stretch.
         num_repeats: So many steps from one draw to the next.
+        num_restarted: So many chains that stood still were started again where others are.
     """
 
     scale: Tensor | float | None = None
@@ -84,6 +85,7 @@ class Learned(NamedTuple):
     has_varying_scale: bool = False
     autocorrelation_time: float = math.nan
     num_repeats: int = 1
+    num_restarted: int = 0
 
 
 class Leg(NamedTuple):

@@ -43,6 +43,7 @@ from poe.tuning.warmup import (
     Window,
     WindowState,
     begin_window,
+    brought_home,
     end_window,
     fill,
     first_learned,
@@ -331,12 +332,15 @@ class Run:
             known[-1] = spaced(stages[-1], learned)
             state, learned = WindowState(moment.state.inner, None), (*moment.learned, *known)
             return moment._replace(phase=phase, step=0, learned=learned, state=state)
-        moment = moment._replace(phase=phase, step=0, learned=(*moment.learned, *known))
+        x, known[-1] = brought_home(stage, moment.state, known[-1], self.plan.generator)
         warmup, sampling = moment.num_gradients
-        x = stage.descend(moment.state.inner)
         return moment._replace(
-            state=begin_window(self.plan.stages[phase], x, learned),
+            phase=phase,
+            step=0,
+            learned=(*moment.learned, *known),
+            state=begin_window(stages[phase], x, known[-1]),
             num_gradients=(warmup + 1, sampling),
+            generator_state=self.plan.generator.get_state(),
         )
 
     def _record(self, u: Tensor, log_density: Tensor) -> None:

@@ -358,7 +358,10 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
     require_inside(used, begin.target.space, run.moment.state.inner.position)
     tally, (warmup_gradients, num_gradients) = run.moment.tally, run.moment.num_gradients
     before = run.plan.before
-    varying = VARYING if run.moment.learned[-1].has_varying_scale else ""
+    learned = run.moment.learned[-1]
+    varying = VARYING if learned.has_varying_scale else ""
+    if learned.num_restarted:
+        varying += f"; {learned.num_restarted} times a chain that stood still began anew"
     draws = Draws(
         samples=run.samples[:num_draws].transpose(0, 1),
         log_density=run.log_density[:num_draws].transpose(0, 1),

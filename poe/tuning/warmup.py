@@ -58,6 +58,8 @@ SLOW = 8.0
 GRADIENTS_OF_A_DRAW = 48
 REMEMBERED = 4.0
 """The autocorrelation time that draws shall have."""
+STILL = 0.05
+"""A chain that moves in so few of its steps stands still."""
 SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
@@ -216,7 +218,8 @@ def first_learned(window: Window, x: Tensor) -> Learned:
     ones = torch.ones(dimension, dtype=x.dtype, device=x.device)
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
     start = started(shaped(window.kernel, learned), window.density, x)
-    return learned._replace(affine=_fitted(window.kernel, _all_of((_visit(start),), learned), learned))
+    visits = _all_of((_visit(start),), learned)
+    return learned._replace(affine=_fitted(window.kernel, visits, learned))
 
 
 class WindowState(NamedTuple):
@@ -322,6 +325,30 @@ def slowest(position: Tensor) -> float:
         return math.inf
     times = values[0].numel() / effective_size(values)
     return float(times.nan_to_num(0.0).amax())
+
+
+def brought_home(
+    window: Window, state: WindowState, learned: Learned, generator: torch.Generator
+) -> tuple[Tensor, Learned]:
+    """Where chains go on from: those that stand still far down, from where others are that move.
+
+    Where the kernel is left open. Those that stand still as high up as others move are in a place
+    of which the kernel is not made for: they stay, for all to see.
+    """
+    x = window.descend(state.inner)
+    if Setting.INTEGRATOR not in window.learns or len(state.visited) < MIN_DRAWS:
+        return x, learned
+    position = torch.stack([visit[0] for visit in state.visited]).flatten(2)
+    has_moved = (position[1:] != position[:-1]).any(2).double().mean(0)
+    moving, height = has_moved >= STILL, state.inner.log_density
+    if not bool(moving.any()):
+        return x, learned
+    is_lost = ~moving & (height < height[moving].amin())
+    count, moving = int(is_lost.sum()), moving.nonzero().flatten()
+    drawn = torch.empty(count, device=x.device).uniform_(generator=generator)
+    others = moving[(drawn * len(moving)).long().clamp(max=len(moving) - 1)]
+    x = x.index_copy(0, is_lost.nonzero().flatten(), x[others])
+    return x, learned._replace(num_restarted=learned.num_restarted + count)
 
 
 def spaced(window: Window, learned: Learned) -> Learned:
