@@ -30,6 +30,8 @@ MAX_DEVIATION = 1.0
 """Of the log of the frequency from the one that fits: 4 sd, so few that end there are accepted."""
 REJECTED = 0.9 * DIVERGENT
 """The log acceptance ratio of a trajectory with a step that does not fit: 0, and no divergence."""
+SHORT, SHORTEST = 0.2, 0.05
+"""The share of trajectories of shorter steps, and the shortest of these, as a part of h."""
 FLOOR = 4.0
 """Mean squares of scores below it change little: a zero of the score shall not look flat."""
 
@@ -82,7 +84,9 @@ class AdaptiveStepHMC(Trajectory):
         step_size: h, a number, or a tensor of shape () or (chains,); None is tuned in warm-up, to
             an acceptance rate of 0.8.
         num_steps: L, the same for all chains; None is chosen in warm-up, to make h L = 1.65.
-        jitter: Each chain's h is h (1 + jitter v), v ~ U(−1, 1), anew in each trajectory.
+        jitter: Each chain's h is h (1 + jitter v), v ~ U(−1, 1), anew in each trajectory; of a
+            fifth of them h 20^(−w), w ~ U(0, 1), since where the map does not fit, far in a neck,
+            no other would be accepted. Without jitter none of both.
 
     Raises:
         PoeError: For L < 1, a jitter outside [0, 1), and a step size that is not positive.
@@ -113,6 +117,15 @@ class AdaptiveStepHMC(Trajectory):
     is_reversible: ClassVar[bool] = True
     ends_where_it_asked: ClassVar[bool] = True
     target_acceptance: ClassVar[float] = 0.8
+
+    def _varied(self, variation: Tensor | None) -> Tensor | float | None:
+        """Each chain's own h in this step: most around h, some much shorter."""
+        if variation is None or self.step_size is None:
+            return self.step_size
+        share = 0.5 * (1.0 + variation)  # uniform in (0, 1)
+        around = 1.0 + self.jitter * (2.0 * (share - SHORT) / (1.0 - SHORT) - 1.0)
+        short = SHORTEST ** (share / SHORT)
+        return self.step_size * torch.where(share < SHORT, short, around)
 
     def fit_map(self, x: Tensor, score: Tensor) -> Affine | Transport:
         """A map that bends where scales vary, so that steps need vary the less.

@@ -36,9 +36,9 @@ CURVED = 1e-10
 """The least cosine of a step and the change of the score that tells of curvature."""
 GAIN = 1.0
 """Another round is worth it where the last one raised the evidence by as much, in nats."""
-LOST, LOST_BY_DIMENSION = 7.0, 0.25
-"""A path has arrived nowhere that ends LOST + d / 4 nats of evidence below the best: what it found
-has less than a thousandth of the mass, and a normal may fit there by so much worse than elsewhere.
+LOST, LOST_BY_DIMENSION = 5.0, 0.1
+"""A path has arrived nowhere that ends LOST + d / 10 nats of evidence below the best: what it found
+has less than a hundredth of the mass, and a normal may fit there by so much worse than elsewhere.
 """
 BETTER_HALF = 0.5
 
