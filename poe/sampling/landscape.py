@@ -35,18 +35,18 @@ from poe.tuning.modes import (
 MAX_MODES = 64
 LEAST = 1e-3
 """A mode of less of the mass than this is none."""
-SCATTERED = 64, 512
+SCATTERED = 96, 512
 """The fewest and the most climbs from a broad start; in each round after the first, the fewest."""
 EACH_CLIMB = 30
 """So many evaluations for each of them there should be."""
 MOST_MORE = 8
 """So many times the first particles go, if that can be paid."""
-ROUNDS = 4
-"""Of such climbs, while they find new modes."""
+ROUNDS = 6
+"""Of such climbs, until two in a row find no new mode."""
 NEARER = (1.0, 0.5, 0.25)
 """They begin on the broad start, or on the same drawn in by so much, by turns."""
-WIDER = 1.5
-"""How much farther than the modes so far the next round begins."""
+WIDER = 0.75, 1.5
+"""How much farther than the modes so far lie the next rounds begin, by turns."""
 COPIES, WANDERING, STRIDE = 8, 60, (0.6, 2)
 """Chains from the centre of a mode, their steps, and angle and number of those of a trajectory."""
 LOOKS, NEAREST = 3, 2
@@ -148,19 +148,22 @@ class Landscape:
             for k, share in enumerate(NEARER)
         ]
         self._climb(torch.cat([u, *turns]))
-        for _ in range(ROUNDS):
-            if len(self.modes) < 2 or self.is_open:
-                break
-            before = len(self.modes)
-            self._climb(self._afar(spread, scattered[: SCATTERED[0]]))
-            if len(self.modes) == before:
-                break
-        else:
-            self.is_open = True
+        num_modes: list[int] = []
+        while len(self.modes) > 1 and not self.is_open and self._is_growing(num_modes):
+            num_modes.append(len(self.modes))
+            wider = WIDER[len(num_modes) % len(WIDER)]
+            self._climb(self._afar(wider, spread, scattered[: SCATTERED[0]]))
+        self.is_open |= len(num_modes) == ROUNDS and num_modes[-1] > num_modes[-3]
 
-    def _afar(self, spread: Tensor, like: Tensor) -> Tensor:
+    def _is_growing(self, num_modes: list[int]) -> bool:
+        """Whether one of the last two rounds found a mode, and there are rounds left."""
+        is_growing = len(num_modes) < 2 or len(self.modes) > num_modes[-2]
+        return is_growing and len(num_modes) < ROUNDS
+
+    def _afar(self, wider: float, spread: Tensor, like: Tensor) -> Tensor:
+        """As broad as the modes lie, or wider or nearer, and as the broad start beside."""
         centres = torch.stack([mode.centre for mode in self.modes])
-        sd = torch.hypot(WIDER * centres.std(0), spread)
+        sd = torch.hypot(wider * centres.std(0), wider * spread)
         normal = torch.empty_like(like).normal_(generator=self.generator)
         flat = centres.mean(0) + sd * normal.reshape(len(like), -1)
         return flat.reshape(like.shape)

@@ -229,6 +229,8 @@ def look_elsewhere(
     except Exception as error:  # whatever the target raises, and is told of
         return Failed(error, scouts.num_evaluations + counted.num_evaluations)
     spent = scouts.num_evaluations + counted.num_evaluations
+    if not modes and land.is_open:
+        return TooLong(spent)
     if not modes:
         return Nothing(f"particles from {name} found no other modes", spent)
     said = f"{how}, by climbs and particles from {name}"
