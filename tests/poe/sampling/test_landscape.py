@@ -14,9 +14,9 @@ import experts
 import poe
 from poe.core.doubt import Kind, kinds
 from poe.diagnostics import mcse_mean
-from poe.samplers import ModeJumps
+from poe.samplers import ModeJumps, ParallelTempering
 from poe.samplers.preconditioned import Gaussians
-from poe.sampling.landscape import contained, leads_to, occupied, places
+from poe.sampling.landscape import Occupied, contained, leads_to, occupied, places
 from poe.tuning.modes import Mode
 
 
@@ -181,3 +181,24 @@ def test_log_shares_of_modes_sum_to_one() -> None:
     u = modes.to_u(torch.randn(5, 2, generator=seeded(1)))
     assert torch.allclose(modes.log_shares(u).exp().sum(0), torch.ones(5))
     assert math.isclose(modes.log_abs_det.sum().item(), 0.0)
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("does_temper", [True, False])
+def test_where_no_chain_jumps_it_is_tempered_or_said(
+    does_temper: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever chains do in the first trial, they are told to have stayed where they were."""
+    trials = iter([Occupied(torch.tensor([0.7, 0.3]), 1.0)])
+
+    def judged(label: Tensor, num_modes: int) -> Occupied:
+        stayed = Occupied(torch.tensor([0.7, 0.3]), 1.0)
+        return next(trials, occupied(label, num_modes) if does_temper else stayed)
+
+    monkeypatch.setattr(poe.sampling.multimodality, "occupied", judged)
+    monkeypatch.setattr(poe.sampling.multimodality, "DEAREST", 10**6)
+    draws = sampled(mixture(9.0 * FAR[:, :2], ONES, SHARES), 2000, 0)
+    assert isinstance(draws.kernel, ParallelTempering) == does_temper
+    assert (Kind.UNSEEN in kinds(draws.doubts)) != does_temper
+    if does_temper:
+        assert off(draws, lambda x: x[..., 0] > 4.5, 0.3) < 4
