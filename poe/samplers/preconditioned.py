@@ -354,6 +354,10 @@ class _OfMode:
         self.target, self.modes, self.label = target, modes, label
         self.latest: LangevinState | None = None
 
+    def log_density(self, u: Tensor) -> Tensor:
+        """The log-density alone."""
+        return self.log_density_and_score(u)[0]
+
     def log_density_and_score(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The log-density, and its gradient in u."""
         x = self.modes.to_x(u, self.label)
@@ -382,7 +386,7 @@ class _Known(NamedTuple):
 
 
 class JumpNoise(NamedTuple):
-    """The kernel's noise, and uniforms ``(3, chains)``: for the mode, where to jump, and whether."""
+    """The kernel's noise, and uniforms ``(3, chains)``: for the mode, the next one, the jump."""
 
     kernel: Any
     uniform: Tensor

@@ -18,36 +18,35 @@ from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Raised
 from poe.samplers.hmc import SplitHMC
-from poe.samplers.kernel import Kernel, or_nothing
+from poe.samplers.kernel import Density, Kernel, or_nothing
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Gaussians, Preconditioned
 from poe.tuning.modes import (
-    BETWEEN,
-    DRAWS,
+    Counted,
     Mode,
     apart,
     climb,
     is_in,
-    log_mass,
     summit,
+    weighed,
     without_valley,
 )
 
 MAX_MODES = 64
 LEAST = 1e-3
 """A mode of less of the mass than this is none."""
-SCATTERED = 64, 512
+SCATTERED = 96, 512
 """The fewest and the most climbs from a broad start; in each round after the first, the fewest."""
 EACH_CLIMB = 30
 """So many evaluations for each of them there should be."""
 MOST_MORE = 8
 """So many times the first particles go, if that can be paid."""
-ROUNDS = 4
-"""Of such climbs, while they find new modes."""
+ROUNDS = 6
+"""Of such climbs, until two in a row find no new mode."""
 NEARER = (1.0, 0.5, 0.25)
 """They begin on the broad start, or on the same drawn in by so much, by turns."""
-WIDER = 1.5
-"""How much farther than the modes so far the next round begins."""
+WIDER = 0.75, 1.5
+"""How much farther than the modes so far lie the next rounds begin, by turns."""
 COPIES, WANDERING, STRIDE = 8, 60, (0.6, 2)
 """Chains from the centre of a mode, their steps, and angle and number of those of a trajectory."""
 LOOKS, NEAREST = 3, 2
@@ -81,7 +80,7 @@ class Scouts:
     position: Tensor = field(init=False)
 
     def arrive(self, num_chains: int) -> bool:
-        """Whether they do within the budget; then more go, as many as a third of what is left pays."""
+        """Whether they do within the budget; then more go, for a third of what is left."""
         if not self._went(num_chains):
             return False
         each = self.num_evaluations
@@ -125,21 +124,18 @@ class Landscape:
 
     - ``modes``: the heaviest first;
     - ``is_open``: whether there may be more: the last round found one, or the budget ended;
-    - ``num_evaluations``: what it took.
-
     - ``own``: what the chains learned of where they are, as a mode.
 
     Climbs go by the map ``affine``.
     """
 
-    density: Expert
+    density: Counted
     affine: Affine
     own: Mode
     generator: torch.Generator
     budget: int
     modes: list[Mode] = field(default_factory=list)
     is_open: bool = False
-    num_evaluations: int = 0
 
     def explore(self, u: Tensor, scattered: Tensor) -> None:
         """Climb from positions, and in rounds from ever farther away while that finds modes.
@@ -152,19 +148,22 @@ class Landscape:
             for k, share in enumerate(NEARER)
         ]
         self._climb(torch.cat([u, *turns]))
-        for _ in range(ROUNDS):
-            if len(self.modes) < 2 or self.is_open:
-                break
-            before = len(self.modes)
-            self._climb(self._afar(spread, scattered[: SCATTERED[0]]))
-            if len(self.modes) == before:
-                break
-        else:
-            self.is_open = True
+        num_modes: list[int] = []
+        while len(self.modes) > 1 and not self.is_open and self._is_growing(num_modes):
+            num_modes.append(len(self.modes))
+            wider = WIDER[len(num_modes) % len(WIDER)]
+            self._climb(self._afar(wider, spread, scattered[: SCATTERED[0]]))
+        self.is_open |= len(num_modes) == ROUNDS and num_modes[-1] > num_modes[-3]
 
-    def _afar(self, spread: Tensor, like: Tensor) -> Tensor:
+    def _is_growing(self, num_modes: list[int]) -> bool:
+        """Whether one of the last two rounds found a mode, and there are rounds left."""
+        is_growing = len(num_modes) < 2 or len(self.modes) > num_modes[-2]
+        return is_growing and len(num_modes) < ROUNDS
+
+    def _afar(self, wider: float, spread: Tensor, like: Tensor) -> Tensor:
+        """As broad as the modes lie, or wider or nearer, and as the broad start beside."""
         centres = torch.stack([mode.centre for mode in self.modes])
-        sd = torch.hypot(WIDER * centres.std(0), spread)
+        sd = torch.hypot(wider * centres.std(0), wider * spread)
         normal = torch.empty_like(like).normal_(generator=self.generator)
         flat = centres.mean(0) + sd * normal.reshape(len(like), -1)
         return flat.reshape(like.shape)
@@ -172,43 +171,39 @@ class Landscape:
     def _climb(self, u: Tensor) -> None:
         """Add the modes that climbs from u come to."""
         climbed = climb(self.density, u, self.affine)
-        known = [mode.centre.reshape(1, *u.shape[1:]) for mode in self.modes]
-        top = torch.cat([*known, climbed.top[climbed.has_arrived]])
-        self.num_evaluations += climbed.num_evaluations + len(top)
-        if not len(top):
-            return
-        with torch.no_grad():
-            value = or_nothing(self.density.log_density(top))
-        groups, cost = apart(self.density, top, value)
-        self.num_evaluations += cost
-        new = [rows[0] for rows in groups if bool((rows >= len(known)).all())]
-        for row in new:
-            if self.num_evaluations > self.budget or len(self.modes) == MAX_MODES:
-                self.is_open = True  # their mass is not known
+        known = self._tops(u)
+        top = torch.cat([known, climbed.top[climbed.has_arrived]])
+        for rows in apart(self.density, top, self._heights(top)):
+            if bool((rows < len(known)).any()):
+                continue
+            if self.density.num_evaluations > self.budget or len(self.modes) == MAX_MODES:
+                self.is_open = True  # its mass is not known
                 break
-            self._add(top[row])
-        self._leave_out_the_light()
+            self._add(top[rows[0]])
+        heaviest = max(mode.log_mass for mode in [self.own, *self.modes])
+        kept = [mode for mode in self.modes if mode.log_mass > heaviest + math.log(LEAST)]
+        self.modes = sorted(kept, key=lambda mode: -mode.log_mass)
 
     def _add(self, top: Tensor) -> None:
-        """The mode of a top that climbs came to, where it is a summit, and of none that is known."""
-        climbed = summit(self.density, top, self._width(top))
-        self.num_evaluations += climbed.num_evaluations
-        if climbed.factor is None or self._is_known(climbed.top):
+        """The mode of a top that climbs came to, where it is a summit, and none that is known."""
+        found = summit(self.density, top, self._width(top))
+        if found is None:
             return
-        centre = climbed.top.flatten()
-        mass = log_mass(self.density, centre, climbed.factor, self.generator)
-        self.num_evaluations += DRAWS
-        self.modes.append(Mode(centre, climbed.factor, mass))
+        tops = torch.cat([found[0][None], self._tops(found[0][None])])
+        rows = torch.arange(1, len(tops))
+        same = without_valley(self.density, tops, self._heights(tops), rows, torch.zeros_like(rows))
+        if not bool(same.any()):
+            self.modes.append(weighed(self.density, *found, self.generator))
 
-    def _is_known(self, top: Tensor) -> bool:
-        """Whether no valley lies between a summit and one of those before."""
-        known = [mode.centre.reshape(top.shape) for mode in self.modes]
-        tops = torch.stack([top, *known])
+    def _tops(self, like: Tensor) -> Tensor:
+        """The summits of the modes that are known: ``(k, *event)``."""
+        centres = [mode.centre for mode in self.modes]
+        return torch.stack(centres).reshape(-1, *like.shape[1:]) if centres else like[:0]
+
+    def _heights(self, top: Tensor) -> Tensor:
+        """log p̃ of summits, −inf where it is no number."""
         with torch.no_grad():
-            values = or_nothing(self.density.log_density(tops))
-        same = without_valley(self.density, tops, values, torch.arange(1, len(tops)), torch.zeros(1).long())
-        self.num_evaluations += len(tops) + len(BETWEEN) * len(known)
-        return bool(same.any())
+            return or_nothing(self.density.log_density(top)) if len(top) else top.new_empty(0)
 
     def _width(self, top: Tensor) -> Tensor:
         """About the standard deviations of a mode: those of the last one, where there was one."""
@@ -217,11 +212,6 @@ class Landscape:
         ones, zeros = torch.ones_like(top)[None], torch.zeros_like(top)[None]
         scale = (self.affine.to_x(ones) - self.affine.to_x(zeros)).abs().flatten()
         return scale.clamp(min=torch.finfo(top.dtype).tiny)
-
-    def _leave_out_the_light(self) -> None:
-        heaviest = max(mode.log_mass for mode in [self.own, *self.modes])
-        kept = [m for m in self.modes if m.log_mass > heaviest + math.log(LEAST)]
-        self.modes = sorted(kept, key=lambda mode: -mode.log_mass)
 
 
 def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
@@ -235,9 +225,9 @@ def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
     if modes and own.log_mass < modes[0].log_mass + math.log(LEAST):
         return unsettled(land)  # what the chains learned of is next to nothing
     steps = [wander(land.density, mode, visited, land.generator) for mode in modes[:TESTED]]
-    if len(modes) > 1 and occupied(places(modes, visited), len(modes)).apart > SEPARATE:
-        if are_several(land.density, steps, len(modes)):
-            return modes, "chains stay in different modes"
+    are_apart = occupied(places(modes, visited), len(modes)).apart > SEPARATE if modes else False
+    if are_apart and are_several(land.density, steps, len(modes)):
+        return modes, "chains stay in different modes"
     known = [own, *modes]
     mass = torch.tensor([mode.log_mass for mode in known], dtype=torch.float64).softmax(0)
     is_missed = (contained(known, visited) < RARE * mass)[1:].tolist()
@@ -259,7 +249,7 @@ def unsettled(land: Landscape) -> tuple[list[Mode], str]:
     return heavy, "chains stand still away from the only mode"
 
 
-def wander(density: Expert, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
+def wander(density: Density, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
     """Where chains come from the centre of a mode: ``(steps, chains, *event)``.
 
     They move in the mode's own coordinates, by steps that fit there, since a chain whose steps are
@@ -271,7 +261,7 @@ def wander(density: Expert, mode: Mode, like: Tensor, generator: torch.Generator
     return position[-WANDERING // 2 :]
 
 
-def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
+def leads_to(density: Density, own: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether chains from a mode come next to others: to as high a place, with no valley between.
 
     Then it is no mode apart from where those are. A place much higher than the others' is: a narrow
@@ -288,12 +278,14 @@ def leads_to(density: Expert, own: Tensor, others: Sequence[Tensor]) -> bool:
         height = or_nothing(density.log_density(ends))
     count = len(ends) // 2
     is_level = (height[:count] - height[count:]).abs() < ALIKE * (1 + (ends[0].numel() / 2) ** 0.5)
-    is_joined = without_valley(density, ends, height, torch.arange(count), torch.arange(count, 2 * count))
+    is_joined = without_valley(
+        density, ends, height, torch.arange(count), torch.arange(count, 2 * count)
+    )
     met = (is_level & is_joined).reshape(nearest.shape).any(1)
     return bool(met.double().mean() > MET)
 
 
-def are_several(density: Expert, steps: Sequence[Tensor], num_modes: int) -> bool:
+def are_several(density: Density, steps: Sequence[Tensor], num_modes: int) -> bool:
     """Whether not all modes lead to each other, of those whose chains were followed."""
     reached, count = {0}, 0
     while len(reached) > count:
@@ -303,19 +295,16 @@ def are_several(density: Expert, steps: Sequence[Tensor], num_modes: int) -> boo
     return len(reached) < num_modes
 
 
-def own_mode(density: Expert, affine: Affine, like: Tensor, generator: torch.Generator) -> Mode:
-    """What chains that are in one place learned of it, as a mode.
+def own_mode(density: Density, affine: Affine, like: Tensor, generator: torch.Generator) -> Mode:
+    """What chains learned of where they are, as a mode.
 
     Shapes: like ``(n, *event)``.
     """
     d = like[0].numel()
-    origin = torch.zeros_like(like[:1])
-    loc = affine.to_x(origin)
+    loc = affine.to_x(torch.zeros_like(like[:1]))
     eye = torch.eye(d, dtype=like.dtype, device=like.device).reshape(d, *like.shape[1:])
     rows = (affine.to_x(eye) - loc).reshape(d, d)
-    factor = torch.linalg.cholesky(rows.mT @ rows)
-    loc = loc.flatten()
-    return Mode(loc, factor, log_mass(density, loc, factor, generator))
+    return weighed(density, loc[0], torch.linalg.cholesky(rows.mT @ rows), generator)
 
 
 def gaussians(modes: Sequence[Mode]) -> Gaussians:
@@ -340,7 +329,7 @@ def places(modes: Sequence[Mode], position: Tensor) -> Tensor:
 def contained(modes: Sequence[Mode], position: Tensor) -> Tensor:
     """The share of the positions that are in each mode, of those in any: ``(modes,)``."""
     is_there = is_in(gaussians(modes).to_u(position.flatten(0, 1))).double()
-    return is_there.mean(1) / is_there.amax(0).mean().clamp(min=1e-9)
+    return (is_there.mean(1) / is_there.amax(0).mean().clamp(min=1e-9)).cpu()
 
 
 class Occupied(NamedTuple):
@@ -372,7 +361,7 @@ def occupied(label: Tensor, num_modes: int) -> Occupied:
 
 
 def moved(
-    density: Expert, kernel: Kernel, u: Tensor, num_steps: int, generator: torch.Generator
+    density: Density, kernel: Kernel, u: Tensor, num_steps: int, generator: torch.Generator
 ) -> Tensor:
     """Where chains from there come in some steps: ``(steps, chains, *event)``."""
     state, visited = kernel.init(density, u), []

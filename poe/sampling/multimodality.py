@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from poe.core.affine import MAX_DENSE_DIMENSION, Affine, fit_moments
+from poe.core.affine import MAX_DENSE_DIMENSION, Affine, Dense, fit_moments
 from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
 from poe.density.adapt import FromDistribution
@@ -19,8 +19,8 @@ from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
 from poe.samplers.guarded import Raised
-from poe.samplers.hmc import HMC, SplitHMC
-from poe.samplers.kernel import Kernel
+from poe.samplers.hmc import HMC
+from poe.samplers.kernel import Density, Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Gaussians, ModeJumps, Preconditioned
 from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
@@ -34,13 +34,13 @@ from poe.sampling.landscape import (
     moved,
     occupied,
     own_mode,
-    places,
     unfollowed,
     unsettled,
 )
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
 from poe.tuning.jumps import labels, tune_jumps
+from poe.tuning.modes import Counted
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering
@@ -56,8 +56,12 @@ SHARE = 0.5
 """Of a run's evaluations, what looking around for other modes may take."""
 BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
-PILOT = 240
-"""The steps in which jumps between modes are tuned and tried."""
+SHARE_APART = 2.0
+"""The same where chains settled apart, so that the run is worth nothing as it is."""
+PILOT = 80, 240
+"""The steps in which jumps between modes are tuned and tried: fewer in a short run."""
+AFTER_PILOT = 40
+"""Steps of the run that follows, before draws."""
 TUNING_STEPS = 620
 BURN_IN, TRIED = 200, 100
 """Steps of tempering before draws, and the last of them by which it is judged."""
@@ -116,14 +120,8 @@ class Unweighed:
     def doubts(self) -> tuple[Doubt, ...]:
         """That the draws are of some of the modes alone."""
         text = f"{self.said}, and no kernel that was tried moves between the modes"
-        remedy = "Start chains in all of them, and weigh these by poe.log_partition or poe.smc."
-        return (
-            Doubt(
-                Kind.UNSEEN,
-                f"{text}: they do not have the weights that they should.",
-                remedy=remedy,
-            ),
-        )
+        text = f"{text}: these do not have the weights in the draws that they should."
+        return (Doubt(Kind.UNSEEN, text, remedy="Weigh them by poe.smc or poe.log_partition."),)
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,9 @@ def look_elsewhere(
     density: Expert,
     kernel: Kernel,
     u: Tensor,
+    affine: Affine,
     *,
     budget: int,
-    affine: Affine | None = None,
     are_apart: bool = False,
     chains_at_once: int | None = None,
     generator: torch.Generator,
@@ -190,8 +188,8 @@ def look_elsewhere(
         density: The same in the chains' unconstrained coordinates.
         kernel: What moves the chains there.
         u: Where the chains are, ``(chains, *event)``.
+        affine: The map that they learned.
         budget: How many positions may be evaluated; beyond, nothing is concluded.
-        affine: The map that the chains learned; None goes by their spread.
         are_apart: Whether they settled in different places.
         chains_at_once: Evaluate the target on no more positions than this at a time.
         generator: Where random numbers come from.
@@ -205,7 +203,7 @@ def look_elsewhere(
     """
     num_compared = FEW if len(u) < 2 * SOME else SOME
     name, start = broad_start(target, u)
-    search = in_chunks(target, chains_at_once)
+    search, counted = in_chunks(target, chains_at_once), Counted(density)
     has_score = needs_score(kernel)
     num_steps = STEPS if has_score else STEPS_OF_A_WALK
     beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
@@ -217,22 +215,22 @@ def look_elsewhere(
         if not scouts.arrive(num_compared // 2):
             return TooLong(scouts.num_evaluations)
         position = scouts.position.to(u.dtype)
-        spent = scouts.num_evaluations + comparing
         if not has_score or u[0].numel() > MAX_DENSE_DIMENSION:
             side_by_side = torch.cat([position[:num_compared], beside])
-            r_hat = r_hat_moved_on(density, kernel, side_by_side, num_steps, generator)
-            return _by_settling(name, position, r_hat, spent)
-        learned = fit_moments(u) if affine is None else affine
-        own = own_mode(density, learned, u, generator)
-        by = fit_moments(torch.cat([u, position])) if are_apart else learned
-        land = Landscape(density, by, own, generator, budget - spent)
-        some = torch.cat([beside, position[:CLIMBING]])
-        land.explore(some, scouts.scattered().to(u.dtype))
-        visited = moved(density, kernel, beside, num_steps, generator)
+            r_hat = r_hat_moved_on(counted, kernel, side_by_side, num_steps, generator)
+            return _by_settling(name, position, r_hat, scouts.num_evaluations + comparing)
+        own = own_mode(counted, affine, u, generator)
+        by = fit_moments(torch.cat([u, position])) if are_apart else affine
+        left = budget - comparing - scouts.num_evaluations
+        land = Landscape(counted, by, own, generator, left)
+        land.explore(torch.cat([beside, position[:CLIMBING]]), scouts.scattered().to(u.dtype))
+        visited = moved(counted, kernel, beside, num_steps, generator)
         modes, how = unsettled(land) if are_apart else unfollowed(land, visited)
     except Exception as error:  # whatever the target raises, and is told of
-        return Failed(error, scouts.num_evaluations)
-    spent += land.num_evaluations
+        return Failed(error, scouts.num_evaluations + counted.num_evaluations)
+    spent = scouts.num_evaluations + counted.num_evaluations
+    if not modes and land.is_open:
+        return TooLong(spent)
     if not modes:
         return Nothing(f"particles from {name} found no other modes", spent)
     said = f"{how}, by climbs and particles from {name}"
@@ -254,7 +252,7 @@ def _more_of_them(count: int) -> Doubt:
 
 
 def r_hat_moved_on(
-    density: Expert, kernel: Kernel, u: Tensor, num_steps: int, generator: torch.Generator
+    density: Density, kernel: Kernel, u: Tensor, num_steps: int, generator: torch.Generator
 ) -> float:
     """The R-hat of chains from there, where they settled, but for the one that is farthest out.
 
@@ -294,6 +292,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
     began, generator = time.perf_counter(), aside(run.plan.generator)
     kernel, u = run.sampling.kernel, run.moment.state.inner.position
     learned = run.moment.learned[-1]
+    assert learned.affine is not None
     are_apart = learned.r_hat > MANY_MODES
     if are_apart and not needs_score(kernel):
         why = f"chains settled in different places, R-hat {learned.r_hat:.1f} after warm-up"
@@ -303,8 +302,8 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         run.sampling.density,
         kernel,
         u,
-        budget=round(SHARE * _planned(run) * len(u)),
-        affine=learned.affine,
+        learned.affine,
+        budget=round((SHARE_APART if are_apart else SHARE) * _planned(run) * len(u)),
         are_apart=are_apart,
         chains_at_once=begin.chains_at_once,
         generator=generator,
@@ -335,16 +334,23 @@ def _tried(
     """The modes with what moves between them; nothing where all mass is in one; and the cost."""
     density, num_modes = run.sampling.density, len(modes.loc)
     u = _in_all(modes, seen.position, len(begin.u))
-    tuned = tune_jumps(density, modes, u, num_steps=PILOT, generator=generator)
+    num_steps = max(PILOT[0], min(PILOT[1], _planned(run) // 4))
+    tuned = tune_jumps(density, modes, u, num_steps=num_steps, generator=generator)
     share, apart = occupied(tuned.label, num_modes)
     if apart <= SEPARATE and not are_apart and num_modes > 1 and share.max() == 1.0:
         said = f"{seen.said}, which has next to none of the mass"
         return Nothing(said, seen.num_evaluations), tuned.num_gradients
     if apart <= SEPARATE:
-        ready = Ready(tuned.kernel, tuned.position, None, PILOT, tuned.num_gradients)
+        kernel = tuned.kernel if num_modes > 1 else _within(tuned.kernel)
+        ready = Ready(kernel, tuned.position, None, num_steps, tuned.num_gradients)
         return replace(seen, ready=ready), tuned.num_gradients
     ladder, spent = _tried_tempering(begin, run, seen, modes, generator)
     return ladder or Unweighed(seen.said, seen.num_evaluations), tuned.num_gradients + spent
+
+
+def _within(jumps: ModeJumps) -> Kernel:
+    """The same where there is one mode: with nowhere to jump to."""
+    return Preconditioned(jumps.kernel, Dense(jumps.loc[0], jumps.factor[0]))
 
 
 def _in_all(modes: Gaussians, position: Tensor, num_chains: int) -> Tensor:
@@ -428,14 +434,15 @@ def tempered(
         run.moment.num_gradients[0] + num_gradients,
         run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
-    burn_in = (Window(begin.density, ready.kernel, BURN_IN),)
+    is_ladder = isinstance(ready.kernel, ParallelTempering)
+    burn_in = (Window(begin.density, ready.kernel, BURN_IN if is_ladder else AFTER_PILOT),)
     new_job = replace(
         job,
         plan=replace(plan, stages=burn_in, coordinates=begin.coordinates, before=before),
         checkpoint=job.checkpoint and job.checkpoint.beside(TEMPERING, tempering=ready.kernel),
     )
     why = f"{modes.said}: {_between(ready.kernel)}"
-    u = ready.u[-1] if isinstance(ready.kernel, ParallelTempering) else ready.u
+    u = ready.u[-1] if is_ladder else ready.u
     return begin._replace(u=u, choice=Choice(ready.kernel, why)), new_job
 
 
@@ -444,5 +451,6 @@ def _between(kernel: Kernel) -> str:
     if isinstance(kernel, ParallelTempering):
         levels = len(kernel.exponents)
         return f"replicas at {levels} levels from a broad Gaussian to the target exchange them"
-    assert isinstance(kernel, ModeJumps)
-    return f"chains jump between {len(kernel.loc)} modes, in coordinates of each"
+    if isinstance(kernel, ModeJumps):
+        return f"chains jump between {len(kernel.loc)} modes, in coordinates of each"
+    return "all go on from there, by HMC around its Gaussian"

@@ -80,9 +80,10 @@ def sample(
     factors say how their elements go together (``poe.structure.conditionals``), or ``DMALA`` where
     a sweep of Gibbs is long and a gradient foretells what it finds; on counts exact draws from a
     table where one can be made (in up to three dimensions, or where elements are independent), else
-    ``LatticeGibbs`` or ``LatticeMALA``. Where chains settled apart by
-    the end of warm-up, or particles sent out from a broad start found modes that no chain is in,
-    parallel tempering (of continuous spaces only). It says which, and why. Chains move in
+    ``LatticeGibbs`` or ``LatticeMALA``. Where chains settled apart by the end of warm-up, or climbs
+    and particles from a broad start found mass that no chain comes to, ``ModeJumps`` between the
+    modes, or parallel tempering, whichever is seen to move between them (of continuous spaces
+    only). It says which, and why. Chains move in
     unconstrained coordinates (Jacobian included; step sizes refer to those), and the draws come
     back in the target's space.
 

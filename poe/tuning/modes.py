@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import Affine, Dense
-from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean
-from poe.samplers.kernel import or_nothing
+from poe.samplers.kernel import Density, or_nothing
 
 MAX_STEPS = 80
 """Of a climb."""
@@ -31,7 +30,7 @@ TRIES = 6
 """Of going on from a place that is not yet a summit."""
 ROUNDS = 8
 """Of finding how wide a mode is: each is at most eight times wider or narrower than the last."""
-FLATTEST = 0.1
+FLATTEST = 1e-3
 """Curvatures are taken for at least this, where that of the widths alone would be 1."""
 DRAWS = 128
 """To weigh the mass around a summit."""
@@ -39,32 +38,39 @@ REACH = 3.0
 """A position is in a mode within √d + 3 of its centre, in its own coordinates."""
 
 
+class Counted:
+    """A density that counts the positions it is asked at."""
+
+    def __init__(self, density: Density) -> None:
+        self.density, self.num_evaluations = density, 0
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): ``(n, *event) -> (n,)``."""
+        self.num_evaluations += len(x)
+        return self.density.log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient."""
+        self.num_evaluations += len(x)
+        return self.density.log_density_and_score(x)
+
+
 class Climbed(NamedTuple):
-    """Where climbs ended, ``(n, *event)``, log p̃ there ``(n,)``, which arrived, and the cost."""
+    """Where climbs ended, ``(n, *event)``, and which of them arrived, ``(n,)``."""
 
     top: Tensor
-    log_density: Tensor
     has_arrived: Tensor
-    num_evaluations: int
-
-
-class Summit(NamedTuple):
-    """A top ``(*event)``, the factor of its Gaussian ``(d, d)``, None where it is none; the cost."""
-
-    top: Tensor
-    factor: Tensor | None
-    num_evaluations: int
 
 
 class Mode(NamedTuple):
-    """A Gaussian around a summit: centre ``(d,)``, factor ``(d, d)``, the log of the mass inside."""
+    """A Gaussian: centre ``(d,)``, factor ``(d, d)``, and the log of the density's mass inside."""
 
     centre: Tensor
     factor: Tensor
     log_mass: float
 
 
-def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
+def climb(density: Density, u: Tensor, affine: Affine) -> Climbed:
     """Gradient ascent from everywhere, each climb by steps as long as its last two scores say.
 
     In the coordinates of the map; a step that leads downward is tried again at a quarter.
@@ -72,7 +78,9 @@ def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
     Shapes: u ``(n, *event)``.
 
     >>> from poe.core.affine import Diagonal
-    >>> target = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
+    >>> target = poe.FromLogDensity(
+    ...     lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1)
+    ... )
     >>> u = torch.tensor([[-1.0], [2.0], [9.0]])
     >>> climbed = climb(target, u, Diagonal(torch.zeros(1), torch.ones(1)))
     >>> climbed.top.flatten().round(decimals=3)
@@ -80,7 +88,7 @@ def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
     """
     u = u.clone()
     value, score = usable(density, u)
-    length, promise, count = torch.ones_like(value), torch.full_like(value, torch.inf), len(u)
+    length, promise = torch.ones_like(value), torch.full_like(value, torch.inf)
     promise[value == -torch.inf] = 0.0
     for _ in range(MAX_STEPS):
         going = (promise >= GAIN).nonzero().flatten()
@@ -90,7 +98,6 @@ def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
         way = affine.to_x(affine.pull_score(slope)) - affine.to_x(torch.zeros_like(slope))
         ahead = here + _rows(length[going], here) * way
         new_value, new_score = usable(density, ahead)
-        count += len(going)
         gained = new_value - value[going]
         is_higher = gained > 0
         steps = _next_length(affine, length[going], ahead - here, new_score - slope)
@@ -98,7 +105,7 @@ def climb(density: Expert, u: Tensor, affine: Affine) -> Climbed:
         up = going[is_higher]
         u[up], value[up], score[up] = ahead[is_higher], new_value[is_higher], new_score[is_higher]
         promise[going] = _promise(affine, score[going], length[going])
-    return Climbed(u, value, (promise < LITTLE) & (value > -torch.inf), count)
+    return Climbed(u, (promise < LITTLE) & (value > -torch.inf))
 
 
 def _next_length(affine: Affine, length: Tensor, step: Tensor, change: Tensor) -> Tensor:
@@ -115,29 +122,31 @@ def _promise(affine: Affine, score: Tensor, length: Tensor) -> Tensor:
     return length * affine.pull_score(score).reshape(len(score), -1).square().sum(1)
 
 
-def apart(density: Expert, top: Tensor, log_density: Tensor) -> tuple[list[Tensor], int]:
-    """The rows of each mode, the highest first: those between which there is no valley; the cost.
+def apart(density: Density, top: Tensor, log_density: Tensor) -> list[Tensor]:
+    """The rows of each mode, the highest first: those between which there is no valley.
 
     Along straight lines to the mode's highest top. Tops that lie next to each other, as distances
     go between all, are one without being asked.
 
     Shapes: top ``(n, *event)``, log_density ``(n,)``.
 
-    >>> target = poe.FromLogDensity(lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
+    >>> target = poe.FromLogDensity(
+    ...     lambda x: -8 * (x.abs() - 3).square().sum(-1), space=poe.Real(1)
+    ... )
     >>> top = torch.tensor([[-3.0], [3.0], [2.0]])
-    >>> apart(target, top, target(top))[0]
+    >>> apart(target, top, target(top))
     [tensor([0]), tensor([1, 2])]
     """
     heaps = _heaps(top.reshape(len(top), -1), log_density)
-    groups, count = [], 0
+    groups = []
     while heaps:
         first, rest = heaps[0], heaps[1:]
         rows = torch.stack([heap[0] for heap in rest]) if rest else first[:0]
         is_same = without_valley(density, top, log_density, rows, first[:1])
-        count += len(BETWEEN) * len(rows)
-        groups.append(torch.cat([first, *(h for h, same in zip(rest, is_same) if same)]))
-        heaps = [heap for heap, same in zip(rest, is_same, strict=True) if not same]
-    return groups, count
+        told = list(zip(rest, is_same.tolist(), strict=True))
+        groups.append(torch.cat([first, *(heap for heap, same in told if same)]))
+        heaps = [heap for heap, same in told if not same]
+    return groups
 
 
 def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
@@ -156,7 +165,7 @@ def _heaps(top: Tensor, log_density: Tensor) -> list[Tensor]:
 
 
 def without_valley(
-    density: Expert, top: Tensor, log_density: Tensor, rows: Tensor, ends: Tensor
+    density: Density, top: Tensor, log_density: Tensor, rows: Tensor, ends: Tensor
 ) -> Tensor:
     """Whether the straight lines from rows to ends stay as high as the lower of the two.
 
@@ -172,63 +181,61 @@ def without_valley(
     return lowest > log_density[rows].minimum(log_density[ends]) - VALLEY
 
 
-def summit(density: Expert, top: Tensor, width: Tensor) -> Summit:
-    """The summit above a place that a climb came to, and its shape.
+def summit(density: Density, top: Tensor, width: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The summit above a place that a climb came to, and its factor; None where there is none.
 
     While Newton's method promises a gain there, the climb goes on in coordinates of its curvature.
 
-    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations there.
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations; factor ``(d, d)``.
     """
-    count = 0
     for _ in range(TRIES):
-        factor, cost = shaped(density, top, width)
-        count += cost + 1
+        factor = shaped(density, top, width)
+        if not bool(top.isfinite().all() & factor.isfinite().all()):  # on its way to infinity
+            return None
         promise = (factor.mT @ usable(density, top[None])[1].flatten()).square().sum()
         if promise < LITTLE:
-            return Summit(top, factor, count)
-        climbed = climb(density, top[None], Dense(top.flatten(), factor))
-        top, width = climbed.top[0], factor.square().sum(1).sqrt()
-        count += climbed.num_evaluations
-    return Summit(top, None, count)
+            return top, factor
+        top = climb(density, top[None], Dense(top.flatten(), factor)).top[0]
+        width = factor.square().sum(1).sqrt()
+    return None
 
 
-def shaped(density: Expert, top: Tensor, width: Tensor) -> tuple[Tensor, int]:
-    """L with L Lᵀ = (−∇² log p̃)⁻¹ at a summit, by differences as wide as it is, and the cost.
+def shaped(density: Density, top: Tensor, width: Tensor) -> Tensor:
+    """L with L Lᵀ = (−∇² log p̃)⁻¹ at a summit, by differences as wide as it is.
 
     Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations; returns ``(d, d)``.
     """
-    d, count = top.numel(), 1
+    d = top.numel()
     with torch.no_grad():
         height = density.log_density(top[None])
         for _ in range(ROUNDS):
             values = density.log_density(_both_ends(top, width)).reshape(2, d)
             fallen = (height - or_nothing(values).amax(0)).clamp(min=1e-6)
-            width = width * (0.5 / fallen).sqrt().clamp(0.125, 8.0)
-            count += 2 * d
+            width = width * (0.5 / fallen).sqrt().clamp(0.125, 8.0).to(width.dtype)
             if bool(((fallen > 0.25) & (fallen < 1.0)).all()):
                 break
-    score = density.score(_both_ends(top, width)).reshape(2, d, d)
+    score = usable(density, _both_ends(top, width))[1].reshape(2, d, d)
     curvature = 0.5 * (score[0] - score[1]) * width  # −∂² log p̃, each axis in its width
     curvature = (0.5 * (curvature + curvature.mT)).nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
     curvature.fill_diagonal_(1.0)  # by the choice of the widths
-    values, vectors = torch.linalg.eigh(curvature)
-    inverse = vectors / values.clamp(min=FLATTEST) @ vectors.mT
-    return width[:, None] * torch.linalg.cholesky(inverse), count + 2 * d
+    eigenvalues, vectors = torch.linalg.eigh(curvature)
+    inverse = vectors / eigenvalues.clamp(min=FLATTEST) @ vectors.mT
+    return width[:, None] * torch.linalg.cholesky(inverse)
 
 
-def log_mass(density: Expert, loc: Tensor, factor: Tensor, generator: torch.Generator) -> float:
-    """log ∫ p̃ within √d + 3 of a Gaussian's centre, without bias whatever p̃ is, at ``DRAWS``.
+def weighed(density: Density, top: Tensor, factor: Tensor, generator: torch.Generator) -> Mode:
+    """The mode with log ∫ p̃ within √d + 3 of its centre, without bias whatever p̃ is.
 
-    Shapes: loc ``(d,)``, factor ``(d, d)``.
+    Shapes: top ``(*event)``, factor ``(d, d)``.
     """
-    u = loc.new_empty((DRAWS, len(loc))).normal_(generator=generator)
+    u = top.new_empty((DRAWS, top.numel())).normal_(generator=generator)
     with torch.no_grad():
-        x = (loc + u @ factor.mT).reshape(-1, *density.space.event_shape)
+        x = top + (u @ factor.mT).reshape(-1, *top.shape)
         log_target = or_nothing(density.log_density(x).double())
     log_normal = -0.5 * (u.double().square() + math.log(2 * math.pi)).sum(1)
     log_det = factor.double().diagonal().log().sum()
     log_weights = (log_target - log_normal + log_det).masked_fill(~is_in(u), -torch.inf)
-    return log_mean(log_weights).item()
+    return Mode(top.flatten(), factor, log_mean(log_weights).item())
 
 
 def is_in(u: Tensor) -> Tensor:
@@ -236,7 +243,7 @@ def is_in(u: Tensor) -> Tensor:
     return u.square().sum(-1).sqrt() <= math.sqrt(u.shape[-1]) + REACH
 
 
-def usable(density: Expert, u: Tensor) -> tuple[Tensor, Tensor]:
+def usable(density: Density, u: Tensor) -> tuple[Tensor, Tensor]:
     """Log-density and score, −inf and 0 where they are no numbers."""
     value, score = density.log_density_and_score(u)
     return or_nothing(value), score.nan_to_num(0.0, 0.0, 0.0)

@@ -467,6 +467,11 @@ CALLS: dict[str, dict[str, Any]] = {
         "stretch": lambda: torch.ones(1),
     },
     "poe.samplers.MetropolisHastings": {"scale": 0.5},
+    "poe.samplers.ModeJumps": {
+        "kernel": lambda: samplers.MALA(0.1),
+        "loc": lambda: torch.tensor([[0.0, 0.0], [3.0, 0.0]]),
+        "factor": lambda: torch.eye(2).repeat(2, 1, 1),
+    },
     "poe.samplers.ParallelTempering": {
         "start": gaussian,
         "kernel": lambda: samplers.MALA(0.1),

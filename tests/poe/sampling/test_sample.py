@@ -20,6 +20,7 @@ from poe.samplers import (
     Dense,
     LatticeGibbs,
     MetropolisHastings,
+    ModeJumps,
     ParallelTempering,
     Preconditioned,
     SplitHMC,
@@ -458,25 +459,33 @@ def _two_modes() -> poe.Expert:
 
 
 @pytest.mark.law
-def test_chains_that_settle_apart_are_tempered() -> None:
-    draws = quiet(_two_modes(), 16_000, num_chains=16, warmup=400, generator=seeded())
-    assert isinstance(draws.kernel, ParallelTempering)
-    assert "settled in different places" in draws.choice
+@pytest.mark.parametrize("has_score", [True, False])
+def test_chains_that_settle_apart_jump_or_are_tempered(has_score: bool) -> None:
+    target = _two_modes() if has_score else _without_score(_two_modes())
+    draws = quiet(target, 16_000, num_chains=16, warmup=400, generator=seeded())
+    assert isinstance(draws.kernel, ModeJumps if has_score else ParallelTempering)
+    assert "settled in different" in draws.choice
     assert draws.guarantee == "asymptotically exact"
     summary = draws.summary()
     expected = torch.full((2,), 0.5 * 6.0, dtype=torch.float64)  # −6 · 0.25 + 6 · 0.75
     assert ((summary.mean - expected) / summary.mcse).abs().max() < 4
 
 
+def _without_score(target: poe.Expert) -> poe.Expert:
+    """The same on a fine grid, whose score is 0 wherever there is one."""
+    return poe.FromLogDensity(lambda x: target((64 * x).round() / 64), space=poe.Real(2))
+
+
 class Tempered(NamedTuple):
-    """A run that is led to tempering, and how many rows of the target it asked for."""
+    """A run that is led between modes, and how many rows of the target it asked for."""
 
     draws: poe.Draws
     num_rows: int
 
 
-def tempered_run(checkpoint: Path | None) -> Tempered:
+def tempered_run(checkpoint: Path | None, has_score: bool) -> Tempered:
     num_rows, modes = 0, _two_modes()
+    modes = modes if has_score else _without_score(modes)
 
     def counted(x: Tensor) -> Tensor:
         nonlocal num_rows
@@ -484,34 +493,42 @@ def tempered_run(checkpoint: Path | None) -> Tempered:
         return modes(x)
 
     target = poe.FromLogDensity(counted, space=poe.Real(2))
-    draws = quiet(target, 800, num_chains=8, warmup=200, generator=seeded(), checkpoint=checkpoint)
+    draws = quiet(
+        target,
+        8 * 100 if has_score else 16 * 100,
+        num_chains=8 if has_score else 16,
+        warmup=200 if has_score else 400,
+        generator=seeded(),
+        checkpoint=checkpoint,
+    )
     return Tempered(draws, num_rows)
 
 
-@pytest.fixture(scope="module")
-def tempered() -> Tempered:
-    return tempered_run(None)
+@pytest.fixture(scope="module", params=[True, False], ids=["jumps", "tempering"])
+def tempered(request: pytest.FixtureRequest) -> Tempered:
+    return tempered_run(None, request.param)
 
 
 @pytest.mark.law
-def test_what_led_to_tempering_counts_as_warm_up(tempered: Tempered) -> None:
-    """The first run's warm-up, the ladder's tuning, and the burn-in: all evaluate the target."""
+def test_what_led_between_modes_counts_as_warm_up(tempered: Tempered) -> None:
+    """The first run's warm-up, the look, tuning, and the burn-in: all evaluate the target."""
     draws, num_rows = tempered
-    assert isinstance(draws.kernel, ParallelTempering)
+    is_tempered = isinstance(draws.kernel, ParallelTempering)
+    assert is_tempered or isinstance(draws.kernel, ModeJumps)
     num_evaluations = draws.warmup_gradients + draws.num_gradients
     # Some few more: where the chains start, are tried, and where each level of the ladder starts.
-    assert num_evaluations <= num_rows / 8 <= num_evaluations + 50
-    assert draws.num_warmup > 200 + 200 + 500
+    assert num_evaluations <= num_rows / len(draws.samples) <= num_evaluations + 50
+    assert draws.num_warmup > 200 + (200 + 500 if is_tempered else 80 + 30)
     assert draws.seconds >= draws.warmup_seconds + draws.sampling_seconds
-    assert draws.warmup_seconds > 5 * draws.sampling_seconds
+    assert draws.warmup_seconds > 2 * draws.sampling_seconds
 
 
 @pytest.mark.law
-def test_a_tempered_run_resumes_with_the_same_bits(tempered: Tempered, tmp_path: Path) -> None:
-    whole = tempered.draws.samples
-    assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)
+def test_a_run_between_modes_resumes_with_the_same_bits(tempered: Tempered, tmp_path: Path) -> None:
+    whole, has_score = tempered.draws.samples, isinstance(tempered.draws.kernel, ModeJumps)
+    assert torch.equal(tempered_run(tmp_path / "run", has_score).draws.samples, whole)
     assert (tmp_path / "run.tempering").exists()
-    assert torch.equal(tempered_run(tmp_path / "run").draws.samples, whole)
+    assert torch.equal(tempered_run(tmp_path / "run", has_score).draws.samples, whole)
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
