@@ -35,6 +35,7 @@ from poe.normalizers.quadrature import (
 )
 from poe.normalizers.sides import FAR
 from poe.samplers.guarded import Guarded, Raised
+from poe.structure.edges import reaching_edges
 from poe.structure.far_mass import look_far
 from poe.tuning.start import broad_start, first_answered
 
@@ -185,7 +186,7 @@ def _by_quadrature(target: Expert, found: Integral, raised: Raised) -> LogPartit
         num_evaluations=found.num_evaluations,
         confidence=0.95,
         rests_on=rests_on,
-        doubts=(*look_far(target, u).doubts, *raised.doubts()),
+        doubts=(*look_far(reaching_edges(target), u).doubts, *raised.doubts()),
     )
 
 

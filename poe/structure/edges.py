@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import ImproperError
 from poe.core.space import Interval, Positive, Space
 from poe.density.checks import number_like
 from poe.density.conditional import is_batch
@@ -26,19 +27,30 @@ FEW_ULPS = {torch.float64: 2.0**20, torch.float32: 2.0**10}
 NUM_PROBES = 48
 NEAR = 1e-3
 """What lies within this share of an interval's width is next to its edge."""
-MATTERS = 12.0
-"""Mass of exp(−12) of an edge's, e-folds of distance times the slope, is worth a continuation."""
+MATTERS = 11.0
+"""Mass of exp(−11) of an edge's, e-folds of distance times the slope, is worth a continuation."""
 SLOW_FALLS = 3.0
 """A start reaches so many times as far as it takes a density to fall by one e-fold."""
 SLOWEST = 1e-3
 """What falls off more slowly than this is not told from what does not."""
+GROWS = 0.1
+"""What rises by such a slope grows, by more than the rounding of slopes."""
+LAST_ULPS = 8.0
+"""Here distances are known to a sixteenth, and slopes by as much."""
+FARTHER_IN = 2.0
+"""E-folds of distance by which a slope is seen to be that of a power law."""
 
 
 class Reach(NamedTuple):
-    """How far each element of u may go, outward, before x is no longer told apart."""
+    """How far out each element of u may go for slopes to be right; beyond, x is rounded more.
+
+    - ``last_low``, ``last_high``: where x is hardly told apart.
+    """
 
     low: float
     high: float
+    last_low: float
+    last_high: float
 
 
 class _Continued(Expert):
@@ -76,6 +88,9 @@ def reaching_edges(target: Expert) -> Expert:
         A density of the same space that is one of its unconstrained coordinates; the target itself
         where nothing is lost, where it has no score, or where nothing is known of how x is rounded.
 
+    Raises:
+        ImproperError: Where mass grows towards an edge.
+
     >>> def beta(a):
     ...     return lambda x: ((a - 1) * (x.log() + torch.log1p(-x))).sum(-1)
     >>> [type(reaching_edges(poe.FromLogDensity(beta(a), space=poe.Interval(1)))).__name__
@@ -93,6 +108,14 @@ def reaching_edges(target: Expert) -> Expert:
     slowest = _slowest(density, reach, like)
     if slowest is None:
         return target
+    if slowest < -GROWS:
+        raise ImproperError(
+            f"expected the mass of {type(target).__name__} to die out towards the edges of "
+            f"{target.space}, and it grows like distance^{slowest:.2g} there, as far as numbers "
+            "tell it: multiply by an expert that falls off there, or use a smaller weight on what "
+            "grows"
+        )
+    slowest = max(SLOWEST, slowest)
     back = target.space.to_unconstrained.inv
     return Transformed(_Continued(density, reach, slowest), back, space=target.space)
 
@@ -122,11 +145,11 @@ def reach_of(space: Space, dtype: torch.dtype) -> Reach | None:
     """How far out x is told apart; None where that is no matter of single elements.
 
     >>> reach_of(poe.Interval(1), torch.float32)  # log of the least number, and of 2^14
-    Reach(low=-86.336..., high=9.704...)
+    Reach(low=-86.336..., high=9.704..., last_low=-86.336..., last_high=14.556...)
     """
     least = math.log(torch.finfo(dtype).tiny) + 1
     if isinstance(space, Positive):
-        return Reach(least, -least)
+        return Reach(least, -least, least, -least)
     if not isinstance(space, Interval) or dtype not in FEW_ULPS:
         return None
     width = space.high - space.low
@@ -135,7 +158,10 @@ def reach_of(space: Space, dtype: torch.dtype) -> Reach | None:
         least if edge == 0 else math.log(FEW_ULPS[dtype] * _ulp(edge, towards, dtype) / width)
         for edge, towards in ((space.low, space.high), (space.high, space.low))
     )
-    return Reach(low, -high) if max(low, high) < math.log(NEAR) else None
+    if not max(low, high) < math.log(NEAR):
+        return None
+    on = math.log(FEW_ULPS[dtype] / LAST_ULPS)
+    return Reach(low, -high, low if space.low == 0 else low - on, -high + on * (space.high != 0))
 
 
 def _ulp(edge: float, towards: float, dtype: torch.dtype) -> float:
@@ -147,23 +173,41 @@ def _slowest(density: Expert, reach: Reach, like: Tensor) -> float | None:
     """The least slope of those at which mass is left where reach ends; None where there is none."""
     shape = density.space.event_shape
     generator = torch.Generator(like.device).manual_seed(0)
-    u = like.new_empty((NUM_PROBES, *shape)).normal_(generator=generator)
-    where = torch.randint(3, u.shape, generator=generator, device=like.device)
-    u = torch.where(where == 0, reach.low, torch.where(where == 1, reach.high, u))
-    try:
-        _, slope = density.log_density_and_score(u)
-    except Exception:  # at places that nobody asked for, or since there is no score
-        return None
-    lost = [
-        _lost(sign * slope, where == side, math.log(FEW_ULPS[like.dtype]) + far)
-        for side, (sign, far) in enumerate(((1, -reach.low), (-1, reach.high)))
-    ]
-    slopes = torch.cat(lost)
-    return float(slopes.min()) if len(slopes) else None
+    inside = like.new_empty((NUM_PROBES, *shape)).normal_(generator=generator)
+    where = torch.randint(3, inside.shape, generator=generator, device=like.device)
+    places = (
+        (reach.low, reach.high),
+        (reach.low + FARTHER_IN, reach.high - FARTHER_IN),
+        (reach.last_low, reach.last_high),
+    )
+    slopes = []
+    for low, high in places:
+        u = torch.where(where == 0, low, torch.where(where == 1, high, inside))
+        try:
+            slopes.append(density.log_density_and_score(u)[1])
+        except Exception:  # at places that nobody asked for, or since there is no score
+            return None
+    by_place = torch.stack(slopes)
+    lost = torch.cat(
+        [
+            _lost(by_place, where == 0, -reach.last_low),
+            _lost(-by_place, where == 1, reach.last_high),
+        ]
+    )
+    return float(lost.min()) if len(lost) else None
 
 
-def _lost(slope: Tensor, is_there: Tensor, far: float) -> Tensor:
-    """The slopes at one edge of the elements that mostly have mass left so far out."""
-    is_slow = is_there & (slope > SLOWEST) & (slope * far < MATTERS)
+def _lost(slopes: Tensor, is_there: Tensor, far: float) -> Tensor:
+    """The slopes at one edge of the elements that mostly have mass left so far out.
+
+    That of a power law is the same farther in, and farther out. Mass that does not die out is left
+    as well.
+
+    Shapes: slopes ``(places, probes, *event)``, the first where they are asked for.
+    """
+    slope, farther_in, last = slopes
+    room = 0.05 + 0.1 * slope.abs()
+    is_power = ((slope - farther_in).abs() < room) & ((slope - last).abs() < 0.1 + room)
+    is_slow = is_there & is_power & (slope * far < MATTERS)
     is_known = is_there & slope.isfinite()
     return slope[is_slow & (is_slow.sum(0) > 0.5 * is_known.sum(0))]

@@ -193,6 +193,8 @@ def far_mass(
     >>> far_mass(constant, torch.randn(8, 1)).found.where
     'towards infinity'
     """
+    if (coordinates := Coordinates(target.space)).was_of_u(target):
+        target = coordinates.pull(target)  # where x is not rounded
     field, starts = _Field(target, rows_at_once), _in_rows(u)
     if 0 in starts.shape:
         return Looked(None, 0)

@@ -51,6 +51,10 @@ UNCHANGED = {
     "falling": beta(2.0, poe.Interval(3)),
     "growing, but all of it seen": beta(0.8, poe.Interval(3)),
     "steep": poe.FromLogDensity(lambda x: 40 * x.sum(-1), space=poe.Interval(2, -1, 1)),
+    "steep to the end": poe.FromLogDensity(lambda x: 3e4 * x.sum(-1), space=poe.Interval(2)),
+    "a power that ends": poe.FromLogDensity(
+        lambda x: -1.5 * (1 - x + 1e-6).log().sum(-1), space=poe.Interval(2)
+    ),
     "no score": poe.FromLogDensity(lambda x: x.detach().sum(-1).round(), space=poe.Interval(2)),
     "raises": poe.FromLogDensity(lambda x: 1 / 0, space=poe.Interval(2)),
     "on all of R": experts.Gaussian([0.0], scale=[1.0]),
@@ -95,3 +99,18 @@ def test_corners_of_a_simplex_are_reached(k: int, a: float) -> None:
     truth = k * math.lgamma(a) - math.lgamma(k * a)
     assert abs(found.value.item() - truth) < MAX_Z * found.std_error.item()
     assert found.is_trusted
+
+
+@pytest.mark.parametrize("space", [poe.Interval(4), poe.Interval(4, -1, 2)], ids=str)
+def test_mass_that_grows_towards_an_edge_is_improper(space: poe.Interval) -> None:
+    power = poe.FromLogDensity(lambda x: -1.5 * (space.high - x).log().sum(-1), space=space)
+    for run in (poe.sample, poe.smc):
+        with pytest.raises(poe.ImproperError, match="towards the edges"):
+            run(power, 100, generator=generator(), progress=False)
+
+
+def test_mass_that_does_not_die_out_before_rounding_is_said() -> None:
+    """1 / (1 - x) is improper, where clipped numbers have a mass that is finite."""
+    function = poe.FromLogDensity(lambda x: -torch.log1p(-x).sum(-1), space=poe.Interval(2))
+    draws = poe.sample(function, 400, warmup=200, generator=generator(), progress=False)
+    assert Kind.IMPROPER in kinds(draws.doubts)
