@@ -228,14 +228,11 @@ def table_of(target: Expert, raised: Raised) -> Table | None:
     require_evaluation_mode(target)
     require_no_batch_statistics(target)
     asked.find_largest(size)
-    if size == 1:
-        found = _of_elements(lambda x: asked(x)[:, None], 1, like.device, asked)
-    else:
-        found = _of_few(asked, size)
-    if found is None or not found.left_out() <= TOO_MUCH:
+    together = _of_one(asked) if size == 1 else _of_few(asked, size)
+    if together is None or not together.left_out() <= TOO_MUCH:
         return None
-    _require_function(target, found)
-    return found
+    _require_function(target, together)
+    return together
 
 
 @dataclass
@@ -325,6 +322,10 @@ def _of_elements(
     most = torch.logaddexp(beyond[1], lost)
     low = low.long()
     return Table(low, table, torch.stack([beyond[0], most]), True, asked.num_evaluations)
+
+
+def _of_one(asked: _Asked) -> Table:
+    return _of_elements(lambda x: asked(x)[:, None], 1, asked.like.device, asked)
 
 
 def _nodes(
