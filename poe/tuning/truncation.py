@@ -444,11 +444,12 @@ def _modes(asked: _Asked, size: int) -> Tensor:
     at = grid[value.topk(min(MODES, len(value))).indices]
     peaks = _local_maxima(value.reshape([len(axis)] * size))
     at = torch.cat([at, grid[peaks[:MODES]]])
-    best = _known(asked(at))
-    units = torch.eye(size, dtype=at.dtype, device=at.device)
+    best, reach = _known(asked(at)), (ratio - 1 / ratio) * at + 2
     for stride in reversed([2.0**k for k in range(23)]):
-        for step in (*(stride * units), *(-stride * units)):
-            at, best = _climbed(asked, at, best, step)
+        for axis in range(size):
+            # Farther than to the next ones asked it would leave a summit for a higher one.
+            step = stride * (stride <= reach[:, axis])
+            at, best = _climbed(asked, at, best, step, axis)
     is_high = best >= best.max() - HEIGHT
     return at[is_high][best[is_high].argsort(descending=True)]
 
@@ -465,10 +466,14 @@ def _local_maxima(value: Tensor) -> Tensor:
     return places[value.flatten()[places].argsort(descending=True)]
 
 
-def _climbed(asked: _Asked, at: Tensor, best: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """A step further where that is higher, and again."""
-    for _ in range(2):
-        other = (at + step).clamp(0, asked.largest)
+def _climbed(
+    asked: _Asked, at: Tensor, best: Tensor, step: Tensor, axis: int
+) -> tuple[Tensor, Tensor]:
+    """A step ``(m,)`` along an axis where that is higher, and again, either way."""
+    for signed in (step, step, -step, -step):
+        moved = at[:, axis] + signed
+        other = at.index_copy(1, torch.tensor([axis], device=at.device), moved[:, None])
+        other = other.clamp(0, asked.largest)
         found = _known(asked(other))
         is_better = found > best
         at = torch.where(is_better[:, None], other, at)
