@@ -22,7 +22,7 @@ from poe.samplers.discrete.counts import LatticeGibbs
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.far_mass import look_far
 from poe.tuning.counts import counts_of_sizes
-from poe.tuning.truncation import FEW_DIMENSIONS, Table, Tabulated, table_of
+from poe.tuning.truncation import FEW_DIMENSIONS, Table, Tabulated, summit_doubts, table_of
 
 APART = 3.0
 """An R-hat that none of slowly mixing chains has."""
@@ -79,6 +79,7 @@ def by_table_or_particles(
         return found
     beside = aside(generator)
     found = MBAR()(target, start, generator, report)
+    found = found._replace(doubts=(*found.doubts, *summit_doubts(target)))
     if start is not None or samplable_factor(target) is not None:
         return found
     return found._replace(doubts=(*found.doubts, *_mode_doubts(target, beside)))

@@ -141,7 +141,8 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
     if factor is not None:
         return _Source(f"draws of expert {factor[0]!r}", factor[1], like, coordinates)
     if isinstance(target.space, Joint):
-        said = "standard normals, any label alike, and counts of all sizes"
+        has_counts = any(isinstance(part, Count) for part in target.space.parts)
+        said = "standard normals, and any label alike" + has_counts * ", and counts of all sizes"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
     if isinstance(target.space, Count):
         few = counts_of_sizes(target.space, like, FEW_SIZES)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Count
@@ -233,6 +234,33 @@ def table_of(target: Expert, raised: Raised) -> Table | None:
         return None
     _require_function(target, together)
     return together
+
+
+@torch.no_grad()
+def summit_doubts(target: Expert) -> tuple[Doubt, ...]:
+    """On a few counts: whether summits are so far apart that no table holds them, nor chains meet.
+
+    Args:
+        target: p̃, of which no table was made.
+
+    Returns:
+        One doubt, or none.
+    """
+    size, like = target.space.event_shape.numel(), number_like(target)
+    is_tried = isinstance(target.space, Count) and 1 < size <= FEW_DIMENSIONS
+    if not is_tried or is_batch(target) or element_log_density(target) is not None:
+        return ()
+    asked = _Asked(Guarded(InFloat64(target), Raised()), like)
+    asked.find_largest(size)
+    modes = _modes(asked, size)
+    if not bool(asked(modes).isfinite().all()) or _around(modes).num_states <= MAX_STATES:
+        return ()
+    highest, farthest = modes[0], modes[(modes - modes[0]).abs().sum(1).argmax()]
+    text = (
+        f"it has summits at {highest.tolist()} and at {farthest.tolist()}, farther apart than "
+        "chains or particles go: one of them may be missing"
+    )
+    return (Doubt(Kind.UNSEEN, text),)
 
 
 @dataclass

@@ -88,3 +88,19 @@ def test_chains_from_several_sizes_tell_modes_and_do_not_invent_them(
     target: poe.Expert, has_modes: bool
 ) -> None:
     assert bool(_mode_doubts(target, g())) == has_modes
+
+
+@pytest.mark.parametrize(
+    ("second", "is_doubted"), [([20000.0, 15000.0], True), ([50.0, 3.0], False)]
+)
+def test_summits_that_no_table_holds_are_said(second: list[float], is_doubted: bool) -> None:
+    centres = torch.tensor([[3.0, 3.0], second])
+
+    def two_needles(x: Tensor) -> Tensor:
+        return (-0.5 * (x[..., None, :] - centres).square().sum(-1)).logsumexp(-1)
+
+    target = plain(two_needles, 2)
+    found = poe.log_partition(target, generator=g(), progress=False)
+    draws = poe.sample(target, 40, generator=g(), progress=False)
+    for told in (found, draws):
+        assert any("farther apart" in doubt.text for doubt in told.doubts) == is_doubted
