@@ -474,10 +474,10 @@ def _modes(asked: _Asked, size: int) -> Tensor:
     at = torch.cat([at, grid[peaks[:MODES]]])
     best, reach = _known(asked(at)), (ratio - 1 / ratio) * at + 2
     for stride in reversed([2.0**k for k in range(23)]):
-        for axis in range(size):
+        for place in range(size):
             # Farther than to the next ones asked it would leave a summit for a higher one.
-            step = stride * (stride <= reach[:, axis])
-            at, best = _climbed(asked, at, best, step, axis)
+            step = stride * (stride <= reach[:, place])
+            at, best = _climbed(asked, at, best, step, place)
     is_high = best >= best.max() - HEIGHT
     return at[is_high][best[is_high].argsort(descending=True)]
 
