@@ -20,7 +20,7 @@ from poe.density.expert import Expert, experts_in
 from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
-from poe.tuning.counts import FEW_SIZES, counts_of_sizes
+from poe.tuning.counts import ALL_SIZES, FEW_SIZES, counts_of_sizes
 
 MAX_START_ATTEMPTS = 100
 MAX_FAILED_ATTEMPTS = 5
@@ -251,7 +251,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     if isinstance(target.space, Joint):
         return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
     if isinstance(target.space, Count):
-        return "counts of all sizes", counts_of_sizes(target.space, like)
+        return ALL_SIZES, counts_of_sizes(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)

@@ -12,7 +12,7 @@ from torch import Tensor, distributions as D
 import experts
 import poe
 from poe.normalizers import MBAR, Truncation
-from poe.normalizers.truncation import _mode_doubts
+from poe.tuning.counts import mode_doubts
 
 
 def g(seed: int = 0) -> torch.Generator:
@@ -87,7 +87,7 @@ def far_apart(x: Tensor) -> Tensor:
 def test_chains_from_several_sizes_tell_modes_and_do_not_invent_them(
     target: poe.Expert, has_modes: bool
 ) -> None:
-    assert bool(_mode_doubts(target, g())) == has_modes
+    assert bool(mode_doubts(target, g())) == has_modes
 
 
 @pytest.mark.parametrize(
