@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind, kinds
-from poe.core.space import Interval, Positive, Simplex, Space
+from poe.core.space import Count, Interval, Positive, Simplex, Space
 from poe.diagnostics.agreement import MAX_R_HAT, Agreement
 from poe.diagnostics.convergence import MAX_DISTANCE, distance_from_others
 from poe.diagnostics.weights import normalized_weights
@@ -44,6 +44,8 @@ def rounding_doubts(draws: Record, space: Space) -> list[Doubt]:
     Chains that stand still are another matter; exact draws that are all the same are rounded.
     """
     x = draws.samples[:, :: 1 + draws.samples.shape[1] // FEW_ROWS].flatten(0, 1).detach()
+    if isinstance(space, Count):
+        return _huge_counts(x)
     if space.is_discrete or len(x) < 2 or x.numel() == 0:
         return []
     return [*_edge_doubts(draws, x, space), *_spread_doubts(draws, x)]
@@ -89,6 +91,17 @@ def _spread_doubts(draws: Record, x: Tensor) -> list[Doubt]:
     )
     remedy = "Use float64 (.double()), or measure x from near its mean."
     return [Doubt(Kind.ROUNDED, text, remedy=remedy)]
+
+
+def _huge_counts(x: Tensor) -> list[Doubt]:
+    """On counts so large that floats skip some."""
+    if not x.is_floating_point() or x.numel() == 0:
+        return []
+    last = 2 / torch.finfo(x.dtype).eps
+    if not bool((x > last).any()):
+        return []
+    text = f"some counts exceed {last:.3g}, beyond which {x.dtype} does not tell n from n + 1."
+    return [Doubt(Kind.ROUNDED, text, remedy="Use float64 (.double()).")]
 
 
 def draw_doubts(draws: Record) -> list[Doubt]:

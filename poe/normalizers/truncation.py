@@ -5,31 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from poe.core.arguments import checked
-from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NormalizationError
 from poe.core.randomness import aside
 from poe.density.checks import number_like
-from poe.density.closed_forms import exact_sample, samplable_factor
+from poe.density.closed_forms import samplable_factor
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition, exact
-from poe.diagnostics.settled import MIN_COMPARED, r_hat_of_settled
 from poe.normalizers.levels import Report
 from poe.normalizers.sequential import MBAR
-from poe.samplers.discrete.counts import LatticeGibbs
-from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.guarded import Raised
 from poe.structure.far_mass import look_far
-from poe.tuning.counts import counts_of_sizes
-from poe.tuning.truncation import FEW_DIMENSIONS, Table, Tabulated, table_of
+from poe.tuning.counts import mode_doubts
+from poe.tuning.truncation import FEW_DIMENSIONS, Table, Tabulated, summit_doubts, table_of
 
-APART = 3.0
-"""An R-hat that none of slowly mixing chains has."""
-ON_ITS_WAY = 2.5
-NUM_CHAINS, SWEEPS, EVERY, MAX_ELEMENTS = 48, 130, 5, 256
-SIZES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
-"""Chains from these, so many sweeps long and looked at every few, show whether there are modes."""
 FEW_POSITIONS = 8
 """So many are where to leave a density from, to see how it falls off."""
 
@@ -79,50 +69,10 @@ def by_table_or_particles(
         return found
     beside = aside(generator)
     found = MBAR()(target, start, generator, report)
+    found = found._replace(doubts=(*found.doubts, *summit_doubts(target)))
     if start is not None or samplable_factor(target) is not None:
         return found
-    return found._replace(doubts=(*found.doubts, *_mode_doubts(target, beside)))
-
-
-@torch.no_grad()
-def _mode_doubts(target: Expert, generator: torch.Generator) -> tuple[Doubt, ...]:
-    """Whether chains from counts of several sizes settle apart: particles may lose some modes."""
-    if target.space.event_shape.numel() > MAX_ELEMENTS:
-        return ()
-    asked, kernel = Guarded(target, Raised()), LatticeGibbs(target.space)
-    x = exact_sample(
-        counts_of_sizes(target.space, number_like(target), SIZES), NUM_CHAINS, generator
-    )
-    x = x[asked(x).isfinite()]
-    if len(x) < 2:
-        return ()
-    state, states = kernel.init(asked, x), []
-    for _ in range(SWEEPS):
-        state, _ = kernel.step(asked, state, generator=generator)
-        states.append(state)
-    states = states[-MIN_COMPARED * EVERY :: EVERY]
-    has_arrived = _has_arrived(torch.stack([state.log_density for state in states]).double())
-    visited = torch.stack([state.position for state in states])[:, has_arrived]
-    if not r_hat_of_settled(visited) > APART:
-        return ()
-    text = (
-        f"chains from counts of {SIZES[0]:.0f} to {SIZES[-1]:.0f} settle apart, so there are modes "
-        "that particles may have lost on their way: give a start that covers them, by `start=`"
-    )
-    return (Doubt(Kind.UNSEEN, text),)
-
-
-def _has_arrived(log_density: Tensor) -> Tensor:
-    """Which chains do not move up or down any more: ``(steps, chains) -> (chains,)``.
-
-    The halves of a line differ by 3.5 standard deviations of either, those of chance by one half.
-
-    >>> steps = torch.arange(20.0)
-    >>> _has_arrived(torch.stack([steps, (7 * steps).sin()], 1))
-    tensor([False,  True])
-    """
-    early, late = log_density.tensor_split(2)
-    return (late.mean(0) - early.mean(0)).abs() <= ON_ITS_WAY * late.std(0)
+    return found._replace(doubts=(*found.doubts, *mode_doubts(target, beside)))
 
 
 def truncated(target: Expert, generator: torch.Generator) -> LogPartition | None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from poe.core.arguments import checked, require_memory
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import PoeError
-from poe.core.randomness import resolve
+from poe.core.randomness import aside, resolve
 from poe.density.checks import device_of
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
@@ -36,6 +36,7 @@ from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice
+from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
 
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
@@ -235,7 +236,10 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
     )
     far = look_far(begin.target, run.position)
     rounded = rounding_doubts(draws, begin.target.space)
-    draws = doubted(draws, [*_doubts(draws), *rounded, *far.doubts, *begin.raised.doubts()])
+    is_any_size = begin.started_at == ALL_SIZES
+    modes = mode_doubts(begin.target, aside(run.generator)) if is_any_size else ()
+    found = [*_doubts(draws), *modes, *rounded, *far.doubts, *begin.raised.doubts()]
+    draws = doubted(draws, found)
     tell(draws)
     return draws
 

@@ -41,7 +41,7 @@ from poe.structure.far_mass import failing_where_improper, look_far
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
 from poe.tuning.prepared import Prepared, prepared
-from poe.tuning.truncation import tabulated
+from poe.tuning.truncation import summit_doubts, tabulated
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
 Collect = Callable[[Tensor], Tensor]
@@ -220,7 +220,10 @@ def sample(
     look = look_around if kernel is None else look_nowhere
     with failing_where_improper(begin.target, begin.u):
         followed = _followed(begin, job, look)
-    return _told(_gather(*followed, is_chosen=kernel is None), target, collect)
+    draws = _gather(*followed, is_chosen=kernel is None)
+    if kernel is None:
+        draws = replace(draws, doubts=(*draws.doubts, *summit_doubts(target)))
+    return _told(draws, target, collect)
 
 
 def _told(draws: Draws, target: Expert, collect: Collect | None) -> Draws:

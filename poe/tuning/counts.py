@@ -9,17 +9,30 @@ from torch import Tensor
 from torch.distributions import Geometric, Independent, NegativeBinomial
 
 from poe.core.arguments import checked
+from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import resolve
 from poe.core.space import Space
 from poe.density.adapt import FromDistribution
+from poe.density.checks import number_like
+from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
 from poe.density.transformed import mask_outside
-from poe.samplers.discrete.counts import log_normal_between
+from poe.diagnostics.settled import MIN_COMPARED, r_hat_of_settled
+from poe.samplers.discrete.counts import LatticeGibbs, log_normal_between
+from poe.samplers.guarded import Guarded, Raised
 
 SIZES = tuple(4.0**k for k in range(-1, 11))
 """A quarter to a million: particles of all sizes miss no mode."""
 WIDER = 1.2
 """By which a fit is broader than what it is fitted to."""
+APART = 3.0
+"""An R-hat that none of slowly mixing chains has."""
+ON_ITS_WAY = 2.5
+NUM_CHAINS, SWEEPS, EVERY, MAX_ELEMENTS = 48, 130, 5, 256
+SIZES_COMPARED = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+"""Chains from these, so many sweeps long and looked at every few, show whether there are modes."""
+ALL_SIZES = "counts of all sizes"
+"""What a start at them is called."""
 FEW_SIZES = (1.0, 4.0, 16.0, 64.0)
 """Where chains start: unlike enough to disagree where there are several modes."""
 
@@ -124,3 +137,53 @@ def fitted_counts(x: Tensor, space: Space, like: Tensor) -> Expert:
     count, share = mean.square() / (variance - mean), 1 - mean / variance
     distribution = NegativeBinomial(count.to(like), share.to(like))
     return FromDistribution(Independent(distribution, mean.ndim))
+
+
+@torch.no_grad()
+def mode_doubts(target: Expert, generator: torch.Generator) -> tuple[Doubt, ...]:
+    """Whether chains from counts of several sizes settle apart: particles may lose some modes.
+
+    Args:
+        target: p̃, on a ``poe.Count``.
+        generator: Of the chains.
+
+    Returns:
+        One doubt, or none.
+    """
+    if target.space.event_shape.numel() > MAX_ELEMENTS:
+        return ()
+    asked, kernel = Guarded(target, Raised()), LatticeGibbs(target.space)
+    x = exact_sample(
+        counts_of_sizes(target.space, number_like(target), SIZES_COMPARED), NUM_CHAINS, generator
+    )
+    x = x[asked(x).isfinite()]
+    if len(x) < 2:
+        return ()
+    state, states = kernel.init(asked, x), []
+    for _ in range(SWEEPS):
+        state, _ = kernel.step(asked, state, generator=generator)
+        states.append(state)
+    states = states[-MIN_COMPARED * EVERY :: EVERY]
+    has_arrived = _has_arrived(torch.stack([state.log_density for state in states]).double())
+    visited = torch.stack([state.position for state in states])[:, has_arrived]
+    if not r_hat_of_settled(visited) > APART:
+        return ()
+    text = (
+        f"chains from counts of {SIZES_COMPARED[0]:.0f} to {SIZES_COMPARED[-1]:.0f} settle apart, "
+        "so there are modes that particles may have lost on their way: give a start that covers "
+        "them, by `start=`"
+    )
+    return (Doubt(Kind.UNSEEN, text),)
+
+
+def _has_arrived(log_density: Tensor) -> Tensor:
+    """Which chains do not move up or down any more: ``(steps, chains) -> (chains,)``.
+
+    The halves of a line differ by 3.5 standard deviations of either, those of chance by one half.
+
+    >>> steps = torch.arange(20.0)
+    >>> _has_arrived(torch.stack([steps, (7 * steps).sin()], 1))
+    tensor([False,  True])
+    """
+    early, late = log_density.tensor_split(2)
+    return (late.mean(0) - early.mean(0)).abs() <= ON_ITS_WAY * late.std(0)

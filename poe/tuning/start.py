@@ -21,7 +21,7 @@ from poe.density.nonfinite import require_start
 from poe.density.transformed import Transformed
 from poe.samplers.guarded import OF_PROGRAMS, Guarded, Raised
 from poe.structure.edges import breadth
-from poe.tuning.counts import FEW_SIZES, counts_of_sizes
+from poe.tuning.counts import ALL_SIZES, FEW_SIZES, counts_of_sizes
 from poe.tuning.prior_parts import draw_as_read, priors_of_parts
 
 MAX_START_ATTEMPTS = 100
@@ -152,7 +152,8 @@ def _source(target: Expert, coordinates: Coordinates) -> _Source:
         said = f"draws of {', '.join(map(repr, priors))} where they are read"
         return _Source(said, None, like, coordinates, tuple(priors.values()))
     if isinstance(target.space, Joint):
-        said = "standard normals, any label alike, and counts of all sizes"
+        has_counts = any(isinstance(part, Count) for part in target.space.parts)
+        said = "standard normals, and any label alike" + has_counts * ", and counts of all sizes"
         return _Source(said, OfParts(target.space, like, 1.0), like, coordinates)
     if isinstance(target.space, Count):
         few = counts_of_sizes(target.space, like, FEW_SIZES)
@@ -261,7 +262,7 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
     if isinstance(target.space, Joint):
         return "a broad Gaussian, and all labels alike", OfParts(target.space, like, BROAD)
     if isinstance(target.space, Count):
-        return "counts of all sizes", counts_of_sizes(target.space, like)
+        return ALL_SIZES, counts_of_sizes(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
     coordinates = Coordinates(target.space)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import resolve
 from poe.core.space import Count
@@ -228,14 +229,38 @@ def table_of(target: Expert, raised: Raised) -> Table | None:
     require_evaluation_mode(target)
     require_no_batch_statistics(target)
     asked.find_largest(size)
-    if size == 1:
-        found = _of_elements(lambda x: asked(x)[:, None], 1, like.device, asked)
-    else:
-        found = _of_few(asked, size)
-    if found is None or not found.left_out() <= TOO_MUCH:
+    together = _of_one(asked) if size == 1 else _of_few(asked, size)
+    if together is None or not together.left_out() <= TOO_MUCH:
         return None
-    _require_function(target, found)
-    return found
+    _require_function(target, together)
+    return together
+
+
+@torch.no_grad()
+def summit_doubts(target: Expert) -> tuple[Doubt, ...]:
+    """On a few counts: whether summits are so far apart that no table holds them, nor chains meet.
+
+    Args:
+        target: p̃, of which no table was made.
+
+    Returns:
+        One doubt, or none.
+    """
+    size, like = target.space.event_shape.numel(), number_like(target)
+    is_tried = isinstance(target.space, Count) and 1 < size <= FEW_DIMENSIONS
+    if not is_tried or is_batch(target) or element_log_density(target) is not None:
+        return ()
+    asked = _Asked(Guarded(InFloat64(target), Raised()), like)
+    asked.find_largest(size)
+    modes = _modes(asked, size)
+    if not bool(asked(modes).isfinite().all()) or _around(modes).num_states <= MAX_STATES:
+        return ()
+    highest, farthest = modes[0], modes[(modes - modes[0]).abs().sum(1).argmax()]
+    text = (
+        f"it has summits at {highest.tolist()} and at {farthest.tolist()}, farther apart than "
+        "chains or particles go: one of them may be missing"
+    )
+    return (Doubt(Kind.UNSEEN, text),)
 
 
 @dataclass
@@ -325,6 +350,10 @@ def _of_elements(
     most = torch.logaddexp(beyond[1], lost)
     low = low.long()
     return Table(low, table, torch.stack([beyond[0], most]), True, asked.num_evaluations)
+
+
+def _of_one(asked: _Asked) -> Table:
+    return _of_elements(lambda x: asked(x)[:, None], 1, asked.like.device, asked)
 
 
 def _nodes(
@@ -443,11 +472,12 @@ def _modes(asked: _Asked, size: int) -> Tensor:
     at = grid[value.topk(min(MODES, len(value))).indices]
     peaks = _local_maxima(value.reshape([len(axis)] * size))
     at = torch.cat([at, grid[peaks[:MODES]]])
-    best = _known(asked(at))
-    units = torch.eye(size, dtype=at.dtype, device=at.device)
+    best, reach = _known(asked(at)), (ratio - 1 / ratio) * at + 2
     for stride in reversed([2.0**k for k in range(23)]):
-        for step in (*(stride * units), *(-stride * units)):
-            at, best = _climbed(asked, at, best, step)
+        for place in range(size):
+            # Farther than to the next ones asked it would leave a summit for a higher one.
+            step = stride * (stride <= reach[:, place])
+            at, best = _climbed(asked, at, best, step, place)
     is_high = best >= best.max() - HEIGHT
     return at[is_high][best[is_high].argsort(descending=True)]
 
@@ -464,10 +494,14 @@ def _local_maxima(value: Tensor) -> Tensor:
     return places[value.flatten()[places].argsort(descending=True)]
 
 
-def _climbed(asked: _Asked, at: Tensor, best: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """A step further where that is higher, and again."""
-    for _ in range(2):
-        other = (at + step).clamp(0, asked.largest)
+def _climbed(
+    asked: _Asked, at: Tensor, best: Tensor, step: Tensor, axis: int
+) -> tuple[Tensor, Tensor]:
+    """A step ``(m,)`` along an axis where that is higher, and again, either way."""
+    for signed in (step, step, -step, -step):
+        moved = at[:, axis] + signed
+        other = at.index_copy(1, torch.tensor([axis], device=at.device), moved[:, None])
+        other = other.clamp(0, asked.largest)
         found = _known(asked(other))
         is_better = found > best
         at = torch.where(is_better[:, None], other, at)

@@ -24,7 +24,14 @@ pytestmark = pytest.mark.law
 
 Build = Callable[[Expert, int], Kernel]
 matrix = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-kernels = pytest.mark.parametrize("build", KERNELS.values(), ids=KERNELS.keys())
+PLAIN = ("LatticeGibbs", "LatticeMALA")
+kernels = pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(build, id=name, marks=[] if name in PLAIN else pytest.mark.slow)
+        for name, build in KERNELS.items()
+    ],
+)
 
 
 @matrix
@@ -55,7 +62,7 @@ def test_a_level_of_its_own_for_each_row_is_left_invariant(build: Build) -> None
 
 
 @matrix
-@pytest.mark.parametrize("name", ["LatticeGibbs", "LatticeMALA"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_every_state_comes_to_the_likeliest(name: str, target: Expert) -> None:
     """Of states of some mass: none outside is reached, some state stays, all lead to one."""
     x, truth = table_of(target)

@@ -478,6 +478,8 @@ CALLS: dict[str, dict[str, Any]] = {
         "exponents": (0.5, 1.0),
         "step_size": (0.1, 0.1),
     },
+    "poe.samplers.LatticeGibbs": {"space": poe.Count(2)},
+    "poe.samplers.LatticeMALA": {"space": poe.Count(2), "step_size": 0.3, "num_windows": 2},
     "poe.samplers.PathAuxiliary": {"space": poe.Binary(2), "mean_length": 2.0},
     "poe.samplers.Preconditioned": {
         "kernel": lambda: samplers.MALA(0.1),
@@ -613,6 +615,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "poe.normalizers.Enumeration": {},
     "poe.normalizers.ImportanceSampling": {"num_samples": 64},
     "poe.normalizers.Quadrature": {},
+    "poe.normalizers.Truncation": {},
     "poe.normalizers.ThermodynamicIntegration": {"num_samples": 64},
     "poe.testing.check_expert": {"expert": gaussian, "x": lambda: normal(4, 2)},
     "poe.testing.check_kernel": {

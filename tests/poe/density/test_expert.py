@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -67,10 +68,9 @@ def test_score_of_a_constant_is_zero() -> None:
     assert torch.equal(constant(1.0, 2.0, 3.0).score(X[:, :1]), torch.zeros(3, 1))
 
 
-def test_counts_have_no_score() -> None:
-    counts = poe.as_expert(torch.distributions.Poisson(0.3))
-    with pytest.raises(poe.PoeError, match="expected a continuous or finite space for a score"):
-        counts.score(torch.ones(2))
+def test_counts_have_the_score_of_their_formula_at_real_numbers() -> None:
+    counts, x = poe.as_expert(torch.distributions.Poisson(0.3)), torch.tensor([0.0, 4.0])
+    torch.testing.assert_close(counts.score(x), math.log(0.3) - torch.digamma(x + 1))
 
 
 @pytest.mark.parametrize(

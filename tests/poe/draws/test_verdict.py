@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,13 @@ def test_what_stands_still_rightly_is_not_called_rounded() -> None:
     assert told(certain, 512)[0].doubts == ()
     draws, _ = told(opaque(1), 40, kernel=poe.samplers.MALA(step_size=1e12), warmup=0)
     assert Kind.ROUNDED not in kinds(draws.doubts)
+
+
+@pytest.mark.parametrize(("rate", "is_rounded"), [(1e4, False), (1e9, True)])
+def test_counts_that_floats_skip_are_told(rate: float, is_rounded: bool) -> None:
+    counts = experts.Poisson([rate])
+    with pytest.warns(poe.TrustWarning) if is_rounded else nullcontext():
+        draws = poe.sample(counts, 64, generator=seeded(), progress=False)
+    assert (Kind.ROUNDED in kinds(draws.doubts)) == is_rounded
+    exact = poe.sample(counts.double(), 64, generator=seeded(), progress=False)
+    assert Kind.ROUNDED not in kinds(exact.doubts)

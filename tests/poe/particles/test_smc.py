@@ -406,10 +406,22 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str)
 
 def test_counts_start_from_all_sizes() -> None:
     target = poe.FromEnergy(lambda x: (x - 300).square().sum(-1) / 200, space=poe.Count(3))
-    draws = run(target, 2000)
+    draws = run(target, 1000)
     assert draws.log_partition is not None
     truth = 3 * 0.5 * math.log(200 * math.pi)  # a Gaussian of sd 10
     found = draws.log_partition
     assert (found.value - truth).abs() < 4.5 * found.std_error
     mean = draws.samples.flatten(0, 1).mean(0)
     assert (mean - 300).abs().max() < 4.0
+
+
+@pytest.mark.slow
+def test_modes_of_counts_that_particles_may_lose_are_said() -> None:
+    def far_apart(x: Tensor) -> Tensor:
+        rates = torch.tensor([[2.0], [50.0]])
+        each = torch.distributions.Poisson(rates).log_prob(x[:, None])
+        return each.sum(-1).logsumexp(1)
+
+    target = poe.FromLogDensity(far_apart, space=poe.Count(10))
+    draws = run(target, 400)
+    assert any("settle apart" in doubt.text for doubt in draws.doubts)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import poe
+from poe.core.doubt import Kind
 from poe.samplers import (
     DMALA,
     HMC,
@@ -21,6 +22,7 @@ from poe.samplers import (
     GibbsWithGradients,
     Info,
     Kernel,
+    LatticeGibbs,
     MetropolisHastings,
     MetropolisState,
     ParallelTempering,
@@ -248,3 +250,22 @@ def test_a_joint_space_holds_its_parts(tmp_path: Path) -> None:
             poe.Joint(wrong)
     poe.save(poe.FromLogDensity(torch.nn.Flatten(0), space=SPACE), tmp_path / "joint")
     assert poe.load(tmp_path / "joint").space == SPACE
+
+
+def test_counts_of_a_joint_are_drawn_from_windows_given_their_rate() -> None:
+    """n given m is Poisson of rate e^m, and m N(1, ½²): the mean of n is e^(9/8)."""
+
+    def log_density(x: Tensor) -> Tensor:
+        rate, n = x[:, :1], x[:, 1:]
+        return -2 * (x[:, 0] - 1).square() + (n * rate - rate.exp() - (n + 1).lgamma()).sum(1)
+
+    space, g = poe.Joint((poe.Real(1), poe.Count(2))), torch.Generator().manual_seed(0)
+    kernel = Alternating(space, (MALA(0.1), LatticeGibbs(poe.Count(2))))
+    m = 1 + 0.5 * torch.randn(40_000, 1, generator=g)
+    exact = torch.cat([m, torch.poisson(m.exp().expand(-1, 2), generator=g)], 1)
+    target = poe.FromLogDensity(log_density, space=space)
+    check_kernel(kernel, target, exact, num_steps=3, generator=g)
+    draws = poe.sample(target, 40, warmup=10, generator=g, progress=False)
+    assert "counts and labels by Gibbs" in draws.choice
+    assert space.contains(draws.samples).all()
+    assert Kind.IMPROPER not in [doubt.kind for doubt in draws.doubts]
