@@ -469,5 +469,5 @@ POSTERIORS: dict[str, Callable[[], Posterior]] = {
         process, gaussian, funnel, banana, rosenbrock, far_apart,
     )
 }  # fmt: skip
-FAST = ("logistic", "twins", "arma", "schools", "rosenbrock", "far_apart")
+FAST = ("logistic", "outliers", "schools", "schools_centred", "gaussian", "rosenbrock")
 """A few that are quick, and not all easy."""
