@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -220,3 +221,22 @@ def _zeros(*shape: object, **_: object) -> torch.Tensor:
     """In the place of torch.randn, for peers that take no start distribution."""
     size = shape[0] if isinstance(shape[0], tuple) else shape
     return torch.zeros(size)  # type: ignore[arg-type]
+
+
+def test_what_posteriors_read_is_what_is_known_of_them() -> None:
+    pytest.importorskip("sklearn")
+    from posteriors import POSTERIORS
+    from trust_sampling import REFERENCES
+
+    known = json.loads(REFERENCES.read_text())
+    assert known.keys() == POSTERIORS.keys()
+    generator = torch.Generator().manual_seed(0)
+    for name, make in POSTERIORS.items():
+        posterior = make()
+        u = 0.3 * torch.randn(5, posterior.dimension, generator=generator, dtype=torch.float64)
+        log_density, read = posterior.likelihood(torch, u), posterior.read(torch, u)
+        alone = torch.stack([posterior.likelihood(torch, each) for each in u])
+        assert torch.allclose(log_density, alone), name
+        assert {len(values) for values in known[name].values()} == {read.shape[-1]}, name
+        if posterior.easier is not None:
+            assert known[name] == known[posterior.easier.__name__]
