@@ -261,7 +261,7 @@ class SplitHMC(Hamiltonian):
     """
 
     num_steps: int | None = 1
-    # So much that such a direction's square has a tenth of the ESS of others, and N(0, I) loses 8 %.
+    # The square of such a direction then has a tenth of the ESS of others; N(0, I) loses 8 %.
     jitter: float = 0.24
 
     target_acceptance: ClassVar[float] = 0.8
