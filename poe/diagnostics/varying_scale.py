@@ -21,7 +21,7 @@ STRAIGHTENED = 0.2
 """The share of the misfit that a map that bends may leave."""
 
 
-def has_varying_scale(position: Tensor, score: Tensor) -> bool:
+def has_varying_scale(position: Tensor, score: Tensor, *, min_misfit: float = MIN_MISFIT) -> bool:
     """Whether the scale of the score varies along the chains, so that steps should fit the place.
 
     In whitened coordinates the scores of a Gaussian have a log |∇|² of the standard deviation of
@@ -33,6 +33,7 @@ def has_varying_scale(position: Tensor, score: Tensor) -> bool:
     Args:
         position: Positions of chains that have arrived, ``(n, *event)``; a few hundred at least.
         score: ∇ log p̃ there, ``(n, *event)``.
+        min_misfit: Of the best affine map (``misfit``); below it nothing else is asked for.
 
     Returns:
         False where there are too few to tell.
@@ -55,7 +56,7 @@ def has_varying_scale(position: Tensor, score: Tensor) -> bool:
     if _spreads(affine.pull_score(scores)):
         return True
     before = misfit(affine, x, scores)
-    if before < MIN_MISFIT:
+    if before < min_misfit:
         return False
     bent = fit_transport(x, scores)
     return isinstance(bent, Transport) and misfit(bent, x, scores) < STRAIGHTENED * before

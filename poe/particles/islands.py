@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, fit_affine
 from poe.core.errors import NonFiniteError, PoeError
 from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
+from poe.diagnostics.varying_scale import has_varying_scale
 from poe.particles.mutation import (
     Tally,
     followed,
@@ -27,10 +27,12 @@ from poe.particles.resampling import num_strips, snake_order, systematic_resampl
 from poe.samplers.guarded import Raised, pulled
 from poe.samplers.kernel import Kernel, require_inside
 from poe.samplers.path import GeometricPath, Level, Parts, geometric_path, starts_by_score
-from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, missing
+from poe.samplers.questions import Learned, Setting, at_level, can_restart, filled, fit_map, missing
 
 MAX_LEVELS = 1000
 NUM_BISECTIONS = 40
+SOME_MISFIT = 0.05
+"""Of an affine map at a level; further levels will have more of it."""
 ENOUGH_TO_FIT = 1000
 """So many particles, or 10 for each dimension if that is more, to fit a preconditioner to."""
 
@@ -70,12 +72,15 @@ class Particles:
         schedule: Schedule,
         generator: torch.Generator,
         raised: Raised | None = None,
+        where_scale_varies: Kernel | None = None,
     ) -> None:
+        """``where_scale_varies`` moves from the level on at which the particles' scores do."""
         self.target, self.schedule, self.generator = target, schedule, generator
         self.raised = Raised() if raised is None else raised
         self.coordinates = Coordinates(target.space)
         self.position, self.log_z = self._begin(start)
         self.tally = Tally(schedule.num_islands)
+        self.where_scale_varies, self.has_varying_scale = where_scale_varies, False
         self.kernel: Kernel | None = None
         self.scale: float | None = None
         self.num_levels = 0
@@ -169,8 +174,9 @@ class Particles:
         chosen = parts.at(self._resample(parts, log_weights))
         kernel = at_level(kernel, path.at(temperature))
         if Setting.AFFINE in missing(kernel):
-            affine = self._fitted(path, temperature, parts, log_weights)
-            kernel = filled(kernel, Learned(affine=affine))
+            position, score = self._few(path, temperature, parts, log_weights)
+            kernel = self._suited(kernel, position, score)
+            kernel = filled(kernel, Learned(affine=fit_map(kernel, position, score)))
         level, tally, generator = Level(path, temperature), self.tally, self.generator
         if Setting.SCALE in missing(kernel):
             self.scale = self._learned_scale(level, kernel, chosen)
@@ -215,17 +221,27 @@ class Particles:
         )
         return (order.gather(1, chosen) + n * source[:, None]).flatten()
 
-    def _fitted(
+    def _few(
         self, path: GeometricPath, temperature: float, parts: Parts, log_weights: Tensor
-    ) -> Affine:
-        """A preconditioner fitted to the weighted particles, and to their scores if there are."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Some of the weighted particles, as draws, and their scores if there are."""
         pooled = log_weights.reshape(1, -1)
         enough = max(ENOUGH_TO_FIT, 10 * parts.position[0].numel())
         num_rows = min(enough, pooled.shape[1])
         rows = systematic_resample(pooled, num_rows, generator=self.generator)
         weighted = parts.at(rows[0])
         score = path.score(weighted, temperature) if weighted.has_score else None
-        return fit_affine(weighted.position, score)
+        return weighted.position, score
+
+    def _suited(self, kernel: Kernel, position: Tensor, score: Tensor | None) -> Kernel:
+        """The kernel for particles like these, looked at on levels 1, 2, 4, 8 and so on."""
+        is_time = self.num_levels.bit_count() == 1
+        if self.where_scale_varies is None or score is None:
+            return kernel
+        if is_time and not self.has_varying_scale:
+            self.has_varying_scale = has_varying_scale(position, score, min_misfit=SOME_MISFIT)
+            self.scale = None if self.has_varying_scale else self.scale
+        return self.where_scale_varies if self.has_varying_scale else kernel
 
 
 def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:

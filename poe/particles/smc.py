@@ -35,7 +35,7 @@ from poe.particles.islands import Particles, Schedule
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.far_mass import failing_where_improper, look_far
-from poe.tuning.choice import Choice
+from poe.tuning.choice import Choice, adaptive_of
 from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
 
@@ -82,7 +82,8 @@ def smc(
         kernel: Its settings are kept; a step size left out is learned for the kernel's target
             acceptance, pooled over all chains, by moves that are thrown away, wherever that of the
             level before serves no longer; an ``affine`` left out of ``Preconditioned`` is fitted to
-            the particles at each level. By default ``Preconditioned(SplitHMC())``, a random walk
+            the particles at each level. By default ``Preconditioned(SplitHMC())``, and from where
+            the particles' scores vary in scale ``Preconditioned(AdaptiveStepHMC())``; a random walk
             where the target has no score, and on a discrete space ``Gibbs``, or ``BlockGibbs`` by
             each level's own conditionals where all factors know theirs.
         path: Densities to pass through between start and target, each by its own t = 0 … 1.
@@ -151,7 +152,8 @@ def smc(
     begin, source = prepared_particles(
         target, start, kernel=kernel, remedy=ONE_AT_A_TIME, generator=generator
     )
-    particles = Particles(begin.target, source, schedule, generator, begin.raised)
+    adaptive = adaptive_of(begin.choice.kernel) if kernel is None else None
+    particles = Particles(begin.target, source, schedule, generator, begin.raised, adaptive)
     _say(progress, f"{_in_words(schedule, begin.choice)}, from {begin.started_at}")
     with (
         failing_where_improper(begin.target, begin.u),

@@ -238,7 +238,9 @@ class SplitHMC(Hamiltonian):
         step_size: h, an angle: a number, or a tensor of shape () or (chains,); None is tuned in
             warm-up, to an acceptance rate of 0.8 but no further than h L = 1.65.
         num_steps: L, the same for all chains; None is chosen in warm-up, to make h L = 1.65.
-        jitter: Each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step.
+        jitter: Each chain's angle is h (1 + jitter v), v ~ U(−1, 1), anew in each step. With none,
+            a direction whose scale the Gaussian misses by a factor of 2 turns by half a circle, and
+            its square all but stands still.
 
     Raises:
         PoeError: For L < 1, a jitter outside [0, 1), and a step size that is not positive.
@@ -259,6 +261,8 @@ class SplitHMC(Hamiltonian):
     """
 
     num_steps: int | None = 1
+    # The square of such a direction then has a tenth of the ESS of others; N(0, I) loses 8 %.
+    jitter: float = 0.24
 
     target_acceptance: ClassVar[float] = 0.8
 

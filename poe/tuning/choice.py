@@ -16,6 +16,7 @@ from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
 from poe.density.trials import is_score_contradicted
+from poe.samplers.adaptive_step import AdaptiveStepHMC
 from poe.samplers.alternating import Alternating
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard
@@ -31,6 +32,7 @@ from poe.samplers.kernel import Kernel
 from poe.samplers.langevin import MALA
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Preconditioned
+from poe.samplers.questions import needs_fit, needs_score
 from poe.structure.discrete import Structure
 from poe.structure.gaussian_factors import gaussian_factors
 from poe.structure.twists import twists
@@ -118,6 +120,17 @@ def choose_for_particles(known: Structure, density: Expert, u: Tensor) -> Choice
         return Choice(Preconditioned(MetropolisHastings()), why)
     why = "a score: HMC around a Gaussian fitted to the particles of each level"
     return Choice(Preconditioned(SplitHMC()), why)
+
+
+def adaptive_of(kernel: Kernel) -> Kernel | None:
+    """What takes a chosen kernel's place where the scale of the score varies; None where it stays.
+
+    >>> adaptive_of(Preconditioned(SplitHMC()))
+    Preconditioned(kernel=AdaptiveStepHMC(step_size=None, num_steps=4, jitter=0.6), affine=None)
+    """
+    if needs_fit(kernel) and needs_score(kernel):
+        return Preconditioned(AdaptiveStepHMC(num_steps=4))
+    return None
 
 
 def why_no_score(density: Expert, u: Tensor) -> str | None:

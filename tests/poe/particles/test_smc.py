@@ -425,3 +425,21 @@ def test_modes_of_counts_that_particles_may_lose_are_said() -> None:
     target = poe.FromLogDensity(far_apart, space=poe.Count(10))
     draws = run(target, 400)
     assert any("settle apart" in doubt.text for doubt in draws.doubts)
+
+
+@pytest.mark.slow
+def test_particles_reach_the_neck_of_a_funnel() -> None:
+    """Neal's, v ~ N(0, 3²): by moves that fit the place, chosen where the scores vary in scale."""
+
+    def log_density(x: Tensor) -> Tensor:
+        v, rest = x[..., 0], x[..., 1:]
+        necks = rest.square().sum(-1) * (-v).exp() + rest.shape[-1] * v
+        return -0.5 * (v / 3).square() - 0.5 * necks
+
+    target = poe.FromLogDensity(log_density, space=poe.Real(5))
+    g = torch.Generator().manual_seed(0)
+    draws = poe.smc(target, 8000, generator=g, progress=False)
+    is_low = (draws.samples[..., 0] < -3).double()
+    share = poe.diagnostics.weighted_moments(is_low, draws.log_weights)
+    assert share.mcse < 0.02
+    assert abs(share.mean - 0.1587) < 4 * share.mcse

@@ -107,7 +107,7 @@ def test_the_covariance_of_a_gaussian_is_found_from_a_bad_start(name: str) -> No
     spectrum = whitened_spectrum(kernel.affine, covariance)
     assert spectrum[-1] / spectrum[0] < 1.01
     assert kernel.affine.to_u(mean[None]).norm() < 0.01
-    assert (kernel.kernel.num_steps, kernel.kernel.jitter) == (1, 0.0)
+    assert (kernel.kernel.num_steps, kernel.kernel.jitter) == (1, 0.24)
     assert abs(kernel.kernel.step_size - TURN) < 1e-6
     assert target.calls < 700
     # The chains are draws of it by then: |u|² is chi-squared, in standard errors of 64 chains.
