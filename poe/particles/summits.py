@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION, Diagonal
+from poe.core.doubt import Doubt, Kind
 from poe.core.space import Space
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
-from poe.normalizers.fitted import FittedGaussian, FittedMixture
-from poe.normalizers.levels import Levels
-from poe.normalizers.sides import FAR, UNSEEN, UNSEEN_DRAWS
+from poe.particles.fitted import FittedGaussian, FittedMixture
 from poe.samplers.kernel import or_nothing
 
+UNSEEN = 0.01
+"""The share of the target's mass that may lie where an estimator has never been."""
+UNSEEN_DRAWS = 8.0
+"""Or where that many of its draws, or chains, should have been."""
+FEW, TOGETHER = 4.0, 0.1
+"""Summits of so many chains each, that hold so much of the mass together, may not be empty."""
+FAR = 5.0
+"""Estimates that differ by more standard errors than this contradict each other."""
 CLIMBS, STEPS = 64, 40
 LAST, RISE = 8, 0.5
 """A climb that in so many last steps still rose by so much has not ended at a summit."""
@@ -43,6 +50,14 @@ QUANTILE = 1.2816
 """Of the normal distribution: 0.9 of a Gaussian's mass lies in the ellipsoid of its summit."""
 
 
+class Cloud(NamedTuple):
+    """Particles at a target, in islands: ``(islands, n, *event)``, log of each island's Ẑ."""
+
+    position: Tensor
+    log_z: Tensor
+    num_chains: int
+
+
 class Summit(NamedTuple):
     """An ellipsoid |L⁻¹ (x − c)|² ≤ q around a summit c, and log of the mass inside.
 
@@ -62,29 +77,27 @@ class Summit(NamedTuple):
         u = torch.linalg.solve_triangular(self.factor, centred, upper=False).mT
         return _is_inside(u).reshape(x.shape[:-1])
 
-    def missed(
-        self, levels: Levels, log_z: Tensor, std_error: Tensor
-    ) -> tuple[float, float] | None:
+    def missed(self, cloud: Cloud, log_z: Tensor, std_error: Tensor) -> tuple[float, float] | None:
         """The share of Z in here and that of the particles, where they contradict each other."""
-        weight, is_inside = self._held(levels)
+        weight, is_inside = self._held(cloud)
         share = weight @ is_inside
         mass = (self.log_mass - log_z).exp()
         spread = (weight * (is_inside - share)).square().sum().sqrt()
         # On the scale of logarithms: a log Z that is hardly known leaves room for no mass at all.
         least = mass * (-FAR * torch.hypot(self.std_error, std_error)).exp()
-        enough = max(UNSEEN, UNSEEN_DRAWS / levels.num_chains)
+        enough = max(UNSEEN, UNSEEN_DRAWS / cloud.num_chains)
         is_missed = bool((least - share > FAR * spread) & (mass - share > enough))
         return (mass.item(), share.item()) if is_missed else None
 
-    def held(self, levels: Levels) -> Tensor:
+    def held(self, cloud: Cloud) -> Tensor:
         """The share of the particles in here: ``()``."""
-        weight, is_inside = self._held(levels)
+        weight, is_inside = self._held(cloud)
         return weight @ is_inside
 
-    def _held(self, levels: Levels) -> tuple[Tensor, Tensor]:
+    def _held(self, cloud: Cloud) -> tuple[Tensor, Tensor]:
         """The weight of each island, and the share of its particles in here: ``(islands,)``."""
-        x = levels.position.reshape(*levels.position.shape[:2], -1)
-        return torch.softmax(levels.log_z, 0), self.contains(x).double().mean(1)
+        x = cloud.position.reshape(*cloud.position.shape[:2], -1)
+        return torch.softmax(cloud.log_z, 0), self.contains(x).double().mean(1)
 
 
 def around(summits: Sequence[Summit], space: Space) -> FittedMixture:
@@ -111,11 +124,11 @@ class Found(NamedTuple):
     is_all: bool = True
     """Whether the last climbs brought no more that particles had missed."""
 
-    def missed(self, levels: Levels, log_z: Tensor, std_error: Tensor) -> list[Summit]:
+    def missed(self, cloud: Cloud, log_z: Tensor, std_error: Tensor) -> list[Summit]:
         """Those that hold more of Z than of the particles."""
-        return [one for one in self.summits if one.missed(levels, log_z, std_error)]
+        return [one for one in self.summits if one.missed(cloud, log_z, std_error)]
 
-    def raised(self, levels: Levels, log_z: Tensor) -> Tensor:
+    def raised(self, cloud: Cloud, log_z: Tensor) -> Tensor:
         """log Z by the summit that holds most of the particles: its mass over their share.
 
         What particles say of log Z on their way is too low where they lag. Where no summit holds
@@ -123,7 +136,7 @@ class Found(NamedTuple):
         """
         if not self.summits:
             return log_z
-        shares = torch.stack([summit.held(levels) for summit in self.summits])
+        shares = torch.stack([summit.held(cloud) for summit in self.summits])
         fullest = shares.argmax()
         if not bool(shares[fullest] > MANY):
             return log_z
@@ -297,3 +310,29 @@ def _is_inside(u: Tensor) -> Tensor:
     d = u.shape[-1]
     quantile = d * (1 - 2 / (9 * d) + QUANTILE * math.sqrt(2 / (9 * d))) ** 3
     return u.square().sum(-1) <= quantile
+
+
+def missed_doubts(found: Found, cloud: Cloud, log_z: Tensor, std_error: Tensor) -> list[Doubt]:
+    """Whether particles are at summits that climbing reaches as often as the mass there says."""
+    missed = [summit.missed(cloud, log_z, std_error) for summit in found.summits]
+    shares = [pair for pair in missed if pair is not None]
+    empty = _nearly_empty(found, cloud, log_z)
+    if not shares and sum(mass - held for mass, held in empty) > TOGETHER:
+        shares = empty
+    if not shares:
+        return []
+    mass, held = map(sum, zip(*shares, strict=True))
+    text = (
+        f"climbing reaches {len(shares)} summits that have {mass:.0%} of the mass that was "
+        f"found, and {held:.0%} of the particles: modes were missed; give a start that covers "
+        "them, by `start=`, or leave it out"
+    )
+    return [Doubt(Kind.UNSEEN, text)]
+
+
+def _nearly_empty(found: Found, cloud: Cloud, log_z: Tensor) -> list[tuple[float, float]]:
+    """Mass and particles of summits with less than a third of the chains that are due, if a few."""
+    pairs = [((one.log_mass - log_z).exp().item(), one.held(cloud).item()) for one in found.summits]
+    return [
+        (mass, held) for mass, held in pairs if mass * cloud.num_chains >= FEW and 3 * held < mass
+    ]
