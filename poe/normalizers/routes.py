@@ -178,11 +178,11 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
 def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
     """A density fitted to particles, and beside it the summits where it is too thin."""
     fitted, tilts = scouting.fit(run.levels)
-    thin = summits.thin(fitted, tilts)
+    log_z = summits.raised(run.levels.cloud, run.log_z)
+    thin = summits.thin(fitted, tilts, log_z)
     if not thin:
         return fitted
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
-    log_z = summits.raised(run.levels.cloud, run.log_z)
     share = torch.sigmoid(beside - log_z).clamp(LEAST, MOST).item()
     return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
 

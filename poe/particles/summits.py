@@ -42,6 +42,8 @@ BETWEEN, VALLEY = (0.0, 0.25, 0.5, 0.75), 0.5
 """Where on the way from one top to another log p̃ is asked for, and how far it falls in a valley."""
 THIN = 3.0
 """Summits where a fitted density is so many times lower than at particles join it in a start."""
+NOTICEABLE = 0.002
+"""The share of Z that such a summit has."""
 MANY = 0.1
 """Of all particles, in one summit."""
 FLATTEST = 0.1
@@ -70,6 +72,11 @@ class Summit(NamedTuple):
     height: Tensor
     log_mass: Tensor
     std_error: Tensor
+
+    @property
+    def least_mass(self) -> Tensor:
+        """log of the mass that is there at least: a few draws of large weight say little."""
+        return self.log_mass - FAR * self.std_error
 
     def contains(self, x: Tensor) -> Tensor:
         """Whether vectors ``(*batch, d)`` lie inside: ``(*batch,)``."""
@@ -142,15 +149,17 @@ class Found(NamedTuple):
             return log_z
         return self.summits[int(fullest)].log_mass - shares[fullest].log()
 
-    def thin(self, fitted: Expert, tilts: Tensor) -> list[Summit]:
+    def thin(self, fitted: Expert, tilts: Tensor, log_z: Tensor) -> list[Summit]:
         """Those where a density fitted to particles is lower than at most of them.
 
         Args:
             fitted: The density q.
             tilts: log p̃ − log q at particles, ``(n,)``.
+            log_z: Of the target.
 
         Returns:
-            The summits at whose centre that is larger by log 3 than at half of the particles.
+            The summits at whose centre that is larger by log 3 than at half of the particles, if
+            they hold a noticeable share of Z: the top of a funnel's neck does not.
         """
         if not self.summits:
             return []
@@ -158,7 +167,9 @@ class Found(NamedTuple):
         centres = torch.stack([summit.centre for summit in self.summits])
         with torch.no_grad():
             fit = fitted(centres.reshape(-1, *fitted.space.event_shape)).double()
+        masses = torch.stack([summit.least_mass for summit in self.summits])
         is_thin = heights - fit > tilts.median() + math.log(THIN)
+        is_thin &= masses - log_z > math.log(NOTICEABLE)
         return [summit for summit, thin in zip(self.summits, is_thin, strict=True) if thin]
 
     def and_more(self, other: Found) -> Found:
@@ -332,7 +343,9 @@ def missed_doubts(found: Found, cloud: Cloud, log_z: Tensor, std_error: Tensor) 
 
 def _nearly_empty(found: Found, cloud: Cloud, log_z: Tensor) -> list[tuple[float, float]]:
     """Mass and particles of summits with less than a third of the chains that are due, if a few."""
-    pairs = [((one.log_mass - log_z).exp().item(), one.held(cloud).item()) for one in found.summits]
+    pairs = [
+        ((one.least_mass - log_z).exp().item(), one.held(cloud).item()) for one in found.summits
+    ]
     return [
         (mass, held) for mass, held in pairs if mass * cloud.num_chains >= FEW and 3 * held < mass
     ]
