@@ -39,7 +39,9 @@ NEW = 8
 """Climbs of which one in so many ends at a summit not known before have not found all of them."""
 LEAST, MOST = 0.1, 0.5
 """The share of a start that is around such summits: on a ridge there is no end of them."""
-MAX_ROUNDS = 3
+HALF = 0.5
+"""A run whose error is so much smaller than that of the one before may have another after it."""
+MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
 """Runs that differ by fewer standard errors than this agree."""
@@ -169,8 +171,9 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         above = run.above(best)
         if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
             return best, best.start, cost
+        is_no_surer = run.std_error > HALF * best.std_error
         best, nearer = run, _start(scouting, run, summits)
-        if above < CLOSE and not summits.missed(run.levels.cloud, *run[2:]):
+        if above < CLOSE and is_no_surer and not summits.missed(run.levels.cloud, *run[2:]):
             break
     return best, nearer, cost
 
