@@ -14,14 +14,9 @@ from poe.diagnostics.weights import tail_index
 from poe.normalizers.levels import Levels
 from poe.normalizers.problem import Problem
 from poe.normalizers.routes import Route
-from poe.normalizers.sides import (
-    FAR,
-    ROUNDED,
-    UNSEEN,
-    UNSEEN_DRAWS,
-    Sides,
-)
+from poe.normalizers.sides import ROUNDED, Sides
 from poe.particles.islands import next_temperature
+from poe.particles.summits import FAR, UNSEEN, UNSEEN_DRAWS, missed_doubts
 from poe.structure.far_mass import look_far
 
 FEW_DRAWS = 100.0
@@ -186,20 +181,12 @@ def summit_doubts(
 ) -> list[Doubt]:
     """Whether particles are at summits that climbing reaches as often as the mass there says."""
     found = problem.scouted.summits
-    missed = [one.missed(levels, value, std_error) for one in found.summits]
-    shares = [pair for pair in missed if pair is not None]
-    if shares:
-        mass, held = map(sum, zip(*shares, strict=True))
-        text = (
-            f"climbing reaches {len(shares)} summits that have {mass:.0%} of the mass that was "
-            f"found, and {held:.0%} of the particles: modes were missed; give a start that covers "
-            "them, by `start=`, or leave it out"
-        )
-        return [Doubt(Kind.UNSEEN, text)]
-    if not found.is_all:
-        text = (
-            f"climbing from all over reached {len(found.summits)} summits, and still new ones with "
-            "the last climbs: there may be more; give a start that covers them, by `start=`"
-        )
-        return [Doubt(Kind.UNSEEN, text)]
-    return []
+    if missed := missed_doubts(found, levels.cloud, value, std_error):
+        return missed
+    if found.is_all:
+        return []
+    text = (
+        f"climbing from all over reached {len(found.summits)} summits, and still new ones with "
+        "the last climbs: there may be more; give a start that covers them, by `start=`"
+    )
+    return [Doubt(Kind.UNSEEN, text)]

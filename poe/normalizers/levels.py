@@ -16,6 +16,7 @@ from poe.diagnostics.weights import kish_ess
 from poe.normalizers.mbar import Normalizers, mbar
 from poe.normalizers.sides import Sides
 from poe.particles.islands import Particles, Passed, Schedule
+from poe.particles.summits import Cloud
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, choose_for_particles
@@ -50,9 +51,10 @@ class Levels(NamedTuple):
     """Of each chain at a level, all kept."""
 
     @property
-    def num_chains(self) -> int:
-        """Of all islands."""
-        return self.position.shape[:2].numel() // self.num_moves
+    def cloud(self) -> Cloud:
+        """The particles at the target."""
+        num_chains = self.position.shape[:2].numel() // self.num_moves
+        return Cloud(self.position, self.log_z, num_chains)
 
     @property
     def temperatures(self) -> Tensor:

@@ -81,12 +81,12 @@ class Problem(NamedTuple):
         return self.scouted.nearer
 
     def rounding(self) -> Tensor:
-        """How far the rounding of log-densities may move log Z: that of a typical one."""
+        """How far rounding may move log Z: that of a typical log-density, and of the sum."""
         x = self.scouts.position.flatten(0, 1)[:64]
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
             values = Guarded(self.target, self.raised)(x).double()
-            size = values[values.isfinite()].abs().mean()
+            size = values[values.isfinite()].abs().mean() + self.scouted.best.log_z.abs()
         return size * torch.finfo(dtype).eps
 
     def walk(

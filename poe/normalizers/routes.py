@@ -10,10 +10,12 @@ from torch import Tensor
 from poe.core.space import Count
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
-from poe.normalizers.fitted import fit_density
 from poe.normalizers.levels import Levels, Report, all_levels, walk
 from poe.normalizers.sides import group_doubts
-from poe.normalizers.summits import (
+from poe.particles.fitted import fit_density
+from poe.particles.islands import Schedule
+from poe.particles.resampling import systematic_resample
+from poe.particles.summits import (
     CLIMBS,
     NONE,
     Found,
@@ -21,8 +23,6 @@ from poe.normalizers.summits import (
     beyond,
     find_summits,
 )
-from poe.particles.islands import Schedule
-from poe.particles.resampling import systematic_resample
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import or_nothing
 from poe.tuning.counts import fitted_counts
@@ -37,9 +37,13 @@ SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
 MAX_CLIMBS, MANY = 256, 48
 """At once, from all over the broad start; and so many of what they reach are weighed."""
-LEAST = 0.1
-"""The share of a start that summits beside it have at least, and at most leave to it."""
-MAX_ROUNDS = 3
+NEW = 8
+"""Climbs of which one in so many ends at a summit not known before have not found all of them."""
+LEAST, MOST = 0.1, 0.5
+"""The share of a start that is around such summits: on a ridge there is no end of them."""
+HALF = 0.5
+"""A run whose error is so much smaller than that of the one before may have another after it."""
+MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
 """Runs that differ by fewer standard errors than this agree."""
@@ -133,9 +137,9 @@ class Scouting(NamedTuple):
         while number <= MAX_CLIMBS:
             x = exact_sample(broad, number, self.generator)
             far = find_summits(self.asked, x, self.generator, found.summits, MANY)
-            is_all = not far.missed(route.levels, route.log_z, route.std_error)
+            is_all = not far.missed(route.levels.cloud, *route[2:])
             found = found.and_more(far._replace(is_all=is_all))
-            if is_all:
+            if is_all and len(far.summits) * NEW <= number:
                 break
             broad = beyond(found.summits, self.target.space)
             number *= 2
@@ -175,10 +179,11 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         run = scouting.run(nearer)
         cost += run.levels.num_evaluations + DRAWS
         above = run.above(best)
-        if above < -CLOSE:
+        if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
             return best, best.start, cost
+        is_no_surer = run.std_error > HALF * best.std_error
         best, nearer = run, _start(scouting, run, summits)
-        if above < CLOSE and not summits.missed(*run[1:]):
+        if above < CLOSE and is_no_surer and not summits.missed(run.levels.cloud, *run[2:]):
             break
     return best, nearer, cost
 
@@ -186,12 +191,12 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
 def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
     """A density fitted to particles, and beside it the summits where it is too thin."""
     fitted, tilts = scouting.fit(run.levels)
-    thin = summits.thin(fitted, tilts)
+    log_z = summits.raised(run.levels.cloud, run.log_z)
+    thin = summits.thin(fitted, tilts, log_z)
     if not thin:
         return fitted
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
-    log_z = summits.raised(run.levels, run.log_z)
-    share = torch.sigmoid(beside - log_z).clamp(LEAST, 1 - LEAST).item()
+    share = torch.sigmoid(beside - log_z).clamp(LEAST, MOST).item()
     return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poe.core.doubt import Doubt, Kind
 from poe.diagnostics.independent_groups import SHARED, num_agreeing, t_quantile
+from poe.particles.summits import FAR
 
 WIDE = 2.0
 """Bounds further apart than this many nats say that one of the directions has failed."""
@@ -16,14 +17,10 @@ ON_DRAWS = "the upper bound rests on particles that went to the target being dra
 UNEQUAL = 5.0
 """Means of settled chains vary less than this times what is expected: 2.4 at most in 320 runs
 over the targets of ``benchmarks/log_z_coverage.py`` and ``log_z_trust.py`` without such a mode."""
-UNSEEN = 0.01
-"""The share of the target's mass that may lie where an estimator has never been."""
-UNSEEN_DRAWS = 8.0
-"""Or where that many of its draws, or chains, should have been."""
-FAR = 5.0
-"""Estimates that differ by more standard errors than this contradict each other."""
+STRAY = 0.45
+"""The way back does not see what of a start lies where the target has nothing: nats of that."""
 ROUNDED = 1e-9
-"""In nats: estimates of weights that are all alike have no other error than that of their sums."""
+"""Of a log Z of unit size, in nats: of weights that are all alike there is no other error."""
 
 
 class Sides(NamedTuple):
@@ -59,15 +56,17 @@ class Sides(NamedTuple):
         errors = (_standard_error(side).item() for side in (self.below, self.above))
         error = math.hypot(ROUNDED, *errors)
         jensen = 0.5 * (self.below.var() + self.above.var()).item()
+        noise = FAR * error + 2.0 * jensen + ROUNDED * (1.0 + self.below.abs().mean().item())
         if not self.upper - self.lower < WIDE:
             text = (
                 f"the bounds are {(self.upper - self.lower).item():.3g} nats apart: one of the two "
                 "directions between start and target has failed"
             )
-        elif gap < -FAR * error - 2.0 * jensen:
+        elif gap < -noise or gap > max(noise, STRAY):
             text = (
-                f"the way from start to target gives {-gap:.3g} nats more than the way back, which "
-                f"is {-gap / error:.0f} standard errors: particles have not settled on the way"
+                f"the ways from start to target and back differ by {gap:.3g} nats, which is "
+                f"{abs(gap) / max(error, ROUNDING):.0f} standard errors: particles have not "
+                "settled on the way"
             )
         else:
             return []

@@ -32,8 +32,11 @@ from poe.draws import Draws
 from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
 from poe.particles.islands import Particles, Schedule
+from poe.particles.resampling import systematic_resample
+from poe.particles.summits import CLIMBS, Cloud, find_summits, missed_doubts
+from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import Kernel, require_kernel
-from poe.samplers.questions import guarantee
+from poe.samplers.questions import guarantee, needs_score
 from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice, adaptive_of
 from poe.tuning.counts import ALL_SIZES, mode_doubts
@@ -240,10 +243,25 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
     rounded = rounding_doubts(draws, begin.target.space)
     is_any_size = begin.started_at == ALL_SIZES
     modes = mode_doubts(begin.target, aside(run.generator)) if is_any_size else ()
-    found = [*_doubts(draws), *modes, *rounded, *far.doubts, *begin.raised.doubts()]
+    told = [*_doubts(draws), *modes, *rounded, *_missed(run, begin), *far.doubts]
+    found = [*told, *begin.raised.doubts()]
     draws = doubted(draws, found)
     tell(draws)
     return draws
+
+
+def _missed(run: Particles, begin: Prepared) -> list[Doubt]:
+    """Whether climbing from particles leads to modes that none of them has found."""
+    if begin.target.space.is_discrete or not needs_score(begin.choice.kernel):
+        return []
+    x = run.position.reshape(run.schedule.num_islands, -1, *run.position.shape[1:])
+    cloud = Cloud(x, run.log_z, run.schedule.num_islands * run.schedule.num_chains)
+    alike = run.log_z.repeat_interleave(x.shape[1])[None]
+    rows = systematic_resample(alike, CLIMBS, generator=run.generator)[0]
+    asked = Guarded(begin.density, Raised())
+    found = find_summits(asked, run.position[rows], run.generator)
+    error = standard_error_of_log_mean(run.log_z)
+    return missed_doubts(found, cloud, log_mean(run.log_z), error)
 
 
 def doubted(draws: Draws, doubts: Sequence[Doubt]) -> Draws:

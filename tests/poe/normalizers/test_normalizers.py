@@ -14,9 +14,9 @@ from poe import normalizers
 from poe.core.affine import fit_affine
 from poe.diagnostics.weights import tail_index
 from poe.normalizers.enumeration import states
-from poe.normalizers.fitted import FittedGaussian, fit_mixture
 from poe.normalizers.mbar import mbar
 from poe.normalizers.sides import Sides, group_doubts, share_doubts
+from poe.particles.fitted import FittedGaussian, fit_mixture
 
 MAX_Z = 4.0
 METHODS = (

@@ -12,7 +12,7 @@ from torch import Tensor
 import experts
 import poe
 from poe import normalizers
-from poe.normalizers.summits import find_summits
+from poe.particles.summits import find_summits
 
 MAX_Z = 4.0
 
