@@ -15,9 +15,13 @@ from poe.diagnostics.independent_groups import log_mean
 from poe.diagnostics.weights import kish_ess
 from poe.normalizers.mbar import Normalizers, mbar
 from poe.normalizers.sides import Sides
+from poe.particles.fitted import FittedTransport
 from poe.particles.islands import Particles, Passed, Schedule
 from poe.particles.summits import Cloud
 from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.hmc import SplitHMC
+from poe.samplers.kernel import Kernel
+from poe.samplers.preconditioned import Preconditioned
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import FEW_POSITIONS, choose_for_particles
 from poe.tuning.start import first_answered
@@ -91,7 +95,7 @@ def walk(
     some = cycle(particles.position.split(FEW_POSITIONS))  # the first may all raise an error
     u = first_answered(asked, lambda: next(some))
     choice = choose_for_particles(structure_of(target), asked, u)
-    particles.follow(start, target, choice.kernel, report)
+    particles.follow(start, target, _bent(choice.kernel, start), report)
     islands = schedule.num_islands
     position = particles.position
     return Levels(
@@ -103,6 +107,13 @@ def walk(
         int(torch.as_tensor(particles.tally.undefined).sum()),
         schedule.num_moves,
     )
+
+
+def _bent(kernel: Kernel, start: Expert) -> Kernel:
+    """Around a start that a map bends to the target, in the coordinates of that map."""
+    if isinstance(start, FittedTransport):
+        return Preconditioned(SplitHMC(), start.transport)
+    return kernel
 
 
 def sides(levels: Levels) -> Sides:

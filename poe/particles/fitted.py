@@ -16,6 +16,8 @@ from poe.core.affine import (
 from poe.core.arguments import checked
 from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
+from poe.core.transport import Transport, fit_transport
+from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert
 
 MAX_COMPONENTS = 16
@@ -50,6 +52,34 @@ class FittedGaussian(Expert):
         loc = self.affine.loc
         noise = loc.new_empty((num_samples, *self.space.event_shape))
         return self.affine.to_x(noise.normal_(generator=resolve(generator, loc.device)))
+
+
+class FittedTransport(Expert):
+    """A density of u, normalised, carried to x by a map that bends: for funnels and bent valleys.
+
+    log q(x) = log q_u(u) − log |det ∂x / ∂u|, x = T(u).
+    """
+
+    def __init__(self, transport: Transport, base: Expert) -> None:
+        super().__init__()
+        self.transport, self.base, self.space = transport, base, base.space
+        scale = transport.inner_factor.diagonal().log().sum()
+        self.log_scale = (scale + torch.linalg.slogdet(transport.matrix).logabsdet).item()
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.transport.to_u(x.reshape(-1, *self.space.event_shape))
+        found = self.base(u) - self.transport.log_abs_det_at(u) - self.log_scale
+        return found.reshape(x.shape[: x.ndim - len(self.space.event_shape)])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x): ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    @checked
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator = resolve(generator, self.transport.loc.device)
+        return self.transport.to_x(exact_sample(self.base, num_samples, generator))
 
 
 class FittedMixture(Expert):
@@ -130,25 +160,45 @@ def _log_area(d: int, df: float) -> float:
 
 def fit_density(
     x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
-) -> FittedGaussian | FittedMixture:
-    """The Gaussian, or mixture, under which other draws are likeliest.
+) -> Expert:
+    """The Gaussian, mixture or bent Gaussian, under which other draws are likeliest.
 
     Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a
     Gaussian by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
     expectation-maximisation, Gaussians and others of heavy tails.
     """
-    half, d = len(x) // 2, space.event_shape.numel()
+    half = len(x) // 2
     order = torch.randperm(len(x), generator=generator, device=x.device)
     one, other = x[order[:half]], x[order[half:]]
-    candidates: list[FittedGaussian | FittedMixture] = [
-        FittedGaussian(fit_affine(one, None if score is None else score[order[:half]]), space)
-    ]
-    count = 1
-    while count <= max(1, min(MAX_COMPONENTS, half // (DRAWS_A_DIMENSION * d))):
-        candidates += [fit_mixture(one, count, space, generator, df) for df in TAILS]
+    of_one = None if score is None else score[order[:half]]
+    candidates = _straight(one, of_one, space, generator)
+    best = _likeliest(candidates, other)
+    if best is candidates[0] or of_one is None:
+        return best
+    bent = fit_transport(one, of_one)
+    if not isinstance(bent, Transport):
+        return best
+    u = bent.to_u(one)
+    bases = _straight(u, bent.pull_score_at(u, of_one), space, generator)
+    return _likeliest([best, *(FittedTransport(bent, base) for base in bases)], other)
+
+
+def _straight(
+    x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
+) -> list[Expert]:
+    """A Gaussian, and mixtures of 1, 2, 4, … 16 components."""
+    candidates: list[Expert] = [FittedGaussian(fit_affine(x, score), space)]
+    count, d = 1, space.event_shape.numel()
+    while count <= max(1, min(MAX_COMPONENTS, len(x) // (DRAWS_A_DIMENSION * d))):
+        candidates += [fit_mixture(x, count, space, generator, df) for df in TAILS]
         count *= 2
+    return candidates
+
+
+def _likeliest(candidates: list[Expert], x: Tensor) -> Expert:
+    """Of several densities that under which draws have the largest log-likelihood."""
     with torch.no_grad():
-        likelihoods = [candidate(other).double().mean().item() for candidate in candidates]
+        likelihoods = [candidate(x).double().mean().item() for candidate in candidates]
     return candidates[max(range(len(candidates)), key=likelihoods.__getitem__)]
 
 
