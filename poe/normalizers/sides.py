@@ -65,7 +65,7 @@ class Sides(NamedTuple):
         elif gap < -noise or gap > max(noise, STRAY):
             text = (
                 f"the ways from start to target and back differ by {gap:.3g} nats, which is "
-                f"{abs(gap) / max(error, ROUNDING):.0f} standard errors: particles have not "
+                f"{abs(gap) / error:.0f} standard errors: particles have not "
                 "settled on the way"
             )
         else:
