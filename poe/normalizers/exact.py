@@ -33,7 +33,7 @@ from poe.normalizers.quadrature import (
     not_converged,
     reference,
 )
-from poe.normalizers.sides import FAR
+from poe.particles.summits import FAR
 from poe.samplers.guarded import Guarded, Raised
 from poe.structure.edges import reaching_edges
 from poe.structure.far_mass import look_far

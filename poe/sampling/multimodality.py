@@ -14,6 +14,7 @@ from torch.distributions import Independent, Normal
 from poe.core.affine import MAX_DENSE_DIMENSION, Affine, Dense, fit_moments
 from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
+from poe.core.transport import Transport
 from poe.density.adapt import FromDistribution
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
@@ -293,6 +294,8 @@ def look_around(begin: Prepared, run: Run) -> Watched:
     kernel, u = run.sampling.kernel, run.moment.state.inner.position
     learned = run.moment.learned[-1]
     assert learned.affine is not None
+    # A map that bends is no Gaussian: the spread of the chains is.
+    affine = fit_moments(u) if isinstance(learned.affine, Transport) else learned.affine
     are_apart = learned.r_hat > MANY_MODES
     if are_apart and not needs_score(kernel):
         why = f"chains settled in different places, R-hat {learned.r_hat:.1f} after warm-up"
@@ -302,7 +305,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         run.sampling.density,
         kernel,
         u,
-        learned.affine,
+        affine,
         budget=round((SHARE_APART if are_apart else SHARE) * _planned(run) * len(u)),
         are_apart=are_apart,
         chains_at_once=begin.chains_at_once,

@@ -330,8 +330,10 @@ class Run:
             known.append(learned)
         if phase == len(stages):  # sampling goes on from the very state
             known[-1] = spaced(stages[-1], learned)
-            state, learned = WindowState(moment.state.inner, None), (*moment.learned, *known)
-            return moment._replace(phase=phase, step=0, learned=learned, state=state)
+            state = WindowState(moment.state.inner, None)
+            return moment._replace(
+                phase=phase, step=0, learned=(*moment.learned, *known), state=state
+            )
         x, known[-1] = brought_home(stage, moment.state, known[-1], self.plan.generator)
         warmup, sampling = moment.num_gradients
         return moment._replace(
