@@ -109,11 +109,15 @@ class Window(NamedTuple):
     descend: Callable[[Any], Tensor] = attrgetter("position")
     """Where the next window starts, from the state of this window's kernel."""
     needed_beyond: float = 0.0
-    """It is left out where chains are known to have a shorter autocorrelation time, in steps."""
+    """It is left out where chains are known to have a shorter autocorrelation time, in steps.
+
+    Not where the scale of the score varies: they may not have been in the far end of a neck yet.
+    """
 
     def is_needed(self, learned: Learned) -> bool:
         """Whether chains of which so much is known shall go through it."""
-        return not learned.autocorrelation_time < self.needed_beyond
+        is_quick = learned.autocorrelation_time < self.needed_beyond
+        return learned.has_varying_scale or not is_quick
 
     @property
     def is_compared(self) -> bool:
