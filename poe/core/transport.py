@@ -24,7 +24,7 @@ MIN_GAIN = 0.2
 MIN_GAIN_OF_CURVES = 0.5
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
-EDGE = 2.5
+EDGE = 6.0
 """Of z₁ ~ N(0, 1): beyond it scales and means go on as they are."""
 NUM_STARTS = 2
 RIDGE = 1e-4

@@ -36,9 +36,9 @@ from poe.particles.resampling import systematic_resample
 from poe.particles.summits import CLIMBS, Cloud, find_summits, missed_doubts
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import Kernel, require_kernel
-from poe.samplers.questions import guarantee, needs_score
+from poe.samplers.questions import guarantee
 from poe.structure.far_mass import failing_where_improper, look_far
-from poe.tuning.choice import Choice, adaptive_of
+from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
 
@@ -252,13 +252,13 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
 
 def _missed(run: Particles, begin: Prepared) -> list[Doubt]:
     """Whether climbing from particles leads to modes that none of them has found."""
-    if begin.target.space.is_discrete or not needs_score(begin.choice.kernel):
+    asked = Guarded(begin.density, Raised())
+    if begin.target.space.is_discrete or why_no_score(asked, begin.u) is not None:
         return []
     x = run.position.reshape(run.schedule.num_islands, -1, *run.position.shape[1:])
     cloud = Cloud(x, run.log_z, run.schedule.num_islands * run.schedule.num_chains)
     alike = run.log_z.repeat_interleave(x.shape[1])[None]
     rows = systematic_resample(alike, CLIMBS, generator=run.generator)[0]
-    asked = Guarded(begin.density, Raised())
     found = find_summits(asked, run.position[rows], run.generator)
     error = standard_error_of_log_mean(run.log_z)
     return missed_doubts(found, cloud, log_mean(run.log_z), error)

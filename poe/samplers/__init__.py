@@ -11,7 +11,7 @@ from poe.core.affine import (
 )
 from poe.core.transport import Transport, fit_transport
 from poe.samplers.adaptive_step import AdaptiveStepHMC
-from poe.samplers.alternating import Alternating
+from poe.samplers.alternating import Alternating, Repeated
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard, CheckerboardState
 from poe.samplers.discrete.chromatic import ChromaticGibbs
@@ -30,7 +30,6 @@ from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import ModeJumps, Preconditioned, PreconditionedState
-from poe.samplers.repeated import Repeated
 from poe.samplers.surrogate import DelayedAcceptance, DelayedState, SurrogateMALA, SurrogateState
 from poe.samplers.tempering import ParallelTempering, TemperingState, swap_rates
 from poe.samplers.underdamped import MomentumState, UnderdampedLangevin

@@ -120,6 +120,9 @@ class Hamiltonian(Trajectory):
         """Position and momentum after a time without kicks."""
         raise NotImplementedError(f"{type(self).__name__} must implement _drift")
 
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+
     def transition(
         self, target: Density, state: LangevinState, noise: TrajectoryNoise
     ) -> tuple[LangevinState, Info]:

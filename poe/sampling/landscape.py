@@ -271,7 +271,7 @@ def leads_to(density: Density, own: Tensor, others: Sequence[Tensor]) -> bool:
     """
     some = own[:: max(1, len(own) // LOOKS)].flatten(0, 1)
     far = torch.cat([other.flatten(0, 1) for other in others])
-    distance = torch.cdist(some.flatten(1), far.flatten(1))
+    distance = torch.cdist(some.reshape(len(some), -1), far.reshape(len(far), -1))
     nearest = distance.topk(min(NEAREST, len(far)), largest=False).indices
     ends = torch.cat([some.repeat_interleave(nearest.shape[1], 0), far[nearest.flatten()]])
     with torch.no_grad():

@@ -16,7 +16,7 @@ from poe.density.coordinates import Rescaled
 from poe.density.expert import Expert
 from poe.density.questions import keeps_default
 from poe.density.trials import is_score_contradicted
-from poe.samplers.adaptive_step import AdaptiveStepHMC
+from poe.samplers.adaptive_step import AdaptiveStepHMC, FittedHMC
 from poe.samplers.alternating import Alternating
 from poe.samplers.discrete.block_gibbs import BlockGibbs
 from poe.samplers.discrete.checkerboard import Checkerboard
@@ -26,7 +26,6 @@ from poe.samplers.discrete.counts import WINDOW, LatticeGibbs, LatticeMALA
 from poe.samplers.discrete.discrete_langevin import DMALA
 from poe.samplers.discrete.finite import estimated_changes, moved
 from poe.samplers.discrete.gibbs import Gibbs
-from poe.samplers.fitted_hmc import FittedHMC
 from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Kernel
 from poe.samplers.langevin import MALA
@@ -126,7 +125,7 @@ def adaptive_of(kernel: Kernel) -> Kernel | None:
     """What takes a chosen kernel's place where the scale of the score varies; None where it stays.
 
     >>> adaptive_of(Preconditioned(SplitHMC()))
-    Preconditioned(kernel=AdaptiveStepHMC(step_size=None, num_steps=4, jitter=0.6), affine=None)
+    Preconditioned(kernel=AdaptiveStepHMC(step_size=None, num_steps=4, jitter=0.3), affine=None)
     """
     if needs_fit(kernel) and needs_score(kernel):
         return Preconditioned(AdaptiveStepHMC(num_steps=4))

@@ -293,7 +293,7 @@ def find_mass(density: Density, u: Tensor, num_chains: int, generator: torch.Gen
         (tensor(1000.), 0)
     """
     flat, event_shape = Flat(density, u.shape[1:]), u.shape[1:]
-    u = u.flatten(1)
+    u = u.reshape(len(u), -1)
     best = Best(u[:, None].repeat(1, NUM_DRAWS, 1), u.new_full(u.shape[:1], -torch.inf))
     affine: Affine = Diagonal(torch.zeros_like(u[0]), torch.ones_like(u[0]))
     position, num_evaluations = u, 0
@@ -310,7 +310,7 @@ def find_mass(density: Density, u: Tensor, num_chains: int, generator: torch.Gen
         affine = _composed(affine, paths)
     source, number, num_restarted = _shared(best, paths.log_density, num_chains)
     return Found(
-        best.draws[source, number].unflatten(1, event_shape), num_restarted, num_evaluations
+        best.draws[source, number].reshape(num_chains, *event_shape), num_restarted, num_evaluations
     )
 
 

@@ -80,7 +80,7 @@ def draw_as_read(
         tensor([50.,  0.])
     """
     wanted = [exact_sample(prior.expert, len(u), generator).to(u.dtype) for prior in priors]
-    paths = Paths(Misfit(priors, wanted, coordinates, u.shape[1:]), u.flatten(1))
+    paths = Paths(Misfit(priors, wanted, coordinates, u.shape[1:]), u.reshape(len(u), -1))
     while paths.num_evaluations < MAX_EVALUATIONS and not bool(paths.is_over.all()):
         paths.advance()
     return paths.position.reshape(u.shape)
@@ -114,7 +114,7 @@ class Misfit(NamedTuple):
 
 def _squares(read: Tensor, wanted: Tensor) -> Tensor:
     """Σ of squares over the event, in units of the spread of what is wanted: ``(n,)``."""
-    rows, wanted = read.flatten(1), wanted.flatten(1)
+    rows, wanted = read.reshape(len(read), -1), wanted.reshape(len(wanted), -1)
     low, high = wanted.quantile(0.25, dim=0), wanted.quantile(0.75, dim=0)
     spread = torch.where(high > low, high - low, 1.0)
     return (CLOSE * (rows - wanted) / spread).square().sum(1)

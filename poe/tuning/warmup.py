@@ -322,7 +322,7 @@ def slowest(position: Tensor) -> float:
     >>> round(slowest(x)), slowest(x.cumsum(0)) > 15
     (1, True)
     """
-    x = position.flatten(2).permute(2, 1, 0).double()
+    x = position.reshape(*position.shape[:2], -1).permute(2, 1, 0).double()
     x = x - x.mean((1, 2), keepdim=True)
     values = split(torch.cat([x, x.square()]))
     if values.shape[2] < MIN_DRAWS or not bool(values.isfinite().all()):
@@ -342,7 +342,8 @@ def brought_home(
     x = window.descend(state.inner)
     if Setting.INTEGRATOR not in window.learns or len(state.visited) < MIN_DRAWS:
         return x, learned
-    position = torch.stack([visit[0] for visit in state.visited]).flatten(2)
+    position = torch.stack([visit[0] for visit in state.visited])
+    position = position.reshape(*position.shape[:2], -1)
     has_moved = (position[1:] != position[:-1]).any(2).double().mean(0)
     moving, height = has_moved >= STILL, state.inner.log_density
     if not bool(moving.any()):

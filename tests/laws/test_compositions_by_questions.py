@@ -178,9 +178,9 @@ NESTED: list[poe.Expert] = [
     poe.Chain(poe.Chunked(line**2, 1000), step),
 ]
 LEAVES = {
-    "Autoregressive", "FittedGaussian", "FittedMixture", "FromDistribution", "FromEnergy",
-    "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct", "OfParts", "RoundedNormals",
-    "Uniform", "Wrapper",
+    "Autoregressive", "FittedGaussian", "FittedMixture", "FittedTransport",
+    "FromDistribution", "FromEnergy", "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct",
+    "OfParts", "RoundedNormals", "Uniform", "Wrapper",
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_pictures_become_a_grid(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "told"),
     [
         (["none.toml"], "none.toml: cannot be read"),
-        ([GAUSSIANS, "--kernel", "Walk"], "expected one of AdjustedMCLMC, "),
+        ([GAUSSIANS, "--kernel", "Walk"], "expected one of AdaptiveStepHMC, "),
         ([GAUSSIANS, "--output", "x.pt"], "x.pt: expected an output that ends in .safetensors or"),
         ([GAUSSIANS, "--output", "no/x.safetensors"], "expected a file in a folder that exists"),
         ([GAUSSIANS, "--output", "x.png"], "a .png shows draws that are pictures"),
@@ -345,9 +345,10 @@ def test_inspect_tells_what_sample_will_do(capsys: pytest.CaptureFixture[str]) -
     facts = answer(capsys, "inspect", NOT)
     draws = poe.sample(read(NOT).product(), 8, warmup=200, progress=False)
     assert facts["sampler"]["why"].startswith(draws.choice)
-    assert facts["sampler"]["why"].endswith("started at draws of expert 'disc'")
+    begun = "started at draws of expert 'disc', led to where mass is by L-BFGS"
+    assert facts["sampler"]["why"].endswith(begun)
     assert facts["sampler"]["guarantee"] == draws.guarantee
-    assert facts["sampler"]["name"] == "Preconditioned(SplitHMC)"
+    assert facts["sampler"]["name"] == "Preconditioned(FittedHMC)"
     assert facts["space"] == "Real(2)"
     assert facts["experts"]["middle"]["exponent"] == -1
     assert facts["experts"]["disc"]["has_exact_log_partition"]

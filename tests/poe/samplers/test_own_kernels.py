@@ -204,7 +204,7 @@ def test_what_is_left_out_is_said_and_filled_in() -> None:
     affine = poe.samplers.Diagonal(torch.zeros(2), torch.ones(2))
     learned = Learned(scale=0.3, affine=affine, num_steps=4)
     kernel = Preconditioned(HMC(num_steps=None))
-    assert missing(kernel) == set(Setting)
+    assert missing(kernel) == set(Setting) - {Setting.INTEGRATOR}
     assert filled(kernel, learned) == Preconditioned(HMC(0.3, num_steps=4), affine)
     assert filled(HMC(1.0, num_steps=None), learned) == HMC(1.0, num_steps=2)  # 1.65 radians
     assert missing(HMC(1.0, num_steps=None)) == {Setting.NUM_STEPS}
@@ -219,7 +219,9 @@ def test_what_is_left_out_is_said_and_filled_in() -> None:
 
 @pytest.mark.parametrize("kernel", [Walk(), SaidWalk(), Drift(0.05)])
 def test_they_are_sampled(kernel: Any, g: torch.Generator) -> None:
-    draws = poe.sample(TARGET, 4000, kernel=kernel, warmup=50, generator=g, progress=False)
+    draws = poe.sample(
+        TARGET, 4000, kernel=kernel, num_chains=4, warmup=50, generator=g, progress=False
+    )
     assert draws.kernel is kernel
     assert draws.guarantee == guarantee(kernel)
     assert draws.samples.shape == (4, 1000, 2)

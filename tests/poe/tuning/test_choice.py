@@ -23,7 +23,7 @@ from poe.samplers import (
     MetropolisHastings,
     Preconditioned,
 )
-from poe.samplers.fitted_hmc import FittedHMC
+from poe.samplers.adaptive_step import FittedHMC
 from poe.structure.discrete import structure_of
 from poe.tuning.choice import choose, why_no_score
 
