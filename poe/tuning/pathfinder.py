@@ -289,8 +289,8 @@ def find_mass(density: Density, u: Tensor, num_chains: int, generator: torch.Gen
         ... )
         >>> g = torch.Generator().manual_seed(0)
         >>> found = find_mass(far, torch.randn(8, 2, generator=g), 100, g)
-        >>> found.position.mean().round(), found.num_restarted
-        (tensor(1000.), 0)
+        >>> (found.position.mean() - 1000.0).abs() < 4 * 10 / 200**0.5, found.num_restarted
+        (tensor(True), 0)
     """
     flat, event_shape = Flat(density, u.shape[1:]), u.shape[1:]
     u = u.reshape(len(u), -1)
