@@ -153,7 +153,7 @@ def sample(
         >>> g = torch.Generator().manual_seed(0)
         >>> draws = sample(target, 1000, generator=g, progress=False)
         >>> draws.samples.shape, draws.guarantee
-        (torch.Size([4, 250, 2]), 'asymptotically exact')
+        (torch.Size([10, 100, 2]), 'asymptotically exact')
     """
     if num_samples < 1:
         raise PoeError(f"expected num_samples >= 1, got {num_samples}")
