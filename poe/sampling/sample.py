@@ -75,17 +75,18 @@ def sample(
 
     Without a kernel: independent exact draws where the target (simplified) can be sampled exactly;
     where it has a score, HMC split around a Gaussian that warm-up fits to all chains together
-    (``Preconditioned(SplitHMC())``); without one, a random walk shaped by their covariance; for a
-    batch of densities MALA; on a discrete space of finitely many values Gibbs, by blocks where all
-    factors say how their elements go together (``poe.structure.conditionals``), or ``DMALA`` where
-    a sweep of Gibbs is long and a gradient foretells what it finds; on counts exact draws from a
-    table where one can be made (in up to three dimensions, or where elements are independent), else
-    ``LatticeGibbs`` or ``LatticeMALA``. Where chains settled apart by the end of warm-up, or climbs
-    and particles from a broad start found mass that no chain comes to, ``ModeJumps`` between the
-    modes, or parallel tempering, whichever is seen to move between them (of continuous spaces
-    only). It says which, and why. Chains move in
-    unconstrained coordinates (Jacobian included; step sizes refer to those), and the draws come
-    back in the target's space.
+    (``Preconditioned(SplitHMC())``), or in steps that fit the place, by a map that bends, where the
+    scale of the score varies (``Preconditioned(AdaptiveStepHMC())``); without one, a random walk
+    shaped by their covariance; for a batch of densities MALA; on a discrete space of finitely many
+    values Gibbs, by blocks where all factors say how their elements go together
+    (``poe.structure.conditionals``), or ``DMALA`` where a sweep of Gibbs is long and a gradient
+    foretells what it finds; on counts exact draws from a table where one can be made (in up to
+    three dimensions, or where elements are independent), else ``LatticeGibbs`` or ``LatticeMALA``.
+    Where chains settled apart by the end of warm-up, or climbs and particles from a broad start
+    found mass that no chain comes to, ``ModeJumps`` between the modes, or parallel tempering,
+    whichever is seen to move between them (of continuous spaces only). It says which, and why.
+    Chains move in unconstrained coordinates (Jacobian included; step sizes refer to those), and the
+    draws come back in the target's space.
 
     Args:
         target: p̃, one density, or a batch of them, one for each chain.
@@ -97,14 +98,17 @@ def sample(
             that is more; 4 at least. A batch of densities (one condition per chain) has as many
             chains as conditions.
         warmup: Number of steps, or a ``Warmup``. By default 1000; to fit a preconditioner fewer
-            with more chains, down to 200; with an annealed kernel the steps at the target after the
-            ladder, by default ``steps_per_level``.
+            with more chains, down to 200, and where the kernel is left out, chains mix slowly or
+            the scale of the score varies, twice as many after these; with an annealed kernel the
+            steps at the target after the ladder, by default ``steps_per_level``.
         initial: Where the chains start, ``(chains, *event)``. By default draws of the first expert
-            of the product that can be sampled exactly, else standard normals in unconstrained
-            coordinates, on a discrete space any state alike; drawn again, up to 100 times, where
-            the target's log-density is −inf or NaN, or raises an error. Such an error at some of
-            the positions that a run comes to counts as −inf there, and is told in a remark; at all
-            of them it is the target's own.
+            of the product that can be sampled exactly, else of priors where ``.at`` reads them,
+            else standard normals in unconstrained coordinates, on a discrete space any state alike;
+            drawn again, up to 100 times, where the target's log-density is −inf or NaN, or raises
+            an error. Where the kernel is left out too, there is a score, and dimensions are at most
+            512, paths of an optimiser lead from there to where the mass is. An error at some of the
+            positions that a run comes to counts as −inf there, and is told in a remark; at all of
+            them it is the target's own.
         generator: Of all that is drawn; a fresh one, seeded by the system, by default.
         progress: A line that says what was chosen and a progress bar, both on stderr.
         checkpoint: A file that an interrupted run is written to, and resumed from by the same

@@ -488,6 +488,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "poe.samplers.RandomScanGibbs": {"space": poe.Binary(2)},
     "poe.samplers.SingleSiteMetropolis": {"space": poe.Binary(2)},
     "poe.samplers.AdaptiveStepHMC": {"step_size": 0.1, "num_steps": 2, "jitter": 0.1},
+    "poe.samplers.Repeated": {"kernel": lambda: samplers.MALA(0.1), "times": 2},
     "poe.samplers.SplitHMC": {"step_size": 0.1, "num_steps": 2, "jitter": 0.1},
     "poe.samplers.SuffixMetropolisHastings": {"model": sequence_model},
     "poe.samplers.SurrogateMALA": {"surrogate": gaussian, "step_size": 0.1},
@@ -571,6 +572,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "poe.diagnostics.mcse_mean": {"samples": lambda: normal(4, 20, 2)},
     "poe.diagnostics.mcse_sd": {"samples": lambda: normal(4, 20, 2)},
+    "poe.diagnostics.nested_r_hat": {"samples": lambda: normal(4, 20, 2)},
     "poe.diagnostics.normalized_weights": {"log_weights": lambda: normal(20)},
     "poe.diagnostics.r_hat": {"samples": lambda: normal(4, 20, 2)},
     "poe.diagnostics.squared_stein_discrepancy": {
@@ -1047,7 +1049,7 @@ EVALUATIONS = (
     ".log_density", ".energy", ".score", ".log_prob", ".contributions", ".__call__",
     ".log_density_and_score", ".contains", ".contributions_along", ".double", ".as_vector",
     ".given", "poe.Given", "graphs.Chains",
-    ".r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
+    ".r_hat", ".nested_r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
     ".normalized_weights", ".weighted_moments",
     "log_absolute", "log_exponential", "log_softplus", "log_square",
 )  # fmt: skip
