@@ -51,7 +51,7 @@ class Transport:
     (z₁, v) = c + C u;  z_j = a_j(z₁) + exp(s_j(z₁)) (v_j + m_j(z₁)), with offsets a_j linear in 1
     and t², log-scales s_j in 1, t and √(1 + t²), and bounded means m_j, in units of the scale, in
     t / √(1 + t²) and 1 / √(1 + t²); t is z₁, and for scales and means stays where |z₁| is beyond
-    6, where there were no positions. For Neal's funnel z₁ is v and s = v / 2; for a hierarchy in its
+    6, where no positions were. For Neal's funnel z₁ is v and s = v / 2; for a hierarchy in its
     centred form z₁ is the log of the scale that the effects share; for Rosenbrock's valley a is a
     parabola. One-to-one, with the density of u
 

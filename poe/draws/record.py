@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from poe.density.normalized import LogPartition
 from poe.samplers.kernel import Kernel
 
 MIN_DRAWS_TO_BE_STUCK = 20
+UNLIKELY = 1e-3
+"""The chance of as many rejections in a row, in all draws, that tells of standing still."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +80,18 @@ class Record:
     def still_chains(self) -> list[int]:
         """The chains that stood still for a quarter of their draws, or hardly accepted a proposal.
 
-        That is for 20 consecutive draws at least, or at less than a tenth of the chains' median
-        acceptance rate, unless each has a density of its own; those in ``stuck_chains`` are not
-        repeated. Weighted draws have no order; chains that accepted every proposal, as those of
-        Gibbs do, stay where the density is.
+        That is for 20 consecutive draws at least, and for more than chains of their median rate of
+        acceptance do by chance; or at less than a tenth of that rate, unless each has a density of
+        its own; those in ``stuck_chains`` are not repeated. Weighted draws have no order; chains
+        that accepted every proposal, as those of Gibbs do, stay where the density is.
         """
         is_short = self.samples.shape[1] < MIN_DRAWS_TO_BE_STUCK
         if self.acceptance_rate is None or self.log_weights is not None or is_short:
             return []
         stay = diagnostics.longest_stay(self.samples, self.log_density)
-        is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4)
+        usual = self.acceptance_rate.median().clamp(1e-6, 1 - 1e-6).item()
+        by_chance = math.log(UNLIKELY / self.log_density.numel()) / math.log1p(-usual)
+        is_long = stay >= max(MIN_DRAWS_TO_BE_STUCK, self.samples.shape[1] / 4, by_chance)
         is_rare = self.acceptance_rate < self.acceptance_rate.median() / 10
         is_rare = is_rare & (not self.is_batch)
         has_rejected = self.acceptance_rate < 1

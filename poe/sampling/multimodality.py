@@ -53,7 +53,7 @@ FEW, SOME = 16, 32
 CLIMBING = 64
 """At most so many particles climb on."""
 STEPS, STEPS_OF_A_WALK = 30, 120
-SHARE = 0.5
+SHARE = 1.25
 """Of a run's evaluations, what looking around for other modes may take."""
 BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
@@ -284,9 +284,9 @@ def look_nowhere(begin: Prepared, run: Run) -> Watched:
 def look_around(begin: Prepared, run: Run) -> Watched:
     """Whether chains at the end of their warm-up are in all modes, as far as can be seen.
 
-    For at most half as many evaluations as the run takes. Where modes are found, what may move
-    between them is tuned and tried, and told as modes only where it does. The random numbers are
-    its own, so that finding nothing changes no draw.
+    For at most a quarter more evaluations than the run itself takes. Where modes are found, what
+    may move between them is tuned and tried, and told as modes only where it does. The random
+    numbers are its own, so that finding nothing changes no draw.
     """
     if run.moment.step > 0 or not needs_fit(run.plan.stages[-1].kernel):
         return Watched(Nothing())

@@ -1049,8 +1049,8 @@ EVALUATIONS = (
     ".log_density", ".energy", ".score", ".log_prob", ".contributions", ".__call__",
     ".log_density_and_score", ".contains", ".contributions_along", ".double", ".as_vector",
     ".given", "poe.Given", "graphs.Chains",
-    ".r_hat", ".nested_r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd", ".kish_ess",
-    ".normalized_weights", ".weighted_moments",
+    ".r_hat", ".nested_r_hat", ".ess_bulk", ".ess_tail", ".ess_mean", ".mcse_mean", ".mcse_sd",
+    ".kish_ess", ".normalized_weights", ".weighted_moments",
     "log_absolute", "log_exponential", "log_softplus", "log_square",
 )  # fmt: skip
 """What hands a NaN on, and says so in its docstring: what is asked at NaN answers NaN."""
