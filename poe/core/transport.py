@@ -22,6 +22,10 @@ ROWS_PER_DIMENSION = 20
 MIN_GAIN = 0.2
 """Nats by which the log-likelihood of a position must exceed that of an affine map."""
 MIN_GAIN_OF_CURVES = 0.5
+SLIGHT = 0.3
+"""Where scores miss a normal's by so little in all coordinates together, bending gains little."""
+PROMISING = 0.7
+"""A short search must leave less than this of what scores miss, or no longer one follows."""
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
 EDGE = 6.0
@@ -299,6 +303,8 @@ def fit_transport(x: Tensor, score: Tensor) -> Transport | Diagonal | Dense | Lo
     n, d = len(x), x[0].numel()
     if not 2 <= d <= MAX_DIMENSION or n < ROWS_PER_DIMENSION * d:
         return affine
+    if d * misfit(affine, x, score) < SLIGHT:
+        return affine
     every = math.ceil(n / MAX_ROWS)
     flat_x, flat_score = (_flat(part)[::every].double() for part in (x, score))
     outer = _whitening(flat_x)
@@ -355,7 +361,7 @@ class Fitted(NamedTuple):
 
 
 def _best(outer: Dense, y: Tensor, score: Tensor) -> Fitted:
-    """The better of straight and of curved offsets.
+    """The better of straight and of curved offsets; of infinite loss where neither gains much.
 
     A parabola fits nearly everything where there are positions, and goes astray beyond: into a
     neck that chains have not reached yet it is taken only where it says a lot.
@@ -375,7 +381,10 @@ def _searched(outer: Dense, y: Tensor, score: Tensor, *, is_curved: bool) -> Fit
     if not usable:
         return begun[0]._replace(loss=math.inf)
     tried = [_refined(fit, *few, 15, is_curved=is_curved) for fit, _ in usable[:NUM_STARTS]]
-    near = min(tried, key=lambda one: one.loss).fit
+    near, loss = min(tried, key=lambda one: one.loss)
+    is_gain = loss < _affine_loss(*few) - MIN_GAIN  # at the least: few positions flatter a fit
+    if not (is_gain and _missed(near, *few) < PROMISING * _missed(_unbent(y), *few)):
+        return Fitted(near, math.inf)
     near = _refined(near, y, score, 60, is_curved=is_curved).fit
     return _refined(near, y, score, 100, is_curved=is_curved, likelihood=0.01)
 
@@ -529,9 +538,17 @@ def _refined(
 
 def _affine_loss(y: Tensor, score: Tensor) -> float:
     """The loss of a map that does not bend."""
+    return _loss(_unbent(y), y, score).item()
+
+
+def _missed(fit: Fit, y: Tensor, score: Tensor) -> float:
+    """How far scores are from a normal's: that part of the loss."""
+    return _loss(fit, y, score, likelihood=0.0).item()
+
+
+def _unbent(y: Tensor) -> Fit:
     zeros = y.new_zeros(3, y.shape[1] - 1)
-    fit = Fit(torch.eye(y.shape[1]).to(y), zeros[:2], zeros[:2], zeros)
-    return _loss(fit, y, score).item()
+    return Fit(torch.eye(y.shape[1]).to(y), zeros[:2], zeros[:2], zeros)
 
 
 def _transport(outer: Dense, fit: Fit, x: Tensor, score: Tensor) -> Transport:

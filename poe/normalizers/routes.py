@@ -43,6 +43,8 @@ LEAST, MOST = 0.1, 0.5
 """The share of a start that is around such summits: on a ridge there is no end of them."""
 HALF = 0.5
 """A run whose error is so much smaller than that of the one before may have another after it."""
+SURE = 0.04
+"""A run of such a standard error, which agrees with the one before, began near enough."""
 MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
@@ -181,11 +183,17 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         above = run.above(best)
         if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
             return best, best.start, cost
+        if abs(above) < CLOSE and run.std_error < SURE and not _misses(summits, run):
+            return run, nearer, cost - DRAWS
         is_no_surer = run.std_error > HALF * best.std_error
         best, nearer = run, _start(scouting, run, summits)
-        if above < CLOSE and is_no_surer and not summits.missed(run.levels.cloud, *run[2:]):
+        if above < CLOSE and is_no_surer and not _misses(summits, run):
             break
     return best, nearer, cost
+
+
+def _misses(summits: Found, run: Route) -> bool:
+    return bool(summits.missed(run.levels.cloud, run.log_z, run.std_error))
 
 
 def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:

@@ -170,7 +170,11 @@ def _ulp(edge: float, towards: float, dtype: torch.dtype) -> float:
 
 
 def _slowest(density: Expert, reach: Reach, like: Tensor) -> float | None:
-    """The least slope of those at which mass is left where reach ends; None where there is none."""
+    """The least slope of those at which mass is left where reach ends; None where there is none.
+
+    What rises there, from so far below what lies inside that it is never reached, has no mass: a
+    density that was cut to 0 or clamped far out leaves the slope of dx/du alone.
+    """
     shape = density.space.event_shape
     generator = torch.Generator(like.device).manual_seed(0)
     inside = like.new_empty((NUM_PROBES, *shape)).normal_(generator=generator)
@@ -188,17 +192,33 @@ def _slowest(density: Expert, reach: Reach, like: Tensor) -> float | None:
         except Exception:  # at places that nobody asked for, or since there is no score
             return None
     by_place = torch.stack(slopes)
-    lost = torch.cat(
-        [
-            _lost(by_place, where == 0, -reach.last_low),
-            _lost(-by_place, where == 1, reach.last_high),
-        ]
+    edges = (
+        (reach.last_low, _lost(by_place, where == 0, -reach.last_low)),
+        (reach.last_high, _lost(-by_place, where == 1, reach.last_high)),
     )
-    return float(lost.min()) if len(lost) else None
+    kept = []
+    for edge, lost in edges:
+        rises = lost < -GROWS
+        has_mass = ~rises | _rises_to_mass(density, inside, rises.any(0), edge)
+        kept.append(lost[lost.isfinite() & has_mass])
+    found = torch.cat(kept)
+    return float(found.min()) if len(found) else None
+
+
+def _rises_to_mass(density: Expert, inside: Tensor, rises: Tensor, edge: float) -> Tensor:
+    """The elements, of a few that rise, whose density at the edge, alone there, is like inside."""
+    chosen = rises.flatten().nonzero().flatten()[:NUM_PROBES]
+    moved = inside[: len(chosen)].flatten(1).clone()
+    moved[torch.arange(len(chosen)), chosen] = edge
+    found = torch.zeros_like(rises).flatten()
+    if len(chosen):
+        there, here = density(moved.reshape(-1, *rises.shape)), density(inside[: len(chosen)])
+        found[chosen] = there > here - MATTERS
+    return found.reshape(rises.shape)
 
 
 def _lost(slopes: Tensor, is_there: Tensor, far: float) -> Tensor:
-    """The slopes at one edge of the elements that mostly have mass left so far out.
+    """The slopes at one edge of the elements that mostly have mass left so far out; elsewhere NaN.
 
     That of a power law is the same farther in, and farther out. Mass that does not die out is left
     as well.
@@ -210,4 +230,4 @@ def _lost(slopes: Tensor, is_there: Tensor, far: float) -> Tensor:
     is_power = ((slope - farther_in).abs() < room) & ((slope - last).abs() < 0.1 + room)
     is_slow = is_there & is_power & (slope * far < MATTERS)
     is_known = is_there & slope.isfinite()
-    return slope[is_slow & (is_slow.sum(0) > 0.5 * is_known.sum(0))]
+    return torch.where(is_slow & (is_slow.sum(0) > 0.5 * is_known.sum(0)), slope, torch.nan)

@@ -359,13 +359,13 @@ def brought_home(
 def spaced(window: Window, learned: Learned) -> Learned:
     """How many steps draws shall be apart, where that is left open, for a memory of four draws.
 
-    No more than make 48 gradients a draw.
+    No more than make 48 gradients a draw; one where the warm-up was too short to tell.
     """
     if Setting.INTEGRATOR not in missing(window.kernel):
         return learned
     affordable = max(1, GRADIENTS_OF_A_DRAW // (learned.num_steps or 1))
     time = learned.autocorrelation_time
-    wanted = affordable if not math.isfinite(time) else round(time / REMEMBERED)
+    wanted = round(time / REMEMBERED) if math.isfinite(time) else 1
     return learned._replace(num_repeats=max(1, min(affordable, wanted)))
 
 

@@ -60,6 +60,20 @@ UNCHANGED = {
     "on all of R": experts.Gaussian([0.0], scale=[1.0]),
     "a Gamma": poe.FromLogDensity(lambda x: (-0.5 * x.log() - x).sum(-1), space=poe.Positive(2)),
     "bits": experts.Bernoulli([0.0]),
+    "clamped far out": poe.FromLogDensity(
+        lambda x: -0.5 * x.log().clamp(-60, 60).square().sum(-1), space=poe.Positive(3)
+    ),
+    "cut far out": poe.FromLogDensity(
+        lambda x: torch.where((x < 1e6).all(-1), -x.log().square().sum(-1), -torch.inf),
+        space=poe.Positive(2),
+    ),
+    "cut next to an edge": poe.FromLogDensity(
+        lambda x: torch.where((x < 0.99).all(-1), x.sum(-1), -torch.inf),
+        space=poe.Interval(2, -1, 1),
+    ),
+    "nothing but rounding far out": poe.FromLogDensity(
+        lambda x: (-x).exp().log().clamp(min=-103).sum(-1), space=poe.Positive(2)
+    ),
 }
 
 
@@ -107,6 +121,14 @@ def test_mass_that_grows_towards_an_edge_is_improper(space: poe.Interval) -> Non
     for run in (poe.sample, poe.smc):
         with pytest.raises(poe.ImproperError, match="towards the edges"):
             run(power, 100, generator=generator(), progress=False)
+
+
+def test_growth_beside_elements_that_fall_is_improper() -> None:
+    def log_density(x: Tensor) -> Tensor:
+        return -x[:, 0].clamp(max=1e4) - 1.5 * x[:, 1].log() - x[:, 1]
+
+    with pytest.raises(poe.ImproperError, match="grows like"):
+        reaching_edges(poe.FromLogDensity(log_density, space=poe.Positive(2)))
 
 
 def test_mass_that_does_not_die_out_before_rounding_is_said() -> None:
