@@ -208,7 +208,7 @@ def _slowest(density: Expert, reach: Reach, like: Tensor) -> float | None:
 def _rises_to_mass(density: Expert, inside: Tensor, rises: Tensor, edge: float) -> Tensor:
     """The elements, of a few that rise, whose density at the edge, alone there, is like inside."""
     chosen = rises.flatten().nonzero().flatten()[:NUM_PROBES]
-    moved = inside[: len(chosen)].flatten(1).clone()
+    moved = inside[: len(chosen)].reshape(len(chosen), rises.numel()).clone()
     moved[torch.arange(len(chosen)), chosen] = edge
     found = torch.zeros_like(rises).flatten()
     if len(chosen):
