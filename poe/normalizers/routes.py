@@ -44,7 +44,7 @@ LEAST, MOST = 0.1, 0.5
 HALF = 0.5
 """A run whose error is so much smaller than that of the one before may have another after it."""
 SURE = 0.04
-"""A run of such a standard error, which agrees with the one before, began near enough."""
+"""A run of such a standard error that agrees with the one before vouches for it and its fit."""
 MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
@@ -184,7 +184,7 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
             return best, best.start, cost
         if abs(above) < CLOSE and run.std_error < SURE and not _misses(summits, run):
-            return run, nearer, cost - DRAWS
+            return best, nearer, cost - DRAWS
         is_no_surer = run.std_error > HALF * best.std_error
         best, nearer = run, _start(scouting, run, summits)
         if above < CLOSE and is_no_surer and not _misses(summits, run):
