@@ -306,7 +306,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         kernel,
         u,
         affine,
-        budget=round((SHARE_APART if are_apart else SHARE) * _planned(run) * len(u)),
+        budget=_affordable(run, SHARE_APART if are_apart else SHARE) * len(u),
         are_apart=are_apart,
         chains_at_once=begin.chains_at_once,
         generator=generator,
@@ -323,6 +323,15 @@ def _planned(run: Run) -> int:
     """How often each chain evaluates the target in all."""
     each = gradients_per_step(run.sampling.kernel)
     return run.moment.num_gradients[0] + run.plan.num_draws * each
+
+
+def _affordable(run: Run, share: float) -> int:
+    """How many evaluations of each chain looking around may take, within a goal's budget."""
+    wanted, until = round(share * _planned(run)), run.plan.until
+    if until is None:
+        return wanted
+    spent = run.plan.before.num_gradients + _planned(run)
+    return max(0, min(wanted, until.max_gradients - spent))
 
 
 def _tried(

@@ -40,7 +40,7 @@ from poe.sampling.run_checkpoint import FORMAT
 from poe.structure.far_mass import failing_where_improper, look_far
 from poe.structure.proper import suspects
 from poe.tuning.choice import Choice
-from poe.tuning.prepared import Prepared, prepared
+from poe.tuning.prepared import Prepared, led_to_mass, prepared
 from poe.tuning.truncation import summit_doubts, tabulated
 from poe.tuning.warmup import Warmup, Window, rejoin, windows
 
@@ -196,6 +196,8 @@ def sample(
         chains_at_once=chains_at_once,
         generator=generator,
     )
+    if kernel is None and initial is None:
+        begin = led_to_mass(begin, generator)
     counts = (num_samples, num_chains, warmup)
     plan = Plan(
         stages=_stages(begin, warmup),

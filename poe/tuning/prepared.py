@@ -103,7 +103,7 @@ def prepared(
     >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
     >>> begin = prepared(target, 8, generator=torch.Generator().manual_seed(0))
     >>> begin.u.shape, begin.started_at
-    (torch.Size([8, 2]), 'standard normals, led to where mass is by L-BFGS')
+    (torch.Size([8, 2]), 'standard normals')
     """
     require_numbers(target)
     check_proper(target)
@@ -128,18 +128,29 @@ def prepared(
         require_same_with_gradients(asked, u)
         if kernel is not None:
             require_score(target, asked, tried, u)
-    begin = Prepared(
+    return Prepared(
         target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
     )
-    is_left_open = kernel is None and initial is None
-    return _led_to_mass(begin, asked, generator) if is_left_open else begin
 
 
-def _led_to_mass(begin: Prepared, asked: Expert, generator: torch.Generator) -> Prepared:
+def led_to_mass(begin: Prepared, generator: torch.Generator) -> Prepared:
     """Chains at draws of normals that paths from their starts lead to, where there is a way.
 
     There is one where a preconditioner will be fitted to positions and scores, of few enough
-    dimensions for a normal to say where the mass is.
+    dimensions for a normal to say where the mass is. What is met far out is no matter of the run.
+
+    Args:
+        begin: A run whose start and kernel were left open.
+        generator: Where random numbers come from.
+
+    Returns:
+        The same run from there, with what it took.
+
+    >>> far = poe.FromLogDensity(lambda x: -(x - 50.0).square().sum(-1), space=poe.Real(2))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> begin = led_to_mass(prepared(far, 8, generator=g), g)
+    >>> bool(((begin.u - 50.0).abs() < 5.0).all()), begin.started_at
+    (True, 'standard normals, led to where mass is by L-BFGS')
     """
     kernel, u = begin.choice.kernel, begin.u
     is_small = u[0].numel() <= MAX_DENSE_DIMENSION
@@ -148,6 +159,8 @@ def _led_to_mass(begin: Prepared, asked: Expert, generator: torch.Generator) -> 
     if len(u) < LEAST_PATHS:
         x, _ = start(begin.target, LEAST_PATHS, None, begin.coordinates, generator, Raised())
         u = begin.coordinates.to_u(x)
+    tried = guarded(begin.target, begin.coordinates, Raised())
+    asked = in_chunks(tried, begin.chains_at_once)
     found = find_mass(asked, u[:MOST_PATHS], len(begin.u), generator)
     said = f"{begin.started_at}, led to where mass is by L-BFGS"
     if found.num_restarted:

@@ -334,7 +334,7 @@ def test_a_run_goes_on_until_it_is_enough(capsys: pytest.CaptureFixture[str]) ->
     assert "until an ESS of 60 and R-hat of 1.1: reached" in facts["choice"]
     facts = answer(capsys, *words, "Reached(ess=1e4, max_gradients=1200)")
     assert "max_gradients=1200 ended the run before" in facts["choice"]
-    assert "(max_gradients, max_seconds in --until)" in facts["remarks"][0]
+    assert "(max_gradients, max_seconds in --until)" in " ".join(facts["remarks"])
     told = refusal(capsys, ExitCode.BAD_INPUT, *words, "Reached(ess=0)")
     assert "expected a finite ess > 0, got 0" in told
     told = refusal(capsys, ExitCode.BAD_INPUT, *words, "Reached(enough=9)")
@@ -345,8 +345,7 @@ def test_inspect_tells_what_sample_will_do(capsys: pytest.CaptureFixture[str]) -
     facts = answer(capsys, "inspect", NOT)
     draws = poe.sample(read(NOT).product(), 8, warmup=200, progress=False)
     assert facts["sampler"]["why"].startswith(draws.choice)
-    begun = "started at draws of expert 'disc', led to where mass is by L-BFGS"
-    assert facts["sampler"]["why"].endswith(begun)
+    assert facts["sampler"]["why"].endswith("started at draws of expert 'disc'")
     assert facts["sampler"]["guarantee"] == draws.guarantee
     assert facts["sampler"]["name"] == "Preconditioned(FittedHMC)"
     assert facts["space"] == "Real(2)"

@@ -82,9 +82,9 @@ def test_of_many_components_and_draws_none_is_left_out() -> None:
 
 
 def test_an_ess_of_more_draws_than_the_verdict_looks_at_is_reached() -> None:
-    draws = run(Reached(ess=20_000), kernel=None, num_chains=32, warmup=100)
-    assert draws.summary().ess_bulk.min() >= 20_000
-    assert draws.verdict.ess < 20_000  # of thinned draws
+    draws = run(Reached(ess=12_000), kernel=None, num_chains=32, warmup=100)
+    assert draws.summary().ess_bulk.min() >= 12_000
+    assert draws.verdict.ess < 12_000  # of thinned draws
 
 
 def test_num_samples_is_the_least_number() -> None:
@@ -156,7 +156,7 @@ def test_a_budget_of_gradients_is_kept_and_said(kernel: Any) -> None:
     spent = draws.warmup_gradients + draws.num_gradients
     assert 0.99 * 3000 < spent <= 3000
     assert "max_gradients=3000 ended the run before an ESS of 10000" in draws.choice
-    assert kinds(draws.doubts) == {Kind.BUDGET}
+    assert kinds(draws.doubts) - {Kind.TOO_LONG_TO_LOOK} == {Kind.BUDGET}
     assert draws.is_trusted  # they are fewer than was asked for, and right
 
 
