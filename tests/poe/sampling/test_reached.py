@@ -82,7 +82,7 @@ def test_of_many_components_and_draws_none_is_left_out() -> None:
 
 
 def test_an_ess_of_more_draws_than_the_verdict_looks_at_is_reached() -> None:
-    draws = run(Reached(ess=20_000), kernel=None, num_chains=32, warmup=100)
+    draws = run(Reached(ess=20_000), kernel=None, num_chains=128, warmup=100)
     assert draws.summary().ess_bulk.min() >= 20_000
     assert draws.verdict.ess < 20_000  # of thinned draws
 
