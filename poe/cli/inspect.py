@@ -111,7 +111,7 @@ def sampler_of(product: Product, seed: int) -> Sampler:
     from poe.density.capabilities import can_sample_exactly, check_proper, simplify
     from poe.density.coordinates import number_of_chains
     from poe.samplers.questions import guarantee
-    from poe.tuning.prepared import prepared
+    from poe.tuning.prepared import LED, chosen, is_led
     from poe.tuning.truncation import tabulated
 
     try:
@@ -124,13 +124,14 @@ def sampler_of(product: Product, seed: int) -> Sampler:
             return Sampler("independent draws", table.why, "exact")
         generator = torch.Generator().manual_seed(seed)
         chains = number_of_chains(product, TRIED_CHAINS, None, None)
-        begin = prepared(product, chains, generator=generator)
+        begin = chosen(product, chains, generator=generator)
     except PoeError as error:
         return Sampler("none", str(error), None)
     kernel, why = begin.choice
     inner = getattr(kernel, "kernel", None)
     name = type(kernel).__name__ + (f"({type(inner).__name__})" if inner else "")
-    return Sampler(name, f"{why}; started at {begin.started_at}", guarantee(kernel))
+    started_at = f"{begin.started_at}, {LED}" if is_led(begin) else begin.started_at
+    return Sampler(name, f"{why}; started at {started_at}", guarantee(kernel))
 
 
 def as_facts(composition: Composition, product: Product, sampler: Sampler) -> dict[str, Any]:

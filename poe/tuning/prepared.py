@@ -33,6 +33,7 @@ from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particle
 from poe.tuning.pathfinder import find_mass
 from poe.tuning.start import broad_start, first_answered, start
 
+LED = "led to where mass is by L-BFGS"
 LEAST_PATHS, MOST_PATHS = 16, 64
 """From so many starts paths lead to the mass: more than a few, to tell by which ones arrived."""
 
@@ -105,6 +106,34 @@ def prepared(
     >>> begin.u.shape, begin.started_at
     (torch.Size([8, 2]), 'standard normals, led to where mass is by L-BFGS')
     """
+    begin = chosen(
+        target,
+        num_chains,
+        initial=initial,
+        kernel=kernel,
+        chains_at_once=chains_at_once,
+        generator=generator,
+    )
+    is_left_open = kernel is None and initial is None
+    return _led_to_mass(begin, generator) if is_left_open and is_led(begin) else begin
+
+
+def chosen(
+    target: Expert,
+    num_chains: int,
+    *,
+    initial: Tensor | None = None,
+    kernel: Kernel | None = None,
+    chains_at_once: int | None = None,
+    generator: torch.Generator,
+) -> Prepared:
+    """The same before any path has led chains to where mass is, which costs the most.
+
+    >>> target = poe.FromLogDensity(lambda x: -x.square().sum(-1), space=poe.Real(2))
+    >>> begin = chosen(target, 8, generator=torch.Generator().manual_seed(0))
+    >>> begin.started_at, is_led(begin)
+    ('standard normals', True)
+    """
     require_numbers(target)
     check_proper(target)
     if kernel is None or guarantee(kernel) == ASYMPTOTICALLY_EXACT:
@@ -128,28 +157,31 @@ def prepared(
         require_same_with_gradients(asked, u)
         if kernel is not None:
             require_score(target, asked, tried, u)
-    begin = Prepared(
+    return Prepared(
         target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
     )
-    is_left_open = kernel is None and initial is None
-    return _led_to_mass(begin, asked, generator) if is_left_open else begin
 
 
-def _led_to_mass(begin: Prepared, asked: Expert, generator: torch.Generator) -> Prepared:
-    """Chains at draws of normals that paths from their starts lead to, where there is a way.
+def is_led(begin: Prepared) -> bool:
+    """Whether paths lead chains to where mass is, where their kernel and start are left open.
 
-    There is one where a preconditioner will be fitted to positions and scores, of few enough
-    dimensions for a normal to say where the mass is.
+    They do where a preconditioner will be fitted to positions and scores, of few enough dimensions
+    for a normal to say where the mass is.
     """
     kernel, u = begin.choice.kernel, begin.u
     is_small = u[0].numel() <= MAX_DENSE_DIMENSION
-    if u.is_meta or not (is_small and needs_fit(kernel) and needs_score(kernel)):
-        return begin
+    return not u.is_meta and is_small and needs_fit(kernel) and needs_score(kernel)
+
+
+def _led_to_mass(begin: Prepared, generator: torch.Generator) -> Prepared:
+    """Chains at draws of normals that paths from their starts lead to."""
+    u, beside = begin.u, guarded(begin.target, begin.coordinates, Raised())
     if len(u) < LEAST_PATHS:
         x, _ = start(begin.target, LEAST_PATHS, None, begin.coordinates, generator, Raised())
         u = begin.coordinates.to_u(x)
+    asked = in_chunks(beside, begin.chains_at_once)
     found = find_mass(asked, u[:MOST_PATHS], len(begin.u), generator)
-    said = f"{begin.started_at}, led to where mass is by L-BFGS"
+    said = f"{begin.started_at}, {LED}"
     if found.num_restarted:
         said += f" ({found.num_restarted} of {len(begin.u)} by others' paths)"
     return begin._replace(u=found.position, started_at=said, num_evaluations=found.num_evaluations)
