@@ -226,19 +226,24 @@ class Paths:
 
 
 class Flat(NamedTuple):
-    """A density of events as one of rows of d numbers."""
+    """A density of events as one of rows of d numbers in float64, in which paths are reckoned."""
 
     density: Density
-    event_shape: torch.Size
+    like: Tensor
+    """Events as it takes them, ``(n, *event)``."""
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p̃: ``(n, d) -> (n,)``."""
-        return self.density.log_density(x.reshape(-1, *self.event_shape))
+        return self.density.log_density(self.events(x)).double()
 
     def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p̃ and its gradient, ``(n,)`` and ``(n, d)``."""
-        log_density, score = self.density.log_density_and_score(x.reshape(-1, *self.event_shape))
-        return log_density, score.reshape(x.shape)
+        log_density, score = self.density.log_density_and_score(self.events(x))
+        return log_density.double(), score.reshape(x.shape).double()
+
+    def events(self, x: Tensor) -> Tensor:
+        """``(n, d) -> (n, *event)``."""
+        return x.reshape(-1, *self.like.shape[1:]).to(self.like.dtype)
 
 
 class Best(NamedTuple):
@@ -292,8 +297,8 @@ def find_mass(density: Density, u: Tensor, num_chains: int, generator: torch.Gen
         >>> (found.position.mean() - 1000.0).abs() < 4 * 10 / 200**0.5, found.num_restarted
         (tensor(True), 0)
     """
-    flat, event_shape = Flat(density, u.shape[1:]), u.shape[1:]
-    u = u.reshape(len(u), -1)
+    flat = Flat(density, u)
+    u = u.reshape(len(u), -1).double()
     best = Best(u[:, None].repeat(1, NUM_DRAWS, 1), u.new_full(u.shape[:1], -torch.inf))
     affine: Affine = Diagonal(torch.zeros_like(u[0]), torch.ones_like(u[0]))
     position, num_evaluations = u, 0
@@ -309,9 +314,8 @@ def find_mass(density: Density, u: Tensor, num_chains: int, generator: torch.Gen
             break
         affine = _composed(affine, paths)
     source, number, num_restarted = _shared(best, paths.log_density, num_chains)
-    return Found(
-        best.draws[source, number].reshape(num_chains, *event_shape), num_restarted, num_evaluations
-    )
+    position = flat.events(best.draws[source, number])
+    return Found(position, num_restarted, num_evaluations)
 
 
 def _composed(affine: Affine, paths: Paths) -> Affine:
