@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import poe
+from poe.core.doubt import Kind
 from poe.diagnostics import MAX_DISTANCE, distance_from_others, longest_stay
 from poe.diagnostics.convergence import _upper_quartile_of_others
 
@@ -114,3 +116,39 @@ def test_of_two_chains_none_is_far() -> None:
     x = normals(2, 100, 1)
     x[0] += 1000
     assert distance_from_others(x, log_density(x)).tolist() == [0.0, 0.0]
+
+
+def autoregressive(chains: int, draws: int, rho: float, seed: int) -> Tensor:
+    """Exact AR(1) chains with autocorrelation time (1 + ρ) / (1 − ρ)."""
+    g = torch.Generator().manual_seed(seed)
+    x = [torch.randn(chains, generator=g)]
+    for _ in range(draws - 1):
+        noise = torch.randn(chains, generator=g)
+        x.append(rho * x[-1] + (1 - rho**2) ** 0.5 * noise)
+    return torch.stack(x, 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_short_chains_that_mix_agree(seed: int) -> None:
+    x = autoregressive(256, 78, 1 / 3, seed)
+    assert poe.diagnostics.r_hat(x) > 1.01  # by what each short chain is off
+    assert poe.diagnostics.nested_r_hat(x) < 1.01
+    assert poe.Draws(x[..., None], x, "asymptotically exact").is_trusted
+
+
+@pytest.mark.parametrize("num_apart", [2, 8, 128])
+def test_a_few_of_many_short_chains_that_stay_apart_are_seen(num_apart: int) -> None:
+    x = autoregressive(256, 78, 1 / 3, 0)
+    x[:num_apart] += 5
+    draws = poe.Draws(x[..., None], x, "asymptotically exact")
+    assert Kind.NOT_CONVERGED in {doubt.kind for doubt in draws.verdict.doubts}
+
+
+def test_of_long_chains_the_nested_r_hat_is_that_of_the_chains() -> None:
+    x = autoregressive(4, 1000, 0.5, 0)
+    assert poe.diagnostics.nested_r_hat(x) == poe.diagnostics.r_hat(x)
+
+
+def test_a_drift_that_all_short_chains_share_is_seen() -> None:
+    x = autoregressive(256, 78, 1 / 3, 0) + torch.linspace(0, 2, 78)
+    assert poe.diagnostics.nested_r_hat(x) > 1.1

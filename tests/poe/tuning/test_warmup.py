@@ -23,11 +23,21 @@ from poe.samplers import (
     Preconditioned,
     SplitHMC,
 )
+from poe.samplers.adaptive_step import FittedHMC
 from poe.samplers.hmc import MAX_STEPS, TURN
 from poe.samplers.questions import Learned
 from poe.structure.far_mass import Looked
 from poe.tuning.dual_averaging import start_averaging, update_averaging
-from poe.tuning.warmup import fill, first_learned, rejoin, shaped, windows
+from poe.tuning.warmup import (
+    WindowState,
+    brought_home,
+    fill,
+    first_learned,
+    rejoin,
+    shaped,
+    spaced,
+    windows,
+)
 from tests.tuned import check_tuned_rate, tuned_rate_error
 
 F64 = torch.float64
@@ -421,3 +431,53 @@ def test_a_warmup_of_steps_that_are_not_whole_is_refused(num_steps: float) -> No
             generator=torch.Generator().manual_seed(0),
             progress=False,
         )
+
+
+# How far apart draws are, and who goes through warm-up again
+
+
+def gaussian() -> poe.Expert:
+    return poe.FromLogDensity(lambda x: -0.5 * x.square().sum(-1), space=poe.Real(2))
+
+
+def open_window(num_chains: int) -> tuple[Any, ...]:
+    return windows(gaussian(), Preconditioned(FittedHMC()), None, num_chains)
+
+
+@pytest.mark.parametrize(
+    ("time", "num_steps", "times"), [(1.0, 1, 1), (8.0, 3, 2), (100.0, 3, 16), (math.inf, 3, 1)]
+)
+def test_draws_are_apart_by_a_quarter_of_what_chains_remember(
+    time: float, num_steps: int, times: int
+) -> None:
+    learned = Learned(num_steps=num_steps, autocorrelation_time=time)
+    assert spaced(open_window(64)[-1], learned).num_repeats == times
+    given = windows(gaussian(), Preconditioned(SplitHMC()), None, 64)[-1]
+    assert spaced(given, learned).num_repeats == 1  # of a kernel that is the caller's
+
+
+def test_a_second_warm_up_is_for_chains_that_mix_slowly_or_whose_scales_vary() -> None:
+    plan = open_window(64)
+    again = [window for window in plan if window.needed_beyond > 0]
+    first = [window for window in plan if window.needed_beyond == 0]
+    assert sum(w.num_steps for w in again) == 2 * sum(w.num_steps for w in first)
+    quick, slow = Learned(autocorrelation_time=2.0), Learned(autocorrelation_time=20.0)
+    assert not any(window.is_needed(quick) for window in again)
+    assert all(window.is_needed(slow) for window in plan)
+    assert all(window.is_needed(quick._replace(has_varying_scale=True)) for window in plan)
+    asked = windows(gaussian(), Preconditioned(FittedHMC()), poe.Warmup(300), 64)
+    assert sum(window.num_steps for window in asked) == 300
+
+
+def test_only_chains_that_stand_still_far_down_begin_anew() -> None:
+    """Chain 0 stands still 60 nats down, chain 1 at the top; the others move."""
+    window = open_window(8)[1]._replace(num_steps=10)
+    x = torch.randn(8, 2, generator=seeded())
+    x[0], x[1] = 8.0, 0.0
+    steps = [x + k * torch.arange(8)[:, None].clamp(max=2).sub(1).clamp(min=0) for k in range(6)]
+    kernel = Preconditioned(SplitHMC(0.1), Diagonal(torch.zeros(2), torch.ones(2)))
+    state = WindowState(kernel.init(window.density, steps[-1]), None, tuple((u,) for u in steps))
+    found, learned = brought_home(window, state, Learned(), seeded())
+    assert learned.num_restarted == 1
+    assert (found[0] == steps[-1][2:]).all(1).any()
+    assert torch.equal(found[1:], steps[-1][1:])
