@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.errors import NonFiniteError
 from poe.core.space import Count
+from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
 from poe.normalizers.levels import Levels, Report, all_levels, walk
@@ -122,7 +124,7 @@ class Scouting(NamedTuple):
                 return self.asked(x), None
         log_density, score = self.asked.log_density_and_score(x)
         is_usable = bool(score.isfinite().all()) and bool((score != 0).any())
-        return log_density, score if is_usable else None
+        return log_density, score.to(x.dtype) if is_usable else None
 
     def summits(self, route: Route, broad: Expert) -> Found:
         """What climbing reaches, from particles and from draws of the broad start.
@@ -178,7 +180,10 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
     best, cost = first, DRAWS
     nearer = _start(scouting, first, summits)
     for _ in range(MAX_ROUNDS):
-        run = scouting.run(nearer)
+        try:
+            run = scouting.run(nearer)
+        except NonFiniteError:  # what was fitted reaches where the target is no number
+            return first, first.start, cost
         cost += run.levels.num_evaluations + DRAWS
         above = run.above(best)
         if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
@@ -205,7 +210,8 @@ def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
         return fitted
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
     share = torch.sigmoid(beside - log_z).clamp(LEAST, MOST).item()
-    return Mixture([fitted, around(thin, fitted.space)], [1 - share, share])
+    others = around(thin, fitted.space).to(number_like(fitted).dtype)
+    return Mixture([fitted, others], [1 - share, share])
 
 
 def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from poe.core.affine import Affine, fit_affine
 from poe.core.errors import NonFiniteError, PoeError
+from poe.core.transport import Transport
 from poe.density.capabilities import check_proper
 from poe.density.closed_forms import exact_sample, require_source
 from poe.density.coordinates import Coordinates
@@ -176,7 +178,11 @@ class Particles:
         if Setting.AFFINE in missing(kernel):
             position, score = self._few(path, temperature, parts, log_weights)
             kernel = self._suited(kernel, position, score)
-            kernel = filled(kernel, Learned(affine=fit_map(kernel, position, score)))
+            affine = fit_map(kernel, position, score)
+            level = Level(path, temperature)
+            if not _is_usable(affine, level, chosen):  # what bends may bend too far
+                affine = fit_affine(position, score)
+            kernel = filled(kernel, Learned(affine=affine))
         level, tally, generator = Level(path, temperature), self.tally, self.generator
         if Setting.SCALE in missing(kernel):
             self.scale = self._learned_scale(level, kernel, chosen)
@@ -242,6 +248,15 @@ class Particles:
             self.has_varying_scale = has_varying_scale(position, score, min_misfit=SOME_MISFIT)
             self.scale = None if self.has_varying_scale else self.scale
         return self.where_scale_varies if self.has_varying_scale else kernel
+
+
+def _is_usable(affine: Affine | Transport, level: Level, chosen: Parts) -> bool:
+    """Whether a map that bends has a density with a score at all of some particles."""
+    if not isinstance(affine, Transport):
+        return True
+    u = affine.to_u(chosen.position)
+    value, score = affine.whitened(level.known(chosen)).log_density_and_score(u)
+    return bool(value.isfinite().all()) and bool(score.isfinite().all())
 
 
 def next_temperature(tilt: Tensor, temperature: float, conditional_ess: float) -> float:

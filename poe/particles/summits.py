@@ -16,6 +16,7 @@ from torch import Tensor
 from poe.core.affine import MAX_DENSE_DIMENSION, Diagonal
 from poe.core.doubt import Doubt, Kind
 from poe.core.space import Space
+from poe.density.checks import number_like
 from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.particles.fitted import FittedGaussian, FittedMixture
@@ -166,7 +167,8 @@ class Found(NamedTuple):
         heights = torch.stack([summit.height for summit in self.summits])
         centres = torch.stack([summit.centre for summit in self.summits])
         with torch.no_grad():
-            fit = fitted(centres.reshape(-1, *fitted.space.event_shape)).double()
+            there = centres.reshape(-1, *fitted.space.event_shape).to(number_like(fitted).dtype)
+            fit = fitted(there).double()
         masses = torch.stack([summit.least_mass for summit in self.summits])
         is_thin = heights - fit > tilts.median() + math.log(THIN)
         is_thin &= masses - log_z > math.log(NOTICEABLE)

@@ -53,7 +53,7 @@ FEW, SOME = 16, 32
 CLIMBING = 64
 """At most so many particles climb on."""
 STEPS, STEPS_OF_A_WALK = 30, 120
-SHARE = 1.25
+SHARE = 2.5
 """Of a run's evaluations, what looking around for other modes may take."""
 BREADTH = 2.0
 """The standard deviation of the broad start, in units of all chains' own."""
@@ -284,7 +284,7 @@ def look_nowhere(begin: Prepared, run: Run) -> Watched:
 def look_around(begin: Prepared, run: Run) -> Watched:
     """Whether chains at the end of their warm-up are in all modes, as far as can be seen.
 
-    For at most a quarter more evaluations than the run itself takes. Where modes are found, what
+    For at most 2.5 times the evaluations that the run itself takes. Where modes are found, what
     may move between them is tuned and tried, and told as modes only where it does. The random
     numbers are its own, so that finding nothing changes no draw.
     """
@@ -443,7 +443,7 @@ def tempered(
         begin = begin.rescaled(ready.coordinates)
     before = Spent(
         run.moment.num_steps + ready.num_steps,
-        run.moment.num_gradients[0] + num_gradients,
+        run.plan.before.num_gradients + run.moment.num_gradients[0] + num_gradients,
         run.moment.seconds[0] + spent.seconds + time.perf_counter() - began,
     )
     is_ladder = isinstance(ready.kernel, ParallelTempering)

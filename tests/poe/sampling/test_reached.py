@@ -120,13 +120,13 @@ def test_each_density_of_a_batch_has_what_was_asked_for() -> None:
 
 
 @pytest.mark.law
-def test_draws_of_modes_that_replicas_exchange_are_gone_on_with() -> None:
+def test_draws_of_modes_that_chains_jump_between_are_gone_on_with() -> None:
     apart = poe.FromEnergy(lambda x: 4 * (x.abs() - 3).square().sum(-1), space=poe.Real(1))
     initial = torch.tensor([[-3.0], [-3.0], [3.0], [3.0]])
     until = Reached(ess=100, r_hat=1.05, max_gradients=30_000)
     draws = run(until, apart, kernel=None, warmup=200, initial=initial)
-    assert isinstance(draws.kernel, poe.samplers.ParallelTempering)
-    assert "to the target exchange them; until an ESS of 100" in draws.choice
+    assert isinstance(draws.kernel, poe.samplers.ModeJumps)
+    assert "until an ESS of 100" in draws.choice
     assert draws.summary().ess_bulk.min() >= 100
     assert draws.summary().r_hat.max() <= 1.05
 

@@ -131,6 +131,7 @@ def test_growth_beside_elements_that_fall_is_improper() -> None:
         reaching_edges(poe.FromLogDensity(log_density, space=poe.Positive(2)))
 
 
+@pytest.mark.slow
 def test_mass_that_does_not_die_out_before_rounding_is_said() -> None:
     """1 / (1 - x) is improper, where clipped numbers have a mass that is finite."""
     function = poe.FromLogDensity(lambda x: -torch.log1p(-x).sum(-1), space=poe.Interval(2))
