@@ -51,7 +51,9 @@ RUNS: dict[str, Run] = {
     "sample, discrete": _sample(spins, warmup=20),
     "smc": lambda g: poe.smc(product, 640, generator=g, progress=False).samples,
     "short_run": lambda g: poe.short_run(quartic, torch.ones(9, 2), 20, 0.1, generator=g).samples,
-    "log_partition": lambda g: poe.log_partition(four, generator=g, progress=False).value,
+    "log_partition": lambda g: (
+        poe.log_partition(four, method=poe.normalizers.MBAR(256), generator=g, progress=False).value
+    ),
     "AIS": lambda g: (
         poe.log_partition(spins, method=poe.normalizers.AIS(50), generator=g, progress=False).value
     ),
