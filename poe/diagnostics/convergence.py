@@ -85,6 +85,10 @@ def nested_r_hat(samples: Tensor) -> Tensor:
     return by_component(lambda x: _rank_r_hat(split(x), table, grouped), samples)
 
 
+def _each_by_itself(x: Tensor) -> Tensor:
+    return x
+
+
 def rank_r_hat(samples: Tensor) -> Tensor:
     """``r_hat``, of a single chain as well: whether its halves agree. ``(*event,)``.
 
@@ -140,7 +144,7 @@ def mcse_sd(samples: Tensor) -> Tensor:
 
 
 def _rank_r_hat(
-    x: Tensor, table: Tensor, arranged: Callable[[Tensor], Tensor] = torch.clone
+    x: Tensor, table: Tensor, arranged: Callable[[Tensor], Tensor] = _each_by_itself
 ) -> Tensor:
     bulk = scale_reduction(arranged(normal_scores(x, table)))
     distance = (x.double() - _median(x)).abs()

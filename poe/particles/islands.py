@@ -175,15 +175,14 @@ class Particles:
         """Resample the chains and move them: the particles of the next level."""
         chosen = parts.at(self._resample(parts, log_weights))
         kernel = at_level(kernel, path.at(temperature))
+        level, tally, generator = Level(path, temperature), self.tally, self.generator
         if Setting.AFFINE in missing(kernel):
             position, score = self._few(path, temperature, parts, log_weights)
             kernel = self._suited(kernel, position, score)
             affine = fit_map(kernel, position, score)
-            level = Level(path, temperature)
             if not _is_usable(affine, level, chosen):  # what bends may bend too far
                 affine = fit_affine(position, score)
             kernel = filled(kernel, Learned(affine=affine))
-        level, tally, generator = Level(path, temperature), self.tally, self.generator
         if Setting.SCALE in missing(kernel):
             self.scale = self._learned_scale(level, kernel, chosen)
             kernel = kernel_at_scale(kernel, self.scale)

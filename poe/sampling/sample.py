@@ -370,14 +370,14 @@ def _gather(begin: Prepared, run: Run, seconds: float, *, is_chosen: bool) -> Dr
     before = run.plan.before
     learned = run.moment.learned[-1]
     varying = VARYING if learned.has_varying_scale else ""
-    if learned.num_restarted:
-        varying += f"; {learned.num_restarted} times a chain that stood still began anew"
+    count = learned.num_restarted
+    anew = f"{count} times a chain that stood still began anew" if count else ""
     draws = Draws(
         samples=run.samples[:num_draws].transpose(0, 1),
         log_density=run.log_density[:num_draws].transpose(0, 1),
         guarantee=known,
         kernel=used,
-        choice="; ".join(filter(None, [choice.why, varying, run.ending.said])),
+        choice="; ".join(filter(None, [choice.why, varying, anew, run.ending.said])),
         acceptance_rate=tally.accepted / num_draws,
         num_outside=tally.outside,
         num_undefined=tally.undefined,
