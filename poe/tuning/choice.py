@@ -38,6 +38,8 @@ from poe.structure.twists import twists
 
 FEW_POSITIONS = 64
 """So many show whether a target has a score."""
+FARTHER = 3.0
+"""A few starts may all be on one step of a staircase; so many times as far out they are not."""
 SHORT_SWEEP = 64
 """So few changes of single elements make one."""
 
@@ -136,7 +138,8 @@ def why_no_score(density: Expert, u: Tensor) -> str | None:
     """Why there is no gradient to follow, in words; None where there is one.
 
     None to follow is one that is 0 wherever the log-density varies, or that differences contradict.
-    Only at starts where it varies can this be told; a flat density has nothing to follow either.
+    Only where it varies can this be told: where it is the same at all starts, farther out. A flat
+    density has nothing to follow either.
     An expert that says it has none (`GradientError`) speaks for every composition it is in.
 
     Shapes: u ``(chains, *event)``, in the chains' coordinates.
@@ -147,6 +150,8 @@ def why_no_score(density: Expert, u: Tensor) -> str | None:
     """
     try:
         log_density, score = density.log_density_and_score(u)
+        if bool((log_density == log_density[0]).all()) and isinstance(density.space, Real):
+            log_density, score = density.log_density_and_score(FARTHER * u)
     except GradientError as error:
         return str(error).partition(". ")[0].partition(": ")[0]
     if bool((log_density != log_density[0]).any()) and not bool(torch.any(score != 0)):

@@ -152,7 +152,10 @@ STARTS = {
     "apart": torch.tensor([[-30.0], [-10.0], [10.0], [30.0]]),
 }
 WRONG: dict[str, tuple[poe.Expert, dict[str, object]]] = {
-    "the funnel": (real(funnel, 10), {}),
+    "the funnel, by one step size for all places": (
+        real(funnel, 10),
+        {"kernel": poe.samplers.Preconditioned(poe.samplers.SplitHMC())},
+    ),
     "chains in two modes": (
         real(far_apart, 1),
         {"kernel": poe.samplers.MALA(), "initial": STARTS["two"], "warmup": 200},

@@ -93,6 +93,12 @@ def test_a_density_that_is_flat_where_the_chains_start_may_have_a_score_elsewher
     assert chosen(flat)[0] == Preconditioned(FittedHMC())
 
 
+def test_steps_that_are_wider_than_a_few_starts_are_apart_have_no_score() -> None:
+    stairs = poe.FromLogDensity(lambda x: -x.abs().ceil().sum(-1), space=poe.Real(2))
+    u = torch.tensor([[0.4, 0.6], [0.5, -0.9], [0.8, 0.3], [-0.2, 0.7]])  # all on one step
+    assert why_no_score(stairs, u) == "its score is 0 where it varies"
+
+
 class Shifted(poe.Conditional):
     """A normal around each condition."""
 
