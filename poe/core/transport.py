@@ -22,6 +22,8 @@ ROWS_PER_DIMENSION = 20
 MIN_GAIN = 0.2
 """Nats by which the log-likelihood of a position must exceed that of an affine map."""
 MIN_GAIN_OF_CURVES = 0.5
+EXPLAINED, UNEXPLAINED = 0.25, 0.1
+"""Of what scores miss, and so much of it: a parabola that leaves but a quarter is taken as well."""
 SLIGHT = 0.3
 """Where scores miss a normal's by so little in all coordinates together, bending gains little."""
 PROMISING = 0.7
@@ -364,10 +366,14 @@ def _best(outer: Dense, y: Tensor, score: Tensor) -> Fitted:
     """The better of straight and of curved offsets; of infinite loss where neither gains much.
 
     A parabola fits nearly everything where there are positions, and goes astray beyond: into a
-    neck that chains have not reached yet it is taken only where it says a lot.
+    neck that chains have not reached yet it is taken only where it says a lot, or where it explains
+    the scores that straight offsets do not.
     """
     straight, curved = (_searched(outer, y, score, is_curved=each) for each in (False, True))
-    return curved if curved.loss < straight.loss - MIN_GAIN_OF_CURVES else straight
+    if not math.isfinite(curved.loss) or curved.loss < straight.loss - MIN_GAIN_OF_CURVES:
+        return curved if math.isfinite(curved.loss) else straight
+    left, without = _missed(curved.fit, y, score), _missed(straight.fit, y, score)
+    return curved if left < EXPLAINED * without and without > UNEXPLAINED else straight
 
 
 def _searched(outer: Dense, y: Tensor, score: Tensor, *, is_curved: bool) -> Fitted:
@@ -394,7 +400,7 @@ def _direction_of_scale(y: Tensor, score: Tensor) -> Tensor:
     squares = score.square()
     logs = (squares + 1e-12 * squares.mean(0).clamp(min=1e-300)).log()
     centred = y - y.mean(0)
-    slopes = torch.linalg.lstsq(centred, logs - logs.mean(0)).solution
+    slopes = _solved(centred, logs - logs.mean(0))
     return torch.linalg.svd(slopes, full_matrices=False).U[:, 0]
 
 
@@ -435,7 +441,7 @@ def _regressed(first: Tensor, rest: Tensor, is_curved: bool) -> Regressed:
     full = torch.cat([curves, _means(first)], 1)
     gram = basis.mT @ basis
     gram = gram + 1e-6 * len(basis) * torch.eye(3).to(gram)
-    square = (rest - full @ torch.linalg.lstsq(full, rest).solution).square()
+    square = (rest - full @ _solved(full, rest)).square()
     logs = 0.5 * (square + 1e-12 * square.mean(0).clamp(min=1e-300)).log() + MEAN_LOG
     log_scales = torch.linalg.solve(gram, basis.mT @ logs)
     for _ in range(8):
@@ -451,6 +457,17 @@ def _regressed(first: Tensor, rest: Tensor, is_curved: bool) -> Regressed:
     of_curves, of_means = solved[:-2], solved[-2:]
     of_curves = torch.cat([of_curves, 0.0 * of_curves[:1]])[:2]
     return Regressed(of_curves, of_means, log_scales, rest - scale * left)
+
+
+def _solved(design: Tensor, values: Tensor) -> Tensor:
+    """Least squares by the normal equations: ``(n, p), (n, k) -> (p, k)``.
+
+    LAPACK's solvers for it, as ``torch.linalg.lstsq`` calls them, give other last bits in another
+    process, and chains that differ in a bit part soon.
+    """
+    gram = design.mT @ design
+    ridge = 1e-10 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+    return torch.linalg.solve(gram + ridge, design.mT @ values)
 
 
 def _least_squares(design: Tensor, values: Tensor) -> Tensor:

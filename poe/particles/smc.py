@@ -33,7 +33,7 @@ from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
 from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import systematic_resample
-from poe.particles.summits import CLIMBS, Cloud, find_summits, missed_doubts
+from poe.particles.summits import CLIMBS, STEPS, Cloud, find_summits, missed_doubts
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
@@ -251,7 +251,12 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
 
 
 def _missed(run: Particles, begin: Prepared) -> list[Doubt]:
-    """Whether climbing from particles leads to modes that none of them has found."""
+    """Whether climbing from particles leads to modes that none of them has found.
+
+    Not asked of a run that took less than climbing would.
+    """
+    if run.tally.num_evaluations < CLIMBS * STEPS:
+        return []
     asked = Guarded(begin.density, Raised())
     if begin.target.space.is_discrete or why_no_score(asked, begin.u) is not None:
         return []

@@ -12,6 +12,7 @@ from poe.core.arguments import checked
 from poe.core.doubt import Doubt, Kind
 from poe.core.errors import PoeError
 from poe.diagnostics.agreement import agreement, series
+from poe.diagnostics.convergence import rank_r_hat
 from poe.diagnostics.ess import ess_bulk, ess_tail
 from poe.draws import Draws
 
@@ -21,6 +22,8 @@ GROWTH = 4
 """Draws are looked at when they have grown by a quarter: all looks cost five times the last."""
 SHARE_OF_MEMORY = 0.25
 """What draws may take: they are copied where they grow, and where they are summed up."""
+FEW_CHAINS = 20
+"""So few have to agree one by one, and not only in groups that are joined end to end."""
 MEMORY = "memory"
 """What ends a run that no budget ends."""
 
@@ -59,7 +62,8 @@ class Reached:
 
     Args:
         ess: The least ESS, of bulk and tails, of each component; > 0.
-        r_hat: The largest R-hat of each component; > 1.
+        r_hat: The largest R-hat of each component; > 1. Of up to 20 chains each is compared by
+            itself (``poe.diagnostics.r_hat``), of more, groups of short ones.
         max_gradients: How often each chain may evaluate the target, warm-up included (as
             ``warmup_gradients`` and ``num_gradients`` of ``poe.Draws`` count); a step without
             evaluation counts as one.
@@ -141,9 +145,10 @@ def worth_of_all(draws: Draws) -> Worth:
     level = level.T[None] if draws.is_batch else level
     sizes = [every.ess_bulk, every.ess_tail, ess_bulk(level), ess_tail(level)]
     known = torch.cat([each.flatten()[~each.flatten().isnan()] for each in sizes])
-    r_hats = [
-        r for r in (*every.r_hat.flatten().tolist(), draws.verdict.r_hat) if not math.isnan(r)
-    ]
+    every_r_hat = [*every.r_hat.flatten().tolist(), draws.verdict.r_hat]
+    if not draws.is_batch and len(draws.samples) <= FEW_CHAINS:
+        every_r_hat += rank_r_hat(draws.samples).flatten().tolist()
+    r_hats = [r for r in every_r_hat if not math.isnan(r)]
     return Worth(known.min().item() if len(known) else math.nan, max(r_hats, default=math.nan))
 
 

@@ -43,6 +43,16 @@ def draw_funnel(count: int, g: torch.Generator, d: int = 5) -> Tensor:
     return torch.cat([3 * v, (1.5 * v).exp() * rest], 1)
 
 
+def banana(x: Tensor) -> Tensor:
+    bent = x[:, 1] - 0.03 * (x[:, 0].square() - 100.0)
+    return -0.5 * (x[:, 0] / 10.0).square() - 0.5 * bent.square()
+
+
+def draw_banana(n: int, generator: torch.Generator) -> Tensor:
+    first, bent = torch.randn(2, n, generator=generator)
+    return torch.stack([10.0 * first, bent + 3.0 * (first.square() - 1.0)], 1)
+
+
 def rosenbrock(x: Tensor) -> Tensor:
     return -(1 - x[..., 0]).square() - 100 * (x[..., 1] - x[..., 0].square()).square()
 
@@ -129,6 +139,13 @@ def test_what_bends_comes_out_nearly_normal(name: str) -> None:
     transport = fit_transport(x, score)
     assert isinstance(transport, Transport)
     assert misfit(transport, x, score) < 0.05 * misfit(fit_affine(x, score), x, score)
+
+
+@pytest.mark.slow
+def test_a_parabola_is_taken_where_it_explains_the_scores() -> None:
+    x = draw_banana(1000, seeded())
+    score = score_of(banana, x)
+    assert misfit(fit_transport(x, score), x, score) < 1e-3
 
 
 @pytest.mark.slow

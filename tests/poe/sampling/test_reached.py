@@ -71,6 +71,21 @@ def test_every_component_has_what_was_asked_for(ess: float, kernel: MALA | None)
     assert draws.is_trusted
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_few_chains_agree_one_by_one(seed: int) -> None:
+    laplace = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(2))
+    draws = poe.sample(
+        laplace * experts.Gaussian([0.0, 0.0], scale=[1.0, 1.0]),
+        100,
+        until=poe.Reached(ess=400, r_hat=1.01),
+        generator=seeded(seed),
+        progress=False,
+    )
+    assert len(draws.samples) <= 20
+    assert poe.diagnostics.r_hat(draws.samples).max() <= 1.01
+
+
 def test_of_many_components_and_draws_none_is_left_out() -> None:
     scale = torch.ones(100)
     scale[37] = 3.0  # slow, and not among those that are looked at first
