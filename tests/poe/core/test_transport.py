@@ -44,13 +44,13 @@ def draw_funnel(count: int, g: torch.Generator, d: int = 5) -> Tensor:
 
 
 def banana(x: Tensor) -> Tensor:
-    bent = x[:, 1] - 0.03 * (x[:, 0].square() - 100.0)
+    bent = x[:, 1] - 0.02 * (x[:, 0].square() - 100.0)
     return -0.5 * (x[:, 0] / 10.0).square() - 0.5 * bent.square()
 
 
 def draw_banana(n: int, generator: torch.Generator) -> Tensor:
     first, bent = torch.randn(2, n, generator=generator)
-    return torch.stack([10.0 * first, bent + 3.0 * (first.square() - 1.0)], 1)
+    return torch.stack([10.0 * first, bent + 2.0 * (first.square() - 1.0)], 1)
 
 
 def rosenbrock(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def test_few_chains_agree_one_by_one(seed: int) -> None:
         laplace * experts.Gaussian([0.0, 0.0], scale=[1.0, 1.0]),
         100,
         until=poe.Reached(ess=400, r_hat=1.01),
-        generator=seeded(seed),
+        generator=torch.Generator().manual_seed(seed),
         progress=False,
     )
     assert len(draws.samples) <= 20
