@@ -480,7 +480,12 @@ def _least_squares(design: Tensor, values: Tensor) -> Tensor:
 
 
 def _diagonalising(one: Tensor, other: Tensor) -> Tensor:
-    """The rows by which both covariances become diagonal, the other one the unit."""
+    """The rows by which both covariances become diagonal, the other one the unit.
+
+    Of a regression that went astray they are not finite: its loss will say so.
+    """
+    if not bool(one.isfinite().all() & other.isfinite().all()):
+        return torch.eye(len(one)).to(one)
     inverse = torch.linalg.inv(torch.linalg.cholesky(other))
     between = inverse @ one @ inverse.mT
     vectors = torch.linalg.eigh(0.5 * (between + between.mT)).eigenvectors

@@ -101,6 +101,7 @@ def _weight_doubts(found: Evidence) -> list[Doubt]:
 
 def _doubts_from_elsewhere(problem: Problem, found: Evidence) -> list[Doubt]:
     return [
+        *problem.scouted.doubts,
         *scout_doubts(problem, found.value, found.std_error),
         *unseen_doubts(problem, found.seen),
         *summit_doubts(problem, found.levels, found.value, found.std_error),

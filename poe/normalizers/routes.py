@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from poe.core.doubt import Doubt
 from poe.core.errors import NonFiniteError
 from poe.core.space import Count
 from poe.density.checks import number_like
@@ -17,6 +19,7 @@ from poe.normalizers.sides import group_doubts
 from poe.particles.fitted import fit_density
 from poe.particles.islands import Schedule
 from poe.particles.resampling import systematic_resample
+from poe.particles.settling import Settled, settle
 from poe.particles.summits import (
     CLIMBS,
     NONE,
@@ -35,6 +38,8 @@ MORE = SCOUTS._replace(num_chains=128)
 """Where they disagree."""
 DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
+SETTLED_DRAWS = 2048
+"""Of chains that came to rest."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
 MAX_CLIMBS, MANY = 256, 48
@@ -51,6 +56,8 @@ MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
 """Runs that differ by fewer standard errors than this agree."""
+AHEAD = 2.0
+"""One that says more by so many is followed, however little it is sure of: the other one lags."""
 
 
 class Route(NamedTuple):
@@ -74,7 +81,8 @@ class Scouted(NamedTuple):
     - ``best``: the run that is to be believed;
     - ``nearer``: where to begin: what fits the particles of that, or where it began itself;
     - ``summits``: what climbing reaches;
-    - ``num_evaluations``: of the target, by all runs and climbs.
+    - ``num_evaluations``: of the target, by all runs and climbs;
+    - ``doubts``: whether chains from there went on to where no particle was.
     """
 
     broad: Route
@@ -82,6 +90,7 @@ class Scouted(NamedTuple):
     nearer: Expert
     summits: Found
     num_evaluations: int
+    doubts: Sequence[Doubt] = ()
 
 
 class Scouting(NamedTuple):
@@ -104,17 +113,26 @@ class Scouting(NamedTuple):
         found = all_levels(levels, SCOUTED_NUMBERS)
         return Route(start, levels, found.log_z[-1] + levels.log_start, found.std_error)
 
-    def fit(self, levels: Levels) -> tuple[Expert, Tensor]:
-        """The density under which particles at the target are likeliest, and log p̃ / q there."""
-        x = equally_weighted(levels, DRAWS, self.generator)
+    def fit(self, x: Tensor) -> tuple[Expert, Tensor]:
+        """The density under which draws are likeliest, and log p̃ / q there."""
         log_density, score = self._at(x)
         fitted = fit_density(x, score, self.target.space, self.generator)
         with torch.no_grad():
             return fitted, or_nothing((log_density - fitted(x)).double())
 
+    def draws(self, levels: Levels) -> Tensor:
+        """Of the target by particles, equally weighted."""
+        return equally_weighted(levels, DRAWS, self.generator)
+
+    def settled(self, levels: Levels) -> Settled | None:
+        """Where chains from the particles come to rest, if scales vary there."""
+        if not self.has_score:
+            return None
+        return settle(self.asked, self.draws(levels), self.generator)
+
     def fitted_counts(self, levels: Levels) -> Expert:
         """Independent counts like those of particles at the target."""
-        x = equally_weighted(levels, DRAWS, self.generator)
+        x = self.draws(levels)
         return fitted_counts(x, self.target.space, x)
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -172,13 +190,32 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
         return Scouted(first, first, nearer, NONE, cost)
     summits = scouting.summits(first, broad)
     best, nearer, more = _nearer(scouting, first, summits)
-    return Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
+    found = Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
+    settled = scouting.settled(best.levels)
+    return found if settled is None else _with_settled(scouting, found, settled)
+
+
+def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scouted:
+    """What is known once chains from the particles have come to rest: a run from where they do."""
+    found = found._replace(
+        num_evaluations=found.num_evaluations + settled.num_evaluations + DRAWS,
+        doubts=settled.doubts(),
+    )
+    nearer = _start(scouting, settled.position[:SETTLED_DRAWS], found.best, found.summits)
+    try:
+        run = scouting.run(nearer)
+    except NonFiniteError:  # what was fitted reaches where the target is no number
+        return found
+    cost = found.num_evaluations + run.levels.num_evaluations
+    if run.above(found.best) < -CLOSE:
+        return found._replace(num_evaluations=cost)
+    return found._replace(best=run, nearer=nearer, num_evaluations=cost)
 
 
 def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
     """The run to be believed, where to begin, and the evaluations it took."""
     best, cost = first, DRAWS
-    nearer = _start(scouting, first, summits)
+    nearer = _start(scouting, scouting.draws(first.levels), first, summits)
     for _ in range(MAX_ROUNDS):
         try:
             run = scouting.run(nearer)
@@ -186,12 +223,12 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
             return first, first.start, cost
         cost += run.levels.num_evaluations + DRAWS
         above = run.above(best)
-        if above < -CLOSE or (above < CLOSE and run.std_error > best.std_error):
+        if above < -CLOSE or (above < AHEAD and run.std_error > best.std_error):
             return best, best.start, cost
         if abs(above) < CLOSE and run.std_error < SURE and not _misses(summits, run):
             return best, nearer, cost - DRAWS
         is_no_surer = run.std_error > HALF * best.std_error
-        best, nearer = run, _start(scouting, run, summits)
+        best, nearer = run, _start(scouting, scouting.draws(run.levels), run, summits)
         if above < CLOSE and is_no_surer and not _misses(summits, run):
             break
     return best, nearer, cost
@@ -201,9 +238,9 @@ def _misses(summits: Found, run: Route) -> bool:
     return bool(summits.missed(run.levels.cloud, run.log_z, run.std_error))
 
 
-def _start(scouting: Scouting, run: Route, summits: Found) -> Expert:
-    """A density fitted to particles, and beside it the summits where it is too thin."""
-    fitted, tilts = scouting.fit(run.levels)
+def _start(scouting: Scouting, x: Tensor, run: Route, summits: Found) -> Expert:
+    """A density fitted to draws, and beside it the summits where it is too thin."""
+    fitted, tilts = scouting.fit(x)
     log_z = summits.raised(run.levels.cloud, run.log_z)
     thin = summits.thin(fitted, tilts, log_z)
     if not thin:

@@ -18,7 +18,7 @@ from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
 from poe.core.transport import Transport, fit_transport
 from poe.density.closed_forms import exact_sample
-from poe.density.expert import Expert
+from poe.density.expert import Expert, Mixture
 
 MAX_COMPONENTS = 16
 DRAWS_A_DIMENSION = 10
@@ -26,6 +26,11 @@ DRAWS_A_DIMENSION = 10
 TAILS = (math.inf, 4.0)
 """Degrees of freedom of components, of which the likelihood of other draws chooses."""
 EM_STEPS = 30
+DEGREES = (1, 2, 3, 5, 10, 30)
+"""Of freedom, of independent elements: that of each of which its draws are likeliest."""
+DEFENSIVE, HEAVY, WIDER = 0.1, 4.0, 1.2
+"""The share of a bent Gaussian that has heavy tails, and how heavy and wide: necks fall off more
+slowly than the normal that a map makes of what was seen of them."""
 RIDGE = 1e-3
 
 
@@ -80,6 +85,47 @@ class FittedTransport(Expert):
         """Independent draws: ``(num_samples, *event)``."""
         generator = resolve(generator, self.transport.loc.device)
         return self.transport.to_x(exact_sample(self.base, num_samples, generator))
+
+
+class FittedStudents(Expert):
+    """∏_j t_ν_j((x_j − m_j) / s_j) / s_j, normalised: elements with heavy tails of their own.
+
+    Shapes: loc m, scale s, df ν, all ``(d,)``; ν is a whole number.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    df: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, df: Tensor, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        for name, value in (("loc", loc), ("scale", scale), ("df", df)):
+            self.register_buffer(name, value)
+
+    def elements(self, x: Tensor) -> Tensor:
+        """log of each factor: ``(*batch, *event) -> (*batch, d)``."""
+        u, power = (self.space.as_vector(x) - self.loc) / self.scale, 0.5 * (self.df + 1.0)
+        constant = power.lgamma() - (0.5 * self.df).lgamma() - 0.5 * (math.pi * self.df).log()
+        return constant - self.scale.log() - power * torch.log1p(u.square() / self.df)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.elements(x).sum(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x): ``(*batch, *event) -> (*batch,)``."""
+        return self(x)
+
+    @checked
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws: ``(num_samples, *event)``."""
+        generator, most = resolve(generator, self.loc.device), int(self.df.max())
+        shape = (num_samples, len(self.loc))
+        squares = self.loc.new_empty((most, *shape)).normal_(generator=generator).square()
+        counts = torch.arange(1, most + 1, device=self.loc.device)[:, None, None] <= self.df
+        noise = self.loc.new_empty(shape).normal_(generator=generator)
+        x = self.loc + self.scale * noise / ((squares * counts).sum(0) / self.df).sqrt()
+        return x.reshape(num_samples, *self.space.event_shape)
 
 
 class FittedMixture(Expert):
@@ -164,8 +210,8 @@ def fit_density(
     """The Gaussian, mixture or bent Gaussian, under which other draws are likeliest.
 
     Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a
-    Gaussian by positions and scores (``fit_affine``), and mixtures of 1, 2, 4, … 16 components by
-    expectation-maximisation, Gaussians and others of heavy tails.
+    Gaussian by positions and scores (``fit_affine``), independent Student's t, and mixtures of 1,
+    2, 4, … 16 components by expectation-maximisation, Gaussians and others of heavy tails.
     """
     half = len(x) // 2
     order = torch.randperm(len(x), generator=generator, device=x.device)
@@ -180,14 +226,23 @@ def fit_density(
         return best
     u = bent.to_u(one)
     bases = _straight(u, bent.pull_score_at(u, of_one), space, generator)
-    return _likeliest([best, *(FittedTransport(bent, base) for base in bases)], other)
+    bent_ones = [FittedTransport(bent, _with_tails(base, u, space)) for base in bases]
+    return _likeliest([best, *bent_ones], other)
+
+
+def _with_tails(base: Expert, u: Tensor, space: Space) -> Mixture:
+    """A density and a little of one with heavy tails around the same draws."""
+    rows = space.as_vector(u)
+    scale = WIDER * rows.std(0).clamp(min=1e-12)
+    tails = FittedStudents(rows.mean(0), scale, torch.full_like(scale, HEAVY), space)
+    return Mixture([base, tails], [1.0 - DEFENSIVE, DEFENSIVE])
 
 
 def _straight(
     x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
 ) -> list[Expert]:
-    """A Gaussian, and mixtures of 1, 2, 4, … 16 components."""
-    candidates: list[Expert] = [FittedGaussian(fit_affine(x, score), space)]
+    """A Gaussian, independent Student's t, and mixtures of 1, 2, 4, … 16 components."""
+    candidates: list[Expert] = [FittedGaussian(fit_affine(x, score), space), fit_students(x, space)]
     count, d = 1, space.event_shape.numel()
     while count <= max(1, min(MAX_COMPONENTS, len(x) // (DRAWS_A_DIMENSION * d))):
         candidates += [fit_mixture(x, count, space, generator, df) for df in TAILS]
@@ -241,6 +296,35 @@ def fit_mixture(
     factor = scale[:, None] * mixture.factor
     weights, centres = mixture.log_weights.to(x.dtype), (loc + scale * mixture.loc).to(x.dtype)
     return FittedMixture(weights, centres, factor.to(x.dtype), space, df)
+
+
+def fit_students(x: Tensor, space: Space) -> FittedStudents:
+    """Independent Student's t, each of the degrees of freedom under which its draws are likeliest.
+
+    Centre and scale by expectation-maximisation (Liu & Rubin 1995, ML estimation of the t
+    distribution using EM and its extensions).
+
+    Shapes: x ``(n, *event)``.
+    """
+    rows = space.as_vector(x).double()
+    fits = [_students(rows, float(df)) for df in DEGREES]
+    likelihoods = torch.stack([fit.elements(rows).mean(0) for fit in fits])
+    best = likelihoods.argmax(0)[None]
+    loc, scale, df = (
+        torch.stack([getattr(fit, name) for fit in fits]).gather(0, best)[0].to(x.dtype)
+        for name in ("loc", "scale", "df")
+    )
+    return FittedStudents(loc, scale, df, space)
+
+
+def _students(rows: Tensor, df: float) -> FittedStudents:
+    centre = rows.quantile(0.5, dim=0)
+    square = (rows - centre).square().quantile(0.5, dim=0).clamp(min=1e-24)
+    for _ in range(EM_STEPS):
+        weight = (df + 1.0) / (df + (rows - centre).square() / square)
+        centre = (weight * rows).sum(0) / weight.sum(0)
+        square = (weight * (rows - centre).square()).mean(0).clamp(min=1e-24)
+    return FittedStudents(centre, square.sqrt(), torch.full_like(centre, df), Real(len(centre)))
 
 
 def _nearness(mixture: FittedMixture, u: Tensor) -> Tensor | float:
