@@ -81,7 +81,7 @@ def spread_of_scores(score: Tensor) -> float:
     >>> abs(spread_of_scores(-x) - 1) < 0.05
     True
     """
-    squares = score.flatten(1).square().sum(1)
+    squares = score.reshape(len(score), -1).square().sum(1)
     return squares.clamp(min=1e-300).log().std().item() / _spread_of_normal(score[0].numel())
 
 

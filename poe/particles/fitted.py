@@ -26,11 +26,15 @@ DRAWS_A_DIMENSION = 10
 TAILS = (math.inf, 4.0)
 """Degrees of freedom of components, of which the likelihood of other draws chooses."""
 EM_STEPS = 30
-DEGREES = (1, 2, 3, 5, 10, 30)
+DEGREES = (1, 2, 3, 5, 30)
 """Of freedom, of independent elements: that of each of which its draws are likeliest."""
-DEFENSIVE, HEAVY, WIDER = 0.1, 4.0, 1.2
-"""The share of a bent Gaussian that has heavy tails, and how heavy and wide: necks fall off more
-slowly than the normal that a map makes of what was seen of them."""
+HEAVIEST = 3
+"""Where no element has tails as heavy as that, lighter ones serve as well: exp(x), of logarithms of
+what is positive, has no mean under any Student's t."""
+DEFENSIVE, LONGER = 0.1, 2.0
+"""The share of what reaches farther than the draws, and how far along the first coordinate."""
+HEAVY, WIDER = 4.0, 1.2
+"""Or with tails of so many degrees of freedom, and so much wider."""
 RIDGE = 1e-3
 
 
@@ -68,6 +72,7 @@ class FittedTransport(Expert):
     def __init__(self, transport: Transport, base: Expert) -> None:
         super().__init__()
         self.transport, self.base, self.space = transport, base, base.space
+        self.register_buffer("loc", transport.loc)  # tells the dtype and the device
         scale = transport.inner_factor.diagonal().log().sum()
         self.log_scale = (scale + torch.linalg.slogdet(transport.matrix).logabsdet).item()
 
@@ -226,11 +231,23 @@ def fit_density(
         return best
     u = bent.to_u(one)
     bases = _straight(u, bent.pull_score_at(u, of_one), space, generator)
-    bent_ones = [FittedTransport(bent, _with_tails(base, u, space)) for base in bases]
+    bent_ones = [FittedTransport(bent, _with_ends(base, u, space)) for base in bases]
     return _likeliest([best, *bent_ones], other)
 
 
-def _with_tails(base: Expert, u: Tensor, space: Space) -> Mixture:
+def _with_ends(base: Expert, u: Tensor, space: Space) -> Mixture:
+    """A density of a map's coordinates, and a little of one that is longer along the first.
+
+    Necks fall off more slowly than the normal that a map makes of what was seen of them.
+    """
+    rows = space.as_vector(u)
+    scale = rows.std(0).clamp(min=1e-12)
+    scale[0] *= LONGER
+    affine = Diagonal(rows.mean(0).reshape(u.shape[1:]), scale.reshape(u.shape[1:]))
+    return Mixture([base, FittedGaussian(affine, space)], [1.0 - DEFENSIVE, DEFENSIVE])
+
+
+def with_tails(base: Expert, u: Tensor, space: Space) -> Mixture:
     """A density and a little of one with heavy tails around the same draws."""
     rows = space.as_vector(u)
     scale = WIDER * rows.std(0).clamp(min=1e-12)
@@ -242,7 +259,10 @@ def _straight(
     x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
 ) -> list[Expert]:
     """A Gaussian, independent Student's t, and mixtures of 1, 2, 4, … 16 components."""
-    candidates: list[Expert] = [FittedGaussian(fit_affine(x, score), space), fit_students(x, space)]
+    candidates: list[Expert] = [FittedGaussian(fit_affine(x, score), space)]
+    students = fit_students(x, space)
+    if bool(students.df.min() <= HEAVIEST):
+        candidates.append(students)
     count, d = 1, space.event_shape.numel()
     while count <= max(1, min(MAX_COMPONENTS, len(x) // (DRAWS_A_DIMENSION * d))):
         candidates += [fit_mixture(x, count, space, generator, df) for df in TAILS]

@@ -44,19 +44,21 @@ class Plan(NamedTuple):
     Args:
         steps: Trajectories of a round.
         length: Of each, in gradients.
+        refit_every: So many rounds are made in one map.
         compared: The last rounds, of which it is asked whether chains drift; at least so many.
         max_rounds: Where they go on drifting.
     """
 
     steps: int
     length: int
+    refit_every: int
     compared: int
     max_rounds: int
 
 
-SHORT, LONG = Plan(64, 4, 2, 6), Plan(32, 8, 32, 32)
+SHORT, LONG = Plan(64, 4, 1, 2, 6), Plan(32, 8, 2, 32, 32)
 """Where a map describes the target, and where none does: there all of the way is compared."""
-LEAST_ROUNDS = 16
+LEAST_ROUNDS = 24
 """Of the long way, or as many as are compared."""
 
 
@@ -87,9 +89,9 @@ class Settled(NamedTuple):
 def settle(target: Expert, x: Tensor, generator: torch.Generator) -> Settled | None:
     """Move draws of particles on, where the scales of their scores vary.
 
-    256 chains by ``AdaptiveStepHMC``, in rounds, each in the coordinates of the map that fits the
+    256 chains by ``AdaptiveStepHMC``, in rounds, in the coordinates of the map that fits a
     round before, until they no longer drift. Where that leaves scores as those of a normal, two
-    rounds show it; where no map does, sixteen at least: there chains may go on to where none was
+    rounds show it; where no map does, 24 at least: there chains may go on to where none was
     all the time, and only a long way shows that they do.
 
     Shapes: x ``(n, *event)``, equally weighted draws.
@@ -107,7 +109,9 @@ def settle(target: Expert, x: Tensor, generator: torch.Generator) -> Settled | N
     for count in range(1, plan.max_rounds + 1):
         kept = torch.cat(list(_moved(target, fitted, position, plan, generator)))
         passed.append(_asked(target, kept))
-        position, fitted = kept[-len(position) :], fit_transport(*passed[-1].usable)
+        position = kept[-len(position) :]
+        if count % plan.refit_every == 0:
+            fitted = fit_transport(*passed[-1].usable)
         cost += plan.steps * plan.length * len(position) + len(kept)
         if count >= min(plan.compared, LEAST_ROUNDS):
             drift = _drift(passed[-plan.compared :], fitted, len(position))
@@ -127,13 +131,15 @@ class Asked(NamedTuple):
     @property
     def usable(self) -> tuple[Tensor, Tensor]:
         """Positions and scores, where both are numbers."""
-        is_usable = self.log_density.isfinite() & self.score.flatten(1).isfinite().all(1)
+        is_usable = self.log_density.isfinite() & self.score.reshape(
+            len(self.x), -1
+        ).isfinite().all(1)
         return self.x[is_usable], self.score[is_usable].to(self.x.dtype)
 
     def series(self, fitted: Affine | Transport) -> Tensor:
         """What chains are compared by: ``(n, 2 + 2 d)``."""
-        u = fitted.to_u(self.x).flatten(1).double()
-        steepness = self.score.flatten(1).double().square().sum(1, keepdim=True)
+        u = fitted.to_u(self.x).reshape(len(self.x), -1).double()
+        steepness = self.score.reshape(len(self.x), -1).double().square().sum(1, keepdim=True)
         height = or_nothing(self.log_density.double())[:, None]
         return torch.cat([height, steepness, u, u.abs()], 1).detach()
 

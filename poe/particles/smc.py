@@ -31,8 +31,10 @@ from poe.diagnostics.weights import kish_ess
 from poe.draws import Draws
 from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
-from poe.particles.islands import Particles, Schedule
+from poe.particles.fitted import fit_density, with_tails
+from poe.particles.islands import Particles, Report, Schedule
 from poe.particles.resampling import systematic_resample
+from poe.particles.settling import Settled, settle
 from poe.particles.summits import CLIMBS, STEPS, Cloud, find_summits, missed_doubts
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import Kernel, require_kernel
@@ -42,6 +44,8 @@ from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
 
+SETTLED_FROM = 1024
+"""Draws of the particles, to send chains on from."""
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
 
@@ -164,7 +168,42 @@ def smc(
     ):
         for one, other in pairwise((source, *path, begin.target)):
             particles.follow(one, other, begin.choice.kernel, partial(_report, bar))
+        if start is None and adaptive is not None and not path and temperatures is None:
+            particles, begin = _from_nearer(particles, begin, adaptive, partial(_report, bar))
     return _gather(particles, begin, time.perf_counter() - began)
+
+
+def _from_nearer(
+    run: Particles, begin: Prepared, adaptive: Kernel, report: Report
+) -> tuple[Particles, Prepared]:
+    """Particles from a density fitted to where chains from the first ones come to rest.
+
+    Where scales vary, particles of a broad start lag behind their path: necks are left thin.
+    """
+    if (settled := _settled(run, begin)) is None:
+        return run, begin
+    x = settled.position
+    asked = Guarded(begin.density, begin.raised)
+    _, score = asked.log_density_and_score(x)
+    fitted = fit_density(x, score.to(x.dtype), asked.space, run.generator)
+    nearer = with_tails(fitted, x, asked.space)
+    again = Particles(begin.density, nearer, run.schedule, run.generator, begin.raised, adaptive)
+    again.tally.num_evaluations += run.tally.num_evaluations + settled.num_evaluations + len(x)
+    again.follow(nearer, begin.density, begin.choice.kernel, report)
+    said = f"a density fitted to particles from {begin.started_at}"
+    return again, begin._replace(started_at=said, doubts=tuple(settled.doubts()))
+
+
+def _settled(run: Particles, begin: Prepared) -> Settled | None:
+    """Where chains from the particles come to rest, if scales vary there."""
+    rows = systematic_resample(
+        run.log_z.repeat_interleave(len(run.position) // len(run.log_z))[None],
+        SETTLED_FROM,
+        generator=run.generator,
+    )[0]
+    order = torch.randperm(len(rows), generator=run.generator, device=rows.device)
+    asked = Guarded(begin.density, begin.raised)
+    return settle(asked, run.position[rows[order]], run.generator)
 
 
 def _in_words(schedule: Schedule, choice: Choice) -> str:
@@ -218,8 +257,8 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
     islands, chains = run.schedule[:2]
     (num_warmup, warmup_evaluations), tally = run.tally.before_level, run.tally
     assert run.kernel is not None
-    x = run.coordinates.to_x(run.position)
-    log_density = run.coordinates.log_density_of_x(run.position, x, run.log_density)
+    x = begin.coordinates.to_x(run.position)
+    log_density = begin.coordinates.log_density_of_x(run.position, x, run.log_density)
     draws = Draws(
         samples=x.reshape(islands, -1, *x.shape[1:]),
         log_density=log_density.reshape(islands, -1) + log_constant,
@@ -243,7 +282,7 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
     rounded = rounding_doubts(draws, begin.target.space)
     is_any_size = begin.started_at == ALL_SIZES
     modes = mode_doubts(begin.target, aside(run.generator)) if is_any_size else ()
-    told = [*_doubts(draws), *modes, *rounded, *_missed(run, begin), *far.doubts]
+    told = [*_doubts(draws), *begin.doubts, *modes, *rounded, *_missed(run, begin), *far.doubts]
     found = [*told, *begin.raised.doubts()]
     draws = doubted(draws, found)
     tell(draws)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import MAX_DENSE_DIMENSION, Affine
+from poe.core.doubt import Doubt
 from poe.core.randomness import aside
 from poe.density.capabilities import check_proper, in_tractable_parts
 from poe.density.checks import number_like, require_numbers
@@ -59,6 +60,8 @@ class Prepared(NamedTuple):
     chains_at_once: int | None = None
     num_evaluations: int = 0
     """Of positions, on the way to the start."""
+    doubts: tuple[Doubt, ...] = ()
+    """Of that way."""
 
     def pull(self, density: Expert) -> Expert:
         """Another density on the target's space, as the chains see it."""

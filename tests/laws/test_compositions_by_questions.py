@@ -178,7 +178,7 @@ NESTED: list[poe.Expert] = [
     poe.Chain(poe.Chunked(line**2, 1000), step),
 ]
 LEAVES = {
-    "Autoregressive", "FittedGaussian", "FittedMixture", "FittedTransport",
+    "Autoregressive", "FittedGaussian", "FittedMixture", "FittedStudents", "FittedTransport",
     "FromDistribution", "FromEnergy", "FromLogDensity", "FromNetwork", "FromOneHot", "LocalProduct",
     "OfParts", "RoundedNormals", "Uniform", "Wrapper",
 }  # fmt: skip

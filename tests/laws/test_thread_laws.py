@@ -80,7 +80,11 @@ def _together(run: Run) -> list[Tensor]:
     return [results[seed] for seed in range(NUM_THREADS)]
 
 
-@pytest.mark.parametrize("name", RUNS)
+SLOW = {"log_partition"}
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
 def test_threads_get_what_they_get_alone(name: str) -> None:
     alone = [RUNS[name](torch.Generator().manual_seed(seed)) for seed in range(NUM_THREADS)]
@@ -88,7 +92,7 @@ def test_threads_get_what_they_get_alone(name: str) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore::poe.TrustWarning")
 def test_a_bystander_is_not_disturbed(name: str) -> None:
     """It draws from the global generator in one thread, while another runs."""

@@ -318,6 +318,7 @@ def test_overflow_far_out_does_not_hide_an_integral() -> None:
     assert abs(found.value.item() - radial.log().item()) < 1e-7
 
 
+@pytest.mark.slow
 def test_quadrature_that_does_not_converge_hands_over_or_says_so() -> None:
     """A thin shell aslant to all cells, of which few evaluations see next to nothing."""
 

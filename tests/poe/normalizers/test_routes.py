@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from poe.particles.fitted import fit_mixture
 from poe.particles.summits import Found, find_summits
 
 MAX_Z = 4.0
+LogDensity = Callable[[Tensor], Tensor]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -70,6 +72,7 @@ def test_a_run_that_never_arrived_is_not_believed_over_one_that_did() -> None:
     assert found.is_trusted, found.remarks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "ratio"), [(0.1, 20.0), (0.5, 1000.0)])
 def test_a_narrow_normal_and_the_broad_one_around_it_are_both_counted(
     share: float, ratio: float
@@ -132,3 +135,35 @@ def test_one_hill_is_one_summit_though_climbs_end_beside_each_other() -> None:
     found = find_summits(target, 10 * torch.randn(64, 3, generator=g), g)
     assert isinstance(found, Found)
     assert len(found.summits) == 1
+
+
+def neal(x: Tensor) -> Tensor:
+    """v ~ N(0, 3²), the others ~ N(0, exp(v)), normalised."""
+    v, rest = x[..., 0], x[..., 1:]
+    d = rest.shape[-1]
+    normal = -0.5 * v.square() / 9 - math.log(3.0) - 0.5 * math.log(2 * math.pi)
+    others = -0.5 * rest.square().sum(-1) * (-v).exp() - 0.5 * d * v
+    return normal + others - 0.5 * d * math.log(2 * math.pi)
+
+
+def cauchys(x: Tensor) -> Tensor:
+    return -(math.log(math.pi) + torch.log1p(x.square())).sum(-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("log_density", "d"), [(neal, 10), (neal, 20), (cauchys, 5), (cauchys, 8)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_necks_and_heavy_tails_are_counted(log_density: LogDensity, d: int, seed: int) -> None:
+    found = log_z(poe.FromLogDensity(log_density, space=poe.Real(d)), generator=seeded(seed))
+    assert abs(found.value.item()) < MAX_Z * found.std_error.item() + 1e-3
+    assert found.std_error < 0.15
+
+
+@pytest.mark.slow
+def test_chains_that_never_come_to_rest_are_told_of() -> None:
+    def chained_squares(x: Tensor) -> Tensor:
+        links = (x[..., 1:] - x[..., :-1].square()).square().sum(-1)
+        return -(x[..., 0] - 1).square() - 10.0 * links
+
+    found = log_z(poe.FromLogDensity(chained_squares, space=poe.Real(4)))
+    assert not found.is_trusted
