@@ -128,7 +128,7 @@ class Scouting(NamedTuple):
         """Where chains from the particles come to rest, if scales vary there."""
         if not self.has_score:
             return None
-        return settle(self.asked, self.draws(levels), self.generator)
+        return settle(self.asked, self.draws(levels), self.generator, self.report)
 
     def fitted_counts(self, levels: Levels) -> Expert:
         """Independent counts like those of particles at the target."""

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from poe.core.affine import Affine, fit_affine
 from poe.core.doubt import Doubt, Kind
-from poe.core.transport import Transport, fit_transport, misfit
+from poe.core.transport import MAX_DIMENSION, Transport, fit_transport, misfit
 from poe.density.expert import Expert
 from poe.diagnostics.varying_scale import MIN_POSITIONS, spread_of_scores
+from poe.particles.islands import Report
 from poe.samplers.adaptive_step import AdaptiveStepHMC
 from poe.samplers.kernel import or_nothing, started, stepped
 from poe.samplers.preconditioned import Preconditioned
@@ -36,6 +37,7 @@ AT_REST, DRIFTING = 3.5, 5.0
 """Standard errors: up to the one chains are left where they are, and beyond the other it is said.
 Chance explains 4 of some fifty series and their tails."""
 TAIL = 0.1
+MOST_EVALUATIONS = 2**22
 
 
 class Plan(NamedTuple):
@@ -86,7 +88,13 @@ class Settled(NamedTuple):
         return [Doubt(Kind.UNSEEN, text)]
 
 
-def settle(target: Expert, x: Tensor, generator: torch.Generator) -> Settled | None:
+def settle(
+    target: Expert,
+    x: Tensor,
+    generator: torch.Generator,
+    report: Report,
+    most: int = MOST_EVALUATIONS,
+) -> Settled | None:
     """Move draws of particles on, where the scales of their scores vary.
 
     256 chains by ``AdaptiveStepHMC``, in rounds, in the coordinates of the map that fits a
@@ -94,26 +102,34 @@ def settle(target: Expert, x: Tensor, generator: torch.Generator) -> Settled | N
     rounds show it; where no map does, 24 at least: there chains may go on to where none was
     all the time, and only a long way shows that they do.
 
+    ``report`` is told how far it is, and it ends after about ``most`` evaluations. Nothing is done
+    in more than 50 dimensions, where no map is fitted that bends.
+
     Shapes: x ``(n, *event)``, equally weighted draws.
 
     >>> normal = poe.FromEnergy(lambda x: 0.5 * x.square().sum(-1), space=poe.Real(2))
     >>> g = torch.Generator().manual_seed(0)
-    >>> settle(normal, torch.randn(500, 2, generator=g), g) is None  # one scale fits all places
+    >>> x = torch.randn(500, 2, generator=g)
+    >>> settle(normal, x, g, lambda part, acceptance: None) is None  # one scale fits all places
     True
     """
+    if target.space.event_shape.numel() > MAX_DIMENSION:
+        return None
     some = _asked(target, x)
     if (fitted := _uneven(*some.usable)) is None:
         return None
     plan = SHORT if misfit(fitted, *some.usable) < DESCRIBED else LONG
     position, passed, cost = x[:CHAINS], [], len(x)
-    for count in range(1, plan.max_rounds + 1):
+    num_rounds = min(plan.max_rounds, max(1, most // (plan.steps * plan.length * CHAINS)))
+    for count in range(1, num_rounds + 1):
+        report(count / num_rounds, 1.0)
         kept = torch.cat(list(_moved(target, fitted, position, plan, generator)))
         passed.append(_asked(target, kept))
         position = kept[-len(position) :]
         if count % plan.refit_every == 0:
             fitted = fit_transport(*passed[-1].usable)
         cost += plan.steps * plan.length * len(position) + len(kept)
-        if count >= min(plan.compared, LEAST_ROUNDS):
+        if count >= min(plan.compared, LEAST_ROUNDS, num_rounds):
             drift = _drift(passed[-plan.compared :], fitted, len(position))
             if drift < AT_REST:
                 break

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from poe.core.arguments import checked, require_memory
 from poe.core.doubt import Doubt, Kind
-from poe.core.errors import PoeError
+from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.checks import device_of
 from poe.density.expert import Expert, shared_space
@@ -44,8 +44,8 @@ from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
 
-SETTLED_FROM = 1024
-"""Draws of the particles, to send chains on from."""
+SETTLED_FROM, SETTLED_COST = 1024, 4
+"""Draws of the particles, to send chains on from; and for how many times what particles took."""
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
 
@@ -74,6 +74,10 @@ def smc(
     **all** positions on the way are the particles of the next level (waste-free). Then
     Ẑ = Z₀ ∏ mean(γ_t' / γ_t), in float64: with given temperatures and kernel settings unbiased,
     with adapted ones consistent.
+
+    Where start, kernel, path and temperatures are all left out and the scale of the score varies,
+    as in funnels, chains are sent on from the particles until they rest, and other particles go
+    once more from a density fitted to those.
 
     A start outside the support has weight 0; a NaN or +inf log-density counts as 0 too, and is
     reported in ``num_undefined`` and in words.
@@ -180,7 +184,7 @@ def _from_nearer(
 
     Where scales vary, particles of a broad start lag behind their path: necks are left thin.
     """
-    if (settled := _settled(run, begin)) is None:
+    if (settled := _settled(run, begin, report)) is None:
         return run, begin
     x = settled.position
     asked = Guarded(begin.density, begin.raised)
@@ -189,12 +193,15 @@ def _from_nearer(
     nearer = with_tails(fitted, x, asked.space)
     again = Particles(begin.density, nearer, run.schedule, run.generator, begin.raised, adaptive)
     again.tally.num_evaluations += run.tally.num_evaluations + settled.num_evaluations + len(x)
-    again.follow(nearer, begin.density, begin.choice.kernel, report)
+    try:
+        again.follow(nearer, begin.density, begin.choice.kernel, report)
+    except NonFiniteError:  # what was fitted reaches where the target is no number
+        return run, begin._replace(doubts=tuple(settled.doubts()))
     said = f"a density fitted to particles from {begin.started_at}"
     return again, begin._replace(started_at=said, doubts=tuple(settled.doubts()))
 
 
-def _settled(run: Particles, begin: Prepared) -> Settled | None:
+def _settled(run: Particles, begin: Prepared, report: Report) -> Settled | None:
     """Where chains from the particles come to rest, if scales vary there."""
     rows = systematic_resample(
         run.log_z.repeat_interleave(len(run.position) // len(run.log_z))[None],
@@ -203,7 +210,8 @@ def _settled(run: Particles, begin: Prepared) -> Settled | None:
     )[0]
     order = torch.randperm(len(rows), generator=run.generator, device=rows.device)
     asked = Guarded(begin.density, begin.raised)
-    return settle(asked, run.position[rows[order]], run.generator)
+    most = SETTLED_COST * run.tally.num_evaluations
+    return settle(asked, run.position[rows[order]], run.generator, report, most)
 
 
 def _in_words(schedule: Schedule, choice: Choice) -> str:

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 import poe
-from poe.particles.settling import DRIFTING, settle
+from poe.particles.settling import DRIFTING, Settled, settle as settle_reporting
 
 MAX_Z = 4.0
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def settle(target: poe.Expert, x: Tensor, g: torch.Generator) -> Settled | None:
+    return settle_reporting(target, x, g, lambda part, acceptance: None)
 
 
 def chained_squares(x: Tensor) -> Tensor:
@@ -70,3 +74,17 @@ def test_where_one_scale_fits_all_places_nothing_moves(log_density: poe.Expert) 
 def test_too_few_to_tell_from_are_left_alone() -> None:
     target = poe.FromLogDensity(neal, space=poe.Real(4))
     assert settle(target, torch.randn(50, 4, generator=seeded()), seeded()) is None
+
+
+@pytest.mark.slow
+def test_it_ends_where_its_evaluations_do() -> None:
+    g = seeded()
+    v = 3.0 * torch.randn(1024, 1, generator=g)
+    x = torch.cat([v, (0.5 * v).exp() * torch.randn(1024, 3, generator=g)], 1)
+    told: list[float] = []
+    found = settle_reporting(
+        poe.FromLogDensity(neal, space=poe.Real(4)), x, g, lambda part, _: told.append(part), 1
+    )
+    assert found is not None
+    assert told == [1.0]
+    assert found.num_evaluations < 80_000
