@@ -206,8 +206,9 @@ def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scout
         run = scouting.run(nearer)
     except NonFiniteError:  # what was fitted reaches where the target is no number
         return found
-    cost = found.num_evaluations + run.levels.num_evaluations
-    if run.above(found.best) < -CLOSE:
+    cost, best = found.num_evaluations + run.levels.num_evaluations, found.best
+    # Where a map describes the target, the run before is sure of less than it knows of.
+    if run.above(best) < -CLOSE or (not settled.is_described and _says_less(run, best)):
         return found._replace(num_evaluations=cost)
     return found._replace(best=run, nearer=nearer, num_evaluations=cost)
 
@@ -222,9 +223,9 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         except NonFiniteError:  # what was fitted reaches where the target is no number
             return first, first.start, cost
         cost += run.levels.num_evaluations + DRAWS
-        above = run.above(best)
-        if above < -CLOSE or (above < AHEAD and run.std_error > best.std_error):
+        if _says_less(run, best):
             return best, best.start, cost
+        above = run.above(best)
         if abs(above) < CLOSE and run.std_error < SURE and not _misses(summits, run):
             return best, nearer, cost - DRAWS
         is_no_surer = run.std_error > HALF * best.std_error
@@ -232,6 +233,12 @@ def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Ex
         if above < CLOSE and is_no_surer and not _misses(summits, run):
             break
     return best, nearer, cost
+
+
+def _says_less(run: Route, best: Route) -> bool:
+    """Whether a run has lost something on the way, or knows no more and is less sure of it."""
+    above = run.above(best)
+    return above < -CLOSE or (above < AHEAD and bool(run.std_error > best.std_error))
 
 
 def _misses(summits: Found, run: Route) -> bool:

@@ -69,12 +69,14 @@ class Settled(NamedTuple):
 
     - ``position`` ``(n, *event)``: of all chains, in the last round;
     - ``drift``: by how many standard errors they moved on all the way, at the worst;
-    - ``num_evaluations``: of the target.
+    - ``num_evaluations``: of the target;
+    - ``is_described``: whether a map leaves scores there as those of a normal.
     """
 
     position: Tensor
     drift: float
     num_evaluations: int
+    is_described: bool
 
     def doubts(self) -> list[Doubt]:
         """Whether the chains still moved on when they were stopped."""
@@ -134,7 +136,7 @@ def settle(
             if drift < AT_REST:
                 break
     order = torch.randperm(len(kept), generator=generator, device=kept.device)
-    return Settled(kept[order], drift, cost)
+    return Settled(kept[order], drift, cost, plan is SHORT)
 
 
 class Asked(NamedTuple):
