@@ -370,8 +370,10 @@ def _best(outer: Dense, y: Tensor, score: Tensor) -> Fitted:
     the scores that straight offsets do not.
     """
     straight, curved = (_searched(outer, y, score, is_curved=each) for each in (False, True))
-    if not math.isfinite(curved.loss) or curved.loss < straight.loss - MIN_GAIN_OF_CURVES:
-        return curved if math.isfinite(curved.loss) else straight
+    if curved.loss < straight.loss - MIN_GAIN_OF_CURVES:
+        return curved
+    if not math.isfinite(curved.loss):
+        return straight
     left, without = _missed(curved.fit, y, score), _missed(straight.fit, y, score)
     return curved if left < EXPLAINED * without and without > UNEXPLAINED else straight
 

@@ -18,7 +18,7 @@ from poe.normalizers.levels import Levels, Report, all_levels, walk
 from poe.normalizers.sides import group_doubts
 from poe.particles.fitted import fit_density
 from poe.particles.islands import Schedule
-from poe.particles.resampling import systematic_resample
+from poe.particles.resampling import equally_weighted
 from poe.particles.settling import Settled, settle
 from poe.particles.summits import (
     CLIMBS,
@@ -38,8 +38,6 @@ MORE = SCOUTS._replace(num_chains=128)
 """Where they disagree."""
 DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
-SETTLED_DRAWS = 2048
-"""Of chains that came to rest."""
 SCOUTED_NUMBERS = 2**19
 """Enough of what the scouts say to know log Z roughly."""
 MAX_CLIMBS, MANY = 256, 48
@@ -122,7 +120,7 @@ class Scouting(NamedTuple):
 
     def draws(self, levels: Levels) -> Tensor:
         """Of the target by particles, equally weighted."""
-        return equally_weighted(levels, DRAWS, self.generator)
+        return equally_weighted(levels.position, levels.log_z, DRAWS, self.generator)
 
     def settled(self, levels: Levels) -> Settled | None:
         """Where chains from the particles come to rest, if scales vary there."""
@@ -153,7 +151,7 @@ class Scouting(NamedTuple):
         """
         if not self.has_score:
             return NONE
-        x = equally_weighted(route.levels, CLIMBS, self.generator)
+        x = equally_weighted(route.levels.position, route.levels.log_z, CLIMBS, self.generator)
         found = find_summits(self.asked, x, self.generator)
         number = CLIMBS
         while number <= MAX_CLIMBS:
@@ -198,10 +196,10 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
 def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scouted:
     """What is known once chains from the particles have come to rest: a run from where they do."""
     found = found._replace(
-        num_evaluations=found.num_evaluations + settled.num_evaluations + DRAWS,
+        num_evaluations=found.num_evaluations + settled.num_evaluations + len(settled.position),
         doubts=settled.doubts(),
     )
-    nearer = _start(scouting, settled.position[:SETTLED_DRAWS], found.best, found.summits)
+    nearer = _start(scouting, settled.position, found.best, found.summits)
     try:
         run = scouting.run(nearer)
     except NonFiniteError:  # what was fitted reaches where the target is no number
@@ -256,11 +254,3 @@ def _start(scouting: Scouting, x: Tensor, run: Route, summits: Found) -> Expert:
     share = torch.sigmoid(beside - log_z).clamp(LEAST, MOST).item()
     others = around(thin, fitted.space).to(number_like(fitted).dtype)
     return Mixture([fitted, others], [1 - share, share])
-
-
-def equally_weighted(levels: Levels, num_draws: int, generator: torch.Generator) -> Tensor:
-    """Particles of all islands by the islands' weights, in any order: ``(num_draws, *event)``."""
-    log_weights = levels.log_z.repeat_interleave(levels.position.shape[1])[None]
-    rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
-    order = torch.randperm(num_draws, generator=generator, device=rows.device)
-    return levels.position.flatten(0, 1)[rows[order]]

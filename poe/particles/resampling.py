@@ -89,3 +89,16 @@ def _leading_directions(x: Tensor) -> Tensor:
 def num_strips(num_chosen: int) -> int:
     """Strips for that many chosen particles: as long as they are wide."""
     return max(1, round(math.sqrt(num_chosen)))
+
+
+def equally_weighted(
+    position: Tensor, log_z: Tensor, num_draws: int, generator: torch.Generator
+) -> Tensor:
+    """Particles of all islands by the islands' weights, in any order: ``(num_draws, *event)``.
+
+    Shapes: position ``(islands, n, *event)``; log_z, log of each island's Ẑ, ``(islands,)``.
+    """
+    log_weights = log_z.repeat_interleave(position.shape[1])[None]
+    rows = systematic_resample(log_weights, num_draws, generator=generator)[0]
+    order = torch.randperm(num_draws, generator=generator, device=rows.device)
+    return position.flatten(0, 1)[rows[order]]

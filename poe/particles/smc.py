@@ -33,7 +33,7 @@ from poe.draws.doubts import rounding_doubts
 from poe.draws.verdict import tell
 from poe.particles.fitted import fit_density, with_tails
 from poe.particles.islands import Particles, Report, Schedule
-from poe.particles.resampling import systematic_resample
+from poe.particles.resampling import equally_weighted, systematic_resample
 from poe.particles.settling import Settled, settle
 from poe.particles.summits import CLIMBS, STEPS, Cloud, find_summits, missed_doubts
 from poe.samplers.guarded import Guarded, Raised
@@ -196,6 +196,7 @@ def _from_nearer(
     try:
         again.follow(nearer, begin.density, begin.choice.kernel, report)
     except NonFiniteError:  # what was fitted reaches where the target is no number
+        run.tally.num_evaluations = again.tally.num_evaluations
         return run, begin._replace(doubts=tuple(settled.doubts()))
     said = f"a density fitted to particles from {begin.started_at}"
     return again, begin._replace(started_at=said, doubts=tuple(settled.doubts()))
@@ -203,15 +204,11 @@ def _from_nearer(
 
 def _settled(run: Particles, begin: Prepared, report: Report) -> Settled | None:
     """Where chains from the particles come to rest, if scales vary there."""
-    rows = systematic_resample(
-        run.log_z.repeat_interleave(len(run.position) // len(run.log_z))[None],
-        SETTLED_FROM,
-        generator=run.generator,
-    )[0]
-    order = torch.randperm(len(rows), generator=run.generator, device=rows.device)
+    by_island = run.position.unflatten(0, (len(run.log_z), -1))
+    x = equally_weighted(by_island, run.log_z, SETTLED_FROM, run.generator)
     asked = Guarded(begin.density, begin.raised)
     most = SETTLED_COST * run.tally.num_evaluations
-    return settle(asked, run.position[rows[order]], run.generator, report, most)
+    return settle(asked, x, run.generator, report, most)
 
 
 def _in_words(schedule: Schedule, choice: Choice) -> str:

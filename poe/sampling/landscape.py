@@ -15,7 +15,7 @@ from poe.density.closed_forms import exact_sample
 from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.particles.islands import Particles, Schedule
-from poe.particles.resampling import systematic_resample
+from poe.particles.resampling import equally_weighted
 from poe.samplers.guarded import Raised
 from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Density, Kernel, or_nothing
@@ -106,16 +106,10 @@ class Scouts:
             self.num_evaluations = before + particles.tally.num_evaluations
             if self.num_evaluations > self.budget:
                 return False
-        self.position = _equally_weighted(particles, self.generator)
+        x, log_z = particles.position, particles.log_z
+        by_island = x.unflatten(0, (len(log_z), -1))
+        self.position = equally_weighted(by_island, log_z, len(x), self.generator)
         return True
-
-
-def _equally_weighted(particles: Particles, generator: torch.Generator) -> Tensor:
-    """All islands' particles by the islands' weights, in any order."""
-    position, log_z = particles.position, particles.log_z
-    log_weight = log_z.repeat_interleave(len(position) // len(log_z))[None]
-    rows = systematic_resample(log_weight, len(position), generator=generator)[0]
-    return position[rows[torch.randperm(len(rows), generator=generator, device=rows.device)]]
 
 
 @dataclass
