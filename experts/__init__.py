@@ -67,7 +67,7 @@ from experts.noised import (
 from experts.pretrained import available, load
 from experts.spins import Ising, Potts
 from experts.tables import KernelDensity, Neighbours, RelativeNeighbours
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 if TYPE_CHECKING:  # for readers of types and of this documentation: nflows is loaded when asked for
     from experts.adapters.nflows import ContextFlow, Flow

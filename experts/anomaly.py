@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 __getattr__ = found_when_asked(__name__, moved=dict.fromkeys(["ProductDetector"], "experts.tables"))

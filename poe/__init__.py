@@ -19,8 +19,8 @@ from poe.core.errors import (
     StorageError,
     TrustWarning,
 )
+from poe.core.imports import found_when_asked
 from poe.core.joint_space import Joint
-from poe.core.lazy import found_when_asked
 from poe.core.space import (
     Binary,
     Categorical,

@@ -13,7 +13,7 @@ from typing import Any
 from torch.distributions import Distribution
 
 import poe
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 from poe.density.adapt import refuse
 from poe.io import register_on_demand
 

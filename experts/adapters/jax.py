@@ -11,8 +11,8 @@ from torch.utils.dlpack import from_dlpack
 
 import poe
 from poe.core.errors import AdaptationError
+from poe.core.imports import require
 from poe.core.no_gradient import without_gradient
-from poe.core.optional_imports import require
 
 
 class JaxLogDensity(poe.Expert):

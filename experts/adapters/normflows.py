@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import poe
 from experts.adapters.context import require_floats
 from poe.core.arguments import checked
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.transformed import mask_outside

@@ -13,7 +13,7 @@ import poe
 from experts.adapters.jax import JaxLogDensity
 from poe.core.arguments import checked
 from poe.core.errors import AdaptationError
-from poe.core.optional_imports import missing, require
+from poe.core.imports import missing, require
 from poe.core.randomness import resolve
 from poe.density.transformed import mask_outside
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import poe
 from experts.neural.classifier import Classifier, are_probabilities, few_events
 from poe.core.errors import AdaptationError, ShapeError
+from poe.core.imports import require
 from poe.core.no_gradient import without_gradient
-from poe.core.optional_imports import require
 from poe.io import register
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import poe
 from experts.adapters.context import require_floats
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.density.conditional import one_for_each
 from poe.density.trials import require_settled

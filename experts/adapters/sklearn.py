@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from experts.families.gaussian import Gaussian
 from experts.tables.kernel_density import KernelDensity
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 
 try:
     from sklearn.base import BaseEstimator

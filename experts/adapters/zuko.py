@@ -20,7 +20,7 @@ from torch.distributions import (
 import poe
 from experts.adapters.context import require_floats
 from poe.core.arguments import checked
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 from poe.core.randomness import borrowed, resolve
 from poe.core.space import space_of
 from poe.density import capabilities

@@ -10,7 +10,7 @@ from experts.boltzmann.potts_rbm import PottsRBM
 from experts.boltzmann.rbm import RBM
 from experts.boltzmann.variational import mean_field, variational_bound
 from experts.boltzmann.visible_dbm import VisibleDBM
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 __all__ = [
     "DBM",

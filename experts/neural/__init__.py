@@ -13,7 +13,7 @@ from experts.neural.perceptron import MultilayerPerceptron
 from experts.neural.residual_network import ResidualNetwork
 from experts.neural.spectral_norm import power_iterate
 from experts.neural.vae import VAE, GaussianDecoder, dense_vae
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 __all__ = [
     "JEM",

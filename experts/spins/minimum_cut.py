@@ -8,7 +8,7 @@ from torch import Tensor
 
 from poe import Expert, PoeError
 from poe.core.arguments import checked
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 from poe.density.capabilities import SpinPairs, spin_pairs
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.kernel_density import KernelDensity
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 if TYPE_CHECKING:  # scikit-learn is loaded when the detector is asked for
     from experts.tables.anomaly_detector import ProductDetector

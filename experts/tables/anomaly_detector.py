@@ -16,7 +16,7 @@ import poe
 from experts.families.gaussian import Gaussian
 from experts.tables.column_scaling import NormalScores, Standardize
 from experts.tables.neighbours import Neighbours, RelativeNeighbours
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from poe.core.optional_imports import require
+from poe.core.imports import require
 
 Array = NDArray[np.floating]
 

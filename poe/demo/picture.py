@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from poe.core.optional_imports import require
+from poe.core.imports import require
 from poe.demo.attributes import Combination
 from poe.demo.evaluate import Held
 from poe.files.atomic import replacing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poe.core.optional_imports import require
+from poe.core.imports import require
 from tests.missing import import_without
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import poe
 from experts.adapters.pzflow.table_flow import TableFlow, of_state
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 
 try:
     from pzflow import Flow

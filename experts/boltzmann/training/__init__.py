@@ -9,7 +9,7 @@ from experts.boltzmann.training.dbm import fit_dbm
 from experts.boltzmann.training.growth import grow_dbm
 from experts.boltzmann.training.layerwise import pretrain_dbm
 from experts.boltzmann.training.rbm import fit_rbm
-from poe.core.lazy import found_when_asked
+from poe.core.imports import found_when_asked
 
 if TYPE_CHECKING:  # scikit-learn is loaded when the features are asked for
     from experts.boltzmann.training.rbm_features import RBMFeatures

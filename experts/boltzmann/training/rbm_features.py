@@ -19,7 +19,7 @@ from experts.boltzmann.block_gibbs import draw_bits, sweep
 from experts.boltzmann.rbm import RBM
 from experts.boltzmann.training.contrastive_divergence import Centre, difference
 from experts.boltzmann.training.rbm import WEIGHT_SCALE
-from poe.core.optional_imports import missing
+from poe.core.imports import missing
 
 try:
     from scipy.sparse import issparse

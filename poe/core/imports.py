@@ -1,4 +1,4 @@
-"""Names that a package has without importing what is behind them until they are asked for."""
+"""What is imported only when it is asked for: names of a package, and optional dependencies."""
 
 from __future__ import annotations
 
@@ -50,3 +50,45 @@ def found_when_asked(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return ask
+
+
+def require(module: str, extra: str) -> Any:
+    """The module, imported.
+
+    Args:
+        module: Its name.
+        extra: The extra of this package that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: Where it is missing, with the line that installs it.
+
+    Example:
+        >>> require("numpy", "plots").__name__
+        'numpy'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(module, extra) from error
+
+
+def missing(library: str, extra: str) -> ImportError:
+    """The error that names the library and the command that installs it.
+
+    Args:
+        library: Its name.
+        extra: The extra of this package that installs it.
+
+    Returns:
+        The error, to be raised.
+
+    Example:
+        >>> print(missing("zuko", "zuko"))
+        expected zuko to be installed, got none: pip install "product-of-experts[zuko]"
+    """
+    return ImportError(
+        f'expected {library} to be installed, got none: pip install "product-of-experts[{extra}]"'
+    )
