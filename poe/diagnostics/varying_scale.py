@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from poe.core.affine import fit_affine
-from poe.core.transport import Transport, fit_transport, misfit
+from poe.core.transport import Transport
+from poe.core.transport_fit import fit_transport, misfit
 
 MIN_POSITIONS = 100
 MAX_POSITIONS = 2000

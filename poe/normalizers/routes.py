@@ -114,7 +114,7 @@ class Scouting(NamedTuple):
     def fit(self, x: Tensor) -> tuple[Expert, Tensor]:
         """The density under which draws are likeliest, and log p̃ / q there."""
         log_density, score = self._at(x)
-        fitted = fit_density(x, score, self.target.space, self.generator)
+        fitted = fit_density(self.asked, x, score, self.generator)
         with torch.no_grad():
             return fitted, or_nothing((log_density - fitted(x)).double())
 

@@ -16,7 +16,8 @@ from poe.core.affine import (
 from poe.core.arguments import checked
 from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
-from poe.core.transport import Transport, fit_transport
+from poe.core.transport import Transport
+from poe.core.transport_fit import fit_transport
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
 
@@ -210,7 +211,7 @@ def _log_area(d: int, df: float) -> float:
 
 
 def fit_density(
-    x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
+    target: Expert, x: Tensor, score: Tensor | None, generator: torch.Generator
 ) -> Expert:
     """The Gaussian, mixture or bent Gaussian, under which other draws are likeliest.
 
@@ -218,7 +219,7 @@ def fit_density(
     Gaussian by positions and scores (``fit_affine``), independent Student's t, and mixtures of 1,
     2, 4, … 16 components by expectation-maximisation, Gaussians and others of heavy tails.
     """
-    half = len(x) // 2
+    half, space = len(x) // 2, target.space
     order = torch.randperm(len(x), generator=generator, device=x.device)
     one, other = x[order[:half]], x[order[half:]]
     of_one = None if score is None else score[order[:half]]
@@ -226,7 +227,7 @@ def fit_density(
     best = _likeliest(candidates, other)
     if best is candidates[0] or of_one is None:
         return best
-    bent = fit_transport(one, of_one)
+    bent = fit_transport(one, of_one, target)
     if not isinstance(bent, Transport):
         return best
     u = bent.to_u(one)

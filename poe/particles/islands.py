@@ -179,7 +179,7 @@ class Particles:
         if Setting.AFFINE in missing(kernel):
             position, score = self._few(path, temperature, parts, log_weights)
             kernel = self._suited(kernel, position, score)
-            affine = fit_map(kernel, position, score)
+            affine = fit_map(kernel, level, position, score)
             if not _is_usable(affine, level, chosen):  # what bends may bend too far
                 affine = fit_affine(position, score)
             kernel = filled(kernel, Learned(affine=affine))

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from poe.core.affine import Affine, fit_affine
 from poe.core.doubt import Doubt, Kind
-from poe.core.transport import MAX_DIMENSION, Transport, fit_transport, misfit
+from poe.core.transport import Transport
+from poe.core.transport_fit import MAX_DIMENSION, fit_transport, misfit
 from poe.density.expert import Expert
 from poe.diagnostics.varying_scale import MIN_POSITIONS, spread_of_scores
 from poe.particles.islands import Report
 from poe.samplers.adaptive_step import AdaptiveStepHMC
-from poe.samplers.kernel import or_nothing, started, stepped
+from poe.samplers.kernel import Density, or_nothing, started, stepped
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import Learned, filled, target_acceptance
+from poe.tuning.modes import Counted
 
 CHAINS = 256
 KEPT, TUNED = 8, 4
@@ -117,8 +119,8 @@ def settle(
     """
     if target.space.event_shape.numel() > MAX_DIMENSION:
         return None
-    some = _asked(target, x)
-    if (fitted := _uneven(*some.usable)) is None:
+    some, counted = _asked(target, x), Counted(target)
+    if (fitted := _uneven(counted, *some.usable)) is None:
         return None
     plan = SHORT if misfit(fitted, *some.usable) < DESCRIBED else LONG
     position, passed, cost = x[:CHAINS], [], len(x)
@@ -129,13 +131,14 @@ def settle(
         passed.append(_asked(target, kept))
         position = kept[-len(position) :]
         if count % plan.refit_every == 0:
-            fitted = fit_transport(*passed[-1].usable)
+            fitted = fit_transport(*passed[-1].usable, counted)
         cost += plan.steps * plan.length * len(position) + len(kept)
         if count >= min(plan.compared, LEAST_ROUNDS, num_rounds):
             drift = _drift(passed[-plan.compared :], fitted, len(position))
             if drift < AT_REST:
                 break
     order = torch.randperm(len(kept), generator=generator, device=kept.device)
+    cost += counted.num_evaluations
     return Settled(kept[order], drift, cost, plan is SHORT)
 
 
@@ -166,14 +169,14 @@ def _asked(target: Expert, x: Tensor) -> Asked:
     return Asked(x, *target.log_density_and_score(x))
 
 
-def _uneven(x: Tensor, score: Tensor) -> Affine | Transport | None:
+def _uneven(target: Density, x: Tensor, score: Tensor) -> Affine | Transport | None:
     """The map to move in where the scale of the score varies; None where one fits all places."""
     if len(x) < MIN_POSITIONS:
         return None
     affine = fit_affine(x, score)
     if misfit(affine, x, score) < LITTLE:
         return None
-    bent = fit_transport(x, score)
+    bent = fit_transport(x, score, target)
     is_uneven = spread_of_scores(affine.pull_score(score)) > UNEVEN
     return bent if isinstance(bent, Transport) or is_uneven else None
 

@@ -189,7 +189,7 @@ def _from_nearer(
     x = settled.position
     asked = Guarded(begin.density, begin.raised)
     _, score = asked.log_density_and_score(x)
-    fitted = fit_density(x, score.to(x.dtype), asked.space, run.generator)
+    fitted = fit_density(asked, x, score.to(x.dtype), run.generator)
     nearer = with_tails(fitted, x, asked.space)
     again = Particles(begin.density, nearer, run.schedule, run.generator, begin.raised, adaptive)
     again.tally.num_evaluations += run.tally.num_evaluations + settled.num_evaluations + len(x)

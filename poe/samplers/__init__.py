@@ -9,7 +9,8 @@ from poe.core.affine import (
     LowRank,
     fit_affine,
 )
-from poe.core.transport import Transport, fit_transport
+from poe.core.transport import Transport
+from poe.core.transport_fit import fit_transport
 from poe.samplers.adaptive_step import AdaptiveStepHMC
 from poe.samplers.alternating import Alternating, Repeated
 from poe.samplers.discrete.block_gibbs import BlockGibbs

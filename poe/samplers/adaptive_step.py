@@ -11,7 +11,8 @@ from torch import Tensor
 
 from poe.core.affine import Affine
 from poe.core.arguments import checked
-from poe.core.transport import Transport, fit_transport
+from poe.core.transport import Transport
+from poe.core.transport_fit import fit_transport
 from poe.samplers.alternating import Repeated
 from poe.samplers.hmc import SplitHMC, Trajectory
 from poe.samplers.kernel import (
@@ -131,17 +132,18 @@ class AdaptiveStepHMC(Trajectory):
         short = SHORTEST ** (share / SHORT)
         return self.step_size * torch.where(share < SHORT, short, around)
 
-    def fit_map(self, x: Tensor, score: Tensor) -> Affine | Transport:
+    def fit_map(self, target: Density, x: Tensor, score: Tensor) -> Affine | Transport:
         """A map that bends where scales vary, so that steps need vary the less.
 
         Args:
+            target: What it shall move on.
             x: Positions, ``(n, *event)``.
             score: ∇ log p̃ there, ``(n, *event)``.
 
         Returns:
             A ``Transport``, or an affine map where that serves as well.
         """
-        return fit_transport(x, score)
+        return fit_transport(x, score, target)
 
     def draw_noise(self, position: Tensor, generator: torch.Generator) -> AdaptiveNoise:
         noise = super().draw_noise(position, generator)

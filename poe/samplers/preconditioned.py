@@ -217,17 +217,18 @@ class Preconditioned(OnDrawnNoise[PreconditionedState]):
         affine = learned.affine if self.affine is None else self.affine
         return copied(self, kernel=filled(self.kernel, learned), affine=affine)
 
-    def fit_map(self, x: Tensor, score: Tensor) -> Affine | Transport:
+    def fit_map(self, target: Density, x: Tensor, score: Tensor) -> Affine | Transport:
         """The map that the inner kernel asks for.
 
         Args:
+            target: What it shall move on.
             x: Positions, ``(n, *event)``.
             score: ∇ log p̃ there, ``(n, *event)``.
 
         Returns:
             The map.
         """
-        return fit_map(self.kernel, x, score)
+        return fit_map(self.kernel, target, x, score)
 
     @property
     def from_far(self) -> Self:

@@ -19,7 +19,7 @@ nothing of itself, and gets the answer that is safe; nobody asks for a kernel's 
 | ``at_level(level)`` | the kernel for another density on a path to its own | itself |
 | ``between(start)`` | the kernel of many levels at once | itself |
 | ``missing``, ``filled(learned)`` | the settings left out, and how they are filled in | its scale |
-| ``fit_map(x, score)`` | the map of coordinates that warm-up fits for it | an affine one |
+| ``fit_map(target, x, score)`` | the map of coordinates that warm-up fits for it | an affine one |
 | ``max_scale`` | the largest scale worth tuning to | ∞ |
 | ``from_far`` | the kernel to come in from far out by | itself |
 | ``legs(target, num_steps)``, ``joined(kernels)`` | the densities it is warmed up at | its target |
@@ -42,7 +42,7 @@ from poe.core.errors import PoeError
 from poe.core.space import Space
 from poe.core.transport import Transport
 from poe.density.expert import Expert
-from poe.samplers.kernel import BIASED, Kernel, TunableKernel
+from poe.samplers.kernel import BIASED, Density, Kernel, TunableKernel
 
 WARMUP_STEPS = 1000
 WAY_OUT = "use a smaller step size, a longer warm-up or another start"
@@ -76,6 +76,7 @@ class Learned(NamedTuple):
         autocorrelation_time: Of the slowest component or its square, in steps, over that stretch.
         num_repeats: So many steps from one draw to the next.
         num_restarted: So many chains that stood still were started again where others are.
+        num_asked: At so many positions was the target asked beside those of chains.
     """
 
     scale: Tensor | float | None = None
@@ -86,6 +87,7 @@ class Learned(NamedTuple):
     autocorrelation_time: float = math.nan
     num_repeats: int = 1
     num_restarted: int = 0
+    num_asked: int = 0
 
 
 class Leg(NamedTuple):
@@ -334,11 +336,12 @@ def filled(kernel: Kernel, learned: Learned) -> Kernel:
     return kernel
 
 
-def fit_map(kernel: Kernel, x: Tensor, score: Tensor | None) -> Affine | Transport:
+def fit_map(kernel: Kernel, target: Density, x: Tensor, score: Tensor | None) -> Affine | Transport:
     """The map of coordinates that warm-up fits for a kernel: affine, where it asks for no other.
 
     Args:
         kernel: Any.
+        target: What it shall move on.
         x: Positions, ``(n, *event)``.
         score: ∇ log p̃ there, ``(n, *event)``; None where there is none.
 
@@ -346,7 +349,7 @@ def fit_map(kernel: Kernel, x: Tensor, score: Tensor | None) -> Affine | Transpo
         The map.
     """
     if score is not None and hasattr(kernel, "fit_map"):
-        return cast("Affine | Transport", kernel.fit_map(x, score))
+        return cast("Affine | Transport", kernel.fit_map(target, x, score))
     return fit_affine(x, score)
 
 

@@ -336,12 +336,13 @@ class Run:
             )
         x, known[-1] = brought_home(stage, moment.state, known[-1], self.plan.generator)
         warmup, sampling = moment.num_gradients
+        asked = learned.num_asked - moment.learned[-1].num_asked
         return moment._replace(
             phase=phase,
             step=0,
             learned=(*moment.learned, *known),
             state=begin_window(stages[phase], x, known[-1]),
-            num_gradients=(warmup + 1, sampling),
+            num_gradients=(warmup + 1 + -(-asked // len(x)), sampling),
             generator_state=self.plan.generator.get_state(),
         )
 

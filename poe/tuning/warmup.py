@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Affine, Diagonal
+from poe.core.affine import Diagonal
 from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
-from poe.core.transport import Transport, push_score
+from poe.core.transport import push_score
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
@@ -48,6 +48,7 @@ from poe.samplers.questions import (
     with_scale,
 )
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
+from poe.tuning.modes import Counted
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""
@@ -223,7 +224,7 @@ def first_learned(window: Window, x: Tensor) -> Learned:
     learned = learned._replace(affine=Diagonal(torch.zeros_like(ones), ones))
     start = started(shaped(window.kernel, learned), window.density, x)
     visits = _all_of((_visit(start),), learned)
-    return learned._replace(affine=_fitted(window.kernel, visits, learned))
+    return _fitted(window.kernel, window.density, visits, learned)
 
 
 class WindowState(NamedTuple):
@@ -393,15 +394,17 @@ def _refitted(window: Window, visits: Visits, learned: Learned) -> Learned:
     if is_asked and not learned.has_varying_scale and visits.score is not None:
         is_varying = has_varying_scale(visits.position, visits.score)
         learned = learned._replace(has_varying_scale=is_varying)
-    return learned._replace(affine=_fitted(shaped(window.kernel, learned), visits, learned))
+    return _fitted(shaped(window.kernel, learned), window.density, visits, learned)
 
 
-def _fitted(kernel: Kernel, visits: Visits, learned: Learned) -> Affine | Transport:
+def _fitted(kernel: Kernel, density: Expert, visits: Visits, learned: Learned) -> Learned:
     """The map that the kernel asks for; the one before where nothing is left that is finite."""
-    assert learned.affine is not None
     if len(visits.position) < 2:
-        return learned.affine
-    return fit_map(kernel, *visits)
+        return learned
+    asked = Counted(density)
+    affine = fit_map(kernel, asked, *visits)
+    num_asked = learned.num_asked + asked.num_evaluations
+    return learned._replace(affine=affine, num_asked=num_asked)
 
 
 def _common(scale: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import poe
 from poe.core.errors import PoeError
-from poe.core.transport import misfit, push_score
+from poe.core.transport import push_score
+from poe.core.transport_fit import misfit
 from poe.samplers import Dense, Transport, fit_affine, fit_transport
 
 F64 = torch.float64

@@ -1,0 +1,546 @@
+"""The fit of a map that bends to positions and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poe.core.affine import Affine, Dense, Diagonal, LowRank, fit_affine
+from poe.core.transport import (
+    Bent,
+    Density,
+    Transport,
+    curve_basis,
+    flat,
+    mean_basis,
+    scale_basis,
+    turned,
+)
+
+MAX_DIMENSION = 50
+"""Above this the fit, whose cost grows like d³, takes longer than it saves."""
+MAX_ROWS = 2000
+FEW_ROWS = 500
+"""So many positions choose between starts of the fit."""
+ROWS_PER_DIMENSION = 20
+"""With fewer positions a map that bends is not fitted."""
+MIN_GAIN = 0.2
+"""Nats by which the log-likelihood of a position must exceed that of an affine map."""
+MIN_GAIN_OF_CURVES = 0.5
+EXPLAINED, UNEXPLAINED = 0.25, 0.1
+"""Of what scores miss, and so much of it: a parabola that leaves but a quarter is taken as well."""
+SLIGHT = 0.3
+"""Where scores miss a normal's by so little in all coordinates together, bending gains little."""
+PROMISING = 0.7
+"""A short search must leave less than this of what scores miss, or no longer one follows."""
+WORTHWHILE = 0.5
+"""A map that bends must leave less than this of what an affine one leaves."""
+NUM_STARTS = 2
+MAX_ROUNDS = 6
+ROUGH, IMPROVED = 0.5, 0.8
+"""Of what scores miss, over all coordinates, and as a part of the round before."""
+NECK = 1.0
+"""The log of how much a scale varies within 1.5 standard deviations of z₁."""
+AHEAD = (1.0, 1.2, 1.4, 1.7, 2.0)
+"""How far a map looks ahead into a neck, by how far positions have been."""
+NUM_AHEAD = 600
+WORSE, BARELY = 1.5, 0.1
+"""How much more of the scores at positions may be missed for it."""
+NUM_PLACES = 20
+"""Of z₁, at each of which as many positions count."""
+RIDGE, UNIT_RIDGE = 1e-4, 1e-3
+MEAN_LOG = 0.635
+"""−E log |z| of z ~ N(0, 1)."""
+
+
+def fit_transport(
+    x: Tensor, score: Tensor, target: Density | None = None
+) -> Transport | Diagonal | Dense | LowRank:
+    """The map that bends as far as positions ask for, or the affine one where that serves as well.
+
+    By maximum likelihood of the positions: z₁ is standard normal, and the others are normal given
+    it. So it is right even where chains have not yet been everywhere in z₁, for what is fitted is
+    how the others depend on it. Begun at several z₁: each coordinate of x, and the direction along
+    which the scale of the score varies. Where the others become narrow, and the target can be
+    asked, scores ahead count as well: at places further on than any position, to which the map
+    itself leads. An affine map is fitted to what is left, by positions and scores (``fit_affine``).
+
+    Args:
+        x: Positions, ``(n, *event)``, n >= 2.
+        score: ∇ log p̃ there, ``(n, *event)``.
+        target: What they are positions of, to be asked for scores ahead: some 3000 times.
+
+    Returns:
+        A ``Transport`` where the log-likelihood of a position gains more than 0.2 by bending, and
+        scores come out at least twice as near to a normal's; else, and of one or more than 50
+        dimensions, or of fewer than 20 d positions, what ``fit_affine`` returns.
+
+    Raises:
+        ShapeError: Where the shapes of x and of the score differ.
+        PoeError: Below two positions, or where one is not finite.
+
+    References:
+        Parno & Marzouk (2018), Transport map accelerated Markov chain Monte Carlo, section 4,
+        doi:10.1137/17M1134640.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> v, z = torch.randn(2, 500, generator=g)
+        >>> x = torch.stack([3 * v, (1.5 * v).exp() * z], 1)  # Neal's funnel
+        >>> score = torch.stack([-v / 3 + 0.5 * (z.square() - 1), -z * (-1.5 * v).exp()], 1)
+        >>> transport = fit_transport(x, score)
+        >>> misfit(transport, x, score) < 0.01 * misfit(fit_affine(x, score), x, score)
+        True
+    """
+    affine = fit_affine(x, score)
+    n, d = len(x), x[0].numel()
+    if not 2 <= d <= MAX_DIMENSION or n < ROWS_PER_DIMENSION * d:
+        return affine
+    if d * misfit(affine, x, score) < SLIGHT:
+        return affine
+    every = Rows(_flat_double(x), _flat_double(score))
+    outer = _whitening(every.thinned(MAX_ROWS).y)
+    rows = Rows(outer.to_u(every.y), outer.pull_score(every.score))
+    some = rows.thinned(MAX_ROWS)
+    fitted = _best(outer, rows)
+    if not fitted.loss < _affine_loss(some) - MIN_GAIN:
+        return affine
+    fit = fitted.fit if target is None else _led_on(fitted.fit, outer, every, Asked(target, x))
+    bent = _transport(outer, fit, every.thinned(MAX_ROWS)).cast(x.dtype)
+    return bent if misfit(bent, x, score) < WORTHWHILE * misfit(affine, x, score) else affine
+
+
+def misfit(affine: Affine | Transport, x: Tensor, score: Tensor) -> float:
+    """How far scores in a map's coordinates are from those of N(0, I).
+
+    The mean over positions and coordinates of √(1 + (∇ log p̃(u) + u)²) − 1: 0 where the density of
+    u is N(0, I), whatever the positions.
+
+    Args:
+        affine: The map.
+        x: Positions, ``(n, *event)``.
+        score: ∇ log p̃ there, ``(n, *event)``.
+
+    Returns:
+        At least 0.
+
+    Example:
+        >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+        >>> misfit(Diagonal(torch.zeros(2), torch.ones(2)), x, -x)
+        0.0
+    """
+    u = affine.to_u(x)
+    if isinstance(affine, Transport):
+        pulled = affine.pull_score_at(u, score)
+    else:
+        pulled = affine.pull_score(score)
+    return ((1.0 + (pulled + u).double().square()).sqrt() - 1.0).mean().item()
+
+
+class Rows(NamedTuple):
+    """Positions, and the scores there, ``(n, d)``."""
+
+    y: Tensor
+    score: Tensor
+
+    def thinned(self, most: int) -> Rows:
+        """No more than so many of them."""
+        every = math.ceil(len(self.y) / most)
+        return Rows(self.y[::every], self.score[::every])
+
+
+class Fit(NamedTuple):
+    """z = K y of whitened positions y, and how the first of z sets means and log-scales."""
+
+    unmixing: Tensor
+    """K, ``(d, d)``."""
+    curves: Tensor
+    means: Tensor
+    log_scales: Tensor
+
+
+class Fitted(NamedTuple):
+    """A fit, and its loss at some positions."""
+
+    fit: Fit
+    loss: float
+
+
+def _best(outer: Dense, rows: Rows) -> Fitted:
+    """The better of straight and of curved offsets; of infinite loss where neither gains much.
+
+    A parabola fits nearly everything where there are positions, and goes astray beyond: into a
+    neck that chains have not reached yet it is taken only where it says a lot, or where it explains
+    the scores that straight offsets do not.
+    """
+    straight, curved = (_searched(outer, rows, is_curved=each) for each in (False, True))
+    if curved.loss < straight.loss - MIN_GAIN_OF_CURVES:
+        return curved
+    if not math.isfinite(curved.loss):
+        return straight
+    some = rows.thinned(MAX_ROWS)
+    left, without = _missed(curved.fit, some), _missed(straight.fit, some)
+    return curved if left < EXPLAINED * without and without > UNEXPLAINED else straight
+
+
+def _searched(outer: Dense, rows: Rows, *, is_curved: bool) -> Fitted:
+    """The best fit, of those begun at the most promising first coordinates."""
+    some = rows.thinned(MAX_ROWS)
+    few = some.thinned(FEW_ROWS)
+    directions = torch.cat([outer.factor, _direction_of_scale(*some)[None]])
+    starts = (_begun(each / each.norm(), few.y, is_curved=is_curved) for each in directions)
+    begun = [_with_loss(start, few) for start in starts]
+    usable = sorted((one for one in begun if math.isfinite(one.loss)), key=lambda one: one.loss)
+    if not usable:
+        return begun[0]._replace(loss=math.inf)
+    tried = [_refined(fit, few, 15, is_curved=is_curved) for fit, _ in usable[:NUM_STARTS]]
+    near, loss = min(tried, key=lambda one: one.loss)
+    is_gain = loss < _affine_loss(few) - MIN_GAIN  # at the least: few positions flatter a fit
+    if not (is_gain and _missed(near, few) < PROMISING * _missed(_unbent(few.y), few)):
+        return Fitted(near, math.inf)
+    near = _refined(near, some, 60, is_curved=is_curved).fit
+    return _with_loss(_by_scores(near, _evenly(near, rows), 100, is_curved=is_curved), some)
+
+
+def _by_scores(fit: Fit, rows: Rows, iterations: int, *, is_curved: bool) -> Fit:
+    """The fit that scores ask for, searched on while it is rough and improves."""
+    left = _missed(fit, rows)
+    for _ in range(MAX_ROUNDS):
+        fit = _refined(fit, rows, iterations, is_curved=is_curved, likelihood=0.01).fit
+        before, left = left, _missed(fit, rows)
+        if left < ROUGH or left > IMPROVED * before:
+            break
+    return fit
+
+
+class Asked(NamedTuple):
+    """A target that is asked for scores at rows, and positions as it takes them."""
+
+    target: Density
+    like: Tensor
+
+    def rows(self, x: Tensor) -> Rows:
+        """The rows ``(n, d)`` at which it has a density and a score, with these."""
+        at = x.to(self.like.dtype).reshape(-1, *self.like.shape[1:])
+        log_density, score = self.target.log_density_and_score(at)
+        rows = Rows(x, _flat_double(score.detach()))
+        is_usable = log_density.isfinite() & rows.score.isfinite().all(1)
+        return Rows(rows.y[is_usable], rows.score[is_usable])
+
+
+def _led_on(fit: Fit, outer: Dense, every: Rows, asked: Asked) -> Fit:
+    """The fit that holds as well where a neck leads on, beyond all positions.
+
+    Step by step, each by the map of the one before; for a small error of what goes with the
+    positions is an error of many scales ahead.
+    """
+    is_curved = bool((fit.curves[1] != 0).any())
+    even = _evenly(fit, Rows(outer.to_u(every.y), outer.pull_score(every.score)))
+    most = WORSE * _missed(fit, even) + BARELY
+    for reach in AHEAD:
+        x = _ahead(_transport(outer, fit, every.thinned(MAX_ROWS)), every, reach)
+        if x is None:
+            break
+        ahead = asked.rows(x)
+        both = Rows(
+            torch.cat([even.y, outer.to_u(ahead.y)]),
+            torch.cat([even.score, outer.pull_score(ahead.score)]),
+        )
+        further = _by_scores(fit, both, 40, is_curved=is_curved)
+        if not _missed(further, even) < most:
+            break
+        fit = further
+    return fit
+
+
+def _ahead(transport: Transport, every: Rows, reach: float) -> Tensor | None:
+    """Places evenly along the first coordinate, so many times as far as positions have been.
+
+    Only to where the others become narrow; None where they do not.
+    """
+    u = transport.to_u(every.thinned(NUM_AHEAD).y)
+    ends = torch.zeros_like(u[:3])
+    ends[1, 0], ends[2, 0] = u[:, 0].amin(), u[:, 0].amax()
+    log_scale = transport.log_abs_det_at(ends)
+    is_neck = log_scale[1:] < log_scale[0] - NECK
+    if not bool(is_neck.any()):
+        return None
+    low, high = (reach * is_neck * ends[1:, 0]).tolist()
+    u[:, 0] = torch.linspace(low, high, len(u)).to(u)
+    x = transport.to_x(u)
+    return x[x.isfinite().all(1)]
+
+
+def _evenly(fit: Fit, rows: Rows) -> Rows:
+    """As many positions at each z₁, as far as there are, so that the far end of a neck counts.
+
+    Scores show a normal wherever they are asked for, and those from where it is narrowest show
+    best where it leads to.
+    """
+    first = rows.y @ fit.unmixing[0]
+    part = (first - first.min()) / (first.max() - first.min())
+    place = (NUM_PLACES * part).long().clamp(max=NUM_PLACES - 1)
+    counts = torch.bincount(place, minlength=NUM_PLACES)
+    order = place.argsort(stable=True)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[place[order]]
+    every = (counts / (MAX_ROWS // NUM_PLACES)).ceil().long()[place[order]]
+    kept = order[rank % every == 0]
+    return Rows(rows.y[kept], rows.score[kept])
+
+
+def _direction_of_scale(y: Tensor, score: Tensor) -> Tensor:
+    """Along which log |score_j|² changes most, over all j together, by least squares: ``(d,)``."""
+    squares = score.square()
+    logs = (squares + 1e-12 * squares.mean(0).clamp(min=1e-300)).log()
+    centred = y - y.mean(0)
+    slopes = _solved(centred, logs - logs.mean(0))
+    return torch.linalg.svd(slopes, full_matrices=False).U[:, 0]
+
+
+def _begun(direction: Tensor, y: Tensor, *, is_curved: bool) -> Fit:
+    """The fit whose first coordinate is that direction's, by least squares of means and scales.
+
+    The others are those in which both halves of the positions, of small and of large first
+    coordinate, have a diagonal covariance.
+    """
+    d = len(direction)
+    eye = torch.eye(d, dtype=y.dtype, device=y.device)
+    rotation = torch.linalg.qr(torch.cat([direction[:, None], eye], 1)).Q.mT
+    first, rest = y @ direction[:, None], y @ rotation[1:].mT
+    left = rest - _regressed(first, rest, is_curved).mean
+    is_low = (first < first.median()).squeeze(1)
+    unmixing = _diagonalising(_covariance(left[is_low]), _covariance(left[~is_low]))
+    rest = rest @ unmixing.mT
+    unmixing = unmixing / rest.std(0)[:, None]
+    found = _regressed(first, rest / rest.std(0), is_curved)
+    rows = torch.cat([direction[None], unmixing @ rotation[1:]])
+    return Fit(rows, found.curves, found.means, found.log_scales)
+
+
+class Regressed(NamedTuple):
+    """How means and log-scales of some coordinates depend on a first one."""
+
+    curves: Tensor
+    means: Tensor
+    log_scales: Tensor
+    mean: Tensor
+    """At each position: ``(n, k)``."""
+
+
+def _regressed(first: Tensor, rest: Tensor, is_curved: bool) -> Regressed:
+    """Means by weighted least squares, log-scales by Fisher scoring, in turn."""
+    basis, ones = scale_basis(first), torch.ones_like(rest)
+    curves = curve_basis(first) if is_curved else basis[:, :1]
+    full = torch.cat([curves, mean_basis(first)], 1)
+    gram = basis.mT @ basis
+    gram = gram + 1e-6 * len(basis) * torch.eye(3).to(gram)
+    square = (rest - full @ _solved(full, rest)).square()
+    logs = 0.5 * (square + 1e-12 * square.mean(0).clamp(min=1e-300)).log() + MEAN_LOG
+    log_scales = torch.linalg.solve(gram, basis.mT @ logs)
+    for _ in range(8):
+        scale = (basis @ log_scales).exp()
+        # In units of the scale: offsets that shrink with it, and means that do not.
+        offsets = [column[:, None] / scale for column in curves.mT]
+        means = [column[:, None] * ones for column in mean_basis(first).mT]
+        design = torch.stack([*offsets, *means], 1)
+        solved = _least_squares(design, rest / scale)
+        left = rest / scale - (design * solved).sum(1)
+        excess = 0.5 * (left.square() - 1.0)
+        log_scales = log_scales + torch.linalg.solve(gram, basis.mT @ excess.clamp(max=1.0))
+    of_curves, of_means = solved[:-2], solved[-2:]
+    of_curves = torch.cat([of_curves, 0.0 * of_curves[:1]])[:2]
+    return Regressed(of_curves, of_means, log_scales, rest - scale * left)
+
+
+def _solved(design: Tensor, values: Tensor) -> Tensor:
+    """Least squares by the normal equations: ``(n, p), (n, k) -> (p, k)``.
+
+    LAPACK's solvers for it, as ``torch.linalg.lstsq`` calls them, give other last bits in another
+    process, and chains that differ in a bit part soon.
+    """
+    gram = design.mT @ design
+    ridge = 1e-10 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+    return torch.linalg.solve(gram + ridge, design.mT @ values)
+
+
+def _least_squares(design: Tensor, values: Tensor) -> Tensor:
+    """Of each column by a design of its own: ``(n, p, k), (n, k) -> (p, k)``."""
+    gram = torch.einsum("npk,nqk->kpq", design, design)
+    trace = gram.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = 1e-8 * trace[:, None, None] * torch.eye(design.shape[1]).to(gram)
+    right = torch.einsum("npk,nk->kp", design, values)
+    return torch.linalg.solve(gram + ridge, right).mT
+
+
+def _diagonalising(one: Tensor, other: Tensor) -> Tensor:
+    """The rows by which both covariances become diagonal, the other one the unit.
+
+    Of a regression that went astray they are not finite: its loss will say so.
+    """
+    if not bool(one.isfinite().all() & other.isfinite().all()):
+        return torch.eye(len(one)).to(one)
+    inverse = torch.linalg.inv(torch.linalg.cholesky(other))
+    between = inverse @ one @ inverse.mT
+    vectors = torch.linalg.eigh(0.5 * (between + between.mT)).eigenvectors
+    return vectors.mT @ inverse
+
+
+def _covariance(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    covariance = centred.mT @ centred / len(x)
+    ridge = 1e-6 * covariance.diagonal().mean().clamp(min=1e-300)
+    return covariance + ridge * torch.eye(len(covariance)).to(covariance)
+
+
+def _loss(fit: Fit, rows: Rows, likelihood: float = 1.0) -> Tensor:
+    """Minus the mean log-likelihood of positions, and how far scores are from a normal's: ().
+
+    The second is 0 where the others are normal given z₁ and the fit is right, whatever the
+    positions; far from there it grows no faster than the distance.
+    """
+    y, score = rows
+    z = y @ fit.unmixing.mT
+    first = z[:, :1]
+    scaled = z[:, 1:] - curve_basis(first) @ fit.curves
+    log_scale = scale_basis(first) @ fit.log_scales
+    u = torch.cat([first, scaled * (-log_scale).exp() - mean_basis(first) @ fit.means], 1)
+    rest = torch.linalg.solve(fit.unmixing.mT, score.mT).mT
+    along, rest = rest[:, :1], rest[:, 1:]
+    bent = Bent(first, log_scale, scaled)
+    along = along + turned(bent, rest, *fit[1:])
+    pulled = torch.cat([along, rest * log_scale.exp()], 1)
+    energy = 0.5 * u.square().sum(1) + log_scale.sum(1)
+    missed = ((1.0 + (pulled + u).square()).sqrt() - 1.0).sum(1)
+    loss = energy.mean() - torch.linalg.slogdet(fit.unmixing).logabsdet
+    return likelihood * loss + missed.mean()
+
+
+def _with_loss(fit: Fit, rows: Rows) -> Fitted:
+    return Fitted(fit, _loss(fit, rows).item())
+
+
+def _refined(
+    fit: Fit,
+    rows: Rows,
+    max_iterations: int,
+    *,
+    is_curved: bool,
+    likelihood: float = 1.0,
+) -> Fitted:
+    """The fit after so many iterations of L-BFGS; as it was, where they lead nowhere."""
+    d = rows.y.shape[1]
+    if is_curved:
+        fit = _without_curved_necks(fit)
+    may_bend = (fit.curves[1] != 0).to(fit.curves)
+    units = _units(fit, rows.y, is_curved=is_curved)
+    change = torch.zeros_like(units[:, 0])
+    begun = (change, fit.unmixing[:1], fit.means, fit.log_scales)
+    parts = [part.clone(memory_format=torch.contiguous_format) for part in begun]
+
+    def changed() -> Fit:
+        change, first, means, log_scales = parts
+        by = torch.einsum("kp,kpq->kq", change, units)
+        unmixing = torch.cat([first, fit.unmixing[1:] + by[:, :d]])
+        curves = torch.cat([by[:, d:].mT, torch.zeros_like(fit.curves)])[:2]
+        curves = torch.stack([curves[0], may_bend * curves[1]])
+        return Fit(unmixing, fit.curves + curves, means, log_scales)
+
+    def loss() -> Tensor:
+        free = changed()
+        penalty = sum(part[1:].square().sum() for part in free[1:])
+        return _loss(free, rows, likelihood) + RIDGE * likelihood * penalty
+
+    _minimise(loss, parts, max_iterations)
+    found = _with_loss(changed(), rows)
+    return found if math.isfinite(found.loss) else _with_loss(fit, rows)
+
+
+def _without_curved_necks(fit: Fit) -> Fit:
+    """No parabola where a scale varies: far in, it would leave the neck by many scales."""
+    ends = torch.tensor([[-1.5], [0.0], [1.5]]).to(fit.log_scales)
+    log_scales = scale_basis(ends) @ fit.log_scales
+    is_neck = log_scales.amax(0) - log_scales.amin(0) > NECK
+    curves = torch.stack([fit.curves[0], fit.curves[1].masked_fill(is_neck, 0.0)])
+    return fit._replace(curves=curves)
+
+
+def _units(fit: Fit, y: Tensor, *, is_curved: bool) -> Tensor:
+    """Changes of a row of K with its offsets by which each u_j moves as far: ``(d - 1, p, p)``.
+
+    The inverse Cholesky factors of the mean square of what they multiply, over the scale. Where
+    some positions are far in a neck, rows must be right to a part of the smallest scale, and a
+    search in any other units takes thousands of steps.
+    """
+    first = y @ fit.unmixing[:1].mT
+    design = torch.cat([y, -curve_basis(first)[:, : 1 + is_curved]], 1)
+    weight = (-2.0 * (scale_basis(first) @ fit.log_scales)).exp()
+    gram = torch.einsum("np,nk,nq->kpq", design, weight, design) / len(y)
+    size = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    ridge = (UNIT_RIDGE + 1e-8 * size) * torch.eye(design.shape[1]).to(gram)
+    factor, failed = torch.linalg.cholesky_ex(gram + ridge)
+    is_usable = (failed == 0) & factor.isfinite().flatten(1).all(1)
+    eye = torch.eye(design.shape[1]).to(gram)
+    return torch.linalg.inv(torch.where(is_usable[:, None, None], factor, eye))
+
+
+def _minimise(loss: Callable[[], Tensor], parts: Sequence[Tensor], max_iterations: int) -> None:
+    """L-BFGS, in place."""
+    for part in parts:
+        part.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        parts, max_iter=max_iterations, history_size=50, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        value = loss()
+        for part, gradient in zip(parts, torch.autograd.grad(value, parts), strict=True):
+            part.grad = gradient.contiguous()
+        return value.item()
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    for part in parts:
+        part.requires_grad_(False)
+
+
+def _affine_loss(rows: Rows) -> float:
+    """The loss of a map that does not bend."""
+    return _loss(_unbent(rows.y), rows).item()
+
+
+def _missed(fit: Fit, rows: Rows) -> float:
+    """How far scores are from a normal's: that part of the loss."""
+    return _loss(fit, rows, likelihood=0.0).item()
+
+
+def _unbent(y: Tensor) -> Fit:
+    zeros = y.new_zeros(3, y.shape[1] - 1)
+    return Fit(torch.eye(y.shape[1]).to(y), zeros[:2], zeros[:2], zeros)
+
+
+def _transport(outer: Dense, fit: Fit, rows: Rows) -> Transport:
+    """The map of a fit, with an affine one within it fitted to what is left of rows of x."""
+    matrix = outer.factor @ torch.linalg.inv(fit.unmixing)
+    eye, zeros = torch.eye(len(matrix)).to(matrix), torch.zeros_like(outer.loc)
+    bent = Transport(outer.loc, matrix, *fit[1:], zeros, eye)
+    u = bent.to_u(rows.y)
+    inner = fit_affine(u, bent.pull_score_at(u, rows.score))
+    assert isinstance(inner, Dense)  # of so few dimensions and so many positions
+    return Transport(outer.loc, matrix, *fit[1:], inner.loc, inner.factor)
+
+
+def _flat_double(x: Tensor) -> Tensor:
+    return flat(x).double()
+
+
+def _whitening(x: Tensor) -> Dense:
+    """By mean and covariance of the positions: the likeliest affine map."""
+    centred = x - x.mean(0)
+    sd = x.std(0)
+    sd = torch.where(sd > 0, sd, torch.ones_like(sd))
+    factor = torch.linalg.cholesky(_covariance(centred / sd))
+    return Dense(x.mean(0), sd[:, None] * factor)
