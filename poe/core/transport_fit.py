@@ -434,7 +434,7 @@ def _refined(
     """The fit after so many iterations of L-BFGS; as it was, where they lead nowhere."""
     d = rows.y.shape[1]
     if is_curved:
-        fit = _without_curved_necks(fit)
+        fit = without_curved_necks(fit)
     may_bend = (fit.curves[1] != 0).to(fit.curves)
     units = _units(fit, rows.y, is_curved=is_curved)
     change = torch.zeros_like(units[:, 0])
@@ -459,7 +459,7 @@ def _refined(
     return found if math.isfinite(found.loss) else _with_loss(fit, rows)
 
 
-def _without_curved_necks(fit: Fit) -> Fit:
+def without_curved_necks(fit: Fit) -> Fit:
     """No parabola where a scale varies: far in, it would leave the neck by many scales."""
     ends = torch.tensor([[-1.5], [0.0], [1.5]]).to(fit.log_scales)
     log_scales = scale_basis(ends) @ fit.log_scales

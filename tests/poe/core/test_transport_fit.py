@@ -1,0 +1,157 @@
+"""The fit of a map that bends, to positions and scores and to what lies ahead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import poe
+from poe.core.errors import PoeError
+from poe.core.transport_fit import Fit, misfit, without_curved_necks
+from poe.samplers import Dense, Transport, fit_affine, fit_transport
+from tests.poe.core.bent import (
+    F64,
+    Density,
+    Draw,
+    banana,
+    draw_banana,
+    draw_funnel,
+    draw_rosenbrock,
+    draw_schools,
+    funnel,
+    rosenbrock,
+    rotated,
+    schools,
+    score_of,
+    seeded,
+)
+
+FUNNEL, ROSENBROCK = (funnel, draw_funnel), (rosenbrock, draw_rosenbrock)
+BENT: dict[str, tuple[Density, Draw]] = {
+    "funnel": FUNNEL,
+    "funnel, v last": (lambda x: funnel(x.flip(-1)), lambda n, g: draw_funnel(n, g).flip(-1)),
+    "funnel, rotated and in raw units": rotated(*FUNNEL, 5),
+    "Rosenbrock": ROSENBROCK,
+    "Rosenbrock, rotated and in raw units": rotated(*ROSENBROCK, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENT)
+def test_what_bends_comes_out_nearly_normal(name: str) -> None:
+    density, draw = BENT[name]
+    x = draw(1000, seeded())
+    score = score_of(density, x)
+    transport = fit_transport(x, score)
+    assert isinstance(transport, Transport)
+    assert misfit(transport, x, score) < 0.05 * misfit(fit_affine(x, score), x, score)
+
+
+@pytest.mark.slow
+def test_a_parabola_is_taken_where_it_explains_the_scores() -> None:
+    x = draw_banana(1000, seeded())
+    score = score_of(banana, x)
+    assert misfit(fit_transport(x, score), x, score) < 1e-3
+
+
+@pytest.mark.slow
+def test_a_neck_that_no_position_is_in_is_foretold() -> None:
+    """Fitted where v > -3; in the neck below the others are standard normal all the same."""
+    x = draw_funnel(3000, seeded())
+    x = x[x[:, 0] > -3][:2000]
+    transport = fit_transport(x, score_of(funnel, x))
+    neck = draw_funnel(40_000, seeded(1))
+    neck = neck[(neck[:, 0] > -6) & (neck[:, 0] < -4)]
+    u = transport.to_u(neck)[:, 1:]
+    # Its location, which grows like exp(-v / 2) in units of the scale, is known to a third of it.
+    assert u.mean(0).abs().max() < 0.4
+    assert (u.std(0).log().abs() < 0.2).all()
+
+
+@pytest.mark.slow
+def test_a_gaussian_gets_the_affine_map() -> None:
+    x = torch.randn(1000, 4, generator=seeded(), dtype=F64)
+    assert isinstance(fit_transport(x, -x), Dense)
+
+
+@pytest.mark.parametrize(("count", "d"), [(500, 1), (79, 4), (1200, 51)])
+def test_where_it_cannot_be_fitted_there_is_the_affine_map(count: int, d: int) -> None:
+    x = torch.randn(count, d, generator=seeded(), dtype=F64)
+    affine, found = fit_affine(x, -x), fit_transport(x, -x)
+    assert type(found) is type(affine)
+    torch.testing.assert_close(found.to_u(x), affine.to_u(x))
+
+
+def test_positions_that_are_not_finite_are_refused() -> None:
+    x = torch.full((100, 2), torch.nan)
+    with pytest.raises(PoeError, match="finite"):
+        fit_transport(x, x)
+
+
+def test_the_fit_keeps_the_dtype_and_leaves_the_gradient_mode_alone() -> None:
+    x = draw_rosenbrock(200, seeded()).float()
+    with torch.no_grad():
+        transport = fit_transport(x, score_of_float(x))
+    assert isinstance(transport, Transport)
+    assert transport.to_u(x).dtype == torch.float32
+    assert not transport.matrix.requires_grad
+
+
+@torch.enable_grad()
+def score_of_float(x: Tensor) -> Tensor:
+    return score_of(rosenbrock, x)
+
+
+def test_scores_of_a_normal_have_no_misfit() -> None:
+    x = torch.randn(100, 3, generator=seeded(), dtype=F64)
+    unit = Dense(torch.zeros(3, dtype=F64), torch.eye(3, dtype=F64))
+    assert misfit(unit, x, -x) == 0.0
+    assert misfit(unit, x, -2 * x) == pytest.approx(((1 + x.square()).sqrt() - 1).mean().item())
+
+
+def neck_of_schools(low: float, high: float) -> Tensor:
+    log_scale = torch.empty(500, dtype=F64).uniform_(low, high, generator=seeded(1))
+    return draw_schools(log_scale, seeded(2))
+
+
+@pytest.mark.slow
+def test_the_neck_of_a_hierarchy_is_found_where_scores_ahead_can_be_asked() -> None:
+    """Positions where the scale is at least e^-2.5, and the neck where it is e^-6 to e^-4: from
+    positions alone the map leads past it by many scales."""
+    log_scale = 0.8 + torch.randn(3000, generator=seeded(), dtype=F64)
+    x = draw_schools(log_scale[log_scale > -2.5], seeded(3))
+    target = poe.FromLogDensity(schools, space=poe.Real(10))
+    score, neck = score_of(schools, x), neck_of_schools(-6.0, -4.0)
+    of_neck = score_of(schools, neck)
+    blind, seeing = fit_transport(x, score), fit_transport(x, score, target)
+    assert misfit(blind, neck, of_neck) > 3.0
+    assert misfit(seeing, neck, of_neck) < 1.0
+    assert misfit(seeing, x, score) < 1.5 * misfit(blind, x, score)
+
+
+@pytest.mark.slow
+def test_a_few_positions_far_in_a_neck_are_fitted_with_the_others() -> None:
+    log_scale = 0.8 + torch.randn(1500, generator=seeded(), dtype=F64)
+    log_scale[:75] = -6.5
+    x = draw_schools(log_scale, seeded(3))
+    score = score_of(schools, x)
+    transport = fit_transport(x, score)
+    assert misfit(transport, x[:75], score[:75]) < 0.5
+    assert misfit(transport, x[75:], score[75:]) < 0.1
+
+
+def test_places_ahead_where_a_target_is_not_defined_are_left_out() -> None:
+    x = draw_funnel(500, seeded())
+    broken = lambda x: torch.where(x[..., 0] < -6, torch.nan, funnel(x))  # noqa: E731
+    target = poe.FromLogDensity(broken, space=poe.Real(5))
+    transport = fit_transport(x, score_of(funnel, x), target)
+    assert misfit(transport, x, score_of(funnel, x)) < 0.1
+
+
+def test_no_parabola_stays_where_a_scale_varies() -> None:
+    """s = 0.2 t varies by 0.6 from t = -1.5 to 1.5, and s = 0.5 t by 1.5 > 1."""
+    eye, twos = torch.eye(3, dtype=F64), torch.full((2, 2), 2.0, dtype=F64)
+    log_scales = torch.tensor([[0.0, 0.0], [0.2, 0.5], [0.0, 0.0]], dtype=F64)
+    found = without_curved_necks(Fit(eye, twos, twos, log_scales))
+    assert found.curves.tolist() == [[2.0, 2.0], [2.0, 0.0]]
