@@ -21,7 +21,7 @@ from poe.core.transport import (
     turned,
 )
 
-MAX_DIMENSION = 50
+MAX_DIMENSION = 70
 """Above this the fit, whose cost grows like d³, takes longer than it saves."""
 MAX_ROWS = 2000
 FEW_ROWS = 500
@@ -32,11 +32,14 @@ MIN_GAIN = 0.2
 """Nats by which the log-likelihood of a position must exceed that of an affine map."""
 MIN_GAIN_OF_CURVES = 0.5
 EXPLAINED, UNEXPLAINED = 0.25, 0.1
-"""Of what scores miss, and so much of it: a parabola that leaves but a quarter is taken as well."""
+"""Of what scores miss without one, a parabola that leaves but a quarter is taken as well; none is
+looked for where so little is missed."""
 SLIGHT = 0.3
 """Where scores miss a normal's by so little in all coordinates together, bending gains little."""
 PROMISING = 0.7
 """A short search must leave less than this of what scores miss, or no longer one follows."""
+GOOD = 0.05
+"""Of what scores miss, in the mean over coordinates."""
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
 NUM_STARTS = 2
@@ -114,6 +117,25 @@ def fit_transport(
     return bent if misfit(bent, x, score) < WORTHWHILE * misfit(affine, x, score) else affine
 
 
+def still_fits(affine: Affine | Transport | None, x: Tensor, score: Tensor) -> bool:
+    """Whether a map that bends leaves so little at new positions that no other is asked for.
+
+    Args:
+        affine: The map, if there is one.
+        x: Positions, ``(n, *event)``.
+        score: ∇ log p̃ there, ``(n, *event)``.
+
+    Returns:
+        True where its ``misfit`` is below .05.
+
+    Example:
+        >>> x = torch.zeros(9, 2)
+        >>> still_fits(Diagonal(x[0], x[0] + 1.0), x, x)  # does not bend
+        False
+    """
+    return isinstance(affine, Transport) and misfit(affine, x, score) < GOOD
+
+
 def misfit(affine: Affine | Transport, x: Tensor, score: Tensor) -> float:
     """How far scores in a map's coordinates are from those of N(0, I).
 
@@ -177,14 +199,17 @@ def _best(outer: Dense, rows: Rows) -> Fitted:
     neck that chains have not reached yet it is taken only where it says a lot, or where it explains
     the scores that straight offsets do not.
     """
-    straight, curved = (_searched(outer, rows, is_curved=each) for each in (False, True))
+    some = rows.thinned(MAX_ROWS)
+    straight = _searched(outer, rows, is_curved=False)
+    without = _missed(straight.fit, some)
+    if math.isfinite(straight.loss) and without < UNEXPLAINED:
+        return straight
+    curved = _searched(outer, rows, is_curved=True)
     if curved.loss < straight.loss - MIN_GAIN_OF_CURVES:
         return curved
     if not math.isfinite(curved.loss):
         return straight
-    some = rows.thinned(MAX_ROWS)
-    left, without = _missed(curved.fit, some), _missed(straight.fit, some)
-    return curved if left < EXPLAINED * without and without > UNEXPLAINED else straight
+    return curved if _missed(curved.fit, some) < EXPLAINED * without else straight
 
 
 def _searched(outer: Dense, rows: Rows, *, is_curved: bool) -> Fitted:

@@ -16,7 +16,7 @@ from torch import Tensor
 from poe.core.affine import Affine, fit_affine
 from poe.core.doubt import Doubt, Kind
 from poe.core.transport import Transport
-from poe.core.transport_fit import MAX_DIMENSION, fit_transport, misfit
+from poe.core.transport_fit import MAX_DIMENSION, fit_transport, misfit, still_fits
 from poe.density.expert import Expert
 from poe.diagnostics.varying_scale import MIN_POSITIONS, spread_of_scores
 from poe.particles.islands import Report
@@ -130,7 +130,7 @@ def settle(
         kept = torch.cat(list(_moved(target, fitted, position, plan, generator)))
         passed.append(_asked(target, kept))
         position = kept[-len(position) :]
-        if count % plan.refit_every == 0:
+        if count % plan.refit_every == 0 and not still_fits(fitted, *passed[-1].usable):
             fitted = fit_transport(*passed[-1].usable, counted)
         cost += plan.steps * plan.length * len(position) + len(kept)
         if count >= min(plan.compared, LEAST_ROUNDS, num_rounds):

@@ -19,6 +19,7 @@ from poe.core.affine import Diagonal
 from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
 from poe.core.transport import push_score
+from poe.core.transport_fit import still_fits
 from poe.density.coordinates import require_chains
 from poe.density.expert import Expert
 from poe.density.wrappers import require_precision
@@ -398,11 +399,12 @@ def _refitted(window: Window, visits: Visits, learned: Learned) -> Learned:
 
 
 def _fitted(kernel: Kernel, density: Expert, visits: Visits, learned: Learned) -> Learned:
-    """The map that the kernel asks for; the one before where nothing is left that is finite."""
-    if len(visits.position) < 2:
+    """The map that the kernel asks for; the one before while it fits, or nothing is finite."""
+    x, score = visits
+    if len(x) < 2 or (score is not None and still_fits(learned.affine, x, score)):
         return learned
     asked = Counted(density)
-    affine = fit_map(kernel, asked, *visits)
+    affine = fit_map(kernel, asked, x, score)
     num_asked = learned.num_asked + asked.num_evaluations
     return learned._replace(affine=affine, num_asked=num_asked)
 
