@@ -27,6 +27,74 @@ class Density(Protocol):
         """log p̃(x) and its gradient."""
 
 
+class Bent(NamedTuple):
+    """What the first coordinate makes of the others: z₁ ``(n, 1)``, and ``(n, d - 1)`` each."""
+
+    first: Tensor
+    log_scale: Tensor
+    scaled: Tensor
+    """exp(s) (v + m)."""
+
+
+class Layer(NamedTuple):
+    """One bend: flat rows ``(n, d)`` of u and x, and the parts of a ``Transport`` of one layer."""
+
+    loc: Tensor
+    matrix: Tensor
+    curves: Tensor
+    means: Tensor
+    log_scales: Tensor
+    inner_loc: Tensor
+    inner_factor: Tensor
+
+    def to_x(self, u: Tensor) -> Tensor:
+        """x(u)."""
+        bent = self.bent(u)
+        z = torch.cat([bent.first, curve_basis(bent.first) @ self.curves + bent.scaled], 1)
+        return torch.addmm(self.loc, z, self.matrix.mT)
+
+    def to_u(self, x: Tensor) -> Tensor:
+        """u(x)."""
+        z = torch.linalg.solve(self.matrix, (x - self.loc).mT).mT
+        first = z[:, :1]
+        shift, log_scale = mean_basis(first) @ self.means, scale_basis(first) @ self.log_scales
+        v = (z[:, 1:] - curve_basis(first) @ self.curves) * (-log_scale).exp() - shift
+        inner = (torch.cat([first, v], 1) - self.inner_loc).mT
+        return torch.linalg.solve_triangular(self.inner_factor, inner, upper=False).mT
+
+    def pulled(self, u: Tensor, score: Tensor) -> Tensor:
+        """The gradient in u of a density with this score at x(u), and of the volume."""
+        bent = self.bent(u)
+        along = score @ self.matrix
+        first, rest = along[:, :1], along[:, 1:]
+        first = first + self._turned(bent, rest)
+        return torch.cat([first, rest * bent.log_scale.exp()], 1) @ self.inner_factor
+
+    def pushed(self, u: Tensor, score: Tensor) -> Tensor:
+        """The score at x(u), from that gradient in u."""
+        bent = self.bent(u)
+        pulled = torch.linalg.solve_triangular(self.inner_factor.mT, score.mT, upper=True).mT
+        rest = pulled[:, 1:] * (-bent.log_scale).exp()
+        along = torch.cat([pulled[:, :1] - self._turned(bent, rest), rest], 1)
+        return torch.linalg.solve(self.matrix.mT, along.mT).mT
+
+    def bent(self, u: Tensor) -> Bent:
+        """What z₁ makes of the others."""
+        inner = torch.addmm(self.inner_loc, u, self.inner_factor.mT)
+        first = inner[:, :1]
+        log_scale = scale_basis(first) @ self.log_scales
+        scaled = log_scale.exp() * (inner[:, 1:] + mean_basis(first) @ self.means)
+        return Bent(first, log_scale, scaled)
+
+    def log_volume(self) -> Tensor:
+        """log |det ∂x/∂u| but for what changes with u: ()."""
+        inner = self.inner_factor.diagonal().log().sum()
+        return inner + torch.linalg.slogdet(self.matrix).logabsdet
+
+    def _turned(self, bent: Bent, rest: Tensor) -> Tensor:
+        return turned(bent, rest, self.curves, self.means, self.log_scales)
+
+
 @checked
 @dataclass(frozen=True, eq=False)
 class Transport:
@@ -41,8 +109,10 @@ class Transport:
 
         log p̃(x(u)) + Σ_j s_j(z₁)    up to a constant.
 
+    Of several layers, the u of each is the x of the next: two groups of effects have a scale each.
+
     Args:
-        loc: μ, ``(d,)``.
+        loc: μ, ``(d,)``; this and all others with a leading ``(layers,)`` where there are several.
         matrix: A, ``(d, d)``, invertible.
         curves: The coefficients of a in 1 and (t² − 1) / √2, ``(2, d - 1)``.
         means: Those of m, ``(2, d - 1)``.
@@ -75,6 +145,14 @@ class Transport:
     inner_loc: Tensor
     inner_factor: Tensor
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """From the one next to x to the one next to u."""
+        parts = tuple(vars(self).values())
+        if self.loc.ndim == 1:
+            return (Layer(*parts),)
+        return tuple(map(Layer._make, zip(*(part.unbind(0) for part in parts), strict=True)))
+
     def to_x(self, u: Tensor) -> Tensor:
         """From the whitened coordinates to the target's.
 
@@ -84,9 +162,10 @@ class Transport:
         Returns:
             x, of the same shape.
         """
-        bent = self._bent(u)
-        z = torch.cat([bent.first, curve_basis(bent.first) @ self.curves + bent.scaled], 1)
-        return torch.addmm(self.loc, z, self.matrix.mT).reshape(u.shape)
+        rows = flat(u)
+        for layer in reversed(self.layers):
+            rows = layer.to_x(rows)
+        return rows.reshape(u.shape)
 
     def to_u(self, x: Tensor) -> Tensor:
         """From the target's coordinates to the whitened ones.
@@ -97,16 +176,13 @@ class Transport:
         Returns:
             u, of the same shape.
         """
-        z = torch.linalg.solve(self.matrix, (flat(x) - self.loc).mT).mT
-        first = z[:, :1]
-        shift, log_scale = mean_basis(first) @ self.means, scale_basis(first) @ self.log_scales
-        v = (z[:, 1:] - curve_basis(first) @ self.curves) * (-log_scale).exp() - shift
-        inner = (torch.cat([first, v], 1) - self.inner_loc).mT
-        u = torch.linalg.solve_triangular(self.inner_factor, inner, upper=False)
-        return u.mT.reshape(x.shape)
+        rows = flat(x)
+        for layer in self.layers:
+            rows = layer.to_u(rows)
+        return rows.reshape(x.shape)
 
     def log_abs_det_at(self, u: Tensor) -> Tensor:
-        """Σ_j s_j(z₁), log |det ∂x/∂u| up to a constant.
+        """Σ_j s_j(z₁) of all layers, log |det ∂x/∂u| up to a constant.
 
         Args:
             u: ``(n, *event)``.
@@ -114,7 +190,16 @@ class Transport:
         Returns:
             ``(n,)``.
         """
-        return self._bent(u).log_scale.sum(1)
+        parts = [layer.bent(rows).log_scale.sum(1) for layer, rows in self._passed(u)]
+        return torch.stack(parts).sum(0)
+
+    def log_volume(self) -> Tensor:
+        """That constant.
+
+        Returns:
+            ``()``.
+        """
+        return torch.stack([layer.log_volume() for layer in self.layers]).sum()
 
     def pull_score_at(self, u: Tensor, score: Tensor) -> Tensor:
         """The gradient in u of log p̃(x(u)) + log |det ∂x/∂u|.
@@ -126,12 +211,10 @@ class Transport:
         Returns:
             ``(n, *event)``.
         """
-        bent = self._bent(u)
-        along = flat(score) @ self.matrix
-        first, rest = along[:, :1], along[:, 1:]
-        first = first + self._turned(bent, rest)
-        pulled = torch.cat([first, rest * bent.log_scale.exp()], 1)
-        return (pulled @ self.inner_factor).reshape(score.shape)
+        pulled = flat(score)
+        for layer, rows in self._passed(u):
+            pulled = layer.pulled(rows, pulled)
+        return pulled.reshape(score.shape)
 
     def push_score_at(self, u: Tensor, score: Tensor) -> Tensor:
         """∇ log p̃ at x(u), from the gradient in u that ``pull_score_at`` makes of it.
@@ -143,12 +226,10 @@ class Transport:
         Returns:
             ``(n, *event)``.
         """
-        bent = self._bent(u)
-        upper = self.inner_factor.mT
-        pulled = torch.linalg.solve_triangular(upper, flat(score).mT, upper=True).mT
-        rest = pulled[:, 1:] * (-bent.log_scale).exp()
-        along = torch.cat([pulled[:, :1] - self._turned(bent, rest), rest], 1)
-        return torch.linalg.solve(self.matrix.mT, along.mT).mT.reshape(score.shape)
+        pushed = flat(score)
+        for layer, rows in reversed(self._passed(u)):
+            pushed = layer.pushed(rows, pushed)
+        return pushed.reshape(score.shape)
 
     def whitened(self, target: Density) -> Transported:
         """The density of u.
@@ -172,24 +253,15 @@ class Transport:
         """
         return Transport(**{name: part.to(dtype).contiguous() for name, part in vars(self).items()})
 
-    def _bent(self, u: Tensor) -> Bent:
-        inner = torch.addmm(self.inner_loc, flat(u), self.inner_factor.mT)
-        first = inner[:, :1]
-        log_scale = scale_basis(first) @ self.log_scales
-        scaled = log_scale.exp() * (inner[:, 1:] + mean_basis(first) @ self.means)
-        return Bent(first, log_scale, scaled)
-
-    def _turned(self, bent: Bent, rest: Tensor) -> Tensor:
-        return turned(bent, rest, self.curves, self.means, self.log_scales)
-
-
-class Bent(NamedTuple):
-    """What the first coordinate makes of the others: z₁ ``(n, 1)``, and ``(n, d - 1)`` each."""
-
-    first: Tensor
-    log_scale: Tensor
-    scaled: Tensor
-    """exp(s) (v + m)."""
+    def _passed(self, u: Tensor) -> list[tuple[Layer, Tensor]]:
+        """Each layer with its own u, from the one next to x on."""
+        rows, passed = flat(u), []
+        *others, last = self.layers
+        passed.append((last, rows))
+        for before in reversed(others):
+            rows = passed[-1][0].to_x(rows)
+            passed.append((before, rows))
+        return passed[::-1]
 
 
 def turned(bent: Bent, rest: Tensor, curves: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:

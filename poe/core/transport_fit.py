@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,12 +36,14 @@ EXPLAINED, UNEXPLAINED = 0.25, 0.1
 looked for where so little is missed."""
 SLIGHT = 0.3
 """Where scores miss a normal's by so little in all coordinates together, bending gains little."""
-PROMISING = 0.7
+PROMISING = 0.85
 """A short search must leave less than this of what scores miss, or no longer one follows."""
 GOOD = 0.05
 """Of what scores miss, in the mean over coordinates."""
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
+MAX_LAYERS, GAINED = 6, 0.85
+"""Each of which must leave less than this of what scores miss without it."""
 NUM_STARTS = 2
 MAX_ROUNDS = 6
 ROUGH, IMPROVED = 0.5, 0.8
@@ -70,7 +72,8 @@ def fit_transport(
     how the others depend on it. Begun at several z₁: each coordinate of x, and the direction along
     which the scale of the score varies. Where the others become narrow, and the target can be
     asked, scores ahead count as well: at places further on than any position, to which the map
-    itself leads. An affine map is fitted to what is left, by positions and scores (``fit_affine``).
+    itself leads. An affine map is fitted to what is left, by positions and scores (``fit_affine``),
+    and a further layer to what that leaves.
 
     Args:
         x: Positions, ``(n, *event)``, n >= 2.
@@ -103,18 +106,50 @@ def fit_transport(
     n, d = len(x), x[0].numel()
     if not 2 <= d <= MAX_DIMENSION or n < ROWS_PER_DIMENSION * d:
         return affine
-    if d * misfit(affine, x, score) < SLIGHT:
-        return affine
-    every = Rows(_flat_double(x), _flat_double(score))
+    before = misfit(affine, x, score)
+    layers, left = _layers(
+        Rows.of(x, score), None if target is None else Rowwise(target, x), before
+    )
+    return _joined(layers).cast(x.dtype) if left < WORTHWHILE * before else affine
+
+
+def _layers(rows: Rows, target: Density | None, left: float) -> tuple[list[Transport], float]:
+    """Layers, each of what those before have left, and how much is missed at last."""
+    layers: list[Transport] = []
+    while len(layers) < MAX_LAYERS and left > (GOOD if layers else SLIGHT / rows.y.shape[1]):
+        if (layer := _layer(rows, target)) is None:
+            break
+        u = layer.to_u(rows.y)
+        rest = Rows(u, layer.pull_score_at(u, rows.score))
+        if not rest.misfit() < GAINED * left:
+            break
+        layers.append(layer)
+        rows, left = rest, rest.misfit()
+        target = None if target is None else layer.whitened(target)
+    return layers, left
+
+
+def _layer(every: Rows, target: Density | None) -> Transport | None:
+    """The bend of which positions are likeliest; None where that gains little."""
     outer = _whitening(every.thinned(MAX_ROWS).y)
     rows = Rows(outer.to_u(every.y), outer.pull_score(every.score))
-    some = rows.thinned(MAX_ROWS)
-    fitted = _best(outer, rows)
-    if not fitted.loss < _affine_loss(some) - MIN_GAIN:
-        return affine
-    fit = fitted.fit if target is None else _led_on(fitted.fit, outer, every, Asked(target, x))
-    bent = _transport(outer, fit, every.thinned(MAX_ROWS)).cast(x.dtype)
-    return bent if misfit(bent, x, score) < WORTHWHILE * misfit(affine, x, score) else affine
+    fit, loss = _best(outer, rows)
+    if not loss < _affine_loss(rows.thinned(MAX_ROWS)) - MIN_GAIN:
+        return None
+    if target is not None:
+        fit = _led_on(fit, outer, every, target)
+    return _transport(outer, fit, every.thinned(MAX_ROWS))
+
+
+def _joined(layers: Sequence[Transport]) -> Transport:
+    """All of them as one map."""
+    if len(layers) == 1:
+        return layers[0]
+    return Transport(*(torch.stack(parts) for parts in zip(*map(_parts, layers), strict=True)))
+
+
+def _parts(transport: Transport) -> Iterable[Tensor]:
+    return vars(transport).values()
 
 
 def still_fits(affine: Affine | Transport | None, x: Tensor, score: Tensor) -> bool:
@@ -160,7 +195,7 @@ def misfit(affine: Affine | Transport, x: Tensor, score: Tensor) -> float:
         pulled = affine.pull_score_at(u, score)
     else:
         pulled = affine.pull_score(score)
-    return ((1.0 + (pulled + u).double().square()).sqrt() - 1.0).mean().item()
+    return Rows.of(u, pulled).misfit()
 
 
 class Rows(NamedTuple):
@@ -168,6 +203,15 @@ class Rows(NamedTuple):
 
     y: Tensor
     score: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, score: Tensor) -> Rows:
+        """Of events of any shape."""
+        return cls(flat(x).double(), flat(score).double())
+
+    def misfit(self) -> float:
+        """How far the scores are from those of N(0, I)."""
+        return ((1.0 + (self.score + self.y).square()).sqrt() - 1.0).mean().item()
 
     def thinned(self, most: int) -> Rows:
         """No more than so many of them."""
@@ -242,22 +286,26 @@ def _by_scores(fit: Fit, rows: Rows, iterations: int, *, is_curved: bool) -> Fit
     return fit
 
 
-class Asked(NamedTuple):
-    """A target that is asked for scores at rows, and positions as it takes them."""
+class Rowwise:
+    """A density as one of flat rows of doubles."""
 
-    target: Density
-    like: Tensor
+    def __init__(self, density: Density, like: Tensor) -> None:
+        self.density, self.like = density, like
 
-    def rows(self, x: Tensor) -> Rows:
-        """The rows ``(n, d)`` at which it has a density and a score, with these."""
-        at = x.to(self.like.dtype).reshape(-1, *self.like.shape[1:])
-        log_density, score = self.target.log_density_and_score(at)
-        rows = Rows(x, _flat_double(score.detach()))
-        is_usable = log_density.isfinite() & rows.score.isfinite().all(1)
-        return Rows(rows.y[is_usable], rows.score[is_usable])
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): ``(n, d) -> (n,)``."""
+        return self.density.log_density(self._event(x)).double()
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient."""
+        log_density, score = self.density.log_density_and_score(self._event(x))
+        return log_density.double(), flat(score).double()
+
+    def _event(self, x: Tensor) -> Tensor:
+        return x.to(self.like.dtype).reshape(-1, *self.like.shape[1:])
 
 
-def _led_on(fit: Fit, outer: Dense, every: Rows, asked: Asked) -> Fit:
+def _led_on(fit: Fit, outer: Dense, every: Rows, target: Density) -> Fit:
     """The fit that holds as well where a neck leads on, beyond all positions.
 
     Step by step, each by the map of the one before; for a small error of what goes with the
@@ -270,16 +318,19 @@ def _led_on(fit: Fit, outer: Dense, every: Rows, asked: Asked) -> Fit:
         x = _ahead(_transport(outer, fit, every.thinned(MAX_ROWS)), every, reach)
         if x is None:
             break
-        ahead = asked.rows(x)
-        both = Rows(
-            torch.cat([even.y, outer.to_u(ahead.y)]),
-            torch.cat([even.score, outer.pull_score(ahead.score)]),
-        )
-        further = _by_scores(fit, both, 40, is_curved=is_curved)
+        y, score = _usable(x, *target.log_density_and_score(x))
+        both = torch.cat([even.y, outer.to_u(y)]), torch.cat([even.score, outer.pull_score(score)])
+        further = _by_scores(fit, Rows(*both), 40, is_curved=is_curved)
         if not _missed(further, even) < most:
             break
         fit = further
     return fit
+
+
+def _usable(x: Tensor, log_density: Tensor, score: Tensor) -> Rows:
+    """Where there is a density and a score."""
+    is_usable = log_density.isfinite() & score.isfinite().all(1)
+    return Rows(x[is_usable], score[is_usable].detach())
 
 
 def _ahead(transport: Transport, every: Rows, reach: float) -> Tensor | None:
@@ -556,10 +607,6 @@ def _transport(outer: Dense, fit: Fit, rows: Rows) -> Transport:
     inner = fit_affine(u, bent.pull_score_at(u, rows.score))
     assert isinstance(inner, Dense)  # of so few dimensions and so many positions
     return Transport(outer.loc, matrix, *fit[1:], inner.loc, inner.factor)
-
-
-def _flat_double(x: Tensor) -> Tensor:
-    return flat(x).double()
 
 
 def _whitening(x: Tensor) -> Dense:

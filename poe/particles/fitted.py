@@ -74,12 +74,11 @@ class FittedTransport(Expert):
         super().__init__()
         self.transport, self.base, self.space = transport, base, base.space
         self.register_buffer("loc", transport.loc)  # tells the dtype and the device
-        scale = transport.inner_factor.diagonal().log().sum()
-        self.log_scale = (scale + torch.linalg.slogdet(transport.matrix).logabsdet).item()
+        self.log_volume = transport.log_volume().item()
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.transport.to_u(x.reshape(-1, *self.space.event_shape))
-        found = self.base(u) - self.transport.log_abs_det_at(u) - self.log_scale
+        found = self.base(u) - self.transport.log_abs_det_at(u) - self.log_volume
         return found.reshape(x.shape[: x.ndim - len(self.space.event_shape)])
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -83,3 +83,17 @@ def draw_schools(log_scale: Tensor, g: torch.Generator) -> Tensor:
     centre = (ESTIMATE / ERROR.square() + mean / variance) / precision
     effects = centre + normal(len(log_scale), 8) / precision.sqrt()
     return torch.cat([mean, log_scale[:, None], effects], 1)
+
+
+FUNNEL, ROSENBROCK = (funnel, draw_funnel), (rosenbrock, draw_rosenbrock)
+BENT: dict[str, tuple[Density, Draw]] = {
+    "funnel": FUNNEL,
+    "funnel, v last": (lambda x: funnel(x.flip(-1)), lambda n, g: draw_funnel(n, g).flip(-1)),
+    "funnel, rotated and in raw units": rotated(*FUNNEL, 5),
+    "Rosenbrock": ROSENBROCK,
+    "Rosenbrock, rotated and in raw units": rotated(*ROSENBROCK, 2),
+}
+
+
+def gaussian(x: Tensor) -> Tensor:
+    return -0.5 * x.square().sum(-1)

@@ -11,9 +11,8 @@ from poe.core.errors import PoeError
 from poe.core.transport_fit import Fit, misfit, without_curved_necks
 from poe.samplers import Dense, Transport, fit_affine, fit_transport
 from tests.poe.core.bent import (
+    BENT,
     F64,
-    Density,
-    Draw,
     banana,
     draw_banana,
     draw_funnel,
@@ -21,20 +20,10 @@ from tests.poe.core.bent import (
     draw_schools,
     funnel,
     rosenbrock,
-    rotated,
     schools,
     score_of,
     seeded,
 )
-
-FUNNEL, ROSENBROCK = (funnel, draw_funnel), (rosenbrock, draw_rosenbrock)
-BENT: dict[str, tuple[Density, Draw]] = {
-    "funnel": FUNNEL,
-    "funnel, v last": (lambda x: funnel(x.flip(-1)), lambda n, g: draw_funnel(n, g).flip(-1)),
-    "funnel, rotated and in raw units": rotated(*FUNNEL, 5),
-    "Rosenbrock": ROSENBROCK,
-    "Rosenbrock, rotated and in raw units": rotated(*ROSENBROCK, 2),
-}
 
 
 @pytest.mark.slow
@@ -139,6 +128,17 @@ def test_a_few_positions_far_in_a_neck_are_fitted_with_the_others() -> None:
     transport = fit_transport(x, score)
     assert misfit(transport, x[:75], score[:75]) < 0.5
     assert misfit(transport, x[75:], score[75:]) < 0.1
+
+
+@pytest.mark.slow
+def test_two_groups_with_a_scale_each_take_two_layers() -> None:
+    x = torch.cat([draw_funnel(2000, seeded()), draw_funnel(2000, seeded(1))], 1)
+    both = lambda x: funnel(x[..., :5]) + funnel(x[..., 5:])  # noqa: E731
+    score = score_of(both, x)
+    transport = fit_transport(x, score)
+    assert isinstance(transport, Transport)
+    assert len(transport.layers) == 2
+    assert misfit(transport, x, score) < 0.02 * misfit(fit_affine(x, score), x, score)
 
 
 def test_places_ahead_where_a_target_is_not_defined_are_left_out() -> None:

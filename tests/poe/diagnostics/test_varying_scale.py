@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poe.diagnostics.varying_scale import has_varying_scale
-from tests.poe.core.test_transport import (
+from tests.poe.core.bent import (
     BENT,
     Density,
     Draw,
