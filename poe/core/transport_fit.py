@@ -261,8 +261,7 @@ def _searched(outer: Dense, rows: Rows, *, is_curved: bool) -> Fitted:
     some = rows.thinned(MAX_ROWS)
     few = some.thinned(FEW_ROWS)
     directions = torch.cat([outer.factor, _direction_of_scale(*some)[None]])
-    starts = (_begun(each / each.norm(), few.y, is_curved=is_curved) for each in directions)
-    begun = [_with_loss(start, few) for start in starts]
+    begun = [_tried(each / each.norm(), few, is_curved=is_curved) for each in directions]
     usable = sorted((one for one in begun if math.isfinite(one.loss)), key=lambda one: one.loss)
     if not usable:
         return begun[0]._replace(loss=math.inf)
@@ -273,6 +272,14 @@ def _searched(outer: Dense, rows: Rows, *, is_curved: bool) -> Fitted:
         return Fitted(near, math.inf)
     near = _refined(near, some, 60, is_curved=is_curved).fit
     return _with_loss(_by_scores(near, _evenly(near, rows), 100, is_curved=is_curved), some)
+
+
+def _tried(direction: Tensor, rows: Rows, *, is_curved: bool) -> Fitted:
+    """The fit begun there; of infinite loss where its algebra fails, as of repeated rows."""
+    try:
+        return _with_loss(_begun(direction, rows.y, is_curved=is_curved), rows)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return Fitted(_unbent(rows.y), math.inf)
 
 
 def _by_scores(fit: Fit, rows: Rows, iterations: int, *, is_curved: bool) -> Fit:
@@ -484,7 +491,7 @@ def _loss(fit: Fit, rows: Rows, likelihood: float = 1.0) -> Tensor:
     scaled = z[:, 1:] - curve_basis(first) @ fit.curves
     log_scale = scale_basis(first) @ fit.log_scales
     u = torch.cat([first, scaled * (-log_scale).exp() - mean_basis(first) @ fit.means], 1)
-    rest = torch.linalg.solve(fit.unmixing.mT, score.mT).mT
+    rest = torch.linalg.solve_ex(fit.unmixing.mT, score.mT).result.mT  # inf where it is singular
     along, rest = rest[:, :1], rest[:, 1:]
     bent = Bent(first, log_scale, scaled)
     along = along + turned(bent, rest, *fit[1:])

@@ -155,3 +155,10 @@ def test_no_parabola_stays_where_a_scale_varies() -> None:
     log_scales = torch.tensor([[0.0, 0.0], [0.2, 0.5], [0.0, 0.0]], dtype=F64)
     found = without_curved_necks(Fit(eye, twos, twos, log_scales))
     assert found.curves.tolist() == [[2.0, 2.0], [2.0, 0.0]]
+
+
+def test_repeated_rows_do_not_end_the_fit() -> None:
+    """Of three places only: the covariance of what any first coordinate leaves is singular."""
+    x = draw_funnel(3, seeded()).repeat(100, 1)
+    transport = fit_transport(x, 1e3 * score_of(funnel, x))
+    assert bool(transport.to_u(x).isfinite().all())
