@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import poe
+from poe.core import transport_fit
 from poe.core.errors import PoeError
 from poe.core.transport_fit import Fit, misfit, without_curved_necks
 from poe.samplers import Dense, Transport, fit_affine, fit_transport
@@ -157,8 +158,12 @@ def test_no_parabola_stays_where_a_scale_varies() -> None:
     assert found.curves.tolist() == [[2.0, 2.0], [2.0, 0.0]]
 
 
-def test_repeated_rows_do_not_end_the_fit() -> None:
-    """Of three places only: the covariance of what any first coordinate leaves is singular."""
-    x = draw_funnel(3, seeded()).repeat(100, 1)
-    transport = fit_transport(x, 1e3 * score_of(funnel, x))
-    assert bool(transport.to_u(x).isfinite().all())
+def test_where_the_algebra_of_every_begun_fit_fails_the_map_is_affine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise torch.linalg.LinAlgError
+
+    monkeypatch.setattr(transport_fit, "_begun", failing)
+    x = draw_funnel(300, seeded())
+    assert isinstance(fit_transport(x, score_of(funnel, x)), Dense)
