@@ -35,7 +35,7 @@ LITTLE, DESCRIBED = 0.2, 0.1
 UNEVEN = 1.6
 """The log of the square of the score may vary by so many times what that of a normal does."""
 QUARTER = 4
-AT_REST, DRIFTING = 3.5, 5.0
+AT_REST, DRIFTING = 3.5, 4.5
 """Standard errors: up to the one chains are left where they are, and beyond the other it is said.
 Chance explains 4 of some fifty series and their tails."""
 TAIL = 0.1
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     Args:
         steps: Trajectories of a round.
         length: Of each, in gradients.
-        refit_every: So many rounds are made in one map.
+        refit_every: So many rounds are made in one map, unless it still fits.
         compared: The last rounds, of which it is asked whether chains drift; at least so many.
         max_rounds: Where they go on drifting.
     """
@@ -60,10 +60,8 @@ class Plan(NamedTuple):
     max_rounds: int
 
 
-SHORT, LONG = Plan(64, 4, 1, 2, 6), Plan(32, 8, 2, 32, 32)
+SHORT, LONG = Plan(64, 4, 1, 2, 6), Plan(32, 8, 4, 32, 32)
 """Where a map describes the target, and where none does: there all of the way is compared."""
-LEAST_ROUNDS = 24
-"""Of the long way, or as many as are compared."""
 
 
 class Settled(NamedTuple):
@@ -101,9 +99,9 @@ def settle(
 ) -> Settled | None:
     """Move draws of particles on, where the scales of their scores vary.
 
-    256 chains by ``AdaptiveStepHMC``, in rounds, in the coordinates of the map that fits a
-    round before, until they no longer drift. Where that leaves scores as those of a normal, two
-    rounds show it; where no map does, 24 at least: there chains may go on to where none was
+    256 chains by ``AdaptiveStepHMC``, in rounds, in the coordinates of a map that is fitted anew
+    on the way, until they no longer drift. Where that leaves scores as those of a
+    normal, two rounds show it; where no map does, all 32: there chains may go on to where none was
     all the time, and only a long way shows that they do.
 
     ``report`` is told how far it is, and it ends after about ``most`` evaluations. Nothing is done
@@ -133,7 +131,7 @@ def settle(
         if count % plan.refit_every == 0 and not still_fits(fitted, *passed[-1].usable):
             fitted = fit_transport(*passed[-1].usable, counted)
         cost += plan.steps * plan.length * len(position) + len(kept)
-        if count >= min(plan.compared, LEAST_ROUNDS, num_rounds):
+        if count >= min(plan.compared, num_rounds):
             drift = _drift(passed[-plan.compared :], fitted, len(position))
             if drift < AT_REST:
                 break
