@@ -82,7 +82,7 @@ def fit_transport(
 
     Returns:
         A ``Transport`` where the log-likelihood of a position gains more than 0.2 by bending, and
-        scores come out at least twice as near to a normal's; else, and of one or more than 50
+        scores come out at least twice as near to a normal's; else, and of one or more than 70
         dimensions, or of fewer than 20 d positions, what ``fit_affine`` returns.
 
     Raises:

@@ -105,7 +105,7 @@ def settle(
     all the time, and only a long way shows that they do.
 
     ``report`` is told how far it is, and it ends after about ``most`` evaluations. Nothing is done
-    in more than 50 dimensions, where no map is fitted that bends.
+    in more than 70 dimensions, where no map is fitted that bends.
 
     Shapes: x ``(n, *event)``, equally weighted draws.
 
