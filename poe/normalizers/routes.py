@@ -31,6 +31,7 @@ from poe.particles.summits import (
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.kernel import or_nothing
 from poe.tuning.counts import fitted_counts
+from poe.tuning.modes import Counted
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""
@@ -72,6 +73,21 @@ class Route(NamedTuple):
         return ((self.log_z - other.log_z) / error).item()
 
 
+class Fitted(NamedTuple):
+    """A density fitted to draws, log p̃ / q there, and how often the target was asked for it."""
+
+    density: Expert
+    tilts: Tensor
+    num_evaluations: int
+
+
+class Start(NamedTuple):
+    """Where a run may begin, and how often the target was asked to know it."""
+
+    density: Expert
+    num_evaluations: int
+
+
 class Scouted(NamedTuple):
     """What small runs found out about a target.
 
@@ -111,12 +127,14 @@ class Scouting(NamedTuple):
         found = all_levels(levels, SCOUTED_NUMBERS)
         return Route(start, levels, found.log_z[-1] + levels.log_start, found.std_error)
 
-    def fit(self, x: Tensor) -> tuple[Expert, Tensor]:
-        """The density under which draws are likeliest, and log p̃ / q there."""
+    def fit(self, x: Tensor) -> Fitted:
+        """The density under which draws are likeliest."""
         log_density, score = self._at(x)
-        fitted = fit_density(self.asked, x, score, self.generator)
+        counted = Counted(self.asked)
+        fitted = fit_density(counted, x, score, self.target.space, self.generator)
         with torch.no_grad():
-            return fitted, or_nothing((log_density - fitted(x)).double())
+            tilts = or_nothing((log_density - fitted(x)).double())
+        return Fitted(fitted, tilts, len(x) + counted.num_evaluations)
 
     def draws(self, levels: Levels) -> Tensor:
         """Of the target by particles, equally weighted."""
@@ -195,16 +213,14 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
 
 def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scouted:
     """What is known once chains from the particles have come to rest: a run from where they do."""
-    found = found._replace(
-        num_evaluations=found.num_evaluations + settled.num_evaluations + len(settled.position),
-        doubts=settled.doubts(),
-    )
-    nearer = _start(scouting, settled.position, found.best, found.summits)
+    nearer, cost = _start(scouting, settled.position, found.best, found.summits)
+    cost += found.num_evaluations + settled.num_evaluations
+    found = found._replace(num_evaluations=cost, doubts=settled.doubts())
     try:
         run = scouting.run(nearer)
     except NonFiniteError:  # what was fitted reaches where the target is no number
         return found
-    cost, best = found.num_evaluations + run.levels.num_evaluations, found.best
+    cost, best = cost + run.levels.num_evaluations, found.best
     # Where a map describes the target, the run before is sure of less than it knows of.
     if run.above(best) < -CLOSE or (not settled.is_described and _says_less(run, best)):
         return found._replace(num_evaluations=cost)
@@ -213,21 +229,23 @@ def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scout
 
 def _nearer(scouting: Scouting, first: Route, summits: Found) -> tuple[Route, Expert, int]:
     """The run to be believed, where to begin, and the evaluations it took."""
-    best, cost = first, DRAWS
-    nearer = _start(scouting, scouting.draws(first.levels), first, summits)
+    best = first
+    nearer, cost = _start(scouting, scouting.draws(first.levels), first, summits)
     for _ in range(MAX_ROUNDS):
         try:
             run = scouting.run(nearer)
         except NonFiniteError:  # what was fitted reaches where the target is no number
             return first, first.start, cost
-        cost += run.levels.num_evaluations + DRAWS
+        cost += run.levels.num_evaluations
         if _says_less(run, best):
             return best, best.start, cost
         above = run.above(best)
         if abs(above) < CLOSE and run.std_error < SURE and not _misses(summits, run):
-            return best, nearer, cost - DRAWS
+            return best, nearer, cost
         is_no_surer = run.std_error > HALF * best.std_error
-        best, nearer = run, _start(scouting, scouting.draws(run.levels), run, summits)
+        best = run
+        nearer, more = _start(scouting, scouting.draws(run.levels), run, summits)
+        cost += more
         if above < CLOSE and is_no_surer and not _misses(summits, run):
             break
     return best, nearer, cost
@@ -243,14 +261,14 @@ def _misses(summits: Found, run: Route) -> bool:
     return bool(summits.missed(run.levels.cloud, run.log_z, run.std_error))
 
 
-def _start(scouting: Scouting, x: Tensor, run: Route, summits: Found) -> Expert:
+def _start(scouting: Scouting, x: Tensor, run: Route, summits: Found) -> Start:
     """A density fitted to draws, and beside it the summits where it is too thin."""
-    fitted, tilts = scouting.fit(x)
+    fitted, tilts, cost = scouting.fit(x)
     log_z = summits.raised(run.levels.cloud, run.log_z)
     thin = summits.thin(fitted, tilts, log_z)
     if not thin:
-        return fitted
+        return Start(fitted, cost)
     beside = torch.stack([summit.log_mass for summit in thin]).logsumexp(0)
     share = torch.sigmoid(beside - log_z).clamp(LEAST, MOST).item()
     others = around(thin, fitted.space).to(number_like(fitted).dtype)
-    return Mixture([fitted, others], [1 - share, share])
+    return Start(Mixture([fitted, others], [1 - share, share]), cost)

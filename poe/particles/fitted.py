@@ -16,7 +16,7 @@ from poe.core.affine import (
 from poe.core.arguments import checked
 from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
-from poe.core.transport import Transport
+from poe.core.transport import Density, Transport
 from poe.core.transport_fit import fit_transport
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
@@ -210,15 +210,16 @@ def _log_area(d: int, df: float) -> float:
 
 
 def fit_density(
-    target: Expert, x: Tensor, score: Tensor | None, generator: torch.Generator
+    target: Density, x: Tensor, score: Tensor | None, space: Space, generator: torch.Generator
 ) -> Expert:
     """The Gaussian, mixture or bent Gaussian, under which other draws are likeliest.
 
     Candidates are fitted to one half of ``x`` ``(n, *event)``, and compared on the other: a
     Gaussian by positions and scores (``fit_affine``), independent Student's t, and mixtures of 1,
-    2, 4, … 16 components by expectation-maximisation, Gaussians and others of heavy tails.
+    2, 4, … 16 components by expectation-maximisation, Gaussians and others of heavy tails. Where
+    necks begin, the target is asked for scores ahead.
     """
-    half, space = len(x) // 2, target.space
+    half = len(x) // 2
     order = torch.randperm(len(x), generator=generator, device=x.device)
     one, other = x[order[:half]], x[order[half:]]
     of_one = None if score is None else score[order[:half]]

@@ -42,6 +42,7 @@ from poe.samplers.questions import guarantee
 from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
+from poe.tuning.modes import Counted
 from poe.tuning.prepared import Prepared, prepared_particles
 
 SETTLED_FROM, SETTLED_COST = 1024, 4
@@ -189,10 +190,12 @@ def _from_nearer(
     x = settled.position
     asked = Guarded(begin.density, begin.raised)
     _, score = asked.log_density_and_score(x)
-    fitted = fit_density(asked, x, score.to(x.dtype), run.generator)
+    counted = Counted(asked)
+    fitted = fit_density(counted, x, score.to(x.dtype), asked.space, run.generator)
     nearer = with_tails(fitted, x, asked.space)
     again = Particles(begin.density, nearer, run.schedule, run.generator, begin.raised, adaptive)
-    again.tally.num_evaluations += run.tally.num_evaluations + settled.num_evaluations + len(x)
+    again.tally.num_evaluations += run.tally.num_evaluations + settled.num_evaluations
+    again.tally.num_evaluations += len(x) + counted.num_evaluations
     try:
         again.follow(nearer, begin.density, begin.choice.kernel, report)
     except NonFiniteError:  # what was fitted reaches where the target is no number
