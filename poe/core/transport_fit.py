@@ -36,13 +36,13 @@ EXPLAINED, UNEXPLAINED = 0.25, 0.1
 looked for where so little is missed."""
 SLIGHT = 0.3
 """Where scores miss a normal's by so little in all coordinates together, bending gains little."""
-PROMISING = 0.85
+PROMISING = 0.7
 """A short search must leave less than this of what scores miss, or no longer one follows."""
 GOOD = 0.05
 """Of what scores miss, in the mean over coordinates."""
 WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
-MAX_LAYERS, GAINED = 6, 0.85
+MAX_LAYERS, GAINED = 4, 0.7
 """Each of which must leave less than this of what scores miss without it."""
 NUM_STARTS = 2
 MAX_ROUNDS = 6

@@ -106,7 +106,9 @@ def test_particles_next_to_edges_have_the_right_log_z() -> None:
     assert Kind.ROUNDED not in kinds(draws.doubts)
 
 
-@pytest.mark.parametrize(("k", "a"), [(2, 0.1), (5, 0.1), (10, 0.3)])
+@pytest.mark.parametrize(
+    ("k", "a"), [(2, 0.1), (5, 0.1), pytest.param(10, 0.3, marks=pytest.mark.slow)]
+)
 def test_corners_of_a_simplex_are_reached(k: int, a: float) -> None:
     target = poe.FromLogDensity(lambda x: ((a - 1) * x.log()).sum(-1), space=poe.Simplex(k))
     found = poe.log_partition(target, generator=generator(1), progress=False)
