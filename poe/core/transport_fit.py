@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,7 +78,7 @@ def fit_transport(
     Args:
         x: Positions, ``(n, *event)``, n >= 2.
         score: ∇ log p̃ there, ``(n, *event)``.
-        target: What they are positions of, to be asked for scores ahead: some 3000 times.
+        target: What they are positions of, to be asked for scores ahead: some 3000 times a layer.
 
     Returns:
         A ``Transport`` where the log-likelihood of a position gains more than 0.2 by bending, and
@@ -121,10 +121,11 @@ def _layers(rows: Rows, target: Density | None, left: float) -> tuple[list[Trans
             break
         u = layer.to_u(rows.y)
         rest = Rows(u, layer.pull_score_at(u, rows.score))
-        if not rest.misfit() < GAINED * left:
+        missed = rest.misfit()
+        if not missed < GAINED * left:
             break
         layers.append(layer)
-        rows, left = rest, rest.misfit()
+        rows, left = rest, missed
         target = None if target is None else layer.whitened(target)
     return layers, left
 
@@ -145,11 +146,8 @@ def _joined(layers: Sequence[Transport]) -> Transport:
     """All of them as one map."""
     if len(layers) == 1:
         return layers[0]
-    return Transport(*(torch.stack(parts) for parts in zip(*map(_parts, layers), strict=True)))
-
-
-def _parts(transport: Transport) -> Iterable[Tensor]:
-    return vars(transport).values()
+    parts = zip(*(vars(layer).values() for layer in layers), strict=True)
+    return Transport(*map(torch.stack, parts))
 
 
 def still_fits(affine: Affine | Transport | None, x: Tensor, score: Tensor) -> bool:
@@ -271,7 +269,7 @@ def _searched(outer: Dense, rows: Rows, *, is_curved: bool) -> Fitted:
     if not (is_gain and _missed(near, few) < PROMISING * _missed(_unbent(few.y), few)):
         return Fitted(near, math.inf)
     near = _refined(near, some, 60, is_curved=is_curved).fit
-    return _with_loss(_by_scores(near, _evenly(near, rows), 100, is_curved=is_curved), some)
+    return _with_loss(_by_scores(near, evenly(near, rows), 100, is_curved=is_curved), some)
 
 
 def _tried(direction: Tensor, rows: Rows, *, is_curved: bool) -> Fitted:
@@ -319,7 +317,7 @@ def _led_on(fit: Fit, outer: Dense, every: Rows, target: Density) -> Fit:
     positions is an error of many scales ahead.
     """
     is_curved = bool((fit.curves[1] != 0).any())
-    even = _evenly(fit, Rows(outer.to_u(every.y), outer.pull_score(every.score)))
+    even = evenly(fit, Rows(outer.to_u(every.y), outer.pull_score(every.score)))
     most = WORSE * _missed(fit, even) + BARELY
     for reach in AHEAD:
         x = _ahead(_transport(outer, fit, every.thinned(MAX_ROWS)), every, reach)
@@ -358,14 +356,14 @@ def _ahead(transport: Transport, every: Rows, reach: float) -> Tensor | None:
     return x[x.isfinite().all(1)]
 
 
-def _evenly(fit: Fit, rows: Rows) -> Rows:
+def evenly(fit: Fit, rows: Rows) -> Rows:
     """As many positions at each z₁, as far as there are, so that the far end of a neck counts.
 
     Scores show a normal wherever they are asked for, and those from where it is narrowest show
     best where it leads to.
     """
     first = rows.y @ fit.unmixing[0]
-    part = (first - first.min()) / (first.max() - first.min())
+    part = (first - first.min()) / (first.max() - first.min()).clamp(min=1e-300)
     place = (NUM_PLACES * part).long().clamp(max=NUM_PLACES - 1)
     counts = torch.bincount(place, minlength=NUM_PLACES)
     order = place.argsort(stable=True)

@@ -28,10 +28,9 @@ from poe.particles.summits import (
     beyond,
     find_summits,
 )
-from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.guarded import Counted, Guarded, Raised
 from poe.samplers.kernel import or_nothing
 from poe.tuning.counts import fitted_counts
-from poe.tuning.modes import Counted
 
 SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""

@@ -21,10 +21,10 @@ from poe.density.expert import Expert
 from poe.diagnostics.varying_scale import MIN_POSITIONS, spread_of_scores
 from poe.particles.islands import Report
 from poe.samplers.adaptive_step import AdaptiveStepHMC
+from poe.samplers.guarded import Counted
 from poe.samplers.kernel import Density, or_nothing, started, stepped
 from poe.samplers.preconditioned import Preconditioned
 from poe.samplers.questions import Learned, filled, target_acceptance
-from poe.tuning.modes import Counted
 
 CHAINS = 256
 KEPT, TUNED = 8, 4
@@ -100,9 +100,9 @@ def settle(
     """Move draws of particles on, where the scales of their scores vary.
 
     256 chains by ``AdaptiveStepHMC``, in rounds, in the coordinates of a map that is fitted anew
-    on the way, until they no longer drift. Where that leaves scores as those of a
-    normal, two rounds show it; where no map does, all 32: there chains may go on to where none was
-    all the time, and only a long way shows that they do.
+    on the way, until they no longer drift. Where that leaves scores as those of a normal, two
+    rounds show it; where no map does, all 32: there chains may go on to where none was all the
+    time, and only a long way shows that they do.
 
     ``report`` is told how far it is, and it ends after about ``most`` evaluations. Nothing is done
     in more than 70 dimensions, where no map is fitted that bends.

@@ -36,13 +36,12 @@ from poe.particles.islands import Particles, Report, Schedule
 from poe.particles.resampling import equally_weighted, systematic_resample
 from poe.particles.settling import Settled, settle
 from poe.particles.summits import CLIMBS, STEPS, Cloud, find_summits, missed_doubts
-from poe.samplers.guarded import Guarded, Raised
+from poe.samplers.guarded import Counted, Guarded, Raised
 from poe.samplers.kernel import Kernel, require_kernel
 from poe.samplers.questions import guarantee
 from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
-from poe.tuning.modes import Counted
 from poe.tuning.prepared import Prepared, prepared_particles
 
 SETTLED_FROM, SETTLED_COST = 1024, 4

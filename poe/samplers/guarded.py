@@ -1,4 +1,4 @@
-"""A density as a run asks it: never where nothing is, and with −inf where it raises an error."""
+"""A density as a run asks it: counted, never where nothing is, and with −inf where it raises."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ OF_PROGRAMS = (NameError, TypeError, AttributeError, ImportError, NotImplemented
 """Errors that come everywhere, if one comes first."""
 OF_NO_POSITION = (GradientError, DtypeError, ShapeError)
 """What an expert says of itself, or of the kind of tensor that it is given."""
+
+
+class Counted:
+    """A density that counts the positions it is asked at."""
+
+    def __init__(self, density: Density) -> None:
+        self.density, self.num_evaluations = density, 0
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p̃(x): ``(n, *event) -> (n,)``."""
+        self.num_evaluations += len(x)
+        return self.density.log_density(x)
+
+    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p̃(x) and its gradient."""
+        self.num_evaluations += len(x)
+        return self.density.log_density_and_score(x)
 
 
 class Raised:

@@ -16,13 +16,12 @@ from poe.density.coordinates import Coordinates
 from poe.density.expert import Expert
 from poe.particles.islands import Particles, Schedule
 from poe.particles.resampling import equally_weighted
-from poe.samplers.guarded import Raised
+from poe.samplers.guarded import Counted, Raised
 from poe.samplers.hmc import SplitHMC
 from poe.samplers.kernel import Density, Kernel, or_nothing
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Gaussians, Preconditioned
 from poe.tuning.modes import (
-    Counted,
     Mode,
     apart,
     climb,

@@ -19,7 +19,7 @@ from poe.density.adapt import FromDistribution
 from poe.density.expert import Expert
 from poe.density.wrappers import in_chunks
 from poe.diagnostics.settled import MANY_MODES, r_hat_of_settled
-from poe.samplers.guarded import Raised
+from poe.samplers.guarded import Counted, Raised
 from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.metropolis import MetropolisHastings
@@ -41,7 +41,6 @@ from poe.sampling.landscape import (
 from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
 from poe.tuning.jumps import labels, tune_jumps
-from poe.tuning.modes import Counted
 from poe.tuning.prepared import Prepared
 from poe.tuning.start import broad_start
 from poe.tuning.tempering import tune_tempering

@@ -6,6 +6,7 @@ consistent one behind, and a run resumed from it gives the same bits.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -154,11 +155,12 @@ class Run:
         tally = Tally.none(len(u), u.device)
         spread = Spread.around(u) if plan.is_watched else None
         learned = first_learned(first, u)
+        asked = 1 + (learned.affine is not None) + math.ceil(learned.num_asked / len(u))
         moment = Moment(
             phase=0,
             step=0,
             num_steps=0,
-            num_gradients=(1 + (learned.affine is not None), 0),
+            num_gradients=(asked, 0),
             seconds=(0.0, 0.0),
             state=begin_window(first, u, learned),
             learned=(learned,),
@@ -336,13 +338,13 @@ class Run:
             )
         x, known[-1] = brought_home(stage, moment.state, known[-1], self.plan.generator)
         warmup, sampling = moment.num_gradients
-        asked = learned.num_asked - moment.learned[-1].num_asked
+        asked = math.ceil((learned.num_asked - moment.learned[-1].num_asked) / len(x))
         return moment._replace(
             phase=phase,
             step=0,
             learned=(*moment.learned, *known),
             state=begin_window(stages[phase], x, known[-1]),
-            num_gradients=(warmup + 1 + -(-asked // len(x)), sampling),
+            num_gradients=(warmup + 1 + asked, sampling),
             generator_state=self.plan.generator.get_state(),
         )
 

@@ -38,23 +38,6 @@ REACH = 3.0
 """A position is in a mode within √d + 3 of its centre, in its own coordinates."""
 
 
-class Counted:
-    """A density that counts the positions it is asked at."""
-
-    def __init__(self, density: Density) -> None:
-        self.density, self.num_evaluations = density, 0
-
-    def log_density(self, x: Tensor) -> Tensor:
-        """log p̃(x): ``(n, *event) -> (n,)``."""
-        self.num_evaluations += len(x)
-        return self.density.log_density(x)
-
-    def log_density_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p̃(x) and its gradient."""
-        self.num_evaluations += len(x)
-        return self.density.log_density_and_score(x)
-
-
 class Climbed(NamedTuple):
     """Where climbs ended, ``(n, *event)``, and which of them arrived, ``(n,)``."""
 

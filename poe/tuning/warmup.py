@@ -27,6 +27,7 @@ from poe.diagnostics.components import MIN_DRAWS, split
 from poe.diagnostics.ess import effective_size
 from poe.diagnostics.settled import r_hat_of_settled
 from poe.diagnostics.varying_scale import has_varying_scale
+from poe.samplers.guarded import Counted
 from poe.samplers.hmc import whole_turn
 from poe.samplers.kernel import Info, Kernel, require_inside, started, stepped
 from poe.samplers.ladder import AnnealedLangevin
@@ -49,7 +50,6 @@ from poe.samplers.questions import (
     with_scale,
 )
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
-from poe.tuning.modes import Counted
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""

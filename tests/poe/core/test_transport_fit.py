@@ -9,7 +9,7 @@ from torch import Tensor
 import poe
 from poe.core import transport_fit
 from poe.core.errors import PoeError
-from poe.core.transport_fit import Fit, misfit, without_curved_necks
+from poe.core.transport_fit import Fit, Rows, evenly, misfit, without_curved_necks
 from poe.samplers import Dense, Transport, fit_affine, fit_transport
 from tests.poe.core.bent import (
     BENT,
@@ -167,3 +167,25 @@ def test_where_the_algebra_of_every_begun_fit_fails_the_map_is_affine(
     monkeypatch.setattr(transport_fit, "_begun", failing)
     x = draw_funnel(300, seeded())
     assert isinstance(fit_transport(x, score_of(funnel, x)), Dense)
+
+
+def rows_at(first: Tensor) -> Rows:
+    y = torch.stack([first, torch.zeros_like(first)], 1)
+    return Rows(y, -y)
+
+
+def unbent(d: int) -> Fit:
+    zeros = torch.zeros(3, d - 1, dtype=F64)
+    return Fit(torch.eye(d, dtype=F64), zeros[:2], zeros[:2], zeros)
+
+
+def test_of_crowded_places_some_rows_count_and_of_empty_ones_all() -> None:
+    """Twenty places from 0 to 1, each of 100 rows: 1001 rows at 0 are thinned by 11, three stay."""
+    first = torch.cat([torch.zeros(1001, dtype=F64), torch.tensor([0.97, 0.98, 1.0], dtype=F64)])
+    kept = evenly(unbent(2), rows_at(first)).y[:, 0]
+    assert (kept == 0).sum() == 91
+    assert kept[kept > 0].tolist() == [0.97, 0.98, 1.0]
+
+
+def test_rows_all_at_one_place_are_thinned_as_one() -> None:
+    assert len(evenly(unbent(2), rows_at(torch.full((300,), 2.0, dtype=F64))).y) == 100

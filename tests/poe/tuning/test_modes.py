@@ -10,7 +10,8 @@ from torch import Tensor
 
 import poe
 from poe.core.affine import Diagonal
-from poe.tuning.modes import Counted, apart, climb, is_in, shaped, summit, weighed
+from poe.samplers.guarded import Counted
+from poe.tuning.modes import apart, climb, is_in, shaped, summit, weighed
 
 
 def seeded(seed: int = 0) -> torch.Generator:
