@@ -15,9 +15,8 @@ from poe.normalizers.levels import Levels, Report, schedule, walk
 from poe.normalizers.routes import Scouted, Scouting, scouted
 from poe.samplers.guarded import Guarded, Raised
 from poe.samplers.path import geometric_path
-from poe.samplers.questions import needs_score
 from poe.tuning.prepared import prepared_particles
-from poe.tuning.start import broad_start
+from poe.tuning.start import broad_start, wider_start
 
 
 class Method(Protocol):
@@ -109,8 +108,9 @@ def pose(
     posed, _ = prepared_particles(target, start, remedy=remedy, generator=generator)
     original, target, coordinates = posed.target, posed.density, posed.coordinates
     name, broad = broad_start(target, number_like(target))
-    raised, has_score = posed.raised, needs_score(posed.choice.kernel)
-    found = scouted(Scouting(target, has_score, generator, report, raised), broad)
+    raised, has_score = posed.raised, posed.has_score
+    scouting = Scouting(target, has_score, generator, report, raised)
+    found = scouted(scouting, broad, wider_start(target, generator))
     if start is None:
         begin, where = found.nearer, f"a density fitted to particles from {name}"
         where = name if begin is broad else where

@@ -36,6 +36,8 @@ SCOUTS = Schedule(8, 32, 4, 2, 0.5, None)
 """A small run in bold steps."""
 MORE = SCOUTS._replace(num_chains=128)
 """Where they disagree."""
+BOLD = Schedule(8, 64, 2, 2, 0.3, None)
+"""A look from farther out, whose modes count and not its error."""
 DRAWS = 1024
 """Of the scouts, by their weights, to fit a start to."""
 SCOUTED_NUMBERS = 2**19
@@ -54,6 +56,8 @@ MAX_ROUNDS = 4
 """Of runs from a density fitted to the run before."""
 CLOSE = 3.0
 """Runs that differ by fewer standard errors than this agree."""
+TOO_HIGH = 2.5
+"""Nats of one island above log Z for which it is looked into."""
 AHEAD = 2.0
 """One that says more by so many is followed, however little it is sure of: the other one lags."""
 
@@ -183,8 +187,10 @@ class Scouting(NamedTuple):
         return found
 
 
-def scouted(scouting: Scouting, broad: Expert) -> Scouted:
+def scouted(scouting: Scouting, broad: Expert, wider: Expert | None) -> Scouted:
     """A run from a broad start, and others from densities fitted to the one before.
+
+    Where the broad start is a factor of the target, what is ``wider`` than that may say more.
 
     log Ẑ of particles that lag behind their path is too low, and E Ẑ = Z forbids that it be much
     too high by chance. So a run from nearer is believed where it says more than the one before,
@@ -203,11 +209,28 @@ def scouted(scouting: Scouting, broad: Expert) -> Scouted:
         is_count = isinstance(scouting.target.space, Count)
         nearer = scouting.fitted_counts(first.levels) if is_count else broad
         return Scouted(first, first, nearer, NONE, cost)
+    if wider is not None:
+        first, more = _from_wider(scouting, first, wider)
+        broad, cost = Mixture([broad, wider], [0.5, 0.5]), cost + more
     summits = scouting.summits(first, broad)
     best, nearer, more = _nearer(scouting, first, summits)
     found = Scouted(first, best, nearer, summits, cost + more + summits.num_evaluations)
     settled = scouting.settled(best.levels)
     return found if settled is None else _with_settled(scouting, found, settled)
+
+
+def _from_wider(scouting: Scouting, first: Route, wider: Expert) -> tuple[Route, int]:
+    """The run from a wider start, where that says more, and what it took."""
+    try:
+        look = scouting.run(wider, BOLD)
+    except NonFiniteError:  # so far out the target is no number
+        return first, 0
+    cost = look.levels.num_evaluations
+    # A mode that few islands find makes all of them unsure; each Ẑ is seldom much above Z.
+    if look.above(first) < AHEAD and bool(look.levels.log_z.max() < first.log_z + TOO_HIGH):
+        return first, cost
+    run = scouting.run(wider, MORE)
+    return first if _says_less(run, first) else run, cost + run.levels.num_evaluations
 
 
 def _with_settled(scouting: Scouting, found: Scouted, settled: Settled) -> Scouted:

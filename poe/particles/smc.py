@@ -18,6 +18,7 @@ from poe.core.doubt import Doubt, Kind
 from poe.core.errors import NonFiniteError, PoeError
 from poe.core.randomness import aside, resolve
 from poe.density.checks import device_of
+from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, shared_space
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import (
@@ -43,9 +44,12 @@ from poe.structure.far_mass import failing_where_improper, look_far
 from poe.tuning.choice import Choice, adaptive_of, why_no_score
 from poe.tuning.counts import ALL_SIZES, mode_doubts
 from poe.tuning.prepared import Prepared, prepared_particles
+from poe.tuning.start import wider_start
 
 SETTLED_FROM, SETTLED_COST = 1024, 4
 """Draws of the particles, to send chains on from; and for how many times what particles took."""
+MOST_CLIMBS = 256
+"""From farther out than a factor: as many as a quarter of a run's evaluations affords."""
 ONE_AT_A_TIME = "islands mix their chains, so run poe.smc once for each condition"
 
 
@@ -299,7 +303,8 @@ def _gather(run: Particles, begin: Prepared, seconds: float) -> Draws:
 def _missed(run: Particles, begin: Prepared) -> list[Doubt]:
     """Whether climbing from particles leads to modes that none of them has found.
 
-    Not asked of a run that took less than climbing would.
+    Where a factor of the target can be sampled, from farther out than its draws too. Not asked of
+    a run that took less than climbing would.
     """
     if run.tally.num_evaluations < CLIMBS * STEPS:
         return []
@@ -310,7 +315,11 @@ def _missed(run: Particles, begin: Prepared) -> list[Doubt]:
     cloud = Cloud(x, run.log_z, run.schedule.num_islands * run.schedule.num_chains)
     alike = run.log_z.repeat_interleave(x.shape[1])[None]
     rows = systematic_resample(alike, CLIMBS, generator=run.generator)[0]
-    found = find_summits(asked, run.position[rows], run.generator)
+    positions = [run.position[rows]]
+    if (wider := wider_start(begin.target, run.generator)) is not None:
+        count = max(CLIMBS, min(MOST_CLIMBS, run.tally.num_evaluations // (4 * STEPS)))
+        positions.append(exact_sample(begin.coordinates.pull(wider), count, run.generator))
+    found = find_summits(asked, torch.cat(positions), run.generator)
     error = standard_error_of_log_mean(run.log_z)
     return missed_doubts(found, cloud, log_mean(run.log_z), error)
 

@@ -21,13 +21,17 @@ from poe.samplers.discrete.counts import LatticeGibbs, LatticeMALA
 from poe.samplers.discrete.discrete_langevin import DMALA, DULA
 from poe.samplers.discrete.gibbs import Gibbs, RandomScanGibbs, SingleSiteMetropolis
 from poe.samplers.discrete.gradient_gibbs import GibbsWithGradients, PathAuxiliary
-from poe.samplers.discrete.suffix import SuffixMetropolisHastings, SuffixState
+from poe.samplers.discrete.suffix import SuffixMetropolisHastings
 from poe.samplers.gaussian_gibbs import GaussianGibbs
 from poe.samplers.hmc import HMC, GeneralizedHMC, SplitHMC
 from poe.samplers.kernel import Info, Kernel, MetropolisState, Noise, State, TunableKernel
 from poe.samplers.ladder import AnnealedLangevin, AnnealedState
 from poe.samplers.langevin import MALA, ULA, LangevinState
-from poe.samplers.metropolis import MetropolisHastings
+from poe.samplers.metropolis import (
+    IndependenceMetropolisHastings,
+    MetropolisHastings,
+    WeighedState,
+)
 from poe.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from poe.samplers.path import geometric_ladder
 from poe.samplers.preconditioned import ModeJumps, Preconditioned, PreconditionedState
@@ -60,6 +64,7 @@ __all__ = [
     "GeneralizedHMC",
     "Gibbs",
     "GibbsWithGradients",
+    "IndependenceMetropolisHastings",
     "Info",
     "Kernel",
     "LabelClusters",
@@ -82,7 +87,6 @@ __all__ = [
     "SplitHMC",
     "State",
     "SuffixMetropolisHastings",
-    "SuffixState",
     "SurrogateMALA",
     "SurrogateState",
     "SwendsenWang",
@@ -90,6 +94,7 @@ __all__ = [
     "Transport",
     "TunableKernel",
     "UnderdampedLangevin",
+    "WeighedState",
     "fit_affine",
     "fit_transport",
     "geometric_ladder",

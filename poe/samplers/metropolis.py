@@ -1,15 +1,20 @@
-"""Random-walk Metropolis-Hastings: needs no gradient."""
+"""Metropolis-Hastings that needs no gradient: a random walk, and independent draws of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.arguments import checked
+from poe.core.errors import PoeError, SpaceMismatchError
+from poe.core.space import Space
+from poe.density.capabilities import can_sample_exactly
+from poe.density.checks import require_numbers
+from poe.density.expert import Expert
 from poe.samplers.kernel import (
     Corrected,
     Density,
@@ -18,10 +23,14 @@ from poe.samplers.kernel import (
     Noise,
     WithScale,
     accept,
+    floats_like,
     per_chain,
     require_positive,
     where_accepted,
 )
+
+LEAST_WARMUP, MOST_WARMUP, ALL_STEPS = 100, 1000, 16_000
+"""Steps to forget a start by: fewer with more chains, which are worth as much for what follows."""
 
 
 @checked
@@ -71,3 +80,134 @@ class MetropolisHastings(WithScale, Corrected[MetropolisState]):
         info = accept(log_density - state.log_density, log_density, noise.uniform)
         keep = partial(where_accepted, info.is_accepted)
         return MetropolisState(*map(keep, (proposal, log_density), state)), info
+
+
+class WeighedState(NamedTuple):
+    """The state of a chain whose proposals are draws of a model.
+
+    Args:
+        position: x, ``(chains, *event)``.
+        log_density: log p̃(x), ``(chains,)``.
+        log_proposal: The model's log q(x), ``(chains,)``.
+    """
+
+    position: Tensor
+    log_density: Tensor
+    log_proposal: Tensor
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p̃(x) − log q(x): ``(chains,)``."""
+        return self.log_density - self.log_proposal
+
+
+class Proposed(NamedTuple):
+    """Draws of the model ``(chains, *event)``, and uniforms to accept by ``(chains,)``."""
+
+    position: Tensor
+    uniform: Tensor
+
+
+def require_same_space(model: Space, target: Density, x: Tensor) -> None:
+    """Refuse positions that are not of the space where the model lives.
+
+    Args:
+        model: Where it lives.
+        target: The density to leave invariant.
+        x: Positions, ``(chains, *event)``.
+
+    Raises:
+        SpaceMismatchError: Where their shape is another, or the target says that its space is.
+    """
+    found = getattr(target, "space", model)
+    if x.shape[1:] == model.event_shape and found == model:
+        return
+    raise SpaceMismatchError(
+        f"expected positions (chains, *event) in {model}, where the model lives, got "
+        f"{tuple(x.shape)} in {found}: chains move in unconstrained coordinates, to which "
+        "poe.Transformed(model, space.to_unconstrained) takes a model"
+    )
+
+
+@dataclass(frozen=True, eq=False)  # models do not compare by value
+class IndependenceMetropolisHastings(Corrected[WeighedState]):
+    """Independent draws y of a model q, each accepted by the ratio of importance weights.
+
+        min(1, (p̃(y) / q(y)) / (p̃(x) / q(x)))
+
+    Where weights are bounded by W times their mean, the distance to the target falls like
+    (1 − 1 / W)ⁿ from any start; where they are not, chains may stay where one is large.
+
+    Args:
+        model: Any expert that can be sampled exactly and has a density wherever the target has
+            one, on the space in which chains move. Positions of another raise SpaceMismatchError.
+
+    Raises:
+        PoeError: For a model that cannot be sampled exactly.
+        NonFiniteError: For one whose parameters are no numbers.
+
+    References:
+        Hastings (1970), Monte Carlo sampling methods using Markov chains and their applications,
+        doi:10.1093/biomet/57.1.97; Tierney (1994), Markov chains for exploring posterior
+        distributions, section 2.3.2, doi:10.1214/aos/1176325750; Mengersen & Tweedie (1996), Rates
+        of convergence of the Hastings and Metropolis algorithms, theorem 2.1,
+        doi:10.1214/aos/1033066201 (the rate).
+
+    Example:
+        >>> import poe
+        >>> model = experts.Gaussian([0.0, 0.0], scale=1.0)
+        >>> target = model * experts.Gaussian([0.5, 0.5], scale=1.0)
+        >>> kernel = IndependenceMetropolisHastings(model)
+        >>> state = kernel.init(target, torch.zeros(5, 2))
+        >>> state, info = kernel.step(target, state, generator=torch.Generator().manual_seed(0))
+        >>> state.position.shape, info.is_accepted.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    model: Expert
+
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Expert) or not can_sample_exactly(self.model):
+            raise PoeError(
+                f"expected a model that can be sampled exactly, got {type(self.model).__name__}: "
+                "give a flow, an autoregressive model or another factor of the target that can"
+            )
+        require_numbers(self.model)
+
+    def warmup_steps(self, num_chains: int) -> int:
+        """Enough to forget a start.
+
+        Args:
+            num_chains: How many.
+
+        Returns:
+            16000 over the chains, between 100 and 1000.
+        """
+        return min(MOST_WARMUP, max(LEAST_WARMUP, ALL_STEPS // num_chains))
+
+    @torch.no_grad()
+    def draw_noise(self, position: Tensor, generator: torch.Generator) -> Proposed:
+        drawn = self.model.sample(len(position), generator=generator).to(position.dtype)
+        return Proposed(drawn, floats_like(position, len(position)).uniform_(generator=generator))
+
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> WeighedState:
+        require_same_space(self.model.space, target, x)
+        return WeighedState(x, target.log_density(x), self.model.log_density(x))
+
+    @torch.no_grad()
+    def transition(
+        self, target: Density, state: WeighedState, noise: Proposed
+    ) -> tuple[WeighedState, Info]:
+        y = noise.position
+        proposed = WeighedState(y, target.log_density(y), self.model.log_density(y))
+        # A draw where rounding leaves the model no density would be kept for ever.
+        is_weighed = proposed.log_proposal.isfinite()
+        ratio = torch.where(is_weighed, proposed.log_weight - state.log_weight, -torch.inf)
+        info = accept(ratio, proposed.log_density, noise.uniform)
+        keep = partial(where_accepted, info.is_accepted)
+        return WeighedState(*map(keep, proposed, state)), info

@@ -38,8 +38,8 @@ SCATTERED = 96, 512
 """The fewest and the most climbs from a broad start; in each round after the first, the fewest."""
 EACH_CLIMB = 30
 """So many evaluations for each of them there should be."""
-MOST_MORE = 8
-"""So many times the first particles go, if that can be paid."""
+MOST_MORE, FARTHER = 8, 4
+"""So many times the first particles go, if that can be paid; from farther out, which is dear."""
 ROUNDS = 6
 """Of such climbs, until two in a row find no new mode."""
 NEARER = (1.0, 0.5, 0.25)
@@ -65,12 +65,14 @@ SEPARATE = 0.6
 class Scouts:
     """Particles that sequential Monte Carlo takes from a broad start to the target.
 
+    - ``wider``: from where more go, where the broad start is a factor;
     - ``position``: where they arrived, all alike in weight, ``(particles, *event)``;
     - ``num_evaluations``: what it took.
     """
 
     target: Expert
     start: Expert
+    wider: Expert | None
     has_score: bool
     budget: int
     generator: torch.Generator
@@ -80,35 +82,45 @@ class Scouts:
 
     def arrive(self, num_chains: int) -> bool:
         """Whether they do within the budget; then more go, for a third of what is left."""
-        if not self._went(num_chains):
+        if (first := self._went(self.start, num_chains, self.budget)) is None:
             return False
         each = self.num_evaluations
-        more = min(MOST_MORE, (self.budget - each) // (3 * each))
-        if more > 1:
-            self._went(more * num_chains)
+        third = (self.budget - each) // 3
+        most, farther = (MOST_MORE, self.start) if self.wider is None else (FARTHER, self.wider)
+        more = min(most, third // each)
+        again = self._went(farther, more * num_chains, each + third) if more > 1 else None
+        self.position = first if again is None else self._both(first, again)
         return True
+
+    def _both(self, first: Tensor, again: Tensor) -> Tensor:
+        """In any order; those from the same start instead of the first, which are fewer."""
+        if self.wider is None:
+            return again
+        both = torch.cat([first, again])
+        return both[torch.randperm(len(both), generator=self.generator, device=both.device)]
 
     def scattered(self) -> Tensor:
         """Draws of the broad start, of no weights: as many as can be climbed from."""
         left = (self.budget - self.num_evaluations) // EACH_CLIMB
         count = max(SCATTERED[0], min(SCATTERED[1], left))
-        start = Coordinates(self.target.space).pull(self.start)
-        return exact_sample(start, count, self.generator)
+        starts = [self.start] if self.wider is None else [self.start, self.wider]
+        pull = Coordinates(self.target.space).pull
+        each = -(-count // len(starts))
+        return torch.cat([exact_sample(pull(start), each, self.generator) for start in starts])
 
-    def _went(self, num_chains: int) -> bool:
-        """Eight times as many, in as many islands, by bold steps."""
+    def _went(self, start: Expert, num_chains: int, budget: int) -> Tensor | None:
+        """Where eight times as many come, in as many islands, by bold steps; None beyond budget."""
         schedule = Schedule(8, num_chains, 2, 2, conditional_ess=0.3, temperatures=None)
-        particles = Particles(self.target, self.start, schedule, self.generator, self.raised)
+        particles = Particles(self.target, start, schedule, self.generator, self.raised)
         before = self.num_evaluations
         moves = Preconditioned(SplitHMC() if self.has_score else MetropolisHastings())
-        for _ in particles.levels(self.start, self.target, moves):
+        for _ in particles.levels(start, self.target, moves):
             self.num_evaluations = before + particles.tally.num_evaluations
-            if self.num_evaluations > self.budget:
-                return False
+            if self.num_evaluations > budget:
+                return None
         x, log_z = particles.position, particles.log_z
         by_island = x.unflatten(0, (len(log_z), -1))
-        self.position = equally_weighted(by_island, log_z, len(x), self.generator)
-        return True
+        return equally_weighted(by_island, log_z, len(x), self.generator)
 
 
 @dataclass
@@ -198,6 +210,21 @@ class Landscape:
         with torch.no_grad():
             return or_nothing(self.density.log_density(top)) if len(top) else top.new_empty(0)
 
+    def wander(self, mode: Mode, like: Tensor) -> Tensor:
+        """Where chains come from the centre of a mode: ``(steps, chains, *event)``.
+
+        They move in the mode's own coordinates, by steps that fit there, since a chain whose steps
+        are too long for the place stands still in any.
+        """
+        kernel = Preconditioned(SplitHMC(*STRIDE), Dense(mode.centre, mode.factor))
+        u = mode.centre.reshape(1, *like.shape[2:]).repeat_interleave(COPIES, 0)
+        return moved(self.density, kernel, u, WANDERING, self.generator)[-WANDERING // 2 :]
+
+    def comes_to(self, mode: Mode, visited: Tensor) -> bool:
+        """Whether chains from a mode come to where others were; not asked of too many modes."""
+        is_asked = any(mode is one for one in self.modes[:TESTED])
+        return is_asked and leads_to(self.density, self.wander(mode, visited), [visited])
+
     def _width(self, top: Tensor) -> Tensor:
         """About the standard deviations of a mode: those of the last one, where there was one."""
         if self.modes:
@@ -217,16 +244,15 @@ def unfollowed(land: Landscape, visited: Tensor) -> tuple[list[Mode], str]:
     own, modes = land.own, land.modes
     if modes and own.log_mass < modes[0].log_mass + math.log(LEAST):
         return unsettled(land)  # what the chains learned of is next to nothing
-    steps = [wander(land.density, mode, visited, land.generator) for mode in modes[:TESTED]]
-    are_apart = occupied(places(modes, visited), len(modes)).apart > SEPARATE if modes else False
-    if are_apart and are_several(land.density, steps, len(modes)):
-        return modes, "chains stay in different modes"
+    if modes and occupied(places(modes, visited), len(modes)).apart > SEPARATE:
+        steps = [land.wander(mode, visited) for mode in modes[:TESTED]]
+        if are_several(land.density, steps, len(modes)):
+            return modes, "chains stay in different modes"
     known = [own, *modes]
     mass = torch.tensor([mode.log_mass for mode in known], dtype=torch.float64).softmax(0)
-    is_missed = (contained(known, visited) < RARE * mass)[1:].tolist()
-    leads = [leads_to(land.density, each, [visited]) for each in steps]
-    leads += [False] * (len(modes) - len(leads))
-    missed = [m for m, is_so, led in zip(modes, is_missed, leads, strict=True) if is_so > led]
+    is_rare = (contained(known, visited) < RARE * mass)[1:].tolist()
+    rare = [mode for mode, is_so in zip(modes, is_rare, strict=True) if is_so]
+    missed = [mode for mode in rare if not land.comes_to(mode, visited)]
     return ([own, *missed] if missed else []), "mass was found where no chain was"
 
 
@@ -240,18 +266,6 @@ def unsettled(land: Landscape) -> tuple[list[Mode], str]:
         return land.modes, "chains settled in different modes"
     heavy = [mode for mode in land.modes if mode.log_mass > land.own.log_mass]
     return heavy, "chains stand still away from the only mode"
-
-
-def wander(density: Density, mode: Mode, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Where chains come from the centre of a mode: ``(steps, chains, *event)``.
-
-    They move in the mode's own coordinates, by steps that fit there, since a chain whose steps are
-    too long for the place stands still in any.
-    """
-    kernel = Preconditioned(SplitHMC(*STRIDE), Dense(mode.centre, mode.factor))
-    centre = mode.centre.reshape(1, *like.shape[2:])
-    position = moved(density, kernel, centre.repeat_interleave(COPIES, 0), WANDERING, generator)
-    return position[-WANDERING // 2 :]
 
 
 def leads_to(density: Density, own: Tensor, others: Sequence[Tensor]) -> bool:

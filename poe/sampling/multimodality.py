@@ -14,6 +14,7 @@ from torch.distributions import Independent, Normal
 from poe.core.affine import MAX_DENSE_DIMENSION, Affine, Dense, fit_moments
 from poe.core.doubt import Doubt, Kind
 from poe.core.randomness import aside
+from poe.core.space import Real
 from poe.core.transport import Transport
 from poe.density.adapt import FromDistribution
 from poe.density.expert import Expert
@@ -24,7 +25,7 @@ from poe.samplers.hmc import HMC
 from poe.samplers.kernel import Density, Kernel
 from poe.samplers.metropolis import MetropolisHastings
 from poe.samplers.preconditioned import Gaussians, ModeJumps, Preconditioned
-from poe.samplers.questions import gradients_per_step, needs_fit, needs_score
+from poe.samplers.questions import gradients_per_step
 from poe.samplers.tempering import ParallelTempering
 from poe.sampling.driver import Job, say
 from poe.sampling.landscape import (
@@ -42,7 +43,7 @@ from poe.sampling.run import NOTHING_SPENT, Run, Spent
 from poe.tuning.choice import Choice
 from poe.tuning.jumps import labels, tune_jumps
 from poe.tuning.prepared import Prepared
-from poe.tuning.start import broad_start
+from poe.tuning.start import broad_start, wider_start
 from poe.tuning.tempering import tune_tempering
 from poe.tuning.warmup import Window
 
@@ -170,6 +171,7 @@ def look_elsewhere(
     affine: Affine,
     *,
     budget: int,
+    has_score: bool,
     are_apart: bool = False,
     chains_at_once: int | None = None,
     generator: torch.Generator,
@@ -190,6 +192,7 @@ def look_elsewhere(
         u: Where the chains are, ``(chains, *event)``.
         affine: The map that they learned.
         budget: How many positions may be evaluated; beyond, nothing is concluded.
+        has_score: Whether there is a score to follow.
         are_apart: Whether they settled in different places.
         chains_at_once: Evaluate the target on no more positions than this at a time.
         generator: Where random numbers come from.
@@ -204,13 +207,14 @@ def look_elsewhere(
     num_compared = FEW if len(u) < 2 * SOME else SOME
     name, start = broad_start(target, u)
     search, counted = in_chunks(target, chains_at_once), Counted(density)
-    has_score = needs_score(kernel)
     num_steps = STEPS if has_score else STEPS_OF_A_WALK
     beside = u[torch.randperm(len(u), generator=generator, device=u.device)[:num_compared]]
     comparing = num_steps * gradients_per_step(kernel) * (num_compared + len(beside))
     if comparing > budget:
         return TooLong(0)
-    scouts = Scouts(search, start, has_score, budget - comparing, generator, raised)
+    wider = wider_start(target, generator)
+    left = budget - comparing
+    scouts = Scouts(search, start, wider, has_score, left, generator, raised)
     try:
         if not scouts.arrive(num_compared // 2):
             return TooLong(scouts.num_evaluations)
@@ -221,8 +225,7 @@ def look_elsewhere(
             return _by_settling(name, position, r_hat, scouts.num_evaluations + comparing)
         own = own_mode(counted, affine, u, generator)
         by = fit_moments(torch.cat([u, position])) if are_apart else affine
-        left = budget - comparing - scouts.num_evaluations
-        land = Landscape(counted, by, own, generator, left)
+        land = Landscape(counted, by, own, generator, left - scouts.num_evaluations)
         land.explore(torch.cat([beside, position[:CLIMBING]]), scouts.scattered().to(u.dtype))
         visited = moved(counted, kernel, beside, num_steps, generator)
         modes, how = unsettled(land) if are_apart else unfollowed(land, visited)
@@ -287,16 +290,17 @@ def look_around(begin: Prepared, run: Run) -> Watched:
     may move between them is tuned and tried, and told as modes only where it does. The random
     numbers are its own, so that finding nothing changes no draw.
     """
-    if run.moment.step > 0 or not needs_fit(run.plan.stages[-1].kernel):
+    is_one = isinstance(run.sampling.density.space, Real) and not run.plan.is_batch
+    if run.moment.step > 0 or not is_one:
         return Watched(Nothing())
     began, generator = time.perf_counter(), aside(run.plan.generator)
     kernel, u = run.sampling.kernel, run.moment.state.inner.position
     learned = run.moment.learned[-1]
-    assert learned.affine is not None
-    # A map that bends is no Gaussian: the spread of the chains is.
-    affine = fit_moments(u) if isinstance(learned.affine, Transport) else learned.affine
+    is_gaussian = learned.affine is not None and not isinstance(learned.affine, Transport)
+    affine = learned.affine if is_gaussian else fit_moments(u)
+    assert isinstance(affine, Affine)
     are_apart = learned.r_hat > MANY_MODES
-    if are_apart and not needs_score(kernel):
+    if are_apart and not begin.has_score:
         why = f"chains settled in different places, R-hat {learned.r_hat:.1f} after warm-up"
         return Watched(Modes(why, u))
     seen = look_elsewhere(
@@ -306,6 +310,7 @@ def look_around(begin: Prepared, run: Run) -> Watched:
         u,
         affine,
         budget=_affordable(run, SHARE_APART if are_apart else SHARE) * len(u),
+        has_score=begin.has_score,
         are_apart=are_apart,
         chains_at_once=begin.chains_at_once,
         generator=generator,
@@ -377,13 +382,13 @@ def _in_all(modes: Gaussians, position: Tensor, num_chains: int) -> Tensor:
     )
 
 
-def _mover(run: Run) -> Kernel:
-    """What moves each replica: a random walk where the chains took one, for want of a score."""
-    return HMC(num_steps=3) if needs_score(run.sampling.kernel) else MetropolisHastings()
+def _mover(begin: Prepared) -> Kernel:
+    """What moves each replica: a random walk for want of a score."""
+    return HMC(num_steps=3) if begin.has_score else MetropolisHastings()
 
 
 def _ladder(
-    begin: Prepared, run: Run, position: Tensor, generator: torch.Generator
+    begin: Prepared, position: Tensor, generator: torch.Generator
 ) -> tuple[Prepared, Ready]:
     """Tempering, tuned, in coordinates of its own.
 
@@ -398,7 +403,7 @@ def _ladder(
     zeros = torch.zeros_like(u[0])
     start = FromDistribution(Independent(Normal(zeros, zeros + BREADTH), zeros.ndim))
     kernel, replicas, num_gradients = tune_tempering(
-        begin.density, start, _mover(run), u, num_steps=TUNING_STEPS, generator=generator
+        begin.density, start, _mover(begin), u, num_steps=TUNING_STEPS, generator=generator
     )
     return begin, Ready(kernel, replicas, affine, TUNING_STEPS, num_gradients)
 
@@ -407,7 +412,7 @@ def _tried_tempering(
     begin: Prepared, run: Run, seen: Modes, modes: Gaussians, generator: torch.Generator
 ) -> tuple[Modes | None, int]:
     """Tempering where it moves between the modes, and is not too dear; and what trying it took."""
-    begin, ready = _ladder(begin, run, seen.position, generator)
+    begin, ready = _ladder(begin, seen.position, generator)
     kernel = ready.kernel
     assert isinstance(kernel, ParallelTempering)
     cost = (BURN_IN + run.plan.num_draws) * kernel.gradients_per_step
@@ -436,7 +441,7 @@ def tempered(
     num_gradients = spent.num_gradients
     if ready is None:
         say(job.progress, f"{modes.said}: a tempering ladder is tuned")
-        begin, ready = _ladder(begin, run, modes.position, plan.generator)
+        begin, ready = _ladder(begin, modes.position, plan.generator)
         num_gradients += ready.num_gradients
     elif ready.coordinates is not None:
         begin = begin.rescaled(ready.coordinates)

@@ -30,8 +30,9 @@ from poe.samplers.kernel import ASYMPTOTICALLY_EXACT, Kernel, require_kernel
 from poe.samplers.questions import guarantee, needs_fit, needs_score, starts_with_score
 from poe.structure.discrete import structure_of
 from poe.structure.edges import reaching_edges
-from poe.tuning.choice import FEW_POSITIONS, Choice, choose, choose_for_particles
+from poe.tuning.choice import FEW_POSITIONS, Choice, choose_for_particles
 from poe.tuning.pathfinder import find_mass
+from poe.tuning.proposals import chosen
 from poe.tuning.start import broad_start, first_answered, start
 
 LEAST_PATHS, MOST_PATHS = 16, 64
@@ -46,6 +47,7 @@ class Prepared(NamedTuple):
     - ``log_constant``: what was taken out of the target, to be added to its log-density;
     - ``u`` ``(chains, *event)``: where chains start; of particles a few, to try things at;
     - ``started_at``: what these are, in words;
+    - ``has_score``: whether one was found that can be followed;
     - ``raised``: the errors of the target at some positions, on the way so far.
     """
 
@@ -56,6 +58,7 @@ class Prepared(NamedTuple):
     u: Tensor
     started_at: str
     choice: Choice
+    has_score: bool
     raised: Raised
     chains_at_once: int | None = None
     num_evaluations: int = 0
@@ -110,6 +113,8 @@ def prepared(
     """
     require_numbers(target)
     check_proper(target)
+    if kernel is not None:
+        require_kernel(kernel)
     if kernel is None or guarantee(kernel) == ASYMPTOTICALLY_EXACT:
         require_evaluation_mode(target)
     require_no_batch_statistics(target)
@@ -117,14 +122,17 @@ def prepared(
         require_one(target, "leave chains_at_once out, or sample fewer conditions")
     target = merged(target)
     coordinates = Coordinates(target.space)
-    raised = Raised()
+    raised, beside = Raised(), aside(generator)
     x, started_at = start(target, num_chains, initial, coordinates, generator, raised)
     u = coordinates.to_u(x)
     target = reaching_edges(target)
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
     asked = in_chunks(tried(target), chains_at_once)
-    choice = _given(kernel) or choose(structure_of(target), asked, u)
+    if kernel is None:
+        choice, has_score = chosen(structure_of(target), target, asked, u, beside)
+    else:
+        choice, has_score = Choice(kernel, "as given"), needs_score(kernel)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
     if starts_with_score(choice.kernel, asked, u):
@@ -132,7 +140,7 @@ def prepared(
         if kernel is not None:
             require_score(target, asked, tried, u)
     return Prepared(
-        target, density, coordinates, 0.0, u, started_at, choice, raised, chains_at_once
+        target, density, coordinates, 0.0, u, started_at, choice, has_score, raised, chains_at_once
     )
 
 
@@ -226,12 +234,15 @@ def prepared_particles(
     tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
     asked = tried(target)
     choice = _given(kernel) or choose_for_particles(structure_of(target), asked, u)
+    has_score = needs_score(choice.kernel)
     require_function(target, asked, tried, u)  # their weights compare its values
     if starts_with_score(choice.kernel, asked, u):
         require_same_with_gradients(asked, u)
         if kernel is not None:
             require_score(target, asked, tried, u)
-    begin = Prepared(target, density, coordinates, log_constant, u, started_at, choice, raised)
+    begin = Prepared(
+        target, density, coordinates, log_constant, u, started_at, choice, has_score, raised
+    )
     return begin, source
 
 

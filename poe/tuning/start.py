@@ -29,6 +29,10 @@ MAX_FAILED_ATTEMPTS = 5
 """So often may the log-density raise an error at all starts, before it is taken for its own."""
 BROAD = 10.0
 """The standard deviation of a start that shall miss no mode, in unconstrained units."""
+WIDER, SPREAD_BY = 10.0, 512
+"""Or in standard deviations of a factor that is one, by so many of its draws."""
+QUARTILE = 0.6745
+"""Of the normal distribution."""
 
 
 def start(
@@ -265,8 +269,36 @@ def broad_start(target: Expert, like: Tensor) -> tuple[str, Expert]:
         return ALL_SIZES, counts_of_sizes(target.space, like)
     if target.space.is_discrete:
         return "all states alike", Uniform(target.space, like)
-    coordinates = Coordinates(target.space)
-    broad = _normal(coordinates.u_space, like, breadth(target, BROAD))
-    if not coordinates.is_identity:
-        broad = Transformed(broad, target.space.to_unconstrained.inv, space=target.space)
-    return "a broad Gaussian", broad
+    normal = _normal(Coordinates(target.space).u_space, like, breadth(target, BROAD))
+    return "a broad Gaussian", _on(target.space, normal)
+
+
+def wider_start(target: Expert, generator: torch.Generator) -> Expert | None:
+    """A Gaussian ten times as wide as the factor that is the broad start, around its median.
+
+    For modes of the other factors that draws of that one never come near.
+
+    Args:
+        target: p̃.
+        generator: Of the factor's draws, by whose quartiles it is placed.
+
+    Returns:
+        It, in unconstrained coordinates normal; None on other than real spaces, where no factor is
+        the start, and where its quartiles are one.
+    """
+    factor, coordinates = samplable_factor(target), Coordinates(target.space)
+    if factor is None or not isinstance(coordinates.u_space, Real):
+        return None
+    u = coordinates.to_u(exact_sample(factor[1], SPREAD_BY, generator))
+    low, middle, high = torch.quantile(u, u.new_tensor([0.25, 0.5, 0.75]), 0)
+    sd = WIDER * (high - low) / (2 * QUARTILE)
+    if not bool(((sd > 0) & sd.isfinite() & middle.isfinite()).all()):
+        return None
+    return _on(target.space, FromDistribution(Independent(Normal(middle, sd), middle.ndim)))
+
+
+def _on(space: Space, normal: Expert) -> Expert:
+    """What is normal in a space's unconstrained coordinates, in its own."""
+    if Coordinates(space).is_identity:
+        return normal
+    return Transformed(normal, space.to_unconstrained.inv, space=space)

@@ -31,6 +31,7 @@ FOLLOW_A_SCORE: dict[str, Kernel] = {
 }
 FOLLOW_NONE: dict[str, Kernel] = {
     "MetropolisHastings": samplers.MetropolisHastings(0.5),
+    "IndependenceMetropolisHastings": samplers.IndependenceMetropolisHastings(PRIOR),
     "SurrogateMALA": samplers.SurrogateMALA(PRIOR, 0.3),
     "DelayedAcceptance": samplers.DelayedAcceptance(samplers.MALA(0.1), PRIOR),
 }

@@ -103,7 +103,7 @@ def test_whatever_asks_for_a_score_is_refused(name: str, run: str) -> None:
 def test_whatever_chooses_goes_without(name: str, run: str) -> None:
     found = {**runs.CHOOSE_A_KERNEL, **runs.WITHOUT_A_SCORE}[run](runs.PRIOR * lost(name))
     if isinstance(found, poe.Draws) and run in runs.CHOOSE_A_KERNEL:
-        assert found.choice.startswith("no score: a random walk")
+        assert "no score: a random walk" in found.choice
         assert found.guarantee == "asymptotically exact"
 
 

@@ -25,6 +25,7 @@ from poe.samplers import (
     Dense,
     Diagonal,
     GeneralizedHMC,
+    IndependenceMetropolisHastings,
     LangevinState,
     LowRank,
     MetropolisHastings,
@@ -158,6 +159,7 @@ KERNELS: dict[str, Callable[[Expert], Kernel]] = {
     "MetropolisHastings, per chain": lambda target: MetropolisHastings(
         torch.linspace(0.2, 3.0, CHAINS)
     ),
+    "IndependenceMetropolisHastings": lambda target: IndependenceMetropolisHastings(broad(target)),
     "MALA": lambda target: MALA(0.4),
     "MALA, large step": lambda target: MALA(1.0),
     "MALA, per chain": lambda target: MALA(torch.linspace(0.05, 1.5, CHAINS)),
@@ -426,6 +428,23 @@ MISTAKES: dict[str, Kernel] = {
     "no correction of a momentum": UnderdampedLangevin(0.7),
     "no correction of a unit velocity": MCLMC(2.0, splitting=LEAPFROG),
 }
+
+
+class UnweighedProposals(IndependenceMetropolisHastings):
+    """Accepts on the densities alone, as if the model drew all places alike."""
+
+    def transition(self, target, state, noise):  # type: ignore[no-untyped-def]
+        _, info = super().transition(target, state, noise)
+        accepted = noise.uniform < (target.log_density(noise.position) - state.log_density).exp()
+        position = torch.where(accepted[:, None], noise.position, state.position)
+        return self.state_at(target, position), info
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_law_goes_red_on_proposals_that_are_not_weighed(case: Case) -> None:
+    g, kernel = torch.Generator().manual_seed(0), UnweighedProposals(broad(case.target))
+    with pytest.raises(LawError, match="does not leave its target invariant"):
+        check_kernel(kernel, case.target, case.draw(g), num_steps=10, generator=g)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -9,9 +9,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.errors import PoeError, SpaceMismatchError
+from poe.core.errors import PoeError
 from poe.density.questions import speaks_as
 from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
+from poe.samplers.metropolis import WeighedState, require_same_space
 from poe.structure.autoregressive import (
     Autoregressive,
     ancestral,
@@ -19,20 +20,6 @@ from poe.structure.autoregressive import (
     as_values,
     num_places,
 )
-
-
-class SuffixState(NamedTuple):
-    """The state of a chain whose suffixes a model writes anew.
-
-    Args:
-        position: x, ``(chains, *event)``.
-        log_density: log p̃(x), ``(chains,)``.
-        log_proposal: The model's log q(x), ``(chains,)``.
-    """
-
-    position: Tensor
-    log_density: Tensor
-    log_proposal: Tensor
 
 
 class SuffixNoise(NamedTuple):
@@ -44,7 +31,7 @@ class SuffixNoise(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # models do not compare by value
-class SuffixMetropolisHastings(Corrected[SuffixState]):
+class SuffixMetropolisHastings(Corrected[WeighedState]):
     """Keeps the first c elements and draws the others from an autoregressive model q, in order.
 
     c is uniform over 0 … numel − 1, for each chain anew: from all of x down to its last element.
@@ -98,28 +85,24 @@ class SuffixMetropolisHastings(Corrected[SuffixState]):
         return SuffixNoise(found[:, 2:], found[:, 0], found[:, 1])
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> SuffixState:
-        if x.shape[1:] != self.model.space.event_shape:
-            raise SpaceMismatchError(
-                f"expected positions (chains, *event) in {self.model.space}, where the model "
-                f"lives, got {tuple(x.shape)}"
-            )
-        return SuffixState(x, target.log_density(x), self.model.log_density(x))
+    def state_at(self, target: Density, x: Tensor) -> WeighedState:
+        require_same_space(self.model.space, target, x)
+        return WeighedState(x, target.log_density(x), self.model.log_density(x))
 
     @torch.no_grad()
     def transition(
-        self, target: Density, state: SuffixState, noise: SuffixNoise
-    ) -> tuple[SuffixState, Info]:
+        self, target: Density, state: WeighedState, noise: SuffixNoise
+    ) -> tuple[WeighedState, Info]:
         size = num_places(self.model.space)
         values = as_values(self.model.space, state.position)
         num_kept = (noise.cut * size).long().clamp(max=size - 1)
         drawn = ancestral(self.model, noise.elements, values, num_kept)
         proposal = as_events(self.model, drawn.values).to(state.position.dtype)
-        proposed = SuffixState(proposal, target.log_density(proposal), drawn.log_prob)
+        proposed = WeighedState(proposal, target.log_density(proposal), drawn.log_prob)
         ratio = self._log_weight(proposed) - self._log_weight(state)
         info = accept(ratio, proposed.log_density, noise.accept)
-        return SuffixState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
+        return WeighedState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
 
-    def _log_weight(self, state: SuffixState) -> Tensor:
+    def _log_weight(self, state: WeighedState) -> Tensor:
         """log p̃ − log q."""
-        return state.log_density - state.log_proposal
+        return state.log_weight

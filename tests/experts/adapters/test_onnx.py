@@ -153,7 +153,8 @@ def test_sample_chooses_a_kernel_without_gradient_and_says_so() -> None:
         target, 40_000, generator=torch.Generator().manual_seed(1), progress=False, num_chains=64
     )
     why = "no score: a random walk shaped by the covariance of all chains"
-    assert draws.choice == f"{why}; OnnxNetwork has no gradient"
+    assert draws.choice.startswith("by importance weights 512 draws of expert 'Gaussian' are worth")
+    assert draws.choice.endswith(f"; without them {why}; OnnxNetwork has no gradient")
     assert draws.guarantee == "asymptotically exact"
     summary, exact = draws.summary(), exact_draws(200_000, 2)
     error = torch.hypot(summary.mcse, exact.std(0) / len(exact) ** 0.5)

@@ -16,7 +16,7 @@ import experts
 import poe
 from poe.diagnostics.weights import normalized_weights
 from poe.normalizers.enumeration import states
-from poe.samplers import SuffixMetropolisHastings, SuffixState
+from poe.samplers import SuffixMetropolisHastings, WeighedState
 from poe.samplers.discrete.suffix import SuffixNoise
 from poe.structure.autoregressive import Autoregressive, PrefixState
 from poe.structure.twists import twists
@@ -269,7 +269,7 @@ def test_every_state_is_reached_and_carries_its_numbers(name: str, kernel: str) 
 class ForgottenProposal(SuffixMetropolisHastings):
     """The mistake: accepts by the whole target, as if the proposal were symmetric."""
 
-    def _log_weight(self, state: SuffixState) -> Tensor:
+    def _log_weight(self, state: WeighedState) -> Tensor:
         return state.log_density
 
 
@@ -277,7 +277,7 @@ class ForgottenProposal(SuffixMetropolisHastings):
 class OneUniform(SuffixMetropolisHastings):
     """The mistake: one uniform accepts for all chains."""
 
-    def transition(self, target: Any, state: SuffixState, noise: SuffixNoise) -> Any:
+    def transition(self, target: Any, state: WeighedState, noise: SuffixNoise) -> Any:
         shared = noise.accept[:1].expand_as(noise.accept)
         return super().transition(target, state, noise._replace(accept=shared))
 

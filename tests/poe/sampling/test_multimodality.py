@@ -47,7 +47,9 @@ def modes(*centres: float, weights: tuple[float, ...] | None = None) -> poe.Expe
 
 def look(target: poe.Expert, budget: int = PLENTY, num_chains: int = 8, seed: int = 0):  # type: ignore[no-untyped-def]
     u = torch.randn(num_chains, 2, generator=seeded(100))
-    return look_elsewhere(target, target, HERE, u, STANDARD, budget=budget, generator=seeded(seed))
+    return look_elsewhere(
+        target, target, HERE, u, STANDARD, has_score=True, budget=budget, generator=seeded(seed)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,7 +97,9 @@ def test_a_density_without_a_score_is_looked_at_by_a_random_walk() -> None:
     target = poe.FromLogDensity(cells, space=poe.Real(2))
     kernel = Preconditioned(MetropolisHastings(1.5), STANDARD)
     u = torch.randn(8, 2, generator=seeded())
-    found = look_elsewhere(target, target, kernel, u, STANDARD, budget=PLENTY, generator=seeded())
+    found = look_elsewhere(
+        target, target, kernel, u, STANDARD, has_score=False, budget=PLENTY, generator=seeded()
+    )
     assert "settled where no chain was" in found.said
 
 
@@ -150,7 +154,15 @@ def test_a_target_that_is_not_defined_far_out_has_no_mass_there() -> None:
     u = torch.randn(8, 2, generator=seeded(100))
     density = Guarded(target, raised)
     found = look_elsewhere(
-        target, density, HERE, u, STANDARD, budget=PLENTY, generator=seeded(0), raised=raised
+        target,
+        density,
+        HERE,
+        u,
+        STANDARD,
+        has_score=True,
+        budget=PLENTY,
+        generator=seeded(0),
+        raised=raised,
     )
     assert isinstance(found, Nothing)
     [doubt] = raised.doubts()
