@@ -110,6 +110,7 @@ class Transport:
         log p̃(x(u)) + Σ_j s_j(z₁)    up to a constant.
 
     Of several layers, the u of each is the x of the next: two groups of effects have a scale each.
+    x and u keep their dtype; in between, numbers are as precise as the map's.
 
     Args:
         loc: μ, ``(d,)``; this and all others with a leading ``(layers,)`` where there are several.
@@ -162,10 +163,10 @@ class Transport:
         Returns:
             x, of the same shape.
         """
-        rows = flat(u)
+        rows = self._rows(u)
         for layer in reversed(self.layers):
             rows = layer.to_x(rows)
-        return rows.reshape(u.shape)
+        return _like(rows, u)
 
     def to_u(self, x: Tensor) -> Tensor:
         """From the target's coordinates to the whitened ones.
@@ -176,10 +177,10 @@ class Transport:
         Returns:
             u, of the same shape.
         """
-        rows = flat(x)
+        rows = self._rows(x)
         for layer in self.layers:
             rows = layer.to_u(rows)
-        return rows.reshape(x.shape)
+        return _like(rows, x)
 
     def log_abs_det_at(self, u: Tensor) -> Tensor:
         """Σ_j s_j(z₁) of all layers, log |det ∂x/∂u| up to a constant.
@@ -191,7 +192,7 @@ class Transport:
             ``(n,)``.
         """
         parts = [layer.bent(rows).log_scale.sum(1) for layer, rows in self._passed(u)]
-        return torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0).to(u.dtype)
 
     def log_volume(self) -> Tensor:
         """That constant.
@@ -211,10 +212,10 @@ class Transport:
         Returns:
             ``(n, *event)``.
         """
-        pulled = flat(score)
+        pulled = self._rows(score)
         for layer, rows in self._passed(u):
             pulled = layer.pulled(rows, pulled)
-        return pulled.reshape(score.shape)
+        return _like(pulled, score)
 
     def push_score_at(self, u: Tensor, score: Tensor) -> Tensor:
         """∇ log p̃ at x(u), from the gradient in u that ``pull_score_at`` makes of it.
@@ -226,10 +227,10 @@ class Transport:
         Returns:
             ``(n, *event)``.
         """
-        pushed = flat(score)
+        pushed = self._rows(score)
         for layer, rows in reversed(self._passed(u)):
             pushed = layer.pushed(rows, pushed)
-        return pushed.reshape(score.shape)
+        return _like(pushed, score)
 
     def whitened(self, target: Density) -> Transported:
         """The density of u.
@@ -242,20 +243,13 @@ class Transport:
         """
         return Transported(target, self)
 
-    def cast(self, dtype: torch.dtype) -> Transport:
-        """The same map in numbers of another kind.
-
-        Args:
-            dtype: Of its tensors.
-
-        Returns:
-            A copy.
-        """
-        return Transport(**{name: part.to(dtype).contiguous() for name, part in vars(self).items()})
+    def _rows(self, x: Tensor) -> Tensor:
+        """As precise as the map: far out in a valley all digits of single precision cancel."""
+        return flat(x).to(torch.promote_types(x.dtype, self.loc.dtype))
 
     def _passed(self, u: Tensor) -> list[tuple[Layer, Tensor]]:
         """Each layer with its own u, from the one next to x on."""
-        rows, passed = flat(u), []
+        rows, passed = self._rows(u), []
         *others, last = self.layers
         passed.append((last, rows))
         for before in reversed(others):
@@ -366,6 +360,11 @@ def _mean_slopes(first: Tensor) -> Tensor:
     t, slope = _clipped(first)
     cube = (1.0 + t.square()).rsqrt() ** 3
     return slope * torch.cat([cube / 0.588, -t * cube / 0.180], 1)
+
+
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    """In the shape and the dtype that x had."""
+    return rows.reshape(x.shape).to(x.dtype)
 
 
 def flat(x: Tensor) -> Tensor:

@@ -44,6 +44,10 @@ WORTHWHILE = 0.5
 """A map that bends must leave less than this of what an affine one leaves."""
 MAX_LAYERS, GAINED = 4, 0.7
 """Each of which must leave less than this of what scores miss without it."""
+VALLEY, STRAIGHT = 0.01, 1e-3
+"""A parabola leaves so little of what is not linear in a score where there is a valley; and a score
+is linear but for so small a variance, where that of a normal's is 1."""
+ROWS_A_TERM, CONCENTRATIONS, ROUNDS_OF_VALLEY = 2, 5, 6
 NUM_STARTS = 2
 MAX_ROUNDS = 6
 ROUGH, IMPROVED = 0.5, 0.8
@@ -72,7 +76,8 @@ def fit_transport(
     how the others depend on it. Begun at several z₁: each coordinate of x, and the direction along
     which the scale of the score varies. Where the others become narrow, and the target can be
     asked, scores ahead count as well: at places further on than any position, to which the map
-    itself leads. An affine map is fitted to what is left, by positions and scores (``fit_affine``),
+    itself leads. Before that, parabolas that scores show, side by side or in a chain, are undone
+    one by one. An affine map is fitted to what is left, by positions and scores (``fit_affine``),
     and a further layer to what that leaves.
 
     Args:
@@ -110,36 +115,35 @@ def fit_transport(
     layers, left = _layers(
         Rows.of(x, score), None if target is None else Rowwise(target, x), before
     )
-    return _joined(layers).cast(x.dtype) if left < WORTHWHILE * before else affine
+    return _joined(layers) if left < WORTHWHILE * before else affine
 
 
 def _layers(rows: Rows, target: Density | None, left: float) -> tuple[list[Transport], float]:
     """Layers, each of what those before have left, and how much is missed at last."""
     layers: list[Transport] = []
     while len(layers) < MAX_LAYERS and left > (GOOD if layers else SLIGHT / rows.y.shape[1]):
-        if (layer := _layer(rows, target)) is None:
+        undone = _valleys(rows, MAX_LAYERS - len(layers))
+        if not undone.gains(left):
+            undone = _layer(rows, target)
+        if not undone.gains(left):
             break
-        u = layer.to_u(rows.y)
-        rest = Rows(u, layer.pull_score_at(u, rows.score))
-        missed = rest.misfit()
-        if not missed < GAINED * left:
-            break
-        layers.append(layer)
-        rows, left = rest, missed
-        target = None if target is None else layer.whitened(target)
+        layers += undone.layers
+        rows, left = undone.rest, undone.rest.misfit()
+        for layer in undone.layers:
+            target = None if target is None else layer.whitened(target)
     return layers, left
 
 
-def _layer(every: Rows, target: Density | None) -> Transport | None:
-    """The bend of which positions are likeliest; None where that gains little."""
+def _layer(every: Rows, target: Density | None) -> Undone:
+    """The bend of which positions are likeliest; none where that gains little."""
     outer = _whitening(every.thinned(MAX_ROWS).y)
     rows = Rows(outer.to_u(every.y), outer.pull_score(every.score))
     fit, loss = _best(outer, rows)
     if not loss < _affine_loss(rows.thinned(MAX_ROWS)) - MIN_GAIN:
-        return None
+        return Undone([], every)
     if target is not None:
         fit = _led_on(fit, outer, every, target)
-    return _transport(outer, fit, every.thinned(MAX_ROWS))
+    return Undone([], every).by(_transport(outer, fit, every.thinned(MAX_ROWS)))
 
 
 def _joined(layers: Sequence[Transport]) -> Transport:
@@ -217,6 +221,22 @@ class Rows(NamedTuple):
         return Rows(self.y[::every], self.score[::every])
 
 
+class Undone(NamedTuple):
+    """Layers, and what they leave of rows to the next."""
+
+    layers: list[Transport]
+    rest: Rows
+
+    def by(self, layer: Transport) -> Undone:
+        """With one layer more."""
+        u = layer.to_u(self.rest.y)
+        return Undone([*self.layers, layer], Rows(u, layer.pull_score_at(u, self.rest.score)))
+
+    def gains(self, left: float) -> bool:
+        """Whether there are layers, and they leave enough less than so much."""
+        return bool(self.layers) and self.rest.misfit() < GAINED * left
+
+
 class Fit(NamedTuple):
     """z = K y of whitened positions y, and how the first of z sets means and log-scales."""
 
@@ -289,6 +309,130 @@ def _by_scores(fit: Fit, rows: Rows, iterations: int, *, is_curved: bool) -> Fit
         if left < ROUGH or left > IMPROVED * before:
             break
     return fit
+
+
+def _valleys(rows: Rows, most: int) -> Undone:
+    """Layers that undo one valley each, as many as leave least.
+
+    A chain of them is judged as a whole: between, what is missed may even grow.
+    """
+    found = [Undone([], rows)]
+    while len(found) <= most and (layer := _straightened(found[-1].rest)) is not None:
+        found.append(found[-1].by(layer))
+    return min(found[1:], key=lambda undone: undone.rest.misfit(), default=found[0])
+
+
+def _straightened(every: Rows) -> Transport | None:
+    """The map that undoes one valley y + w (a·y)², where scores show one; else None.
+
+    Along w the score is linear but for a multiple of (a·y)², whatever the density of all else: so
+    of valleys within valleys the innermost shows by itself. That is so wherever positions are, and
+    seen best among the central ones.
+    """
+    rows = every.thinned(MAX_ROWS)
+    outer, central = _central(rows)
+    line, products = _linear(central.y), _products(central.y)
+    if len(line) < ROWS_A_TERM * (line.shape[1] + products.shape[1]):
+        return None
+    within = _apart(line, central.score)
+    found = _parabola(central._replace(score=central.score @ within))
+    if found is None:
+        return None
+    first, along = found
+    return _transport(outer, _valley(first, within @ along, central), rows)
+
+
+def _parabola(rows: Rows) -> tuple[Tensor, Tensor] | None:
+    """a, and along which directions scores are linear but for (a·y)²; None where none are.
+
+    Begun at all products of coordinates. Of several valleys side by side any mixture shows there:
+    a of the mixture, and what a explains, in turn, lead to one of them.
+    """
+    line = _linear(rows.y)
+    bent, products = _beyond(line, rows.score), _beyond(line, _products(rows.y))
+    forms = _solved(products, bent)
+    shares, along = _left_along(bent, bent - products @ forms)
+    if not bool((shares < VALLEY).any()):
+        return None
+    for _ in range(ROUNDS_OF_VALLEY):
+        first = _main_axis(forms @ along[:, 0])
+        square = _beyond(line, (rows.y @ first[:, None]).square())
+        shares, along = _left_along(bent, _beyond(square, bent))
+    is_valley = shares < VALLEY
+    return (first, along[:, is_valley]) if bool(is_valley.any()) else None
+
+
+def _valley(first: Tensor, along: Tensor, rows: Rows) -> Fit:
+    """The parabola in a·y without which scores along those directions are linear."""
+    eye = torch.eye(len(first)).to(first)
+    rotation = torch.linalg.qr(torch.cat([first[:, None], eye], 1)).Q.mT
+    square = curve_basis(rows.y @ first[:, None])[:, 1:]
+    found = _solved(torch.cat([_linear(rows.y), square], 1), rows.score @ along)
+    bend = along @ torch.linalg.solve(found[1:-1].mT @ along, -found[-1])
+    curve = rotation[1:] @ bend
+    zeros = curve.new_zeros(3, len(curve))
+    return Fit(rotation, torch.stack([zeros[0], curve]), zeros[:2], zeros)
+
+
+def _central(rows: Rows) -> tuple[Dense, Rows]:
+    """The half of all positions that lies closest, and the map by which it is white.
+
+    By the concentration steps of Rousseeuw & Van Driessen (1999), A fast algorithm for the minimum
+    covariance determinant estimator, doi:10.1080/00401706.1999.10485670.
+    """
+    outer = _whitening(rows.y)
+    for _ in range(CONCENTRATIONS):
+        distance = outer.to_u(rows.y).square().sum(1)
+        is_central = distance <= distance.median()
+        outer = _whitening(rows.y[is_central])
+    return outer, Rows(outer.to_u(rows.y[is_central]), outer.pull_score(rows.score[is_central]))
+
+
+def _apart(line: Tensor, score: Tensor) -> Tensor:
+    """A basis of directions conjugate, by the Hessian, to those along which scores are linear.
+
+    Only one of them is the valley's w, for w with any multiple of the others shows it as well.
+    """
+    found = _solved(line, score)
+    bent = score - line @ found
+    variances, directions = torch.linalg.eigh(bent.mT @ bent / len(bent))
+    straight = directions[:, variances < STRAIGHT]
+    return torch.linalg.qr(found[1:] @ straight, mode="complete").Q[:, straight.shape[1] :]
+
+
+def _left_along(values: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Which shares of values are left, and along which directions, from the least on."""
+    total, remaining = (each.mT @ each / len(each) for each in (values, left))
+    variances, directions = torch.linalg.eigh(total)
+    is_bent = variances > STRAIGHT
+    unit = directions[:, is_bent] / variances[is_bent].sqrt()
+    shares, vectors = torch.linalg.eigh(unit.mT @ remaining @ unit)
+    return shares, unit @ vectors
+
+
+def _main_axis(coefficients: Tensor) -> Tensor:
+    """a, of the multiple of (a·y)² that is nearest to a quadratic form of such coefficients."""
+    d = (math.isqrt(8 * len(coefficients) + 1) - 1) // 2
+    form = coefficients.new_zeros(d, d)
+    form[*torch.triu_indices(d, d)] = coefficients
+    values, vectors = torch.linalg.eigh(form + form.mT)
+    return vectors[:, values.abs().argmax()]
+
+
+def _products(y: Tensor) -> Tensor:
+    """Of any two coordinates: ``(n, d) -> (n, d (d + 1) / 2)``."""
+    one, other = torch.triu_indices(y.shape[1], y.shape[1])
+    return y[:, one] * y[:, other]
+
+
+def _linear(y: Tensor) -> Tensor:
+    """With a constant: ``(n, d) -> (n, d + 1)``."""
+    return torch.cat([torch.ones_like(y[:, :1]), y], 1)
+
+
+def _beyond(design: Tensor, values: Tensor) -> Tensor:
+    """What of values a regression does not explain."""
+    return values - design @ _solved(design, values)
 
 
 class Rowwise:
@@ -441,11 +585,13 @@ def _solved(design: Tensor, values: Tensor) -> Tensor:
     """Least squares by the normal equations: ``(n, p), (n, k) -> (p, k)``.
 
     LAPACK's solvers for it, as ``torch.linalg.lstsq`` calls them, give other last bits in another
-    process, and chains that differ in a bit part soon.
+    process, and chains that differ in a bit part soon. Solved again for what is left: of towers of
+    squares, the next is seen only as well as the one before is undone.
     """
     gram = design.mT @ design
     ridge = 1e-10 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
-    return torch.linalg.solve(gram + ridge, design.mT @ values)
+    found = torch.linalg.solve(gram + ridge, design.mT @ values)
+    return found + torch.linalg.solve(gram + ridge, design.mT @ (values - design @ found))
 
 
 def _least_squares(design: Tensor, values: Tensor) -> Tensor:

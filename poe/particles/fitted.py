@@ -18,6 +18,7 @@ from poe.core.randomness import choose, resolve
 from poe.core.space import Real, Space
 from poe.core.transport import Density, Transport
 from poe.core.transport_fit import fit_transport
+from poe.density.checks import number_like
 from poe.density.closed_forms import exact_sample
 from poe.density.expert import Expert, Mixture
 
@@ -73,7 +74,8 @@ class FittedTransport(Expert):
     def __init__(self, transport: Transport, base: Expert) -> None:
         super().__init__()
         self.transport, self.base, self.space = transport, base, base.space
-        self.register_buffer("loc", transport.loc)  # tells the dtype and the device
+        loc = transport.loc.to(number_like(base).dtype)
+        self.register_buffer("loc", loc)  # tells the dtype and the device
         self.log_volume = transport.log_volume().item()
 
     def forward(self, x: Tensor) -> Tensor:

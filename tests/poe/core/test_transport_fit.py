@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -140,6 +142,56 @@ def test_two_groups_with_a_scale_each_take_two_layers() -> None:
     assert isinstance(transport, Transport)
     assert len(transport.layers) == 2
     assert misfit(transport, x, score) < 0.02 * misfit(fit_affine(x, score), x, score)
+
+
+def squares(x: Tensor, b: float) -> Tensor:
+    bent = x[..., 1:] - x[..., :-1].square()
+    return -(x[..., 0] - 1).square() - b * bent.square().sum(-1)
+
+
+def draw_squares(count: int, b: float, d: int) -> Tensor:
+    noise = torch.randn(d, count, generator=seeded(), dtype=F64) / math.sqrt(2 * b)
+    x = [1 + noise[0] * math.sqrt(b)]
+    for each in noise[1:]:
+        x.append(x[-1].square() + each)
+    return torch.stack(x, 1)
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize(("d", "b"), [(3, 5.0), (4, 10.0), (4, 100.0), (5, 100.0)])
+def test_of_a_chain_of_squares_each_is_undone_by_itself(d: int, b: float, is_turned: bool) -> None:
+    mixed = torch.randn(d, d, generator=seeded(1), dtype=F64)
+    turn = torch.linalg.qr(mixed).Q if is_turned else torch.eye(d, dtype=F64)
+    x = draw_squares(2000, b, d) @ turn.mT
+    score = score_of(lambda x: squares(x @ turn, b), x)
+    transport = fit_transport(x, score)
+    assert isinstance(transport, Transport)
+    assert len(transport.layers) == d - 1
+    assert misfit(transport, x, score) < 0.05
+
+
+def test_a_chain_of_squares_is_known_beyond_all_positions() -> None:
+    x = draw_squares(4000, 10.0, 4)
+    score = score_of(lambda x: squares(x, 10.0), x)
+    is_far = x[:, 0] > 1.5
+    transport = fit_transport(x[~is_far], score[~is_far])
+    assert misfit(transport, x[is_far], score[is_far]) < 0.01
+
+
+def test_in_single_precision_a_map_is_as_exact_as_x() -> None:
+    x = draw_squares(2000, 10.0, 4).float()
+    score = score_of(lambda x: squares(x, 10.0), x)
+    transport = fit_transport(x, score)
+    u = transport.to_u(x)
+    assert u.dtype == transport.pull_score_at(u, score).dtype == torch.float32
+    torch.testing.assert_close(transport.to_x(u), x, rtol=1e-5, atol=1e-5)
+
+
+def test_of_five_valleys_side_by_side_four_layers_undo_four() -> None:
+    x = torch.cat([draw_rosenbrock(2000, seeded(k)) for k in range(5)], 1)
+    score = score_of(lambda x: rosenbrock(x.reshape(-1, 5, 2)).sum(1), x)
+    transport = fit_transport(x, score)
+    assert misfit(transport, x, score) < 0.3 * misfit(fit_affine(x, score), x, score)
 
 
 def test_places_ahead_where_a_target_is_not_defined_are_left_out() -> None:

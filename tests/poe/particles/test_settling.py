@@ -22,9 +22,9 @@ def settle(target: poe.Expert, x: Tensor, g: torch.Generator) -> Settled | None:
     return settle_reporting(target, x, g, lambda part, acceptance: None)
 
 
-def chained_squares(x: Tensor) -> Tensor:
-    """x_i+1 ~ N(x_i², 1 / 20): tails so thin and long that no chain reaches their ends."""
-    links = (x[:, 1:] - x[:, :-1].square()).square().sum(1)
+def chained_powers(x: Tensor) -> Tensor:
+    """x_i+1 ~ N(|x_i|^2.5, 1 / 20): long thin tails, and no parabola, that a map would undo."""
+    links = (x[:, 1:] - x[:, :-1].abs() ** 2.5).square().sum(1)
     return -(x[:, 0] - 1).square() - 10.0 * links
 
 
@@ -53,10 +53,10 @@ def test_chains_that_go_on_all_the_time_say_so() -> None:
     g = seeded()
     x = [1 + math.sqrt(0.5) * torch.randn(8000, generator=g)]
     for _ in range(3):
-        x.append(x[-1].square() + math.sqrt(1 / 20) * torch.randn(8000, generator=g))
+        x.append(x[-1].abs() ** 2.5 + math.sqrt(1 / 20) * torch.randn(8000, generator=g))
     rows = torch.stack(x, 1)
     seen = rows[rows[:, 3] < 10.0][:1024]
-    found = settle(poe.FromLogDensity(chained_squares, space=poe.Real(4)), seen, g)
+    found = settle(poe.FromLogDensity(chained_powers, space=poe.Real(4)), seen, g)
     assert found is not None
     assert found.drift > DRIFTING
     assert "drifted" in found.doubts()[0].text
