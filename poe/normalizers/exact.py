@@ -145,7 +145,10 @@ class QuadratureOr:
     ) -> LogPartition:
         """log Z of the target."""
         raised = Raised()
-        found = self.quadrature._integrated(target, generator, report, raised)
+        try:
+            found = self.quadrature._integrated(target, generator, report, raised)
+        except NonFiniteError as error:
+            return self._without(error, target, start, generator, report)
         if found.has_converged:
             return _by_quadrature(target, found, raised)
         result = self.other(target, start, generator, report)
@@ -153,6 +156,26 @@ class QuadratureOr:
             method=f"{result.method}; quadrature did not converge",
             num_evaluations=result.num_evaluations + found.num_evaluations,
             doubts=(*result.doubts, *_apart(result, found)),
+        )
+
+    def _without(
+        self,
+        error: NonFiniteError,
+        target: Expert,
+        start: Expert | None,
+        generator: torch.Generator,
+        report: Report,
+    ) -> LogPartition:
+        """By the other method, if that has no doubt, where cells reach what is no number."""
+        try:
+            result = self.other(target, start, generator, report)
+        except PoeError:  # which says less of where it is
+            raise error from None
+        if result.doubts:
+            raise error
+        return result._replace(
+            method=f"{result.method}; quadrature met what is no number",
+            doubts=(*result.doubts, Doubt(Kind.UNDEFINED, f"{error}, where quadrature looked")),
         )
 
 

@@ -140,9 +140,11 @@ class Particles:
         self.position, self.log_density = parts.position, path.log_density(parts, 1.0)
 
     def _tilt(self, path: GeometricPath, parts: Parts) -> Tensor:
-        """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it is undefined."""
+        """d/dt log γ_t as ``(islands, n)``; −inf, and counted, where it or a score is undefined."""
         tilt = path.tilt(parts).reshape(self.schedule.num_islands, -1)
-        is_undefined = tilt.isnan() | (tilt == torch.inf)
+        is_known = parts.score.isfinite().reshape(2, tilt.numel(), -1).all(2).all(0)
+        is_lost = ~is_known.reshape(tilt.shape)
+        is_undefined = tilt.isnan() | (tilt == torch.inf) | (is_lost & (tilt > -torch.inf))
         self.tally.count_start(tilt == -torch.inf, is_undefined)
         tilt = tilt.masked_fill(is_undefined, -torch.inf)
         if bool((tilt == -torch.inf).all()):

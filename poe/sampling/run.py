@@ -338,7 +338,7 @@ class Run:
             )
         x, known[-1] = brought_home(stage, moment.state, known[-1], self.plan.generator)
         warmup, sampling = moment.num_gradients
-        asked = math.ceil((learned.num_asked - moment.learned[-1].num_asked) / len(x))
+        asked = math.ceil((known[-1].num_asked - moment.learned[-1].num_asked) / len(x))
         return moment._replace(
             phase=phase,
             step=0,

@@ -50,6 +50,7 @@ from poe.samplers.questions import (
     with_scale,
 )
 from poe.tuning.dual_averaging import DualAveraging, start_averaging, update_averaging
+from poe.tuning.standstill import are_high, in_pits, stand_still
 
 WINDOWS = (0.1, 0.1, 0.2, 0.2)
 """The shares of a warm-up at whose ends the preconditioner is fitted anew."""
@@ -60,8 +61,6 @@ SLOW = 8.0
 GRADIENTS_OF_A_DRAW = 48
 REMEMBERED = 4.0
 """The autocorrelation time that draws shall have."""
-STILL = 0.05
-"""A chain that moves in so few of its steps stands still."""
 SETTLING = 1 / 3
 """The share of such a window that is not fitted to."""
 MAX_NUMBERS = 2**24
@@ -336,22 +335,31 @@ def slowest(position: Tensor) -> float:
 def brought_home(
     window: Window, state: WindowState, learned: Learned, generator: torch.Generator
 ) -> tuple[Tensor, Learned]:
-    """Where chains go on from: those that stand still far down, from where others are that move.
+    """Where chains go on from: those that stand still for nothing, from where others are that move.
 
-    Where the kernel is left open. Those that stand still as high up as others move are in a place
-    of which the kernel is not made for: they stay, for all to see.
+    Where the kernel is left open. So do those far down, and those in a pit, which is high up with
+    next to no mass around. Others that stand still as high up as others move are in a place that
+    needs other steps than theirs: they stay, and the scale is known to vary.
     """
     x = window.descend(state.inner)
     if Setting.INTEGRATOR not in window.learns or len(state.visited) < MIN_DRAWS:
         return x, learned
-    position = torch.stack([visit[0] for visit in state.visited])
-    position = position.reshape(*position.shape[:2], -1)
-    has_moved = (position[1:] != position[:-1]).any(2).double().mean(0)
-    moving, height = has_moved >= STILL, state.inner.log_density
-    if not bool(moving.any()):
+    is_still = stand_still(torch.stack([visit[0] for visit in state.visited]))
+    height = state.inner.log_density
+    if bool(is_still.all()):
         return x, learned
-    is_lost = ~moving & (height < height[moving].amin())
-    count, moving = int(is_lost.sum()), moving.nonzero().flatten()
+    is_high = are_high(height, height[~is_still])
+    moving = (~is_still & ~is_high).nonzero().flatten()
+    is_lost = is_still & (height < height[moving].amin())
+    is_up = (is_still & ~is_lost) | is_high
+    if bool(is_up.any()) and not window.per_chain:
+        asked = Counted(window.density)
+        is_lost[is_up] = in_pits(asked, x[is_up], x[moving])
+        learned = learned._replace(
+            has_varying_scale=learned.has_varying_scale or bool((is_still & is_up).any()),
+            num_asked=learned.num_asked + asked.num_evaluations,
+        )
+    count = int(is_lost.sum())
     drawn = torch.empty(count, device=x.device).uniform_(generator=generator)
     others = moving[(drawn * len(moving)).long().clamp(max=len(moving) - 1)]
     x = x.index_copy(0, is_lost.nonzero().flatten(), x[others])

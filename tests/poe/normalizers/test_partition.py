@@ -114,6 +114,15 @@ def test_nan_is_reported_with_the_place() -> None:
         poe.log_partition(real(lambda x: (x.sum(-1) - 1).log()))
 
 
+def test_nan_far_out_is_told_and_another_method_taken() -> None:
+    """A Gumbel whose author multiplies 0 by an infinite exp: NaN beyond 88 in single precision."""
+    target = real(lambda x: (-x - (-x).exp() + 0.0 * x.exp()).sum(-1))
+    with pytest.warns(poe.TrustWarning, match=r"NaN or \+inf at x = \["):
+        found = poe.log_partition(target, generator=torch.Generator().manual_seed(0))
+    assert abs(found.value) < 4 * found.std_error + 1e-3
+    assert "quadrature met what is no number" in found.method
+
+
 def test_nothing_anywhere_is_reported() -> None:
     with pytest.raises(poe.NonFiniteError, match="-inf wherever it was looked at"):
         poe.log_partition(real(lambda x: torch.full_like(x[:, 0], -torch.inf)))

@@ -443,3 +443,22 @@ def test_particles_reach_the_neck_of_a_funnel() -> None:
     share = poe.diagnostics.weighted_moments(is_low, draws.log_weights)
     assert share.mcse < 0.02
     assert abs(share.mean - 0.1587) < 4 * share.mcse
+
+
+def test_positions_without_a_score_have_no_weight() -> None:
+    """A tail with a number and none to follow there, of .6 % of the mass."""
+
+    def log_density(x: Tensor) -> Tensor:
+        square = x.square().sum(-1)
+        lost = torch.where(x[..., 0] < 2.5, 1.0, 0.0 * square)
+        return -0.5 * square + 0.0 * lost.sqrt()  # whose gradient at 0 is 0 times infinity
+
+    target = poe.FromLogDensity(log_density, space=poe.Real(2))
+    assert target.score(torch.tensor([[3.0, 0.0]])).isnan().any()
+    with pytest.warns(poe.TrustWarning, match="a NaN score, and were given no weight"):
+        draws = poe.smc(target, 4000, generator=torch.Generator().manual_seed(0), progress=False)
+    assert (draws.samples[..., 0] < 2.5).all()
+    found = draws.log_partition
+    assert found is not None
+    inside = math.log(2 * math.pi) + math.log(0.99379)
+    assert abs(found.value - inside) < 4 * found.std_error

@@ -481,3 +481,6 @@ def test_only_chains_that_stand_still_far_down_begin_anew() -> None:
     assert learned.num_restarted == 1
     assert (found[0] == steps[-1][2:]).all(1).any()
     assert torch.equal(found[1:], steps[-1][1:])
+    assert learned.has_varying_scale  # chain 1 needs other steps than the others
+    own = window._replace(per_chain=True)
+    assert not brought_home(own, state, Learned(), seeded())[1].has_varying_scale
