@@ -15,6 +15,7 @@ from poe.core.errors import NormalizationError
 from poe.density.expert import Expert
 from poe.density.normalized import LogPartition
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
+from poe.diagnostics.weights import kish_ess
 from poe.normalizers.doubts import Evidence, concluded, tail_doubts
 from poe.normalizers.levels import (
     NUM_MOVES,
@@ -31,6 +32,12 @@ from poe.normalizers.sides import group_doubts, share_doubts
 ON_LEVELS = "the upper bound rests on the particles of every level being draws of it"
 
 
+EVEN = 0.5
+"""The share of their number that weights of a start are worth, from which on they are even."""
+MOST_TIMES, PART_OF_SCOUTS = 4, 4
+"""Else up to so many times the particles, where that takes no more than such a part of scouts'."""
+
+
 @checked
 @dataclass(frozen=True)
 class MBAR:
@@ -42,7 +49,8 @@ class MBAR:
     discrete space at all states alike).
 
     Args:
-        num_samples: Particles a level, at least.
+        num_samples: Particles a level, at least: up to four times as many where weights are uneven
+            and the small runs before took far more evaluations.
 
     References:
         Shirts & Chodera (2008), Statistically optimal analysis of samples from multiple equilibrium
@@ -65,7 +73,23 @@ class MBAR:
     ) -> LogPartition:
         """log Z of the target."""
         problem = pose(target, start, generator, report)
-        return _concluded(problem, problem.walk(self.num_samples, 0.8, generator, report), _by_all)
+        return _concluded(problem, _walked(problem, self.num_samples, generator, report), _by_all)
+
+
+def _walked(
+    problem: Problem, num_samples: int, generator: torch.Generator, report: Report
+) -> Levels:
+    """Particles from the start to the target; more where weights are uneven and scouts were dear.
+
+    The mean of few uneven weights is likelier below its own mean than above.
+    """
+    levels = problem.walk(num_samples, 0.8, generator, report)
+    affordable = problem.scouted.num_evaluations // (PART_OF_SCOUTS * levels.num_evaluations)
+    times, whole = min(MOST_TIMES, affordable), levels.tilts[0]
+    if times < 2 or kish_ess(whole) > EVEN * whole.numel():
+        return levels
+    more = problem.walk(times * num_samples, 0.8, generator, report)
+    return more._replace(num_evaluations=levels.num_evaluations + more.num_evaluations)
 
 
 @checked
