@@ -22,11 +22,10 @@ from poe.structure.twists import LocalProduct, twists
 from poe.tuning.choice import SHORT_SWEEP, Choice, choose
 
 DRAWN, AT_ONCE = 512, 64
-"""So many draws are weighed, of which so many at a time; of sequences these alone, since they take
-a pass of a model for each element."""
-WORTH, WORTH_WITHOUT_SCORE, WORTH_OF_ENDS = 0.7, 0.2, 0.05
-"""The least share of them that they must be worth: beside HMC, beside a random walk, and of steps
-that keep a prefix."""
+"""So many draws are weighed, of which so many at a time."""
+WORTH, WORTH_OF_SEQUENCES, WORTH_WITHOUT_SCORE = 0.7, 0.5, 0.2
+"""The least share of them that they must be worth: beside HMC, beside Gibbs, and beside a random
+walk. A share of few draws says too much where the large weights are rare."""
 WORTHLESS = 0.1
 """Of so small a share no more are drawn."""
 MAX_TAIL_INDEX = 0.5
@@ -115,7 +114,7 @@ def _better(tried: Proposals, known: Structure, other: Choice) -> Choice:
 def _are_better(tried: Proposals, known: Structure, other: Choice) -> bool:
     """Whether proposals serve better than another kernel, as far as some of them tell."""
     if known.space.is_discrete:
-        return tried.worth >= WORTH_OF_ENDS
+        return tried.worth >= WORTH_OF_SEQUENCES
     least = WORTH if needs_score(other.kernel) else WORTH_WITHOUT_SCORE
     return tried.worth >= least and tail_index(tried.log_weights) < MAX_TAIL_INDEX
 
@@ -146,7 +145,8 @@ def _sequences(
     if is_short or not any(isinstance(model, Autoregressive) for model in models):
         return None
     kernel = SuffixMetropolisHastings(LocalProduct(known.space, models))
-    log_weights = _log_weights(kernel.model, density, u, AT_ONCE, generator)
+    count = AT_ONCE if _num_changes(known) > LONG_SWEEP else DRAWN  # taken whatever they are worth
+    log_weights = _log_weights(kernel.model, density, u, count, generator)
     said = "draws of what the experts say of each next element"
     return Proposals(kernel, said, log_weights)
 
