@@ -42,6 +42,8 @@ NUM_CLIMBS, MAX_CLIMBING, NUM_SIZES = 6, 40, 20
 """So many climbs of so many steps, each the best of sizes 1, 1/4, 1/16, ..."""
 SEEN, NUM_HALVINGS = 8.0, 50
 """Nodes see a summit that is no narrower than this part of a cell."""
+REACH = 3.0
+"""Around a summit, in its own widths."""
 NEGLIGIBLE = 1e-14
 """A share of the mass that is none."""
 SLOWEST = 1 - 1e-4
@@ -329,16 +331,31 @@ def _split_some(problem: _Problem, cells: _Cells, rows: Tensor, budget: _Budget)
 
 
 def _split_at_summits(problem: _Problem, cells: _Cells, budget: _Budget) -> _Cells:
-    """Cells at summits split until nodes see how narrow these are: a peak may bear a needle."""
+    """Cells at summits split until nodes see how narrow these are: a peak may bear a needle.
+
+    All cells around a summit: on a border between them, the others would see nothing of it.
+    """
     summits, scales = _summits(problem, cells, budget)
+    around = torch.cartesian_prod(*[summits.new_tensor([0.0, -REACH, REACH])] * summits.shape[1])
+    around = around.reshape(-1, summits.shape[1])
     for summit, scale in zip(summits, scales, strict=True):
-        for _ in range(NUM_HALVINGS):
-            inside = ((cells.centers - summit).abs() <= cells.half_widths).all(-1)
-            rows = inside.nonzero()[:1, 0]
-            is_seen = bool((cells.half_widths[rows].amax(-1) <= SEEN * scale).all())
-            if is_seen or budget.left <= 0:
-                break
-            cells = _split_some(problem, cells, rows, budget)
+        reach = scale.nan_to_num(posinf=0.0)
+        for place in summit + reach * around:
+            cells = _split_at(problem, cells, place, scale, budget)
+    return cells
+
+
+def _split_at(
+    problem: _Problem, cells: _Cells, place: Tensor, scale: Tensor, budget: _Budget
+) -> _Cells:
+    """The cell around a place split until it is as narrow as what is there."""
+    for _ in range(NUM_HALVINGS):
+        inside = ((cells.centers - place).abs() <= cells.half_widths).all(-1)
+        rows = inside.nonzero()[:1, 0]
+        is_seen = bool((cells.half_widths[rows].amax(-1) <= SEEN * scale).all())
+        if is_seen or budget.left <= 0:
+            break
+        cells = _split_some(problem, cells, rows, budget)
     return cells
 
 

@@ -114,6 +114,22 @@ def test_nan_is_reported_with_the_place() -> None:
         poe.log_partition(real(lambda x: (x.sum(-1) - 1).log()))
 
 
+@pytest.mark.parametrize("offset", [-2.0, 1.0, 2.5])
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1e-6), (0.0, 1e-8), (1.0, 1e-5)])
+def test_a_needle_at_a_border_of_cells_is_seen_on_both_sides(
+    loc: float, scale: float, offset: float
+) -> None:
+    """N(1e-6, 1e-12) was .841 instead of 1: the cells to the left of 0 saw nothing of it."""
+
+    def log_density(x: Tensor) -> Tensor:
+        return -0.5 * ((x.sum(-1) - loc) / scale - offset).square()
+
+    found = poe.log_partition(real(log_density), progress=False)
+    truth = math.log(scale) + 0.5 * math.log(2 * math.pi)
+    assert abs(found.value - truth) < 1e-3  # of what single precision makes of x
+    assert found.method == "quadrature"
+
+
 def test_nan_far_out_is_told_and_another_method_taken() -> None:
     """A Gumbel whose author multiplies 0 by an infinite exp: NaN beyond 88 in single precision."""
     target = real(lambda x: (-x - (-x).exp() + 0.0 * x.exp()).sum(-1))
