@@ -21,6 +21,7 @@ from poe.density.expert import Expert
 from poe.diagnostics.independent_groups import log_mean, standard_error_of_log_mean
 from poe.particles.fitted import FittedGaussian, FittedMixture
 from poe.samplers.kernel import or_nothing
+from poe.tuning.modes import is_rough
 
 UNSEEN = 0.01
 """The share of the target's mass that may lie where an estimator has never been."""
@@ -222,9 +223,11 @@ def find_summits(
     while len(tops) and len(summits) < most:
         factor, cost = _shape(target, tops[0], spread)
         summit = _weighed(target, tops[0], factor, generator)
-        summits.append(summit)
-        count += cost + DRAWS
-        tops = _others(target, tops, summit)
+        top = tops[0].reshape(target.space.event_shape)
+        if not is_rough(target, top, factor.square().sum(1).sqrt()):
+            summits.append(summit)
+        count += cost + DRAWS + 2 * tops.shape[1] + 1
+        tops = _others(target, tops[1:], summit)
     return Found(summits, count)
 
 

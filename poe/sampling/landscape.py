@@ -26,6 +26,7 @@ from poe.tuning.modes import (
     apart,
     climb,
     is_in,
+    is_rough,
     summit,
     weighed,
     without_valley,
@@ -192,7 +193,7 @@ class Landscape:
     def _add(self, top: Tensor) -> None:
         """The mode of a top that climbs came to, where it is a summit, and none that is known."""
         found = summit(self.density, top, self._width(top))
-        if found is None:
+        if found is None or is_rough(self.density, found[0], found[1].square().sum(1).sqrt()):
             return
         tops = torch.cat([found[0][None], self._tops(found[0][None])])
         rows = torch.arange(1, len(tops))

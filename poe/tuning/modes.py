@@ -26,6 +26,8 @@ NEXT = 0.05
 """Tops nearer than this share of all tops' median distance are one."""
 BETWEEN = (0.15, 0.3, 0.5, 0.7, 0.85)
 """Where that place is looked for."""
+NEAR, ROUGH, ROUNDINGS = 1e-3, 0.1, 32
+"""So near a summit, in its widths, log p̃ is the same but for so many nats and rounding errors."""
 TRIES = 6
 """Of going on from a place that is not yet a summit."""
 ROUNDS = 8
@@ -181,6 +183,29 @@ def summit(density: Density, top: Tensor, width: Tensor) -> tuple[Tensor, Tensor
         top = climb(density, top[None], Dense(top.flatten(), factor)).top[0]
         width = factor.square().sum(1).sqrt()
     return None
+
+
+def is_rough(density: Density, top: Tensor, width: Tensor) -> bool:
+    """Whether log p̃ jumps next to a summit, by more than rounding: it is noise that looks high.
+
+    Where terms cancel of which none is left to say anything, as of log Γ of huge numbers, a climb
+    ends at the highest of all errors.
+
+    Shapes: top ``(*event)``; width ``(d,)``, about the standard deviations.
+
+    >>> def noisy(x):
+    ...     return -0.5 * x.square().sum(-1) + (1e9 * x).sum(-1).sin()
+    >>> top, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    >>> is_rough(poe.FromLogDensity(noisy, space=poe.Real(2)), top, one)
+    True
+    """
+    ends = _both_ends(top, NEAR * width)
+    with torch.no_grad():
+        height, *values = or_nothing(density.log_density(torch.cat([top[None], ends]))).unbind()
+    fallen = torch.stack(values) - height
+    jump = fallen.masked_fill(fallen == -torch.inf, 0.0).abs().amax()  # to the edge of a support
+    rounding = ROUNDINGS * torch.finfo(height.dtype).eps * height.abs()
+    return bool(jump > ROUGH + rounding) or bool((ends == top).reshape(len(ends), -1).all(1).any())
 
 
 def shaped(density: Density, top: Tensor, width: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ def test_improper_in_two_dimensions() -> None:
         poe.log_partition(real(lambda x: -x[..., 0].square(), 2))
 
 
+@pytest.mark.slow
 def test_nan_is_reported_with_the_place() -> None:
     with pytest.raises(poe.NonFiniteError, match=r"NaN or \+inf at x = \["):
         poe.log_partition(real(lambda x: (x.sum(-1) - 1).log()))

@@ -11,7 +11,7 @@ from torch import Tensor
 import poe
 from poe.core.affine import Diagonal
 from poe.samplers.guarded import Counted
-from poe.tuning.modes import apart, climb, is_in, shaped, summit, weighed
+from poe.tuning.modes import apart, climb, is_in, is_rough, shaped, summit, weighed
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -96,3 +96,20 @@ def test_all_positions_are_counted() -> None:
 def test_most_draws_of_a_gaussian_are_in_it() -> None:
     for d in (1, 10, 100):
         assert is_in(torch.randn(1000, d, generator=seeded())).double().mean() > 0.99
+
+
+def test_the_highest_of_all_errors_is_no_mode_and_an_edge_is_one() -> None:
+    """log Γ(n + 1) − log Γ(n) − log n is 0; at n = e^34 it is what rounding leaves."""
+
+    def cancelled(x: Tensor) -> Tensor:
+        n = (34.0 + x[:, 0]).exp()
+        return 20 * ((n + 1).lgamma() - n.lgamma() - n.log()) - 0.5 * x.square().sum(1)
+
+    def corner(x: Tensor) -> Tensor:
+        return (-x.sum(-1)).masked_fill((x < 0).any(-1), -torch.inf)
+
+    top, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for log_density, rough in ((cancelled, True), (corner, False)):
+        assert is_rough(poe.FromLogDensity(log_density, space=poe.Real(2)), top, one) is rough
+    assert not is_rough(gaussian(FACTOR, LOC), LOC, torch.ones(2))
+    assert is_rough(gaussian(FACTOR, LOC), LOC, 1e-9 * torch.ones(2))  # narrower than rounding
