@@ -229,7 +229,10 @@ def _from_wider(scouting: Scouting, first: Route, wider: Expert) -> tuple[Route,
     # A mode that few islands find makes all of them unsure; each Ẑ is seldom much above Z.
     if look.above(first) < AHEAD and bool(look.levels.log_z.max() < first.log_z + TOO_HIGH):
         return first, cost
-    run = scouting.run(wider, MORE)
+    try:
+        run = scouting.run(wider, MORE)
+    except NonFiniteError:
+        return first, cost
     return first if _says_less(run, first) else run, cost + run.levels.num_evaluations
 
 

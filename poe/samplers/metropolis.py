@@ -11,7 +11,6 @@ from torch import Tensor
 
 from poe.core.arguments import checked
 from poe.core.errors import PoeError, SpaceMismatchError
-from poe.core.space import Space
 from poe.density.capabilities import can_sample_exactly
 from poe.density.checks import require_numbers
 from poe.density.expert import Expert
@@ -95,11 +94,6 @@ class WeighedState(NamedTuple):
     log_density: Tensor
     log_proposal: Tensor
 
-    @property
-    def log_weight(self) -> Tensor:
-        """log p̃(x) − log q(x): ``(chains,)``."""
-        return self.log_density - self.log_proposal
-
 
 class Proposed(NamedTuple):
     """Draws of the model ``(chains, *event)``, and uniforms to accept by ``(chains,)``."""
@@ -108,29 +102,58 @@ class Proposed(NamedTuple):
     uniform: Tensor
 
 
-def require_same_space(model: Space, target: Density, x: Tensor) -> None:
-    """Refuse positions that are not of the space where the model lives.
+class ProposedByModel(Corrected[WeighedState]):
+    """A kernel whose proposals are drawn from a model q, accepted by the ratio of p̃ / q."""
 
-    Args:
-        model: Where it lives.
-        target: The density to leave invariant.
-        x: Positions, ``(chains, *event)``.
+    model: Expert
 
-    Raises:
-        SpaceMismatchError: Where their shape is another, or the target says that its space is.
-    """
-    found = getattr(target, "space", model)
-    if x.shape[1:] == model.event_shape and found == model:
-        return
-    raise SpaceMismatchError(
-        f"expected positions (chains, *event) in {model}, where the model lives, got "
-        f"{tuple(x.shape)} in {found}: chains move in unconstrained coordinates, to which "
-        "poe.Transformed(model, space.to_unconstrained) takes a model"
-    )
+    is_reversible: ClassVar[bool] = True
+    ends_where_it_asked: ClassVar[bool] = True
+    needs_score: ClassVar[bool] = False
+
+    @torch.no_grad()
+    def state_at(self, target: Density, x: Tensor) -> WeighedState:
+        """Positions with both log-densities there.
+
+        Args:
+            target: The density to leave invariant.
+            x: Positions, ``(chains, *event)``.
+
+        Returns:
+            The state there.
+
+        Raises:
+            SpaceMismatchError: Where x or the target is not of the model's space.
+        """
+        space = self.model.space
+        found = getattr(target, "space", space)
+        if x.shape[1:] != space.event_shape or found != space:
+            raise SpaceMismatchError(
+                f"expected positions (chains, *event) in {space}, where the model lives, got "
+                f"{tuple(x.shape)} in {found}: chains move in unconstrained coordinates, to which "
+                "poe.Transformed(model, space.to_unconstrained) takes a model"
+            )
+        return WeighedState(x, target.log_density(x), self.model.log_density(x))
+
+    def _decided(
+        self, state: WeighedState, proposed: WeighedState, uniform: Tensor
+    ) -> tuple[WeighedState, Info]:
+        """The proposed state where it is accepted, and what happened."""
+        # A draw where rounding leaves the model no density would be kept for ever.
+        is_weighed = proposed.log_proposal.isfinite()
+        ratio = self._log_weight(proposed) - self._log_weight(state)
+        ratio = torch.where(is_weighed, ratio, -torch.inf)
+        info = accept(ratio, proposed.log_density, uniform)
+        keep = partial(where_accepted, info.is_accepted)
+        return WeighedState(*map(keep, proposed, state)), info
+
+    def _log_weight(self, state: WeighedState) -> Tensor:
+        """log p̃ − log q: ``(chains,)``."""
+        return state.log_density - state.log_proposal
 
 
 @dataclass(frozen=True, eq=False)  # models do not compare by value
-class IndependenceMetropolisHastings(Corrected[WeighedState]):
+class IndependenceMetropolisHastings(ProposedByModel):
     """Independent draws y of a model q, each accepted by the ratio of importance weights.
 
         min(1, (p̃(y) / q(y)) / (p̃(x) / q(x)))
@@ -166,10 +189,6 @@ class IndependenceMetropolisHastings(Corrected[WeighedState]):
 
     model: Expert
 
-    is_reversible: ClassVar[bool] = True
-    ends_where_it_asked: ClassVar[bool] = True
-    needs_score: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not isinstance(self.model, Expert) or not can_sample_exactly(self.model):
             raise PoeError(
@@ -195,19 +214,9 @@ class IndependenceMetropolisHastings(Corrected[WeighedState]):
         return Proposed(drawn, floats_like(position, len(position)).uniform_(generator=generator))
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> WeighedState:
-        require_same_space(self.model.space, target, x)
-        return WeighedState(x, target.log_density(x), self.model.log_density(x))
-
-    @torch.no_grad()
     def transition(
         self, target: Density, state: WeighedState, noise: Proposed
     ) -> tuple[WeighedState, Info]:
         y = noise.position
         proposed = WeighedState(y, target.log_density(y), self.model.log_density(y))
-        # A draw where rounding leaves the model no density would be kept for ever.
-        is_weighed = proposed.log_proposal.isfinite()
-        ratio = torch.where(is_weighed, proposed.log_weight - state.log_weight, -torch.inf)
-        info = accept(ratio, proposed.log_density, noise.uniform)
-        keep = partial(where_accepted, info.is_accepted)
-        return WeighedState(*map(keep, proposed, state)), info
+        return self._decided(state, proposed, noise.uniform)

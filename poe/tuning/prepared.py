@@ -113,8 +113,7 @@ def prepared(
     """
     require_numbers(target)
     check_proper(target)
-    if kernel is not None:
-        require_kernel(kernel)
+    given = _given(kernel)
     if kernel is None or guarantee(kernel) == ASYMPTOTICALLY_EXACT:
         require_evaluation_mode(target)
     require_no_batch_statistics(target)
@@ -129,10 +128,10 @@ def prepared(
     density = in_chunks(guarded(target, coordinates, raised), chains_at_once)
     tried = partial(guarded, coordinates=coordinates, raised=Raised())  # beside the run
     asked = in_chunks(tried(target), chains_at_once)
-    if kernel is None:
+    if given is None:
         choice, has_score = chosen(structure_of(target), target, asked, u, beside)
     else:
-        choice, has_score = Choice(kernel, "as given"), needs_score(kernel)
+        choice, has_score = given, needs_score(given.kernel)
     is_corrected = guarantee(choice.kernel) == ASYMPTOTICALLY_EXACT
     require_function(target, asked, tried, u, is_corrected=is_corrected)
     if starts_with_score(choice.kernel, asked, u):

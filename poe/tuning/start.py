@@ -29,8 +29,9 @@ MAX_FAILED_ATTEMPTS = 5
 """So often may the log-density raise an error at all starts, before it is taken for its own."""
 BROAD = 10.0
 """The standard deviation of a start that shall miss no mode, in unconstrained units."""
-WIDER, SPREAD_BY = 10.0, 512
-"""Or in standard deviations of a factor that is one, by so many of its draws."""
+WIDER, SPREAD_BY, MAX_WIDE = 10.0, 512, 128
+"""Or in standard deviations of a factor that is one, by so many of its draws; in more dimensions
+particles from so far out take long and see nothing."""
 QUARTILE = 0.6745
 """Of the normal distribution."""
 
@@ -283,11 +284,12 @@ def wider_start(target: Expert, generator: torch.Generator) -> Expert | None:
         generator: Of the factor's draws, by whose quartiles it is placed.
 
     Returns:
-        It, in unconstrained coordinates normal; None on other than real spaces, where no factor is
-        the start, and where its quartiles are one.
+        It, in unconstrained coordinates normal; None on other than real spaces, in more than 128
+        dimensions, where no factor is the start, and where its quartiles are one.
     """
     factor, coordinates = samplable_factor(target), Coordinates(target.space)
-    if factor is None or not isinstance(coordinates.u_space, Real):
+    space = coordinates.u_space
+    if factor is None or not isinstance(space, Real) or space.event_shape.numel() > MAX_WIDE:
         return None
     u = coordinates.to_u(exact_sample(factor[1], SPREAD_BY, generator))
     low, middle, high = torch.quantile(u, u.new_tensor([0.25, 0.5, 0.75]), 0)

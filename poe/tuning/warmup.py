@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poe.core.affine import Diagonal
+from poe.core.affine import MAX_DENSE_DIMENSION, Diagonal
 from poe.core.arguments import checked, require_values
 from poe.core.errors import PoeError
 from poe.core.transport import push_score
@@ -352,7 +352,8 @@ def brought_home(
     moving = (~is_still & ~is_high).nonzero().flatten()
     is_lost = is_still & (height < height[moving].amin())
     is_up = (is_still & ~is_lost) | is_high
-    if bool(is_up.any()) and not window.per_chain:
+    is_small = x[0].numel() <= MAX_DENSE_DIMENSION  # where a Hessian can be had
+    if bool(is_up.any()) and is_small and not window.per_chain:
         asked = Counted(window.density)
         is_lost[is_up] = in_pits(asked, x[is_up], x[moving])
         learned = learned._replace(

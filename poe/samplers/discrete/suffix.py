@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poe.core.errors import PoeError
 from poe.density.questions import speaks_as
-from poe.samplers.kernel import Corrected, Density, Info, accept, where_accepted
-from poe.samplers.metropolis import WeighedState, require_same_space
+from poe.samplers.kernel import Density, Info
+from poe.samplers.metropolis import ProposedByModel, WeighedState
 from poe.structure.autoregressive import (
     Autoregressive,
     ancestral,
@@ -31,7 +30,7 @@ class SuffixNoise(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)  # models do not compare by value
-class SuffixMetropolisHastings(Corrected[WeighedState]):
+class SuffixMetropolisHastings(ProposedByModel):
     """Keeps the first c elements and draws the others from an autoregressive model q, in order.
 
     c is uniform over 0 … numel − 1, for each chain anew: from all of x down to its last element.
@@ -65,10 +64,6 @@ class SuffixMetropolisHastings(Corrected[WeighedState]):
 
     model: Autoregressive
 
-    is_reversible: ClassVar[bool] = True
-    ends_where_it_asked: ClassVar[bool] = True
-    needs_score: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not speaks_as(self.model, Autoregressive):
             raise PoeError(
@@ -85,11 +80,6 @@ class SuffixMetropolisHastings(Corrected[WeighedState]):
         return SuffixNoise(found[:, 2:], found[:, 0], found[:, 1])
 
     @torch.no_grad()
-    def state_at(self, target: Density, x: Tensor) -> WeighedState:
-        require_same_space(self.model.space, target, x)
-        return WeighedState(x, target.log_density(x), self.model.log_density(x))
-
-    @torch.no_grad()
     def transition(
         self, target: Density, state: WeighedState, noise: SuffixNoise
     ) -> tuple[WeighedState, Info]:
@@ -99,10 +89,4 @@ class SuffixMetropolisHastings(Corrected[WeighedState]):
         drawn = ancestral(self.model, noise.elements, values, num_kept)
         proposal = as_events(self.model, drawn.values).to(state.position.dtype)
         proposed = WeighedState(proposal, target.log_density(proposal), drawn.log_prob)
-        ratio = self._log_weight(proposed) - self._log_weight(state)
-        info = accept(ratio, proposed.log_density, noise.accept)
-        return WeighedState(*map(partial(where_accepted, info.is_accepted), proposed, state)), info
-
-    def _log_weight(self, state: WeighedState) -> Tensor:
-        """log p̃ − log q."""
-        return state.log_weight
+        return self._decided(state, proposed, noise.accept)

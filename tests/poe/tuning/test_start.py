@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+import experts
 import poe
 from poe.density.checks import floats_of
 from poe.density.coordinates import Coordinates
 from poe.samplers.guarded import Raised
-from poe.tuning.start import start
+from poe.tuning.start import start, wider_start
 
 
 class Wide(poe.Expert):
@@ -43,3 +45,17 @@ def test_the_start_has_the_dtype_of_the_target_and_says_where_it_comes_from() ->
     assert torch.equal(x, initial)
     assert not x.requires_grad
     assert where == "`initial`"
+
+
+@pytest.mark.parametrize(("dimension", "is_asked"), [(1, True), (128, True), (129, False)])
+def test_a_wider_start_is_ten_times_as_wide_as_a_factor(dimension: int, is_asked: bool) -> None:
+    prior = experts.Gaussian(torch.full((dimension,), 3.0), scale=2.0)
+    other = poe.FromLogDensity(lambda x: -x.abs().sum(-1), space=poe.Real(dimension))
+    g = torch.Generator().manual_seed(0)
+    found = wider_start(poe.Product(prior, other), g)
+    assert (found is not None) is is_asked
+    assert wider_start(other, g) is None  # no factor is the start
+    if found is not None:
+        x = found.sample(4000, generator=g)
+        assert 15 < x.std() < 25
+        assert (x.mean() - 3).abs() < 2
